@@ -1,0 +1,439 @@
+"""The ports: what Seaway needs from a database and from a broker, and the values they exchange.
+
+Owns: the Protocols that every engine implements and the data that crosses them. Must not know any
+engine. Guarantees: an implementation passes the one conformance suite of its port
+(``seaway.testing.conformance``), so callers never ask which engine they have; where engines differ,
+``Capabilities`` says so.
+
+All methods are safe to cancel: a cancelled call has either happened or not, never half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol, TypeAlias
+
+from seaway import headers as h
+
+JSON: TypeAlias = dict[str, Any]
+"""A JSON object as the server sends it. Never narrowed: unknown fields must survive."""
+
+
+class Clock(Protocol):
+    """Where time comes from; tests bring their own."""
+
+    def now(self) -> datetime:
+        """The current time, aware, UTC."""
+        ...
+
+    async def sleep(self, delay: timedelta) -> None:
+        """Wait ``delay``; negative waits nothing."""
+        ...
+
+
+# ----------------------------------------------------------------------------- messages
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is published, or was stored: a subject, bytes, and headers (names as written)."""
+
+    subject: str
+    payload: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The ordering key: ``X-Ordering-Key``, else the subject."""
+        return h.ordering_key(self.subject, self.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message as it lies in a stream."""
+
+    message: Message
+    stream: str
+    stream_seq: int
+    stored_at: datetime
+
+    @property
+    def event_id(self) -> str:
+        """The event's identity, ``{stream}:{stream_seq}`` for a foreign message without one."""
+        return h.identity(self.message.headers, fallback_id=f"{self.stream}:{self.stream_seq}")
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming(StoredMessage):
+    """A stored message handed to a durable, to be settled through its ``Subscription``."""
+
+    consumer: str
+    consumer_seq: int
+    deliveries: int
+    """How often the server has delivered it by now, this time included: 1 at first."""
+    pending: int
+    """How many more messages the durable had waiting when this one was sent."""
+    reply: str = ""
+    """Opaque to everybody but the subscription that delivered it."""
+
+
+# ----------------------------------------------------------------------------- publishing
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The stream acknowledged it. ``duplicate``: it had been there already under this id."""
+
+    stream_seq: int
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The stream refused it; nothing was stored.
+
+    ``heals``: the refusal is about the stream's present state (full, no leader, no such stream
+    yet), not about the message; sending it again later can succeed.
+    """
+
+    description: str
+    code: int
+    err_code: int
+    heals: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unconfirmed:
+    """No answer: it may be stored or not. Send it again under the same id."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Not sent, because an earlier message of its ordering key was not stored."""
+
+
+PublishOutcome: TypeAlias = Stored | Refused | Unconfirmed | Held
+
+
+# ----------------------------------------------------------------------------- the broker
+
+
+class Subscription(Protocol):
+    """An open pull on one durable. Settling is only possible while it is open."""
+
+    async def next(self, limit: int, *, timeout: timedelta) -> Sequence[Incoming]:
+        """Up to ``limit`` (>= 1) messages, in delivery order, as soon as one is there.
+
+        Empty when ``timeout`` passed without any. Never asks the server for more than ``limit``
+        messages beyond those it has handed out, so nothing waits here while its ack timer runs.
+        Heals by itself over reconnects, restarts and lost leaders. Raises ``NotFound`` when the
+        durable or stream is gone, ``BrokerUnavailable`` when the connection is closed for good.
+        """
+        ...
+
+    async def ack(self, *incoming: Incoming) -> Sequence[bool]:
+        """Double ack: for each, whether the server confirmed. False: it may come again."""
+        ...
+
+    async def nak(self, incoming: Incoming, *, delay: timedelta) -> None:
+        """Ask for redelivery after ``delay`` (0: at once). Best effort."""
+        ...
+
+    async def in_progress(self, *incoming: Incoming) -> None:
+        """Restart the ack timer of each. Best effort."""
+        ...
+
+    async def term(self, incoming: Incoming, *, reason: str) -> None:
+        """Stop deliveries for good. Only for messages that are safe elsewhere. Best effort."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What the server says of itself. ``version`` as text (``2.15.1``)."""
+
+    version: str
+    jetstream: bool
+    max_payload_bytes: int
+    server_name: str = ""
+    cluster: str | None = None
+    url: str = ""
+
+
+class BrokerAdmin(Protocol):
+    """Streams and consumers as the server's own JSON (shape of ``$JS.API`` responses).
+
+    Unknown streams and consumers give ``None`` or ``False``; every other refusal raises
+    ``ApiError`` with the server's code and err_code; no answer raises ``BrokerUnavailable``.
+    """
+
+    async def server_info(self) -> ServerInfo: ...
+    async def streams(self) -> Sequence[JSON]: ...
+    async def stream(self, name: str) -> JSON | None: ...
+    async def create_stream(self, config: JSON) -> JSON: ...
+    async def update_stream(self, config: JSON) -> JSON: ...
+    async def delete_stream(self, name: str) -> bool: ...
+    async def consumers(self, stream: str) -> Sequence[JSON]: ...
+    async def consumer(self, stream: str, durable: str) -> JSON | None: ...
+    async def create_consumer(self, stream: str, config: JSON) -> JSON:
+        """Create; ``ApiError`` where a consumer of this name differs (err_code 10148)."""
+        ...
+
+    async def update_consumer(self, stream: str, config: JSON) -> JSON: ...
+    async def delete_consumer(self, stream: str, durable: str) -> bool: ...
+
+    async def get(self, stream: str, stream_seq: int) -> StoredMessage | None: ...
+    async def delete_message(self, stream: str, stream_seq: int) -> bool: ...
+
+    def read(
+        self,
+        stream: str,
+        *,
+        filter_subjects: Sequence[str] = (),
+        from_seq: int | None = None,
+        from_time: datetime | None = None,
+        headers_only: bool = False,
+    ) -> AsyncIterator[StoredMessage]:
+        """What the stream holds at the time of the call, in order, then ends.
+
+        Touches no durable. ``headers_only`` gives empty payloads. Raises ``NotFound`` for an
+        unknown stream.
+        """
+        ...
+
+
+class Broker(Protocol):
+    """A connection to the streams."""
+
+    @property
+    def admin(self) -> BrokerAdmin: ...
+
+    async def publish(
+        self, stream: str, messages: Sequence[Message], *, timeout: timedelta
+    ) -> Sequence[PublishOutcome]:
+        """One outcome a message, in the order given. All messages belong to ``stream``.
+
+        Messages of one ordering key are stored in the order given: once one of a key is not
+        ``Stored``, the later ones of that key are not stored either (``Held``, or refused with
+        it). Uses an atomic batch where stream and server (>= 2.12) allow. Never raises for what
+        happens to a message.
+        """
+        ...
+
+    def subscribe(self, stream: str, durable: str) -> AbstractAsyncContextManager[Subscription]:
+        """Pull from an existing durable. ``NotFound`` where stream or durable does not exist."""
+        ...
+
+    async def close(self) -> None:
+        """Flush and close. Idempotent."""
+        ...
+
+
+# ----------------------------------------------------------------------------- the outbox
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """A committed, not yet settled event. ``position`` is its place in outbox order."""
+
+    position: int
+    event_id: str
+    message: Message
+    added_at: datetime
+    attempts: int = 0
+    last_error: str | None = None
+    parked_at: datetime | None = None
+
+    @property
+    def key(self) -> str:
+        """The ordering key."""
+        return self.message.key
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Settlement of an entry that the stream acknowledged."""
+
+    entry: OutboxEntry
+    stream: str
+    stream_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Settlement of an entry that was refused: one more attempt, and ``park`` it or try again."""
+
+    entry: OutboxEntry
+    error: str
+    park: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How much waits: ``count`` includes the parked, ``oldest_at`` looks at the others."""
+
+    count: int
+    parked: int
+    oldest_at: datetime | None
+
+
+class Lease(Protocol):
+    """The exclusive right to publish one shard's entries, ended by leaving its context.
+
+    A crash of its holder ends it; no clock and no name is involved (ADR 0006).
+    """
+
+    async def claim(self, limit: int) -> Sequence[OutboxEntry]:
+        """The oldest entries not yet claimed under this lease, in outbox order; empty: none left.
+
+        Leaves out parked entries and those whose ordering key has a parked or failed entry before
+        them.
+        """
+        ...
+
+    async def settle(self, sent: Sequence[Sent], failed: Sequence[Failed] = ()) -> None:
+        """Take sent entries out of the outbox, record failures. Durable when the call returns
+        or, at the latest, when the lease is left without an error. Idempotent."""
+        ...
+
+
+class OutboxStore(Protocol):
+    """The relay's and operator's side of the outbox table. Writers go through ``Outbox.add``."""
+
+    def lease(self) -> AbstractAsyncContextManager[Lease | None]:
+        """Take a free shard, at once; ``None`` where another process has it."""
+        ...
+
+    async def wait(self, timeout: timedelta) -> None:
+        """Return when there may be new entries, at the latest after ``timeout``."""
+        ...
+
+    async def backlog(self) -> Backlog: ...
+
+    async def entries(
+        self, *, parked: bool | None = None, event_id: str | None = None, limit: int = 100
+    ) -> Sequence[OutboxEntry]:
+        """Unsettled entries in outbox order; ``parked`` True: only those, False: only others."""
+        ...
+
+    async def unpark(self, event_ids: Sequence[str] | None = None) -> int:
+        """Let parked entries (all: ``None``) be tried again; how many there were."""
+        ...
+
+    async def sent(
+        self, *, event_id: str | None = None, correlation_id: str | None = None, limit: int = 100
+    ) -> Sequence[Sent]:
+        """Settled entries that retention still keeps, newest first."""
+        ...
+
+    async def prune(self, before: datetime) -> int:
+        """Forget what was settled before then; how many there were."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+# ----------------------------------------------------------------------------- the inbox
+
+
+class InboxTransaction(Protocol):
+    """One open transaction of the consuming service."""
+
+    @property
+    def handle(self) -> Any:
+        """The driver's own connection: ``delivery.tx``. ``Outbox.add`` takes it."""
+        ...
+
+    async def claim(self, consumer: str, event_id: str) -> bool:
+        """Write the inbox row. False: it was there, so the effects are too."""
+        ...
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        """Part of the transaction that an exception undoes alone."""
+        ...
+
+
+class InboxStore(Protocol):
+    """The consuming service's database."""
+
+    def transaction(self) -> AbstractAsyncContextManager[InboxTransaction]:
+        """Commit on leaving, roll back on an exception (also on cancellation).
+
+        ``StoreUnavailable`` where the database is away or stays locked: nothing happened.
+        """
+        ...
+
+    async def processed(self, event_id: str) -> Mapping[str, datetime]:
+        """Which consumers have this event's effects, and since when."""
+        ...
+
+    async def forget(self, before: datetime) -> int:
+        """Drop inbox rows written before then; how many there were."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class OutboxWriter(Protocol):
+    """What a delivery needs to write events in its handler's transaction (``Outbox``)."""
+
+    def add(
+        self,
+        tx: Any,
+        *events: object,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> list[str] | Awaitable[list[str]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaChange:
+    """A numbered migration: ``version``, ``name`` and whether this database has it."""
+
+    version: int
+    name: str
+    applied: bool
+
+
+class SchemaAdmin(Protocol):
+    """The library's own tables in one database."""
+
+    async def plan(self) -> Sequence[SchemaChange]: ...
+    async def upgrade(self) -> Sequence[SchemaChange]:
+        """Apply what is missing, one transaction each; what was applied. Idempotent."""
+        ...
+
+    async def verify(self) -> None:
+        """Raise ``SchemaMismatch`` unless the tables are as this version needs them."""
+        ...
+
+    def sql(self) -> str:
+        """All migrations as one script."""
+        ...
+
+
+class Store(OutboxStore, InboxStore, Protocol):
+    """One database that has both sides and its schema."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def schema(self) -> SchemaAdmin: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Where stores honestly differ. The conformance suite reads it, and so may callers."""
+
+    durable: bool
+    """Survives the process."""
+    shared: bool
+    """Several processes may use it at once."""
+    concurrent_transactions: bool
+    """Two transactions may be open for writing at the same time."""

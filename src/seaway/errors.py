@@ -1,0 +1,152 @@
+"""The exception tree, split by what the caller does next.
+
+Owns: every exception that crosses Seaway's public surface. Knows nothing else of the package.
+Guarantees: a class says what to do (fix, retry, resend, dead letter), its fields say about what;
+codes are matched, texts never. The docstring's first line is the message where none is given.
+
+    SeawayError
+    ├── ConfigError            fix the configuration or the call, then start again
+    │   ├── InvalidName        a subject, stream or durable that the contract does not allow
+    │   ├── EventTooLarge      refused at write time; nothing was written
+    │   ├── OutsideTransaction open a transaction first
+    │   ├── SchemaMismatch     run ``seaway db upgrade``
+    │   └── MissingExtra       pip install seaway[extra]
+    ├── NotFound               the thing asked about is not there
+    ├── TransientError         nothing is wrong with the call: try again
+    │   ├── BrokerUnavailable  no server, no leader, no answer
+    │   └── StoreUnavailable   database away or locked
+    ├── PublishRejected        the server refused and will go on refusing
+    ├── PublishUnconfirmed     unknown: send again under the same id
+    ├── ApiError               JetStream's API refused a request
+    ├── DecodeError            a message that no retry will make readable: dead letter now
+    └── HandlerSignal          raised by handlers to say how a delivery ends
+        ├── AlreadyProcessed   its effects are there already: acknowledge
+        ├── Poison             it will never succeed: dead letter now
+        └── Retry              try again, after the given delay
+"""
+
+from __future__ import annotations
+
+import inspect
+from datetime import timedelta
+
+
+class SeawayError(Exception):
+    """Seaway failed."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (inspect.getdoc(type(self)) or "").partition("\n")[0])
+
+
+class ConfigError(SeawayError):
+    """The configuration is not usable.
+
+    ``where`` names the place (``seaway.yaml:12``), ``hint`` the way out; both are in the text.
+    """
+
+    def __init__(
+        self, message: str | None = None, *, where: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if self.where:
+            text = f"{self.where}: {text}"
+        if self.hint:
+            text = f"{text} ({self.hint})"
+        return text
+
+
+class InvalidName(ConfigError, ValueError):
+    """A name that the naming rules do not allow."""
+
+
+class EventTooLarge(ConfigError, ValueError):
+    """The event is larger than its stream takes; nothing was written."""
+
+
+class OutsideTransaction(ConfigError):
+    """No transaction is open on this handle, so the event could not be atomic with anything.
+
+    Begin a transaction (or make your own change first) and add the event inside it.
+    """
+
+
+class SchemaMismatch(ConfigError):
+    """The database's Seaway tables do not fit this version: run ``seaway db upgrade``."""
+
+
+class MissingExtra(ConfigError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, extra: str, needed_for: str) -> None:
+        super().__init__(f"{needed_for} needs an extra: pip install 'seaway[{extra}]'")
+        self.extra = extra
+
+
+class NotFound(SeawayError):
+    """The thing asked about does not exist."""
+
+
+class TransientError(SeawayError):
+    """Not possible right now; the same call may succeed later."""
+
+
+class BrokerUnavailable(TransientError):
+    """The NATS server cannot be reached, or does not answer."""
+
+
+class StoreUnavailable(TransientError):
+    """The database cannot be reached, or is locked by another writer."""
+
+
+class ApiError(SeawayError):
+    """JetStream refused an API request.
+
+    ``code`` is the HTTP-like class, ``err_code`` the exact reason (see the server's errors.json).
+    """
+
+    def __init__(self, description: str, *, code: int, err_code: int) -> None:
+        super().__init__(f"{description} (code {code}, err_code {err_code})")
+        self.description = description
+        self.code = code
+        self.err_code = err_code
+
+
+class PublishRejected(ApiError):
+    """The stream refused a message and will refuse it again as it is."""
+
+
+class PublishUnconfirmed(SeawayError):
+    """No acknowledgement came: the message may be stored. Send it again under the same id."""
+
+
+class DecodeError(SeawayError):
+    """The message cannot be read as the event that its subject names; ``field`` says where."""
+
+    def __init__(self, message: str | None = None, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class HandlerSignal(SeawayError):
+    """Raised in a handler to say how its delivery ends."""
+
+
+class AlreadyProcessed(HandlerSignal):
+    """The event's effects are there already; the message is acknowledged."""
+
+
+class Poison(HandlerSignal):
+    """This event can never succeed here; it goes to the dead letter queue."""
+
+
+class Retry(HandlerSignal):
+    """Try this delivery again ``after`` a delay (default: exponential backoff, full jitter)."""
+
+    def __init__(self, message: str | None = None, *, after: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.after = after

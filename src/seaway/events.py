@@ -1,0 +1,198 @@
+"""Events as Python types: ``@event``, the registry, and the JSON codec.
+
+Owns: the link between a class and its subject, and between an instance and bytes. Pure; knows no
+transport. Guarantees: ``decode(encode(e)) == e``; a payload that does not validate raises
+``DecodeError`` naming the field; two classes never share a subject.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from seaway.errors import ConfigError, DecodeError, InvalidName
+from seaway.naming import EventSubject, event_name_of
+
+T = TypeVar("T")
+
+_ATTRIBUTE = "__seaway_event__"
+
+
+@dataclass(frozen=True)
+class EventType(Generic[T]):
+    """What ``@event`` knows of a class: its subject and how to write and read it."""
+
+    cls: type[T]
+    subject: EventSubject
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[T]:
+        return TypeAdapter(self.cls)
+
+    def encode(self, event: T) -> bytes:
+        """Compact JSON in UTF-8. ``TypeError`` where the instance holds what JSON cannot."""
+        return self._adapter.dump_json(event)
+
+    def decode(self, payload: bytes) -> T:
+        """The instance, or ``DecodeError`` naming the first field that does not validate."""
+        try:
+            return self._adapter.validate_json(payload)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+            raise DecodeError(
+                f"{self.subject}: {place or 'payload'}: {first['msg']}{more}", field=place or None
+            ) from error
+        except ValueError as error:
+            raise DecodeError(f"{self.subject}: payload: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class RawEvent:
+    """An event without a class: bytes for a subject. For gateways, replays and logs.
+
+    Written, it may bring its own ``event_id`` (a UUID's text; adding it twice fails on the unique
+    index), ``occurred_at``, ``correlation_id`` and ``causation_id``; a handler for ``RawEvent``
+    receives what no typed handler takes.
+    """
+
+    subject: str
+    payload: bytes
+    key: str | None = None
+    event_id: str | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    occurred_at: datetime | None = None
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def json(self) -> Any:
+        """The payload read as JSON; ``DecodeError`` where it is not."""
+        try:
+            return json.loads(self.payload)
+        except ValueError as error:
+            raise DecodeError(f"{self.subject}: the payload is not JSON: {error}") from error
+
+
+class Registry:
+    """Which class stands for which subject. One for the process is enough: ``registry``."""
+
+    def __init__(self) -> None:
+        self._types: dict[str, EventType[Any]] = {}
+
+    def register(self, cls: type[T], subject: EventSubject) -> EventType[T]:
+        """Tie ``cls`` to ``subject``; ``ConfigError`` where another class has it.
+
+        The same class defined again (a reloaded module) replaces itself.
+        """
+        known = self._types.get(str(subject))
+        if known is not None and _place(known.cls) != _place(cls):
+            raise ConfigError(
+                f"{_place(cls)} and {_place(known.cls)} both claim {subject}",
+                hint="give one of them another name= or version=",
+            )
+        event_type = EventType(cls, subject)
+        self._types[str(subject)] = event_type
+        return event_type
+
+    def find(self, subject: str) -> EventType[Any] | None:
+        """The type registered for exactly this subject."""
+        return self._types.get(subject)
+
+    def resolve(self, subject: str) -> EventType[Any]:
+        """The type for ``subject``; ``DecodeError`` says whether event or version is unknown."""
+        found = self._types.get(subject)
+        if found is not None:
+            return found
+        try:
+            wanted = EventSubject.parse(subject)
+        except InvalidName as error:
+            raise DecodeError(str(error), field="subject") from error
+        versions = sorted(
+            known.subject.version
+            for known in self._types.values()
+            if (known.subject.context, known.subject.event_name)
+            == (wanted.context, wanted.event_name)
+        )
+        if versions:
+            raise DecodeError(
+                f"{subject}: version {wanted.version} is unknown here, known: "
+                + ", ".join(f"v{version}" for version in versions),
+                field="version",
+            )
+        raise DecodeError(f"{subject}: no event class is registered for it", field="event_name")
+
+
+registry = Registry()
+
+
+def _typed(cls: type[T]) -> type[T]:
+    if dataclasses.is_dataclass(cls) or issubclass(cls, BaseModel):
+        return cls
+    raise ConfigError(
+        f"@event on {_place(cls)}: neither a dataclass nor a pydantic model",
+        hint="put @event above @dataclass, or derive from pydantic.BaseModel",
+    )
+
+
+def event(
+    *, context: str, version: int = 1, name: str | None = None, registry: Registry = registry
+) -> Callable[[type[T]], type[T]]:
+    """Declare a dataclass or pydantic model to be an event.
+
+    ``name`` defaults to the class name in snake case without a final ``Event``. Raises
+    ``InvalidName`` or ``ConfigError`` at import. The class itself is returned unchanged.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        subject = EventSubject(context, name or event_name_of(cls.__name__), version)
+        setattr(_typed(cls), _ATTRIBUTE, registry.register(cls, subject))
+        return cls
+
+    return decorate
+
+
+def event_type_of(what: type[T] | T) -> EventType[T]:
+    """The ``EventType`` of a class or an instance; ``ConfigError`` if it is not an event."""
+    cls = what if isinstance(what, type) else type(what)
+    found = cls.__dict__.get(_ATTRIBUTE)
+    if not isinstance(found, EventType):
+        raise ConfigError(
+            f"{_place(cls)} is not an event",
+            hint="decorate it with @event(context=..., version=...)",
+        )
+    return found
+
+
+def _place(cls: type[Any]) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+_last_id = 0
+_id_lock = threading.Lock()
+
+
+def new_event_id() -> str:
+    """A UUIDv7 in canonical text (RFC 9562); strictly increasing within the process."""
+    global _last_id
+    stamp = time.time_ns() // 1_000_000
+    value = (stamp << 80) | (int.from_bytes(os.urandom(10)))
+    value = value & ~(0xF << 76) & ~(0x3 << 62) | (0x7 << 76) | (0x2 << 62)
+    with _id_lock:
+        if value <= _last_id:
+            # Same millisecond, or a clock set back: count up in the low 62 bits.
+            value = _last_id + 1
+        _last_id = value
+    return str(uuid.UUID(int=value))

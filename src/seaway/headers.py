@@ -1,0 +1,156 @@
+"""Header names, and the metadata that they carry.
+
+Owns: which headers an event has, their text form, and the identity rule. Pure.
+Guarantees: ``Metadata.decode(m.encode()) == m``; a malformed header raises ``DecodeError`` that
+names it, and never becomes a default. A foreign message without an id gets
+``{stream}:{stream_seq}``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from seaway.errors import DecodeError, InvalidName
+
+MSG_ID = "Nats-Msg-Id"
+EVENT_ID = "X-Event-Id"
+CORRELATION_ID = "X-Correlation-Id"
+CAUSATION_ID = "X-Causation-Id"
+EVENT_VERSION = "X-Event-Version"
+ORDERING_KEY = "X-Ordering-Key"
+OCCURRED_AT = "X-Occurred-At"
+CONTENT_TYPE = "Content-Type"
+TRACEPARENT = "traceparent"
+TRACESTATE = "tracestate"
+
+DLQ_PREFIX = "X-Dlq-"
+DLQ_STREAM = "X-Dlq-Stream"
+DLQ_STREAM_SEQUENCE = "X-Dlq-Stream-Sequence"
+DLQ_CONSUMER = "X-Dlq-Consumer"
+DLQ_DELIVERIES = "X-Dlq-Deliveries"
+DLQ_REASON = "X-Dlq-Reason"
+DLQ_ERROR_TYPE = "X-Dlq-Error-Type"
+DLQ_ERROR = "X-Dlq-Error"
+DLQ_ERROR_STACK = "X-Dlq-Error-Stack"
+DLQ_FAILED_AT = "X-Dlq-Failed-At"
+
+RESERVED = frozenset(
+    name.lower()
+    for name in (
+        MSG_ID,
+        EVENT_ID,
+        CORRELATION_ID,
+        CAUSATION_ID,
+        EVENT_VERSION,
+        ORDERING_KEY,
+        OCCURRED_AT,
+        CONTENT_TYPE,
+    )
+)
+"""Lower-cased names that the writer of an event sets through arguments, never as extra headers."""
+
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE = re.compile(r"[^\r\n\x00]*")
+_VERSION = re.compile(r"[1-9][0-9]*")
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
+
+
+def check_header(name: str, value: str) -> None:
+    """Raise ``InvalidName`` unless the pair can stand in a NATS header block as it is.
+
+    A line break in a value would let its writer add headers of his own choosing.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidName(f"{name!r} is not a header name")
+    if not _VALUE.fullmatch(value) or value != value.strip():
+        raise InvalidName(f"header {name}: the value has a line break, NUL or outer blanks")
+
+
+def format_time(moment: datetime) -> str:
+    """RFC 3339 in UTC with microseconds: ``2026-11-24T08:00:00.000000Z``."""
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment!r} has no time zone")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_time(text: str) -> datetime:
+    """An aware UTC time from RFC 3339 text; ``ValueError`` otherwise. Nanoseconds are cut off."""
+    if not _RFC3339.fullmatch(text):
+        raise ValueError(f"{text!r} is not an RFC 3339 time")
+    text = re.sub(r"(\.\d{6})\d+", r"\1", text)
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """What the headers say of an event. ``key`` is ``None`` where the writer gave none."""
+
+    event_id: str
+    correlation_id: str
+    causation_id: str | None = None
+    version: int | None = None
+    key: str | None = None
+    occurred_at: datetime | None = None
+    content_type: str = "application/json"
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+    def encode(self) -> dict[str, str]:
+        """The wire headers of a first publication: ``Nats-Msg-Id`` is the event id."""
+        pairs: dict[str, str | None] = {
+            MSG_ID: self.event_id,
+            CORRELATION_ID: self.correlation_id,
+            CAUSATION_ID: self.causation_id,
+            EVENT_VERSION: None if self.version is None else str(self.version),
+            ORDERING_KEY: self.key,
+            OCCURRED_AT: None if self.occurred_at is None else format_time(self.occurred_at),
+            CONTENT_TYPE: self.content_type,
+            TRACEPARENT: self.traceparent,
+            TRACESTATE: self.tracestate,
+        }
+        headers = {name: value for name, value in pairs.items() if value is not None}
+        for name, value in headers.items():
+            check_header(name, value)
+        return headers
+
+    @classmethod
+    def decode(cls, headers: Mapping[str, str], *, fallback_id: str) -> Metadata:
+        """Read what a message carries; ``fallback_id`` (``{stream}:{stream_seq}``) where no id is.
+
+        Raises ``DecodeError`` naming the header that cannot be read.
+        """
+        event_id = identity(headers, fallback_id=fallback_id)
+        version = headers.get(EVENT_VERSION)
+        if version is not None and not _VERSION.fullmatch(version):
+            raise DecodeError(
+                f"header {EVENT_VERSION}: {version[:80]!r} is not a version", field=EVENT_VERSION
+            )
+        moment = headers.get(OCCURRED_AT)
+        try:
+            occurred_at = None if moment is None else parse_time(moment)
+        except ValueError as error:
+            raise DecodeError(f"header {OCCURRED_AT}: {error}", field=OCCURRED_AT) from error
+        return cls(
+            event_id=event_id,
+            correlation_id=headers.get(CORRELATION_ID) or event_id,
+            causation_id=headers.get(CAUSATION_ID) or None,
+            version=None if version is None else int(version),
+            key=headers.get(ORDERING_KEY) or None,
+            occurred_at=occurred_at,
+            content_type=headers.get(CONTENT_TYPE) or "application/json",
+            traceparent=headers.get(TRACEPARENT),
+            tracestate=headers.get(TRACESTATE),
+        )
+
+
+def identity(headers: Mapping[str, str], *, fallback_id: str) -> str:
+    """An event's identity: ``X-Event-Id``, else ``Nats-Msg-Id``, else ``fallback_id``. Never fails."""
+    return headers.get(EVENT_ID) or headers.get(MSG_ID) or fallback_id
+
+
+def ordering_key(subject: str, headers: Mapping[str, str]) -> str:
+    """The key whose events keep their order: ``X-Ordering-Key``, else the subject."""
+    return headers.get(ORDERING_KEY) or subject

@@ -1,0 +1,150 @@
+"""The catalogue of what Seaway says about itself; part of the public API. No exporter lives here.
+
+Owns: the signals (frozen dataclasses below) and their one way out, ``Telemetry.emit``. The log,
+the metrics and the demo's live view are listeners. A listener must be quick and must not raise;
+one that raises is reported once and dropped, since telling must never break doing.
+Signals carry no payloads and no secrets.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal, TypeAlias
+
+logger = logging.getLogger("seaway")
+
+HandledAs: TypeAlias = Literal[
+    "handled", "already_processed", "ignored", "dead_lettered", "retried"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """A batch was published and settled. ``duplicates`` of ``sent`` were on the stream before."""
+
+    stream: str
+    sent: int
+    duplicates: int
+    failed: int
+    took: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class RelayPaused:
+    """The relay cannot publish and tries again on its own; said once an outage."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RelayResumed:
+    """Publishing works again."""
+
+    paused_for: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """An event will not heal by itself and waits for ``seaway outbox retry``."""
+
+    event_id: str
+    subject: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A delivery has ended; ``deliveries`` > 1 is a redelivery."""
+
+    stream: str
+    consumer: str
+    event_id: str
+    subject: str
+    outcome: HandledAs
+    deliveries: int
+    took: timedelta
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettered:
+    """A letter is stored in the DLQ."""
+
+    stream: str
+    consumer: str
+    event_id: str
+    reason: str
+    error_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerPaused:
+    """A consumer stopped pulling (its database or the server is away)."""
+
+    consumer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerResumed:
+    """A paused consumer pulls again."""
+
+    consumer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnected:
+    """The connection to the server was lost and is back."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The connection to the server is lost; the client keeps trying."""
+
+    reason: str
+
+
+Signal: TypeAlias = (
+    Relayed
+    | RelayPaused
+    | RelayResumed
+    | Parked
+    | Delivered
+    | DeadLettered
+    | ConsumerPaused
+    | ConsumerResumed
+    | Reconnected
+    | Disconnected
+)
+Listener: TypeAlias = Callable[[Signal], None]
+
+
+@dataclass(slots=True)
+class Telemetry:
+    """Hands each signal to every listener, in the order they subscribed."""
+
+    _listeners: list[Listener] = field(default_factory=list)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Add ``listener``; the returned call takes it out again (idempotent)."""
+        self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return unsubscribe
+
+    def emit(self, signal: Signal) -> None:
+        """Tell every listener. Never raises."""
+        for listener in tuple(self._listeners):
+            try:
+                listener(signal)
+            except Exception:
+                logger.exception("a telemetry listener failed and is dropped: %r", listener)
+                self._listeners.remove(listener)
