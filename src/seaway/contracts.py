@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from seaway import headers as h
 
@@ -377,6 +377,21 @@ class InboxStore(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+DeadLetterReason: TypeAlias = Literal["poison", "undecodable", "exhausted", "terminated"]
+
+
+class DeadLetterSink(Protocol):
+    """Where a consumer puts what it gives up on."""
+
+    async def store(
+        self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
+    ) -> None:
+        """Return only when the DLQ stream has acknowledged the letter. Idempotent (the letter's
+        id is made of durable, stream, sequence and event id). ``TransientError`` otherwise: the
+        caller must not settle the message."""
+        ...
 
 
 class OutboxWriter(Protocol):

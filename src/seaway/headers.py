@@ -147,7 +147,7 @@ class Metadata:
 
 
 def identity(headers: Mapping[str, str], *, fallback_id: str) -> str:
-    """An event's identity: ``X-Event-Id``, else ``Nats-Msg-Id``, else ``fallback_id``. Never fails."""
+    """``X-Event-Id``, else ``Nats-Msg-Id``, else ``fallback_id``. Never fails."""
     return headers.get(EVENT_ID) or headers.get(MSG_ID) or fallback_id
 
 

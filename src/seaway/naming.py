@@ -189,6 +189,18 @@ def parse_redrive_subject(subject: str) -> tuple[str, str]:
     return str(Durable.parse(durable)), check_subject(original)
 
 
+def original_subject(subject: str) -> str:
+    """The event's own subject: a redrive subject's prefix is taken off, others stay. Pure text.
+
+    Never fails, so that any foreign subject can be dead-lettered under its own name.
+    """
+    context, separator, rest = subject.partition(".redrive.")
+    original = rest.partition(".")[2]
+    if separator and "." not in context and original.startswith(f"{context}."):
+        return original
+    return subject
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Durable:
     """``{service}__{purpose}``: who consumes, and for what; every instance is valid."""
