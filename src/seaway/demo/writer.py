@@ -1,0 +1,168 @@
+"""The simulated service's database side: rows and events in one transaction.
+
+Owns: the service's own tables and the ledger, written in the same transactions as the outbox but
+never read from it. Guarantees: a transaction is counted as done in itself, so a writer that is
+killed anywhere goes on with the next one; each case's events form a chain (correlation: the case's
+first event; causation: the one before).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar, cast
+
+from seaway.demo.reconcile import EVIDENCE_TABLES
+from seaway.demo.scenario import Change
+from seaway.events import RawEvent, event_type_of
+from seaway.outbox import Outbox
+
+T = TypeVar("T")
+
+_SLICE = timedelta(milliseconds=50)
+"""How long the writer's thread works before the demo looks up."""
+
+_CASES = """
+CREATE TABLE IF NOT EXISTS cases (
+    case_id TEXT PRIMARY KEY, status TEXT NOT NULL, events INTEGER NOT NULL,
+    first_event_id TEXT NOT NULL, last_event_id TEXT NOT NULL);
+"""
+
+
+def prepare(database: Path) -> None:
+    """Create the service's own tables where they are missing. Idempotent."""
+    with closing(sqlite3.connect(database, timeout=30)) as connection:
+        connection.executescript(_CASES + EVIDENCE_TABLES)
+
+
+@dataclass(slots=True)
+class Writer:
+    """Makes planned changes, one transaction a group; ``committed`` counts events.
+
+    ``pace`` stretches the writing: at least this long between two transactions.
+    """
+
+    database: Path
+    outbox: Outbox
+    pace: timedelta = timedelta(0)
+    committed: int = 0
+    done: bool = False
+    _connection: sqlite3.Connection = field(init=False)
+
+    async def run(self, groups: Iterator[tuple[Change, ...]]) -> None:
+        """Commit every group that is not yet committed. Cancelled, it ends between two."""
+        self._connection = sqlite3.connect(
+            self.database, timeout=30, isolation_level=None, check_same_thread=False
+        )
+        try:
+            begun, self.committed = self._connection.execute(
+                "SELECT count(*), coalesce(sum(events), 0) FROM transactions"
+            ).fetchone()
+            numbered = enumerate(groups, 1)
+            await _in_thread(lambda: next(islice(numbered, begun, begun), None))
+            while await _in_thread(lambda: self._write_for_a_while(numbered)):
+                await asyncio.sleep(self.pace.total_seconds())
+            self.done = True
+        finally:
+            self._connection.close()
+
+    def _write_for_a_while(self, groups: Iterator[tuple[int, tuple[Change, ...]]]) -> bool:
+        until = time.monotonic() + _SLICE.total_seconds()
+        for number, changes in groups:
+            self.committed += self._commit(number, changes)
+            if self.pace or time.monotonic() > until:
+                return True
+        return False
+
+    def _commit(self, number: int, changes: tuple[Change, ...]) -> int:
+        undone: list[str] = []
+        if any(change.attempt == "rolled_back" for change in changes):
+            with _Transaction(self._connection, keep=False):
+                undone += (event_id for change in changes for event_id in self._make(0, change))
+        with _Transaction(self._connection):
+            written = 0
+            for change in changes:
+                if change.attempt == "savepoint":
+                    self._connection.execute("SAVEPOINT attempt")
+                    undone += self._make(0, change)
+                    self._connection.execute("ROLLBACK TO attempt")
+                    self._connection.execute("RELEASE attempt")
+                written += len(self._make(number, change))
+            self._connection.executemany(
+                "INSERT INTO rolled_back (event_id) VALUES (?)", [(one,) for one in undone]
+            )
+            self._connection.execute(
+                "INSERT INTO transactions (tx, events, committed_at) VALUES (?, ?, ?)",
+                (number, written, time.time()),
+            )
+        return written
+
+    def _make(self, number: int, change: Change) -> list[str]:
+        """The case's row, its events, and the ledger; the ids of the events."""
+        known = self._connection.execute(
+            "SELECT first_event_id, last_event_id, events FROM cases WHERE case_id = ?",
+            (change.case_id,),
+        ).fetchone()
+        first, last, step = known or (None, None, 0)
+        made: list[str] = []
+        for event in change.events:
+            step += 1
+            (last,) = cast(
+                list[str],
+                self.outbox.add(
+                    self._connection,
+                    event,
+                    key=change.case_id,
+                    correlation_id=first,
+                    causation_id=last,
+                ),
+            )
+            first = first or last
+            made.append(last)
+            self._connection.execute(
+                "INSERT INTO ledger (event_id, case_id, step, subject, tx) VALUES (?, ?, ?, ?, ?)",
+                (last, change.case_id, step, _subject(event), number),
+            )
+        self._connection.execute(
+            "INSERT INTO cases (case_id, status, events, first_event_id, last_event_id)"
+            " VALUES (?, ?, ?, ?, ?) ON CONFLICT (case_id) DO UPDATE SET"
+            " status = excluded.status, events = excluded.events,"
+            " last_event_id = excluded.last_event_id",
+            (change.case_id, change.status, step, first, last),
+        )
+        return made
+
+
+class _Transaction:
+    """``BEGIN IMMEDIATE``, then ``COMMIT`` (``keep``) or ``ROLLBACK``."""
+
+    def __init__(self, connection: sqlite3.Connection, *, keep: bool = True) -> None:
+        self._connection = connection
+        self._keep = keep
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._connection.execute("COMMIT" if self._keep and kind is None else "ROLLBACK")
+
+
+def _subject(event: object) -> str:
+    return event.subject if isinstance(event, RawEvent) else str(event_type_of(event).subject)
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    """``call`` in a thread that is always waited for: its transaction is never abandoned."""
+    running = asyncio.ensure_future(asyncio.to_thread(call))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
