@@ -1,1 +1,104 @@
-"""."""
+"""The outbox's writing side: events become rows in the caller's own transaction.
+
+    your transaction:  INSERT your change  +  Outbox.add  ->  COMMIT  ->  the relay publishes
+
+Owns: what is written, and through which handle. Must not know the relay, the broker or any
+configuration. Guarantees: an event is in the outbox if and only if the caller's transaction
+commits; all events of a call are written or none; nothing here begins, commits or rolls back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING, Any, overload
+
+from seaway.outbox.adapters import adapter_for
+from seaway.outbox.encoding import Limits, Wishes, encode
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    import aiosqlite
+
+__all__ = ["Outbox"]
+
+
+class Outbox:
+    """Adds events to ``seaway_outbox``. Stateless: one for the process is enough.
+
+    ``max_message_bytes`` (default 1 MiB, the server's own default) bounds a message with its
+    headers as the server counts it; ``limits`` gives single streams (``SEA_EVENTS``) their own.
+    """
+
+    def __init__(
+        self, *, max_message_bytes: int = 1024 * 1024, limits: Mapping[str, int] | None = None
+    ) -> None:
+        self._limits = Limits(max_message_bytes, dict(limits or {}))
+
+    @overload
+    def add(
+        self,
+        tx: sqlite3.Connection | sqlite3.Cursor,
+        *events: object,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> list[str]: ...
+
+    @overload
+    def add(
+        self,
+        tx: aiosqlite.Connection,
+        *events: object,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Awaitable[list[str]]: ...
+
+    @overload
+    def add(
+        self,
+        tx: Any,
+        *events: object,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> list[str] | Awaitable[list[str]]: ...
+
+    def add(
+        self,
+        tx: Any,
+        *events: object,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> list[str] | Awaitable[list[str]]:
+        """Write ``events`` (``@event`` instances or ``RawEvent``) in the transaction of ``tx``.
+
+        Returns their event ids in the order given; an asynchronous handle gives an awaitable of
+        them. Never commits. ``key`` orders the events among others of the same key (default: the
+        subject). Correlation and causation: the argument, else the ``RawEvent``'s own, else the
+        running handler's or request's (``seaway.chain``); an event that starts a chain has its
+        own id as correlation and no causation. ``headers`` come on top of Seaway's own.
+
+        Raises, with nothing written: ``OutsideTransaction`` (begin one), ``EventTooLarge``,
+        ``InvalidName``, ``SchemaMismatch`` (run ``seaway db upgrade``), ``StoreUnavailable``
+        (roll back, try again), ``ConfigError`` for everything else that the call has wrong, such
+        as an event id that is in the outbox already. Not idempotent: each call is a new event.
+        """
+        adapter = adapter_for(tx)
+        adapter.require_transaction(tx)
+        wishes = Wishes(key, correlation_id, causation_id, headers or {})
+        rows = encode(events, wishes, self._limits)
+        ids = [row.event_id for row in rows]
+        pending = adapter.insert(tx, rows)
+        return ids if pending is None else _then(pending, ids)
+
+
+async def _then(pending: Awaitable[None], ids: list[str]) -> list[str]:
+    await pending
+    return ids

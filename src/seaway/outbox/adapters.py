@@ -1,0 +1,64 @@
+"""Which adapter writes through which database handle.
+
+Owns: the dispatch by the handle's type. Must not import a driver: adapters are found by the
+type's own name and imported when such a handle first comes, so an application pays only for the
+driver that it has. Guarantees: an unknown handle is refused by name, never guessed at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+from seaway.errors import ConfigError
+from seaway.outbox.encoding import OutboxRow
+
+
+class Adapter(Protocol):
+    """One driver's way to write rows; modules and objects serve alike."""
+
+    def require_transaction(self, handle: Any) -> None:
+        """``OutsideTransaction`` unless one is open, ``ConfigError`` for a closed handle."""
+        ...
+
+    def insert(self, handle: Any, rows: Sequence[OutboxRow]) -> Awaitable[None] | None:
+        """Write all rows or none; an awaitable where the handle is asynchronous."""
+        ...
+
+
+_MODULES = {
+    "sqlite3.Connection": "seaway.outbox.sqlite3_adapter",
+    "sqlite3.Cursor": "seaway.outbox.sqlite3_adapter",
+    "aiosqlite.core.Connection": "seaway.outbox.aiosqlite_adapter",
+}
+_SUPPORTED = "sqlite3.Connection, sqlite3.Cursor, aiosqlite.Connection"
+
+_adapters: dict[type, Adapter] = {}
+
+
+def register(handle_type: type, adapter: Adapter) -> None:
+    """Let ``Outbox.add`` take handles of ``handle_type``. Doing it again replaces."""
+    _adapters[handle_type] = adapter
+
+
+def adapter_for(handle: object) -> Adapter:
+    """The adapter of the handle's type or of the nearest base class that has one."""
+    handle_type = type(handle)
+    found = _adapters.get(handle_type)
+    if found is None:
+        found = _adapters[handle_type] = _find(handle_type)
+    return found
+
+
+def _find(handle_type: type) -> Adapter:
+    for base in handle_type.__mro__:
+        if base in _adapters:
+            return _adapters[base]
+        module = _MODULES.get(f"{base.__module__}.{base.__qualname__}")
+        if module is not None:
+            return cast(Adapter, import_module(module))
+    raise ConfigError(
+        f"the outbox cannot write through a {handle_type.__module__}.{handle_type.__qualname__}",
+        hint=f"it takes {_SUPPORTED}",
+    )

@@ -1,0 +1,210 @@
+"""From events to outbox rows: metadata, headers, subject and size, decided before any I/O.
+
+Owns: what a row holds and every rule that an event has to keep at write time. Pure but for the
+clock and the ids; must not know any database. Guarantees: a row that comes out of here can be
+published as it is, and all events of a call pass or none is written.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from seaway import headers as h
+from seaway.chain import current_chain
+from seaway.errors import ConfigError, EventTooLarge, InvalidName
+from seaway.events import RawEvent, event_type_of, new_event_id
+from seaway.naming import EventSubject, events_stream
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FOREIGN_PREFIXES = ("nats-", h.DLQ_PREFIX.lower())
+
+
+class OutboxRow(NamedTuple):
+    """One row of ``seaway_outbox`` as the insert statement takes it."""
+
+    event_id: str
+    subject: str
+    ordering_key: str
+    payload: bytes
+    headers: str
+    added_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large a message may be: a stream's own limit, else ``max_message_bytes``."""
+
+    max_message_bytes: int
+    by_stream: Mapping[str, int] = field(default_factory=dict)
+
+    def of(self, stream: str) -> int:
+        """The limit of ``stream`` in bytes, headers included."""
+        return self.by_stream.get(stream, self.max_message_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the caller of ``add`` says for all events of the call."""
+
+    key: str | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def encode(events: Sequence[object], wishes: Wishes, limits: Limits) -> list[OutboxRow]:
+    """One row an event, in the order given. Raises before anything could have been written."""
+    now = datetime.now(UTC)
+    rows = [_row(event, wishes, limits, now) for event in events]
+    _refuse_twins(row.event_id for row in rows)
+    return rows
+
+
+def message_bytes(headers: Mapping[str, str], payload: bytes) -> int:
+    """The size that the server counts: the header block as sent, and the payload."""
+    lines = sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
+    return len(b"NATS/1.0\r\n") + lines + len(b"\r\n") + len(payload)
+
+
+def _row(event: object, wishes: Wishes, limits: Limits, now: datetime) -> OutboxRow:
+    raw = event if isinstance(event, RawEvent) else _raw(event)
+    subject = EventSubject.parse(raw.subject)
+    if not isinstance(raw.payload, bytes):
+        raise ConfigError(
+            f"{subject}: the payload is {type(raw.payload).__name__}, not bytes",
+            hint="encode it, or declare the event with @event",
+        )
+    chain = current_chain()
+    event_id = new_event_id() if raw.event_id is None else _own_id(raw.event_id)
+    key = _text("key", _first(wishes.key, raw.key))
+    correlation = _first(wishes.correlation_id, raw.correlation_id, chain.correlation_id)
+    metadata = h.Metadata(
+        event_id=event_id,
+        correlation_id=_text("correlation_id", correlation) or event_id,
+        causation_id=_text(
+            "causation_id", _first(wishes.causation_id, raw.causation_id, chain.causation_id)
+        ),
+        version=subject.version,
+        key=key,
+        occurred_at=_occurred_at(raw.occurred_at, now),
+        content_type=raw.content_type,
+        traceparent=chain.traceparent,
+        tracestate=chain.tracestate,
+    )
+    headers = _with_extra(metadata.encode(), {**raw.headers, **wishes.headers})
+    _check_size(raw, subject, headers, limits)
+    return OutboxRow(
+        event_id,
+        raw.subject,
+        key or raw.subject,
+        raw.payload,
+        json.dumps(headers, ensure_ascii=False, separators=(",", ":")),
+        (now - _EPOCH) // timedelta(microseconds=1),
+    )
+
+
+def _raw(event: object) -> RawEvent:
+    event_type = event_type_of(event)
+    if isinstance(event, type):
+        raise ConfigError(
+            f"{event.__qualname__} is an event's class, not an event", hint="add an instance of it"
+        )
+    try:
+        payload = event_type.encode(event)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{event_type.subject}: the event cannot be written as JSON: {error}"
+        ) from error
+    return RawEvent(subject=str(event_type.subject), payload=payload)
+
+
+def _first(*values: str | None) -> str | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _text(what: str, value: str | None) -> str | None:
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise ConfigError(
+        f"{what} {value!r} is not a non-empty string", hint=f"pass {what}=str(...), or leave it out"
+    )
+
+
+def _own_id(event_id: str) -> str:
+    # The id becomes the message id on the wire: two spellings of one id would both be stored.
+    try:
+        canonical = str(uuid.UUID(event_id))
+    except (AttributeError, TypeError, ValueError):
+        canonical = None
+    if canonical != event_id:
+        raise ConfigError(
+            f"event id {event_id!r} is not a UUID in canonical text",
+            hint="leave it out, and one is made",
+        )
+    return event_id
+
+
+def _occurred_at(moment: datetime | None, now: datetime) -> datetime:
+    if moment is None:
+        return now
+    if moment.tzinfo is None:
+        raise ConfigError(
+            f"occurred_at {moment.isoformat()} has no time zone", hint="give an aware datetime"
+        )
+    return moment
+
+
+def _with_extra(headers: dict[str, str], extra: Mapping[str, str]) -> dict[str, str]:
+    names = {name.lower(): name for name in headers}
+    for name, value in extra.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise ConfigError(f"header {name!r}: {value!r} is not text", hint="use str(...)")
+        h.check_header(name, value)
+        lowered = name.lower()
+        if lowered in h.RESERVED:
+            raise ConfigError(
+                f"header {name} is set by Seaway", hint="use the argument that stands for it"
+            )
+        if lowered.startswith(_FOREIGN_PREFIXES):
+            raise ConfigError(f"headers that begin with {name[:5]} are not the writer's to set")
+        if lowered in names:
+            # A trace context of the event's own stands instead of the running code's.
+            del headers[names[lowered]]
+        names[lowered] = name
+        headers[name] = value
+    return headers
+
+
+def _check_size(
+    raw: RawEvent, subject: EventSubject, headers: Mapping[str, str], limits: Limits
+) -> None:
+    try:
+        size = message_bytes(headers, raw.payload)
+    except UnicodeEncodeError as error:
+        raise InvalidName(f"{subject}: a header is not valid Unicode: {error}") from error
+    limit = limits.of(events_stream(subject.context))
+    if size > limit:
+        raise EventTooLarge(
+            f"{subject}: the event is {size} bytes with its headers, {limit} are allowed",
+            hint="store the content elsewhere and let the event refer to it",
+        )
+
+
+def _refuse_twins(event_ids: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for event_id in event_ids:
+        if event_id in seen:
+            raise duplicate(event_id)
+        seen.add(event_id)
+
+
+def duplicate(event_id: str) -> ConfigError:
+    """The error for an id that is in the outbox, or twice in one call."""
+    return ConfigError(
+        f"event {event_id} is in the outbox already", hint="an event id is used once"
+    )

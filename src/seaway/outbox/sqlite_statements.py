@@ -1,0 +1,68 @@
+"""What both SQLite adapters share: the statements, and the meaning of SQLite's refusals.
+
+Must not run anything. Guarantees: an error is told by its code, never by its text.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from importlib.resources import files
+
+from seaway.errors import ConfigError, OutsideTransaction, SchemaMismatch, StoreUnavailable
+from seaway.outbox.encoding import OutboxRow
+
+ADD = files("seaway.outbox").joinpath("sql/sqlite_add.sql").read_text("utf-8")
+SAVEPOINT = "SAVEPOINT seaway_add"
+RELEASE = "RELEASE seaway_add"
+ROLLBACK_TO = "ROLLBACK TO seaway_add"
+KNOWN = """
+    SELECT event_id FROM seaway_outbox
+    WHERE event_id IN (SELECT value FROM json_each(?)) LIMIT 1
+"""
+
+_TRANSIENT = {
+    sqlite3.SQLITE_BUSY: "the database is locked by another writer",
+    sqlite3.SQLITE_LOCKED: "the table is locked by another statement",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_IOERR: "the disk failed",
+}
+
+
+def ids_json(rows: Sequence[OutboxRow]) -> str:
+    """The parameter of ``KNOWN``."""
+    return json.dumps([row.event_id for row in rows])
+
+
+def is_duplicate(error: sqlite3.Error) -> bool:
+    """Whether one of the rows has an id that the outbox holds already."""
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+
+
+def explain(error: sqlite3.Error) -> ConfigError | StoreUnavailable:
+    """The error of ours that says what the writer does next."""
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = None if code is None else code & 0xFF
+    if primary == sqlite3.SQLITE_ERROR:
+        # The statement never changes, so what does not fit it is the table.
+        return SchemaMismatch(
+            f"Seaway's tables are missing or old ({error}): run seaway db upgrade"
+        )
+    if primary in _TRANSIENT:
+        return StoreUnavailable(f"{_TRANSIENT[primary]}: roll back and try again ({error})")
+    return ConfigError(f"the database refused the outbox row: {error}")
+
+
+def outside() -> OutsideTransaction:
+    """The refusal to write an event that would be atomic with nothing."""
+    return OutsideTransaction(
+        "no transaction is open on this connection, so the event would not be atomic with your "
+        "change",
+        hint='make your own change first, or execute "BEGIN IMMEDIATE"',
+    )
+
+
+def closed(error: Exception) -> ConfigError:
+    """The refusal of a handle that cannot write any more."""
+    return ConfigError(f"the connection cannot be used: {error}")
