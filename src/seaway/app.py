@@ -1,0 +1,254 @@
+"""The composition root: joins settings, a broker, a store, and the rooms along the street.
+
+Owns: who is built from what, in which order it starts and in which it stops. It decides nothing
+about events. Guarantees: ``run`` ends in order (consumers drain, the relay finishes its round, then
+connections close), whichever part ended first, and raises what ended it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
+from pathlib import Path
+from typing import Any, Self
+
+from seaway.brokers import jetstream
+from seaway.config import Settings, load_settings, settings_from_mapping
+from seaway.consumer import Consumer
+from seaway.contracts import Broker, Store
+from seaway.dead_letters import DeadLetters, Sweeper
+from seaway.errors import ConfigError
+from seaway.naming import Durable, events_stream
+from seaway.outbox import Outbox
+from seaway.relay import Relay
+from seaway.stores import open_store
+from seaway.telemetry import Telemetry
+
+
+class Seaway:
+    """A service's events: its outbox, its relay, its consumers.
+
+    Building one does no I/O; entering it (``async with``) connects, ``run`` works until told to
+    stop. ``wait``: keep trying where no server answers at entry, instead of raising
+    ``BrokerUnavailable``.
+    """
+
+    def __init__(self, settings: Settings, *, wait: bool = False) -> None:
+        self.settings = settings
+        self.telemetry = Telemetry()
+        self.outbox = Outbox(
+            max_message_bytes=settings.outbox.max_message_bytes,
+            limits={
+                stream.name: stream.max_msg_size
+                for stream in settings.streams
+                if stream.max_msg_size is not None and stream.max_msg_size > 0
+            },
+        )
+        self.consumers: dict[str, Consumer] = {}
+        self._wait = wait
+        self._broker: Broker | None = None
+        self._store: Store | None = None
+        self._stack: AsyncExitStack | None = None
+
+    @classmethod
+    def from_config(cls, config: Path | str | Mapping[str, Any] | None = None) -> Self:
+        """Settings from a file, a mapping, or (``None``) where ``seaway`` itself looks for them."""
+        if isinstance(config, Mapping):
+            return cls(settings_from_mapping(config))
+        return cls(load_settings(None if config is None else Path(config)))
+
+    # ------------------------------------------------------------------ declaring
+
+    def consumer(
+        self,
+        service: str,
+        *,
+        from_context: str | None = None,
+        purpose: str | None = None,
+        **options: Any,
+    ) -> Consumer:
+        """Declare a consumer of a whole context (``from_context``), or of a purpose of its own.
+
+        Durable ``{service}__from_{context}`` or ``{service}__{purpose}``. ``options`` are
+        ``Consumer``'s. The durable must be in the configuration: topology is owned by the file
+        (ADR 0003). ``ConfigError`` where it is not, or is declared twice.
+        """
+        if (from_context is None) == (purpose is None):
+            raise ConfigError(f"consumer {service!r}: give either from_context= or purpose=")
+        durable = (
+            Durable.from_context(service, from_context)
+            if from_context is not None
+            else Durable(service, str(purpose))
+        )
+        name = str(durable)
+        if name in self.consumers:
+            raise ConfigError(f"consumer {name} is declared twice in this application")
+        found = next((known for known in self.settings.consumers if known.durable == name), None)
+        if found is None:
+            declared = ", ".join(known.durable for known in self.settings.consumers) or "none"
+            raise ConfigError(
+                f"consumer {name} is not in {self.settings.source or 'the configuration'}",
+                hint=f"add it under consumers: (declared there: {declared})",
+            )
+        if from_context is not None and found.stream != events_stream(from_context):
+            raise ConfigError(
+                f"consumer {name} is on {found.stream}, not on {from_context}'s stream"
+            )
+        consumer = Consumer(durable, stream=found.stream, **options)
+        self.consumers[name] = consumer
+        return consumer
+
+    # ------------------------------------------------------------------ connecting
+
+    @property
+    def broker(self) -> Broker:
+        """The connection; ``ConfigError`` outside ``async with``."""
+        if self._broker is None:
+            raise ConfigError("the application is not connected", hint="use: async with app: ...")
+        return self._broker
+
+    async def open_store(self) -> Store:
+        """The database, opened on first use and verified; ``SchemaMismatch`` names the mending."""
+        if self._stack is None:
+            raise ConfigError("the application is not connected", hint="use: async with app: ...")
+        if self._store is None:
+            store = await open_store(self.settings.database)
+            self._stack.push_async_callback(store.close)
+            await store.schema.verify()
+            self._store = store
+        return self._store
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letter queues of every context."""
+        return DeadLetters(self.broker)
+
+    async def __aenter__(self) -> Self:
+        stack = AsyncExitStack()
+        self._broker = await jetstream.connect(
+            self.settings.nats, telemetry=self.telemetry, wait=self._wait
+        )
+        stack.push_async_callback(self._broker.close)
+        self._stack = stack
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        stack, self._stack, self._broker, self._store = self._stack, None, None, None
+        if stack is not None:
+            await stack.aclose()
+
+    # ------------------------------------------------------------------ running
+
+    async def relay(self) -> Relay:
+        """The relay of this application's outbox."""
+        return Relay(
+            await self.open_store(),
+            self.broker,
+            telemetry=self.telemetry,
+            batch=self.settings.outbox.batch,
+            max_attempts=self.settings.outbox.max_attempts,
+            retention=self.settings.outbox.retention,
+        )
+
+    async def run(
+        self,
+        stop: asyncio.Event | None = None,
+        *,
+        relay: bool = True,
+        consumers: bool = True,
+        sweeper: bool = True,
+    ) -> None:
+        """Relay, consumers and sweeper until ``stop`` is set, then drain.
+
+        Without ``stop``: until SIGINT or SIGTERM. Connects by itself where nobody has. Cancelling
+        ends at once: what was in hand is rolled back and comes again. The first part that fails
+        stops the others and is raised.
+        """
+        async with AsyncExitStack() as stack:
+            if self._broker is None:
+                await stack.enter_async_context(self)
+            if stop is None:
+                stop = stack.enter_context(stop_on_signals())
+            store = await self.open_store()
+            works: list[Callable[[asyncio.Event], Any]] = []
+            if relay:
+                works.append((await self.relay()).run)
+            if consumers:
+                works += [self._consume(consumer, store) for consumer in self.consumers.values()]
+            if sweeper:
+                works.append(Sweeper(self.broker, store=store).run)
+            await _all(works, stop)
+
+    def _consume(self, consumer: Consumer, store: Store) -> Callable[[asyncio.Event], Any]:
+        return lambda stop: consumer.run(
+            self.broker,
+            store=store,
+            outbox=self.outbox,
+            dead_letters=self.dead_letters,
+            telemetry=self.telemetry,
+            stop=stop,
+        )
+
+    def lifespan(self, *_: Any) -> AbstractAsyncContextManager[dict[str, Any]]:
+        """A FastAPI/Starlette lifespan: connected, with relay, consumers and sweeper at work.
+
+        ``FastAPI(lifespan=app.lifespan)``; the state holds ``seaway``. A part that fails while
+        the web application runs is raised when it shuts down, and is logged at once.
+        """
+        return self._lifespan()
+
+    @asynccontextmanager
+    async def _lifespan(self) -> AsyncIterator[dict[str, Any]]:
+        stop = asyncio.Event()
+        async with self:
+            work = asyncio.create_task(self.run(stop), name="seaway")
+            try:
+                yield {"seaway": self}
+            finally:
+                stop.set()
+                await work
+
+
+async def _all(works: list[Callable[[asyncio.Event], Any]], stop: asyncio.Event) -> None:
+    """Run every work until it ends; the first to fail stops the others, and is raised."""
+    tasks = [asyncio.create_task(work(stop)) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        if any(task.exception() for task in done if not task.cancelled()):
+            stop.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[asyncio.Event]:
+    """An event set by the first SIGINT or SIGTERM; the second one cancels the current task."""
+    loop = asyncio.get_running_loop()
+    task, stop = asyncio.current_task(), asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set() and task is not None:
+            task.cancel()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,59 @@
+"""``seaway dev``: servers for a developer's afternoon, gone without a trace at Ctrl-C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seaway.cli import session
+from seaway.embedded.nats_server import NatsCluster, NatsServer
+from seaway.errors import ConfigError
+
+
+def dev(
+    ctx: typer.Context,
+    port: Annotated[
+        int, typer.Option(help="Port of the NATS server; 0 takes a free one.", min=0, max=65535)
+    ] = 4222,
+    cluster: Annotated[
+        int, typer.Option(help="How many servers, each on a free port.", min=1, max=5)
+    ] = 1,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Keep the streams here; default: a folder that is removed."),
+    ] = None,
+    as_json: session.Json = False,
+) -> None:
+    """Start nats-server with JetStream (three with --cluster 3) until Ctrl-C, and print its URL."""
+    if cluster > 1 and directory is not None:
+        raise typer.BadParameter("--dir keeps one server's streams, not a cluster's")
+
+    async def work() -> None:
+        with session.stop_on_signals() as stop:
+            server: NatsServer | NatsCluster = (
+                NatsCluster(cluster)
+                if cluster > 1
+                else NatsServer(store_dir=directory, port=port or None)
+            )
+            async with server:
+                announce(ctx, server.url, as_json=as_json)
+                await stop.wait()
+
+    session.run(work())
+
+
+def announce(ctx: typer.Context, url: str, *, as_json: bool) -> None:
+    """Say where the servers are, and what to type next."""
+    try:
+        database = session.settings(ctx).database
+    except ConfigError:
+        # Servers can be had before there is a configuration to talk about.
+        database = "sqlite:///seaway.db"
+    if as_json:
+        session.print_json({"nats": url, "database": database})
+        return
+    session.out.print(f"export NATS_URL={url}", markup=False, soft_wrap=True)
+    session.out.print(f"export SEAWAY_DATABASE_URL={database}", markup=False, soft_wrap=True)
+    session.err.print("Ready. Next, in another terminal: seaway topology apply. Ctrl-C stops.")

@@ -1,0 +1,60 @@
+"""``seaway run module:app``: an application's consumers, relay and sweeper in one process."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import Annotated
+
+import typer
+from rich.logging import RichHandler
+
+from seaway.app import Seaway
+from seaway.cli import session
+from seaway.errors import ConfigError
+
+
+def load_application(target: str) -> Seaway:
+    """Import ``module:attribute``; ``ConfigError`` says which half is wrong."""
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
+        raise ConfigError(
+            f"{target!r} is not an application", hint="module:app, like shop.events:app"
+        )
+    sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name and not module_name.startswith(f"{error.name}."):
+            raise
+        raise ConfigError(
+            f"module {module_name!r} is not found", hint="run from its folder, or install it"
+        ) from error
+    found = getattr(module, attribute, None)
+    if not isinstance(found, Seaway):
+        raise ConfigError(f"{target!r} is {type(found).__name__}, not a Seaway application")
+    return found
+
+
+def run_application(
+    target: Annotated[
+        str, typer.Argument(metavar="MODULE:APP", help="Where the Seaway object is.")
+    ],
+    relay: Annotated[bool, typer.Option(help="Run the relay too.")] = True,
+    consumers: Annotated[bool, typer.Option(help="Run the consumers.")] = True,
+    sweeper: Annotated[bool, typer.Option(help="Sweep exhausted messages into the DLQ.")] = True,
+) -> None:
+    """Run an application until SIGINT or SIGTERM, then drain; a second signal ends it at once."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(message)s",
+        handlers=[RichHandler(console=session.err, show_path=False)],
+    )
+
+    async def work() -> None:
+        application = load_application(target)
+        session.log_signals(application.telemetry)
+        await application.run(relay=relay, consumers=consumers, sweeper=sweeper)
+
+    session.run(work())

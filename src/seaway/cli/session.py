@@ -1,0 +1,160 @@
+"""What every command shares: settings from flags, one way to run, to fail, and to print.
+
+Owns: exit codes (0 done, 1 not so, 2 usage, 3 unreachable, 130 interrupted), the two consoles
+(data on stdout, everything else on stderr) and the connection. Guarantees: a user's mistake is one
+line on stderr, never a traceback; SIGINT and SIGTERM end every command in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+
+from seaway.app import Seaway, stop_on_signals
+from seaway.config import Settings, load_settings
+from seaway.errors import ConfigError, SeawayError, TransientError
+from seaway.telemetry import (
+    ConsumerPaused,
+    ConsumerResumed,
+    DeadLettered,
+    Disconnected,
+    Parked,
+    Reconnected,
+    RelayPaused,
+    RelayResumed,
+    Signal,
+    Telemetry,
+    logger,
+)
+
+__all__ = [
+    "Flags",
+    "Json",
+    "err",
+    "exit_code",
+    "fail",
+    "log_signals",
+    "open_app",
+    "out",
+    "print_json",
+    "run",
+    "settings",
+    "stop_on_signals",
+]
+
+T = TypeVar("T")
+
+out = Console(soft_wrap=False, highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """The root command's options, before configuration is read."""
+
+    config: Path | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+def settings(ctx: typer.Context) -> Settings:
+    """The settings that flags, file and environment give; ``ConfigError`` otherwise."""
+    flags: Flags = ctx.find_root().obj or Flags()
+    return load_settings(flags.config, flags=flags.overrides)
+
+
+@asynccontextmanager
+async def open_app(ctx: typer.Context, *, wait: bool = False) -> AsyncIterator[Seaway]:
+    """The connected application of these settings; ``wait``: for ever, where no server answers."""
+    async with Seaway(settings(ctx), wait=wait) as app:
+        yield app
+
+
+def exit_code(error: SeawayError) -> int:
+    """What the shell is told of ``error``."""
+    if isinstance(error, ConfigError):
+        return 2
+    return 3 if isinstance(error, TransientError) else 1
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say why on stderr and leave with ``code``."""
+    err.print(f"seaway: {message}", style="red", markup=False)
+    raise typer.Exit(code)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run ``work`` to its end. SIGTERM and SIGINT cancel it, so that its contexts are left."""
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_until_signal(work))
+    except SeawayError as error:
+        fail(str(error), exit_code(error))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        # The reader of our stdout has gone (``| head``): nothing is wrong, and nothing more to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+
+
+async def _until_signal(work: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    if task is not None and hasattr(loop, "add_signal_handler"):
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def print_json(value: Any) -> None:
+    """``value`` as indented JSON on stdout; times as RFC 3339."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def log_signals(telemetry: Telemetry) -> None:
+    """Tell the log of what an operator wants to know: pauses, parked events, dead letters."""
+
+    def tell(signal: Signal) -> None:
+        match signal:
+            case RelayPaused(reason):
+                logger.warning("relay paused: %s", reason)
+            case RelayResumed(paused_for):
+                logger.info("relay resumed after %.1f s", paused_for.total_seconds())
+            case Parked(event_id, subject, error):
+                logger.error("event %s (%s) is parked: %s", event_id, subject, error)
+            case DeadLettered(_, consumer, event_id, reason, error_type):
+                logger.error(
+                    "%s: %s is a dead letter: %s %s", consumer, event_id, reason, error_type
+                )
+            case ConsumerPaused(consumer, reason):
+                logger.warning("%s paused: %s", consumer, reason)
+            case ConsumerResumed(consumer):
+                logger.info("%s resumed", consumer)
+            case Disconnected(reason):
+                logger.warning("disconnected: %s", reason)
+            case Reconnected(url):
+                logger.info("reconnected to %s", url)
+            case _:
+                pass
+
+    telemetry.subscribe(tell)
