@@ -262,3 +262,14 @@ def covers(pattern: str, subject: str) -> bool:
         elif token != narrow[place]:
             return False
     return len(wide) == len(narrow)
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether some subject matches both filters. The server refuses such pairs in one stream."""
+    left, right = one.split("."), other.split(".")
+    for a, b in zip(left, right, strict=False):
+        if a == ">" or b == ">":
+            return True
+        if a != b and "*" not in (a, b):
+            return False
+    return len(left) == len(right)

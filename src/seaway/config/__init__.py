@@ -1,0 +1,49 @@
+"""``seaway.yaml``, flags and environment, as validated settings.
+
+Owns: where settings come from and which source wins (flags, file, environment, the nats CLI's
+context, default). Must not know who uses them. Guarantees: what loads is coherent; what does not
+is one ``ConfigError`` with the file's line and the way out. The environment is read here alone.
+"""
+
+from seaway.config.loading import load_settings, settings_from_mapping
+from seaway.config.models import (
+    AlertSettings,
+    ConsumerSettings,
+    NatsSettings,
+    OutboxSettings,
+    ProfileSettings,
+    Settings,
+    StreamSettings,
+    redact_url,
+)
+from seaway.config.units import (
+    UNLIMITED,
+    Rate,
+    format_duration,
+    format_size,
+    from_nanoseconds,
+    parse_duration,
+    parse_size,
+    to_nanoseconds,
+)
+
+__all__ = [
+    "UNLIMITED",
+    "AlertSettings",
+    "ConsumerSettings",
+    "NatsSettings",
+    "OutboxSettings",
+    "ProfileSettings",
+    "Rate",
+    "Settings",
+    "StreamSettings",
+    "format_duration",
+    "format_size",
+    "from_nanoseconds",
+    "load_settings",
+    "parse_duration",
+    "parse_size",
+    "redact_url",
+    "settings_from_mapping",
+    "to_nanoseconds",
+]

@@ -1,0 +1,129 @@
+"""YAML as plain data that remembers its lines.
+
+Owns: reading the file's text and where each key stands. Knows nothing of what the keys mean.
+Guarantees: every failure is a ``ConfigError`` with ``where``; a key written twice is an error,
+never a silent choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+
+from seaway.errors import ConfigError
+
+Location: TypeAlias = tuple[str | int, ...]
+
+_MAX_NODES = 100_000
+_MAX_DEPTH = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """``data`` as written; ``lines`` (from 1) by the path of each key and list item."""
+
+    data: Mapping[str, Any]
+    name: str | None = None
+    lines: Mapping[Location, int] = field(default_factory=dict)
+
+    def line(self, location: Location) -> int:
+        """Where ``location`` stands, or else what encloses it; 0 without a file."""
+        for length in range(len(location), -1, -1):
+            if location[:length] in self.lines:
+                return self.lines[location[:length]]
+        return 0
+
+    def where(self, location: Location) -> str:
+        """``seaway.yaml:12``; without a file the path of the key: ``streams[0].max_age``."""
+        if self.name is not None:
+            return f"{self.name}:{self.line(location) or 1}"
+        text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+        return text.lstrip(".") or "configuration"
+
+
+def read_document(path: Path) -> Document:
+    """The mapping in a YAML file. Empty files give an empty mapping."""
+    name = str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError("there is no such file", where=name) from None
+    except IsADirectoryError:
+        raise ConfigError("is a directory, not a file", where=name) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"is not UTF-8 text (byte {error.start})", where=name) from None
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=name) from None
+    return parse_document(text, name)
+
+
+def parse_document(text: str, name: str) -> Document:
+    """As ``read_document``, from text."""
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"is not YAML: {error}".replace("\n", " "), where=name) from None
+    try:
+        node = loader.get_single_node()
+        reader = _Reader(loader, name)
+        data = {} if node is None else reader.value(node, ())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}:{mark.line + 1}" if mark else name
+        raise ConfigError(f"is not YAML: {error.problem or error.context}", where=where) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"is not YAML: {error}".replace("\n", " "), where=name) from None
+    except RecursionError:
+        raise ConfigError("is nested too deeply", where=name) from None
+    finally:
+        loader.dispose()
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigError(
+            "the file must be a mapping", where=f"{name}:1", hint="like `contexts: [sea]`"
+        )
+    return Document(data, name, reader.lines if node is not None else {})
+
+
+class _Reader:
+    def __init__(self, loader: yaml.SafeLoader, name: str) -> None:
+        self.loader = loader
+        self.name = name
+        self.lines: dict[Location, int] = {}
+        self.nodes = 0
+
+    def value(self, node: yaml.Node, path: Location) -> Any:
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        self.nodes += 1
+        # An alias is read anew wherever it stands: a few lines could unfold without end.
+        if self.nodes > _MAX_NODES or len(path) > _MAX_DEPTH:
+            raise self.error("the file unfolds into too many values", node)
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+        try:
+            return self.loader.construct_object(node)  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            raise self.error(f"{node.value!r} cannot be read: {error}", node) from None
+
+    def mapping(self, node: yaml.MappingNode, path: Location) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value
+            if key_node.tag != "tag:yaml.org,2002:str" or not isinstance(key, str):
+                raise self.error(f"the key {key!r} is not text", key_node)
+            if key in result:
+                first = self.lines[(*path, key)]
+                raise self.error(f"the key {key!r} is there twice, first in line {first}", key_node)
+            self.lines[(*path, key)] = key_node.start_mark.line + 1
+            result[key] = self.value(value_node, (*path, key))
+        return result
+
+    def error(self, message: str, node: yaml.Node) -> ConfigError:
+        return ConfigError(message, where=f"{self.name}:{node.start_mark.line + 1}")

@@ -1,0 +1,313 @@
+"""Joining the sources, applying the profile, and saying what is wrong and where.
+
+Owns: precedence, the checks that need several sections, and the wording of errors. Pure but for
+``load_settings``, which reads one file (and the nats CLI's context where one is named).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from seaway import naming
+from seaway.config import sources
+from seaway.config.document import Document, Location, read_document
+from seaway.config.models import (
+    ConsumerSettings,
+    ProfileSettings,
+    Section,
+    Settings,
+    StreamSettings,
+)
+from seaway.errors import ConfigError, InvalidName
+
+DEFAULT_FILE = "seaway.yaml"
+_SECRETS = frozenset({"password", "token", "url", "database"})
+_REFUSED = {
+    "backoff": "the server's backoff spoils delayed naks; Seaway computes the delays itself",
+    "deliver_subject": "Seaway pulls; a push consumer cannot be used",
+    "deliver_group": "Seaway pulls; a push consumer cannot be used",
+    "headers_only": "handlers need the payload",
+    "inactive_threshold": "a durable that vanishes forgets its position",
+    "no_ack": "without acknowledgements the relay could not know what is stored",
+    "num_replicas": "in seaway.yaml it is called replicas",
+}
+
+
+def load_settings(
+    path: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    required: bool = True,
+) -> Settings:
+    """The settings of ``path``, else of ``SEAWAY_CONFIG``, else of ``./seaway.yaml``.
+
+    ``flags`` has the file's shape (``{"nats": {"url": …}}``) and wins over it; ``None`` in it means
+    not given. Without any file: ``ConfigError``, or bare defaults where it is not ``required``.
+    """
+    environ = os.environ if environ is None else environ
+    named = path or (Path(environ["SEAWAY_CONFIG"]) if environ.get("SEAWAY_CONFIG") else None)
+    if named is None and not Path(DEFAULT_FILE).exists():
+        if required:
+            raise ConfigError(
+                f"there is no {DEFAULT_FILE} here",
+                hint="write one, at the least `contexts: [sea]`, or name it with --config",
+            )
+        return _settings(Document({}), environ, flags or {})
+    return _settings(read_document(named or Path(DEFAULT_FILE)), environ, flags or {})
+
+
+def settings_from_mapping(
+    mapping: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Settings:
+    """The settings of a mapping shaped like the file; errors name the key's path, not a line."""
+    environ = os.environ if environ is None else environ
+    return _settings(Document(mapping), environ, flags or {})
+
+
+def _settings(document: Document, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+    given = _over(document.data, flags)
+    if "source" in given:
+        raise _unknown(document, ("source",))
+    values = _over(sources.from_environment(environ), given)
+    context = (
+        values.get("nats", {}).get("context") if isinstance(values.get("nats"), dict) else None
+    )
+    if isinstance(context, str) and context:
+        try:
+            found = sources.from_nats_context(context, environ)
+        except ConfigError as error:
+            if error.where is None and _holds(document.data, ("nats", "context")):
+                error.where = document.where(("nats", "context"))
+            raise
+        values["nats"] = {**found, **values["nats"]}
+    try:
+        file = Settings.model_validate(values)
+    except ValidationError as error:
+        raise _first(document, flags, error) from None
+    streams, consumers = _implied(document, file)
+    problems = [*_stream_problems(streams), *_consumer_problems(streams, consumers)]
+    if file.profile and file.profile not in file.profiles:
+        problems.append(
+            (
+                ("profile",),
+                f"there is no profile {file.profile!r}",
+                f"profiles: {', '.join(file.profiles) or 'none'}",
+            )
+        )
+    if problems:
+        place, message, hint = min(problems, key=lambda problem: document.line(problem[0]))
+        raise ConfigError(message, where=document.where(place), hint=hint or None)
+    profile = file.profiles.get(file.profile, ProfileSettings())
+    return file.model_copy(
+        update={
+            "contexts": tuple(stream.context for stream in streams),
+            "streams": tuple(_profiled(stream, profile) for stream in streams),
+            "consumers": consumers,
+            "source": document.name,
+        }
+    )
+
+
+def _profiled(stream: StreamSettings, profile: ProfileSettings) -> StreamSettings:
+    overrides = {name: value for name, value in profile if value is not None}
+    changed = stream.model_copy(update=overrides)
+    if changed.max_age and changed.duplicate_window > changed.max_age:
+        return changed.model_copy(update={"duplicate_window": changed.max_age})
+    return changed
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` laid over ``below``, mapping by mapping; ``None`` above leaves what is below."""
+    result = dict(below)
+    for name, value in above.items():
+        old = result.get(name)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            result[name] = _over(old, value)
+        elif value is not None:
+            result[name] = dict(value) if isinstance(value, Mapping) else value
+    return result
+
+
+def _implied(
+    document: Document, file: Settings
+) -> tuple[tuple[StreamSettings, ...], tuple[ConsumerSettings, ...]]:
+    """The written streams and consumers and those that ``contexts`` adds, filters filled in."""
+    streams, consumers = list(file.streams), []
+    known = {stream.name for stream in streams}
+    durables = {(consumer.stream, consumer.durable) for consumer in file.consumers}
+    for index, context in enumerate(file.contexts):
+        try:
+            name = naming.events_stream(context)
+        except InvalidName as error:
+            where = document.where(("contexts", index))
+            raise ConfigError(str(error), where=where) from None
+        if name not in known:
+            known.add(name)
+            streams.append(StreamSettings(name=name, subjects=(naming.events_filter(context),)))
+        if (name, f"{context}__default") not in durables:
+            durables.add((name, f"{context}__default"))
+            consumers.append(ConsumerSettings(stream=name, durable=f"{context}__default"))
+    subjects = {stream.name: stream.subjects for stream in streams}
+    return tuple(streams), tuple(
+        _filtered(consumer, subjects.get(consumer.stream, ()))
+        for consumer in (*file.consumers, *consumers)
+    )
+
+
+def _filtered(consumer: ConsumerSettings, subjects: tuple[str, ...]) -> ConsumerSettings:
+    if consumer.filters or not subjects:
+        return consumer
+    if len(subjects) == 1:
+        return consumer.model_copy(update={"filter_subject": subjects[0]})
+    return consumer.model_copy(update={"filter_subjects": subjects})
+
+
+Problem = tuple[Location, str, str]
+
+
+def _stream_problems(streams: tuple[StreamSettings, ...]) -> Iterator[Problem]:
+    seen: dict[str, StreamSettings] = {}
+    for index, stream in enumerate(streams):
+        place = ("streams", index)
+        if stream.name in seen:
+            yield (*place, "name"), f"the stream {stream.name} is there twice", ""
+            continue
+        wide = naming.events_filter(stream.context)
+        for number, subject in enumerate(stream.subjects):
+            here = (*place, "subjects", number)
+            if not naming.covers(wide, subject):
+                yield here, f"{stream.name} cannot hold {subject!r}", f"only subjects under {wide}"
+            for other in stream.subjects[:number]:
+                if naming.overlap(other, subject):
+                    yield here, f"the subjects {other!r} and {subject!r} overlap", ""
+        if stream.max_age and stream.duplicate_window > stream.max_age:
+            yield (
+                (*place, "duplicate_window"),
+                f"{stream.name}: the duplicate window is longer than max_age",
+                "nothing older than max_age can be found as a duplicate",
+            )
+        seen[stream.name] = stream
+
+
+def _consumer_problems(
+    streams: tuple[StreamSettings, ...], consumers: tuple[ConsumerSettings, ...]
+) -> Iterator[Problem]:
+    known = {stream.name: stream for stream in streams}
+    seen: set[tuple[str, str]] = set()
+    for index, consumer in enumerate(consumers):
+        place = ("consumers", index)
+        stream = known.get(consumer.stream)
+        if stream is None:
+            yield (
+                (*place, "stream"),
+                f"{consumer.durable} names no known stream: {consumer.stream!r}",
+                _nearest(consumer.stream, known) or f"streams: {', '.join(known) or 'none'}",
+            )
+            continue
+        if (consumer.stream, consumer.durable) in seen:
+            yield (*place, "durable"), f"{consumer.durable} is there twice on {stream.name}", ""
+        seen.add((consumer.stream, consumer.durable))
+        if consumer.filter_subject and consumer.filter_subjects:
+            yield (
+                (*place, "filter_subjects"),
+                "a consumer has filter_subject or filter_subjects, not both",
+                "",
+            )
+        key = "filter_subject" if consumer.filter_subject else "filter_subjects"
+        for number, pattern in enumerate(consumer.filters):
+            here = (*place, key) if consumer.filter_subject else (*place, key, number)
+            if not any(naming.covers(subject, pattern) for subject in stream.subjects):
+                yield (
+                    here,
+                    f"the filter {pattern!r} is not within {stream.name}",
+                    f"its subjects: {', '.join(stream.subjects)}",
+                )
+            for other in consumer.filters[:number]:
+                if naming.overlap(other, pattern):
+                    yield here, f"the filters {other!r} and {pattern!r} overlap", ""
+
+
+# ------------------------------------------------------------------------------- wording
+
+
+def _first(document: Document, flags: Mapping[str, Any], error: ValidationError) -> ConfigError:
+    """The error that stands first in the file, in our words."""
+    found = error.errors(include_url=False, include_context=False)
+    details = min(
+        found, key=lambda one: (document.line(_place(one)), one["type"] != "extra_forbidden")
+    )
+    place = _place(details)
+    if details["type"] == "extra_forbidden":
+        return _unknown(document, place)
+    name = str(place[-1]) if place else "the configuration"
+    if not _holds(document.data, place) or _holds(flags, place):
+        # Not written in the file: a flag or a variable gave it, or it is missing.
+        variable = sources.variable_of(place)
+        if details["type"] == "missing":
+            return ConfigError(f"{name} is missing", where=document.where(place))
+        return ConfigError(f"{name}: {_reason(details)}", where=variable)
+    return ConfigError(f"{name}: {_reason(details)}", where=document.where(place))
+
+
+def _place(details: ErrorDetails) -> Location:
+    return tuple(details["loc"])
+
+
+def _reason(details: ErrorDetails) -> str:
+    text = details["msg"].removeprefix("Value error, ")
+    text = text[:1].lower() + text[1:]
+    value = details["input"]
+    secret = any(part in _SECRETS for part in details["loc"])
+    plain = isinstance(value, str | int | float | bool) and not secret
+    return f"{text}, not {value!r}" if plain and details["type"] != "value_error" else text
+
+
+def _unknown(document: Document, place: Location) -> ConfigError:
+    key = str(place[-1])
+    known = _known_keys(place[:-1])
+    hint = _REFUSED.get(key) or _nearest(key, known) or f"known: {', '.join(sorted(known))}"
+    return ConfigError(f"unknown key {key!r}", where=document.where(place), hint=hint)
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def _known_keys(place: Location) -> list[str]:
+    model: Any = Settings
+    for part in place:
+        fields = model.model_fields if isinstance(model, type) else {}
+        if isinstance(part, str) and part in fields:
+            model = _section(fields[part].annotation) or model
+    return [name for name in model.model_fields if name != "source"]
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _section(arg))), None)
+
+
+def _holds(data: Any, place: Location) -> bool:
+    for part in place:
+        if isinstance(data, Mapping):
+            if part not in data:
+                return False
+            data = data[part]
+        elif isinstance(data, list | tuple) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            return False
+    return True

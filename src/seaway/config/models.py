@@ -1,0 +1,288 @@
+"""The shapes of the settings: what may stand in ``seaway.yaml``, with every default.
+
+Owns: fields, types, defaults and the checks that need one section only. Knows neither files nor
+the environment. Guarantees: instances are frozen, hold no unknown key, and print no secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    StrictBool,
+    StrictInt,
+    field_validator,
+    model_validator,
+)
+
+from seaway import naming
+from seaway.config import units
+from seaway.errors import InvalidName
+
+Duration: TypeAlias = Annotated[
+    timedelta,
+    BeforeValidator(units.parse_duration),
+    PlainSerializer(units.format_duration, return_type=str),
+]
+Size: TypeAlias = Annotated[
+    int,
+    BeforeValidator(units.parse_size),
+    PlainSerializer(units.format_size, return_type=str),
+]
+RateField: TypeAlias = Annotated[
+    units.Rate, BeforeValidator(units.Rate.parse), PlainSerializer(str, return_type=str)
+]
+
+
+def _limit(value: int) -> int:
+    if value < 1 and value != units.UNLIMITED:
+        raise ValueError("a limit is 1 or more, or -1 for unlimited")
+    return value
+
+
+def _positive(value: timedelta) -> timedelta:
+    if not value:
+        raise ValueError("must be longer than 0")
+    return value
+
+
+def _filter(value: str) -> str:
+    try:
+        return naming.check_filter(value)
+    except InvalidName as error:
+        raise ValueError(str(error)) from None
+
+
+Limit: TypeAlias = Annotated[StrictInt, AfterValidator(_limit)]
+SizeLimit: TypeAlias = Annotated[Size, AfterValidator(_limit)]
+Period: TypeAlias = Annotated[Duration, AfterValidator(_positive)]
+Count: TypeAlias = Annotated[StrictInt, Field(ge=1)]
+Replicas: TypeAlias = Annotated[StrictInt, Field(ge=1, le=5)]
+Filter: TypeAlias = Annotated[str, AfterValidator(_filter)]
+
+
+class Section(BaseModel):
+    """A mapping of the file: frozen, no unknown key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+def redact_url(url: str) -> str:
+    """``url`` (or several, by comma) with ``***`` for what stands before the ``@``'s host."""
+    return ",".join(_redact_one(part.strip()) for part in url.split(","))
+
+
+def _redact_one(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "***"
+    if "@" not in parts.netloc:
+        return url
+    secret, _, host = parts.netloc.rpartition("@")
+    user, colon, _ = secret.partition(":")
+    # Without a colon the whole is a token, which is as secret as a password (nats) or a user (sql).
+    shown = f"{user}:***" if colon else ("***" if parts.scheme in NATS_SCHEMES else user)
+    return urlunsplit(parts._replace(netloc=f"{shown}@{host}"))
+
+
+NATS_SCHEMES = ("nats", "tls", "ws", "wss")
+
+
+class NatsSettings(Section):
+    """How to reach the server. ``url`` may list several, by comma."""
+
+    url: str = "nats://127.0.0.1:4222"
+    creds: Path | None = None
+    nkey: Path | None = None
+    user: str | None = None
+    password: SecretStr | None = None
+    token: SecretStr | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    context: str | None = None
+    connect_timeout: Period = timedelta(seconds=2)
+    request_timeout: Period = timedelta(seconds=5)
+    inbox_prefix: str = "_INBOX"
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        urls = []
+        for text in value.split(","):
+            url = text.strip() if "://" in text else f"nats://{text.strip()}"
+            try:
+                parts = urlsplit(url)
+                usable = parts.scheme in NATS_SCHEMES and bool(parts.hostname)
+                usable = usable and parts.port != 0
+            except ValueError:
+                usable = False
+            if not usable:
+                raise ValueError("is not a server's URL, like nats://127.0.0.1:4222")
+            urls.append(url)
+        return ",".join(urls)
+
+    @property
+    def redacted_url(self) -> str:
+        """``url`` for people to see."""
+        return redact_url(self.url)
+
+    def __repr_args__(self) -> Any:
+        for name, value in super().__repr_args__():
+            yield name, redact_url(value) if name == "url" else value
+
+
+class StreamSettings(Section):
+    """An event stream. The defaults are those of a context that names only itself."""
+
+    name: str
+    subjects: Annotated[tuple[Filter, ...], Field(min_length=1)]
+    retention: Literal["limits", "interest", "workqueue"] = "limits"
+    max_age: Duration = timedelta(days=7)
+    max_bytes: SizeLimit = 10 << 30
+    storage: Literal["file", "memory"] = "file"
+    replicas: Replicas = 3
+    duplicate_window: Period = timedelta(minutes=2)
+    description: str | None = None
+    discard: Literal["old", "new"] | None = None
+    discard_new_per_subject: StrictBool | None = None
+    max_msgs: Limit | None = None
+    max_msgs_per_subject: Limit | None = None
+    max_msg_size: SizeLimit | None = None
+    max_consumers: Limit | None = None
+    compression: Literal["none", "s2"] | None = None
+    allow_direct: StrictBool = True
+    deny_delete: StrictBool | None = None
+    deny_purge: StrictBool | None = None
+    allow_rollup_hdrs: StrictBool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derived(cls, data: Any) -> Any:
+        """Subjects follow the name, and the duplicate window is never longer than ``max_age``."""
+        if not isinstance(data, Mapping):
+            return data
+        values = dict(data)
+        try:
+            context = naming.stream_context(values["name"])
+            values.setdefault("subjects", (naming.events_filter(context),))
+            age = units.parse_duration(values.get("max_age", "0"))
+        except (KeyError, ValueError, TypeError, AttributeError):
+            return values  # the fields' own checks say what is wrong
+        default = cls.model_fields["duplicate_window"].default
+        if age and "duplicate_window" not in values:
+            values["duplicate_window"] = min(age, default)
+        return values
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        try:
+            context = naming.stream_context(value)
+        except InvalidName:
+            context = ""
+        if not context or naming.events_stream(context) != value:
+            raise ValueError(f"{value!r} is not an event stream's name, like SEA_EVENTS")
+        return value
+
+    @property
+    def context(self) -> str:
+        """``SEA_EVENTS`` gives ``sea``."""
+        return naming.stream_context(self.name)
+
+
+class ConsumerSettings(Section):
+    """A durable pull consumer. Without a filter it takes all of its stream's subjects."""
+
+    stream: str
+    durable: str
+    filter_subject: Filter | None = None
+    filter_subjects: tuple[Filter, ...] = ()
+    ack_policy: Literal["explicit"] = "explicit"
+    ack_wait: Period = timedelta(seconds=120)
+    max_deliver: Count = 20
+    max_ack_pending: Count = 50
+    deliver_policy: Literal["all", "new", "last", "last_per_subject"] = "all"
+    description: str | None = None
+    max_waiting: Count | None = None
+
+    @field_validator("durable")
+    @classmethod
+    def _durable(cls, value: str) -> str:
+        try:
+            return str(naming.Durable.parse(value))
+        except InvalidName as error:
+            raise ValueError(str(error)) from None
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """What it takes, however it was written."""
+        return (self.filter_subject,) if self.filter_subject else self.filter_subjects
+
+
+class ProfileSettings(Section):
+    """What a profile says instead of every stream's own value."""
+
+    replicas: Replicas | None = None
+    storage: Literal["file", "memory"] | None = None
+    max_age: Duration | None = None
+    max_bytes: SizeLimit | None = None
+
+
+class AlertSettings(Section):
+    """Thresholds; above them is an alert."""
+
+    stream_messages_pending: Annotated[StrictInt, Field(ge=0)] = 1000
+    consumer_ack_pending: Annotated[StrictInt, Field(ge=0)] = 100
+    consumer_redelivery_count: RateField = units.Rate(50, timedelta(minutes=1))
+
+
+class OutboxSettings(Section):
+    """Limits of the outbox and of its relay."""
+
+    retention: Period = timedelta(days=7)
+    max_message_bytes: Annotated[Size, Field(ge=1)] = 1 << 20
+    max_attempts: Count = 10
+    batch: Annotated[StrictInt, Field(ge=1, le=1000)] = 1000
+
+
+class Settings(Section):
+    """Everything, with the profile applied and all that ``contexts`` implies written out.
+
+    ``contexts`` is that of each event stream, ``source`` the file's name, if there was one.
+    """
+
+    nats: NatsSettings = NatsSettings()
+    database: str = Field(default="sqlite:///seaway.db", repr=False)
+    profile: str = ""
+    profiles: dict[str, ProfileSettings] = {}
+    contexts: tuple[str, ...] = ()
+    streams: tuple[StreamSettings, ...] = ()
+    consumers: tuple[ConsumerSettings, ...] = ()
+    alerts: AlertSettings = AlertSettings()
+    outbox: OutboxSettings = OutboxSettings()
+    source: str | None = None
+
+    @field_validator("database")
+    @classmethod
+    def _database(cls, value: str) -> str:
+        if "://" not in value:
+            raise ValueError("is not a database URL, like sqlite:///seaway.db")
+        return value
+
+    @property
+    def redacted_database(self) -> str:
+        """``database`` for people to see."""
+        return redact_url(self.database)
