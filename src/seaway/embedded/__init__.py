@@ -1,1 +1,1 @@
-"""."""
+"""Real servers, started and stopped by the process that needs them."""
