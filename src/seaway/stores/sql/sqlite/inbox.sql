@@ -1,0 +1,9 @@
+-- name: claim
+INSERT INTO seaway_inbox (consumer, event_id, processed_at) VALUES (:consumer, :event_id, :now)
+ON CONFLICT (consumer, event_id) DO NOTHING
+
+-- name: processed
+SELECT consumer, processed_at FROM seaway_inbox WHERE event_id = :event_id ORDER BY consumer
+
+-- name: forget
+DELETE FROM seaway_inbox WHERE processed_at < :before

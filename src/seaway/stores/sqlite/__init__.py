@@ -1,0 +1,5 @@
+"""SQLite as a store: one file, any number of processes on one machine."""
+
+from seaway.stores.sqlite.store import SqliteStore
+
+__all__ = ["SqliteStore"]

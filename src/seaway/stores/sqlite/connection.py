@@ -1,0 +1,117 @@
+"""Connections to one SQLite file: how they are opened, and work in one hop.
+
+Owns: pragmas, the checks on the file, and the thread that each connection lives on. Must not know
+any table. Guarantees: WAL and ``synchronous=FULL``, so a commit that returned survives a crash of
+the machine; a file that cannot serve is refused in words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiosqlite
+
+from seaway.errors import ConfigError, StoreUnavailable
+from seaway.stores.sqlite.errors import translating
+
+T = TypeVar("T")
+
+OLDEST_SQLITE = (3, 37, 0)
+"""STRICT tables."""
+
+
+class Connection(aiosqlite.Connection):
+    """An aiosqlite connection that can also run several statements in one hop to its thread."""
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """``work`` on the connection's thread. ``StoreUnavailable`` once it is closed.
+
+        Cancelled, ``work`` may still run: in its turn, before anything that is asked for later.
+        """
+        try:
+            connection = self._conn
+        except ValueError as error:
+            raise StoreUnavailable("the store is closed") from error
+        result: T = await self._execute(work, connection)  # type: ignore[no-untyped-call]
+        return result
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await ``work`` to its end even when cancelled meanwhile, then let the cancellation go on.
+
+    A commit or rollback must not be left running behind its caller's back.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+        except BaseException:
+            # The task keeps it, and it is raised below.
+            break
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()
+        raise cancelled
+    return task.result()
+
+
+def checked(path: Path) -> Path:
+    """The absolute path without links; ``ConfigError`` where no database can be there.
+
+    Two names of one file give one path, and so one lock for its relays.
+    """
+    path = path.resolve()
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        oldest = ".".join(map(str, OLDEST_SQLITE))
+        raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old", hint=f"{oldest} or newer")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a directory", hint="name a database file in it")
+    if not path.parent.is_dir():
+        raise ConfigError(f"the folder {path.parent} does not exist", hint="create it first")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is not a regular file")
+    if not os.access(path if path.exists() else path.parent, os.R_OK | os.W_OK):
+        raise ConfigError(f"{path} is not writable", hint="check its permissions")
+    return path
+
+
+async def connect(path: Path, *, busy_timeout: timedelta, read_only: bool) -> Connection:
+    """Open ``path``, creating it where it is not there. Autocommit: transactions are ours."""
+
+    def connector() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            path,
+            timeout=busy_timeout.total_seconds(),
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            _prepare(connection, read_only=read_only)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    connection = Connection(connector, 64)
+    with translating(str(path)):
+        await connection
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, *, read_only: bool) -> None:
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if mode != "wal":
+        connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    # A commit is what the outbox promises: it has to be on the disk when it returns.
+    connection.execute("PRAGMA synchronous = FULL")
+    if read_only:
+        connection.execute("PRAGMA query_only = ON")

@@ -1,0 +1,158 @@
+"""The relay's exclusive right to an SQLite file's outbox.
+
+    free --BEGIN EXCLUSIVE on {path}-relay--> held --leaving, or the process ends--> free
+
+Owns: that lock, and which entries were claimed under it. The lock lives on a file of its own, so
+writers of the application never wait for the network. The operating system drops it with the
+process that holds it, kill -9 included: there is no clock to be wrong about.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from seaway.contracts import Failed, OutboxEntry, Sent
+from seaway.stores import statements
+from seaway.stores.sqlite import rows
+from seaway.stores.sqlite.connection import Connection, to_its_end
+from seaway.stores.sqlite.errors import primary_code, translated, translating
+
+_SQL = statements.load("sqlite/outbox.sql")
+
+Write = Callable[[Callable[[sqlite3.Connection], None]], Awaitable[None]]
+Pulse = tuple[int, int]
+
+
+class SqliteLease:
+    """``contracts.Lease``: one scan from the head of the outbox to its end.
+
+    A key is blocked for as long as the lease lives once a parked entry of it was passed or a
+    failure recorded: unparked in between, an entry must not be overtaken by a later one.
+    """
+
+    def __init__(
+        self,
+        reader: Connection,
+        write: Write,
+        path: str,
+        *,
+        keep_sent: bool,
+        on_pulse: Callable[[Pulse], None],
+    ) -> None:
+        self._reader = reader
+        self._write = write
+        self._path = path
+        self._keep_sent = keep_sent
+        self._on_pulse = on_pulse
+        self._after = 0
+        self._blocked: set[str] = set()
+
+    async def claim(self, limit: int) -> Sequence[OutboxEntry]:
+        """The oldest entries not yet claimed under this lease; one short read."""
+        claimed: list[OutboxEntry] = []
+        while len(claimed) < limit:
+            wanted = limit - len(claimed)
+            parameters = {
+                "after": self._after,
+                "blocked": json.dumps(sorted(self._blocked)),
+                "limit": wanted,
+            }
+
+            def work(db: sqlite3.Connection, given: dict[str, object] = parameters) -> Page:
+                return _page(db, given)
+
+            with translating(self._path):
+                pulse, page = await self._reader.run(work)
+            # Taken before the entries were read: what is added later changes it, and wakes us.
+            self._on_pulse(pulse)
+            for entry in page:
+                self._after = entry.position
+                if entry.parked_at is not None:
+                    self._blocked.add(entry.key)
+                elif entry.key not in self._blocked:
+                    claimed.append(entry)
+            if len(page) < wanted:
+                break
+        return claimed
+
+    async def settle(self, sent: Sequence[Sent], failed: Sequence[Failed] = ()) -> None:
+        """One short write transaction, durable when it returns. Idempotent."""
+        self._blocked.update(failure.entry.key for failure in failed)
+        if sent or failed:
+            await self._write(lambda db: _settle(db, sent, failed, keep_sent=self._keep_sent))
+
+
+Page = tuple[Pulse, list[OutboxEntry]]
+
+
+def read_pulse(db: sqlite3.Connection) -> Pulse:
+    """Two figures that change when an entry is added, parked or unparked."""
+    sequence, parked = db.execute(_SQL["pulse"]).fetchone()
+    return sequence, parked
+
+
+def _page(db: sqlite3.Connection, parameters: dict[str, object]) -> Page:
+    pulse = read_pulse(db)
+    return pulse, [rows.entry(row) for row in db.execute(_SQL["claim"], parameters).fetchall()]
+
+
+def _settle(
+    db: sqlite3.Connection, sent: Sequence[Sent], failed: Sequence[Failed], *, keep_sent: bool
+) -> None:
+    now = rows.now()
+    if sent:
+        settled = {
+            "sent": json.dumps([[s.entry.position, s.stream, s.stream_seq] for s in sent]),
+            "now": now,
+        }
+        if keep_sent:
+            db.execute(_SQL["keep"], settled)
+        db.execute(_SQL["take_out"], settled)
+    db.executemany(
+        _SQL["fail"],
+        [
+            {
+                "position": failure.entry.position,
+                "attempts": failure.entry.attempts,
+                "error": failure.error,
+                "park": failure.park,
+                "now": now,
+            }
+            for failure in failed
+        ],
+    )
+
+
+@asynccontextmanager
+async def relay_lock(reader: Connection, path: Path) -> AsyncIterator[bool]:
+    """Hold the relay's lock of ``path``; False where another relay has it. Never waits."""
+    side = f"{path}-relay"
+    held: list[sqlite3.Connection] = []
+
+    def take(_: sqlite3.Connection) -> bool:
+        lock = sqlite3.connect(side, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except BaseException as error:
+            lock.close()
+            if isinstance(error, sqlite3.Error) and primary_code(error) == sqlite3.SQLITE_BUSY:
+                return False
+            if isinstance(error, sqlite3.Error):
+                raise translated(error, side) from error
+            raise
+        held.append(lock)
+        return True
+
+    def release(_: sqlite3.Connection) -> None:
+        for lock in held:
+            lock.close()
+
+    try:
+        yield await reader.run(take)
+    finally:
+        # Also when cancelled while taking it: a lock left behind would stop every relay.
+        await to_its_end(reader.run(release))

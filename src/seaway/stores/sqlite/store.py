@@ -1,0 +1,248 @@
+"""``SqliteStore``: outbox, inbox and schema in one SQLite file.
+
+Owns: two connections to the file, each on a thread of its own. The writer is handed from one
+transaction to the next in the order they asked; the reader never writes. The application's own
+connections are not its business. Guarantees: what ``contracts.Store`` says, over any number of
+processes on one machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
+from seaway.errors import ConfigError
+from seaway.stores import statements
+from seaway.stores.sqlite import rows
+from seaway.stores.sqlite.connection import Connection, checked, connect, to_its_end
+from seaway.stores.sqlite.errors import translating
+from seaway.stores.sqlite.lease import Pulse, SqliteLease, read_pulse, relay_lock
+from seaway.stores.sqlite.schema import SqliteSchema
+from seaway.stores.sqlite.transaction import SqliteTransaction, transaction
+
+T = TypeVar("T")
+
+_OUTBOX = statements.load("sqlite/outbox.sql")
+_INBOX = statements.load("sqlite/inbox.sql")
+
+_SHORTEST_POLL = timedelta(milliseconds=10)
+_LONGEST_POLL = timedelta(milliseconds=100)
+
+
+class SqliteStore:
+    """``contracts.Store`` on one file. Made by ``open``; ``close`` it, or use ``async with``."""
+
+    capabilities = Capabilities(durable=True, shared=True, concurrent_transactions=False)
+
+    def __init__(
+        self, path: Path, writer: Connection, reader: Connection, *, keep_sent: bool
+    ) -> None:
+        self.path = path
+        self._writer = writer
+        self._reader = reader
+        self._keep_sent = keep_sent
+        self._schema = SqliteSchema(writer, str(path))
+        self._turn = asyncio.Lock()
+        self._holder: asyncio.Task[Any] | None = None
+        self._nudge = asyncio.Event()
+        self._pulse: Pulse | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | Path,
+        *,
+        busy_timeout: timedelta = timedelta(seconds=5),
+        keep_sent: bool = True,
+    ) -> SqliteStore:
+        """Open ``path``, creating an empty database where there is none.
+
+        ``busy_timeout``: how long a write waits for writers of other processes before it raises
+        ``StoreUnavailable``. ``keep_sent=False`` keeps no settled events: they cannot be traced
+        or sent again. ``ConfigError`` where the file cannot be a database.
+        """
+        path = checked(Path(path))
+        writer = await connect(path, busy_timeout=busy_timeout, read_only=False)
+        try:
+            reader = await connect(path, busy_timeout=busy_timeout, read_only=True)
+        except BaseException:
+            await to_its_end(writer.close())
+            raise
+        return cls(path, writer, reader, keep_sent=keep_sent)
+
+    async def __aenter__(self) -> SqliteStore:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def schema(self) -> SqliteSchema:
+        """The library's own tables in this file."""
+        return self._schema
+
+    async def close(self) -> None:
+        """Close both connections, after what is under way. Idempotent."""
+        await to_its_end(self._close())
+
+    async def _close(self) -> None:
+        async with self._turn:
+            try:
+                await self._reader.close()
+            finally:
+                await self._writer.close()
+
+    # ------------------------------------------------------------------- the outbox
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[SqliteLease | None]:
+        """The relay's right to this file, at once; ``None`` where another relay has it."""
+        async with relay_lock(self._reader, self.path) as held:
+            if not held:
+                yield None
+                return
+            yield SqliteLease(
+                self._reader,
+                self._write,
+                str(self.path),
+                keep_sent=self._keep_sent,
+                on_pulse=self._note_pulse,
+            )
+
+    async def wait(self, timeout: timedelta) -> None:
+        """Return when entries came since the last claim, at the latest after ``timeout``.
+
+        Transactions of this store wake it at once; those of other connections within 100 ms.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout.total_seconds()
+        pause = _SHORTEST_POLL
+        while True:
+            nudge = self._nudge
+            if await self._read(read_pulse) != self._pulse:
+                return
+            left = deadline - loop.time()
+            if left <= 0:
+                return
+            try:
+                async with asyncio.timeout(min(left, pause.total_seconds())):
+                    await nudge.wait()
+            except TimeoutError:
+                pause = min(pause * 1.25, _LONGEST_POLL)
+
+    async def backlog(self) -> Backlog:
+        """How much waits."""
+        count, parked, oldest = await self._read(
+            lambda db: db.execute(_OUTBOX["backlog"]).fetchone()
+        )
+        return Backlog(count, parked, None if oldest is None else rows.moment(oldest))
+
+    async def entries(
+        self, *, parked: bool | None = None, event_id: str | None = None, limit: int = 100
+    ) -> Sequence[OutboxEntry]:
+        """Unsettled entries in outbox order."""
+        given = {"parked": parked, "event_id": event_id, "limit": limit}
+        return await self._read(
+            lambda db: [rows.entry(row) for row in db.execute(_OUTBOX["entries"], given).fetchall()]
+        )
+
+    async def unpark(self, event_ids: Sequence[str] | None = None) -> int:
+        """Let parked entries be tried again, with their attempts counted anew."""
+        given = {"event_ids": None if event_ids is None else json.dumps(list(event_ids))}
+        return await self._write(lambda db: db.execute(_OUTBOX["unpark"], given).rowcount)
+
+    async def sent(
+        self, *, event_id: str | None = None, correlation_id: str | None = None, limit: int = 100
+    ) -> Sequence[Sent]:
+        """Settled entries that retention still keeps, newest first."""
+        given = {"event_id": event_id, "correlation_id": correlation_id, "limit": limit}
+        if event_id is not None:
+            statement = _OUTBOX["sent_of_event"]
+        elif correlation_id is not None:
+            statement = _OUTBOX["sent_of_correlation"]
+        else:
+            statement = _OUTBOX["sent"]
+        return await self._read(
+            lambda db: [rows.sent(row) for row in db.execute(statement, given).fetchall()]
+        )
+
+    async def prune(self, before: datetime) -> int:
+        """Forget what was settled before then; how many there were."""
+        given = {"before": rows.microseconds(before)}
+        return await self._write(lambda db: db.execute(_OUTBOX["prune"], given).rowcount)
+
+    # ------------------------------------------------------------------- the inbox
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[SqliteTransaction]:
+        """The writer, in a transaction; others of this process wait their turn."""
+        async with self._own_turn(), transaction(self._writer, str(self.path)) as opened:
+            yield opened
+        self._wake()
+
+    async def processed(self, event_id: str) -> Mapping[str, datetime]:
+        """Which consumers have this event's effects, and since when."""
+        given = {"event_id": event_id}
+        found = await self._read(lambda db: db.execute(_INBOX["processed"], given).fetchall())
+        return {consumer: rows.moment(processed_at) for consumer, processed_at in found}
+
+    async def forget(self, before: datetime) -> int:
+        """Drop inbox rows written before then; how many there were."""
+        given = {"before": rows.microseconds(before)}
+        return await self._write(lambda db: db.execute(_INBOX["forget"], given).rowcount)
+
+    # ------------------------------------------------------------------- the connections
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with translating(str(self.path)):
+            return await self._reader.run(work)
+
+    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """``work`` in a transaction of its own, all in one hop."""
+
+        def whole(db: sqlite3.Connection) -> T:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(db)
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+            return result
+
+        async with self._own_turn():
+            with translating(str(self.path)):
+                result = await to_its_end(self._writer.run(whole))
+        self._wake()
+        return result
+
+    @asynccontextmanager
+    async def _own_turn(self) -> AsyncIterator[None]:
+        task = asyncio.current_task()
+        if self._holder is not None and self._holder is task:
+            # Waiting for itself, it would wait for ever.
+            raise ConfigError(
+                "this task is in a transaction of the store already",
+                hint="use the open transaction; savepoint() nests",
+            )
+        async with self._turn:
+            self._holder = task
+            try:
+                yield
+            finally:
+                self._holder = None
+
+    def _note_pulse(self, pulse: Pulse) -> None:
+        self._pulse = pulse
+
+    def _wake(self) -> None:
+        self._nudge.set()
+        self._nudge = asyncio.Event()

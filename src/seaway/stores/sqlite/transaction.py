@@ -1,0 +1,140 @@
+"""One transaction of the consuming service on SQLite, from BEGIN to its end.
+
+Owns: beginning, the inbox row, savepoints and the end. Guarantees: committed whole or not at all,
+whatever the body does, also when it is cancelled; a body that ends the transaction itself is
+found out, because a savepoint of ours spans the whole of it and dies with any COMMIT or ROLLBACK.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from seaway.errors import ConfigError, StoreUnavailable
+from seaway.stores import statements
+from seaway.stores.sqlite import rows
+from seaway.stores.sqlite.connection import Connection, to_its_end
+from seaway.stores.sqlite.errors import is_transient, translated, translating
+
+_SQL = statements.load("sqlite/inbox.sql")
+_GUARD = "seaway_transaction"
+
+
+class SqliteTransaction:
+    """``contracts.InboxTransaction``; ``handle`` is the aiosqlite connection."""
+
+    def __init__(self, connection: Connection, path: str) -> None:
+        self._connection = connection
+        self._path = path
+        self._savepoints = 0
+
+    @property
+    def handle(self) -> Connection:
+        """The connection, in an open transaction. Not to be committed or rolled back."""
+        return self._connection
+
+    async def claim(self, consumer: str, event_id: str) -> bool:
+        """Write the inbox row. False: it was there, so the effects are too."""
+        row = {"consumer": consumer, "event_id": event_id, "now": rows.now()}
+        with translating(self._path):
+            return await self._connection.run(
+                lambda db: db.execute(_SQL["claim"], row).rowcount == 1
+            )
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Part of the transaction that an exception undoes alone. May be nested."""
+        self._savepoints += 1
+        name = f"seaway_savepoint_{self._savepoints}"
+        run = self._connection.run
+        with translating(self._path):
+            await run(lambda db: db.execute(f"SAVEPOINT {name}").close())
+        try:
+            yield
+        except BaseException:
+            await to_its_end(run(lambda db: _undo_to(db, name)))
+            raise
+        await to_its_end(run(lambda db: _leave(db, name, self._path)))
+
+
+@asynccontextmanager
+async def transaction(connection: Connection, path: str) -> AsyncIterator[SqliteTransaction]:
+    """A transaction on ``connection``, which nobody else may use meanwhile."""
+    try:
+        with translating(path):
+            await connection.run(_begin)
+    except BaseException:
+        # Cancelled while BEGIN was under way: it may have begun all the same.
+        await to_its_end(connection.run(_roll_back))
+        raise
+    try:
+        yield SqliteTransaction(connection, path)
+    except BaseException as error:
+        intact = await to_its_end(connection.run(_roll_back))
+        if isinstance(error, sqlite3.Error) and is_transient(error):
+            raise translated(error, path) from error
+        if not intact and isinstance(error, Exception) and not isinstance(error, StoreUnavailable):
+            raise _ended_by_body() from error
+        raise
+    await to_its_end(connection.run(lambda db: _commit(db, path)))
+
+
+def _begin(db: sqlite3.Connection) -> None:
+    # What the last body set for its own reading must not reach the next one.
+    db.row_factory, db.text_factory = None, str
+    db.execute("BEGIN IMMEDIATE")
+    db.execute(f"SAVEPOINT {_GUARD}")
+
+
+def _commit(db: sqlite3.Connection, path: str) -> None:
+    _leave(db, _GUARD, path)
+    try:
+        db.execute("COMMIT")
+    except sqlite3.Error as error:
+        _roll_back(db)
+        if isinstance(error, sqlite3.IntegrityError):
+            # A deferred constraint: the body's own doing, and its own error.
+            raise
+        raise translated(error, path) from error
+
+
+def _roll_back(db: sqlite3.Connection) -> bool:
+    """Leave no transaction open; whether it was still the one that we began."""
+    if not db.in_transaction:
+        return False
+    try:
+        db.execute(f"ROLLBACK TO {_GUARD}")
+        intact = True
+    except sqlite3.OperationalError:
+        intact = False
+    if db.in_transaction:
+        db.execute("ROLLBACK")
+    return intact
+
+
+def _leave(db: sqlite3.Connection, savepoint: str, path: str) -> None:
+    try:
+        db.execute(f"RELEASE {savepoint}")
+    except sqlite3.OperationalError as error:
+        _roll_back(db)
+        if is_transient(error):
+            raise translated(error, path) from error
+        raise _ended_by_body() from error
+
+
+def _undo_to(db: sqlite3.Connection, savepoint: str) -> None:
+    try:
+        db.execute(f"ROLLBACK TO {savepoint}")
+        db.execute(f"RELEASE {savepoint}")
+    except sqlite3.OperationalError:
+        # Gone with its transaction; the end of that says so.
+        return
+
+
+def _ended_by_body() -> ConfigError:
+    return ConfigError(
+        "the code inside the transaction committed it or rolled it back itself, so its effects "
+        "and its inbox row may not agree",
+        hint="leave commit and rollback to Seaway; use savepoint() to undo a part",
+    )
