@@ -145,7 +145,7 @@ def _implied(
     """The written streams and consumers and those that ``contexts`` adds, filters filled in."""
     streams, consumers = list(file.streams), []
     known = {stream.name for stream in streams}
-    durables = {(consumer.stream, consumer.durable) for consumer in file.consumers}
+    durables = {consumer.durable for consumer in file.consumers}
     for index, context in enumerate(file.contexts):
         try:
             name = naming.events_stream(context)
@@ -155,9 +155,10 @@ def _implied(
         if name not in known:
             known.add(name)
             streams.append(StreamSettings(name=name, subjects=(naming.events_filter(context),)))
-        if (name, f"{context}__default") not in durables:
-            durables.add((name, f"{context}__default"))
-            consumers.append(ConsumerSettings(stream=name, durable=f"{context}__default"))
+        durable = f"{context}__default"
+        if durable not in durables:
+            durables.add(durable)
+            consumers.append(ConsumerSettings(stream=name, durable=durable))
     subjects = {stream.name: stream.subjects for stream in streams}
     return tuple(streams), tuple(
         _filtered(consumer, subjects.get(consumer.stream, ()))
@@ -204,7 +205,7 @@ def _consumer_problems(
     streams: tuple[StreamSettings, ...], consumers: tuple[ConsumerSettings, ...]
 ) -> Iterator[Problem]:
     known = {stream.name: stream for stream in streams}
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     for index, consumer in enumerate(consumers):
         place = ("consumers", index)
         stream = known.get(consumer.stream)
@@ -215,9 +216,9 @@ def _consumer_problems(
                 _nearest(consumer.stream, known) or f"streams: {', '.join(known) or 'none'}",
             )
             continue
-        if (consumer.stream, consumer.durable) in seen:
-            yield (*place, "durable"), f"{consumer.durable} is there twice on {stream.name}", ""
-        seen.add((consumer.stream, consumer.durable))
+        if consumer.durable in seen:
+            yield (*place, "durable"), f"the durable {consumer.durable} is there twice", ""
+        seen.add(consumer.durable)
         if consumer.filter_subject and consumer.filter_subjects:
             yield (
                 (*place, "filter_subjects"),
@@ -286,9 +287,9 @@ def _nearest(name: str, known: Any) -> str:
 
 
 def _known_keys(place: Location) -> list[str]:
-    model: Any = Settings
+    model: type[BaseModel] = Settings
     for part in place:
-        fields = model.model_fields if isinstance(model, type) else {}
+        fields = model.model_fields
         if isinstance(part, str) and part in fields:
             model = _section(fields[part].annotation) or model
     return [name for name in model.model_fields if name != "source"]

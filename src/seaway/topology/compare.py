@@ -1,0 +1,303 @@
+"""What differs between the file and the server, and what each change would cost. Pure.
+
+Owns: the knowledge of which fields the server changes in place, which need a new consumer, and
+which would lose data. Guarantees: only fields that the file (or Seaway) declares are compared, and
+the config to send holds every other field as the server has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeAlias
+
+from seaway import naming
+from seaway.config import format_duration, format_size, from_nanoseconds
+from seaway.topology.shape import JSON, ConsumerKey, Topology
+
+Kind: TypeAlias = Literal["in_place", "create", "recreate_consumer", "loses_data", "unmanaged"]
+_COST: Sequence[Kind] = ("in_place", "create", "recreate_consumer", "loses_data")
+
+POSITION = "seaway.position."
+"""Stream metadata that keeps a durable's position while the durable itself is being replaced."""
+
+_IDENTITY = frozenset({"name", "durable_name"})
+_BIRTH = frozenset({"deliver_policy", "opt_start_seq", "opt_start_time"})
+"""Matter only when a consumer is made: where it began says nothing about where it is."""
+_FILTERS = frozenset({"filter_subject", "filter_subjects"})
+_NEW_CONSUMER = frozenset({"ack_policy", "max_waiting", "deliver_subject", "replay_policy"})
+_NEW_STREAM = frozenset({"storage", "max_consumers"})
+_CANNOT_UNSET = frozenset({"deny_delete", "deny_purge"})
+_DURATIONS = frozenset({"max_age", "duplicate_window", "ack_wait", "inactive_threshold"})
+_SIZES = frozenset({"max_bytes", "max_msg_size"})
+_LIMITS = {"max_bytes": "bytes", "max_msgs": "messages"}
+_FOREIGN = ("KV_", "OBJ_", "$MQTT_")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """What the server has: infos (``config``, ``state``, …) by name, and when that was read."""
+
+    streams: Mapping[str, JSON]
+    consumers: Mapping[ConsumerKey, JSON]
+    taken_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One field. ``reason`` says why its cost is more than an update."""
+
+    field: str
+    kept: Any
+    wanted: Any
+    kind: Kind = "in_place"
+    reason: str = ""
+    replaces: bool = False
+
+    def __str__(self) -> str:
+        kept, wanted = shown(self.field, self.kept), shown(self.field, self.wanted)
+        return f"{self.field}: {kept} -> {wanted}"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to be done about one stream or durable. ``config`` is what the server is sent."""
+
+    kind: Kind
+    stream: str
+    durable: str | None = None
+    differences: tuple[Difference, ...] = ()
+    config: JSON = field(default_factory=dict)
+    replaces: bool = False
+    """The object is deleted and made anew."""
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        """``stream SEA_EVENTS`` or ``consumer SEA_EVENTS > case_mgmt__from_sea``."""
+        if self.durable is None:
+            return f"stream {self.stream}"
+        return f"consumer {self.stream} > {self.durable}"
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it costs what it costs; empty for what costs nothing."""
+        return tuple(one.reason for one in self.differences if one.reason)
+
+    def as_json(self) -> JSON:
+        """For ``--json``: raw server values."""
+        return {
+            "kind": self.kind,
+            "what": "stream" if self.durable is None else "consumer",
+            "stream": self.stream,
+            "durable": self.durable,
+            "note": self.note,
+            "differences": [
+                {
+                    "field": one.field,
+                    "from": one.kept,
+                    "to": one.wanted,
+                    "kind": one.kind,
+                    "reason": one.reason,
+                }
+                for one in self.differences
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``changes`` in the order of their application; ``unmanaged`` is only told."""
+
+    changes: tuple[Change, ...]
+    unmanaged: tuple[Change, ...] = ()
+    replicas_of: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """The server is as the file says."""
+        return not self.changes
+
+    @property
+    def losses(self) -> tuple[Change, ...]:
+        """The changes that need permission."""
+        return tuple(change for change in self.changes if change.kind == "loses_data")
+
+
+def plan(desired: Topology, actual: ServerState) -> Plan:
+    """The changes that make the server as desired: streams first, each list in the file's order."""
+    streams: list[Change] = []
+    replaced: set[str] = set()
+    for name, config in desired.streams.items():
+        info = actual.streams.get(name)
+        if info is None:
+            streams.append(_creation(config, name))
+        elif change := _stream_change(config, info, actual.taken_at):
+            streams.append(change)
+            if change.replaces:
+                replaced.add(name)
+    consumers: list[Change] = []
+    for (stream, durable), config in desired.consumers.items():
+        info = None if stream in replaced else actual.consumers.get((stream, durable))
+        owner: JSON = {} if stream in replaced else actual.streams.get(stream, {}).get("config", {})
+        start = (owner.get("metadata") or {}).get(POSITION + durable)
+        if info is None:
+            new = positioned(config, int(start)) if start and start.isdigit() else config
+            note = f"continues at sequence {start}" if start else ""
+            consumers.append(_creation(new, stream, durable, note))
+        elif change := _consumer_change(config, info, owner, stream, durable):
+            consumers.append(change)
+    return Plan(
+        (*streams, *consumers), tuple(_unmanaged(desired, actual)), dict(desired.replicas_of)
+    )
+
+
+def positioned(config: JSON, sequence: int) -> JSON:
+    """``config`` for a durable that begins at ``sequence``."""
+    return {**config, "deliver_policy": "by_start_sequence", "opt_start_seq": sequence}
+
+
+def differences(
+    wanted: JSON, kept: JSON, *, subjects: Sequence[str] = ()
+) -> Iterator[tuple[str, Any, Any]]:
+    """``(field, kept, wanted)`` where they differ. ``subjects``: what a missing filter means."""
+    for name, value in wanted.items():
+        if name in _IDENTITY or name in _BIRTH or name in _FILTERS:
+            continue
+        if not _same(name, value, kept.get(name)):
+            yield name, kept.get(name), value
+    if wanted.keys() & _FILTERS:
+        new, old = _filters(wanted), _filters(kept) or list(subjects)
+        if set(new) != set(old):
+            yield "filter_subjects", old, new
+
+
+def _same(name: str, wanted: Any, kept: Any) -> bool:
+    if name == "subjects":
+        return set(wanted) == set(kept or ())
+    # The server leaves out what is empty, and writes some defaults in words.
+    return wanted == kept or (_absent(wanted) and _absent(kept))
+
+
+def _absent(value: Any) -> bool:
+    return value is None or value == "none" or value in (0, "", [])
+
+
+def _filters(config: JSON) -> list[str]:
+    single = config.get("filter_subject")
+    return [single] if single else list(config.get("filter_subjects") or ())
+
+
+def _creation(config: JSON, stream: str, durable: str | None = None, note: str = "") -> Change:
+    return Change("create", stream, durable, config=config, note=note)
+
+
+def _stream_change(wanted: JSON, info: JSON, now: datetime) -> Change | None:
+    kept = info["config"]
+    state = info.get("state", {})
+    found = tuple(
+        _stream_cost(name, old, new, state, now) for name, old, new in differences(wanted, kept)
+    )
+    if not found:
+        return None
+    replaces = any(one.replaces for one in found)
+    config = wanted if replaces else {**kept, **wanted}
+    return Change(_worst(found), wanted["name"], None, found, config, replaces)
+
+
+def _stream_cost(name: str, kept: Any, wanted: Any, state: JSON, now: datetime) -> Difference:
+    workqueue = name == "retention" and "workqueue" in (kept, wanted)
+    if name in _NEW_STREAM or workqueue or (name in _CANNOT_UNSET and kept):
+        reason = f"{name} cannot be changed: needs a new stream, the old one's messages are lost"
+        return Difference(name, kept, wanted, "loses_data", reason, replaces=True)
+    messages = state.get("messages", 0)
+    if name == "retention" and wanted == "interest" and messages:
+        reason = "drops every stored message that no consumer waits for"
+        return Difference(name, kept, wanted, "loses_data", reason)
+    if messages and _evicts(name, kept, wanted, state, now):
+        reason = f"drops stored messages beyond {shown(name, wanted)}"
+        return Difference(name, kept, wanted, "loses_data", reason)
+    return Difference(name, kept, wanted)
+
+
+def _evicts(name: str, kept: Any, wanted: Any, state: JSON, now: datetime) -> bool:
+    if name in _LIMITS:
+        return bool(0 < wanted < state.get(_LIMITS[name], 0))
+    if name == "max_msgs_per_subject":
+        # How many messages each subject has is not in the state: any lowering may drop some.
+        return bool(wanted > 0 and (not kept or kept < 0 or wanted < kept))
+    if name == "max_age" and wanted:
+        first = state.get("first_ts")
+        return first is not None and now - _time(first) > from_nanoseconds(wanted)
+    return False
+
+
+def _time(text: str) -> datetime:
+    """The server's RFC 3339 to whole seconds, which is all that eviction needs."""
+    return datetime.fromisoformat(text[:19]).replace(tzinfo=UTC)
+
+
+def _consumer_change(
+    wanted: JSON, info: JSON, owner: JSON, stream: str, durable: str
+) -> Change | None:
+    kept = info["config"]
+    found = tuple(
+        _consumer_cost(name, old, new, owner)
+        for name, old, new in differences(wanted, kept, subjects=owner.get("subjects", ()))
+    )
+    if not found:
+        return None
+    replaces = any(one.replaces for one in found)
+    rest = {name: value for name, value in kept.items() if name not in _FILTERS}
+    begun = {name: kept[name] for name in _BIRTH if name in kept}
+    config = wanted if replaces else {**rest, **_without(wanted, _BIRTH), **begun}
+    return Change(_worst(found), stream, durable, found, config, replaces)
+
+
+def _without(config: JSON, names: Iterable[str]) -> JSON:
+    return {name: value for name, value in config.items() if name not in names}
+
+
+def _consumer_cost(name: str, kept: Any, wanted: Any, owner: JSON) -> Difference:
+    if name not in _NEW_CONSUMER:
+        return Difference(name, kept, wanted)
+    if owner.get("retention") == "interest":
+        reason = f"{name} needs a new consumer; the stream drops what waits for the old one"
+        return Difference(name, kept, wanted, "loses_data", reason, replaces=True)
+    reason = f"{name} needs a new consumer, which continues where the old one was"
+    return Difference(name, kept, wanted, "recreate_consumer", reason, replaces=True)
+
+
+def _worst(found: Sequence[Difference]) -> Kind:
+    return max((one.kind for one in found), key=_COST.index)
+
+
+def _unmanaged(desired: Topology, actual: ServerState) -> Iterator[Change]:
+    for name, info in actual.streams.items():
+        if name in desired.streams or name.startswith(_FOREIGN):
+            continue
+        held = info["config"].get("subjects") or ()
+        clashes = [
+            other
+            for other, config in desired.streams.items()
+            if any(naming.overlap(one, two) for one in held for two in config["subjects"])
+        ]
+        note = f"its subjects overlap with those of {', '.join(clashes)}" if clashes else ""
+        yield Change("unmanaged", name, note=note)
+    for stream, durable in actual.consumers:
+        if stream in desired.streams and (stream, durable) not in desired.consumers:
+            yield Change("unmanaged", stream, durable)
+
+
+def shown(name: str, value: Any) -> str:
+    """A server value as the file writes it: ``7d``, ``10GB``."""
+    if value is None or value == "":
+        return "none"
+    if name in _DURATIONS and isinstance(value, int):
+        return format_duration(from_nanoseconds(value)) if value else "unlimited"
+    if name in _SIZES and isinstance(value, int):
+        return format_size(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)

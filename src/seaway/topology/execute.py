@@ -1,0 +1,174 @@
+"""Reading the server and changing it: the only I/O of topology.
+
+Owns: the order of changes, reading back, and the words of the server's refusals. Guarantees: data
+is never lost without permission, checked before the first change; every step can be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from seaway.contracts import BrokerAdmin
+from seaway.errors import ApiError, ConfigError, SeawayError
+from seaway.naming import stream_context
+from seaway.topology.compare import (
+    POSITION,
+    Change,
+    Plan,
+    ServerState,
+    differences,
+    positioned,
+    shown,
+)
+from seaway.topology.shape import JSON, ConsumerKey, Topology
+
+_NO_JETSTREAM = frozenset({10035, 10039, 10076})
+_TOO_MANY_REPLICAS = frozenset({10005, 10074})
+_OVERLAP = 10065
+
+
+async def actual(admin: BrokerAdmin, desired: Topology | None = None) -> ServerState:
+    """What the server has: all streams, and the consumers of those that are desired.
+
+    Without ``desired``: the consumers of every stream whose name is that of a context's stream.
+    ``ConfigError`` where the server or the account has no JetStream.
+    """
+    server = await admin.server_info()
+    if not server.jetstream:
+        raise ConfigError(f"the server {server.url} has no JetStream", hint="start it with -js")
+    with _explained("reading the streams", None):
+        streams = {info["config"]["name"]: info for info in await admin.streams()}
+        consumers: dict[ConsumerKey, JSON] = {}
+        for name in streams:
+            if name in desired.streams if desired is not None else _of_context(name):
+                for info in await admin.consumers(name):
+                    consumers[name, info["name"]] = info
+    return ServerState(streams, consumers, datetime.now(UTC))
+
+
+async def apply(
+    plan: Plan, admin: BrokerAdmin, allow_data_loss: bool = False
+) -> tuple[Change, ...]:
+    """Carry the plan out; what was done, in order. Idempotent; may be cancelled and run again.
+
+    Without ``allow_data_loss`` a plan with losses raises ``ConfigError`` before anything is
+    changed. ``SeawayError`` where the server kept something else than it was sent, ``ApiError``
+    where it refused.
+    """
+    if plan.losses and not allow_data_loss:
+        lines = "; ".join(f"{change.title}: {'; '.join(change.reasons)}" for change in plan.losses)
+        raise ConfigError(f"would lose data: {lines}", hint="--allow-data-loss does it anyway")
+    for change in plan.changes:
+        with _explained(change.title, plan, change):
+            if change.durable is None:
+                await _apply_stream(change, admin)
+            else:
+                await _apply_consumer(change, change.durable, admin)
+    return plan.changes
+
+
+async def _apply_stream(change: Change, admin: BrokerAdmin) -> None:
+    if change.replaces:
+        await admin.delete_stream(change.stream)
+    if change.replaces or change.kind == "create":
+        await admin.create_stream(change.config)
+    else:
+        await admin.update_stream(change.config)
+    _check_kept(change, await admin.stream(change.stream))
+
+
+async def _apply_consumer(change: Change, durable: str, admin: BrokerAdmin) -> None:
+    if change.replaces:
+        await _replace(change, durable, admin)
+    elif change.kind == "create":
+        await admin.create_consumer(change.stream, change.config)
+        await _forget_position(change.stream, durable, admin)
+    else:
+        await admin.update_consumer(change.stream, change.config)
+    _check_kept(change, await admin.consumer(change.stream, durable))
+
+
+async def _replace(change: Change, durable: str, admin: BrokerAdmin) -> None:
+    """Delete and create a durable so that a crash between the two does not forget its position."""
+    stream = await admin.stream(change.stream)
+    old = await admin.consumer(change.stream, durable)
+    if stream is None or old is None:
+        raise SeawayError(f"{change.title} has gone since the plan was made: plan again")
+    config = change.config
+    if stream["config"].get("retention") == "workqueue":
+        # What was acknowledged is no longer there; such a stream takes no other start.
+        config = {**config, "deliver_policy": "all"}
+    else:
+        start = old["ack_floor"]["stream_seq"] + 1
+        config = positioned(config, start)
+        await _remember(stream["config"], {POSITION + durable: str(start)}, admin)
+    await admin.delete_consumer(change.stream, durable)
+    await admin.create_consumer(change.stream, config)
+    await _forget_position(change.stream, durable, admin)
+
+
+async def _remember(config: JSON, marks: dict[str, str], admin: BrokerAdmin) -> None:
+    metadata = {**(config.get("metadata") or {}), **marks}
+    await admin.update_stream({**config, "metadata": metadata})
+
+
+async def _forget_position(stream: str, durable: str, admin: BrokerAdmin) -> None:
+    info = await admin.stream(stream)
+    config = info["config"] if info else {}
+    metadata = dict(config.get("metadata") or {})
+    if metadata.pop(POSITION + durable, None) is not None:
+        await admin.update_stream({**config, "metadata": metadata})
+
+
+def _check_kept(change: Change, info: JSON | None) -> None:
+    """Raise where what the server has now is not what it was sent."""
+    if info is None:
+        raise SeawayError(f"{change.title}: the server took it and does not have it")
+    for name, kept, wanted in differences(change.config, info["config"]):
+        hint = " (needs nats-server 2.12 or later)" if name == "allow_atomic" else ""
+        raise SeawayError(
+            f"{change.title}: the server kept {name} {shown(name, kept)}, "
+            f"not {shown(name, wanted)}{hint}"
+        )
+
+
+@contextmanager
+def _explained(doing: str, plan: Plan | None, change: Change | None = None) -> Iterator[None]:
+    """The server's refusals in the words of the file."""
+    try:
+        yield
+    except ApiError as error:
+        if error.err_code in _NO_JETSTREAM:
+            raise ConfigError(
+                f"JetStream is not enabled: {error.description}",
+                hint="start nats-server with -js, or enable it for this account",
+            ) from error
+        if plan and change and error.err_code in _TOO_MANY_REPLICAS:
+            replicas = change.config.get("num_replicas")
+            raise ConfigError(
+                f"{doing}: replicas: {replicas} is more than this server or cluster has "
+                f"({error.description})",
+                hint=_fitting_profile(plan, replicas or 1),
+            ) from error
+        text = f"{doing}: {error.description}"
+        if plan and change and error.err_code == _OVERLAP:
+            holders = [one.stream for one in plan.unmanaged if change.stream in one.note]
+            text += f" (held by {', '.join(holders)})" if holders else ""
+        raise ApiError(text, code=error.code, err_code=error.err_code) from error
+
+
+def _fitting_profile(plan: Plan, replicas: int) -> str:
+    fitting = {name: n for name, n in plan.replicas_of.items() if n < replicas}
+    if not fitting:
+        return "a profile would fit: `profiles: {development: {replicas: 1}}`"
+    name, count = min(fitting.items(), key=lambda item: item[1])
+    return f"profile {name} has replicas: {count}: use --profile {name} or SEAWAY_PROFILE={name}"
+
+
+def _of_context(name: str) -> bool:
+    try:
+        return bool(stream_context(name))
+    except ConfigError:
+        return False
