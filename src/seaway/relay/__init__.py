@@ -1,0 +1,50 @@
+"""The relay: takes committed events out of the outbox and gets them onto their streams.
+
+Owns: which entry is published when, what an answer means for it, and when to wait. Must not know
+any database or any client of the broker. Guarantees: an entry leaves the outbox only after its
+stream acknowledged it; events of one ordering key reach the stream in outbox order, whatever
+number of relays runs; an outage never uses up an entry's attempts.
+
+Who is authoritative: the outbox for what must be published and in which order, the stream for what
+has been. The relay itself remembers nothing that it could not lose.
+
+    an entry                                      the relay
+
+    waiting ──lease, claim──> claimed             lease ──> claim ──> publish ──> settle ─┐
+       ^                         │                  ^         ^   (claim n+1 and settle   │
+       │                      publish               │         │    n-1 while n is sent)   │
+       │                         │                  │         └───────────────────────────┤
+       ├──── no answer, ─────────┤                  │                      none left, or its turn
+       │     full, no leader,    ├── acknowledged   │                      is over
+       │     held                │      │           └──── leave the lease <───────────────┘
+       ├──── refused, try again ─┤    settled               │        │
+       │                         │   (kept for              │        └ nothing to do: store.wait
+       │                      refused  retention)           └ trouble: pause, backoff, say it once
+       │                      for good
+       └──── outbox retry ─── parked   (later events of its key wait behind it)
+
+What happens when ...
+
+| ... | then |
+| --- | --- |
+| no acknowledgement comes | nothing is recorded; pause; the same ids are sent again |
+| the stream is full, missing or without a leader | likewise; other streams go on meanwhile |
+| the stream refuses a message as such | one attempt; parked at ``max_attempts``, or at once where |
+| | no retry can help (too large, a subject that its stream does not take) |
+| the database is away | pause; what was published unsettled is looked up before it is sent again |
+| the process dies before publishing | the lease ends with it; another relay claims the same |
+| ... between publishing and acknowledgement | the same ids are sent again: duplicates there |
+| ... between acknowledgement and settling | likewise |
+| ... and that is longer ago than the stream remembers ids | the stream is asked first (below) |
+
+A stream forgets ids after its duplicate window. Where an entry could have been sent longer ago
+than that (the first entries of a relay's life, after any trouble, after a long gap between two
+leases), the relay reads the headers of what the stream has stored since the entry was written, and
+settles what it finds there without publishing. It stops asking once a whole batch was new to the
+stream, since only the entries in flight at an unclean end can be on it unsettled, and they lie at
+the head of the outbox.
+"""
+
+from seaway.relay.loop import Relay
+
+__all__ = ["Relay"]

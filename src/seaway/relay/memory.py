@@ -1,0 +1,90 @@
+"""What the relay remembers from round to round; losing it costs time, never an event.
+
+Owns: per stream, whether ids have to be looked up and until when it rests; which troubles have
+been said. Monotonic seconds come in as ``now``; no I/O but ``Telemetry.emit``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from seaway.contracts import Unconfirmed
+from seaway.relay.decisions import Cause
+from seaway.retry import Backoff
+from seaway.telemetry import RelayPaused, RelayResumed, Telemetry
+
+
+@dataclass(slots=True)
+class StreamMemory:
+    """One stream as the relay knows it. A new one is suspected, as after any unclean end."""
+
+    suspect: bool = True
+    """Entries may be on the stream that the outbox still has."""
+    window: timedelta | None = None
+    """How long it remembers ids, read from the stream while it is suspected."""
+    cause: Cause | None = None
+    failures: int = 0
+    rests_until: float = 0.0
+    _new_in_a_row: int = 0
+
+    def suspected(self) -> None:
+        """From now on, look up old entries before they are sent."""
+        self.suspect, self.window, self._new_in_a_row = True, None, 0
+
+    def stumbled(self, cause: Cause, *, progress: bool, now: float, backoff: Backoff) -> None:
+        """It takes nothing at the moment; ``progress``: but did until just now."""
+        self.suspected()
+        self.cause = cause
+        self.failures = 1 if progress else self.failures + 1
+        self.rests_until = now + backoff.delay(self.failures).total_seconds()
+
+    def worked(self, *, new: int, known: int, enough: int, last: bool) -> None:
+        """It acknowledged a share: ``new`` entries that it had not, ``known`` that it had.
+
+        Trusted once ``enough`` in a row were new, or with the ``last`` of the backlog.
+        """
+        self.cause, self.failures, self.rests_until = None, 0, 0.0
+        if not self.suspect:
+            return
+        self._new_in_a_row = 0 if known else self._new_in_a_row + new
+        if last or self._new_in_a_row >= enough:
+            self.suspect = False
+
+    @property
+    def silent(self) -> bool:
+        """Whether it gave no answer at all when it was last tried."""
+        return isinstance(self.cause, Unconfirmed)
+
+
+@dataclass(slots=True)
+class Troubles:
+    """Says each trouble once an outage, and once that everything works again."""
+
+    telemetry: Telemetry
+    _sources: set[str] = field(default_factory=set)
+    _said: set[str] = field(default_factory=set)
+    _since: float = 0.0
+
+    def began(self, source: str, *, topic: str, reason: str, now: float) -> None:
+        if not self._sources:
+            self._since = now
+        self._sources.add(source)
+        if topic not in self._said:
+            self._said.add(topic)
+            self.telemetry.emit(RelayPaused(reason))
+
+    def ended(self, source: str, *, now: float) -> None:
+        if source not in self._sources:
+            return
+        self._sources.remove(source)
+        if not self._sources:
+            self._said.clear()
+            self.telemetry.emit(RelayResumed(timedelta(seconds=now - self._since)))
+
+
+def next_due(moments: Iterable[float], *, now: float) -> timedelta | None:
+    """How long until the earliest of ``moments`` to come; ``None`` where there is none."""
+    ahead = [moment - now for moment in moments if moment > now]
+    return timedelta(seconds=min(ahead)) if ahead else None
