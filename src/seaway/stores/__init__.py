@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from seaway.contracts import Store
 from seaway.errors import ConfigError
 
-__all__ = ["open_store"]
+__all__ = ["open_store", "schema_script"]
 
 _FORM = "sqlite:///relative/path.db or sqlite:////absolute/path.db"
 
@@ -24,19 +24,28 @@ async def open_store(url: str) -> Store:
     file is created where it is not there, its tables are not (``store.schema.upgrade()``). Raises
     ``ConfigError`` for any other URL and for a file that cannot be a database.
     """
+    path = _sqlite_path(url)
+    from seaway.stores.sqlite import SqliteStore
+
+    return await SqliteStore.open(path)
+
+
+def schema_script(url: str) -> str:
+    """All migrations for the kind of database that ``url`` names; opens and creates nothing."""
+    _sqlite_path(url)
+    from seaway.stores.sqlite.schema import script
+
+    return script()
+
+
+def _sqlite_path(url: str) -> Path:
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise ConfigError("the database is not given as a URL", hint=_FORM)
+    if scheme in ("postgresql", "postgres"):
+        raise ConfigError("PostgreSQL is not in this version, which has SQLite only", hint=_FORM)
     if scheme != "sqlite":
-        raise ConfigError(
-            f"databases of the kind {scheme}:// are not supported by this version", hint=_FORM
-        )
-    from seaway.stores.sqlite import SqliteStore
-
-    return await SqliteStore.open(_sqlite_path(rest))
-
-
-def _sqlite_path(rest: str) -> Path:
+        raise ConfigError(f"databases of the kind {scheme}:// are not supported", hint=_FORM)
     host, slash, path = rest.partition("/")
     if host or not slash or not path:
         raise ConfigError("the database's URL names no file", hint=_FORM)

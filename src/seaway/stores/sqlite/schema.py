@@ -44,6 +44,20 @@ def migrations() -> tuple[Migration, ...]:
     return tuple(sorted(found, key=lambda migration: migration.version))
 
 
+def script() -> str:
+    """All migrations as one script, for whoever applies them by hand."""
+    parts = [f"{_SQL['create_versions']};"]
+    for migration in migrations():
+        parts.append(
+            f"-- {migration.version:04d}_{migration.name}\nBEGIN IMMEDIATE;\n"
+            f"{migration.script}\n"
+            f"INSERT INTO seaway_schema (version, name, applied_at) VALUES "
+            f"({migration.version}, '{migration.name}', "
+            f"CAST(strftime('%s', 'now') AS INTEGER) * 1000000);\nCOMMIT;"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
 class SqliteSchema:
     """``contracts.SchemaAdmin`` for one file."""
 
@@ -89,16 +103,7 @@ class SqliteSchema:
 
     def sql(self) -> str:
         """All migrations as one script."""
-        parts = [f"{_SQL['create_versions']};"]
-        for migration in migrations():
-            parts.append(
-                f"-- {migration.version:04d}_{migration.name}\nBEGIN IMMEDIATE;\n"
-                f"{migration.script}\n"
-                f"INSERT INTO seaway_schema (version, name, applied_at) VALUES "
-                f"({migration.version}, '{migration.name}', "
-                f"CAST(strftime('%s', 'now') AS INTEGER) * 1000000);\nCOMMIT;"
-            )
-        return "\n\n".join(parts) + "\n"
+        return script()
 
     def _applied(self, db: sqlite3.Connection) -> set[int]:
         if not db.execute(_SQL["has_versions"]).fetchone()[0]:

@@ -1,0 +1,100 @@
+"""``seaway db``: the library's own tables, planned, upgraded, verified, printed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import typer
+
+from seaway.cli.session import Json, fail, out, print_json, run, settings
+from seaway.contracts import SchemaAdmin, SchemaChange
+from seaway.errors import SchemaMismatch
+from seaway.stores import open_store, schema_script
+
+app = typer.Typer(no_args_is_help=True, help="Seaway's own tables in your database.")
+
+
+@app.command()
+def plan(ctx: typer.Context, as_json: Json = False) -> None:
+    """Show which migrations the database has; exit 1 when one is missing."""
+
+    async def look() -> Sequence[SchemaChange]:
+        async with _schema(ctx) as schema:
+            return await schema.plan()
+
+    changes = run(look())
+    _show(changes, as_json)
+    if not all(change.applied for change in changes):
+        raise typer.Exit(1)
+
+
+@app.command()
+def upgrade(ctx: typer.Context, as_json: Json = False) -> None:
+    """Apply the missing migrations. Safe to repeat, and from several processes at once."""
+
+    async def apply() -> Sequence[SchemaChange]:
+        async with _schema(ctx) as schema:
+            return await schema.upgrade()
+
+    changes = run(apply())
+    _show(changes, as_json)
+    if not changes and not as_json:
+        out.print("nothing to do: the tables are up to date")
+
+
+@app.command()
+def verify(ctx: typer.Context, as_json: Json = False) -> None:
+    """Exit 0 if the tables are exactly as this version needs them, else 1."""
+
+    async def check() -> str | None:
+        async with _schema(ctx) as schema:
+            try:
+                await schema.verify()
+            except SchemaMismatch as error:
+                return str(error)
+        return None
+
+    problem = run(check())
+    if as_json:
+        print_json({"ok": problem is None, "problem": problem})
+    if problem is None:
+        if not as_json:
+            out.print("the tables are as they should be")
+    elif as_json:
+        raise typer.Exit(1)
+    else:
+        fail(problem, 1)
+
+
+@app.command()
+def sql(ctx: typer.Context) -> None:
+    """Print all migrations as one script, for whoever applies them by hand."""
+
+    async def script() -> str:
+        return schema_script(settings(ctx).database)
+
+    typer.echo(run(script()), nl=False)
+
+
+@asynccontextmanager
+async def _schema(ctx: typer.Context) -> AsyncIterator[SchemaAdmin]:
+    store = await open_store(settings(ctx).database)
+    try:
+        yield store.schema
+    finally:
+        await store.close()
+
+
+def _show(changes: Sequence[SchemaChange], as_json: bool) -> None:
+    if as_json:
+        print_json(
+            [
+                {"version": change.version, "name": change.name, "applied": change.applied}
+                for change in changes
+            ]
+        )
+        return
+    for change in changes:
+        state = "applied" if change.applied else "missing"
+        out.print(f"{change.version:04d}  {change.name:<24}{state}", markup=False)

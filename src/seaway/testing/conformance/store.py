@@ -1,0 +1,509 @@
+"""The one suite that every ``contracts.Store`` passes.
+
+Derive from ``StoreConformance`` in a test module and give it the fixture ``store`` (a fresh store
+with its tables) and, where stores can share a database, ``reopen``. What a store honestly cannot
+do, its ``capabilities`` say, and the suite asks for the opposite then. Tests are public: a new
+engine is done when they pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from seaway import headers as h
+from seaway.contracts import Failed, OutboxEntry, Sent, Store
+from seaway.errors import ConfigError
+from seaway.events import RawEvent, new_event_id
+from seaway.outbox import Outbox
+
+SUBJECT = "sea.event.case_created.v1"
+CONSUMER = "case_mgmt__from_sea"
+
+Reopen = Callable[[], Awaitable[Store]]
+
+
+class Undo(Exception):
+    """Raised in a transaction to have it rolled back."""
+
+
+@contextmanager
+def undone() -> Iterator[None]:
+    """Expects ``Undo`` to come out of the body."""
+    with pytest.raises(Undo):
+        yield
+
+
+async def add(store: Store, *events: RawEvent, key: str | None = None, **more: Any) -> list[str]:
+    """Commit ``events`` (default: one) through a transaction of the store's own."""
+    async with store.transaction() as tx:
+        return await add_in(tx.handle, *(events or (RawEvent(SUBJECT, b"{}"),)), key=key, **more)
+
+
+async def add_in(handle: Any, *events: RawEvent, key: str | None = None, **more: Any) -> list[str]:
+    """``Outbox.add``, whether the handle is asynchronous or not."""
+    added = Outbox().add(handle, *events, key=key, **more)
+    ids: list[str] = await added if inspect.isawaitable(added) else added
+    return ids
+
+
+async def claim_all(store: Store, limit: int = 100) -> list[OutboxEntry]:
+    """What one lease hands out."""
+    claimed: list[OutboxEntry] = []
+    async with store.lease() as lease:
+        assert lease is not None
+        while entries := await lease.claim(limit):
+            claimed += entries
+    return claimed
+
+
+async def fail(store: Store, event_id: str, *, park: bool) -> None:
+    """Record a failure of one entry under a lease of its own."""
+    async with store.lease() as lease:
+        assert lease is not None
+        (entry,) = [e for e in await lease.claim(1000) if e.event_id == event_id]
+        await lease.settle([], [Failed(entry, "no stream takes it", park=park)])
+
+
+async def send(store: Store, *, stream: str = "SEA_EVENTS") -> Sequence[Sent]:
+    """Settle everything there is as sent."""
+    async with store.lease() as lease:
+        assert lease is not None
+        entries = await lease.claim(1000)
+        sent = [Sent(entry, stream, number) for number, entry in enumerate(entries, start=1)]
+        await lease.settle(sent)
+    return sent
+
+
+def ids(entries: Sequence[OutboxEntry]) -> list[str]:
+    """Their event ids, in order."""
+    return [entry.event_id for entry in entries]
+
+
+def later() -> datetime:
+    """After everything that this test does."""
+    return datetime.now(UTC) + timedelta(hours=1)
+
+
+class StoreConformance:
+    """Fixtures to give: ``store``; and ``reopen`` where ``capabilities.shared``."""
+
+    @pytest.fixture
+    def reopen(self, store: Store) -> Reopen | None:
+        """Opens another store on the same database; ``None`` where there is no such thing."""
+        return None
+
+    # ----------------------------------------------------------------- writing
+
+    async def test_committed_events_are_in_the_outbox_in_order(self, store: Store) -> None:
+        first = await add(store, key="a")
+        more = await add(store, *[RawEvent(SUBJECT, b"%d" % n) for n in range(3)], key="b")
+        entries = await store.entries()
+        assert ids(entries) == first + more
+        assert [entry.message.payload for entry in entries] == [b"{}", b"0", b"1", b"2"]
+        assert [entry.key for entry in entries] == ["a", "b", "b", "b"]
+        positions = [entry.position for entry in entries]
+        assert positions == sorted(set(positions))
+
+    async def test_an_entry_is_the_message_to_publish(self, store: Store) -> None:
+        (event_id,) = await add(
+            store, RawEvent(SUBJECT, b"\x00\xff"), key="k", headers={"X-Tenant": "süd"}
+        )
+        (entry,) = await store.entries()
+        assert entry.message.subject == SUBJECT
+        assert entry.message.payload == b"\x00\xff"
+        assert entry.message.headers[h.MSG_ID] == event_id
+        assert entry.message.headers[h.CORRELATION_ID] == event_id
+        assert entry.message.headers["X-Tenant"] == "süd"
+        assert (entry.attempts, entry.last_error, entry.parked_at) == (0, None, None)
+        assert abs(datetime.now(UTC) - entry.added_at) < timedelta(minutes=1)
+
+    async def test_a_rolled_back_transaction_leaves_nothing(self, store: Store) -> None:
+        with undone():
+            async with store.transaction() as tx:
+                assert await tx.claim(CONSUMER, "e1")
+                await add_in(tx.handle, RawEvent(SUBJECT, b"{}"))
+                raise Undo
+        assert await store.entries() == []
+        assert await store.processed("e1") == {}
+
+    async def test_a_rolled_back_savepoint_leaves_nothing(self, store: Store) -> None:
+        async with store.transaction() as tx:
+            (kept,) = await add_in(tx.handle, RawEvent(SUBJECT, b"1"))
+            with undone():
+                async with tx.savepoint():
+                    await add_in(tx.handle, RawEvent(SUBJECT, b"2"))
+                    await tx.claim(CONSUMER, "e1")
+                    raise Undo
+            async with tx.savepoint():
+                (also,) = await add_in(tx.handle, RawEvent(SUBJECT, b"3"))
+        assert ids(await store.entries()) == [kept, also]
+        assert await store.processed("e1") == {}
+
+    async def test_savepoints_nest(self, store: Store) -> None:
+        async with store.transaction() as tx:
+            async with tx.savepoint():
+                (outer,) = await add_in(tx.handle, RawEvent(SUBJECT, b"1"))
+                with undone():
+                    async with tx.savepoint():
+                        await add_in(tx.handle, RawEvent(SUBJECT, b"2"))
+                        raise Undo
+            with undone():
+                async with tx.savepoint():
+                    async with tx.savepoint():
+                        await add_in(tx.handle, RawEvent(SUBJECT, b"3"))
+                    raise Undo
+        assert ids(await store.entries()) == [outer]
+
+    async def test_an_event_id_is_used_once(self, store: Store) -> None:
+        event = RawEvent(SUBJECT, b"{}", event_id=new_event_id())
+        await add(store, event)
+        with pytest.raises(ConfigError, match=event.event_id):
+            await add(store, RawEvent(SUBJECT, b"1"), event, RawEvent(SUBJECT, b"2"))
+        assert ids(await store.entries()) == [event.event_id]
+
+    async def test_a_refused_call_leaves_none_of_its_events(self, store: Store) -> None:
+        known = RawEvent(SUBJECT, b"{}", event_id=new_event_id())
+        await add(store, known)
+        async with store.transaction() as tx:
+            with pytest.raises(ConfigError):
+                await add_in(tx.handle, RawEvent(SUBJECT, b"1"), known)
+            await tx.claim(CONSUMER, "e1")
+        assert ids(await store.entries()) == [known.event_id]
+        assert set(await store.processed("e1")) == {CONSUMER}
+
+    # ----------------------------------------------------------------- claiming and settling
+
+    async def test_a_lease_hands_out_each_entry_once_in_order(self, store: Store) -> None:
+        added = await add(store, *[RawEvent(SUBJECT, b"%d" % n) for n in range(7)])
+        async with store.lease() as lease:
+            assert lease is not None
+            batches = [ids(await lease.claim(3)) for _ in range(4)]
+            assert batches == [added[:3], added[3:6], added[6:], []]
+            late = await add(store)
+            assert ids(await lease.claim(3)) == late
+
+    async def test_what_was_not_settled_is_handed_out_by_the_next_lease(self, store: Store) -> None:
+        added = await add(store, RawEvent(SUBJECT, b"1"), RawEvent(SUBJECT, b"2"))
+        assert ids(await claim_all(store)) == added
+        assert ids(await claim_all(store)) == added
+
+    async def test_sent_entries_leave_the_outbox(self, store: Store) -> None:
+        (event_id,) = await add(store, correlation_id="request-1")
+        await send(store)
+        assert await store.entries() == []
+        (sent,) = await store.sent(event_id=event_id)
+        assert (sent.stream, sent.stream_seq) == ("SEA_EVENTS", 1)
+        assert sent.entry.event_id == event_id
+        assert sent.entry.message.headers[h.CORRELATION_ID] == "request-1"
+
+    async def test_settling_twice_changes_nothing(self, store: Store) -> None:
+        await add(store, RawEvent(SUBJECT, b"1"), key="a")
+        await add(store, RawEvent(SUBJECT, b"2"), key="b")
+        async with store.lease() as lease:
+            assert lease is not None
+            first, second = await lease.claim(10)
+            for _ in range(2):
+                await lease.settle([Sent(first, "SEA_EVENTS", 1)], [Failed(second, "no", False)])
+        assert len(await store.sent()) == 1
+        (left,) = await store.entries()
+        assert (left.attempts, left.last_error, left.parked_at) == (1, "no", None)
+
+    async def test_a_thousand_entries_settle_at_once(self, store: Store) -> None:
+        await add(store, *[RawEvent(SUBJECT, b"{}") for _ in range(1000)])
+        await send(store)
+        assert (await store.backlog()).count == 0
+        assert len(await store.sent(limit=2000)) == 1000
+
+    async def test_a_failure_holds_back_its_key_for_this_lease(self, store: Store) -> None:
+        (failing,) = await add(store, key="a")
+        async with store.lease() as lease:
+            assert lease is not None
+            (entry,) = await lease.claim(10)
+            await lease.settle([], [Failed(entry, "not now", park=False)])
+            await add(store, key="a")
+            (other,) = await add(store, key="b")
+            assert ids(await lease.claim(10)) == [other]
+        assert ids(await claim_all(store))[0] == failing
+
+    async def test_a_parked_entry_holds_back_its_key_alone(self, store: Store) -> None:
+        (before,) = await add(store, key="a")
+        (parked,) = await add(store, key="a")
+        (behind,) = await add(store, key="a")
+        (other,) = await add(store, key="b")
+        await fail(store, parked, park=True)
+        for limit in (1, 100):
+            assert ids(await claim_all(store, limit)) == [before, other]
+        assert await store.unpark([parked]) == 1
+        assert ids(await claim_all(store)) == [before, parked, behind, other]
+
+    async def test_the_default_key_is_the_subject(self, store: Store) -> None:
+        (parked,) = await add(store)
+        await add(store)
+        (other,) = await add(store, RawEvent("sea.event.task_done.v1", b"{}"))
+        await fail(store, parked, park=True)
+        assert ids(await claim_all(store)) == [other]
+
+    async def test_unparked_under_a_lease_no_later_event_overtakes(self, store: Store) -> None:
+        (parked,) = await add(store, key="a")
+        await fail(store, parked, park=True)
+        async with store.lease() as lease:
+            assert lease is not None
+            assert await lease.claim(10) == []
+            await store.unpark()
+            (behind,) = await add(store, key="a")
+            assert await lease.claim(10) == []
+        assert ids(await claim_all(store)) == [parked, behind]
+
+    async def test_unparking_counts_anew(self, store: Store) -> None:
+        (event_id,) = await add(store, key="a")
+        await fail(store, event_id, park=True)
+        (entry,) = await store.entries(parked=True)
+        assert (entry.attempts, entry.last_error) == (1, "no stream takes it")
+        assert entry.parked_at is not None
+        assert await store.unpark([new_event_id()]) == 0
+        assert await store.unpark() == 1
+        assert await store.unpark() == 0
+        (entry,) = await store.entries(parked=False)
+        assert (entry.attempts, entry.parked_at) == (0, None)
+
+    # ----------------------------------------------------------------- leases
+
+    async def test_one_holds_the_lease(self, store: Store) -> None:
+        async with store.lease() as first:
+            assert first is not None
+            async with store.lease() as second:
+                assert second is None
+            async with store.lease() as third:
+                assert third is None
+        async with store.lease() as free:
+            assert free is not None
+
+    async def test_an_error_frees_the_lease(self, store: Store) -> None:
+        with undone():
+            async with store.lease():
+                raise Undo
+        async with store.lease() as lease:
+            assert lease is not None
+
+    async def test_a_cancelled_holder_frees_the_lease(self, store: Store) -> None:
+        held = asyncio.Event()
+
+        async def hold() -> None:
+            async with store.lease():
+                held.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(hold())
+        await held.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        async with store.lease() as lease:
+            assert lease is not None
+
+    async def test_writers_do_not_wait_for_a_lease(self, store: Store) -> None:
+        async with store.lease() as lease:
+            assert lease is not None
+            await add(store)
+            assert len(await lease.claim(10)) == 1
+            await asyncio.wait_for(add(store), 2)
+
+    # ----------------------------------------------------------------- looking at it
+
+    async def test_the_backlog_counts_what_waits(self, store: Store) -> None:
+        empty = await store.backlog()
+        assert (empty.count, empty.parked, empty.oldest_at) == (0, 0, None)
+        (parked,) = await add(store, key="a")
+        await add(store, key="b")
+        await fail(store, parked, park=True)
+        second = (await store.entries(parked=False))[0]
+        backlog = await store.backlog()
+        assert (backlog.count, backlog.parked) == (2, 1)
+        assert backlog.oldest_at == second.added_at
+
+    async def test_entries_are_selected(self, store: Store) -> None:
+        added = await add(store, *[RawEvent(SUBJECT, b"%d" % n) for n in range(3)])
+        assert ids(await store.entries(limit=2)) == added[:2]
+        assert ids(await store.entries(event_id=added[1])) == [added[1]]
+        assert await store.entries(event_id=new_event_id()) == []
+        assert await store.entries(parked=True) == []
+
+    async def test_sent_entries_are_found_newest_first(self, store: Store) -> None:
+        await add(store, correlation_id="one")
+        await add(store, correlation_id="two")
+        await send(store)
+        await add(store, correlation_id="one")
+        await send(store)
+        by_request = await store.sent(correlation_id="one")
+        assert [sent.entry.message.headers[h.CORRELATION_ID] for sent in by_request] == ["one"] * 2
+        assert by_request[0].entry.position > by_request[1].entry.position
+        newest = (await store.sent(limit=1))[0]
+        assert newest == by_request[0]
+        assert await store.sent(event_id=new_event_id()) == []
+        assert await store.sent(event_id=newest.entry.event_id, correlation_id="two") == []
+
+    async def test_sent_entries_are_pruned(self, store: Store) -> None:
+        await add(store)
+        before = datetime.now(UTC)
+        await send(store)
+        assert await store.prune(before) == 0
+        assert await store.prune(later()) == 1
+        assert await store.sent() == []
+
+    async def test_waiting_ends_with_a_commit(self, store: Store) -> None:
+        await claim_all(store)
+        waiting = asyncio.create_task(store.wait(timedelta(seconds=30)))
+        await asyncio.sleep(0)
+        await add(store)
+        await asyncio.wait_for(waiting, 5)
+
+    async def test_waiting_misses_nothing_that_came_before_it(self, store: Store) -> None:
+        await claim_all(store)
+        await add(store)
+        await asyncio.wait_for(store.wait(timedelta(seconds=30)), 5)
+
+    async def test_waiting_ends_in_time(self, store: Store) -> None:
+        await claim_all(store)
+        await asyncio.wait_for(store.wait(timedelta(milliseconds=20)), 5)
+
+    # ----------------------------------------------------------------- the inbox
+
+    async def test_a_consumer_claims_an_event_once(self, store: Store) -> None:
+        async with store.transaction() as tx:
+            assert await tx.claim(CONSUMER, "e1")
+            assert not await tx.claim(CONSUMER, "e1")
+        async with store.transaction() as tx:
+            assert not await tx.claim(CONSUMER, "e1")
+            assert await tx.claim("analytics__from_sea", "e1")
+        processed = await store.processed("e1")
+        assert set(processed) == {CONSUMER, "analytics__from_sea"}
+        assert all(abs(datetime.now(UTC) - at) < timedelta(minutes=1) for at in processed.values())
+
+    async def test_a_rolled_back_claim_can_be_made_again(self, store: Store) -> None:
+        with undone():
+            async with store.transaction() as tx:
+                assert await tx.claim(CONSUMER, "e1")
+                raise Undo
+        async with store.transaction() as tx:
+            assert await tx.claim(CONSUMER, "e1")
+
+    async def test_of_many_at_once_one_claims(self, store: Store) -> None:
+        async def claim() -> bool:
+            async with store.transaction() as tx:
+                return await tx.claim(CONSUMER, "e1")
+
+        outcomes = await asyncio.gather(*[claim() for _ in range(20)])
+        assert sorted(outcomes) == [False] * 19 + [True]
+
+    async def test_old_claims_are_forgotten(self, store: Store) -> None:
+        before = datetime.now(UTC)
+        async with store.transaction() as tx:
+            await tx.claim(CONSUMER, "e1")
+        assert await store.forget(before) == 0
+        assert await store.forget(later()) == 1
+        assert await store.processed("e1") == {}
+
+    async def test_a_cancelled_transaction_leaves_nothing(self, store: Store) -> None:
+        inside = asyncio.Event()
+
+        async def handle() -> None:
+            async with store.transaction() as tx:
+                await tx.claim(CONSUMER, "e1")
+                await add_in(tx.handle, RawEvent(SUBJECT, b"{}"))
+                inside.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(handle())
+        await inside.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await store.entries() == []
+        async with store.transaction() as tx:
+            assert await tx.claim(CONSUMER, "e1")
+
+    async def test_cancelled_at_any_await_a_transaction_is_whole(self, store: Store) -> None:
+        async def handle(event_id: str) -> None:
+            async with store.transaction() as tx:
+                await tx.claim(CONSUMER, event_id)
+                async with tx.savepoint():
+                    await add_in(tx.handle, RawEvent(SUBJECT, b"{}", event_id=event_id))
+
+        for turns in range(25):
+            event_id = new_event_id()
+            task = asyncio.create_task(handle(event_id))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            claimed = bool(await store.processed(event_id))
+            added = bool(await store.entries(event_id=event_id))
+            assert claimed == added
+        await asyncio.wait_for(handle(new_event_id()), 5)
+
+    async def test_a_task_cannot_wait_for_itself(self, store: Store) -> None:
+        if store.capabilities.concurrent_transactions:
+            async with store.transaction() as outer, store.transaction() as inner:
+                assert outer.handle is not inner.handle
+            return
+        async with store.transaction() as tx:
+            with pytest.raises(ConfigError, match="already"):
+                async with store.transaction():
+                    pass
+            assert await tx.claim(CONSUMER, "e1")
+        assert set(await store.processed("e1")) == {CONSUMER}
+
+    # ----------------------------------------------------------------- several on one database
+
+    async def test_another_store_sees_what_was_committed(
+        self, store: Store, reopen: Reopen | None
+    ) -> None:
+        assert (reopen is not None) == store.capabilities.shared
+        if reopen is None:
+            return
+        other = await reopen()
+        try:
+            (event_id,) = await add(store)
+            assert ids(await other.entries()) == [event_id]
+            async with store.lease() as mine, other.lease() as theirs:
+                assert mine is not None
+                assert theirs is None
+            async with other.lease() as theirs, store.lease() as mine:
+                assert theirs is not None
+                assert mine is None
+            await claim_all(other)
+            waiting = asyncio.create_task(other.wait(timedelta(seconds=30)))
+            await add(store)
+            await asyncio.wait_for(waiting, 5)
+        finally:
+            await other.close()
+
+    async def test_what_was_committed_survives_closing(
+        self, store: Store, reopen: Reopen | None
+    ) -> None:
+        (event_id,) = await add(store)
+        await store.close()
+        await store.close()
+        if reopen is None:
+            assert not store.capabilities.durable
+            return
+        other = await reopen()
+        try:
+            assert ids(await other.entries()) == [event_id]
+        finally:
+            await other.close()
+
+    # ----------------------------------------------------------------- the schema
+
+    async def test_upgrading_again_changes_nothing(self, store: Store) -> None:
+        await add(store)
+        assert list(await store.schema.upgrade()) == []
+        assert all(change.applied for change in await store.schema.plan())
+        await store.schema.verify()
+        assert (await store.backlog()).count == 1

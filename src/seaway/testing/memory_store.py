@@ -1,0 +1,361 @@
+"""``MemoryStore``: the store of a test, with the semantics of a real one and no file.
+
+Owns: outbox, inbox and a table of effects in dictionaries. Guarantees: it passes the conformance
+suite of ``contracts.Store``. Where it is less than a database, ``capabilities`` says so: it ends
+with the process. ``Outbox.add`` takes its ``MemoryTransaction``; importing this module is enough.
+
+    store = MemoryStore()
+    async with store.transaction() as tx:
+        await tx.claim("case_mgmt__from_sea", event_id)
+        tx.handle.effects["case-7"] = "open"
+        Outbox().add(tx.handle, CaseOpened(...))
+    assert store.effects == {"case-7": "open"}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from seaway import headers as h
+from seaway.contracts import (
+    Backlog,
+    Capabilities,
+    Failed,
+    Message,
+    OutboxEntry,
+    SchemaChange,
+    Sent,
+)
+from seaway.errors import ConfigError, OutsideTransaction
+from seaway.outbox.adapters import register
+from seaway.outbox.encoding import OutboxRow, duplicate
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class _Tables:
+    """Everything that a transaction may change. Values are immutable, so a copy is shallow."""
+
+    outbox: dict[str, OutboxEntry] = field(default_factory=dict)
+    inbox: dict[tuple[str, str], datetime] = field(default_factory=dict)
+    effects: dict[Any, Any] = field(default_factory=dict)
+
+    def copy(self) -> _Tables:
+        return _Tables(dict(self.outbox), dict(self.inbox), dict(self.effects))
+
+    def restore(self, before: _Tables) -> None:
+        # In place: whoever took ``effects`` before a savepoint goes on with the same dictionary.
+        for table, old in (
+            (self.outbox, before.outbox),
+            (self.inbox, before.inbox),
+            (self.effects, before.effects),
+        ):
+            table.clear()
+            table.update(old)  # type: ignore[arg-type]
+
+
+class MemoryTransaction:
+    """One open transaction; its own handle. ``effects`` stands for the service's tables."""
+
+    def __init__(self, tables: _Tables, next_position: int) -> None:
+        self._tables = tables
+        self._next_position = next_position
+        self._open = True
+
+    @property
+    def handle(self) -> MemoryTransaction:
+        """Itself: what a handler gets as ``delivery.tx``."""
+        return self
+
+    @property
+    def effects(self) -> dict[Any, Any]:
+        """The service's own data, as this transaction sees and changes it."""
+        return self._tables.effects
+
+    @property
+    def in_transaction(self) -> bool:
+        """False once it has ended."""
+        return self._open
+
+    async def claim(self, consumer: str, event_id: str) -> bool:
+        """Write the inbox row. False: it was there, so the effects are too."""
+        if (consumer, event_id) in self._tables.inbox:
+            return False
+        self._tables.inbox[consumer, event_id] = datetime.now(UTC)
+        return True
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Part of the transaction that an exception undoes alone. May be nested."""
+        before = self._tables.copy()
+        try:
+            yield
+        except BaseException:
+            self._tables.restore(before)
+            raise
+
+    def insert(self, rows: Sequence[OutboxRow]) -> None:
+        """Write all rows to the outbox, or none."""
+        for row in rows:
+            if row.event_id in self._tables.outbox:
+                raise duplicate(row.event_id)
+        for row in rows:
+            self._tables.outbox[row.event_id] = OutboxEntry(
+                position=self._next_position,
+                event_id=row.event_id,
+                message=Message(row.subject, row.payload, json.loads(row.headers)),
+                added_at=_EPOCH + timedelta(microseconds=row.added_at),
+            )
+            self._next_position += 1
+
+    def end(self) -> tuple[_Tables, int]:
+        """Take no more writes; what was written, and the next free position."""
+        self._open = False
+        return self._tables, self._next_position
+
+
+class _MemoryAdapter:
+    def require_transaction(self, handle: MemoryTransaction) -> None:
+        if not handle.in_transaction:
+            raise OutsideTransaction("the transaction has ended", hint="add the event inside it")
+
+    def insert(self, handle: MemoryTransaction, rows: Sequence[OutboxRow]) -> None:
+        handle.insert(rows)
+
+
+register(MemoryTransaction, _MemoryAdapter())
+
+
+class MemoryLease:
+    """``contracts.Lease`` on dictionaries."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._after = 0
+        self._blocked: set[str] = set()
+
+    async def claim(self, limit: int) -> Sequence[OutboxEntry]:
+        """The oldest entries not yet claimed under this lease, in outbox order."""
+        claimed: list[OutboxEntry] = []
+        self._store.seen = self._store.version
+        for entry in self._store.in_order():
+            if len(claimed) == limit:
+                break
+            if entry.position <= self._after:
+                continue
+            self._after = entry.position
+            if entry.parked_at is not None:
+                self._blocked.add(entry.key)
+            elif entry.key not in self._blocked:
+                claimed.append(entry)
+        return claimed
+
+    async def settle(self, sent: Sequence[Sent], failed: Sequence[Failed] = ()) -> None:
+        """Take sent entries out of the outbox, record failures. Idempotent."""
+        self._blocked.update(failure.entry.key for failure in failed)
+        await self._store.settle(sent, failed)
+
+
+class MemorySchema:
+    """Nothing to migrate."""
+
+    async def plan(self) -> Sequence[SchemaChange]:
+        """Empty."""
+        return []
+
+    async def upgrade(self) -> Sequence[SchemaChange]:
+        """Empty."""
+        return []
+
+    async def verify(self) -> None:
+        """Always as it should be."""
+
+    def sql(self) -> str:
+        """No script."""
+        return ""
+
+
+class MemoryStore:
+    """``contracts.Store`` for tests. One event loop, one process."""
+
+    capabilities = Capabilities(durable=False, shared=False, concurrent_transactions=False)
+
+    def __init__(self) -> None:
+        self.schema = MemorySchema()
+        self.version = 0
+        self.seen: int | None = None
+        self._tables = _Tables()
+        self._sent: list[tuple[datetime, Sent]] = []
+        self._next_position = 1
+        self._turn = asyncio.Lock()
+        self._holder: asyncio.Task[Any] | None = None
+        self._changed = asyncio.Event()
+        self._leased = False
+
+    @property
+    def effects(self) -> Mapping[Any, Any]:
+        """What committed transactions left in their ``effects``."""
+        return self._tables.effects
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    # ------------------------------------------------------------------- the outbox
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[MemoryLease | None]:
+        """The right to publish, at once; ``None`` where somebody has it."""
+        if self._leased:
+            yield None
+            return
+        self._leased = True
+        try:
+            yield MemoryLease(self)
+        finally:
+            self._leased = False
+
+    async def wait(self, timeout: timedelta) -> None:
+        """Return when entries came since the last claim, at the latest after ``timeout``."""
+        if self.version != self.seen:
+            return
+        try:
+            async with asyncio.timeout(timeout.total_seconds()):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    def in_order(self) -> list[OutboxEntry]:
+        """All unsettled entries, oldest first."""
+        return sorted(self._tables.outbox.values(), key=lambda entry: entry.position)
+
+    async def settle(self, sent: Sequence[Sent], failed: Sequence[Failed]) -> None:
+        """What ``MemoryLease.settle`` does."""
+        now = datetime.now(UTC)
+        async with self._own_turn():
+            outbox = self._tables.outbox
+            for done in sent:
+                held = outbox.get(done.entry.event_id)
+                if held is not None and held.position == done.entry.position:
+                    del outbox[held.event_id]
+                    self._sent.append((now, replace(done, entry=held)))
+            for failure in failed:
+                held = outbox.get(failure.entry.event_id)
+                if held is not None and held.attempts == failure.entry.attempts:
+                    outbox[held.event_id] = replace(
+                        held,
+                        attempts=held.attempts + 1,
+                        last_error=failure.error,
+                        parked_at=now if failure.park else None,
+                    )
+
+    async def backlog(self) -> Backlog:
+        """How much waits."""
+        entries = self.in_order()
+        waiting = [entry for entry in entries if entry.parked_at is None]
+        return Backlog(
+            len(entries), len(entries) - len(waiting), waiting[0].added_at if waiting else None
+        )
+
+    async def entries(
+        self, *, parked: bool | None = None, event_id: str | None = None, limit: int = 100
+    ) -> Sequence[OutboxEntry]:
+        """Unsettled entries in outbox order."""
+        return [
+            entry
+            for entry in self.in_order()
+            if (event_id is None or entry.event_id == event_id)
+            and (parked is None or (entry.parked_at is not None) == parked)
+        ][:limit]
+
+    async def unpark(self, event_ids: Sequence[str] | None = None) -> int:
+        """Let parked entries be tried again, with their attempts counted anew."""
+        async with self._own_turn():
+            parked = [
+                entry
+                for entry in self.in_order()
+                if entry.parked_at is not None
+                and (event_ids is None or entry.event_id in event_ids)
+            ]
+            for entry in parked:
+                self._tables.outbox[entry.event_id] = replace(entry, parked_at=None, attempts=0)
+        self._wake()
+        return len(parked)
+
+    async def sent(
+        self, *, event_id: str | None = None, correlation_id: str | None = None, limit: int = 100
+    ) -> Sequence[Sent]:
+        """Settled entries, newest first."""
+        return [
+            done
+            for _, done in reversed(self._sent)
+            if (event_id is None or done.entry.event_id == event_id)
+            and (
+                correlation_id is None
+                or done.entry.message.headers.get(h.CORRELATION_ID) == correlation_id
+            )
+        ][:limit]
+
+    async def prune(self, before: datetime) -> int:
+        """Forget what was settled before then; how many there were."""
+        kept = [(at, done) for at, done in self._sent if at >= before]
+        count = len(self._sent) - len(kept)
+        self._sent = kept
+        return count
+
+    # ------------------------------------------------------------------- the inbox
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[MemoryTransaction]:
+        """Commit on leaving, roll back on an exception."""
+        async with self._own_turn():
+            opened = MemoryTransaction(self._tables.copy(), self._next_position)
+            try:
+                yield opened
+            except BaseException:
+                opened.end()
+                raise
+            self._tables, self._next_position = opened.end()
+        self._wake()
+
+    async def processed(self, event_id: str) -> Mapping[str, datetime]:
+        """Which consumers have this event's effects, and since when."""
+        return {
+            consumer: at
+            for (consumer, known), at in self._tables.inbox.items()
+            if known == event_id
+        }
+
+    async def forget(self, before: datetime) -> int:
+        """Drop inbox rows written before then; how many there were."""
+        async with self._own_turn():
+            old = [row for row, at in self._tables.inbox.items() if at < before]
+            for row in old:
+                del self._tables.inbox[row]
+        return len(old)
+
+    @asynccontextmanager
+    async def _own_turn(self) -> AsyncIterator[None]:
+        task = asyncio.current_task()
+        if self._holder is not None and self._holder is task:
+            raise ConfigError(
+                "this task is in a transaction of the store already",
+                hint="use the open transaction; savepoint() nests",
+            )
+        async with self._turn:
+            self._holder = task
+            try:
+                yield
+            finally:
+                self._holder = None
+
+    def _wake(self) -> None:
+        self.version += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
