@@ -53,9 +53,9 @@ RESERVED = frozenset(
 """Lower-cased names that the writer of an event sets through arguments, never as extra headers."""
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE = re.compile(r"[^\r\n\x00]*")
-_VERSION = re.compile(r"[1-9][0-9]*")
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
+_VALUE = re.compile(r"[^\r\n\x00\ud800-\udfff]*")
+_VERSION = re.compile(r"[1-9][0-9]{0,254}")
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def check_header(name: str, value: str) -> None:
@@ -66,14 +66,15 @@ def check_header(name: str, value: str) -> None:
     if not _NAME.fullmatch(name):
         raise InvalidName(f"{name!r} is not a header name")
     if not _VALUE.fullmatch(value) or value != value.strip():
-        raise InvalidName(f"header {name}: the value has a line break, NUL or outer blanks")
+        raise InvalidName(f"header {name}: not UTF-8 text, or a line break, NUL or outer blanks")
 
 
 def format_time(moment: datetime) -> str:
     """RFC 3339 in UTC with microseconds: ``2026-11-24T08:00:00.000000Z``."""
     if moment.tzinfo is None:
         raise ValueError(f"{moment!r} has no time zone")
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    naive = moment.astimezone(UTC).replace(tzinfo=None)
+    return f"{naive.isoformat(timespec='microseconds')}Z"
 
 
 def parse_time(text: str) -> datetime:
@@ -81,7 +82,10 @@ def parse_time(text: str) -> datetime:
     if not _RFC3339.fullmatch(text):
         raise ValueError(f"{text!r} is not an RFC 3339 time")
     text = re.sub(r"(\.\d{6})\d+", r"\1", text)
-    return datetime.fromisoformat(text).astimezone(UTC)
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{text!r} is out of range") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ _PART = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*")
 _VERSION = re.compile(r"v([1-9][0-9]*)")
 _UPPER_PART = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_TOKEN = re.compile(r"[^\s.*>\x00-\x1f\x7f]+")
+_TOKEN = re.compile(r"[^\s.*>\x00-\x1f\x7f\ud800-\udfff]+")
 
 
 def check_part(value: str, what: str) -> str:
@@ -91,7 +91,7 @@ class EventSubject:
     @classmethod
     def parse(cls, subject: str) -> EventSubject:
         """The parts of an event subject; ``InvalidName`` for anything else."""
-        parts = subject.split(".") if isinstance(subject, str) else []
+        parts = check_subject(subject).split(".")
         version = _VERSION.fullmatch(parts[3]) if len(parts) == 4 else None
         if version is None or parts[1] != "event":
             raise InvalidName(

@@ -62,13 +62,17 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is to be done about one stream or durable. ``config`` is what the server is sent."""
+    """What is to be done about one stream or durable.
+
+    ``config`` is what the server is sent, ``declared`` the part of it that the file answers for.
+    """
 
     kind: Kind
     stream: str
     durable: str | None = None
     differences: tuple[Difference, ...] = ()
     config: JSON = field(default_factory=dict)
+    declared: JSON = field(default_factory=dict)
     replaces: bool = False
     """The object is deleted and made anew."""
     note: str = ""
@@ -190,7 +194,7 @@ def _filters(config: JSON) -> list[str]:
 
 
 def _creation(config: JSON, stream: str, durable: str | None = None, note: str = "") -> Change:
-    return Change("create", stream, durable, config=config, note=note)
+    return Change("create", stream, durable, config=config, declared=config, note=note)
 
 
 def _stream_change(wanted: JSON, info: JSON, now: datetime) -> Change | None:
@@ -203,7 +207,7 @@ def _stream_change(wanted: JSON, info: JSON, now: datetime) -> Change | None:
         return None
     replaces = any(one.replaces for one in found)
     config = wanted if replaces else {**kept, **wanted}
-    return Change(_worst(found), wanted["name"], None, found, config, replaces)
+    return Change(_worst(found), wanted["name"], None, found, config, wanted, replaces)
 
 
 def _stream_cost(name: str, kept: Any, wanted: Any, state: JSON, now: datetime) -> Difference:
@@ -252,7 +256,7 @@ def _consumer_change(
     rest = {name: value for name, value in kept.items() if name not in _FILTERS}
     begun = {name: kept[name] for name in _BIRTH if name in kept}
     config = wanted if replaces else {**rest, **_without(wanted, _BIRTH), **begun}
-    return Change(_worst(found), stream, durable, found, config, replaces)
+    return Change(_worst(found), stream, durable, found, config, wanted, replaces)
 
 
 def _without(config: JSON, names: Iterable[str]) -> JSON:

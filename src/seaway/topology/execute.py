@@ -126,7 +126,7 @@ def _check_kept(change: Change, info: JSON | None) -> None:
     """Raise where what the server has now is not what it was sent."""
     if info is None:
         raise SeawayError(f"{change.title}: the server took it and does not have it")
-    for name, kept, wanted in differences(change.config, info["config"]):
+    for name, kept, wanted in differences(change.declared, info["config"]):
         hint = " (needs nats-server 2.12 or later)" if name == "allow_atomic" else ""
         raise SeawayError(
             f"{change.title}: the server kept {name} {shown(name, kept)}, "

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seaway import headers as h
+from seaway.errors import DecodeError, InvalidName
+from seaway.headers import Metadata
+
+values = st.text(
+    alphabet=st.characters(exclude_characters="\r\n\x00", exclude_categories=["Cs"]),
+    min_size=1,
+    max_size=40,
+).filter(lambda text: text == text.strip())
+zones = st.integers(min_value=-23, max_value=23).map(lambda n: timezone(timedelta(hours=n)))
+times = st.datetimes(min_value=datetime(1, 1, 3), max_value=datetime(9999, 12, 29), timezones=zones)
+metadata = st.builds(
+    Metadata,
+    event_id=values,
+    correlation_id=values,
+    causation_id=st.none() | values,
+    version=st.none() | st.integers(min_value=1, max_value=10**9),
+    key=st.none() | values,
+    occurred_at=st.none() | times,
+    content_type=values,
+    traceparent=st.none() | values,
+    tracestate=st.none() | values,
+)
+
+
+@given(metadata)
+def test_metadata_round_trips(value: Metadata) -> None:
+    assert Metadata.decode(value.encode(), fallback_id="S:1") == value
+
+
+@given(times)
+def test_times_round_trip(moment: datetime) -> None:
+    assert h.parse_time(h.format_time(moment)) == moment
+
+
+@given(values, st.sampled_from(["\r", "\n", "\x00", "\r\nNats-Rollup: all"]), values)
+def test_no_value_adds_a_header(before: str, injected: str, after: str) -> None:
+    text = before + injected + after
+    with pytest.raises(InvalidName):
+        Metadata(event_id="a", correlation_id="b", key=text).encode()
+    with pytest.raises(InvalidName):
+        h.check_header("X-Own", text)
+
+
+@given(st.text())
+def test_a_name_is_a_token_or_refused(name: str) -> None:
+    try:
+        h.check_header(name, "value")
+    except InvalidName:
+        return
+    assert name
+    assert name.isascii()
+    assert not set(name) & set(": \t\r\n\x00")
+
+
+@given(st.dictionaries(st.sampled_from([h.EVENT_VERSION, h.OCCURRED_AT, h.EVENT_ID]), st.text()))
+def test_foreign_headers_decode_or_name_the_header(found: dict[str, str]) -> None:
+    try:
+        value = Metadata.decode(found, fallback_id="S:7")
+    except DecodeError as error:
+        assert error.field in found
+    else:
+        assert value.event_id == (found.get(h.EVENT_ID) or "S:7")
+        assert value.correlation_id == value.event_id
+
+
+@pytest.mark.parametrize(
+    "version", ["", "0", "01", "-1", "1.0", "one", " 1", "1\n", "\u0661", "9" * 5000]
+)
+def test_a_malformed_version_never_becomes_a_default(version: str) -> None:
+    with pytest.raises(DecodeError) as caught:
+        Metadata.decode({h.EVENT_VERSION: version}, fallback_id="S:1")
+    assert caught.value.field == h.EVENT_VERSION
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "",
+        "now",
+        "2026-11-24",
+        "2026-11-24T08:00:00",
+        "2026-13-24T08:00:00Z",
+        "0001-01-01T00:00:00+10:00",
+        "2026-11-24T08:00:00+24:00",
+    ],
+)
+def test_a_malformed_time_never_becomes_a_default(moment: str) -> None:
+    with pytest.raises(DecodeError) as caught:
+        Metadata.decode({h.OCCURRED_AT: moment}, fallback_id="S:1")
+    assert caught.value.field == h.OCCURRED_AT
+
+
+def test_identity() -> None:
+    assert h.identity({h.EVENT_ID: "e", h.MSG_ID: "m"}, fallback_id="f") == "e"
+    assert h.identity({h.MSG_ID: "m"}, fallback_id="f") == "m"
+    assert h.identity({}, fallback_id="f") == "f"
+
+
+def test_times() -> None:
+    moment = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
+    assert h.format_time(moment) == "2026-11-24T08:00:00.000000Z"
+    assert h.parse_time("2026-11-24T10:00:00.123456789+02:00") == moment.replace(microsecond=123456)
+    with pytest.raises(ValueError, match="no time zone"):
+        h.format_time(moment.replace(tzinfo=None))
