@@ -1,1 +1,1 @@
-"""."""
+"""Brokers: each a package that implements ``contracts.Broker``."""

@@ -1,0 +1,76 @@
+"""NATS JetStream (``contracts.Broker``), on server 2.9 and newer; atomic batches from 2.12.
+
+``connection`` speaks to the client, ``api`` to JetStream's JSON API; ``publish``, ``pull`` and
+``admin`` are the protocol's three sides, and this class joins them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from seaway.brokers.jetstream.admin import JetStreamAdmin
+from seaway.brokers.jetstream.connection import Connection, open_connection
+from seaway.brokers.jetstream.publish import Publisher
+from seaway.brokers.jetstream.pull import Pull
+from seaway.config import NatsSettings
+from seaway.contracts import Message, PublishOutcome, Subscription
+from seaway.errors import NotFound
+from seaway.telemetry import Telemetry
+
+__all__ = ["JetStreamBroker", "connect"]
+
+
+class JetStreamBroker:
+    """``contracts.Broker`` over one connection. Made by ``connect``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._publisher = Publisher(connection)
+        self._admin = JetStreamAdmin(connection)
+
+    @property
+    def admin(self) -> JetStreamAdmin:
+        return self._admin
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection is up now."""
+        return self._connection.connected
+
+    async def publish(
+        self, stream: str, messages: Sequence[Message], *, timeout: timedelta
+    ) -> Sequence[PublishOutcome]:
+        await self._publisher.open()
+        return await self._publisher.publish(stream, messages, timeout=timeout)
+
+    @asynccontextmanager
+    async def subscribe(self, stream: str, durable: str) -> AsyncIterator[Subscription]:
+        if await self._admin.consumer(stream, durable) is None:
+            raise NotFound(
+                f"there is no consumer {durable} on {stream}: run `seaway topology apply`"
+            )
+        async with Pull(self._connection, stream, durable) as pull:
+            yield pull
+
+    async def close(self) -> None:
+        await self._publisher.close()
+        await self._connection.close()
+
+
+async def connect(
+    settings: NatsSettings,
+    *,
+    telemetry: Telemetry | None = None,
+    name: str = "seaway",
+    wait: bool = False,
+) -> JetStreamBroker:
+    """Connect to the first server that answers.
+
+    ``wait``: try for ever; otherwise ``BrokerUnavailable`` after ``connect_timeout`` a server.
+    ``ConfigError`` where credentials are refused or unreadable. Cancellation leaves nothing open.
+    """
+    return JetStreamBroker(
+        await open_connection(settings, telemetry=telemetry or Telemetry(), name=name, wait=wait)
+    )

@@ -1,0 +1,181 @@
+"""Streams, consumers and stored messages through JetStream's API (``contracts.BrokerAdmin``)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+
+from seaway import headers as h
+from seaway.brokers.jetstream import api as codes
+from seaway.brokers.jetstream.api import Api
+from seaway.brokers.jetstream.connection import Connection
+from seaway.brokers.jetstream.pull import Pull
+from seaway.contracts import JSON, Message, ServerInfo, StoredMessage
+from seaway.errors import BrokerUnavailable, NotFound
+
+_PAGE = 500
+_PAGE_TIMEOUT = timedelta(seconds=5)
+_INACTIVE_NANOSECONDS = 60 * 10**9
+
+
+class JetStreamAdmin:
+    """``contracts.BrokerAdmin`` on a real server (>= 2.9)."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._api = Api(connection)
+
+    async def server_info(self) -> ServerInfo:
+        return self._connection.server_info()
+
+    # ------------------------------------------------------------------ streams
+
+    async def streams(self) -> Sequence[JSON]:
+        return await self._api.pages("STREAM.LIST", "streams")
+
+    async def stream(self, name: str) -> JSON | None:
+        return await self._api.find(f"STREAM.INFO.{name}", codes.STREAM_NOT_FOUND)
+
+    async def create_stream(self, config: JSON) -> JSON:
+        return await self._api.call(f"STREAM.CREATE.{config['name']}", config)
+
+    async def update_stream(self, config: JSON) -> JSON:
+        return await self._api.call(f"STREAM.UPDATE.{config['name']}", config)
+
+    async def delete_stream(self, name: str) -> bool:
+        answer = await self._api.find(f"STREAM.DELETE.{name}", codes.STREAM_NOT_FOUND)
+        return answer is not None
+
+    # ------------------------------------------------------------------ consumers
+
+    async def consumers(self, stream: str) -> Sequence[JSON]:
+        return await self._api.pages(f"CONSUMER.LIST.{stream}", "consumers")
+
+    async def consumer(self, stream: str, durable: str) -> JSON | None:
+        return await self._api.find(
+            f"CONSUMER.INFO.{stream}.{durable}", codes.CONSUMER_NOT_FOUND, codes.STREAM_NOT_FOUND
+        )
+
+    async def create_consumer(self, stream: str, config: JSON) -> JSON:
+        return await self._write_consumer(stream, config, "create")
+
+    async def update_consumer(self, stream: str, config: JSON) -> JSON:
+        return await self._write_consumer(stream, config, "update")
+
+    async def delete_consumer(self, stream: str, durable: str) -> bool:
+        answer = await self._api.find(
+            f"CONSUMER.DELETE.{stream}.{durable}",
+            codes.CONSUMER_NOT_FOUND,
+            codes.STREAM_NOT_FOUND,
+        )
+        return answer is not None
+
+    async def _write_consumer(self, stream: str, config: JSON, action: str) -> JSON:
+        name = config.get("durable_name") or config["name"]
+        body = {"stream_name": stream, "config": config, "action": action}
+        return await self._api.call(f"CONSUMER.CREATE.{stream}.{name}", body)
+
+    # ------------------------------------------------------------------ messages
+
+    async def get(self, stream: str, stream_seq: int) -> StoredMessage | None:
+        answer = await self._api.find(
+            f"STREAM.MSG.GET.{stream}",
+            codes.MESSAGE_NOT_FOUND,
+            codes.STREAM_NOT_FOUND,
+            body={"seq": stream_seq},
+        )
+        if answer is None:
+            return None
+        found = answer["message"]
+        message = Message(
+            found["subject"],
+            base64.b64decode(found.get("data", "")),
+            parse_headers(base64.b64decode(found.get("hdrs", ""))),
+        )
+        return StoredMessage(message, stream, int(found["seq"]), h.parse_time(found["time"]))
+
+    async def delete_message(self, stream: str, stream_seq: int) -> bool:
+        answer = await self._api.find(
+            f"STREAM.MSG.DELETE.{stream}",
+            codes.MESSAGE_NOT_FOUND,
+            codes.STREAM_NOT_FOUND,
+            10057,  # "message delete failed": it was not there
+            10043,  # the same, by its sequence
+            body={"seq": stream_seq, "no_erase": True},
+        )
+        return answer is not None and bool(answer.get("success"))
+
+    async def read(
+        self,
+        stream: str,
+        *,
+        filter_subjects: Sequence[str] = (),
+        from_seq: int | None = None,
+        from_time: datetime | None = None,
+        headers_only: bool = False,
+    ) -> AsyncIterator[StoredMessage]:
+        info = await self.stream(stream)
+        if info is None:
+            raise NotFound(f"there is no stream {stream}")
+        last_seq = int(info["state"]["last_seq"])
+        if last_seq == 0 or (from_seq is not None and from_seq > last_seq):
+            return
+        name = f"seaway_read_{uuid.uuid4().hex}"
+        config: JSON = {
+            "name": name,
+            "ack_policy": "none",
+            "deliver_policy": "all",
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": _INACTIVE_NANOSECONDS,
+            "headers_only": headers_only,
+        }
+        if from_seq is not None:
+            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": max(1, from_seq)}
+        elif from_time is not None:
+            start = h.format_time(from_time)
+            config |= {"deliver_policy": "by_start_time", "opt_start_time": start}
+        if len(filter_subjects) == 1:
+            config["filter_subject"] = filter_subjects[0]
+        elif filter_subjects:
+            config["filter_subjects"] = list(filter_subjects)
+        created = await self.create_consumer(stream, config)
+        try:
+            if int(created.get("num_pending", 0)) == 0:
+                return
+            async with Pull(self._connection, stream, name) as pull:
+                while True:
+                    batch = await pull.next(_PAGE, timeout=_PAGE_TIMEOUT)
+                    for incoming in batch:
+                        if incoming.stream_seq > last_seq:
+                            return
+                        yield incoming
+                        if incoming.pending == 0 or incoming.stream_seq == last_seq:
+                            return
+                    if not batch and await self._is_drained(stream, name):
+                        return
+        finally:
+            # A reader that is cancelled must not leave its consumer; the server would, after a
+            # minute of inactivity.
+            with contextlib.suppress(BrokerUnavailable, asyncio.CancelledError):
+                await asyncio.shield(self.delete_consumer(stream, name))
+
+    async def _is_drained(self, stream: str, name: str) -> bool:
+        info = await self.consumer(stream, name)
+        if info is None:
+            raise BrokerUnavailable(f"reading {stream} was interrupted: its consumer is gone")
+        return int(info.get("num_pending", 0)) == 0
+
+
+def parse_headers(block: bytes) -> dict[str, str]:
+    """The pairs of a stored header block; what cannot be read is left out, like the client does."""
+    headers: dict[str, str] = {}
+    for line in block.split(b"\r\n")[1:]:
+        name, separator, value = line.partition(b":")
+        if separator and name.isascii() and name.strip() and b" " not in name.strip():
+            headers[name.strip().decode()] = value.strip().decode("utf-8", "replace")
+    return headers

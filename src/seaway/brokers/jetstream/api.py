@@ -1,0 +1,79 @@
+"""JetStream's JSON API over a core connection: one request, one answer, errors by code.
+
+Owns: the ``$JS.API`` envelope, paging, and what silence means. Source of the codes: the server's
+``errors.json`` (2.15).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from seaway.brokers.jetstream.connection import Connection, Frame
+from seaway.contracts import JSON
+from seaway.errors import ApiError, BrokerUnavailable
+
+PREFIX = "$JS.API"
+
+CONSUMER_NOT_FOUND = 10014
+STREAM_NOT_FOUND = 10059
+MESSAGE_NOT_FOUND = 10037
+JETSTREAM_NOT_ENABLED = 10076
+JETSTREAM_NOT_ENABLED_FOR_ACCOUNT = 10039
+
+
+class Api:
+    """Requests to JetStream's API of the connection's account."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def call(self, subject: str, body: JSON | None = None) -> JSON:
+        """The answer's JSON, without its ``type``.
+
+        ``ApiError`` where the server refuses, ``BrokerUnavailable`` where nobody answers.
+        """
+        payload = b"" if body is None else json.dumps(body, separators=(",", ":")).encode()
+        answer = await self._connection.request(f"{PREFIX}.{subject}", payload)
+        return self._read(subject, answer)
+
+    async def find(self, subject: str, *missing: int, body: JSON | None = None) -> JSON | None:
+        """Like ``call``; ``None`` where the server refuses with one of these err_codes."""
+        try:
+            return await self.call(subject, body)
+        except ApiError as error:
+            if error.err_code in missing:
+                return None
+            raise
+
+    async def pages(self, subject: str, field: str) -> Sequence[JSON]:
+        """All entries of a paged list, in the server's order."""
+        found: list[JSON] = []
+        while True:
+            page = await self.call(subject, {"offset": len(found)})
+            entries = page.get(field) or []
+            found += entries
+            if not entries or len(found) >= int(page.get("total", 0)):
+                return found
+
+    def _read(self, subject: str, answer: Frame) -> JSON:
+        if answer.status == "503":
+            if not self._connection.server_info().jetstream:
+                raise BrokerUnavailable(
+                    f"JetStream is not enabled on {self._connection.settings.redacted_url}: "
+                    "start nats-server with -js"
+                )
+            raise BrokerUnavailable(f"nobody answers {PREFIX}.{subject}: JetStream has no leader")
+        try:
+            content = json.loads(answer.data)
+        except ValueError as error:
+            raise BrokerUnavailable(f"{PREFIX}.{subject}: the answer is not JSON") from error
+        refusal = content.get("error")
+        if refusal is not None:
+            raise ApiError(
+                str(refusal.get("description", "refused")),
+                code=int(refusal["code"]),
+                err_code=int(refusal.get("err_code", 0)),
+            )
+        content.pop("type", None)
+        return dict(content)

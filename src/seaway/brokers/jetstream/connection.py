@@ -1,0 +1,369 @@
+"""The one module that imports the NATS client, and uses no more of it than its core connection.
+
+Owns: authentication, TLS, reconnects, subscriptions, requests, and the translation of the client's
+errors. Must not know JetStream: that protocol stands in this package's other modules (ADR 0004).
+Guarantees: reconnects for ever once connected; sends nothing while disconnected (what a buffer
+would hold back and send later, its caller has long given up on); tells each loss and return of the
+connection once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import secrets
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeAlias
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from seaway.config import NatsSettings
+from seaway.contracts import ServerInfo
+from seaway.errors import BrokerUnavailable, ConfigError, SeawayError
+from seaway.retry import Backoff
+from seaway.telemetry import Disconnected, Reconnected, Telemetry
+
+logger = logging.getLogger("seaway.nats")
+logging.getLogger("nats").setLevel(logging.CRITICAL)  # Everything it says reaches our error_cb.
+
+_RECONNECT_WAIT_SECONDS = 0.25
+_PENDING_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A message as the core protocol delivers it. ``status``: a control message's number."""
+
+    subject: str
+    reply: str
+    headers: Mapping[str, str]
+    data: bytes
+
+    @property
+    def status(self) -> str | None:
+        """``404``, ``408``, ``409``, ``503``, ``100``; ``None`` for a message."""
+        return self.headers.get("Status") if not self.data else None
+
+    @property
+    def description(self) -> str:
+        """The text beside the status."""
+        return self.headers.get("Description", "")
+
+
+FrameHandler: TypeAlias = Callable[[Frame], None]
+
+
+@dataclass(slots=True)
+class Connection:
+    """A core NATS connection. Made by ``open_connection``."""
+
+    settings: NatsSettings
+    telemetry: Telemetry
+    client: Client = field(default_factory=Client)
+    last_error: str = ""
+    epoch: int = 0
+    """Counts reconnects: whoever waits for an answer of an earlier epoch waits in vain."""
+    _watchers: list[Callable[[], None]] = field(default_factory=list)
+    _tokens: itertools.count[int] = field(default_factory=itertools.count)
+    _connected_once: bool = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether it can send now."""
+        return bool(self.client.is_connected)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed for good."""
+        return bool(self.client.is_closed)
+
+    @property
+    def request_timeout(self) -> timedelta:
+        """How long an API request may take."""
+        return self.settings.request_timeout
+
+    def server_info(self) -> ServerInfo:
+        """What the server said of itself when this connection was made."""
+        info: dict[str, Any] = self.client._server_info
+        url = self.client.connected_url
+        return ServerInfo(
+            version=str(info.get("version", "")),
+            jetstream=bool(info.get("jetstream", False)),
+            max_payload_bytes=int(self.client.max_payload),
+            server_name=str(info.get("server_name", "")),
+            cluster=info.get("cluster"),
+            url="" if url is None else f"{url.scheme}://{url.hostname}:{url.port}",
+        )
+
+    def on_reconnect(self, watcher: Callable[[], None]) -> Callable[[], None]:
+        """Call ``watcher`` after each reconnect, until the returned call."""
+        self._watchers.append(watcher)
+
+        def forget() -> None:
+            with contextlib.suppress(ValueError):
+                self._watchers.remove(watcher)
+
+        return forget
+
+    def new_inbox(self) -> str:
+        """A reply subject that nobody else listens on, under the permitted prefix."""
+        return f"{self.settings.inbox_prefix}.{secrets.token_hex(8)}.{next(self._tokens)}"
+
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send once, without an answer. ``BrokerUnavailable`` while there is no connection."""
+        if not self.client.is_connected:
+            raise self._away()
+        try:
+            await self.client.publish(
+                subject, payload, reply=reply, headers=dict(headers) if headers else None
+            )
+        except nats.errors.Error as error:
+            raise self._translate(error, subject) from error
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout: timedelta | None = None,
+    ) -> Frame:
+        """Send and wait for one answer; ``BrokerUnavailable`` where none comes in time.
+
+        An answer of status 503 (nobody listens) is returned as it is: what it means, the caller
+        knows.
+        """
+        if not self.client.is_connected:
+            raise self._away()
+        limit = (timeout or self.request_timeout).total_seconds()
+        try:
+            answer = await self.client.request(
+                subject, payload, timeout=limit, headers=dict(headers) if headers else None
+            )
+        except nats.errors.NoRespondersError:
+            return Frame(subject, "", {"Status": "503", "Description": "No Responders"}, b"")
+        except (nats.errors.Error, TimeoutError) as error:
+            raise self._translate(error, subject) from error
+        return _frame(answer)
+
+    async def subscribe(self, subject: str, handler: FrameHandler) -> Callable[[], Awaitable[None]]:
+        """Call ``handler`` for each message until the returned coroutine function is awaited.
+
+        Survives reconnects. ``handler`` must be quick and must not raise.
+        """
+
+        async def on_message(message: Msg) -> None:
+            handler(_frame(message))
+
+        try:
+            subscription = await self.client.subscribe(
+                subject, cb=on_message, pending_msgs_limit=-1, pending_bytes_limit=-1
+            )
+        except nats.errors.Error as error:
+            raise self._translate(error, subject) from error
+
+        async def unsubscribe() -> None:
+            """Stop, but hand over what the server has sent by now."""
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                async with asyncio.timeout(2):
+                    if self.client.is_connected:
+                        await subscription.drain()  # type: ignore[no-untyped-call]
+                        return
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+
+        return unsubscribe
+
+    async def flush(self) -> None:
+        """Return when the server has read all that was sent."""
+        try:
+            await self.client.flush(max(1, int(self.request_timeout.total_seconds())))
+        except nats.errors.Error as error:
+            raise self._translate(error, "flush") from error
+
+    async def close(self) -> None:
+        """Send what is buffered, and close. Idempotent."""
+        if not self.client.is_closed:
+            with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+                if self.client.is_connected:
+                    await self.client.flush(1)
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await self.client.close()
+
+    # ------------------------------------------------------------------ what the client tells
+
+    async def _on_error(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        if "permissions violation" in text.lower() and text != self.last_error:
+            # The caller of a forbidden subject only sees silence: the reason is here alone.
+            logger.error("the server refuses: %s", text)
+        self.last_error = text
+
+    async def _on_disconnect(self) -> None:
+        if self._connected_once and not self.client.is_closed:
+            self.telemetry.emit(Disconnected(self.last_error or "the connection was lost"))
+
+    async def _on_reconnect(self) -> None:
+        self.epoch += 1
+        self.last_error = ""
+        self.telemetry.emit(Reconnected(self.server_info().url))
+        for watcher in tuple(self._watchers):
+            watcher()
+
+    def _away(self) -> BrokerUnavailable:
+        state = "the connection is closed" if self.closed else "no connection to"
+        return BrokerUnavailable(
+            f"{state} {self.settings.redacted_url}"
+            + (f": {self.last_error}" if self.last_error else "")
+        )
+
+    def _translate(self, error: Exception, subject: str) -> SeawayError:
+        for kind, make in _ERRORS:
+            if isinstance(error, kind):
+                return make(f"{subject}: {_words(error)}{self._suspicion(error)}")
+        return BrokerUnavailable(f"{subject}: {_words(error)}")
+
+    def _suspicion(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError) and "permissions" in self.last_error.lower():
+            return f" (the server had refused before: {self.last_error})"
+        return ""
+
+
+_ERRORS: tuple[tuple[type[Exception], Callable[[str], SeawayError]], ...] = (
+    (nats.errors.MaxPayloadError, ConfigError),
+    (nats.errors.BadSubjectError, ConfigError),
+    (nats.errors.BadHeaderError, ConfigError),
+    (TimeoutError, BrokerUnavailable),
+    (nats.errors.ConnectionClosedError, BrokerUnavailable),
+    (nats.errors.OutboundBufferLimitError, BrokerUnavailable),
+)
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error).removeprefix("nats: ") or type(error).__name__
+
+
+def _frame(message: Msg) -> Frame:
+    return Frame(message.subject, message.reply, message.headers or {}, message.data)
+
+
+async def open_connection(
+    settings: NatsSettings, *, telemetry: Telemetry, name: str, wait: bool
+) -> Connection:
+    """Connect. ``wait``: try for ever; otherwise ``BrokerUnavailable`` once every server failed.
+
+    ``ConfigError`` where the server refuses the credentials, or a file of theirs cannot be read;
+    waiting would not mend it.
+    """
+    backoff, attempt = Backoff(timedelta(milliseconds=100), timedelta(seconds=2)), 0
+    options = _options(settings)
+    while True:
+        connection = Connection(settings, telemetry)
+        try:
+            await _connect(connection, options, name)
+        except BrokerUnavailable as error:
+            if not wait:
+                raise
+            attempt += 1
+            if attempt == 1:
+                telemetry.emit(Disconnected(str(error)))
+            await asyncio.sleep(backoff.delay(attempt).total_seconds())
+        else:
+            connection._connected_once = True
+            if attempt:
+                telemetry.emit(Reconnected(connection.server_info().url))
+            return connection
+
+
+async def _connect(connection: Connection, options: dict[str, Any], name: str) -> None:
+    client, settings = connection.client, connection.settings
+    servers = settings.url.split(",")
+    seen: list[str] = []
+
+    async def on_error(error: Exception) -> None:
+        seen.append(_words(error))
+        await connection._on_error(error)
+
+    limit = settings.connect_timeout.total_seconds() * len(servers) + 1
+    try:
+        async with asyncio.timeout(limit):
+            await client.connect(
+                servers=servers,
+                name=name,
+                error_cb=on_error,
+                disconnected_cb=connection._on_disconnect,
+                reconnected_cb=connection._on_reconnect,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                pending_size=_PENDING_BYTES,
+                inbox_prefix=settings.inbox_prefix,
+                **options,
+            )
+    except (nats.errors.Error, OSError, TimeoutError) as error:
+        with contextlib.suppress(Exception):
+            await client.close()
+        reason = seen[-1] if seen else _words(error)
+        if "authorization" in reason.lower():
+            raise ConfigError(
+                f"{settings.redacted_url} refuses these credentials: {reason}",
+                hint="--creds, --nkey, --user and --password, or the matching NATS_ variables",
+            ) from error
+        raise BrokerUnavailable(
+            f"no NATS server answers at {settings.redacted_url}: {reason}"
+        ) from error
+    # A first connection that fails is the caller's to know; a lost one is ours to mend, for ever.
+    client.options["allow_reconnect"] = True
+    client.options["max_reconnect_attempts"] = -1
+
+
+def _options(settings: NatsSettings) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "reconnect_time_wait": _RECONNECT_WAIT_SECONDS,
+        "connect_timeout": settings.connect_timeout.total_seconds(),
+    }
+    for name, path in (
+        ("creds", settings.creds),
+        ("nkey", settings.nkey),
+        ("tls_cert", settings.tls_cert),
+        ("tls_key", settings.tls_key),
+        ("tls_ca", settings.tls_ca),
+    ):
+        if path is not None and not path.expanduser().is_file():
+            raise ConfigError(f"nats.{name}: {path} is not a file")
+    if settings.creds is not None:
+        options["user_credentials"] = str(settings.creds.expanduser())
+    if settings.nkey is not None:
+        options["nkeys_seed"] = str(settings.nkey.expanduser())
+    if settings.user is not None:
+        options["user"] = settings.user
+    if settings.password is not None:
+        options["password"] = settings.password.get_secret_value()
+    if settings.token is not None:
+        options["token"] = settings.token.get_secret_value()
+    if settings.tls_ca or settings.tls_cert or "tls://" in settings.url:
+        context = ssl.create_default_context(
+            cafile=str(settings.tls_ca.expanduser()) if settings.tls_ca else None
+        )
+        if settings.tls_cert is not None:
+            context.load_cert_chain(
+                settings.tls_cert.expanduser(),
+                settings.tls_key.expanduser() if settings.tls_key else None,
+            )
+        options["tls"] = context
+    return options

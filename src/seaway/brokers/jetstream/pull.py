@@ -1,0 +1,263 @@
+"""An open pull on one durable (``contracts.Subscription``), over ``CONSUMER.MSG.NEXT``.
+
+Owns: which pull requests are outstanding, what has arrived and not been handed out, and settling.
+Guarantees: never asks for more than its caller's ``limit``; a cancelled ``next`` loses nothing;
+what was not handed out is nak'ed on leaving; a pull that died with a server, a leader or a
+connection is noticed (reconnect, status, missed heartbeats) and made anew.
+
+A pull request ends by delivering its batch, by a status that says how much of it was not used
+(404, 408, 409), or silently with its server: hence the heartbeats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Self
+
+from seaway.brokers.jetstream.api import CONSUMER_NOT_FOUND, PREFIX, STREAM_NOT_FOUND, Api
+from seaway.brokers.jetstream.connection import Connection, Frame
+from seaway.brokers.jetstream.replies import Replies
+from seaway.contracts import Incoming, Message
+from seaway.errors import ApiError, BrokerUnavailable, NotFound
+from seaway.retry import Backoff
+
+logger = logging.getLogger("seaway.nats")
+
+_EXPIRES = timedelta(seconds=30)
+_HEARTBEAT = timedelta(seconds=2)
+_ACK_TIMEOUT = timedelta(seconds=5)
+_BACKOFF = Backoff(timedelta(milliseconds=50), timedelta(seconds=2))
+
+
+def parse_reply(reply: str) -> tuple[str, str, int, int, int, int, int]:
+    """``(stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending)``.
+
+    Reads both forms of ``$JS.ACK``: 9 tokens, and 11 or 12 with domain and account. ``ValueError``
+    for anything else.
+    """
+    tokens = reply.split(".")
+    if tokens[:2] != ["$JS", "ACK"] or len(tokens) not in (9, 11, 12):
+        raise ValueError(f"{reply!r} is not an acknowledgement subject of JetStream")
+    stream, consumer, *numbers = tokens[2:9] if len(tokens) == 9 else tokens[4:11]
+    deliveries, stream_seq, consumer_seq, nanoseconds, pending = map(int, numbers)
+    return stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending
+
+
+def incoming_of(frame: Frame) -> Incoming:
+    """The delivery that a frame carries; ``ValueError`` where its reply is not JetStream's."""
+    stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending = parse_reply(
+        frame.reply
+    )
+    return Incoming(
+        message=Message(frame.subject, frame.data, frame.headers),
+        stream=stream,
+        stream_seq=stream_seq,
+        stored_at=datetime.fromtimestamp(nanoseconds / 1e9, UTC),
+        consumer=consumer,
+        consumer_seq=consumer_seq,
+        deliveries=deliveries,
+        pending=pending,
+        reply=frame.reply,
+    )
+
+
+class Pull:
+    """``contracts.Subscription``; its context is the time that it is open."""
+
+    def __init__(self, connection: Connection, stream: str, durable: str) -> None:
+        self._connection = connection
+        self._replies = Replies(connection)
+        self._stream = stream
+        self._durable = durable
+        self._inbox = connection.new_inbox()
+        self._arrived: deque[Incoming] = deque()
+        self._outstanding = 0
+        self._heard = 0.0
+        self._failures = 0
+        self._not_before = 0.0
+        self._unsure = False
+        self._gone: str | None = None
+        self._news = asyncio.Event()
+        self._unsubscribe: Callable[[], Awaitable[None]] | None = None
+        self._forget: Callable[[], None] = lambda: None
+
+    async def __aenter__(self) -> Self:
+        await self._replies.open()
+        self._unsubscribe = await self._connection.subscribe(self._inbox, self._on_frame)
+        self._forget = self._connection.on_reconnect(self._restart)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._forget()
+        if self._unsubscribe is not None:
+            # Draining first: what the server has sent already must be nak'ed, not dropped, or it
+            # would come again only after ack_wait.
+            await self._unsubscribe()
+            self._unsubscribe = None
+        while self._arrived:
+            await self.nak(self._arrived.popleft(), delay=timedelta(0))
+        await self._replies.close()
+
+    # ------------------------------------------------------------------ receiving
+
+    async def next(self, limit: int, *, timeout: timedelta) -> Sequence[Incoming]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout.total_seconds()
+        while True:
+            if self._arrived:
+                return [self._arrived.popleft() for _ in range(min(limit, len(self._arrived)))]
+            if self._gone is not None:
+                raise NotFound(self._gone)
+            if self._connection.closed:
+                raise BrokerUnavailable(f"pulling {self._durable}: the connection is closed")
+            now = loop.time()
+            if now >= deadline:
+                return []
+            self._news.clear()
+            wake_at = min(deadline, await self._keep_asking(limit, now))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(wake_at):
+                    await self._news.wait()
+
+    async def _keep_asking(self, limit: int, now: float) -> float:
+        """Have ``limit`` messages asked for; when to look again without news."""
+        if not self._connection.connected:
+            self._outstanding = 0
+            return now + _HEARTBEAT.total_seconds()
+        silent_at = self._heard + 2.5 * _HEARTBEAT.total_seconds()
+        if self._outstanding and now >= silent_at:
+            logger.warning("%s: no heartbeat for its pull, pulling anew", self._durable)
+            self._outstanding = 0
+        if now < self._not_before:
+            return self._not_before
+        if self._unsure:
+            await self._look_whether_it_is_there()
+        if self._outstanding < limit:
+            await self._ask(limit - self._outstanding, now)
+        return now + 2.5 * _HEARTBEAT.total_seconds()
+
+    async def _ask(self, count: int, now: float) -> None:
+        body = {
+            "batch": count,
+            "expires": _nanoseconds(_EXPIRES),
+            "idle_heartbeat": _nanoseconds(_HEARTBEAT),
+        }
+        self._outstanding += count
+        self._heard = now
+        try:
+            await self._connection.publish(
+                f"{PREFIX}.CONSUMER.MSG.NEXT.{self._stream}.{self._durable}",
+                json.dumps(body).encode(),
+                reply=self._inbox,
+            )
+        except BrokerUnavailable:
+            self._outstanding = 0
+
+    async def _look_whether_it_is_there(self) -> None:
+        """After a refusal that may mean a deleted consumer as well as a lost leader."""
+        try:
+            info = await Api(self._connection).find(
+                f"CONSUMER.INFO.{self._stream}.{self._durable}",
+                CONSUMER_NOT_FOUND,
+                STREAM_NOT_FOUND,
+            )
+        except (BrokerUnavailable, ApiError):
+            self._retry_later()
+            return
+        self._unsure = False
+        if info is None:
+            self._gone = f"there is no consumer {self._durable} on {self._stream}"
+            self._news.set()
+
+    def _on_frame(self, frame: Frame) -> None:
+        self._heard = asyncio.get_running_loop().time()
+        status = frame.status
+        if status is None or frame.reply.startswith("$JS.ACK."):
+            self._outstanding = max(0, self._outstanding - 1)
+            self._failures = 0
+            try:
+                self._arrived.append(incoming_of(frame))
+            except ValueError:
+                logger.exception("%s: a delivery without JetStream's reply", self._durable)
+        elif status == "100":
+            return
+        else:
+            self._on_status(status, frame)
+        self._news.set()
+
+    def _on_status(self, status: str, frame: Frame) -> None:
+        text = frame.description.lower()
+        try:
+            unused = int(frame.headers["Nats-Pending-Messages"])
+        except (KeyError, ValueError):
+            unused = self._outstanding
+        self._outstanding = max(0, self._outstanding - unused)
+        if status in ("404", "408"):
+            return
+        if "deleted" in text or "push based" in text:
+            self._gone = f"consumer {self._durable} on {self._stream}: {frame.description}"
+            return
+        # 503, or 409 for a shutdown, a new leader, too many waiting pulls.
+        self._outstanding = 0
+        self._unsure = True
+        self._retry_later()
+
+    def _retry_later(self) -> None:
+        self._failures += 1
+        delay = _BACKOFF.delay(self._failures).total_seconds()
+        self._not_before = asyncio.get_running_loop().time() + delay
+
+    def _restart(self) -> None:
+        self._outstanding = 0
+        self._not_before = 0.0
+        self._unsure = True
+        self._news.set()
+
+    # ------------------------------------------------------------------ settling
+
+    async def ack(self, *incoming: Incoming) -> Sequence[bool]:
+        replies: list[str] = []
+        for delivery in incoming:
+            reply, future = self._replies.expect()
+            replies.append(reply)
+            try:
+                await self._connection.publish(delivery.reply, b"+ACK", reply=reply)
+            except BrokerUnavailable:
+                if not future.done():
+                    future.set_result(None)
+        answers = await self._replies.gather(replies, timeout=_ACK_TIMEOUT)
+        return [answer is not None and answer.status != "503" for answer in answers]
+
+    async def nak(self, incoming: Incoming, *, delay: timedelta) -> None:
+        body = b"-NAK"
+        if delay > timedelta(0):
+            body += b" " + json.dumps({"delay": _nanoseconds(delay)}).encode()
+        await self._tell(incoming, body)
+
+    async def in_progress(self, *incoming: Incoming) -> None:
+        for delivery in incoming:
+            await self._tell(delivery, b"+WPI")
+
+    async def term(self, incoming: Incoming, *, reason: str) -> None:
+        await self._tell(incoming, f"+TERM {reason}".encode())
+
+    async def _tell(self, incoming: Incoming, body: bytes) -> None:
+        # Without a connection the message comes again after ack_wait anyway.
+        with contextlib.suppress(BrokerUnavailable):
+            await self._connection.publish(incoming.reply, body)
+
+
+def _nanoseconds(period: timedelta) -> int:
+    return round(period.total_seconds() * 1_000_000) * 1000
