@@ -1,0 +1,116 @@
+"""Handlers by event type, checked when they are registered.
+
+Owns: which function takes which subject. Guarantees: what mypy cannot see (a second handler for the
+same event, a plain function, an annotation that says another class) is a ``ConfigError`` at import.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from seaway.consumer.delivery import Delivery
+from seaway.contracts import Message
+from seaway.errors import ConfigError
+from seaway.events import EventType, RawEvent, event_type_of
+from seaway.headers import Metadata
+
+E = TypeVar("E")
+Handler: TypeAlias = Callable[[E, Delivery], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A handler, and how its event is read; ``event_type`` ``None``: raw."""
+
+    handler: Handler[Any]
+    event_type: EventType[Any] | None
+
+    def read(self, subject: str, message: Message, metadata: Metadata) -> Any:
+        """The event for the handler; ``DecodeError`` where the payload is not one."""
+        if self.event_type is not None:
+            return self.event_type.decode(message.payload)
+        return RawEvent(
+            subject=subject,
+            payload=message.payload,
+            key=metadata.key,
+            event_id=metadata.event_id,
+            correlation_id=metadata.correlation_id,
+            causation_id=metadata.causation_id,
+            occurred_at=metadata.occurred_at,
+            content_type=metadata.content_type,
+            headers=message.headers,
+        )
+
+
+class HandlerTable:
+    """The handlers of one consumer."""
+
+    def __init__(self, consumer: str) -> None:
+        self._consumer = consumer
+        self._typed: dict[str, Registration] = {}
+        self._raw: Registration | None = None
+
+    def __len__(self) -> int:
+        return len(self._typed) + (self._raw is not None)
+
+    def register(self, event: type[Any], handler: Handler[Any]) -> None:
+        """Tie ``handler`` to ``event``, an ``@event`` class or ``RawEvent`` for all others."""
+        place = _place(handler)
+        event_type = None if event is RawEvent else event_type_of(event)
+        subject = "RawEvent" if event_type is None else str(event_type.subject)
+        known = self._raw if event_type is None else self._typed.get(subject)
+        if known is not None:
+            raise ConfigError(
+                f"{self._consumer} has two handlers for {subject}: "
+                f"{_place(known.handler)} and {place}"
+            )
+        _check_signature(event, handler, place)
+        registration = Registration(handler, event_type)
+        if event_type is None:
+            self._raw = registration
+        else:
+            self._typed[subject] = registration
+
+    def find(self, subject: str) -> Registration | None:
+        """The handler for a subject: the typed one, else the raw one, else none."""
+        return self._typed.get(subject, self._raw)
+
+
+def _check_signature(event: type[Any], handler: Handler[Any], place: str) -> None:
+    if not inspect.iscoroutinefunction(handler):
+        raise ConfigError(
+            f"{place} is not async", hint="write async def; call blocking code in asyncio.to_thread"
+        )
+    parameters = list(inspect.signature(handler).parameters.values())
+    positional = [
+        parameter
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(parameters) != 2 or len(positional) != 2:
+        raise ConfigError(
+            f"{place} takes {len(parameters)} parameters",
+            hint=f"a handler takes two: (event: {event.__name__}, delivery: Delivery)",
+        )
+    try:
+        hints = typing.get_type_hints(handler)
+    except Exception:
+        # Names that exist only for the type checker: it has checked them.
+        return
+    for parameter, wanted in zip(positional, (event, Delivery), strict=True):
+        said = hints.get(parameter.name, wanted)
+        if said is not wanted and said is not Any:
+            raise ConfigError(
+                f"{place}: {parameter.name} is annotated {getattr(said, '__name__', said)}, "
+                f"but is given {wanted.__name__}"
+            )
+
+
+def _place(handler: Callable[..., Any]) -> str:
+    code = getattr(handler, "__code__", None)
+    where = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
+    return f"handler {getattr(handler, '__qualname__', handler)}{where}"
