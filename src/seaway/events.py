@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -41,8 +41,9 @@ class EventType(Generic[T]):
         return TypeAdapter(self.cls)
 
     def encode(self, event: T) -> bytes:
-        """Compact JSON in UTF-8. ``TypeError`` where the instance holds what JSON cannot."""
-        return self._adapter.dump_json(event)
+        """Compact JSON in UTF-8. ``ValueError`` where the instance does not hold what its fields
+        declare, or holds what JSON cannot: a reader would have to refuse it."""
+        return self._adapter.dump_json(event, warnings="error")
 
     def decode(self, payload: bytes) -> T:
         """The instance, or ``DecodeError`` naming the first field that does not validate."""
@@ -164,6 +165,10 @@ def event(
     return decorate
 
 
+@overload
+def event_type_of(what: type[T]) -> EventType[T]: ...
+@overload
+def event_type_of(what: T) -> EventType[T]: ...
 def event_type_of(what: type[T] | T) -> EventType[T]:
     """The ``EventType`` of a class or an instance; ``ConfigError`` if it is not an event."""
     cls = what if isinstance(what, type) else type(what)

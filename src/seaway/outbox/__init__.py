@@ -93,12 +93,4 @@ class Outbox:
         adapter = adapter_for(tx)
         adapter.require_transaction(tx)
         wishes = Wishes(key, correlation_id, causation_id, headers or {})
-        rows = encode(events, wishes, self._limits)
-        ids = [row.event_id for row in rows]
-        pending = adapter.insert(tx, rows)
-        return ids if pending is None else _then(pending, ids)
-
-
-async def _then(pending: Awaitable[None], ids: list[str]) -> list[str]:
-    await pending
-    return ids
+        return adapter.insert(tx, encode(events, wishes, self._limits))

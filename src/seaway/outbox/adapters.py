@@ -22,8 +22,8 @@ class Adapter(Protocol):
         """``OutsideTransaction`` unless one is open, ``ConfigError`` for a closed handle."""
         ...
 
-    def insert(self, handle: Any, rows: Sequence[OutboxRow]) -> Awaitable[None] | None:
-        """Write all rows or none; an awaitable where the handle is asynchronous."""
+    def insert(self, handle: Any, rows: Sequence[OutboxRow]) -> list[str] | Awaitable[list[str]]:
+        """Write all rows or none; their ids, awaitable where the handle is asynchronous."""
         ...
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import aiosqlite
 
 from seaway.outbox import sqlite_statements as s
-from seaway.outbox.encoding import OutboxRow, duplicate
+from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
 
 
 def require_transaction(handle: aiosqlite.Connection) -> None:
@@ -25,12 +25,12 @@ def require_transaction(handle: aiosqlite.Connection) -> None:
         raise s.outside()
 
 
-async def insert(handle: aiosqlite.Connection, rows: Sequence[OutboxRow]) -> None:
+async def insert(handle: aiosqlite.Connection, rows: Sequence[OutboxRow]) -> list[str]:
     """See ``Adapter``. A savepoint keeps a failure half way from leaving some of the rows."""
     try:
         if len(rows) == 1:
             await handle.execute(s.ADD, rows[0])
-            return
+            return ids_of(rows)
         await handle.execute(s.SAVEPOINT)
         try:
             await handle.executemany(s.ADD, rows)
@@ -40,6 +40,7 @@ async def insert(handle: aiosqlite.Connection, rows: Sequence[OutboxRow]) -> Non
                 await handle.execute(s.RELEASE)
             raise
         await handle.execute(s.RELEASE)
+        return ids_of(rows)
     except sqlite3.Error as error:
         if s.is_duplicate(error):
             (known,) = await handle.execute_fetchall(s.KNOWN, (s.ids_json(rows),))

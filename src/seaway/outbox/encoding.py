@@ -61,8 +61,13 @@ def encode(events: Sequence[object], wishes: Wishes, limits: Limits) -> list[Out
     """One row an event, in the order given. Raises before anything could have been written."""
     now = datetime.now(UTC)
     rows = [_row(event, wishes, limits, now) for event in events]
-    _refuse_twins(row.event_id for row in rows)
+    _refuse_twins(ids_of(rows))
     return rows
+
+
+def ids_of(rows: Iterable[OutboxRow]) -> list[str]:
+    """The event ids, in order."""
+    return [row.event_id for row in rows]
 
 
 def message_bytes(headers: Mapping[str, str], payload: bytes) -> int:

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from seaway.outbox import sqlite_statements as s
-from seaway.outbox.encoding import OutboxRow, duplicate
+from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
 
 
 def require_transaction(handle: sqlite3.Connection | sqlite3.Cursor) -> None:
@@ -19,13 +19,13 @@ def require_transaction(handle: sqlite3.Connection | sqlite3.Cursor) -> None:
         raise s.outside()
 
 
-def insert(handle: sqlite3.Connection | sqlite3.Cursor, rows: Sequence[OutboxRow]) -> None:
+def insert(handle: sqlite3.Connection | sqlite3.Cursor, rows: Sequence[OutboxRow]) -> list[str]:
     """See ``Adapter``. A savepoint keeps a failure half way from leaving some of the rows."""
     connection = _connection(handle)
     try:
         if len(rows) == 1:
             connection.execute(s.ADD, rows[0])
-            return
+            return ids_of(rows)
         connection.execute(s.SAVEPOINT)
         try:
             connection.executemany(s.ADD, rows)
@@ -35,6 +35,7 @@ def insert(handle: sqlite3.Connection | sqlite3.Cursor, rows: Sequence[OutboxRow
                 connection.execute(s.RELEASE)
             raise
         connection.execute(s.RELEASE)
+        return ids_of(rows)
     except sqlite3.Error as error:
         if s.is_duplicate(error):
             cursor = connection.cursor()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from seaway.errors import ConfigError, OutsideTransaction, SchemaMismatch, StoreUnavailable
-from seaway.outbox.encoding import OutboxRow
+from seaway.outbox.encoding import OutboxRow, ids_of
 
 ADD = files("seaway.outbox").joinpath("sql/sqlite_add.sql").read_text("utf-8")
 SAVEPOINT = "SAVEPOINT seaway_add"
@@ -32,7 +32,7 @@ _TRANSIENT = {
 
 def ids_json(rows: Sequence[OutboxRow]) -> str:
     """The parameter of ``KNOWN``."""
-    return json.dumps([row.event_id for row in rows])
+    return json.dumps(ids_of(rows))
 
 
 def is_duplicate(error: sqlite3.Error) -> bool:

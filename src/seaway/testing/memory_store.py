@@ -34,7 +34,7 @@ from seaway.contracts import (
 )
 from seaway.errors import ConfigError, OutsideTransaction
 from seaway.outbox.adapters import register
-from seaway.outbox.encoding import OutboxRow, duplicate
+from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -126,8 +126,9 @@ class _MemoryAdapter:
         if not handle.in_transaction:
             raise OutsideTransaction("the transaction has ended", hint="add the event inside it")
 
-    def insert(self, handle: MemoryTransaction, rows: Sequence[OutboxRow]) -> None:
+    def insert(self, handle: MemoryTransaction, rows: Sequence[OutboxRow]) -> list[str]:
         handle.insert(rows)
+        return ids_of(rows)
 
 
 register(MemoryTransaction, _MemoryAdapter())

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -33,11 +33,9 @@ class Undo(Exception):
     """Raised in a transaction to have it rolled back."""
 
 
-@contextmanager
-def undone() -> Iterator[None]:
+def undone() -> AbstractContextManager[object, bool]:
     """Expects ``Undo`` to come out of the body."""
-    with pytest.raises(Undo):
-        yield
+    return pytest.raises(Undo)
 
 
 async def add(store: Store, *events: RawEvent, key: str | None = None, **more: Any) -> list[str]:
