@@ -33,7 +33,7 @@ _DURATION = re.compile(
 )
 
 _SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
-_SIZE = re.compile(r"([0-9]{1,18})(?:\s*(?:([KMGTP])(?:i?B)?|B))?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,19})(?:\s*(?:([KMGTP])(?:i?B)?|B))?", re.IGNORECASE)
 _MAX_SIZE = (1 << 63) - 1
 
 _RATE_UNITS = {
