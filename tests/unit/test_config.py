@@ -136,7 +136,8 @@ def test_a_profile_overrides_every_stream(tmp_path: Path) -> None:
         (f"{STREAM}{CONSUMER}    filter_subject: sea.dlq.>\n", 6, "is not within SEA_EVENTS"),
         (f"{STREAM}{CONSUMER}    filter_subjects: [a.>]\n", 6, "'a.>' is not within SEA_EVENTS"),
         (
-            f"{STREAM}{CONSUMER}    filter_subject: sea.event.a\n    filter_subjects: [sea.event.b]\n",
+            f"{STREAM}{CONSUMER}    filter_subject: sea.event.a\n"
+            "    filter_subjects: [sea.event.b]\n",
             7,
             "not both",
         ),
