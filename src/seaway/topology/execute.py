@@ -164,7 +164,7 @@ def _fitting_profile(plan: Plan, replicas: int) -> str:
     if not fitting:
         return "a profile would fit: `profiles: {development: {replicas: 1}}`"
     name, count = min(fitting.items(), key=lambda item: item[1])
-    return f"profile {name} has replicas: {count}: use --profile {name} or SEAWAY_PROFILE={name}"
+    return f"profile {name} has replicas: {count}: use --profile {name}"
 
 
 def _of_context(name: str) -> bool:
