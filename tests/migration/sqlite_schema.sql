@@ -1,0 +1,43 @@
+CREATE TABLE seaway_inbox (
+    consumer     TEXT    NOT NULL,
+    event_id     TEXT    NOT NULL,
+    processed_at INTEGER NOT NULL,
+    PRIMARY KEY (consumer, event_id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE seaway_outbox (
+    position     INTEGER PRIMARY KEY AUTOINCREMENT,
+    event_id     TEXT    NOT NULL UNIQUE,
+    subject      TEXT    NOT NULL,
+    ordering_key TEXT    NOT NULL,
+    payload      BLOB    NOT NULL,
+    headers      TEXT    NOT NULL CHECK (json_valid(headers)),
+    added_at     INTEGER NOT NULL,
+    attempts     INTEGER NOT NULL DEFAULT 0,
+    last_error   TEXT,
+    parked_at    INTEGER
+) STRICT;
+CREATE TABLE seaway_schema (
+    version    INTEGER PRIMARY KEY,
+    name       TEXT    NOT NULL,
+    applied_at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE seaway_sent (
+    position       INTEGER PRIMARY KEY,
+    event_id       TEXT    NOT NULL,
+    correlation_id TEXT,
+    subject        TEXT    NOT NULL,
+    ordering_key   TEXT    NOT NULL,
+    payload        BLOB    NOT NULL,
+    headers        TEXT    NOT NULL,
+    added_at       INTEGER NOT NULL,
+    attempts       INTEGER NOT NULL,
+    stream         TEXT    NOT NULL,
+    stream_seq     INTEGER NOT NULL,
+    sent_at        INTEGER NOT NULL
+) STRICT;
+CREATE INDEX seaway_inbox_event_id ON seaway_inbox (event_id);
+CREATE INDEX seaway_inbox_processed_at ON seaway_inbox (processed_at);
+CREATE INDEX seaway_outbox_parked ON seaway_outbox (position) WHERE parked_at IS NOT NULL;
+CREATE INDEX seaway_sent_correlation_id ON seaway_sent (correlation_id);
+CREATE INDEX seaway_sent_event_id ON seaway_sent (event_id);
+CREATE INDEX seaway_sent_sent_at ON seaway_sent (sent_at);
