@@ -1,0 +1,91 @@
+"""``seaway db`` on a real file: what it prints and how it ends."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from seaway.cli.db import app
+
+
+class Shell:
+    """Runs ``seaway db`` with one database in the environment."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __call__(self, *arguments: str) -> Result:
+        environ = {"SEAWAY_DATABASE_URL": self.url, "SEAWAY_CONFIG": None}
+        return CliRunner().invoke(app, list(arguments), env=environ)
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "seaway.yaml").write_text("contexts: [sea]\n")
+    return tmp_path / "app.db"
+
+
+@pytest.fixture
+def db(path: Path) -> Shell:
+    return Shell(f"sqlite:///{path}")
+
+
+def test_plan_upgrade_plan(db: Shell) -> None:
+    first = db("plan")
+    assert (first.exit_code, "missing" in first.stdout) == (1, True)
+    upgraded = db("upgrade", "--json")
+    assert upgraded.exit_code == 0
+    assert json.loads(upgraded.stdout)[0] == {
+        "version": 1,
+        "name": "outbox_and_inbox",
+        "applied": True,
+    }
+    again = db("upgrade")
+    assert (again.exit_code, "nothing to do" in again.stdout) == (0, True)
+    last = db("plan", "--json")
+    assert last.exit_code == 0
+    assert all(change["applied"] for change in json.loads(last.stdout))
+
+
+def test_verify_finds_damage(db: Shell, path: Path) -> None:
+    missing = db("verify")
+    assert missing.exit_code == 1
+    assert "seaway db upgrade" in " ".join(missing.stderr.split())
+    assert db("upgrade").exit_code == 0
+    assert db("verify").exit_code == 0
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP INDEX seaway_sent_event_id")
+    damaged = db("verify", "--json")
+    assert damaged.exit_code == 1
+    assert "seaway_sent_event_id" in json.loads(damaged.stdout)["problem"]
+
+
+def test_sql_makes_the_same_tables_and_no_file(db: Shell, path: Path) -> None:
+    printed = db("sql")
+    assert printed.exit_code == 0
+    assert not path.exists()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(printed.stdout)
+    assert db("verify").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["plan", "upgrade", "verify", "sql"])
+def test_a_wrong_database_is_one_line_and_no_traceback(path: Path, command: str) -> None:
+    failed = Shell("postgresql://me:geheim@host/db")(command)
+    assert failed.exit_code == 2
+    assert "SQLite only" in " ".join(failed.stderr.split())
+    assert "geheim" not in failed.output
+    assert "Traceback" not in failed.output
+
+
+def test_a_file_that_is_none_is_one_line(db: Shell, path: Path) -> None:
+    path.write_bytes(b"This is no database. " * 100)
+    failed = db("plan")
+    assert failed.exit_code == 2
+    assert "not an SQLite database" in " ".join(failed.stderr.split())
