@@ -101,7 +101,8 @@ def _check_signature(event: type[Any], handler: Handler[Any], place: str) -> Non
     except Exception:
         # Names that exist only for the type checker: it has checked them.
         return
-    for parameter, wanted in zip(positional, (event, Delivery), strict=True):
+    expected: tuple[type[Any], type[Any]] = (event, Delivery)
+    for parameter, wanted in zip(positional, expected, strict=True):
         said = hints.get(parameter.name, wanted)
         if said is not wanted and said is not Any:
             raise ConfigError(

@@ -8,6 +8,7 @@ hand replaces the first, since only the newest can be acknowledged.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -99,6 +100,16 @@ class Lanes:
         """It is settled, one way or the other, and out of our hands."""
         self._in_hand.pop(work.place, None)
         self._leave(self._lane_of(work))
+
+    def drop(self, work: Work) -> None:
+        """It has not been started and was given back."""
+        self._in_hand.pop(work.place, None)
+        queue = self._waiting.get(self._lane_of(work))
+        if queue is not None:
+            with contextlib.suppress(ValueError):
+                queue.remove(work)
+            if not queue:
+                del self._waiting[self._lane_of(work)]
 
     def hold(self, work: Work, until: float) -> None:
         """It was given back and will come again: its lane waits for it, at most ``until``."""
