@@ -1,1 +1,33 @@
-"""."""
+"""Watching the street: what server, streams, consumers and outbox look like, and what is wrong.
+
+Owns: the snapshot (pure data), the redelivery count, the metrics, the checks and the alert rules.
+Must not know: who shows them. Guarantees: figures come from STREAM.INFO and CONSUMER.INFO of the
+leader, never from lists; a server or database that is away is a finding, not an exception.
+
+    Watch ──> Sampler ──> Sample(snapshot, redeliveries) ──> evaluate ──> Report
+                                     └──> exposition (metrics)
+"""
+
+from seaway.monitor.alerts import alert_rules
+from seaway.monitor.checks import Finding, Report, State, evaluate
+from seaway.monitor.metrics import Activity, exposition
+from seaway.monitor.sampler import Sample, Sampler, rates
+from seaway.monitor.snapshot import ConsumerView, Snapshot, StreamView, Watch, take_snapshot
+
+__all__ = [
+    "Activity",
+    "ConsumerView",
+    "Finding",
+    "Report",
+    "Sample",
+    "Sampler",
+    "Snapshot",
+    "State",
+    "StreamView",
+    "Watch",
+    "alert_rules",
+    "evaluate",
+    "exposition",
+    "rates",
+    "take_snapshot",
+]

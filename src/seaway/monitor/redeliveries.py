@@ -1,0 +1,195 @@
+"""How many redeliveries a consumer has had, counted from outside by any process that watches.
+
+The server only tells how many messages are *now* redelivered and unsettled. But every delivery
+moves ``delivered.consumer_seq`` by one, and every first delivery moves ``delivered.stream_seq``
+over one matching message. So between two looks
+
+    redeliveries = growth of consumer_seq - matching messages in (old stream_seq, new stream_seq]
+
+and those messages are counted in the cheapest way that is right (``span_of``):
+
+| what happened between the looks                       | requests | count                 |
+| ----------------------------------------------------- | -------- | --------------------- |
+| no delivery                                           | none     | nothing to count      |
+| `stream_seq` stayed                                   | none     | exact: all repeats    |
+| filter covers the stream, no hole in the span         | none     | exact                 |
+| work-queue, interest stream (settled messages vanish) | none     | exact or lower bound  |
+| otherwise                                             | seven    | see `count_between`   |
+
+Limits: the count begins at 0 with the first look. A message that is deleted between its first
+delivery and the look counts as a redelivery; a message that expired undelivered in a whole-stream
+span hides one. A recreated consumer begins anew, from its own start. Never negative.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from seaway.contracts import BrokerAdmin
+from seaway.errors import SeawayError
+from seaway.monitor.snapshot import ConsumerView, Snapshot, StreamView
+
+PROBE_PREFIX = "seaway_probe_"
+_PROBE_IDLE_NANOSECONDS = 5_000_000_000
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Stream sequences ``after < seq <= upto`` and how to count the matching messages in them.
+
+    ``sequences``: every one of them matches. ``probe``: ask the server.
+    """
+
+    deliveries: int
+    after: int
+    upto: int
+    count: Literal["sequences", "probe"]
+
+
+def span_of(old: ConsumerView, new: ConsumerView, stream: StreamView) -> Span | None:
+    """What was delivered between two looks; ``None`` where nothing can be said or nothing was."""
+    if old.created != new.created or new.consumer_seq <= old.consumer_seq:
+        return None
+    if new.stream_seq < old.stream_seq:  # reset to an earlier place: no comparison is possible
+        return None
+    whole = covers(new.filters, stream.subjects)
+    solid = stream.num_deleted == 0 and stream.first_seq <= old.stream_seq + 1
+    counted = stream.retention == "limits" and new.stream_seq > old.stream_seq
+    return Span(
+        new.consumer_seq - old.consumer_seq,
+        old.stream_seq,
+        new.stream_seq,
+        "probe" if counted and not (whole and solid) else "sequences",
+    )
+
+
+def redelivered(span: Span, first_deliveries: int) -> int:
+    """The redeliveries among the span's deliveries; never negative."""
+    return max(0, span.deliveries - first_deliveries)
+
+
+def covers(filters: Sequence[str], subjects: Sequence[str]) -> bool:
+    """Whether a consumer with ``filters`` takes every message of ``subjects``; unsure: no."""
+    return not filters or all(
+        any(_includes(wide.split("."), narrow.split(".")) for wide in filters)
+        for narrow in subjects
+    )
+
+
+def _includes(wide: Sequence[str], narrow: Sequence[str]) -> bool:
+    for position, token in enumerate(wide):
+        if token == ">":
+            return len(narrow) > position
+        if position >= len(narrow) or narrow[position] == ">":
+            return False
+        if token not in ("*", narrow[position]):
+            return False
+    return len(wide) == len(narrow)
+
+
+@dataclass(slots=True)
+class RedeliveryCounter:
+    """Totals by ``(stream, durable)`` since this counter's first look at each."""
+
+    totals: dict[tuple[str, str], int] = field(default_factory=dict)
+    _seen: dict[tuple[str, str], ConsumerView] = field(default_factory=dict)
+
+    async def look(self, snapshot: Snapshot, admin: BrokerAdmin) -> None:
+        """Take the next snapshot into account. A probe that fails is made up by the next look."""
+        for consumer in snapshot.consumers:
+            stream = snapshot.stream(consumer.stream)
+            old = self._seen.get(consumer.key)
+            self.totals.setdefault(consumer.key, 0)
+            span = span_of(old, consumer, stream) if old and stream else None
+            if span is not None:
+                try:
+                    first = await _first_deliveries(span, consumer, admin)
+                except SeawayError:
+                    continue  # keep the old place, so that this span is counted the next time
+                self.totals[consumer.key] += redelivered(span, first)
+            self._seen[consumer.key] = consumer
+
+
+async def _first_deliveries(span: Span, consumer: ConsumerView, admin: BrokerAdmin) -> int:
+    if span.count == "sequences":
+        return span.upto - span.after
+    return await count_between(
+        admin, consumer.stream, consumer.filters, after=span.after, upto=span.upto
+    )
+
+
+async def count_between(
+    admin: BrokerAdmin, stream: str, filters: Sequence[str], *, after: int, upto: int
+) -> int:
+    """How many stored messages of ``filters`` have ``after < seq <= upto``; constant cost.
+
+    Two ephemeral consumers, one at each end, say what lies behind them; the difference is the
+    answer if nothing arrived in between. The later end is asked before and after: where both
+    answers agree, nothing did. Under steady load the quietest of a few tries is taken, which may
+    count the few messages that arrived within it.
+    """
+    best: tuple[int, int] | None = None
+    end = await _Probe.open(admin, stream, filters, upto + 1)
+    try:
+        start = await _Probe.open(admin, stream, filters, after + 1)
+        try:
+            for _ in range(_ATTEMPTS):
+                before, whole, later = (
+                    await end.pending(),
+                    await start.pending(),
+                    await end.pending(),
+                )
+                arrived = max(0, later - before)
+                if best is None or arrived < best[0]:
+                    best = (arrived, whole - before)
+                if arrived == 0:
+                    break
+        finally:
+            await start.close()
+    finally:
+        await end.close()
+    return max(0, best[1]) if best else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """An ephemeral consumer that is never pulled from. Ends by itself when left behind."""
+
+    admin: BrokerAdmin
+    stream: str
+    name: str
+
+    @classmethod
+    async def open(
+        cls, admin: BrokerAdmin, stream: str, filters: Sequence[str], from_seq: int
+    ) -> _Probe:
+        name = PROBE_PREFIX + secrets.token_hex(8)
+        config = {
+            "name": name,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": from_seq,
+            "ack_policy": "none",
+            "headers_only": True,
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": _PROBE_IDLE_NANOSECONDS,
+        }
+        if len(filters) == 1:
+            config["filter_subject"] = filters[0]
+        elif filters:
+            config["filter_subjects"] = list(filters)
+        await admin.create_consumer(stream, config)
+        return cls(admin, stream, name)
+
+    async def pending(self) -> int:
+        info = await self.admin.consumer(self.stream, self.name)
+        if info is None:
+            raise SeawayError(f"the probe {self.name} on {self.stream} is gone")
+        return int(info["num_pending"])
+
+    async def close(self) -> None:
+        await self.admin.delete_consumer(self.stream, self.name)
