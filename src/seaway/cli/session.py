@@ -12,14 +12,16 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 
 from seaway.app import Seaway, stop_on_signals
 from seaway.config import Settings, load_settings
@@ -48,6 +50,7 @@ __all__ = [
     "open_app",
     "out",
     "print_json",
+    "progress",
     "run",
     "settings",
     "stop_on_signals",
@@ -91,7 +94,7 @@ def exit_code(error: SeawayError) -> int:
 
 def fail(message: str, code: int) -> NoReturn:
     """Say why on stderr and leave with ``code``."""
-    err.print(f"seaway: {message}", style="red", markup=False)
+    err.print(f"seaway: {message}", style="red", markup=False, soft_wrap=True)
     raise typer.Exit(code)
 
 
@@ -124,6 +127,29 @@ def _loop_factory() -> Any:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+@contextmanager
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr for what takes longer than two seconds; plain lines where it is no terminal.
+
+    The block is given a call that says how many more are done.
+    """
+    if err.is_terminal:
+        with Progress(console=err, transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda count: bar.advance(task, count)
+        return
+    done, said_at = 0, time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal done, said_at
+        done += count
+        if time.monotonic() - said_at >= 2:
+            said_at = time.monotonic()
+            err.print(f"{what}: {done}" + ("" if total is None else f" of {total}"))
+
+    yield advance
 
 
 def print_json(value: Any) -> None:

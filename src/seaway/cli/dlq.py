@@ -1,0 +1,295 @@
+"""``seaway dlq``: dead letters, seen and mended."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from seaway.cli import session
+from seaway.config import parse_duration
+from seaway.dead_letters import DeadLetters, Letter, Selection
+from seaway.errors import ConfigError, NotFound
+from seaway.headers import parse_time
+
+app = typer.Typer(help="Dead letters: list, show, redrive, discard.", no_args_is_help=True)
+
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(help="Letter ids (SEA_DLQ:17) or event ids.", metavar="[ID]..."),
+]
+Consumer = Annotated[str | None, typer.Option(help="Letters of this durable.")]
+Subject = Annotated[str | None, typer.Option(help="The event's subject, wildcards allowed.")]
+Reason = Annotated[str | None, typer.Option(help="poison, undecodable, exhausted or terminated.")]
+ErrorType = Annotated[str | None, typer.Option(help="The exception's class.")]
+Since = Annotated[str | None, typer.Option(help="Failed since: a time, or an age like 2h.")]
+Until = Annotated[str | None, typer.Option(help="Failed before: a time, or an age.")]
+All = Annotated[bool, typer.Option("--all", help="Every letter.")]
+
+
+def moment(text: str | None, option: str) -> datetime | None:
+    """An RFC 3339 time, or an age counted back from now."""
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError):
+        return parse_time(text)
+    try:
+        return datetime.now(UTC) - parse_duration(text)
+    except ValueError:
+        raise ConfigError(
+            f"{option} {text!r} is neither a time nor an age",
+            hint="like 2026-11-24T08:00:00Z, or 2h",
+        ) from None
+
+
+def printable(text: str) -> str:
+    """``text`` without what a terminal would obey: payloads and headers are untrusted."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text
+    )
+
+
+def shown(payload: bytes) -> str:
+    """A payload for people: JSON set in lines, other text as it is, bytes in hex."""
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        return payload.hex(" ")
+    with contextlib.suppress(ValueError):
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    return text
+
+
+def _selection(
+    ids: Sequence[str] | None,
+    consumer: str | None,
+    subject: str | None,
+    reason: str | None,
+    error_type: str | None,
+    since: str | None,
+    until: str | None,
+) -> Selection:
+    reasons = ("poison", "undecodable", "exhausted", "terminated")
+    if reason is not None and reason not in reasons:
+        raise ConfigError(f"--reason {reason!r} is none of {', '.join(reasons)}")
+    return Selection(
+        ids=tuple(ids or ()),
+        consumer=consumer,
+        subject=subject,
+        reason=reason,
+        error_type=error_type,
+        since=moment(since, "--since"),
+        until=moment(until, "--until"),
+    )
+
+
+@app.command("ls")
+def list_letters(
+    ctx: typer.Context,
+    consumer: Consumer = None,
+    subject: Subject = None,
+    reason: Reason = None,
+    error_type: ErrorType = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Annotated[int, typer.Option(help="At most so many; 0: all.", min=0)] = 100,
+    as_json: session.Json = False,
+) -> None:
+    """List dead letters, oldest first."""
+
+    async def work() -> None:
+        selection = _selection(None, consumer, subject, reason, error_type, since, until)
+        async with session.open_app(ctx) as application:
+            letters = await application.dead_letters.list(selection, limit=limit)
+        if as_json:
+            session.print_json([letter.summary() for letter in letters])
+        elif not letters:
+            session.err.print("No dead letters.")
+        else:
+            session.out.print(_table(letters))
+
+    session.run(work())
+
+
+def _table(letters: Sequence[Letter]) -> Table:
+    table = Table(box=None, header_style="bold")
+    for title in ("ID", "FAILED AT", "CONSUMER", "SUBJECT", "REASON", "TRIES", "ERROR"):
+        table.add_column(title, overflow="fold")
+    for letter in letters:
+        error = (
+            f"{letter.error_type.rpartition('.')[2]}: {letter.error}" if letter.error_type else ""
+        )
+        cells = (
+            letter.id,
+            f"{letter.failed_at:%Y-%m-%d %H:%M:%S}",
+            letter.consumer,
+            letter.subject,
+            letter.reason,
+            str(letter.deliveries),
+            error[:120],
+        )
+        table.add_row(*(escape(printable(cell)) for cell in cells))
+    return table
+
+
+@app.command()
+def show(
+    ctx: typer.Context,
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="Letter id or event id.")],
+    consumer: Consumer = None,
+    as_json: session.Json = False,
+) -> None:
+    """Show one dead letter: what failed, why, and its payload."""
+
+    async def work() -> None:
+        async with session.open_app(ctx) as application:
+            letter = await application.dead_letters.get(letter_id, consumer=consumer)
+        if as_json:
+            session.print_json(_details(letter))
+            return
+        for name, value in letter.summary().items():
+            typer.echo(printable(f"{name + ':':<12} {value}"))
+        typer.echo("\nheaders:")
+        for name, value in letter.stored.message.headers.items():
+            if not name.startswith("X-Dlq-"):
+                typer.echo(printable(f"  {name}: {value}"))
+        if letter.stack:
+            typer.echo("\nstack:\n" + re.sub("^", "  ", printable(letter.stack), flags=re.M))
+        typer.echo(f"\npayload ({len(letter.payload)} bytes):\n" + printable(shown(letter.payload)))
+
+    session.run(work())
+
+
+def _details(letter: Letter) -> dict[str, Any]:
+    details = letter.summary() | {
+        "headers": dict(letter.stored.message.headers),
+        "stack": letter.stack,
+        "payload_base64": base64.b64encode(letter.payload).decode(),
+    }
+    with contextlib.suppress(ValueError):
+        details["payload"] = json.loads(letter.payload)
+    return details
+
+
+async def _chosen(letters: DeadLetters, selection: Selection, everything: bool) -> Sequence[Letter]:
+    if selection == Selection() and not everything:
+        raise ConfigError("nothing is selected", hint="give ids, a filter, or --all")
+    found = await letters.list(selection)
+    known = {name for letter in found for name in (letter.id, letter.event_id)}
+    missing = [wanted for wanted in selection.ids if wanted not in known]
+    if missing:
+        raise NotFound(f"there is no dead letter {', '.join(missing)}")
+    return found
+
+
+@app.command()
+def redrive(
+    ctx: typer.Context,
+    ids: Ids = None,
+    consumer: Consumer = None,
+    subject: Subject = None,
+    reason: Reason = None,
+    error_type: ErrorType = None,
+    since: Since = None,
+    until: Until = None,
+    everything: All = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+    payload: Annotated[
+        Path | None, typer.Option(help="A corrected payload, for one letter.", metavar="FILE")
+    ] = None,
+    to: Annotated[
+        str, typer.Option(help="consumer: the one that failed; all: everyone.")
+    ] = "consumer",
+    rate: Annotated[float | None, typer.Option(help="At most so many a second.", min=0.01)] = None,
+    as_json: session.Json = False,
+) -> None:
+    """Bring events back: to the consumer that failed, and to nobody else."""
+
+    async def work() -> None:
+        target = _target(to)
+        body = _payload(payload)
+        selection = _selection(ids, consumer, subject, reason, error_type, since, until)
+        async with session.open_app(ctx) as application:
+            queue = application.dead_letters
+            chosen = await _chosen(queue, selection, everything)
+            if body is not None and len(chosen) != 1:
+                raise ConfigError(f"--payload is for one letter, and {len(chosen)} are selected")
+            done: list[Letter] = []
+            if dry_run:
+                done = list(chosen)
+            else:
+                with session.progress("redriving", len(chosen)) as advance:
+                    async for letter in queue.redrive_all(
+                        chosen, payload=body, to=target, rate=rate
+                    ):
+                        done.append(letter)
+                        advance(1)
+        _report(done, "would be redriven" if dry_run else "redriven", as_json)
+
+    session.run(work())
+
+
+def _target(text: str) -> Literal["consumer", "all"]:
+    if text == "consumer":
+        return "consumer"
+    if text == "all":
+        return "all"
+    raise ConfigError(f"--to {text!r} is neither consumer nor all")
+
+
+def _payload(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--payload {path}: {error.strerror}") from error
+
+
+@app.command()
+def discard(
+    ctx: typer.Context,
+    ids: Ids = None,
+    consumer: Consumer = None,
+    subject: Subject = None,
+    reason: Reason = None,
+    error_type: ErrorType = None,
+    since: Since = None,
+    until: Until = None,
+    everything: All = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: session.Json = False,
+) -> None:
+    """Remove dead letters for good."""
+
+    async def work() -> None:
+        selection = _selection(ids, consumer, subject, reason, error_type, since, until)
+        async with session.open_app(ctx) as application:
+            queue = application.dead_letters
+            chosen = await _chosen(queue, selection, everything)
+            if chosen and not yes:
+                typer.confirm(f"Remove {len(chosen)} dead letters for good?", abort=True, err=True)
+            done = [letter for letter in chosen if await queue.discard(letter)]
+        _report(done, "discarded", as_json)
+
+    session.run(work())
+
+
+def _report(letters: Sequence[Letter], what: str, as_json: bool) -> None:
+    if as_json:
+        session.print_json([letter.summary() for letter in letters])
+        return
+    for letter in letters:
+        typer.echo(printable(f"{letter.id}  {letter.event_id}  {letter.consumer}"))
+    session.err.print(f"{len(letters)} {what}.")
