@@ -183,7 +183,10 @@ class Seaway:
             if consumers:
                 works += [self._consume(consumer, store) for consumer in self.consumers.values()]
             if sweeper:
-                works.append(Sweeper(self.broker, store=store, telemetry=self.telemetry).run)
+                sweep = Sweeper(
+                    self.broker, store=store, durables=self.consumers, telemetry=self.telemetry
+                )
+                works.append(sweep.run)
             await _all(works, stop)
 
     def _consume(self, consumer: Consumer, store: Store) -> Callable[[asyncio.Event], Any]:

@@ -79,7 +79,10 @@ class DeadLetters:
         """The selected letters, oldest first in each queue."""
         wanted = selection or Selection()
         for stream in await self._queues(wanted):
-            async for stored in self._broker.admin.read(stream):
+            filters = []
+            if wanted.subject is not None:
+                filters = [f"{stream_context(stream)}.dlq.{wanted.subject}"]
+            async for stored in self._broker.admin.read(stream, filter_subjects=filters):
                 letter = form.read(stored)
                 if wanted.takes(letter):
                     yield letter

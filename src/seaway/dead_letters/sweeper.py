@@ -1,14 +1,14 @@
 """Finds what no consumer could bury: messages whose last delivery died with its process.
 
 The server stops delivering at ``max_deliver`` and says so once, in an advisory that the stream
-``SEAWAY_ADVISORIES`` keeps; nothing else shows it (``num_ack_pending`` is 0 again). The sweeper turns
-each advisory into a letter and acknowledges it afterwards. Advisories may repeat, and a consumer may
-have stored the letter itself before it lost its acknowledgement: the letter's id is the same, and
-the queue is searched for it first.
+``SEAWAY_ADVISORIES`` keeps; nothing else shows it (``num_ack_pending`` is 0 again). The sweeper
+turns each advisory into a letter and acknowledges it afterwards. Advisories may repeat, and a
+consumer may have stored the letter itself before it lost its acknowledgement: the letter's id is
+the same, and the queue is searched for it first.
 
-At start it also looks where advisories may be missing (the stream did not exist yet): a durable with
-``ack_floor < delivered`` and nothing pending has given up on something in between. Which of those
-were handled, only the inbox knows: without a store this is left alone.
+At start it also looks where advisories may be missing (their stream did not exist yet): a durable
+with ``ack_floor < delivered`` and nothing pending has given up on something in between. Which of
+those were handled, only its inbox knows: so this is done for the durables of this store alone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections.abc import Collection
 from datetime import timedelta
 
 from seaway.contracts import (
@@ -29,7 +30,13 @@ from seaway.contracts import (
 )
 from seaway.dead_letters.queue import DeadLetters, Selection
 from seaway.errors import ApiError, InvalidName, NotFound, TransientError
-from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX, Durable, stream_context
+from seaway.naming import (
+    ADVISORY_STREAM,
+    MAX_DELIVERIES_PREFIX,
+    Durable,
+    original_subject,
+    stream_context,
+)
 from seaway.retry import Backoff
 from seaway.telemetry import DeadLettered, Telemetry
 
@@ -45,11 +52,17 @@ class Sweeper:
     """One sweep of the advisories, by any number of processes: they share a durable."""
 
     def __init__(
-        self, broker: Broker, *, store: InboxStore | None = None, telemetry: Telemetry | None = None
+        self,
+        broker: Broker,
+        *,
+        store: InboxStore | None = None,
+        durables: Collection[str] = (),
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._broker = broker
         self._letters = DeadLetters(broker)
         self._store = store
+        self._durables = frozenset(durables)
         self._telemetry = telemetry or Telemetry()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -139,7 +152,7 @@ class Sweeper:
                 if (
                     floor >= delivered
                     or consumer.get("num_ack_pending")
-                    or not _is_ours(stream, name)
+                    or name not in self._durables
                 ):
                     continue
                 filters = [config["filter_subject"]] if config.get("filter_subject") else []
@@ -173,10 +186,21 @@ class Sweeper:
             deliveries=deliveries,
             pending=0,
         )
-        known = await self._letters.list(Selection(ids=(found.event_id,), consumer=consumer))
+        known = await self._letters.list(
+            Selection(
+                ids=(found.event_id,),
+                consumer=consumer,
+                subject=original_subject(found.message.subject),
+            )
+        )
         if any((one.stream, one.stream_seq) == (found.stream, found.stream_seq) for one in known):
             return False
-        if self._store is not None and consumer in await self._store.processed(found.event_id):
+        if (
+            self._store is not None
+            and consumer in self._durables
+            and consumer in await self._store.processed(found.event_id)
+        ):
+            # It took effect, and only its acknowledgement was lost.
             return False
         await self._letters.store(incoming, reason=reason, error=None)
         if found.stream.endswith("_REDRIVE"):
