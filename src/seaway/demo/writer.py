@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from seaway.demo.reconcile import EVIDENCE_TABLES
 from seaway.demo.scenario import Change
@@ -66,8 +66,10 @@ class Writer:
                 "SELECT count(*), coalesce(sum(events), 0) FROM transactions"
             ).fetchone()
             numbered = enumerate(groups, 1)
-            await _in_thread(lambda: next(islice(numbered, begun, begun), None))
-            while await _in_thread(lambda: self._write_for_a_while(numbered)):
+            await in_thread(lambda: next(islice(numbered, begun, begun), None))
+            more = True
+            while more:
+                more = await in_thread(lambda: self._write_for_a_while(numbered))
                 await asyncio.sleep(self.pace.total_seconds())
             self.done = True
         finally:
@@ -114,15 +116,12 @@ class Writer:
         made: list[str] = []
         for event in change.events:
             step += 1
-            (last,) = cast(
-                list[str],
-                self.outbox.add(
-                    self._connection,
-                    event,
-                    key=change.case_id,
-                    correlation_id=first,
-                    causation_id=last,
-                ),
+            (last,) = self.outbox.add(
+                self._connection,
+                event,
+                key=change.case_id,
+                correlation_id=first,
+                causation_id=last,
             )
             first = first or last
             made.append(last)
@@ -158,7 +157,7 @@ def _subject(event: object) -> str:
     return event.subject if isinstance(event, RawEvent) else str(event_type_of(event).subject)
 
 
-async def _in_thread(call: Callable[[], T]) -> T:
+async def in_thread(call: Callable[[], T]) -> T:
     """``call`` in a thread that is always waited for: its transaction is never abandoned."""
     running = asyncio.ensure_future(asyncio.to_thread(call))
     try:

@@ -1,0 +1,150 @@
+"""The demo's folder: everything that a run needs to go on after it was killed.
+
+Owns: the files' names, the plan of the run, and the configuration files that its processes read.
+Guarantees: one demo at a time works in a folder; a folder that is not a demo's is never touched.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from seaway.demo.reconcile import Service
+from seaway.demo.scenario import CONTEXT
+from seaway.errors import ConfigError
+from seaway.naming import events_filter, events_stream
+
+SERVICE = "service"
+"""The writing service: its database holds the outbox, its configuration is also the relay's."""
+
+ACK_WAIT = "10s"
+MAX_ACK_PENDING = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run is about. ``log`` is ``None`` for the simulated service."""
+
+    log: str | None
+    cases: int
+    events: int
+    seed: int
+    group: int
+    """Changes in one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Paths in ``path``, which exists once ``claim`` was entered."""
+
+    path: Path
+
+    @property
+    def streams(self) -> Path:
+        """The nats-server's store."""
+        return self.path / "nats"
+
+    def database(self, name: str) -> Path:
+        """``service``, or a consuming service's name."""
+        return self.path / f"{name}.db"
+
+    def config(self, name: str) -> Path:
+        """The ``seaway.yaml`` of the writing service (also the relay's) or a consuming one."""
+        return self.path / f"{SERVICE if name == 'relay' else name}.yaml"
+
+    def log(self, name: str) -> Path:
+        """What a worker says."""
+        return self.path / f"{name}.log"
+
+    @property
+    def _plan(self) -> Path:
+        return self.path / "demo.json"
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Make the folder and hold it; ``ConfigError`` where it is another's or in use."""
+        if self.path.exists():
+            if not self.path.is_dir():
+                raise ConfigError(f"{self.path} is not a folder")
+            if any(self.path.iterdir()) and not (self.path / "demo.lock").exists():
+                raise ConfigError(
+                    f"{self.path} is not empty and not a demo's folder", hint="name another"
+                )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / "demo.lock").open("a")
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be used: {error.strerror}") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(f"another demo is running in {self.path}") from error
+            yield
+
+    def plan(self) -> Plan:
+        """The plan that ``keep`` wrote."""
+        found = self.saved_plan()
+        if found is None:
+            raise ConfigError(f"{self.path} is not a demo's folder")
+        return found
+
+    def saved_plan(self) -> Plan | None:
+        """The plan of the run that was begun here, if one was."""
+        try:
+            return Plan(**json.loads(self._plan.read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{self._plan} cannot be read: {error}") from error
+
+    def keep(self, plan: Plan) -> None:
+        """Write the plan; ``ConfigError`` where the folder holds a run of another one."""
+        saved = self.saved_plan()
+        if saved is None:
+            draft = self._plan.with_suffix(".new")
+            draft.write_text(json.dumps(asdict(plan), indent=2))
+            draft.replace(self._plan)
+        elif saved != plan:
+            kept, wanted = asdict(saved), asdict(plan)
+            name = next(name for name in kept if kept[name] != wanted[name])
+            raise ConfigError(
+                f"{self.path} holds a demo with {name} {kept[name]}, not {wanted[name]}",
+                hint="leave the option out to go on with it, or name another --dir",
+            )
+
+    def configure(self, url: str, services: tuple[Service, ...]) -> None:
+        """Write the configuration files; the server's port may be another one in each run."""
+        for name in (SERVICE, *(service.name for service in services)):
+            content = settings(url, f"sqlite:///{self.database(name)}", services)
+            self.config(name).write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def settings(url: str, database: str, services: tuple[Service, ...]) -> Mapping[str, Any]:
+    """A ``seaway.yaml`` as a service would have it. ``ack_wait`` is short, because a demo should
+    not be watched waiting for what a killed process held."""
+    stream = events_stream(CONTEXT)
+    return {
+        "nats": {"url": url},
+        "database": database,
+        "profile": "development",
+        "profiles": {"development": {"replicas": 1}},
+        "streams": [{"name": stream, "subjects": [events_filter(CONTEXT)]}],
+        "consumers": [
+            {
+                "stream": stream,
+                "durable": service.durable,
+                "filter_subject": events_filter(CONTEXT),
+                "ack_wait": ACK_WAIT,
+                "max_ack_pending": MAX_ACK_PENDING,
+            }
+            for service in services
+        ],
+    }

@@ -1,0 +1,52 @@
+"""``python -m seaway.demo.worker relay|case_mgmt|analytics --dir DIR``: one child process.
+
+Owns: making one application of one configuration file and running it until SIGTERM.
+Guarantees: ends at once when its standard input closes, that is when the demo is gone, however
+it went.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+
+from seaway.app import Seaway
+from seaway.config import load_settings
+from seaway.demo.folder import Folder
+from seaway.demo.services import FIXED, SERVICES, Faults, declare
+
+RELAY = "relay"
+
+
+def main() -> None:
+    """Run the role that the arguments name."""
+    parser = argparse.ArgumentParser(prog="python -m seaway.demo.worker")
+    parser.add_argument("role", choices=(RELAY, *(service.name for service in SERVICES)))
+    parser.add_argument("--dir", type=Path, required=True)
+    arguments = parser.parse_args()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    asyncio.run(work(arguments.role, Folder(arguments.dir)))
+
+
+async def work(role: str, folder: Folder) -> None:
+    """An ordinary application: settings from a file, handlers declared, run until told to stop."""
+    app = Seaway(load_settings(folder.config(role), environ={}), wait=True)
+    for service in SERVICES:
+        if service.name == role:
+            declare(app, service, Faults(role, folder.plan().seed, folder.path / FIXED))
+    await app.run(relay=role == RELAY, sweeper=role != RELAY)
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
