@@ -31,6 +31,7 @@ from typing import Literal
 from seaway.contracts import BrokerAdmin
 from seaway.errors import SeawayError
 from seaway.monitor.snapshot import ConsumerView, Snapshot, StreamView
+from seaway.naming import covers
 
 PROBE_PREFIX = "seaway_probe_"
 _PROBE_IDLE_NANOSECONDS = 5_000_000_000
@@ -56,7 +57,7 @@ def span_of(old: ConsumerView, new: ConsumerView, stream: StreamView) -> Span | 
         return None
     if new.stream_seq < old.stream_seq:  # reset to an earlier place: no comparison is possible
         return None
-    whole = covers(new.filters, stream.subjects)
+    whole = takes_all(new.filters, stream.subjects)
     solid = stream.num_deleted == 0 and stream.first_seq <= old.stream_seq + 1
     counted = stream.retention == "limits" and new.stream_seq > old.stream_seq
     return Span(
@@ -72,23 +73,9 @@ def redelivered(span: Span, first_deliveries: int) -> int:
     return max(0, span.deliveries - first_deliveries)
 
 
-def covers(filters: Sequence[str], subjects: Sequence[str]) -> bool:
+def takes_all(filters: Sequence[str], subjects: Sequence[str]) -> bool:
     """Whether a consumer with ``filters`` takes every message of ``subjects``; unsure: no."""
-    return not filters or all(
-        any(_includes(wide.split("."), narrow.split(".")) for wide in filters)
-        for narrow in subjects
-    )
-
-
-def _includes(wide: Sequence[str], narrow: Sequence[str]) -> bool:
-    for position, token in enumerate(wide):
-        if token == ">":
-            return len(narrow) > position
-        if position >= len(narrow) or narrow[position] == ">":
-            return False
-        if token not in ("*", narrow[position]):
-            return False
-    return len(wide) == len(narrow)
+    return not filters or all(any(covers(wide, narrow) for wide in filters) for narrow in subjects)
 
 
 @dataclass(slots=True)

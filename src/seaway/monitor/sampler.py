@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from seaway.contracts import BrokerAdmin, OutboxStore
+from seaway.contracts import BrokerAdmin
 from seaway.monitor.redeliveries import RedeliveryCounter
-from seaway.monitor.snapshot import Snapshot, Watch, take_snapshot
+from seaway.monitor.snapshot import OpenStore, Snapshot, Watch, take_snapshot
 
 _HISTORY = 60
 
@@ -40,7 +40,7 @@ class Sampler:
         self,
         admin: BrokerAdmin,
         watch: Watch,
-        store: OutboxStore | None = None,
+        open_store: OpenStore | None = None,
         *,
         every: timedelta = timedelta(seconds=1),
         monotonic: Callable[[], float] = time.monotonic,
@@ -48,7 +48,7 @@ class Sampler:
         self.history: list[Sample] = []
         self.watch = watch
         self._admin = admin
-        self._store = store
+        self._open_store = open_store
         self._every = every.total_seconds()
         self._monotonic = monotonic
         self._counter = RedeliveryCounter()
@@ -60,7 +60,7 @@ class Sampler:
             last = self.history[-1] if self.history else None
             if last is not None and self._monotonic() - last.read_at < self._every:
                 return last
-            snapshot = await take_snapshot(self._admin, self.watch, self._store)
+            snapshot = await take_snapshot(self._admin, self.watch, self._open_store)
             read_at = self._monotonic()
             await self._counter.look(snapshot, self._admin)
             away_since = None

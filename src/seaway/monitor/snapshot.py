@@ -9,10 +9,10 @@ consumers are left out, since their names never end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from seaway import naming
 from seaway.config import Settings
@@ -20,6 +20,8 @@ from seaway.contracts import JSON, Backlog, BrokerAdmin, OutboxStore, ServerInfo
 from seaway.errors import SeawayError
 
 T = TypeVar("T")
+OpenStore: TypeAlias = Callable[[], Awaitable[OutboxStore]]
+"""Gives the outbox's store, opening it where need be; ``SeawayError`` where it is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +175,11 @@ class Snapshot:
 
 
 async def take_snapshot(
-    admin: BrokerAdmin, watch: Watch, store: OutboxStore | None = None
+    admin: BrokerAdmin, watch: Watch, open_store: OpenStore | None = None
 ) -> Snapshot:
     """Look once. Never raises for a server or database that is away or refuses."""
     (outbox, outbox_error), (seen, server_error) = await asyncio.gather(
-        _backlog(store), _attempt(_look(admin, watch))
+        _backlog(open_store), _attempt(_look(admin, watch))
     )
     server, streams, consumers = seen or (None, (), ())
     there = {stream.name for stream in streams}
@@ -207,8 +209,11 @@ async def _attempt(work: Awaitable[T]) -> tuple[T | None, str | None]:
         return None, str(error)
 
 
-async def _backlog(store: OutboxStore | None) -> tuple[Backlog | None, str | None]:
-    return (None, None) if store is None else await _attempt(store.backlog())
+async def _backlog(open_store: OpenStore | None) -> tuple[Backlog | None, str | None]:
+    async def ask(opener: OpenStore) -> Backlog:
+        return await (await opener()).backlog()
+
+    return (None, None) if open_store is None else await _attempt(ask(open_store))
 
 
 async def _look(
