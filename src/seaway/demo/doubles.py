@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from seaway.contracts import Broker, Stored, StoredMessage
+from seaway.contracts import Broker, Refused, Stored, StoredMessage
 from seaway.demo.scenario import draw
 from seaway.demo.writer import in_thread
-from seaway.errors import BrokerUnavailable
+from seaway.errors import BrokerUnavailable, PublishRejected
 from seaway.headers import EVENT_ID, MSG_ID
 
 _SHARE = 0.01
@@ -67,12 +67,22 @@ class Doubles:
         whole = await self.broker.admin.get(self.stream, stored.stream_seq)
         if whole is None:
             return
-        message = whole.message
         young = datetime.now(UTC) - stored.stored_at < _YOUNG
-        if chance >= _SHARE / 2 or not young:
-            changed = {**message.headers, MSG_ID: f"again:{event_id}", EVENT_ID: event_id}
-            message = replace(message, headers=changed)
+        under_its_id = chance < _SHARE / 2 and young
+        # Without the server's own headers: those of the batch it came in would call for the rest.
+        headers = {
+            name: value
+            for name, value in whole.message.headers.items()
+            if not name.startswith("Nats-")
+        }
+        if under_its_id:
+            headers[MSG_ID] = event_id
+        else:
+            headers |= {MSG_ID: f"again:{event_id}", EVENT_ID: event_id}
+        message = replace(whole.message, headers=headers)
         (outcome,) = await self.broker.publish(self.stream, [message], timeout=_TIMEOUT)
+        if isinstance(outcome, Refused) and not outcome.heals:
+            raise PublishRejected(outcome.description, code=outcome.code, err_code=outcome.err_code)
         if not isinstance(outcome, Stored):
             raise BrokerUnavailable("the second publication was not confirmed")
         known.add(event_id)

@@ -77,14 +77,14 @@ class View:
         if self._live is not None:
             self._live.stop()
         elif kind is None:
-            self._console.print(self._line(), markup=False)
+            self._print(self._line())
 
     def say(self, text: str) -> None:
         """One line of news: a death, an outage, a stage."""
         moment = f"{self._progress.elapsed_seconds:6.1f} s  {text}"
         self._progress.notes.append(moment)
         if self._live is None:
-            self._console.print(moment, markup=False)
+            self._print(moment)
 
     def tick(self) -> None:
         """The figures have changed."""
@@ -96,7 +96,10 @@ class View:
                 recent.popleft()
         if self._live is None and now - self._printed >= PLAIN_SECONDS:
             self._printed = now
-            self._console.print(self._line(), markup=False)
+            self._print(self._line())
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, soft_wrap=True)
 
     def _rate(self, name: str) -> float:
         recent = self._rates.get(name)

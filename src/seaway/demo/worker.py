@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import logging
 import os
-import sys
 import threading
 from pathlib import Path
 
@@ -44,7 +43,9 @@ async def work(role: str, folder: Folder) -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not through sys.stdin, whose lock the interpreter would wait for at its end.
+    while os.read(0, 64):
+        pass
     os._exit(1)
 
 
