@@ -1,0 +1,109 @@
+"""``seaway serve``: the dashboard until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seaway.cli.session import err, run, settings, stop_on_signals
+from seaway.errors import ConfigError, MissingExtra
+from seaway.web import create_app
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
+
+
+def serve(
+    ctx: typer.Context,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond loopback everybody may look.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8288,
+) -> None:
+    """Serve the dashboard, /healthz, /readyz and /metrics until Ctrl-C."""
+    run(_serve(ctx, host, port))
+
+
+async def _serve(ctx: typer.Context, host: str, port: int) -> None:
+    from seaway.web.source import Live
+
+    configured = settings(ctx)
+    hosts = (*LOOPBACK_NAMES, host) if is_loopback(host) else ("*",)
+    web = create_app(Live(configured), configured.alerts, allowed_hosts=hosts)
+    with listening(host, port) as sock:
+        address = f"[{host}]" if ":" in host else host
+        err.print(f"Dashboard on http://{address}:{sock.getsockname()[1]} (Ctrl-C ends it)")
+        await _until_stopped(web, sock)
+
+
+async def _until_stopped(web: Starlette, sock: socket.socket) -> None:
+    try:
+        import uvicorn
+    except ModuleNotFoundError as error:
+        raise MissingExtra("web", "seaway serve") from error
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield  # ours are in charge: they end with exit code 0
+
+    server = Server(
+        uvicorn.Config(
+            web,
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=3,
+        )
+    )
+    with stop_on_signals() as stop:
+        serving = asyncio.create_task(server.serve(sockets=[sock]))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        server.should_exit = True
+        await serving
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening socket; ``ConfigError`` where the port is taken or the address is not ours."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}: {error.strerror}") from error
+    with sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(address)
+            sock.listen(128)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigError(
+                    f"port {port} of {host} is taken", hint="choose another with --port"
+                ) from error
+            raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        yield sock
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
