@@ -25,7 +25,9 @@ from rich.progress import Progress
 
 from seaway.app import Seaway, stop_on_signals
 from seaway.config import Settings, load_settings
+from seaway.contracts import Store
 from seaway.errors import ConfigError, SeawayError, TransientError
+from seaway.stores import open_store
 from seaway.telemetry import (
     ConsumerPaused,
     ConsumerResumed,
@@ -48,6 +50,7 @@ __all__ = [
     "fail",
     "log_signals",
     "open_app",
+    "open_database",
     "out",
     "print_json",
     "progress",
@@ -83,6 +86,17 @@ async def open_app(ctx: typer.Context, *, wait: bool = False) -> AsyncIterator[S
     """The connected application of these settings; ``wait``: for ever, where no server answers."""
     async with Seaway(settings(ctx), wait=wait) as app:
         yield app
+
+
+@asynccontextmanager
+async def open_database(ctx: typer.Context) -> AsyncIterator[Store]:
+    """The verified database of these settings, without a server; closed at the end."""
+    store = await open_store(settings(ctx).database)
+    try:
+        await store.schema.verify()
+        yield store
+    finally:
+        await store.close()
 
 
 def exit_code(error: SeawayError) -> int:

@@ -1,0 +1,247 @@
+"""``seaway outbox``: events written from a file, and what waits to be published."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from seaway.app import Seaway
+from seaway.cli import session
+from seaway.cli.dlq import printable
+from seaway.contracts import OutboxEntry, Store
+from seaway.errors import ConfigError
+from seaway.events import RawEvent
+from seaway.headers import format_time
+
+app = typer.Typer(help="The outbox: add events, see and retry what waits.", no_args_is_help=True)
+
+_TEXT_FIELDS = ("subject", "key", "id", "correlation_id", "causation_id")
+_FIELDS = frozenset((*_TEXT_FIELDS, "payload", "headers"))
+
+
+def parse_line(line: bytes) -> RawEvent:
+    """The event of one line; ``ValueError`` says what is wrong with it."""
+    try:
+        said = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}") from error
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(said, dict):
+        raise ValueError(f"a JSON object is wanted, not {type(said).__name__}")
+    if unknown := sorted(said.keys() - _FIELDS):
+        raise ValueError(f"unknown field {unknown[0]!r} (known: {', '.join(sorted(_FIELDS))})")
+    for name in ("subject", "payload"):
+        if name not in said:
+            raise ValueError(f"{name!r} is missing")
+    for name in _TEXT_FIELDS:
+        if name in said and not isinstance(said[name], str):
+            raise ValueError(f"{name!r} must be text")
+    headers = said.get("headers", {})
+    if not isinstance(headers, dict) or not all(isinstance(v, str) for v in headers.values()):
+        raise ValueError("'headers' must be an object of texts")
+    return RawEvent(
+        subject=said["subject"],
+        payload=json.dumps(said["payload"], ensure_ascii=False, separators=(",", ":")).encode(),
+        key=said.get("key"),
+        event_id=_canonical_id(said.get("id")),
+        correlation_id=said.get("correlation_id"),
+        causation_id=said.get("causation_id"),
+        headers=headers,
+    )
+
+
+def _canonical_id(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise ValueError(f"'id' {text!r} is not a UUID") from None
+
+
+@app.command()
+def add(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="JSON lines; - reads stdin.")],
+    batch: Annotated[int, typer.Option(help="Lines in one transaction.", min=1)] = 1000,
+    from_line: Annotated[int, typer.Option(help="Begin here, after a mended line.", min=1)] = 1,
+    as_json: session.Json = False,
+) -> None:
+    """Write events from JSON lines; a bad line writes nothing of its transaction.
+
+    A line: {"subject", "payload", "key"?, "id"?, "correlation_id"?, "causation_id"?, "headers"?}
+    """
+
+    async def work() -> int:
+        application = Seaway(session.settings(ctx))
+        added = 0
+        async with session.open_database(ctx) as store:
+            with _lines(file) as lines, session.progress("adding", None) as advance:
+                for first, chunk in _chunks(lines, batch, from_line):
+                    await _add_chunk(application, store, file, first, chunk)
+                    added += len(chunk)
+                    advance(len(chunk))
+        return added
+
+    added = session.run(work())
+    if as_json:
+        session.print_json({"added": added})
+    else:
+        session.err.print(f"{added} events added.")
+
+
+async def _add_chunk(
+    application: Seaway, store: Store, file: Path, first: int, chunk: list[tuple[int, bytes]]
+) -> None:
+    number = first
+    try:
+        events = []
+        for number, line in chunk:
+            events.append(parse_line(line))
+        async with store.transaction() as tx:
+            for (number, _), event in zip(chunk, events, strict=True):
+                written = application.outbox.add(tx.handle, event)
+                if inspect.isawaitable(written):
+                    await written
+    except (ValueError, ConfigError) as error:
+        raise ConfigError(
+            f"{file}:{number}: {error}",
+            hint=f"nothing from line {first} on is written: mend it, then --from-line {first}",
+        ) from error
+
+
+@contextmanager
+def _lines(file: Path) -> Iterator[BinaryIO]:
+    if str(file) == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        opened = file.open("rb")
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from error
+    with opened:
+        yield opened
+
+
+def _chunks(
+    lines: BinaryIO, size: int, from_line: int
+) -> Iterator[tuple[int, list[tuple[int, bytes]]]]:
+    """``(number of the first line, numbered lines)``; blank lines are passed over."""
+    chunk: list[tuple[int, bytes]] = []
+    for number, line in enumerate(lines, start=1):
+        if number < from_line or not line.strip():
+            continue
+        chunk.append((number, line))
+        if len(chunk) == size:
+            yield chunk[0][0], chunk
+            chunk = []
+    if chunk:
+        yield chunk[0][0], chunk
+
+
+@app.command()
+def status(ctx: typer.Context, as_json: session.Json = False) -> None:
+    """How much waits, since when, and how much is parked."""
+
+    async def work() -> None:
+        async with session.open_database(ctx) as store:
+            backlog = await store.backlog()
+        age = (datetime.now(UTC) - backlog.oldest_at).total_seconds() if backlog.oldest_at else None
+        if as_json:
+            session.print_json(
+                {
+                    "count": backlog.count,
+                    "parked": backlog.parked,
+                    "oldest_at": format_time(backlog.oldest_at) if backlog.oldest_at else None,
+                    "oldest_age_seconds": age,
+                }
+            )
+            return
+        waits = "" if age is None else f", the oldest for {age:.1f} s"
+        session.out.print(f"{backlog.count} events wait{waits}; {backlog.parked} parked")
+
+    session.run(work())
+
+
+@app.command("list")
+def list_entries(
+    ctx: typer.Context,
+    parked: Annotated[bool, typer.Option("--parked", help="Only the parked ones.")] = False,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 100,
+    as_json: session.Json = False,
+) -> None:
+    """The events that wait, in the order in which they will be published."""
+
+    async def work() -> None:
+        async with session.open_database(ctx) as store:
+            entries = await store.entries(parked=True if parked else None, limit=limit)
+        if as_json:
+            session.print_json([_summary(entry) for entry in entries])
+            return
+        table = Table(box=None, header_style="bold")
+        for title in ("POSITION", "EVENT", "SUBJECT", "KEY", "ADDED AT", "TRIES", "ERROR"):
+            table.add_column(title, overflow="fold")
+        for entry in entries:
+            cells = (
+                str(entry.position),
+                entry.event_id,
+                entry.message.subject,
+                entry.key,
+                f"{entry.added_at:%Y-%m-%d %H:%M:%S}",
+                f"{entry.attempts}{' parked' if entry.parked_at else ''}",
+                entry.last_error or "",
+            )
+            table.add_row(*(escape(printable(cell)) for cell in cells))
+        session.out.print(table)
+
+    session.run(work())
+
+
+def _summary(entry: OutboxEntry) -> dict[str, Any]:
+    return {
+        "position": entry.position,
+        "event_id": entry.event_id,
+        "subject": entry.message.subject,
+        "key": entry.key,
+        "added_at": format_time(entry.added_at),
+        "attempts": entry.attempts,
+        "last_error": entry.last_error,
+        "parked_at": format_time(entry.parked_at) if entry.parked_at else None,
+    }
+
+
+@app.command()
+def retry(
+    ctx: typer.Context,
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Event ids of parked events.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every parked event.")] = False,
+    as_json: session.Json = False,
+) -> None:
+    """Let parked events be tried again; exits 1 where none of those named is parked."""
+
+    async def work() -> int:
+        if bool(ids) == everything:
+            raise ConfigError("give event ids, or --all")
+        async with session.open_database(ctx) as store:
+            return await store.unpark(None if everything else ids)
+
+    count = session.run(work())
+    if as_json:
+        session.print_json({"unparked": count})
+    else:
+        session.err.print(f"{count} events will be tried again.")
+    raise typer.Exit(0 if count or everything else 1)
