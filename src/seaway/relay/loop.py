@@ -35,6 +35,8 @@ TURN = timedelta(seconds=1)
 """After that long a lease is left, so that another relay gets a turn."""
 IDLE = timedelta(seconds=1)
 """How long to wait for the store to say that there is something new, before looking anyway."""
+FREE_LEASE_POLL = timedelta(milliseconds=250)
+"""How often to see whether the relay that has the lease is gone."""
 LEAST_REST = timedelta(milliseconds=100)
 PRUNE_EVERY = timedelta(minutes=10)
 CLOCK_SKEW = timedelta(minutes=1)
@@ -378,6 +380,10 @@ class Relay:
             (*(s.rests_until for s in self._streams.values()), *self._resting_keys.values()),
             now=now,
         )
+        if not turn.led:
+            # Not store.wait: new entries are the holder's business, and would not let us rest.
+            await self._sleep(stop, FREE_LEASE_POLL)
+            return
         if self._silence():
             await self._sleep(stop, due or LEAST_REST)
             return
