@@ -1,9 +1,9 @@
 """Deliveries in hand, in lanes by ordering key. Pure: no tasks, no clock of its own.
 
 Owns: what may be started next. Guarantees, within one process: the deliveries of a key are given
-out one run after the other in stream order; a lane whose delivery was nak'ed waits until that one
-has come back (or its time has passed), and then goes on with it; a second copy of a delivery in
-hand replaces the first, since only the newest can be acknowledged.
+out one run after the other in stream order; a lane whose delivery was given back waits until that
+one has come again, or is released; of a delivery that the server sends twice, the newest copy
+counts, since only that can be acknowledged.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ class Work:
 
 
 @dataclass(slots=True)
-class _Held:
+class Held:
+    """A delivery that was given back: its lane waits for it."""
+
     place: tuple[str, int]
     until: float
+    deliveries: int
 
 
 class Lanes:
@@ -43,7 +46,7 @@ class Lanes:
         self._ordered = ordered
         self._waiting: dict[str, deque[Work]] = {}
         self._running: dict[str, int] = {}
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
         self._in_hand: dict[tuple[str, int], Work] = {}
 
     def __len__(self) -> int:
@@ -57,15 +60,20 @@ class Lanes:
         """How many lanes wait for a delivery to come back."""
         return len(self._held)
 
-    def count(self, source: Subscription) -> int:
-        """How many deliveries of one source are in hand."""
-        return sum(1 for work in self._in_hand.values() if work.source is source)
+    def moving(self, source: Subscription | None) -> int:
+        """How many deliveries of one source are in hand and do not wait behind a held one."""
+        return sum(
+            1
+            for work in self._in_hand.values()
+            if work.source is source and not (self._held and self._lane_of(work) in self._held)
+        )
 
     def push(self, work: Work) -> None:
         """Take a delivery in."""
         known = self._in_hand.get(work.place)
         if known is not None:
-            known.incoming, known.source = work.incoming, work.source
+            if work.source is not None:
+                known.incoming, known.source = work.incoming, work.source
             return
         self._in_hand[work.place] = work
         lane = self._lane_of(work)
@@ -77,21 +85,23 @@ class Lanes:
         else:
             _insert(queue, work)
 
-    def take(self, limit: int, now: float) -> list[Work]:
-        """Up to ``limit`` deliveries to start together, in the order they arrived by lane.
+    def take(self, limit: int) -> list[Work]:
+        """Up to ``limit`` deliveries to start together, lane by lane in turn.
 
         Several of one lane follow each other; the lane is closed until all are ``done``.
         """
         taken: list[Work] = []
         for lane in tuple(self._waiting):
-            if lane in self._running or not self._is_open(lane, now):
+            if lane in self._running or lane in self._held:
                 continue
             queue = self._waiting[lane]
             count = min(limit - len(taken), len(queue))
             taken += [queue.popleft() for _ in range(count)]
             self._running[lane] = count
-            if not queue:
-                del self._waiting[lane]
+            del self._waiting[lane]
+            if queue:
+                # To the end of the line: a key that never runs dry must not starve the others.
+                self._waiting[lane] = queue
             if len(taken) == limit:
                 break
         return taken
@@ -112,10 +122,20 @@ class Lanes:
                 del self._waiting[self._lane_of(work)]
 
     def hold(self, work: Work, until: float) -> None:
-        """It was given back and will come again: its lane waits for it, at most ``until``."""
+        """It was given back and will come again; ``overdue`` after ``until``."""
         self.done(work)
         if self._ordered:
-            self._held[self._lane_of(work)] = _Held(work.place, until)
+            self._held[self._lane_of(work)] = Held(work.place, until, work.incoming.deliveries)
+
+    def overdue(self, now: float) -> list[Held]:
+        """What should have come again by now. Its lane still waits."""
+        return [held for held in self._held.values() if held.until <= now]
+
+    def release(self, place: tuple[str, int]) -> None:
+        """It will not come again here: its lane goes on without it. Idempotent."""
+        for lane, held in tuple(self._held.items()):
+            if held.place == place:
+                del self._held[lane]
 
     def put_back(self, works: Iterable[Work]) -> None:
         """They were taken but not settled: first in their lanes again, in the order given."""
@@ -138,27 +158,14 @@ class Lanes:
         else:
             self._running.pop(lane, None)
 
-    def _is_open(self, lane: str, now: float) -> bool:
-        held = self._held.get(lane)
-        if held is None:
-            return True
-        if now < held.until:
-            return False
-        # Another process has it by now, or it is gone: the lane must not wait for ever.
-        del self._held[lane]
-        return True
-
 
 def _insert(queue: deque[Work], work: Work) -> None:
-    """Behind everything of its stream that is older: redeliveries come late."""
+    """Before everything of its stream that is newer: redeliveries come late."""
     place = len(queue)
-    while place and _follows(queue[place - 1], work):
-        place -= 1
+    for at in range(len(queue) - 1, -1, -1):
+        # A lane may hold deliveries of two streams, events and redrives, in any mixture.
+        if queue[at].incoming.stream == work.incoming.stream:
+            if queue[at].incoming.stream_seq < work.incoming.stream_seq:
+                break
+            place = at
     queue.insert(place, work)
-
-
-def _follows(one: Work, other: Work) -> bool:
-    return (
-        one.incoming.stream == other.incoming.stream
-        and one.incoming.stream_seq > other.incoming.stream_seq
-    )

@@ -31,7 +31,7 @@ from seaway.chain import chained
 from seaway.consumer.delivery import Delivery
 from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.lanes import Lanes, Work
-from seaway.consumer.outcomes import Bury, Keep, Limits, TryAgain, decide
+from seaway.consumer.outcomes import Bury, Keep, Limits, Step, TryAgain, decide
 from seaway.contracts import (
     JSON,
     Broker,
@@ -40,6 +40,7 @@ from seaway.contracts import (
     InboxTransaction,
     Incoming,
     OutboxWriter,
+    StoredMessage,
     Subscription,
 )
 from seaway.errors import (
@@ -57,6 +58,8 @@ from seaway.telemetry import (
     DeadLettered,
     Delivered,
     HandledAs,
+    Reconnected,
+    Signal,
     Telemetry,
 )
 
@@ -122,6 +125,7 @@ class Runtime:
         self._drained = asyncio.Event()
         self._stop = asyncio.Event()
         self._paused = False
+        self._epoch = 0
         self._outages = 0
         self._limits = Limits(timedelta(seconds=30), -1, 1)
         self._backoff = Backoff()
@@ -134,6 +138,7 @@ class Runtime:
         if stop.is_set():
             return
         self._read_limits(infos[0]["config"])
+        forget = self._ports.telemetry.subscribe(self._on_signal)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._heartbeat(), name=f"{self._durable} heartbeat")
@@ -141,8 +146,6 @@ class Runtime:
                     tasks.create_task(self._work(), name=f"{self._durable} worker {number}")
                     for number in range(self._options.workers)
                 ]
-                if self._options.ordered and self._ports.store is not None:
-                    await self._recover(infos[0])
                 for stream in self._streams:
                     tasks.create_task(self._pull(stream), name=f"{self._durable} {stream}")
                 await stop.wait()
@@ -151,6 +154,13 @@ class Runtime:
                 self._drained.set()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
+        finally:
+            forget()
+
+    def _on_signal(self, signal: Signal) -> None:
+        if isinstance(signal, Reconnected):
+            # What the server had sent may have been lost on the way.
+            self._epoch += 1
 
     # ------------------------------------------------------------------ before the first pull
 
@@ -183,13 +193,16 @@ class Runtime:
         self._backoff = self._options.backoff or Backoff(cap=ack_wait)
         self._deadline = self._options.deadline or 10 * ack_wait
 
-    async def _recover(self, info: JSON) -> None:
-        """Handle first what an earlier process had in hand when it died.
+    async def _recover(self, stream: str) -> None:
+        """Handle first what was on its way when a process died or a connection was lost.
 
         The server gives that out again only after ``ack_wait``, and newer events at once: a key's
         later event would overtake. So it is read from the stream here; the inbox skips what had
         taken effect, and whatever the server redelivers later is then already processed.
         """
+        info = await self._info(stream)
+        if self._stop.is_set():
+            return
         config, delivered = info["config"], int(info["delivered"]["stream_seq"])
         floor = int(info["ack_floor"]["stream_seq"])
         if int(info.get("num_ack_pending", 0)) == 0 or floor >= delivered:
@@ -202,19 +215,38 @@ class Runtime:
         async for found in stored:
             if found.stream_seq > delivered or self._stop.is_set():
                 break
-            incoming = Incoming(
-                message=found.message,
-                stream=found.stream,
-                stream_seq=found.stream_seq,
-                stored_at=found.stored_at,
-                consumer=self._durable,
-                consumer_seq=0,
-                deliveries=1,
-                pending=0,
-            )
-            self._take_in([incoming], None)
-            while len(self._lanes) >= self._capacity and not self._stop.is_set():
+            self._take_in([self._unowned(found, deliveries=1)], None)
+            while len(self._lanes) >= 2 * self._capacity and not self._stop.is_set():
                 await self._room_or_stop()
+
+    async def _read_overdue(self, now: float) -> None:
+        """Read what should have come again from the stream: a nak or a delivery was lost, or
+        another process has it, and then the inbox knows or will know."""
+        for held in self._lanes.overdue(now):
+            if self._ports.store is None:
+                self._lanes.release(held.place)
+                continue
+            try:
+                found = await self._ports.broker.admin.get(*held.place)
+            except TransientError:
+                return
+            if found is None:
+                self._lanes.release(held.place)
+            else:
+                again = self._unowned(found, deliveries=held.deliveries + 1)
+                self._take_in([again], None)
+
+    def _unowned(self, found: StoredMessage, *, deliveries: int) -> Incoming:
+        return Incoming(
+            message=found.message,
+            stream=found.stream,
+            stream_seq=found.stream_seq,
+            stored_at=found.stored_at,
+            consumer=self._durable,
+            consumer_seq=0,
+            deliveries=deliveries,
+            pending=0,
+        )
 
     # ------------------------------------------------------------------ pulling
 
@@ -230,19 +262,27 @@ class Runtime:
             try:
                 async with self._ports.broker.subscribe(stream, self._durable) as source:
                     attempt = 0
-                    await self._pull_from(source)
+                    await self._pull_from(stream, source)
                     await self._drained.wait()
             except BrokerUnavailable as error:
                 attempt += 1
                 self._pause(str(error))
                 await self._stopped_within(_OUTAGE.delay(attempt))
 
-    async def _pull_from(self, source: Subscription) -> None:
+    async def _recover_from(self, stream: str) -> None:
+        if self._options.ordered and self._ports.store is not None:
+            await self._recover(stream)
+
+    async def _pull_from(self, stream: str, source: Subscription) -> None:
         stopping = asyncio.create_task(self._stop.wait())
+        epoch = -1
         try:
             while not self._stop.is_set():
-                # A held lane's delivery must be able to come back, however full the others are.
-                free = max(self._capacity - self._lanes.count(source), min(1, self._lanes.held))
+                if epoch != self._epoch:
+                    epoch = self._epoch
+                    await self._recover_from(stream)
+                # What waits behind a held delivery does not count: that one must be able to come.
+                free = self._capacity - self._lanes.moving(source)
                 if free < 1 or self._outages:
                     await self._room_or_stop()
                     continue
@@ -253,9 +293,13 @@ class Runtime:
                     if not pull.done():
                         pull.cancel()
                         await asyncio.wait({pull})
-                if not pull.cancelled():
-                    self._resume()
-                    self._take_in(pull.result(), source)
+                if pull.cancelled():
+                    continue
+                self._resume()
+                if epoch != self._epoch:
+                    epoch = self._epoch
+                    await self._recover_from(stream)
+                self._take_in(pull.result(), source)
         finally:
             stopping.cancel()
 
@@ -280,7 +324,9 @@ class Runtime:
         loop = asyncio.get_running_loop()
         while not self._stop.is_set():
             self._wake.clear()
-            works = self._lanes.take(self._options.batch, loop.time())
+            if self._lanes.held:
+                await self._read_overdue(loop.time())
+            works = self._lanes.take(self._options.batch)
             if works:
                 await self._process(works)
                 continue
@@ -408,13 +454,12 @@ class Runtime:
 
     async def _settle_failure(self, work: Work, error: BaseException, took: float) -> None:
         incoming, source = work.incoming, work.source
-        if source is None:
-            # Read from the stream, so not ours to settle: the server will deliver it.
-            self._hold(work, self._limits.ack_wait)
-            return
         step = decide(
             error, deliveries=incoming.deliveries, limits=self._limits, backoff=self._backoff
         )
+        if source is None:
+            self._settle_unowned(work, step)
+            return
         match step:
             case Bury(reason):
                 if await self._bury(work, step, error):
@@ -431,13 +476,23 @@ class Runtime:
             case TryAgain(delay):
                 logger.debug("%s: %s comes again: %r", self._durable, incoming.event_id, error)
                 await source.nak(incoming, delay=delay)
-                self._hold(work, delay)
+                self._hold(work, delay + self._limits.ack_wait)
                 self._tell(work, "retried", took, error)
             case Keep():
                 self._lanes.put_back([work])
 
-    def _hold(self, work: Work, comes_back_in: timedelta) -> None:
-        patience = comes_back_in + self._limits.ack_wait
+    def _settle_unowned(self, work: Work, step: Step) -> None:
+        """Read from the stream, so nobody's to ack or nak: the server will deliver it in time."""
+        match step:
+            case TryAgain(delay):
+                self._hold(work, delay)
+            case Keep():
+                self._lanes.put_back([work])
+            case Bury():
+                # Whoever is given it will bury it, and give it the letter.
+                self._lanes.done(work)
+
+    def _hold(self, work: Work, patience: timedelta) -> None:
         self._lanes.hold(work, asyncio.get_running_loop().time() + patience.total_seconds())
 
     async def _bury(self, work: Work, step: Bury, error: BaseException) -> bool:
