@@ -7,7 +7,7 @@ rest. No I/O, no clock, no state.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -28,6 +28,9 @@ from seaway.errors import InvalidName
 
 MESSAGE_TOO_LARGE = 10054
 STREAM_NOT_FOUND = 10059
+NO_RESPONDERS = (503, 0)
+"""Code and err_code where nobody listened; reasoned about only once the stream is known to be
+there (``reconsider``)."""
 
 Cause: TypeAlias = Refused | Unconfirmed
 """Why a stream takes nothing at the moment."""
@@ -109,8 +112,12 @@ class Verdict:
 
     @property
     def stuck(self) -> set[str]:
-        """Ordering keys that nothing more may be sent of before these entries are."""
-        return {each.entry.key for each in self.failed} | {each.entry.key for each in self.kept}
+        """Ordering keys that nothing more may be sent of before these entries are.
+
+        In trouble, the whole stream waits, and a key's events on other streams need not.
+        """
+        keys = {each.entry.key for each in self.failed}
+        return keys if self.trouble else keys | {each.entry.key for each in self.kept}
 
 
 def judge(
@@ -142,21 +149,14 @@ def judge(
 def reconsider(verdict: Verdict, config: Mapping[str, Any] | None) -> Verdict:
     """The verdict in the light of the stream's configuration; ``None``: there is no such stream.
 
-    A message on a subject that the stream does not take gets the same answer from the server as
-    one to a stream that is missing, but would wait for ever and hold up all others.
+    A missing stream, one without a leader, and a subject that the stream does not take all get the
+    same answer from the server; only the last would wait for ever, and hold up all others.
     """
     if config is None:
-        missing = Refused("no such stream", code=404, err_code=STREAM_NOT_FOUND, heals=True)
-        kept = [
-            Kept(each.entry, missing if isinstance(each.cause, Refused) else each.cause)
-            for each in verdict.kept
-        ]
-        return Verdict(
-            verdict.stream, verdict.sent, verdict.failed, kept, verdict.duplicates, verdict.took
-        )
+        return _refused_alike(verdict, Refused("no such stream", 404, STREAM_NOT_FOUND, heals=True))
     taken: Sequence[str] = config.get("subjects") or ()
     failed = list(verdict.failed)
-    kept = []
+    kept: list[Kept] = []
     for each in verdict.kept:
         subject = each.entry.message.subject
         if isinstance(each.cause, Refused) and not any(naming.covers(p, subject) for p in taken):
@@ -164,11 +164,26 @@ def reconsider(verdict: Verdict, config: Mapping[str, Any] | None) -> Verdict:
             failed.append(Failed(each.entry, error, park=True))
         else:
             kept.append(each)
-    return Verdict(verdict.stream, verdict.sent, failed, kept, verdict.duplicates, verdict.took)
+    return replace(verdict, failed=failed, kept=kept)
+
+
+def unanswered(verdict: Verdict, reason: str) -> Verdict:
+    """The verdict where not even the stream's configuration could be read."""
+    return _refused_alike(verdict, Unconfirmed(reason))
+
+
+def _refused_alike(verdict: Verdict, cause: Cause) -> Verdict:
+    kept = [
+        Kept(each.entry, cause) if isinstance(each.cause, Refused) else each
+        for each in verdict.kept
+    ]
+    return replace(verdict, kept=kept)
 
 
 def describe(refusal: Refused) -> str:
-    """A refusal for people, with the codes that they can look up."""
+    """A refusal for people, with the codes that they can look up where there are any."""
+    if refusal.err_code == 0:
+        return refusal.description
     return f"{refusal.description} (code {refusal.code}, err_code {refusal.err_code})"
 
 
@@ -178,6 +193,8 @@ def reason(stream: str, cause: Cause) -> str:
         return f"{stream} does not answer: {cause.reason}"
     if cause.err_code == STREAM_NOT_FOUND:
         return f"{stream} does not exist: create it with `seaway topology apply`"
+    if (cause.code, cause.err_code) == NO_RESPONDERS:
+        return f"{stream} has no leader at the moment"
     return f"{stream} takes no messages now: {describe(cause)}"
 
 

@@ -268,11 +268,11 @@ class Relay:
                 else ()
             )
             verdict = decisions.judge(stream, fresh, outcomes, max_attempts=self._max_attempts)
-            if isinstance(verdict.trouble, Refused):
-                verdict = decisions.reconsider(verdict, await self._config(stream))
         except (TransientError, ApiError) as error:
             cause = Unconfirmed(str(error))
             found, verdict = {}, Verdict(stream, kept=[Kept(entry, cause) for entry in share])
+        if isinstance(verdict.trouble, Refused):
+            verdict = await self._reconsider(verdict)
         if found:
             known = [Sent(e, stream, found[e.event_id]) for e in share if e.event_id in found]
             verdict = replace(
@@ -283,6 +283,13 @@ class Relay:
         now = time.monotonic()
         self._learn(memory, verdict, last=last, now=now)
         return replace(verdict, took=timedelta(seconds=now - began))
+
+    async def _reconsider(self, verdict: Verdict) -> Verdict:
+        try:
+            config = await self._config(verdict.stream)
+        except (TransientError, ApiError) as error:
+            return decisions.unanswered(verdict, str(error))
+        return decisions.reconsider(verdict, config)
 
     def _learn(self, memory: StreamMemory, verdict: Verdict, *, last: bool, now: float) -> None:
         stream, trouble = verdict.stream, verdict.trouble
