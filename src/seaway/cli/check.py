@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from seaway.app import Seaway
@@ -136,15 +137,17 @@ def _plain(value: float | None) -> str:
 
 def _table(report: Report) -> None:
     table = Table(box=None, pad_edge=False)
-    for column in ("state", "check", "what", "next"):
+    for column in ("state", "what", "next"):
         table.add_column(column, overflow="fold")
-    for finding in report.findings:
+    for finding in report.problems:
         table.add_row(
             finding.state.label,
-            finding.check,
-            finding.message,
-            finding.next_move,
-            style=_STYLES.get(finding.state, "magenta") if finding.state else "",
+            escape(finding.message),
+            escape(finding.next_move),
+            style=_STYLES.get(finding.state, "magenta"),
         )
-    out.print(table)
-    out.print(f"{report.state.label}", style=_STYLES.get(report.state, "magenta"))
+    if report.problems:
+        out.print(table)
+    well = len(report.findings) - len(report.problems)
+    summary = f"{report.state.label}: {well} of {len(report.findings)} checks are ok"
+    out.print(summary, style=_STYLES.get(report.state, "magenta"))

@@ -6,6 +6,7 @@ import asyncio
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from seaway.cli.session import Json, out, print_json, run
@@ -29,14 +30,14 @@ def ls(ctx: typer.Context, stream: Stream, as_json: Json = False) -> None:
         out.print(f"{stream} has no durables: seaway topology apply makes those of seaway.yaml.")
         return
     table = Table(box=None, pad_edge=False)
-    table.add_column("consumer", overflow="fold")
+    table.add_column("consumer", no_wrap=True)
     table.add_column("filter", overflow="fold")
-    for column in ("pending", "ack pending", "redelivered now", "waiting pulls"):
+    for column in ("pending", "ack pending", "redelivered", "waiting"):
         table.add_column(column, justify="right")
     for view in map(ConsumerView.read, infos):
         table.add_row(
             view.durable,
-            "\n".join(view.filters) or "all",
+            escape("\n".join(view.filters) or "all"),
             f"{view.num_pending:,}",
             f"{view.num_ack_pending:,}",
             f"{view.num_redelivered:,}",

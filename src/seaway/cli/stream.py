@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from seaway.brokers import jetstream
@@ -17,6 +18,9 @@ from seaway.contracts import JSON, BrokerAdmin
 from seaway.errors import NotFound
 from seaway.monitor.snapshot import StreamView
 from seaway.monitor.wording import human_bytes
+
+_PAGING = frozenset({"total", "offset", "limit"})
+"""Of the API's answer, not of the stream: the nats CLI leaves them out as well."""
 
 app = typer.Typer(help="Look at streams.", no_args_is_help=True)
 
@@ -32,14 +36,14 @@ def ls(ctx: typer.Context, as_json: Json = False) -> None:
         out.print("There are no streams: seaway topology apply makes those of seaway.yaml.")
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("stream", "subjects"):
-        table.add_column(column, overflow="fold")
-    for column in ("messages", "bytes", "of its limit", "consumers", "replicas"):
+    table.add_column("stream", no_wrap=True)
+    table.add_column("subjects", overflow="ellipsis", no_wrap=True)
+    for column in ("messages", "bytes", "full", "consumers", "replicas"):
         table.add_column(column, justify="right")
     for view in map(StreamView.read, infos):
         table.add_row(
             view.name,
-            "\n".join(view.subjects),
+            escape(", ".join(view.subjects)),
             f"{view.messages:,}",
             human_bytes(view.bytes),
             "–" if view.fill is None else f"{view.fill:.1%}",
@@ -89,7 +93,7 @@ async def _stream(ctx: typer.Context, name: str) -> JSON:
         found = await admin.stream(checked(name, "stream"))
         if found is None:
             raise await no_such_stream(admin, name)
-        return found
+        return {name: value for name, value in found.items() if name not in _PAGING}
 
 
 @asynccontextmanager
@@ -134,7 +138,7 @@ def checked(name: str, kind: str) -> str:
 def show(title: str, rows: Sequence[tuple[str, Any]]) -> None:
     """A titled list of names and values."""
     table = Table(
-        title=title,
+        title=escape(title),
         title_justify="left",
         title_style="bold",
         box=None,
@@ -144,5 +148,5 @@ def show(title: str, rows: Sequence[tuple[str, Any]]) -> None:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(name, escape(str(value)))
     out.print(table)

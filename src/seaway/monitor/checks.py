@@ -169,7 +169,7 @@ def _consumer(
         consumer.num_pending,
         pending,
         pending * CRITICAL_FACTOR,
-        f"{consumer.durable} has {consumer.num_pending} messages pending",
+        f"{where} has {consumer.num_pending} messages pending",
         "start more workers, or see why it is slow: " + look,
     )
     yield _judge(
@@ -178,7 +178,7 @@ def _consumer(
         consumer.num_ack_pending,
         held,
         held * CRITICAL_FACTOR,
-        f"{consumer.durable} holds {consumer.num_ack_pending} unacknowledged messages",
+        f"{where} holds {consumer.num_ack_pending} unacknowledged messages",
         "see whether its handlers hang: " + look,
     )
     if rates is not None and consumer.key in rates:
@@ -189,7 +189,7 @@ def _consumer(
             rate,
             limit,
             limit * CRITICAL_FACTOR,
-            f"{consumer.durable} has {rate:.0f} redeliveries a minute",
+            f"{where} has {rate:.0f} redeliveries a minute",
             "its handlers fail: see its log and seaway dlq ls",
         )
 

@@ -88,7 +88,7 @@ class _Board:
             sample=sample,
             snapshot=sample.snapshot,
             report=report,
-            headline=pages.HEADLINES[report.state],
+            headline=pages.headline(sample, report),
             away_for=pages.away_for(sample),
             rows=pages.consumer_rows(sample, history, report, self._alerts),
             letters=letters,

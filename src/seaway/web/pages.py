@@ -13,6 +13,7 @@ from seaway.monitor.wording import human_bytes, human_duration
 
 SPARK_WIDTH, SPARK_HEIGHT = 120, 28
 BAR_WIDTH = 100
+RATE_SECONDS = 60
 PAYLOAD_SHOWN = 64 * 1024
 HEADLINES = {
     State.OK: "All is well",
@@ -36,9 +37,16 @@ class ConsumerRow:
 
 
 def recent_rates(history: Sequence[Sample]) -> dict[tuple[str, str], float] | None:
-    """Redeliveries a minute over the history kept; ``None`` before there are two samples."""
+    """Redeliveries a minute over the last minute, or since the sample before where that is older.
+
+    ``None`` before there are two samples.
+    """
     usable = [sample for sample in history if sample.snapshot.server_error is None]
-    return rates(usable[0], usable[-1]) if len(usable) > 1 else None
+    if len(usable) < 2:
+        return None
+    last = usable[-1]
+    recent = [s for s in usable[:-1] if last.read_at - s.read_at <= RATE_SECONDS]
+    return rates((recent or usable[-2:])[0], last)
 
 
 def consumer_rows(
@@ -91,6 +99,11 @@ def payload_text(letter: Letter) -> tuple[str, str]:
         return json.dumps(json.loads(text), indent=2, ensure_ascii=False), f"{note}, JSON"
     except (ValueError, RecursionError):
         return text, f"{note}, not JSON"
+
+
+def headline(sample: Sample, report: Report) -> str:
+    """The state in a few words."""
+    return "NATS is away" if sample.away_since else HEADLINES[report.state]
 
 
 def away_for(sample: Sample) -> str:
