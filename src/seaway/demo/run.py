@@ -167,19 +167,22 @@ class Run:
         self._enter("write, relay, consume")
         writer = self._writer(app)
         doubles = Doubles(app.broker, STREAM, self.folder.database(SERVICE), self.plan.seed)
-        async with asyncio.TaskGroup() as tasks:
-            writing = tasks.create_task(writer.run(planned(self.plan)))
-            doubling = tasks.create_task(
-                doubles.run(lambda: self.progress.relayed >= self.plan.events)
-            )
-            striking = tasks.create_task(self._chaos(supervisor, server))
-            while not (writing.done() and doubling.done()):
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                writing = tasks.create_task(writer.run(planned(self.plan)))
+                doubling = tasks.create_task(
+                    doubles.run(lambda: self.progress.relayed >= self.plan.events)
+                )
+                striking = tasks.create_task(self._chaos(supervisor, server))
+                while not (writing.done() and doubling.done()):
+                    self.progress.written = writer.committed
+                    self._check(supervisor)
+                    await asyncio.sleep(_POLL_SECONDS)
                 self.progress.written = writer.committed
-                self._check(supervisor)
-                await asyncio.sleep(_POLL_SECONDS)
-            self.progress.written = writer.committed
-            await self._quiet(app, supervisor)
-            striking.cancel()
+                await self._quiet(app, supervisor)
+                striking.cancel()
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
 
     def _writer(self, app: Seaway) -> Writer:
         groups = -(-self.plan.events // self.plan.group)
