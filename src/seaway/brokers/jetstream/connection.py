@@ -57,6 +57,37 @@ class Frame:
         return self.headers.get("Description", "")
 
 
+class _SturdyClient(Client):
+    """nats-py's client, where a foreign message or a server's complaint would end it.
+
+    Its read loop ends on a header block or a subject that it cannot decode, and goes on looking
+    connected; a stream would redeliver such a message for ever. And any ``-ERR`` but two closes it
+    for good, where connecting again is what heals. (nats-py 2.16; both methods are its own.)
+    """
+
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
+    ) -> None:
+        if not subject.isascii():
+            subject = subject.decode("utf-8", "replace").encode()
+        await super()._process_msg(sid, subject, reply, data, headers)
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        try:
+            return await super()._process_headers(headers)
+        except (IndexError, ValueError):
+            return None
+
+    async def _process_err(self, err_msg: str) -> None:
+        text = str(err_msg).lower()
+        if self.is_connected and "permissions" not in text and "stale" not in text:
+            error = nats.errors.Error(f"nats: {err_msg}")
+            await self._error_cb(error)
+            await self._process_op_err(error)
+            return
+        await super()._process_err(err_msg)
+
+
 FrameHandler: TypeAlias = Callable[[Frame], None]
 
 
@@ -66,7 +97,7 @@ class Connection:
 
     settings: NatsSettings
     telemetry: Telemetry
-    client: Client = field(default_factory=Client)
+    client: Client = field(default_factory=_SturdyClient)
     last_error: str = ""
     epoch: int = 0
     """Counts reconnects: whoever waits for an answer of an earlier epoch waits in vain."""
