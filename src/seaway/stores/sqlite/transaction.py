@@ -28,6 +28,7 @@ class SqliteTransaction:
         self._connection = connection
         self._path = path
         self._savepoints = 0
+        self._left: str | None = None
 
     @property
     def handle(self) -> Connection:
@@ -47,15 +48,18 @@ class SqliteTransaction:
         """Part of the transaction that an exception undoes alone. May be nested."""
         self._savepoints += 1
         name = f"seaway_savepoint_{self._savepoints}"
-        run = self._connection.run
+        run, left = self._connection.run, self._left
+        self._left = None
         with translating(self._path):
-            await run(lambda db: db.execute(f"SAVEPOINT {name}").close())
+            await run(lambda db: _enter(db, name, left, self._path))
         try:
             yield
         except BaseException:
+            self._left = None
             await to_its_end(run(lambda db: _undo_to(db, name)))
             raise
-        await to_its_end(run(lambda db: _leave(db, name, self._path)))
+        # Released with the next savepoint or the commit: one trip to the thread less for each.
+        self._left = name
 
 
 @asynccontextmanager
@@ -85,6 +89,12 @@ def _begin(db: sqlite3.Connection) -> None:
     db.row_factory, db.text_factory = None, str
     db.execute("BEGIN IMMEDIATE")
     db.execute(f"SAVEPOINT {_GUARD}")
+
+
+def _enter(db: sqlite3.Connection, name: str, left: str | None, path: str) -> None:
+    if left is not None:
+        _leave(db, left, path)
+    db.execute(f"SAVEPOINT {name}")
 
 
 def _commit(db: sqlite3.Connection, path: str) -> None:
