@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -77,8 +78,8 @@ def seaway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     folder = tmp_path_factory.mktemp("info")
     (folder / "seaway.yaml").write_text(FILE)
     with asyncio.Runner() as runner:
-        server = NatsServer()
-        runner.run(server.start())
+        stack = AsyncExitStack()
+        server = runner.run(stack.enter_async_context(NatsServer()))
         try:
             shell = Shell(folder, server.url)
             for command in (("topology", "apply"), ("db", "upgrade")):
@@ -87,7 +88,7 @@ def seaway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
             runner.run(publish_and_settle_one(server.url))
             yield shell
         finally:
-            runner.run(server.close())
+            runner.run(stack.aclose())
 
 
 async def publish_and_settle_one(url: str) -> None:
