@@ -49,9 +49,10 @@ def demo(
 ) -> None:
     """Run the whole way on embedded servers; exit 0 only if it was exact.
 
-    A service writes rows and events in one transaction; a relay and two consuming services work in
-    processes of their own, whose pids are shown: kill -9 any of them. At the end every committed
-    event is looked for in every place where it must be.
+    A service writes rows and events in one transaction; a relay and two
+    consuming services work in processes of their own, whose pids are shown:
+    kill -9 any of them. At the end every committed event is looked for in
+    every place where it must be.
     """
     try:
         options = Options(

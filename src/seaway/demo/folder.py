@@ -24,7 +24,7 @@ from seaway.naming import events_filter, events_stream
 SERVICE = "service"
 """The writing service: its database holds the outbox, its configuration is also the relay's."""
 
-ACK_WAIT = "10s"
+ACK_WAIT = "5s"
 MAX_ACK_PENDING = 500
 
 

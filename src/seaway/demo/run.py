@@ -46,6 +46,8 @@ STREAM = events_stream(CONTEXT)
 ROWS_IN_A_TRANSACTION = 200
 
 _POLL_SECONDS = 0.1
+_AHEAD = 2000
+"""How many events the service writes ahead of the slowest consumer: it is busy, not a flood."""
 _STALLED = timedelta(seconds=90)
 _CHAOS_SECONDS = 4.0
 _REDRIVES = 3
@@ -187,7 +189,15 @@ class Run:
     def _writer(self, app: Seaway) -> Writer:
         groups = -(-self.plan.events // self.plan.group)
         pace = timedelta(seconds=_CHAOS_SECONDS / max(groups, 1) if self.options.chaos else 0)
-        return Writer(self.folder.database(SERVICE), app.outbox, pace)
+        writer = Writer(self.folder.database(SERVICE), app.outbox, pace)
+
+        def room() -> bool:
+            handled = min(self.progress.handled.values(), default=0)
+            # What lies in the dead letter queues will not be handled before the end.
+            return writer.committed - handled - self.progress.dead < _AHEAD
+
+        writer.room = room
+        return writer
 
     async def _chaos(self, supervisor: Supervisor, server: NatsServer) -> None:
         if not self.options.chaos:

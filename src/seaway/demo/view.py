@@ -201,9 +201,9 @@ def verdict(found: Reconciliation, took_seconds: float) -> Text:
     )
     about = f"{found.events:,} events, {found.cases:,} cases, {took_seconds:.1f} s"
     if found.exact:
-        return Text(f"exact: {counts}   ({about})", style="bold green")
-    more = "" if not found.unexpected else f", unexpected {found.unexpected:,}"
-    return Text(f"NOT EXACT: {counts}{more}   ({about})", style="bold red")
+        return Text(f"{about}\nexact: {counts}", style="bold green")
+    more = f", unexpected {found.unexpected:,}" if found.unexpected else ""
+    return Text(f"{about}\nNOT EXACT: {counts}{more}", style="bold red")
 
 
 def _seconds(value: float | None) -> str:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from seaway.app import Seaway
@@ -30,7 +31,8 @@ def main() -> None:
     arguments = parser.parse_args()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    asyncio.run(work(arguments.role, Folder(arguments.dir)))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(work(arguments.role, Folder(arguments.dir)))
 
 
 async def work(role: str, folder: Folder) -> None:
@@ -40,6 +42,14 @@ async def work(role: str, folder: Folder) -> None:
         if service.name == role:
             declare(app, service, Faults(role, folder.plan().seed, folder.path / FIXED))
     await app.run(relay=role == RELAY, sweeper=role != RELAY)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _end_with_parent() -> None:

@@ -46,12 +46,14 @@ def prepare(database: Path) -> None:
 class Writer:
     """Makes planned changes, one transaction a group; ``committed`` counts events.
 
-    ``pace`` stretches the writing: at least this long between two transactions.
+    ``pace`` stretches the writing: at least this long between two transactions. ``room`` is asked
+    between slices of work, and while it says no, nothing is written.
     """
 
     database: Path
     outbox: Outbox
     pace: timedelta = timedelta(0)
+    room: Callable[[], bool] = lambda: True
     committed: int = 0
     done: bool = False
     _connection: sqlite3.Connection = field(init=False)
@@ -69,8 +71,11 @@ class Writer:
             await in_thread(lambda: next(islice(numbered, begun, begun), None))
             more = True
             while more:
-                more = await in_thread(lambda: self._write_for_a_while(numbered))
-                await asyncio.sleep(self.pace.total_seconds())
+                if self.room():
+                    more = await in_thread(lambda: self._write_for_a_while(numbered))
+                    await asyncio.sleep(self.pace.total_seconds())
+                else:
+                    await asyncio.sleep(_SLICE.total_seconds())
             self.done = True
         finally:
             self._connection.close()
