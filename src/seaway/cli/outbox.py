@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
+import asyncio
 import json
+import os
+import stat
 import sys
-import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,23 +24,30 @@ from seaway.contracts import OutboxEntry, Store
 from seaway.errors import ConfigError
 from seaway.events import RawEvent
 from seaway.headers import format_time
+from seaway.outbox import Outbox
 
 app = typer.Typer(help="The outbox: add events, see and retry what waits.", no_args_is_help=True)
 
 _TEXT_FIELDS = ("subject", "key", "id", "correlation_id", "causation_id")
+_LONGEST_LINE = 64 * 1024 * 1024
 _FIELDS = frozenset((*_TEXT_FIELDS, "payload", "headers"))
 
 
 def parse_line(line: bytes) -> RawEvent:
-    """The event of one line; ``ValueError`` says what is wrong with it."""
+    """The event of one line; ``ValueError`` says in one sentence what is wrong with it.
+
+    Names, id and size are the outbox's to judge.
+    """
     try:
-        said = json.loads(line.decode("utf-8"))
+        said = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 at byte {error.start}") from error
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from error
+        raise ValueError(f"byte {error.start + 1} is not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError("not JSON that can be read: nested too deeply") from error
     if not isinstance(said, dict):
-        raise ValueError(f"a JSON object is wanted, not {type(said).__name__}")
+        raise ValueError("not a JSON object")  # noqa: TRY004 - the file's fault, not the call's
     if unknown := sorted(said.keys() - _FIELDS):
         raise ValueError(f"unknown field {unknown[0]!r} (known: {', '.join(sorted(_FIELDS))})")
     for name in ("subject", "payload"):
@@ -53,22 +61,27 @@ def parse_line(line: bytes) -> RawEvent:
         raise ValueError("'headers' must be an object of texts")
     return RawEvent(
         subject=said["subject"],
-        payload=json.dumps(said["payload"], ensure_ascii=False, separators=(",", ":")).encode(),
+        payload=_compact(said["payload"]),
         key=said.get("key"),
-        event_id=_canonical_id(said.get("id")),
+        event_id=said.get("id"),
         correlation_id=said.get("correlation_id"),
         causation_id=said.get("causation_id"),
         headers=headers,
     )
 
 
-def _canonical_id(text: str | None) -> str | None:
-    if text is None:
-        return None
+def _compact(payload: object) -> bytes:
     try:
-        return str(uuid.UUID(text))
-    except ValueError:
-        raise ValueError(f"'id' {text!r} is not a UUID") from None
+        text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError("'payload' holds half of a surrogate pair") from error
+    except ValueError as error:
+        raise ValueError("'payload' holds a number that is out of range") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"not JSON: {name}")
 
 
 @app.command()
@@ -88,9 +101,9 @@ def add(
         application = Seaway(session.settings(ctx))
         added = 0
         async with session.open_database(ctx) as store:
-            with _lines(file) as lines, session.progress("adding", None) as advance:
-                for first, chunk in _chunks(lines, batch, from_line):
-                    await _add_chunk(application, store, file, first, chunk)
+            with _opened(file) as source, session.progress("adding", None) as advance:
+                async for chunk in _chunks(_lines(source), batch, from_line):
+                    await _add_chunk(application.outbox, store, file, chunk)
                     added += len(chunk)
                     advance(len(chunk))
         return added
@@ -103,27 +116,42 @@ def add(
 
 
 async def _add_chunk(
-    application: Seaway, store: Store, file: Path, first: int, chunk: list[tuple[int, bytes]]
+    outbox: Outbox, store: Store, file: Path, chunk: list[tuple[int, bytes]]
 ) -> None:
-    number = first
-    try:
-        events = []
-        for number, line in chunk:
+    """Write all lines of ``chunk`` in one transaction; ``ConfigError`` names the first bad one."""
+    events = []
+    for number, line in chunk:
+        try:
             events.append(parse_line(line))
+        except ValueError as error:
+            raise _refusal(file, number, chunk, error) from error
+    try:
         async with store.transaction() as tx:
-            for (number, _), event in zip(chunk, events, strict=True):
-                written = application.outbox.add(tx.handle, event)
-                if inspect.isawaitable(written):
-                    await written
-    except (ValueError, ConfigError) as error:
-        raise ConfigError(
-            f"{file}:{number}: {error}",
-            hint=f"nothing from line {first} on is written: mend it, then --from-line {first}",
-        ) from error
+            await outbox.add(tx.handle, *events)
+        return
+    except ConfigError:
+        pass  # Nothing is written. Once more one by one, in order, to learn which line it was.
+    async with store.transaction() as tx:
+        for (number, _), event in zip(chunk, events, strict=True):
+            try:
+                await outbox.add(tx.handle, event)
+            except ConfigError as error:
+                raise _refusal(file, number, chunk, error) from error
+
+
+def _refusal(
+    file: Path, number: int, chunk: list[tuple[int, bytes]], error: Exception
+) -> ConfigError:
+    first = chunk[0][0]
+    return ConfigError(
+        str(error),
+        where=f"{file}:{number}",
+        hint=f"nothing from line {first} on is written: mend it, then --from-line {first}",
+    )
 
 
 @contextmanager
-def _lines(file: Path) -> Iterator[BinaryIO]:
+def _opened(file: Path) -> Iterator[BinaryIO]:
     if str(file) == "-":
         yield sys.stdin.buffer
         return
@@ -135,20 +163,40 @@ def _lines(file: Path) -> Iterator[BinaryIO]:
         yield opened
 
 
-def _chunks(
-    lines: BinaryIO, size: int, from_line: int
-) -> Iterator[tuple[int, list[tuple[int, bytes]]]]:
-    """``(number of the first line, numbered lines)``; blank lines are passed over."""
+async def _lines(source: BinaryIO) -> AsyncIterator[bytes]:
+    """The lines of ``source``. What nobody has written yet is awaited: Ctrl-C ends the wait."""
+    mode = os.fstat(source.fileno()).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or source.isatty()):
+        for line in source:
+            yield line
+        return
+    reader = asyncio.StreamReader(limit=_LONGEST_LINE)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), source
+    )
+    try:
+        while line := await reader.readline():
+            yield line
+    finally:
+        transport.close()
+
+
+async def _chunks(
+    lines: AsyncIterator[bytes], size: int, from_line: int
+) -> AsyncIterator[list[tuple[int, bytes]]]:
+    """Numbered lines, ``size`` at a time; blank ones are passed over."""
     chunk: list[tuple[int, bytes]] = []
-    for number, line in enumerate(lines, start=1):
+    number = 0
+    async for line in lines:
+        number += 1
         if number < from_line or not line.strip():
             continue
         chunk.append((number, line))
         if len(chunk) == size:
-            yield chunk[0][0], chunk
+            yield chunk
             chunk = []
     if chunk:
-        yield chunk[0][0], chunk
+        yield chunk
 
 
 @app.command()
@@ -192,7 +240,7 @@ def list_entries(
             return
         table = Table(box=None, header_style="bold")
         for title in ("POSITION", "EVENT", "SUBJECT", "KEY", "ADDED AT", "TRIES", "ERROR"):
-            table.add_column(title, overflow="fold")
+            table.add_column(title, overflow="fold", no_wrap=title == "EVENT")
         for entry in entries:
             cells = (
                 str(entry.position),

@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import typer
 from rich.logging import RichHandler
 
+from seaway.app import Seaway
 from seaway.cli import session
+from seaway.contracts import Backlog, OutboxEntry
 from seaway.telemetry import Relayed, Signal
+
+NAMED = 20
+"""How many parked events a drain names; ``seaway outbox list --parked`` has them all."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a relay did, added up from its signals, and what it left behind."""
+
+    sent: int = 0
+    duplicates: int = 0
+    backlog: Backlog = field(default_factory=lambda: Backlog(0, 0, None))
+    parked: Sequence[OutboxEntry] = ()
+
+    def count(self, signal: Signal) -> int:
+        """Add ``signal``; how many events it reports as sent."""
+        if not isinstance(signal, Relayed):
+            return 0
+        self.sent += signal.sent
+        self.duplicates += signal.duplicates
+        return signal.sent
 
 
 def relay(
@@ -19,44 +44,49 @@ def relay(
     ] = False,
     as_json: session.Json = False,
 ) -> None:
-    """Publish the outbox until SIGINT or SIGTERM.
+    """Publish the outbox until SIGINT or SIGTERM; the batch in flight is finished.
 
-    Keeps trying where the server is away, saying so once.
+    Keeps trying where the server is away, saying so once; --drain does too.
     """
     logging.basicConfig(
         level=logging.INFO,
         format="%(message)s",
         handlers=[RichHandler(console=session.err, show_path=False)],
     )
-
-    async def work() -> tuple[int, int, int]:
-        sent = duplicates = 0
-        async with session.open_database(ctx):
-            pass  # A wrong database is said before anyone waits for a server.
-        with session.stop_on_signals() as stop, session.progress("relayed", None) as advance:
-
-            def count(signal: Signal) -> None:
-                nonlocal sent, duplicates
-                if isinstance(signal, Relayed):
-                    sent += signal.sent
-                    duplicates += signal.duplicates
-                    advance(signal.sent)
-
-            async with session.open_app(ctx, wait=True) as application:
-                session.log_signals(application.telemetry)
-                application.telemetry.subscribe(count)
-                worker = await application.relay()
-                if drain:
-                    await worker.drain(stop)
-                else:
-                    await worker.run(stop)
-                backlog = await (await application.open_store()).backlog()
-        return sent, duplicates, backlog.count if drain else backlog.parked
-
-    sent, duplicates, left = session.run(work())
+    tally = session.run(_relay(ctx, drain))
+    left = tally.backlog.count
     if as_json:
-        session.print_json({"sent": sent, "duplicates": duplicates, "left": left})
+        session.print_json(
+            {
+                "sent": tally.sent,
+                "duplicates": tally.duplicates,
+                "left": left,
+                "parked": tally.backlog.parked,
+            }
+        )
     else:
-        session.err.print(f"{sent} events relayed.")
+        session.err.print(f"{tally.sent} events relayed.")
+    for entry in tally.parked:
+        line = f"parked: {entry.event_id} {entry.message.subject}: {entry.last_error}"
+        session.err.print(line, markup=False, soft_wrap=True)
     if drain and left:
-        session.fail(f"{left} events are left: see `seaway outbox list`", 1)
+        way_out = ": mend the cause, then `seaway outbox retry --all`" if tally.parked else ""
+        session.fail(f"{left} events are left in the outbox{way_out}", 1)
+
+
+async def _relay(ctx: typer.Context, drain: bool) -> Tally:
+    async with session.open_database(ctx):
+        pass  # A wrong database is said before anyone waits for a server.
+    tally = Tally()
+    app = Seaway(session.settings(ctx), wait=True)
+    session.log_signals(app.telemetry)
+    async with app:
+        with session.stop_on_signals() as stop, session.progress("relayed", None) as advance:
+            app.telemetry.subscribe(lambda signal: advance(tally.count(signal)))
+            worker = await app.relay()
+            await (worker.drain(stop) if drain else worker.run(stop))
+        store = await app.open_store()
+        tally.backlog = await store.backlog()
+        if drain and tally.backlog.parked:
+            tally.parked = await store.entries(parked=True, limit=NAMED)
+    return tally
