@@ -152,9 +152,15 @@ def show(
 
     async def work() -> None:
         async with session.open_app(ctx) as application:
-            letter = await application.dead_letters.get(letter_id, consumer=consumer)
+            queue = application.dead_letters
+            letter = await queue.get(letter_id, consumer=consumer)
+            body, gone = letter.payload, ""
+            try:
+                body = await queue.payload(letter)
+            except NotFound as error:
+                gone = str(error)
         if as_json:
-            session.print_json(_details(letter))
+            session.print_json(_details(letter, body))
             return
         for name, value in letter.summary().items():
             typer.echo(printable(f"{name + ':':<12} {value}"))
@@ -164,19 +170,19 @@ def show(
                 typer.echo(printable(f"  {name}: {value}"))
         if letter.stack:
             typer.echo("\nstack:\n" + re.sub("^", "  ", printable(letter.stack), flags=re.M))
-        typer.echo(f"\npayload ({len(letter.payload)} bytes):\n" + printable(shown(letter.payload)))
+        typer.echo(f"\npayload ({len(body)} bytes):\n" + printable(gone or shown(body)))
 
     session.run(work())
 
 
-def _details(letter: Letter) -> dict[str, Any]:
+def _details(letter: Letter, payload: bytes) -> dict[str, Any]:
     details = letter.summary() | {
         "headers": dict(letter.stored.message.headers),
         "stack": letter.stack,
-        "payload_base64": base64.b64encode(letter.payload).decode(),
+        "payload_base64": base64.b64encode(payload).decode(),
     }
     with contextlib.suppress(ValueError):
-        details["payload"] = json.loads(letter.payload)
+        details["payload"] = json.loads(payload)
     return details
 
 
@@ -225,17 +231,26 @@ def redrive(
             chosen = await _chosen(queue, selection, everything)
             if body is not None and len(chosen) != 1:
                 raise ConfigError(f"--payload is for one letter, and {len(chosen)} are selected")
-            done: list[Letter] = []
             if dry_run:
-                done = list(chosen)
-            else:
+                _report(chosen, "would be redriven", as_json)
+                return
+            done: list[Letter] = []
+            try:
                 with session.progress("redriving", len(chosen)) as advance:
-                    async for letter in queue.redrive_all(
+                    async for letter, error in queue.redrive_all(
                         chosen, payload=body, to=target, rate=rate
                     ):
-                        done.append(letter)
                         advance(1)
-        _report(done, "would be redriven" if dry_run else "redriven", as_json)
+                        if error is None:
+                            done.append(letter)
+                        else:
+                            session.err.print(
+                                f"stays: {printable(str(error))}", markup=False, soft_wrap=True
+                            )
+            finally:
+                _report(done, "redriven", as_json)
+        if len(done) < len(chosen):
+            raise typer.Exit(1)
 
     session.run(work())
 

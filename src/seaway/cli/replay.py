@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Annotated, Any
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -66,14 +68,16 @@ def replay(
                 from_seq=from_seq,
                 from_time=moment(since, "--from"),
             )
-            async for stored in history:
-                if to_seq is not None and stored.stream_seq > to_seq:
-                    break
-                if ends is not None and stored.stored_at >= ends:
-                    break
-                typer.echo(json.dumps(line_of(stored), ensure_ascii=False))
-                count += 1
-                if count == limit:
-                    break
+            # A reader left early must remove its consumer while it is still connected.
+            async with aclosing(cast(AsyncGenerator[StoredMessage], history)):
+                async for stored in history:
+                    if to_seq is not None and stored.stream_seq > to_seq:
+                        break
+                    if ends is not None and stored.stored_at >= ends:
+                        break
+                    typer.echo(json.dumps(line_of(stored), ensure_ascii=False))
+                    count += 1
+                    if count == limit:
+                        break
 
     session.run(work())

@@ -2,7 +2,10 @@
 
 Guarantees: the payload is kept byte for byte, the original headers too but for those by which
 JetStream would act on the letter itself; a hostile text cannot add headers; reading back what was
-written gives the same.
+written gives the same. No error, however hostile, keeps a letter from being written.
+
+Where payload and headers leave no room for the letter's own headers below the server's limit, the
+letter is written *by reference*: without payload, naming the place in the stream where it lies.
 """
 
 from __future__ import annotations
@@ -12,29 +15,36 @@ import re
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from seaway import headers as h
 from seaway.contracts import DeadLetterReason, Incoming, Message, StoredMessage
-from seaway.errors import DecodeError, InvalidName
+from seaway.errors import InvalidName
 from seaway.naming import (
-    context_of,
     dlq_stream,
-    dlq_subject,
+    events_stream,
     original_subject,
-    parse_dlq_subject,
     redrive_stream,
     redrive_subject,
     stream_context,
 )
 
+PAYLOAD = f"{h.DLQ_PREFIX}Payload"
+BY_REFERENCE = "by-reference"
+ERROR_TYPE_BYTES = 256
 ERROR_BYTES = 1024
 STACK_BYTES = 8 * 1024
 
 _CONTROL = re.compile(r"nats-", re.IGNORECASE)
 """Headers of JetStream's own: an id, an expectation, a batch, a TTL or a schedule belongs to the
 publication that it came with, and would act on the letter."""
+
+_NUMBER = re.compile(r"[0-9]{1,19}")
+_LINE_BYTES = len(": \r\n")
+_BLOCK_BYTES = len("NATS/1.0\r\n\r\n")
+_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
+_ESCAPED = {"\\": "\\", "n": "\n", "r": "\r"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,13 @@ class Letter:
     error: str
     stack: str
     failed_at: datetime
+    problem: str = ""
+    """Why it cannot be read as a letter of Seaway's; such a one can be seen and discarded."""
+
+    @property
+    def by_reference(self) -> bool:
+        """Whether the payload was left where ``stream`` and ``stream_seq`` say."""
+        return self.stored.message.headers.get(PAYLOAD) == BY_REFERENCE
 
     @property
     def id(self) -> str:
@@ -79,22 +96,17 @@ class Letter:
             "error_type": self.error_type,
             "error": self.error,
             "failed_at": h.format_time(self.failed_at),
+            **({"problem": self.problem} if self.problem else {}),
         }
 
 
 def queue_of(incoming: Incoming) -> tuple[str, str]:
     """``(stream, subject)`` of the letter for a message.
 
-    A foreign subject that no context begins is filed under the context of its stream.
+    The context is the stream's: it is the event's own too, but for a foreign subject.
     """
-    subject = original_subject(incoming.message.subject)
     context = stream_context(incoming.stream)
-    try:
-        if context_of(subject) == context:
-            return dlq_stream(context), dlq_subject(subject)
-    except InvalidName:
-        pass
-    return dlq_stream(context), f"{context}.dlq.{context}.{subject}"
+    return dlq_stream(context), f"{context}.dlq.{original_subject(incoming.message.subject)}"
 
 
 def write(
@@ -107,16 +119,13 @@ def write(
 ) -> Message:
     """The letter for a message that ``incoming.consumer`` gives up on.
 
-    ``room``: how many bytes it may have in all; the stack, then the error's text, give way.
+    ``room``: how many bytes it may have in all. The stack gives way first, then the error's text,
+    then the payload: such a letter is by reference.
     """
     _, subject = queue_of(incoming)
-    event_id = incoming.event_id
-    headers = {
-        **carried(incoming.message.headers),
-        h.MSG_ID: _value(
-            f"dlq:{incoming.consumer}:{incoming.stream}:{incoming.stream_seq}:{event_id}"
-        ),
-        h.EVENT_ID: _value(event_id),
+    own = {
+        h.MSG_ID: letter_id(incoming),
+        h.EVENT_ID: _identity(incoming),
         h.DLQ_STREAM: incoming.stream,
         h.DLQ_STREAM_SEQUENCE: str(incoming.stream_seq),
         h.DLQ_CONSUMER: incoming.consumer,
@@ -124,48 +133,87 @@ def write(
         h.DLQ_REASON: reason,
         h.DLQ_FAILED_AT: h.format_time(failed_at),
     }
-    if error is not None:
-        headers[h.DLQ_ERROR_TYPE] = _value(_type_name(error))
-        headers[h.DLQ_ERROR] = _cut(_value(str(error)), ERROR_BYTES)
-        stack = "".join(traceback.format_exception(error))
-        headers[h.DLQ_ERROR_STACK] = _cut(_escape(stack), STACK_BYTES, end=True)
-    letter = Message(subject, incoming.message.payload, headers)
-    for name in (h.DLQ_ERROR_STACK, h.DLQ_ERROR):
-        if room is not None and size_of(letter) > room:
-            headers.pop(name, None)
-    return letter
+    letter = Message(
+        subject, incoming.message.payload, {**carried(incoming.message.headers), **own}
+    )
+    if room is not None and size_of(letter) > room:
+        own[PAYLOAD] = BY_REFERENCE
+        letter = Message(subject, b"", {**carried(incoming.message.headers), **own})
+        if size_of(letter) > room:
+            letter = Message(subject, b"", own)
+    if error is None:
+        return letter
+    left = STACK_BYTES * 2 if room is None else room - size_of(letter)
+    headers = dict(letter.headers)
+    for name, text, limit, cut in (
+        (h.DLQ_ERROR_TYPE, _type_name(error), ERROR_TYPE_BYTES, _head),
+        (h.DLQ_ERROR, _text(error), ERROR_BYTES, _head),
+        (h.DLQ_ERROR_STACK, _stack(error), STACK_BYTES, _tail),
+    ):
+        value = cut(text, min(limit, left - len(name) - _LINE_BYTES))
+        if value:
+            headers[name] = value
+            left -= len(name) + _LINE_BYTES + len(value.encode())
+    return Message(subject, letter.payload, headers)
+
+
+def letter_id(incoming: Incoming) -> str:
+    """The message id of the letter: the same whoever writes it, and how often."""
+    place = f"{incoming.stream}:{incoming.stream_seq}"
+    return f"dlq:{incoming.consumer}:{place}:{_identity(incoming)}"
+
+
+def _identity(incoming: Incoming) -> str:
+    try:
+        h.check_header(h.EVENT_ID, incoming.event_id)
+    except InvalidName:
+        # An id that no header can carry could never be redriven under its own name.
+        return f"{incoming.stream}:{incoming.stream_seq}"
+    return incoming.event_id
 
 
 def read(stored: StoredMessage) -> Letter:
-    """The letter in a stored message; ``DecodeError`` where a header is not as it should be.
+    """The letter in a stored message. Never fails, or one foreign message would hide all others.
 
-    A message that somebody else put into the queue has no ``X-Dlq-`` headers: it reads as a letter
-    of nobody (consumer empty), so that it can be seen and discarded.
+    What somebody else put into the queue, or a header that is not as it should be, gives a letter
+    with a ``problem``.
     """
     headers = stored.message.headers
+    problem, failed_at = "", stored.stored_at
+    missing = [
+        name for name in (h.DLQ_STREAM, h.DLQ_CONSUMER, h.DLQ_REASON) if not headers.get(name)
+    ]
+    if missing:
+        problem = f"it has no {missing[0]}"
+
+    def number(name: str) -> int:
+        nonlocal problem
+        text = headers.get(name, "")
+        if not _NUMBER.fullmatch(text):
+            problem = problem or f"{name} {text[:40]!r} is not a number"
+            return 0
+        return int(text)
+
+    stream_seq, deliveries = number(h.DLQ_STREAM_SEQUENCE), number(h.DLQ_DELIVERIES)
     try:
-        subject = parse_dlq_subject(stored.message.subject)
-    except InvalidName:
-        subject = stored.message.subject
-    try:
-        return Letter(
-            stored=stored,
-            event_id=stored.event_id,
-            subject=subject,
-            stream=headers.get(h.DLQ_STREAM, ""),
-            stream_seq=int(headers.get(h.DLQ_STREAM_SEQUENCE, "0")),
-            consumer=headers.get(h.DLQ_CONSUMER, ""),
-            deliveries=int(headers.get(h.DLQ_DELIVERIES, "0")),
-            reason=headers.get(h.DLQ_REASON, ""),
-            error_type=headers.get(h.DLQ_ERROR_TYPE, ""),
-            error=headers.get(h.DLQ_ERROR, ""),
-            stack=_unescape(headers.get(h.DLQ_ERROR_STACK, "")),
-            failed_at=h.parse_time(headers[h.DLQ_FAILED_AT])
-            if h.DLQ_FAILED_AT in headers
-            else stored.stored_at,
-        )
+        failed_at = h.parse_time(headers.get(h.DLQ_FAILED_AT, ""))
     except ValueError as error:
-        raise DecodeError(f"{stored.stream}:{stored.stream_seq} is no letter: {error}") from error
+        problem = problem or f"{h.DLQ_FAILED_AT}: {error}"
+    return Letter(
+        stored=stored,
+        event_id=stored.event_id,
+        subject=stored.message.subject.removeprefix(f"{stream_context(stored.stream)}.dlq."),
+        stream=headers.get(h.DLQ_STREAM, ""),
+        stream_seq=stream_seq,
+        consumer=headers.get(h.DLQ_CONSUMER, ""),
+        deliveries=deliveries,
+        reason=headers.get(h.DLQ_REASON, ""),
+        error_type=headers.get(h.DLQ_ERROR_TYPE, ""),
+        error=headers.get(h.DLQ_ERROR, ""),
+        stack=_unescape(headers.get(h.DLQ_ERROR_STACK, "")),
+        failed_at=failed_at,
+        problem=problem,
+    )
 
 
 def redriven(letter: Letter, *, payload: bytes | None, to_all: bool) -> tuple[str, Message]:
@@ -173,7 +221,8 @@ def redriven(letter: Letter, *, payload: bytes | None, to_all: bool) -> tuple[st
 
     To the consumer that failed alone, or, ``to_all``, to every consumer of its subject. The message
     id is fresh, or the stream would take it for a duplicate, and the same for the same letter and
-    payload, so that a repeated redrive is one. The event's identity stays.
+    payload, so that a repeated redrive is one. The event's identity stays. ``InvalidName`` for a
+    foreign subject that would not reach the consumer as what it was.
     """
     body = letter.payload if payload is None else payload
     edition = "" if payload is None else f":{hashlib.sha256(payload).hexdigest()[:16]}"
@@ -183,10 +232,14 @@ def redriven(letter: Letter, *, payload: bytes | None, to_all: bool) -> tuple[st
         h.MSG_ID: f"{kind}:{letter.id}:{h.format_time(letter.stored.stored_at)}{edition}",
         h.EVENT_ID: letter.event_id,
     }
-    context = context_of(letter.subject)
+    context = stream_context(letter.stored.stream)
     if to_all:
-        return letter.stream, Message(letter.subject, body, headers)
+        from_redrive = letter.stream == redrive_stream(context)
+        stream = events_stream(context) if from_redrive else letter.stream
+        return stream, Message(letter.subject, body, headers)
     subject = redrive_subject(letter.consumer, letter.subject)
+    if not subject.startswith(f"{context}."):
+        raise InvalidName(f"{letter.subject!r} is not a subject of {context}")
     return redrive_stream(context), Message(subject, body, headers)
 
 
@@ -205,39 +258,61 @@ def carried(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def size_of(message: Message) -> int:
-    """Bytes of headers and payload on the wire."""
-    lines = sum(len(name) + len(value.encode()) + 4 for name, value in message.headers.items())
-    return lines + 12 + len(message.payload)
+    """Bytes of headers and payload, as the server counts them against ``max_payload``."""
+    lines = sum(
+        len(name) + len(value.encode()) + _LINE_BYTES for name, value in message.headers.items()
+    )
+    return lines + _BLOCK_BYTES + len(message.payload)
+
+
+def size_as_letter(message: Message, *, stream: str, consumer: str) -> int:
+    """What ``message`` takes at least, once it lies in ``stream`` and is dead-lettered from it."""
+    far = datetime.max.replace(tzinfo=UTC)
+    incoming = Incoming(message, stream, 10**19, far, consumer, 10**19, 10**19, 0)
+    return size_of(write(incoming, reason="undecodable", error=None, failed_at=far))
 
 
 def _type_name(error: BaseException) -> str:
     kind = type(error)
-    return (
-        kind.__qualname__
-        if kind.__module__ == "builtins"
-        else f"{kind.__module__}.{kind.__qualname__}"
-    )
+    name = kind.__qualname__
+    return _one_line(name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}")
 
 
-def _value(text: str) -> str:
-    """One line that may stand in a header."""
-    clean = text.encode("utf-8", "replace").decode()
-    return "".join(char if char.isprintable() else " " for char in clean).strip()
+def _text(error: BaseException) -> str:
+    try:
+        return _one_line(str(error))
+    except Exception as failure:
+        return f"(its text cannot be had: {type(failure).__name__})"
 
 
-def _escape(text: str) -> str:
-    clean = text.encode("utf-8", "replace").decode().strip()
-    escaped = clean.replace("\\", "\\\\").replace("\r", "\\r").replace("\n", "\\n")
-    return "".join(char if char.isprintable() or char == "\t" else " " for char in escaped)
+def _stack(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception as failure:
+        return f"(its stack cannot be had: {type(failure).__name__})"
+
+
+def _one_line(text: str) -> str:
+    """``text`` as it may stand in a header: printable, blanks for all else."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def _head(text: str, limit: int) -> str:
+    """At most ``limit`` bytes of the beginning, never half a character."""
+    return text.encode()[: max(0, limit)].decode("utf-8", "ignore").strip()
+
+
+def _tail(text: str, limit: int) -> str:
+    """The end of ``text``, escaped to one line of at most ``limit`` bytes, no escape cut in two."""
+    pieces: list[str] = []
+    for char in reversed(text.strip()[-max(0, limit) :]):
+        piece = _ESCAPES.get(char) or (char if char == "\t" or char.isprintable() else " ")
+        limit -= len(piece.encode())
+        if limit < 0:
+            break
+        pieces.append(piece)
+    return "".join(reversed(pieces)).strip()
 
 
 def _unescape(text: str) -> str:
-    named = {"n": "\n", "r": "\r", "\\": "\\"}
-    return re.sub(r"\\([nr\\])", lambda match: named[match.group(1)], text)
-
-
-def _cut(text: str, limit: int, *, end: bool = False) -> str:
-    """At most ``limit`` bytes, from the beginning or the end, never half a character."""
-    raw = text.encode()
-    piece = raw[-limit:] if end else raw[:limit]
-    return piece.decode("utf-8", "ignore").strip()
+    return re.sub(r"\\([nr\\])", lambda match: _ESCAPED[match[1]], text)

@@ -2,6 +2,8 @@
 
 Authoritative: the ``{CONTEXT}_DLQ`` stream; there is no second list anywhere.
 
+Listing reads the queue, oldest first: its price grows with the queue, unless letter ids are given.
+
 Redrive publishes first and removes the letter after the acknowledgement. A crash in between leaves
 the letter, and redriving it again publishes under the same message id: within the stream's
 duplicate window it is stored once, and beyond it the consumer's inbox knows the event.
@@ -10,18 +12,36 @@ duplicate window it is stored once, and beyond it the consumer's inbox knows the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, cast
 
-from seaway.contracts import Broker, DeadLetterReason, Incoming, Message, Stored
+from seaway.contracts import (
+    Broker,
+    DeadLetterReason,
+    Incoming,
+    Message,
+    Refused,
+    Stored,
+    StoredMessage,
+)
 from seaway.dead_letters import letter as form
 from seaway.dead_letters.letter import Letter
-from seaway.errors import BrokerUnavailable, ConfigError, InvalidName, NotFound
-from seaway.naming import context_of, covers, stream_context
+from seaway.errors import (
+    BrokerUnavailable,
+    ConfigError,
+    InvalidName,
+    NotFound,
+    SeawayError,
+    TransientError,
+)
+from seaway.naming import check_filter, covers, dlq_stream, stream_context
 
 _TIMEOUT = timedelta(seconds=5)
+_LETTER_ID = re.compile(r"([A-Z][A-Z0-9_]*_DLQ):([0-9]{1,19})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +56,10 @@ class Selection:
     error_type: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.subject is not None:
+            check_filter(self.subject)
 
     def takes(self, letter: Letter) -> bool:
         """Whether ``letter`` is one of them."""
@@ -61,8 +85,8 @@ class DeadLetters:
     ) -> None:
         """Return when the queue has acknowledged the letter.
 
-        ``BrokerUnavailable`` otherwise: leave the message where it is. Idempotent within the
-        queue's duplicate window.
+        ``TransientError`` otherwise: leave the message where it is. Idempotent within the queue's
+        duplicate window.
         """
         stream, _ = form.queue_of(incoming)
         info = await self._broker.admin.server_info()
@@ -73,27 +97,39 @@ class DeadLetters:
             failed_at=datetime.now(UTC),
             room=info.max_payload_bytes,
         )
+        if form.PAYLOAD in message.headers:
+            await self._check_kept(incoming)
         await self._publish(stream, message)
 
-    async def letters(self, selection: Selection | None = None) -> AsyncIterator[Letter]:
-        """The selected letters, oldest first in each queue."""
+    async def letters(self, selection: Selection | None = None) -> AsyncGenerator[Letter]:
+        """The selected letters, oldest first in each queue. Close it where you leave it early."""
         wanted = selection or Selection()
-        for stream in await self._queues(wanted):
+        if wanted.ids and all(map(_LETTER_ID.fullmatch, wanted.ids)):
+            for place in dict.fromkeys(wanted.ids):
+                stream, _, stream_seq = place.partition(":")
+                stored = await self._broker.admin.get(stream, int(stream_seq))
+                if stored is not None and wanted.takes(letter := form.read(stored)):
+                    yield letter
+            return
+        for stream in sorted(await self.count()):
             filters = []
             if wanted.subject is not None:
                 filters = [f"{stream_context(stream)}.dlq.{wanted.subject}"]
-            async for stored in self._broker.admin.read(stream, filter_subjects=filters):
-                letter = form.read(stored)
-                if wanted.takes(letter):
-                    yield letter
+            queue = self._broker.admin.read(stream, filter_subjects=filters)
+            # Left to the garbage collector, a reader abandoned early outlives its connection.
+            async with aclosing(cast(AsyncGenerator[StoredMessage], queue)):
+                async for stored in queue:
+                    if wanted.takes(letter := form.read(stored)):
+                        yield letter
 
     async def list(self, selection: Selection | None = None, *, limit: int = 0) -> Sequence[Letter]:
         """The selected letters; at most ``limit`` where it is not 0."""
         found: list[Letter] = []
-        async for letter in self.letters(selection):
-            found.append(letter)
-            if len(found) == limit:
-                break
+        async with aclosing(self.letters(selection)) as letters:
+            async for letter in letters:
+                found.append(letter)
+                if len(found) == limit:
+                    break
         return found
 
     async def get(self, letter_id: str, *, consumer: str | None = None) -> Letter:
@@ -111,8 +147,20 @@ class DeadLetters:
         return {
             info["config"]["name"]: int(info["state"]["messages"])
             for info in await self._broker.admin.streams()
-            if info["config"]["name"].endswith("_DLQ")
+            if _is_queue(info["config"]["name"])
         }
+
+    async def payload(self, letter: Letter) -> bytes:
+        """The event's payload, also of a letter by reference; ``NotFound`` where it has gone."""
+        if not letter.by_reference:
+            return letter.payload
+        found = await self._broker.admin.get(letter.stream, letter.stream_seq)
+        if found is None or found.event_id != letter.event_id:
+            raise NotFound(
+                f"{letter.id}: its payload was left in {letter.stream}:{letter.stream_seq}, "
+                "which does not hold it any more"
+            )
+        return found.message.payload
 
     async def redrive(
         self,
@@ -124,22 +172,21 @@ class DeadLetters:
         """Bring one letter's event back, then take the letter out of the queue.
 
         To the consumer that failed alone, or to all. ``payload`` replaces the event's own. Raises
-        ``NotFound`` where nobody would receive it, ``BrokerUnavailable`` where it could not be
-        stored; the letter stays in both cases.
+        ``NotFound`` where nobody would receive it, ``ConfigError`` where it cannot be sent as it
+        is, ``BrokerUnavailable`` where it could not be stored; the letter stays in all cases.
         """
-        if not letter.consumer or not letter.stream:
-            raise ConfigError(f"{letter.id} does not say which consumer failed; discard it")
+        if letter.problem:
+            raise ConfigError(f"{letter.id} cannot be redriven: {letter.problem}; discard it")
+        if payload is None:
+            payload = await self.payload(letter) if letter.by_reference else None
         try:
             stream, message = form.redriven(letter, payload=payload, to_all=to == "all")
         except InvalidName as error:
-            raise ConfigError(f"{letter.id} cannot be redriven: {error}") from error
-        if to == "all" and stream.endswith("_REDRIVE"):
-            stream = f"{context_of(letter.subject).upper()}_EVENTS"
-        if to == "consumer" and await self._broker.admin.consumer(stream, letter.consumer) is None:
-            raise NotFound(
-                f"{letter.id}: nobody receives redrives for {letter.consumer} on {stream}: "
-                "run `seaway topology apply`, or redrive --to all"
-            )
+            raise ConfigError(
+                f"{letter.id} cannot be redriven to its consumer: {error}; redrive --to all"
+            ) from error
+        if to == "consumer":
+            await self._check_receivable(letter, stream, message)
         await self._publish(stream, message)
         await self._broker.admin.delete_message(letter.stored.stream, letter.stored.stream_seq)
 
@@ -150,16 +197,25 @@ class DeadLetters:
         payload: bytes | None = None,
         to: Literal["consumer", "all"] = "consumer",
         rate: float | None = None,
-    ) -> AsyncIterator[Letter]:
-        """``redrive`` each, at most ``rate`` a second; yields each that is done."""
+    ) -> AsyncIterator[tuple[Letter, SeawayError | None]]:
+        """``redrive`` each, at most ``rate`` a second; yields each, with the reason where it stays.
+
+        One that cannot be redriven does not hold up the others. ``TransientError`` ends it.
+        """
         loop = asyncio.get_running_loop()
         due = loop.time()
         for letter in letters:
             if rate:
                 await asyncio.sleep(max(0.0, due - loop.time()))
                 due = max(due, loop.time()) + 1 / rate
-            await self.redrive(letter, payload=payload, to=to)
-            yield letter
+            try:
+                await self.redrive(letter, payload=payload, to=to)
+            except TransientError:
+                raise
+            except SeawayError as error:
+                yield letter, error
+            else:
+                yield letter, None
 
     async def discard(self, letter: Letter) -> bool:
         """Take one letter out of the queue for good; whether it was there."""
@@ -167,17 +223,45 @@ class DeadLetters:
             letter.stored.stream, letter.stored.stream_seq
         )
 
-    async def _queues(self, selection: Selection) -> Sequence[str]:
-        names = sorted((await self.count()).keys())
-        contexts = {name: stream_context(name) for name in names}
-        if selection.subject is not None and "*" not in selection.subject.partition(".")[0]:
-            first = selection.subject.partition(".")[0]
-            names = [name for name in names if first in (">", contexts[name])]
-        return names
+    async def _check_kept(self, incoming: Incoming) -> None:
+        """A letter by reference is only as good as the message that it refers to."""
+        info = await self._broker.admin.stream(incoming.stream)
+        if info is None or info["config"].get("retention") != "limits":
+            raise TransientError(
+                f"{incoming.stream}:{incoming.stream_seq} leaves no room for a letter's headers, "
+                "and its stream would drop it: raise the server's max_payload"
+            )
+
+    async def _check_receivable(self, letter: Letter, stream: str, message: Message) -> None:
+        consumer = await self._broker.admin.consumer(stream, letter.consumer)
+        if consumer is None:
+            raise NotFound(
+                f"{letter.id}: nobody receives redrives for {letter.consumer} on {stream}: "
+                "run `seaway topology apply`, or redrive --to all"
+            )
+        # The redrive stream keeps a message only until it is acknowledged: what could not be
+        # buried again with its payload must not go there.
+        info = await self._broker.admin.server_info()
+        size = form.size_as_letter(message, stream=stream, consumer=letter.consumer)
+        if size > info.max_payload_bytes:
+            raise ConfigError(
+                f"{letter.id}: {size} bytes as a letter are more than the server's "
+                f"max_payload of {info.max_payload_bytes}",
+                hint="give a smaller --payload, or raise max_payload",
+            )
 
     async def _publish(self, stream: str, message: Message) -> None:
         [outcome] = await self._broker.publish(stream, [message], timeout=_TIMEOUT)
-        if not isinstance(outcome, Stored):
-            if await self._broker.admin.stream(stream) is None:
-                raise BrokerUnavailable(f"there is no stream {stream}: run `seaway topology apply`")
-            raise BrokerUnavailable(f"{stream} did not take {message.subject}: {outcome}")
+        if isinstance(outcome, Stored):
+            return
+        if await self._broker.admin.stream(stream) is None:
+            raise BrokerUnavailable(f"there is no stream {stream}: run `seaway topology apply`")
+        reason = outcome.description if isinstance(outcome, Refused) else str(outcome)
+        raise BrokerUnavailable(f"{stream} did not take {message.subject}: {reason}")
+
+
+def _is_queue(stream: str) -> bool:
+    try:
+        return dlq_stream(stream_context(stream)) == stream
+    except InvalidName:
+        return False

@@ -4,7 +4,8 @@ The server stops delivering at ``max_deliver`` and says so once, in an advisory 
 ``SEAWAY_ADVISORIES`` keeps; nothing else shows it (``num_ack_pending`` is 0 again). The sweeper
 turns each advisory into a letter and acknowledges it afterwards. Advisories may repeat, and a
 consumer may have stored the letter itself before it lost its acknowledgement: the letter's id is
-the same, and the queue is searched for it first.
+the same, so the queue takes it once; for an advisory that is older than the queue's memory of ids
+(it had waited for a sweeper), the queue is searched first.
 
 At start it also looks where advisories may be missing (their stream did not exist yet): a durable
 with ``ack_floor < delivered`` and nothing pending has given up on something in between. Which of
@@ -18,7 +19,8 @@ import contextlib
 import json
 import logging
 from collections.abc import Collection
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from seaway.contracts import (
     Broker,
@@ -29,12 +31,15 @@ from seaway.contracts import (
     Subscription,
 )
 from seaway.dead_letters.queue import DeadLetters, Selection
-from seaway.errors import ApiError, InvalidName, NotFound, TransientError
+from seaway.errors import ApiError, DecodeError, InvalidName, NotFound, TransientError
 from seaway.naming import (
     ADVISORY_STREAM,
     MAX_DELIVERIES_PREFIX,
     Durable,
+    dlq_stream,
+    events_stream,
     original_subject,
+    redrive_stream,
     stream_context,
 )
 from seaway.retry import Backoff
@@ -46,6 +51,47 @@ DURABLE = "seaway__sweeper"
 _BATCH = 100
 _POLL = timedelta(seconds=5)
 _BACKOFF = Backoff(timedelta(milliseconds=500), timedelta(seconds=30))
+_RETRY = Backoff(timedelta(seconds=1), timedelta(minutes=5), timedelta(seconds=1))
+
+
+@dataclass(frozen=True, slots=True)
+class Advisory:
+    """What the server said of a message that a durable does not get any more."""
+
+    reason: DeadLetterReason
+    stream: str
+    consumer: str
+    stream_seq: int
+    deliveries: int
+
+    @classmethod
+    def parse(cls, subject: str, payload: bytes) -> Advisory:
+        """``DecodeError`` where it is not what the server writes."""
+        try:
+            said = json.loads(payload)
+            stream, consumer = said["stream"], said["consumer"]
+            stream_seq, deliveries = said["stream_seq"], said.get("deliveries", 0)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DecodeError(f"an advisory cannot be read: {payload[:200]!r}") from error
+        texts, numbers = (stream, consumer), (stream_seq, deliveries)
+        if not all(type(text) is str for text in texts) or not all(
+            type(number) is int and 0 <= number < 2**63 for number in numbers
+        ):
+            raise DecodeError(f"an advisory cannot be read: {payload[:200]!r}")
+        exhausted = subject.startswith(MAX_DELIVERIES_PREFIX)
+        return cls(
+            "exhausted" if exhausted else "terminated", stream, consumer, stream_seq, deliveries
+        )
+
+    @property
+    def ours(self) -> bool:
+        """Whether a durable of an event or redrive stream is meant."""
+        try:
+            context = stream_context(self.stream)
+            Durable.parse(self.consumer)
+        except InvalidName:
+            return False
+        return self.stream in (events_stream(context), redrive_stream(context))
 
 
 class Sweeper:
@@ -72,7 +118,7 @@ class Sweeper:
             try:
                 await self._prepare()
                 await self.sweep_unreported()
-                attempt = 0
+                attempt, said = 0, False
                 async with self._broker.subscribe(ADVISORY_STREAM, DURABLE) as source:
                     await self._sweep(source, stop)
             except (TransientError, NotFound, ApiError) as error:
@@ -112,29 +158,35 @@ class Sweeper:
                     await asyncio.wait({pull})
                 if pull.cancelled():
                     return
-                for advisory in pull.result():
-                    await self._take(advisory)
-                    await source.ack(advisory)
+                for incoming in pull.result():
+                    await self._settle(source, incoming)
         finally:
             stopping.cancel()
 
-    async def _take(self, advisory: Incoming) -> None:
-        exhausted = advisory.message.subject.startswith(MAX_DELIVERIES_PREFIX)
-        reason: DeadLetterReason = "exhausted" if exhausted else "terminated"
+    async def _settle(self, source: Subscription, incoming: Incoming) -> None:
         try:
-            said = json.loads(advisory.message.payload)
-            stream, consumer = str(said["stream"]), str(said["consumer"])
-            stream_seq, deliveries = int(said["stream_seq"]), int(said.get("deliveries", 0))
-        except (ValueError, KeyError, TypeError):
-            logger.error("an advisory cannot be read: %r", advisory.message.payload[:200])
+            advisory = Advisory.parse(incoming.message.subject, incoming.message.payload)
+            if advisory.ours:
+                await self._take(advisory, incoming.stored_at)
+        except DecodeError as error:
+            logger.error("%s", error)
+        except (TransientError, ApiError) as error:
+            # One message that cannot be buried now must not keep the others from it.
+            log = logger.warning if incoming.deliveries == 1 else logger.debug
+            log("the sweeper tries again later: %s", error)
+            await source.nak(incoming, delay=_RETRY.delay(incoming.deliveries))
             return
-        if not _is_ours(stream, consumer):
-            return
+        await source.ack(incoming)
+
+    async def _take(self, advisory: Advisory, said_at: datetime) -> None:
+        stream, stream_seq = advisory.stream, advisory.stream_seq
         found = await self._broker.admin.get(stream, stream_seq)
         if found is None:
-            logger.warning("%s gave up on %s:%d, which is gone", consumer, stream, stream_seq)
+            logger.warning(
+                "%s gave up on %s:%d, which is gone", advisory.consumer, stream, stream_seq
+            )
             return
-        await self._bury(found, consumer, deliveries, reason)
+        await self._bury(found, advisory.consumer, advisory.deliveries, advisory.reason, said_at)
 
     async def sweep_unreported(self) -> int:
         """Bury what durables gave up on without an advisory; how many letters were written."""
@@ -165,7 +217,7 @@ class Sweeper:
                         continue
                     if await self._gave_up_on(stream, name):
                         deliveries = int(config.get("max_deliver", 0))
-                        buried += await self._bury(found, name, deliveries, "exhausted")
+                        buried += await self._bury(found, name, deliveries, "exhausted", None)
         return buried
 
     async def _gave_up_on(self, stream: str, consumer: str) -> bool:
@@ -174,8 +226,14 @@ class Sweeper:
         return info is not None and not info.get("num_ack_pending")
 
     async def _bury(
-        self, found: StoredMessage, consumer: str, deliveries: int, reason: DeadLetterReason
+        self,
+        found: StoredMessage,
+        consumer: str,
+        deliveries: int,
+        reason: DeadLetterReason,
+        since: datetime | None,
     ) -> bool:
+        """Whether a letter was written. ``since``: when it was given up on; ``None``: not known."""
         incoming = Incoming(
             message=found.message,
             stream=found.stream,
@@ -186,35 +244,39 @@ class Sweeper:
             deliveries=deliveries,
             pending=0,
         )
-        known = await self._letters.list(
-            Selection(
-                ids=(found.event_id,),
-                consumer=consumer,
-                subject=original_subject(found.message.subject),
-            )
-        )
-        if any((one.stream, one.stream_seq) == (found.stream, found.stream_seq) for one in known):
-            return False
-        if (
-            self._store is not None
-            and consumer in self._durables
-            and consumer in await self._store.processed(found.event_id)
-        ):
-            # It took effect, and only its acknowledgement was lost.
-            return False
-        await self._letters.store(incoming, reason=reason, error=None)
-        if found.stream.endswith("_REDRIVE"):
+        needed = not await self._took_effect(incoming) and not await self._is_there(incoming, since)
+        if needed:
+            await self._letters.store(incoming, reason=reason, error=None)
+            self._telemetry.emit(DeadLettered(found.stream, consumer, found.event_id, reason, ""))
+        if found.stream == redrive_stream(stream_context(found.stream)):
             # A work queue keeps what nobody acknowledges: its letter stands for it now.
             await self._broker.admin.delete_message(found.stream, found.stream_seq)
-        logger.error("%s: %s is a dead letter: %s", consumer, found.event_id, reason)
-        self._telemetry.emit(DeadLettered(found.stream, consumer, found.event_id, reason, ""))
-        return True
+        return needed
 
+    async def _took_effect(self, incoming: Incoming) -> bool:
+        """Only its acknowledgement was lost."""
+        return (
+            self._store is not None
+            and incoming.consumer in self._durables
+            and incoming.consumer in await self._store.processed(incoming.event_id)
+        )
 
-def _is_ours(stream: str, consumer: str) -> bool:
-    try:
-        stream_context(stream)
-        Durable.parse(consumer)
-    except InvalidName:
-        return False
-    return True
+    async def _is_there(self, incoming: Incoming, since: datetime | None) -> bool:
+        """Whether the queue holds the letter, though it may have forgotten the letter's id."""
+        queue = dlq_stream(stream_context(incoming.stream))
+        info = await self._broker.admin.stream(queue)
+        window = timedelta(
+            microseconds=int(info["config"].get("duplicate_window", 0)) / 1000 if info else 0
+        )
+        # The consumer's own letter is older than the advisory by its ack_wait: half is on the safe
+        # side, and searching the queue for each advisory of a flood would take for ever.
+        if since is not None and datetime.now(UTC) - since < window / 2:
+            return False
+        known = await self._letters.list(
+            Selection(
+                consumer=incoming.consumer,
+                subject=original_subject(incoming.message.subject),
+            )
+        )
+        place = (incoming.stream, incoming.stream_seq)
+        return any((letter.stream, letter.stream_seq) == place for letter in known)
