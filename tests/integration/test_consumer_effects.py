@@ -1,0 +1,388 @@
+"""The consumer between a real nats-server and a real SQLite file: every way a delivery ends."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seaway.brokers.jetstream import JetStreamBroker, connect
+from seaway.config import NatsSettings, settings_from_mapping
+from seaway.consumer import Consumer, Delivery
+from seaway.contracts import Message, Stored
+from seaway.dead_letters import DeadLetters, Letter
+from seaway.embedded.nats_server import NatsServer
+from seaway.errors import AlreadyProcessed, NotFound, Poison, Retry
+from seaway.events import RawEvent, Registry, event, event_type_of
+from seaway.naming import Durable
+from seaway.outbox import Outbox
+from seaway.retry import Backoff
+from seaway.stores.sqlite import SqliteStore
+from seaway.telemetry import ConsumerPaused, ConsumerResumed, Delivered, Signal, Telemetry
+from seaway.topology import actual, apply, desired, plan
+
+pytestmark = pytest.mark.server
+
+QUICK = Backoff(timedelta(milliseconds=20), timedelta(milliseconds=100))
+TIMEOUT = timedelta(seconds=5)
+
+
+@event(context="sea", registry=Registry())
+@dataclass
+class CaseMoved:
+    number: int
+
+
+SUBJECT = str(event_type_of(CaseMoved).subject)
+
+
+class Bench:
+    """One durable, one database, and what is heard of them."""
+
+    def __init__(self, broker: JetStreamBroker, store: SqliteStore, path: Path) -> None:
+        self.broker, self.store, self.path = broker, store, path
+        self.durable = Durable.from_context("case_mgmt", "sea")
+        self.letters = DeadLetters(broker)
+        self.telemetry = Telemetry()
+        self.signals: list[Signal] = []
+        self._more = asyncio.Event()
+        self.telemetry.subscribe(self._hear)
+
+    def _hear(self, signal: Signal) -> None:
+        self.signals.append(signal)
+        self._more.set()
+
+    def outcomes(self) -> Counter[str]:
+        return Counter(one.outcome for one in self.signals if isinstance(one, Delivered))
+
+    async def until(self, wanted: Callable[[], bool], seconds: float = 30) -> None:
+        async with asyncio.timeout(seconds):
+            while not wanted():
+                self._more.clear()
+                await self._more.wait()
+
+    def consumer(self, **options: Any) -> Consumer:
+        return Consumer(self.durable, stream="SEA_EVENTS", retry=QUICK, **options)
+
+    @asynccontextmanager
+    async def running(self, consumer: Consumer) -> AsyncIterator[asyncio.Event]:
+        stop = asyncio.Event()
+        task = asyncio.create_task(
+            consumer.run(
+                self.broker,
+                store=self.store,
+                outbox=Outbox(),
+                dead_letters=self.letters,
+                telemetry=self.telemetry,
+                stop=stop,
+            )
+        )
+        try:
+            yield stop
+        finally:
+            stop.set()
+            async with asyncio.timeout(15):
+                await task
+
+    async def publish(self, *numbers: int, key: str | None = None, **headers: str) -> None:
+        messages = [
+            Message(
+                SUBJECT,
+                b'{"number":%d}' % number,
+                {"Nats-Msg-Id": f"id-{number}", "X-Ordering-Key": key or f"k{number % 5}"}
+                | {name.replace("_", "-"): value for name, value in headers.items()},
+            )
+            for number in numbers
+        ]
+        outcomes = await self.broker.publish("SEA_EVENTS", messages, timeout=TIMEOUT)
+        assert all(isinstance(outcome, Stored) for outcome in outcomes)
+
+    def effects(self) -> list[int]:
+        with sqlite3.connect(self.path, timeout=10) as reader:
+            rows = reader.execute("SELECT number FROM effects ORDER BY rowid").fetchall()
+        reader.close()
+        return [row[0] for row in rows]
+
+    async def settled(self) -> bool:
+        info = await self.broker.admin.consumer("SEA_EVENTS", str(self.durable))
+        assert info is not None
+        return not info["num_pending"] and not info["num_ack_pending"]
+
+    async def poll_settled(self) -> None:
+        async with asyncio.timeout(20):
+            while not await self.settled():
+                await asyncio.sleep(0.02)  # polling until the server has seen the last ack
+
+    async def dead(self) -> list[Letter]:
+        return list(await self.letters.list())
+
+
+async def take(event: CaseMoved, delivery: Delivery) -> None:
+    await delivery.tx.execute("INSERT INTO effects VALUES (?)", (event.number,))
+
+
+@pytest.fixture
+async def bench(nats_server_own: NatsServer, tmp_path: Path) -> AsyncIterator[Bench]:
+    path = tmp_path / "service.db"
+    broker = await connect(NatsSettings(url=nats_server_own.url))
+    settings = settings_from_mapping(
+        {
+            "streams": [{"name": "SEA_EVENTS", "replicas": 1}],
+            "consumers": [
+                {
+                    "stream": "SEA_EVENTS",
+                    "durable": "case_mgmt__from_sea",
+                    "ack_wait": "2s",
+                    "max_deliver": 4,
+                }
+            ],
+        },
+        environ={},
+    )
+    wanted = desired(settings)
+    await apply(plan(wanted, await actual(broker.admin, wanted)), broker.admin)
+    async with await SqliteStore.open(path) as store:
+        await store.schema.upgrade()
+        async with store.transaction() as tx:
+            await tx.handle.execute("CREATE TABLE effects (number INTEGER)")
+        yield Bench(broker, store, path)
+    await broker.close()
+
+
+Handle = Callable[[CaseMoved, Delivery], Awaitable[None]]
+
+
+@pytest.mark.parametrize("batch", [1, 20])
+async def test_every_way_that_a_delivery_ends(bench: Bench, batch: int) -> None:
+    consumer = bench.consumer(batch=batch)
+    tries: Counter[int] = Counter()
+
+    @consumer.handler(CaseMoved)
+    async def handle(event: CaseMoved, delivery: Delivery) -> None:
+        tries[event.number] += 1
+        await take(event, delivery)
+        match event.number:
+            case 3:
+                raise Poison("cannot be")
+            case 4:
+                raise ValueError("always")
+            case 5 if tries[5] < 3:
+                raise Retry(after=timedelta(milliseconds=10))
+            case 6:
+                raise AlreadyProcessed
+
+    await bench.publish(*range(20))
+    await bench.publish(100, X_Event_Id="id-7")  # the same event under another message id
+    foreign = [
+        Message(SUBJECT, b""),
+        Message(SUBJECT, b"\xff\xfe", {"X-Ordering-Key": "foreign"}),
+        Message(SUBJECT, b'{"number":"many"}', {"Nats-Msg-Id": "wrong-type"}),
+        Message(SUBJECT, b'{"number":1}', {"X-Event-Version": "first"}),
+        Message("sea.event.case_forgotten.v1", b"{}", {"Nats-Msg-Id": "unknown"}),
+    ]
+    await bench.broker.publish("SEA_EVENTS", foreign, timeout=TIMEOUT)
+    async with bench.running(consumer):
+        await bench.until(lambda: sum(bench.outcomes().values()) >= 26 + 5)
+        await bench.poll_settled()
+    assert sorted(bench.effects()) == [n for n in range(20) if n not in (3, 4)]
+    assert tries[4] == 4
+    assert tries[5] == 3
+    letters = Counter((letter.reason, letter.event_id) for letter in await bench.dead())
+    assert letters == Counter(
+        {
+            ("poison", "id-3"): 1,
+            ("exhausted", "id-4"): 1,
+            ("undecodable", "SEA_EVENTS:22"): 1,
+            ("undecodable", "SEA_EVENTS:23"): 1,
+            ("undecodable", "wrong-type"): 1,
+            ("undecodable", "SEA_EVENTS:25"): 1,
+        }
+    )
+    outcomes = bench.outcomes()
+    assert outcomes["ignored"] == 1
+    assert outcomes["already_processed"] == 2
+    assert outcomes["retried"] == 3 + 2
+
+
+async def test_later_events_of_a_key_wait_for_a_retried_one(bench: Bench) -> None:
+    consumer = bench.consumer(batch=10)
+    failed: set[int] = set()
+
+    @consumer.handler(CaseMoved)
+    async def handle(event: CaseMoved, delivery: Delivery) -> None:
+        if event.number % 4 == 0 and event.number not in failed:
+            failed.add(event.number)
+            raise Retry(after=timedelta(milliseconds=30))
+        await take(event, delivery)
+
+    await bench.publish(*range(30), key="one")
+    async with bench.running(consumer):
+        await bench.until(lambda: bench.outcomes()["handled"] >= 30)
+    assert bench.effects() == list(range(30))
+
+
+async def test_a_redrive_reaches_the_handler_once(bench: Bench) -> None:
+    consumer = bench.consumer()
+    fixed = asyncio.Event()
+
+    @consumer.handler(CaseMoved)
+    async def handle(event: CaseMoved, delivery: Delivery) -> None:
+        if not fixed.is_set():
+            raise Poison("not yet")
+        assert delivery.redriven
+        assert delivery.event_id == "id-1"
+        await take(event, delivery)
+
+    await bench.publish(1)
+    async with bench.running(consumer):
+        await bench.until(lambda: bench.outcomes()["dead_lettered"] == 1)
+        [letter] = await bench.dead()
+        fixed.set()
+        await bench.letters.redrive(letter)
+        await bench.letters.redrive(letter)
+        await bench.until(lambda: bench.outcomes()["handled"] == 1)
+    assert bench.effects() == [1]
+    assert await bench.dead() == []
+
+
+async def test_events_written_by_a_handler_carry_the_chain(bench: Bench) -> None:
+    consumer = bench.consumer()
+
+    @consumer.handler(CaseMoved)
+    async def handle(event: CaseMoved, delivery: Delivery) -> None:
+        await delivery.add(CaseMoved(event.number + 1), key="k")
+        if delivery.deliveries == 1:
+            raise Retry(after=timedelta(milliseconds=10))
+
+    await bench.publish(1, X_Correlation_Id="request-1")
+    async with bench.running(consumer):
+        await bench.until(lambda: bench.outcomes()["handled"] == 1)
+    [entry] = await bench.store.entries()
+    assert entry.message.headers["X-Correlation-Id"] == "request-1"
+    assert entry.message.headers["X-Causation-Id"] == "id-1"
+
+
+async def test_a_handler_slower_than_ack_wait_is_not_delivered_twice(bench: Bench) -> None:
+    consumer = bench.consumer()
+    started: list[int] = []
+
+    @consumer.handler(CaseMoved)
+    async def handle(event: CaseMoved, delivery: Delivery) -> None:
+        started.append(delivery.deliveries)
+        if event.number == 1:
+            await asyncio.sleep(3)  # longer than ack_wait, not until anything: it is the case
+        await take(event, delivery)
+
+    await bench.publish(1, 2)
+    async with bench.running(consumer):
+        await bench.until(lambda: bench.outcomes()["handled"] == 2)
+    assert started == [1, 1]
+
+
+async def test_a_handler_past_its_deadline_is_retried(bench: Bench) -> None:
+    consumer = bench.consumer(deadline=timedelta(milliseconds=100))
+
+    @consumer.handler(CaseMoved)
+    async def handle(event: CaseMoved, delivery: Delivery) -> None:
+        await take(event, delivery)
+        if delivery.deliveries == 1:
+            await asyncio.Event().wait()
+
+    await bench.publish(1)
+    async with bench.running(consumer):
+        await bench.until(lambda: bench.outcomes()["handled"] == 1)
+    assert bench.outcomes()["retried"] == 1
+    assert bench.effects() == [1]
+
+
+async def test_stopping_gives_back_what_was_not_started(bench: Bench) -> None:
+    consumer = bench.consumer()
+    entered, release = asyncio.Event(), asyncio.Event()
+
+    @consumer.handler(CaseMoved)
+    async def handle(event: CaseMoved, delivery: Delivery) -> None:
+        entered.set()
+        await release.wait()
+        await take(event, delivery)
+
+    await bench.publish(*range(6), key="one")
+    async with bench.running(consumer) as stop:
+        await entered.wait()
+        stop.set()
+        release.set()
+    assert bench.effects() == [0]
+    release.set()
+    async with bench.running(consumer):
+        await bench.until(lambda: bench.outcomes()["handled"] == 6)
+    assert bench.effects() == list(range(6))
+
+
+async def test_a_locked_database_pauses_and_burns_nothing(bench: Bench, tmp_path: Path) -> None:
+    store = await SqliteStore.open(bench.path, busy_timeout=timedelta(milliseconds=50))
+    bench.store, first = store, bench.store
+    consumer = bench.consumer()
+
+    @consumer.handler(CaseMoved)
+    async def handle(event: CaseMoved, delivery: Delivery) -> None:
+        assert delivery.deliveries == 1
+        await take(event, delivery)
+
+    locker = sqlite3.connect(bench.path, isolation_level=None)
+    locker.execute("BEGIN IMMEDIATE")
+    await bench.publish(*range(5))
+    async with bench.running(consumer):
+        await bench.until(lambda: any(isinstance(s, ConsumerPaused) for s in bench.signals))
+        locker.execute("ROLLBACK")
+        await bench.until(lambda: bench.outcomes()["handled"] == 5)
+    locker.close()
+    await store.close()
+    bench.store = first
+    assert any(isinstance(signal, ConsumerResumed) for signal in bench.signals)
+    assert sorted(bench.effects()) == list(range(5))
+    assert await bench.dead() == []
+
+
+async def test_a_server_that_dies_in_the_middle(bench: Bench, nats_server_own: NatsServer) -> None:
+    consumer = bench.consumer(batch=10)
+
+    @consumer.handler(CaseMoved)
+    async def handle(event: CaseMoved, delivery: Delivery) -> None:
+        await take(event, delivery)
+
+    await bench.publish(*range(400))
+    async with bench.running(consumer):
+        await bench.until(lambda: bench.outcomes()["handled"] >= 100)
+        await nats_server_own.kill()
+        await nats_server_own.start()
+        await bench.until(lambda: bench.outcomes()["handled"] >= 400)
+        await bench.poll_settled()
+    effects = bench.effects()
+    assert sorted(effects) == list(range(400))
+    for lane in range(5):
+        assert [n for n in effects if n % 5 == lane] == list(range(lane, 400, 5))
+
+
+async def test_a_missing_durable_is_named_with_the_way_out(bench: Bench) -> None:
+    consumer = Consumer(Durable("nobody", "from_sea"), stream="SEA_EVENTS")
+
+    @consumer.handler(RawEvent)
+    async def handle(event: RawEvent, delivery: Delivery) -> None: ...
+
+    with pytest.raises(NotFound, match="nobody__from_sea on SEA_EVENTS: run `seaway topology"):
+        async with asyncio.timeout(10):
+            await consumer.run(
+                bench.broker,
+                store=bench.store,
+                outbox=None,
+                dead_letters=bench.letters,
+                telemetry=bench.telemetry,
+                stop=asyncio.Event(),
+            )
