@@ -1,0 +1,192 @@
+"""The relay's decisions and memory: pure functions, no loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from seaway.contracts import (
+    Backlog,
+    Held,
+    Message,
+    OutboxEntry,
+    PublishOutcome,
+    Refused,
+    Stored,
+    Unconfirmed,
+)
+from seaway.headers import ORDERING_KEY
+from seaway.relay import decisions
+from seaway.relay.decisions import Kept, Verdict
+from seaway.relay.memory import StreamMemory, Troubles, next_due
+from seaway.retry import Backoff
+from seaway.telemetry import RelayPaused, RelayResumed, Signal, Telemetry
+
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+FULL = Refused("maximum bytes exceeded", 503, 10077, heals=True)
+NOBODY = Refused("no stream takes this subject", 503, 0, heals=True)
+WRONG = Refused("wrong last sequence", 400, 10071, heals=False)
+TOO_LARGE = Refused("message size exceeds maximum allowed", 400, 10054, heals=False)
+SILENT = Unconfirmed("no acknowledgement in time")
+
+
+def entry(position: int, key: str = "a", subject: str = "sea.event.moved.v1") -> OutboxEntry:
+    message = Message(subject, b"{}", {ORDERING_KEY: key})
+    return OutboxEntry(position, f"id-{position}", message, NOW)
+
+
+def test_a_claim_is_sorted_by_stream_in_order() -> None:
+    claimed = [
+        entry(1),
+        entry(2, subject="case.event.x.v1"),
+        entry(3),
+        entry(4, subject="case.event.x.v1"),
+    ]
+    found = decisions.sort_out(claimed, keys=(), streams=())
+    assert {stream: [e.position for e in share] for stream, share in found.shares.items()} == {
+        "SEA_EVENTS": [1, 3],
+        "CASE_EVENTS": [2, 4],
+    }
+    assert (found.unroutable, found.skipped) == ([], 0)
+
+
+def test_stuck_keys_and_resting_streams_are_left_out() -> None:
+    claimed = [entry(1, "a"), entry(2, "b"), entry(3, "b", "case.event.x.v1")]
+    found = decisions.sort_out(claimed, keys={"a"}, streams={"CASE_EVENTS"})
+    assert [e.position for e in found.shares["SEA_EVENTS"]] == [2]
+    assert found.skipped == 2
+
+
+def test_a_subject_without_a_context_parks_and_holds_its_key() -> None:
+    claimed = [entry(1, "a", "Sea!.event.x.v1"), entry(2, "a"), entry(3, "b")]
+    found = decisions.sort_out(claimed, keys=(), streams=())
+    [failed] = found.unroutable
+    assert failed.park
+    assert failed.entry.position == 1
+    assert [e.position for e in found.shares["SEA_EVENTS"]] == [3]
+
+
+def test_only_acknowledgements_settle_and_outages_count_for_nothing() -> None:
+    entries = [entry(n, f"k{n}") for n in range(5)]
+    outcomes: list[PublishOutcome] = [Stored(7), Stored(3, duplicate=True), FULL, SILENT, Held()]
+    verdict = decisions.judge("SEA_EVENTS", entries, outcomes, max_attempts=1)
+    assert [(s.entry.position, s.stream_seq) for s in verdict.sent] == [(0, 7), (1, 3)]
+    assert verdict.duplicates == 1
+    assert verdict.failed == []
+    assert [k.entry.position for k in verdict.kept] == [2, 3, 4]
+    assert verdict.trouble == FULL
+
+
+@pytest.mark.parametrize(
+    ("outcome", "attempts", "park"),
+    [(WRONG, 0, False), (WRONG, 8, False), (WRONG, 9, True), (TOO_LARGE, 0, True)],
+)
+def test_a_refused_message_parks_at_the_last_attempt(
+    outcome: Refused, attempts: int, park: bool
+) -> None:
+    tried = replace(entry(1), attempts=attempts)
+    verdict = decisions.judge("SEA_EVENTS", [tried], [outcome], max_attempts=10)
+    [failed] = verdict.failed
+    assert failed.park is park
+    assert str(outcome.err_code) in failed.error
+    assert verdict.trouble is None
+    assert verdict.stuck == {"a"}
+
+
+def test_in_trouble_the_stream_waits_and_not_the_keys() -> None:
+    verdict = decisions.judge(
+        "SEA_EVENTS", [entry(1, "a"), entry(2, "b")], [WRONG, FULL], max_attempts=10
+    )
+    assert verdict.stuck == {"a"}
+    held = decisions.judge(
+        "SEA_EVENTS", [entry(1, "a"), entry(2, "a")], [WRONG, Held()], max_attempts=10
+    )
+    assert held.trouble is None
+    assert held.stuck == {"a"}
+
+
+def test_a_missing_stream_is_told_from_one_without_leader_and_from_a_foreign_subject() -> None:
+    verdict = Verdict("SEA_EVENTS", kept=[Kept(entry(1), NOBODY), Kept(entry(2), Held())])
+
+    missing = decisions.reconsider(verdict, None)
+    assert missing.trouble is not None
+    assert "seaway topology apply" in decisions.reason("SEA_EVENTS", missing.trouble)
+    assert isinstance(missing.kept[1].cause, Held)
+
+    leaderless = decisions.reconsider(verdict, {"subjects": ["sea.event.>"]})
+    assert (leaderless.kept, leaderless.failed) == (verdict.kept, [])
+    assert "leader" in decisions.reason("SEA_EVENTS", NOBODY)
+
+    foreign = decisions.reconsider(verdict, {"subjects": ["sea.event.other.*"]})
+    assert foreign.trouble is None
+    [failed] = foreign.failed
+    assert failed.park
+    assert "sea.event.other.*" in failed.error
+
+    silent = decisions.unanswered(verdict, "no server")
+    assert silent.trouble == Unconfirmed("no server")
+
+
+def test_only_entries_older_than_half_the_window_are_looked_up() -> None:
+    young = replace(entry(1), added_at=NOW - timedelta(seconds=59))
+    old = replace(entry(2), added_at=NOW - timedelta(seconds=61))
+    window = timedelta(minutes=2)
+    assert decisions.old_entries([young, old], now=NOW, window=window) == [old]
+
+
+def test_an_outbox_with_parked_entries_is_drained_when_nothing_can_be_claimed() -> None:
+    assert decisions.drained(Backlog(0, 0, None))
+    assert decisions.drained(Backlog(3, 1, NOW))
+    assert not decisions.drained(Backlog(3, 0, NOW))
+
+
+def test_looking_costs_a_fifth_of_the_time() -> None:
+    least, most = timedelta(milliseconds=100), timedelta(seconds=5)
+    rest = decisions.rest_after_looking
+    assert rest(timedelta(), least=least, most=most) == least
+    assert rest(timedelta(seconds=1), least=least, most=most) == timedelta(seconds=4)
+    assert rest(timedelta(minutes=1), least=least, most=most) == most
+
+
+def test_a_stream_is_trusted_once_a_whole_batch_was_new_to_it() -> None:
+    memory = StreamMemory()
+    memory.worked(new=6, known=0, enough=10, last=False)
+    assert memory.suspect
+    memory.worked(new=9, known=1, enough=10, last=False)
+    assert memory.suspect
+    memory.worked(new=10, known=0, enough=10, last=False)
+    assert memory.suspect is False
+
+
+def test_a_stream_that_stumbled_is_suspected_again() -> None:
+    memory = StreamMemory(suspect=False)
+    memory.stumbled(SILENT, progress=False, now=5.0, backoff=Backoff())
+    assert memory.suspect
+    assert memory.silent
+    assert memory.rests_until > 5.0
+    memory.worked(new=1, known=0, enough=10, last=True)
+    assert (memory.suspect, memory.cause, memory.rests_until) == (False, None, 0.0)
+
+
+def test_each_trouble_is_said_once_and_its_end_once() -> None:
+    said: list[Signal] = []
+    telemetry = Telemetry()
+    telemetry.subscribe(said.append)
+    troubles = Troubles(telemetry)
+    for _ in range(3):
+        troubles.began("SEA_EVENTS", topic="no answer", reason="sea", now=1.0)
+        troubles.began("CASE_EVENTS", topic="no answer", reason="case", now=2.0)
+    troubles.ended("CASE_EVENTS", now=3.0)
+    troubles.ended("CASE_EVENTS", now=3.0)
+    assert said == [RelayPaused("sea")]
+    troubles.ended("SEA_EVENTS", now=4.0)
+    assert said == [RelayPaused("sea"), RelayResumed(timedelta(seconds=3))]
+    troubles.began("SEA_EVENTS", topic="no answer", reason="again", now=5.0)
+    assert said[-1] == RelayPaused("again")
+
+
+def test_next_due_is_the_earliest_to_come() -> None:
+    assert next_due([1.0, 7.0, 9.0], now=5.0) == timedelta(seconds=2)
+    assert next_due([1.0], now=5.0) is None
