@@ -1,0 +1,307 @@
+"""A letter's form: what it keeps, what it cuts, what a hostile message cannot make of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seaway import headers as h
+from seaway.contracts import Incoming, Message, StoredMessage
+from seaway.dead_letters import Selection
+from seaway.dead_letters import letter as form
+from seaway.dead_letters.letter import Letter
+from seaway.errors import InvalidName, Poison
+
+NOW = datetime(2026, 11, 24, 8, tzinfo=UTC)
+SUBJECT = "sea.event.case_created.v1"
+DURABLE = "case_mgmt__from_sea"
+LIMIT = 1024 * 1024
+
+
+def incoming(
+    headers: dict[str, str] | None = None,
+    payload: bytes = b'{"case": 7}',
+    subject: str = SUBJECT,
+    stream: str = "SEA_EVENTS",
+) -> Incoming:
+    carried = {h.MSG_ID: "e-1", h.CORRELATION_ID: "c-1"} if headers is None else headers
+    return Incoming(Message(subject, payload, carried), stream, 17, NOW, DURABLE, 3, 20, 0)
+
+
+def raised(error: BaseException) -> BaseException:
+    try:
+        raise error
+    except BaseException as caught:
+        return caught
+
+
+def write(of: Incoming, error: BaseException | None = None, room: int | None = LIMIT) -> Message:
+    return form.write(of, reason="poison", error=error, failed_at=NOW, room=room)
+
+
+def stored(message: Message, seq: int = 5) -> StoredMessage:
+    return StoredMessage(message, "SEA_DLQ", seq, NOW)
+
+
+def letter(of: Incoming | None = None, error: BaseException | None = None) -> Letter:
+    return form.read(stored(write(of or incoming(), error)))
+
+
+def test_a_letter_says_what_the_contract_asks() -> None:
+    message = write(incoming(), raised(Poison("no such case")))
+    stack = message.headers.pop(h.DLQ_ERROR_STACK)  # type: ignore[attr-defined]
+    assert message.subject == "sea.dlq.sea.event.case_created.v1"
+    assert message.payload == b'{"case": 7}'
+    assert message.headers == {
+        "Nats-Msg-Id": "dlq:case_mgmt__from_sea:SEA_EVENTS:17:e-1",
+        "X-Event-Id": "e-1",
+        "X-Correlation-Id": "c-1",
+        "X-Dlq-Stream": "SEA_EVENTS",
+        "X-Dlq-Stream-Sequence": "17",
+        "X-Dlq-Consumer": "case_mgmt__from_sea",
+        "X-Dlq-Deliveries": "20",
+        "X-Dlq-Reason": "poison",
+        "X-Dlq-Error-Type": "seaway.errors.Poison",
+        "X-Dlq-Error": "no such case",
+        "X-Dlq-Failed-At": "2026-11-24T08:00:00.000000Z",
+    }
+    assert stack.startswith("Traceback")
+    assert stack.endswith("\\nseaway.errors.Poison: no such case")
+
+
+def test_what_was_written_is_read_back() -> None:
+    read = letter(error=raised(ValueError("C:\\new\nline")))
+    assert (read.id, read.event_id, read.subject) == ("SEA_DLQ:5", "e-1", SUBJECT)
+    assert (read.stream, read.stream_seq, read.consumer) == ("SEA_EVENTS", 17, DURABLE)
+    assert (read.deliveries, read.reason, read.failed_at) == (20, "poison", NOW)
+    assert (read.error_type, read.error) == ("ValueError", "C:\\new line")
+    assert read.stack.endswith("ValueError: C:\\new\nline")
+    assert "\n  File " in read.stack
+    assert not read.problem
+
+
+def test_headers_that_would_act_on_the_letter_stay_behind() -> None:
+    acting = [
+        "Nats-Batch-Id",
+        "Nats-Batch-Sequence",
+        "Nats-Batch-Commit",
+        "Nats-Expected-Stream",
+        "Nats-Rollup",
+        "Nats-Expected-Last-Msg-Id",
+        "Nats-TTL",
+        "Nats-Schedule",
+        "Nats-Schedule-Target",
+        "Nats-Incr",
+        "nats-ttl",
+    ]
+    old = {"X-Dlq-Consumer": "other__one", "x-dlq-error": "old", "X-Dlq-Payload": "by-reference"}
+    kept = {"X-Correlation-Id": "c", "traceparent": "00-1", "X-Anything": "é"}
+    message = write(incoming({**dict.fromkeys(acting, "1"), **old, **kept, h.MSG_ID: "e"}))
+    assert {name: message.headers[name] for name in kept} == kept
+    assert not {*acting, "x-dlq-error", "X-Dlq-Payload"} & set(message.headers)
+    assert message.headers["X-Dlq-Consumer"] == DURABLE
+    assert message.headers["Nats-Msg-Id"].startswith("dlq:")
+
+
+@given(
+    text=st.text(st.characters(codec=None), max_size=300),
+    name=st.text(max_size=20),
+    value=st.text(st.characters(codec=None), max_size=50),
+)
+def test_no_text_breaks_out_of_its_header(text: str, name: str, value: str) -> None:
+    hostile = type("E\r\nX-Evil: 1", (Exception,), {})(text)
+    of = incoming({name: value, h.MSG_ID: value})
+    message = write(of, raised(hostile))
+    for key, content in message.headers.items():
+        h.check_header(key, content)
+    again = form.read(stored(message))
+    assert again.event_id == message.headers[h.EVENT_ID]
+    assert not again.problem
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=200), st.integers(0, 120))
+def test_a_cut_never_halves_a_character_or_an_escape(text: str, limit: int) -> None:
+    tail = form._tail(text, limit)
+    assert len(tail.encode()) <= limit
+    plain = form._unescape(tail)
+    printable = "".join(
+        char if char in "\n\r\t" or char.isprintable() else " " for char in text.strip()
+    )
+    assert plain.strip() == "" or printable.strip().endswith(plain.strip())
+    head = form._head(text, limit)
+    assert len(head.encode()) <= limit
+    assert head in text
+
+
+def test_error_and_stack_keep_to_their_limits() -> None:
+    message = write(incoming(), raised(ValueError("é" * 20_000)))
+    assert len(message.headers[h.DLQ_ERROR].encode()) == 1024
+    assert 8000 < len(message.headers[h.DLQ_ERROR_STACK].encode()) <= 8192
+
+
+def test_an_error_that_cannot_be_printed_is_no_obstacle() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    message = write(incoming(), raised(Mute()))
+    assert message.headers[h.DLQ_ERROR] == "(its text cannot be had: RuntimeError)"
+    assert message.headers[h.DLQ_ERROR_TYPE].endswith("Mute")
+    assert h.DLQ_ERROR_STACK in message.headers
+
+
+@pytest.mark.parametrize("spare", [*range(0, 40, 7), 100, 300, 331, 400, 700, 5000, 9000, 20_000])
+def test_a_letter_always_fits(spare: int) -> None:
+    of = incoming()
+    used = form.size_of(replace(of.message, payload=b""))
+    of = replace(of, message=replace(of.message, payload=b"x" * (LIMIT - used - spare)))
+    assert form.size_of(of.message) == LIMIT - spare
+    message = write(of, raised(ValueError("too late " * 30)))
+    assert form.size_of(message) <= LIMIT
+    read = form.read(stored(message))
+    assert not read.problem
+    assert read.by_reference == (message.payload == b"")
+    assert read.by_reference or message.payload == of.message.payload
+    assert message.headers[h.CORRELATION_ID] == "c-1"
+    if spare >= 9000:
+        assert read.stack.startswith("Traceback")
+    if spare >= 700:
+        assert read.error
+        assert not read.by_reference
+    if spare <= 40:
+        assert read.by_reference
+
+
+def test_headers_as_large_as_the_limit_are_left_behind_too() -> None:
+    of = incoming({h.MSG_ID: "e-1", "X-Large": "x" * (LIMIT - 100)}, b"{}")
+    message = write(of, raised(ValueError("x")))
+    assert form.size_of(message) <= LIMIT
+    assert "X-Large" not in message.headers
+    assert form.read(stored(message)).by_reference
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["Legacy.Order-Placed", "other.event.case_created.v1", "sea", "x", "9.dlq.z", "sea.event.É"],
+)
+def test_a_foreign_subject_is_filed_in_its_stream_s_context(subject: str) -> None:
+    of = incoming(subject=subject)
+    assert form.queue_of(of) == ("SEA_DLQ", f"sea.dlq.{subject}")
+    assert form.read(stored(write(of))).subject == subject
+
+
+def test_a_redriven_message_is_filed_under_its_event_s_subject() -> None:
+    of = incoming(
+        {h.MSG_ID: "redrive:SEA_DLQ:1", h.EVENT_ID: "e-1"},
+        subject=f"sea.redrive.{DURABLE}.{SUBJECT}",
+        stream="SEA_REDRIVE",
+    )
+    message = write(of)
+    assert message.subject == f"sea.dlq.{SUBJECT}"
+    assert message.headers[h.MSG_ID] == f"dlq:{DURABLE}:SEA_REDRIVE:17:e-1"
+
+
+def test_a_message_without_an_id_is_called_by_its_place() -> None:
+    assert write(incoming({})).headers[h.EVENT_ID] == "SEA_EVENTS:17"
+    assert write(incoming({h.MSG_ID: "a\0b"})).headers[h.EVENT_ID] == "SEA_EVENTS:17"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {h.DLQ_STREAM: ""},
+        {h.DLQ_CONSUMER: ""},
+        {h.DLQ_REASON: ""},
+        {h.DLQ_DELIVERIES: "abc"},
+        {h.DLQ_DELIVERIES: "-1"},
+        {h.DLQ_STREAM_SEQUENCE: "٣"},
+        {h.DLQ_STREAM_SEQUENCE: "1" * 5000},
+        {h.DLQ_FAILED_AT: "yesterday"},
+    ],
+)
+def test_a_letter_of_somebody_else_s_making_is_read_with_its_problem(
+    change: dict[str, str],
+) -> None:
+    message = write(incoming())
+    read = form.read(stored(replace(message, headers={**message.headers, **change})))
+    assert next(iter(change)) in read.problem
+    assert read.summary()["problem"] == read.problem
+    bare = form.read(stored(Message("sea.dlq.x", b"")))
+    assert (bare.subject, bare.problem) == ("x", "it has no X-Dlq-Stream")
+
+
+def test_a_redrive_goes_to_the_failed_consumer_under_a_fresh_stable_id() -> None:
+    of = letter(error=raised(ValueError("x")))
+    stream, message = form.redriven(of, payload=None, to_all=False)
+    assert stream == "SEA_REDRIVE"
+    assert message.subject == f"sea.redrive.{DURABLE}.{SUBJECT}"
+    assert message.payload == b'{"case": 7}'
+    assert message.headers == {
+        "X-Correlation-Id": "c-1",
+        "X-Event-Id": "e-1",
+        "Nats-Msg-Id": "redrive:SEA_DLQ:5:2026-11-24T08:00:00.000000Z",
+    }
+    assert form.redriven(of, payload=None, to_all=False) == (stream, message)
+
+
+def test_another_payload_or_another_queue_of_the_same_name_is_another_redrive() -> None:
+    of = letter()
+    later = replace(of, stored=replace(of.stored, stored_at=datetime(2026, 12, 1, tzinfo=UTC)))
+    ids = {
+        form.redriven(each, payload=payload, to_all=to_all)[1].headers[h.MSG_ID]
+        for each in (of, later)
+        for payload in (None, b"1", b"2")
+        for to_all in (False, True)
+    }
+    assert len(ids) == 12
+
+
+@pytest.mark.parametrize("stream", ["SEA_EVENTS", "SEA_REDRIVE"])
+def test_a_redrive_to_all_goes_back_onto_the_event_stream(stream: str) -> None:
+    of = letter(incoming(stream=stream))
+    to, message = form.redriven(of, payload=b"{}", to_all=True)
+    assert (to, message.subject, message.payload) == ("SEA_EVENTS", SUBJECT, b"{}")
+
+
+@pytest.mark.parametrize("subject", ["Legacy.Order", "other.event.case_created.v1"])
+def test_a_foreign_subject_is_not_redriven_under_another_name(subject: str) -> None:
+    """The consumer would be given a subject that it does not know, and would drop the event."""
+    of = letter(incoming(subject=subject))
+    with pytest.raises(InvalidName):
+        form.redriven(of, payload=None, to_all=False)
+    assert form.redriven(of, payload=None, to_all=True)[1].subject == subject
+
+
+@pytest.mark.parametrize(
+    ("selection", "takes"),
+    [
+        (Selection(), True),
+        (Selection(ids=("SEA_DLQ:5",)), True),
+        (Selection(ids=("e-1", "e-2")), True),
+        (Selection(ids=("SEA_DLQ:6",)), False),
+        (Selection(consumer=DURABLE), True),
+        (Selection(consumer="analytics__from_sea"), False),
+        (Selection(subject="sea.event.*.v1"), True),
+        (Selection(subject="sea.>"), True),
+        (Selection(subject="sea.event.case_closed.v1"), False),
+        (Selection(reason="poison"), True),
+        (Selection(reason="exhausted"), False),
+        (Selection(error_type="Poison"), True),
+        (Selection(error_type="seaway.errors.Poison"), True),
+        (Selection(error_type="errors.Poison"), False),
+        (Selection(since=NOW), True),
+        (Selection(until=NOW), False),
+        (Selection(ids=("e-1",), consumer="analytics__from_sea"), False),
+    ],
+)
+def test_selections(selection: Selection, takes: bool) -> None:
+    assert selection.takes(letter(error=raised(Poison("x")))) is takes
+
+
+def test_a_selection_s_subject_is_a_filter() -> None:
+    with pytest.raises(InvalidName):
+        Selection(subject="sea..x")
