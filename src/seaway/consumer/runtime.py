@@ -20,11 +20,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Literal, TypeAlias
 
 from seaway import headers as h
 from seaway.chain import chained
@@ -46,6 +46,7 @@ from seaway.contracts import (
 from seaway.errors import (
     AlreadyProcessed,
     BrokerUnavailable,
+    ConfigError,
     NotFound,
     StoreUnavailable,
     TransientError,
@@ -64,6 +65,8 @@ from seaway.telemetry import (
 )
 
 logger = logging.getLogger("seaway.consumer")
+
+_Trouble: TypeAlias = Literal["server", "database", "dead letters"]
 
 _POLL = timedelta(seconds=5)
 _OUTAGE = Backoff(timedelta(milliseconds=200), timedelta(seconds=5))
@@ -101,6 +104,12 @@ class _Results:
     done: list[tuple[Work, HandledAs, float]] = field(default_factory=list)
     failed: list[tuple[Work, BaseException, float]] = field(default_factory=list)
     skipped: list[Work] = field(default_factory=list)
+    """Behind an earlier event of their key that has just failed."""
+
+    def add(self, other: _Results) -> None:
+        self.done += other.done
+        self.failed += other.failed
+        self.skipped += other.skipped
 
 
 class Runtime:
@@ -124,7 +133,7 @@ class Runtime:
         self._room = asyncio.Event()
         self._drained = asyncio.Event()
         self._stop = asyncio.Event()
-        self._paused = False
+        self._troubles: set[_Trouble] = set()
         self._epoch = 0
         self._outages = 0
         self._limits = Limits(timedelta(seconds=30), -1, 1)
@@ -170,7 +179,7 @@ class Runtime:
             try:
                 info = await self._ports.broker.admin.consumer(stream, self._durable)
             except BrokerUnavailable as error:
-                self._pause(str(error))
+                self._pause("server", str(error))
                 attempt += 1
                 if await self._stopped_within(_OUTAGE.delay(attempt)):
                     return {}
@@ -179,7 +188,7 @@ class Runtime:
                 raise NotFound(
                     f"there is no consumer {self._durable} on {stream}: run `seaway topology apply`"
                 )
-            self._resume()
+            self._resume("server")
             return info
 
     def _read_limits(self, config: JSON) -> None:
@@ -266,7 +275,7 @@ class Runtime:
                     await self._drained.wait()
             except BrokerUnavailable as error:
                 attempt += 1
-                self._pause(str(error))
+                self._pause("server", str(error))
                 await self._stopped_within(_OUTAGE.delay(attempt))
 
     async def _recover_from(self, stream: str) -> None:
@@ -283,7 +292,7 @@ class Runtime:
                     await self._recover_from(stream)
                 # What waits behind a held delivery does not count: that one must be able to come.
                 free = self._capacity - self._lanes.moving(source)
-                if free < 1 or self._outages:
+                if free < 1 or self._troubles - {"server"}:
                     await self._room_or_stop()
                     continue
                 pull = asyncio.create_task(source.next(free, timeout=_POLL))
@@ -295,7 +304,7 @@ class Runtime:
                         await asyncio.wait({pull})
                 if pull.cancelled():
                     continue
-                self._resume()
+                self._resume("server")
                 if epoch != self._epoch:
                     epoch = self._epoch
                     await self._recover_from(stream)
@@ -346,7 +355,7 @@ class Runtime:
             self._lanes.put_back(works)
             raise
         self._outages = 0
-        self._resume()
+        self._resume("database")
         self._lanes.put_back(results.skipped)
         await self._acknowledge(results.done)
         for work, failure, took in results.failed:
@@ -355,6 +364,25 @@ class Runtime:
         self._room.set()
 
     async def _transact(self, works: list[Work]) -> _Results:
+        began = asyncio.get_running_loop().time()
+        try:
+            return await self._try_together(works)
+        except (StoreUnavailable, ConfigError):
+            raise
+        except Exception as error:
+            # The commit was refused, by a deferred constraint say: one of them is to blame.
+            if len(works) == 1:
+                took = asyncio.get_running_loop().time() - began
+                return _Results(failed=[(works[0], error, took)])
+        results = _Results()
+        for work in works:
+            if self._is_behind_a_failure(work, results):
+                results.skipped.append(work)
+            else:
+                results.add(await self._transact([work]))
+        return results
+
+    async def _try_together(self, works: list[Work]) -> _Results:
         results = _Results()
         store = self._ports.store
         if store is None:
@@ -371,6 +399,9 @@ class Runtime:
                     raise _Undo
         return results
 
+    def _is_behind_a_failure(self, work: Work, results: _Results) -> bool:
+        return self._options.ordered and any(work.key == one.key for one, _, _ in results.failed)
+
     async def _attempt(
         self,
         work: Work,
@@ -378,8 +409,7 @@ class Runtime:
         inner: AbstractAsyncContextManager[None],
         results: _Results,
     ) -> None:
-        if self._options.ordered and any(work.key == failed.key for failed, _, _ in results.failed):
-            # An earlier event of its key has just failed: it stays behind it.
+        if self._is_behind_a_failure(work, results):
             results.skipped.append(work)
             return
         loop = asyncio.get_running_loop()
@@ -434,17 +464,19 @@ class Runtime:
                     await registration.handler(event, delivery)
             except AlreadyProcessed:
                 return "already_processed"
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Not our cancellation: it would end this worker without a word.
+                raise RuntimeError("the handler awaited something that was cancelled") from error
         return "handled"
 
     # ------------------------------------------------------------------ settling
 
     async def _acknowledge(self, done: list[tuple[Work, HandledAs, float]]) -> None:
-        by_source: dict[Any, list[Incoming]] = {}
-        for work, _, _ in done:
-            if work.source is not None:
-                by_source.setdefault(work.source, []).append(work.incoming)
         try:
-            for source, batch in by_source.items():
+            for source, batch in _by_source(work for work, _, _ in done):
                 # What stays unconfirmed comes again, and meets the inbox.
                 await source.ack(*batch)
         finally:
@@ -475,8 +507,9 @@ class Runtime:
                     )
             case TryAgain(delay):
                 logger.debug("%s: %s comes again: %r", self._durable, incoming.event_id, error)
-                await source.nak(incoming, delay=delay)
+                # Held first: without a delay it may be back before the nak returns.
                 self._hold(work, delay + self._limits.ack_wait)
+                await source.nak(incoming, delay=delay)
                 self._tell(work, "retried", took, error)
             case Keep():
                 self._lanes.put_back([work])
@@ -506,11 +539,11 @@ class Runtime:
                 # Not acknowledged, and kept alive by the heartbeat: on its last delivery a nak
                 # would lose it to everyone but the sweeper.
                 attempt += 1
-                self._pause(f"a dead letter cannot be stored: {failure}")
+                self._pause("dead letters", f"a dead letter cannot be stored: {failure}")
                 if await self._stopped_within(_OUTAGE.delay(attempt)):
                     self._lanes.put_back([work])
                     return False
-        self._resume()
+        self._resume("dead letters")
         if work.source is not None:
             await work.source.ack(work.incoming)
         self._lanes.done(work)
@@ -542,9 +575,8 @@ class Runtime:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(interval):
                     await self._drained.wait()
-            for work in self._lanes:
-                if work.source is not None:
-                    await work.source.in_progress(work.incoming)
+            for source, batch in _by_source(self._lanes):
+                await source.in_progress(*batch)
 
     async def _drain(self, workers: Sequence[asyncio.Task[None]]) -> None:
         for work in self._lanes.waiting():
@@ -557,30 +589,38 @@ class Runtime:
             await self._give_back(work)
 
     async def _give_back(self, work: Work) -> None:
-        if work.source is not None and work.place in {known.place for known in self._lanes}:
-            # The last delivery is left to its timer and the sweeper: a nak would end it here.
-            last = 0 < self._limits.max_deliver <= work.incoming.deliveries
-            if not last:
-                await work.source.nak(work.incoming, delay=timedelta(0))
         self._lanes.drop(work)
+        # The last delivery is left to its timer and the sweeper: a nak would end it here.
+        last = 0 < self._limits.max_deliver <= work.incoming.deliveries
+        if work.source is not None and not last:
+            await work.source.nak(work.incoming, delay=timedelta(0))
 
     async def _sit_out(self, reason: str) -> None:
         self._outages += 1
-        self._pause(reason)
+        self._pause("database", reason)
         await self._stopped_within(_OUTAGE.delay(self._outages))
 
-    def _pause(self, reason: str) -> None:
-        if not self._paused:
-            self._paused = True
+    def _pause(self, trouble: _Trouble, reason: str) -> None:
+        if not self._troubles:
             self._ports.telemetry.emit(ConsumerPaused(self._durable, reason))
+        self._troubles.add(trouble)
 
-    def _resume(self) -> None:
-        if self._paused and not self._outages:
-            self._paused = False
-            self._ports.telemetry.emit(ConsumerResumed(self._durable))
+    def _resume(self, trouble: _Trouble) -> None:
+        if trouble in self._troubles:
+            self._troubles.remove(trouble)
+            if not self._troubles:
+                self._ports.telemetry.emit(ConsumerResumed(self._durable))
 
     async def _stopped_within(self, delay: timedelta) -> bool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay.total_seconds()):
                 await self._stop.wait()
         return self._stop.is_set()
+
+
+def _by_source(works: Iterable[Work]) -> Iterable[tuple[Subscription, list[Incoming]]]:
+    grouped: dict[int, tuple[Subscription, list[Incoming]]] = {}
+    for work in works:
+        if work.source is not None:
+            grouped.setdefault(id(work.source), (work.source, []))[1].append(work.incoming)
+    return grouped.values()

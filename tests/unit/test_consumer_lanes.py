@@ -1,0 +1,243 @@
+"""Lanes: per key in stream order, nothing lost, nothing stuck, whatever happens in between."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import UTC, datetime
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from seaway.consumer.lanes import Lanes, Work
+from seaway.contracts import Incoming, Message, Subscription
+from seaway.headers import ORDERING_KEY
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+SOURCE: Subscription = object()  # type: ignore[assignment]
+LATER = 60.0
+
+
+def work(seq: int, key: str, *, stream: str = "SEA_EVENTS", owned: bool = True) -> Work:
+    message = Message("sea.event.a.v1", b"", {ORDERING_KEY: key})
+    incoming = Incoming(message, stream, seq, EPOCH, "c__p", seq, 1, 0)
+    return Work(incoming, SOURCE if owned else None, key)
+
+
+def lanes_of(*works: Work, ordered: bool = True) -> Lanes:
+    lanes = Lanes(ordered=ordered)
+    for one in works:
+        lanes.push(one)
+    return lanes
+
+
+def places(works: list[Work]) -> list[int]:
+    return [one.incoming.stream_seq for one in works]
+
+
+def test_a_lane_is_closed_while_one_of_its_deliveries_runs() -> None:
+    lanes = lanes_of(work(1, "a"), work(2, "a"), work(3, "b"))
+    first = lanes.take(1)
+    assert places(first) == [1]
+    assert places(lanes.take(5)) == [3]
+    assert lanes.take(5) == []
+    lanes.done(first[0])
+    assert places(lanes.take(5)) == [2]
+
+
+def test_deliveries_of_one_lane_may_share_a_batch_in_order() -> None:
+    assert places(lanes_of(*(work(n, "a") for n in (1, 2, 3))).take(2)) == [1, 2]
+
+
+def test_a_key_that_never_runs_dry_does_not_starve_the_others() -> None:
+    lanes = lanes_of(*(work(n, "busy") for n in range(1, 4)), work(4, "rare"))
+    taken: list[int] = []
+    for more in range(5, 8):
+        [one] = lanes.take(1)
+        taken.append(one.incoming.stream_seq)
+        lanes.push(work(more, "busy"))
+        lanes.done(one)
+    assert 4 in taken
+
+
+def test_unordered_deliveries_are_each_their_own_lane() -> None:
+    lanes = lanes_of(work(1, "a"), work(2, "a"), ordered=False)
+    assert places(lanes.take(1)) == [1]
+    assert places(lanes.take(1)) == [2]
+
+
+def test_unordered_deliveries_do_not_wait_for_one_that_comes_back() -> None:
+    lanes = lanes_of(work(1, "a"), work(2, "a"), ordered=False)
+    [first] = lanes.take(1)
+    lanes.hold(first, LATER)
+    assert lanes.held == 0
+    assert places(lanes.take(1)) == [2]
+
+
+def test_a_held_lane_waits_and_goes_on_with_what_comes_back() -> None:
+    lanes = lanes_of(work(1, "a"), work(2, "a"), work(3, "b"))
+    [first] = lanes.take(1)
+    lanes.hold(first, LATER)
+    assert places(lanes.take(5)) == [3]
+    lanes.push(work(1, "a"))
+    assert places(lanes.take(5)) == [1, 2]
+
+
+def test_a_held_lane_can_be_released_when_nothing_comes_back() -> None:
+    lanes = lanes_of(work(1, "a"), work(2, "a"))
+    [first] = lanes.take(1)
+    lanes.hold(first, LATER)
+    assert lanes.overdue(LATER - 1) == []
+    [overdue] = lanes.overdue(LATER)
+    assert lanes.take(5) == []
+    lanes.release(overdue.place)
+    lanes.release(overdue.place)
+    assert places(lanes.take(5)) == [2]
+
+
+def test_what_waits_behind_a_held_one_takes_no_room() -> None:
+    lanes = lanes_of(work(1, "a"), work(2, "a"), work(3, "b"), work(4, "b", owned=False))
+    assert (lanes.moving(SOURCE), lanes.moving(None)) == (3, 1)
+    [first] = lanes.take(1)
+    lanes.hold(first, LATER)
+    assert (lanes.moving(SOURCE), len(lanes)) == (1, 3)
+
+
+def test_a_second_copy_replaces_the_first_since_only_it_can_be_acknowledged() -> None:
+    read = work(1, "a", owned=False)
+    lanes = lanes_of(read)
+    [taken] = lanes.take(1)
+    again = work(1, "a")
+    lanes.push(again)
+    assert taken.incoming is again.incoming
+    assert taken.source is SOURCE
+    lanes.push(work(1, "a", owned=False))
+    assert taken.source is SOURCE
+    assert len(lanes) == 1
+
+
+def test_an_older_event_goes_before_newer_ones_of_its_stream_whatever_lies_between() -> None:
+    lanes = lanes_of(work(5, "a"), work(1, "a", stream="SEA_REDRIVE"), work(6, "a"), work(4, "a"))
+    order = [(one.incoming.stream, one.incoming.stream_seq) for one in lanes.take(9)]
+    events = [seq for stream, seq in order if stream == "SEA_EVENTS"]
+    assert events == [4, 5, 6]
+
+
+def test_what_is_given_back_is_out_of_hand() -> None:
+    lanes = lanes_of(work(1, "a"), work(2, "a"))
+    for one in lanes.waiting():
+        lanes.drop(one)
+    assert (len(lanes), lanes.take(5)) == (0, [])
+
+
+class Server(RuleBasedStateMachine):
+    """A durable that delivers in stream order, redelivers what was nak'ed, and repeats itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lanes = Lanes()
+        self.keys: dict[int, str] = {}
+        self.sent = 0
+        self.nakked: set[int] = set()
+        self.settled: set[int] = set()
+        self.effects: defaultdict[str, list[int]] = defaultdict(list)
+        self.running: list[list[Work]] = []
+
+    @rule(keys=st.lists(st.sampled_from("abc"), min_size=1, max_size=6))
+    def publish(self, keys: list[str]) -> None:
+        for key in keys:
+            self.keys[len(self.keys) + 1] = key
+
+    @precondition(lambda self: self.sent < len(self.keys))
+    @rule(count=st.integers(1, 4))
+    def deliver(self, count: int) -> None:
+        for _ in range(min(count, len(self.keys) - self.sent)):
+            self.sent += 1
+            self.lanes.push(work(self.sent, self.keys[self.sent]))
+
+    @precondition(lambda self: self.nakked)
+    @rule(data=st.data(), owned=st.booleans())
+    def deliver_again(self, data: st.DataObject, owned: bool) -> None:
+        seq = data.draw(st.sampled_from(sorted(self.nakked)))
+        self.nakked.remove(seq)
+        self.lanes.push(work(seq, self.keys[seq], owned=owned))
+
+    @precondition(lambda self: len(self.lanes) > 0)
+    @rule(data=st.data())
+    def repeat(self, data: st.DataObject) -> None:
+        seq = data.draw(st.sampled_from([one.incoming.stream_seq for one in self.lanes]))
+        self.lanes.push(work(seq, self.keys[seq]))
+
+    @rule(limit=st.integers(1, 5))
+    def start(self, limit: int) -> None:
+        taken = self.lanes.take(limit)
+        assert len(taken) <= limit
+        busy = {one.key for batch in self.running for one in batch}
+        assert not busy & {one.key for one in taken}
+        if taken:
+            self.running.append(taken)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        batch = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        failing = data.draw(st.sets(st.sampled_from([one.key for one in batch])))
+        self.end(batch, failing)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def lose_the_database(self, data: st.DataObject) -> None:
+        self.lanes.put_back(self.running.pop(data.draw(st.integers(0, len(self.running) - 1))))
+
+    def end(self, batch: list[Work], failing: set[str]) -> None:
+        """As the runtime does: the first of a failing key is nak'ed, the rest of it put back."""
+        failed: dict[str, Work] = {}
+        skipped: list[Work] = []
+        for one in batch:
+            if one.key in failed:
+                skipped.append(one)
+            elif one.key in failing:
+                failed[one.key] = one
+            else:
+                self.effects[one.key].append(one.incoming.stream_seq)
+                self.settled.add(one.incoming.stream_seq)
+        self.lanes.put_back(skipped)
+        for one in batch:
+            if one.incoming.stream_seq in self.settled:
+                self.lanes.done(one)
+        for one in failed.values():
+            self.lanes.hold(one, LATER)
+            self.nakked.add(one.incoming.stream_seq)
+
+    @invariant()
+    def effects_follow_the_stream(self) -> None:
+        for key, seqs in self.effects.items():
+            expected = [seq for seq, its in self.keys.items() if its == key]
+            assert seqs == expected[: len(seqs)]
+
+    @invariant()
+    def everything_is_somewhere(self) -> None:
+        in_hand = {one.incoming.stream_seq for one in self.lanes}
+        assert in_hand | self.nakked | self.settled == set(range(1, self.sent + 1))
+        assert not in_hand & self.nakked
+
+    def teardown(self) -> None:
+        """From anywhere: once nothing fails any more, everything takes effect."""
+        while self.running:
+            self.end(self.running.pop(), set())
+        for seq in range(self.sent + 1, len(self.keys) + 1):
+            self.lanes.push(work(seq, self.keys[seq]))
+        for seq in sorted(self.nakked):
+            self.lanes.push(work(seq, self.keys[seq]))
+        for _ in range(len(self.keys) + 1):
+            self.end(self.lanes.take(3), set())
+        assert sorted(seq for seqs in self.effects.values() for seq in seqs) == sorted(self.keys)
+        for seqs in self.effects.values():
+            assert seqs == sorted(seqs)
+        assert len(self.lanes) == 0
+
+
+TestLanesUnderAnyInterleaving = Server.TestCase
+TestLanesUnderAnyInterleaving.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None
+)
