@@ -1,0 +1,277 @@
+"""The sweeper on a real server: what no consumer could bury becomes one letter."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from seaway import topology
+from seaway.brokers.jetstream import JetStreamBroker
+from seaway.config import settings_from_mapping
+from seaway.contracts import JSON, Message, Stored
+from seaway.dead_letters import DeadLetters, Letter, Sweeper
+from seaway.dead_letters.sweeper import DURABLE
+from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX
+from seaway.stores.sqlite import SqliteStore
+from seaway.telemetry import DeadLettered, Signal, Telemetry
+
+pytestmark = pytest.mark.server
+TIMEOUT = timedelta(seconds=5)
+MOMENT = timedelta(milliseconds=100)
+
+
+async def until(there: Callable[[], Awaitable[bool]]) -> None:
+    """Poll until it is so; fails after 15 seconds."""
+    deadline = time.monotonic() + 15
+    while not await there():
+        assert time.monotonic() < deadline, "it never came to be"
+        await asyncio.sleep(0.02)
+
+
+class Shop:
+    """A durable that gives up after two short deliveries."""
+
+    def __init__(self, broker: JetStreamBroker, context: str) -> None:
+        self.broker = broker
+        self.context = context
+        self.stream = f"{context.upper()}_EVENTS"
+        self.queue = f"{context.upper()}_DLQ"
+        self.redrives = f"{context.upper()}_REDRIVE"
+        self.durable = f"case_mgmt__from_{context}"
+        self.letters = DeadLetters(broker)
+
+    async def open(self) -> None:
+        mapping = {
+            "streams": [{"name": self.stream, "replicas": 1, "storage": "memory"}],
+            "consumers": [
+                {
+                    "stream": self.stream,
+                    "durable": self.durable,
+                    "ack_wait": "100ms",
+                    "max_deliver": 2,
+                }
+            ],
+        }
+        wanted = topology.desired(settings_from_mapping(mapping, environ={}))
+        admin = self.broker.admin
+        await topology.apply(topology.plan(wanted, await topology.actual(admin, wanted)), admin)
+
+    async def publish(self, *ids: str) -> None:
+        await self.put(
+            self.stream,
+            *(
+                Message(f"{self.context}.event.case_created.v1", b"{}", {"Nats-Msg-Id": event_id})
+                for event_id in ids
+            ),
+        )
+
+    async def put(self, stream: str, *messages: Message) -> None:
+        outcomes = await self.broker.publish(stream, messages, timeout=TIMEOUT)
+        assert all(isinstance(one, Stored) for one in outcomes), outcomes
+
+    async def advise(self, stream: str, consumer: str, payload: bytes) -> None:
+        subject = f"{MAX_DELIVERIES_PREFIX}.{stream}.{consumer}"
+        await self.put(ADVISORY_STREAM, Message(subject, payload, {}))
+
+    async def consumer(self, stream: str, durable: str) -> JSON:
+        info = await self.broker.admin.consumer(stream, durable)
+        assert info is not None
+        return info
+
+    async def advised(self, stream: str) -> int:
+        """How many advisories there are of the durable on ``stream``."""
+        subject = f"$JS.EVENT.ADVISORY.CONSUMER.*.{stream}.{self.durable}"
+        found = self.broker.admin.read(ADVISORY_STREAM, filter_subjects=[subject])
+        return len([one async for one in found])
+
+    async def exhaust(self, count: int = 1, stream: str | None = None) -> None:
+        """Take ``count`` messages and acknowledge none, until the server has given up on them."""
+        name = stream or self.stream
+        expected = await self.advised(name) + count
+        async with self.broker.subscribe(name, self.durable) as source:
+
+            async def given_up() -> bool:
+                await source.next(10, timeout=MOMENT)
+                info = await self.consumer(name, self.durable)
+                return not info["num_ack_pending"] and await self.advised(name) == expected
+
+            await until(given_up)
+
+    async def here(self) -> list[Letter]:
+        found = await self.letters.list()
+        return [letter for letter in found if letter.stored.stream == self.queue]
+
+    async def is_swept(self) -> bool:
+        """Whether the sweeper has settled every advisory that there is."""
+        info = await self.broker.admin.consumer(ADVISORY_STREAM, DURABLE)
+        if info is None:
+            return False
+        return not info["num_pending"] and not info["num_ack_pending"]
+
+    @asynccontextmanager
+    async def sweeping(self, telemetry: Telemetry | None = None) -> AsyncIterator[None]:
+        stop = asyncio.Event()
+        work = asyncio.create_task(Sweeper(self.broker, telemetry=telemetry).run(stop))
+        try:
+            yield
+            stop.set()
+            async with asyncio.timeout(5):
+                await work
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    async def sweep(self) -> None:
+        """Once over all that the server has said."""
+        async with self.sweeping():
+            await until(self.is_swept)
+
+
+@pytest.fixture
+async def shop(broker: JetStreamBroker, context_name: str) -> Shop:
+    made = Shop(broker, context_name)
+    await made.open()
+    return made
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    async with await SqliteStore.open(tmp_path / "inbox.db") as opened:
+        await opened.schema.upgrade()
+        yield opened
+
+
+async def test_what_is_never_acknowledged_becomes_one_letter(shop: Shop) -> None:
+    heard: list[Signal] = []
+    telemetry = Telemetry()
+    telemetry.subscribe(heard.append)
+    event_id = uuid.uuid4().hex
+    await shop.publish(event_id)
+    async with shop.sweeping(telemetry):
+        await shop.exhaust()
+
+        async def written() -> bool:
+            return bool(await shop.here())
+
+        await until(written)
+    [letter] = await shop.here()
+    assert (letter.reason, letter.event_id, letter.deliveries) == ("exhausted", event_id, 2)
+    assert (letter.consumer, letter.stream, letter.stream_seq) == (shop.durable, shop.stream, 1)
+    assert DeadLettered(shop.stream, shop.durable, event_id, "exhausted", "") in heard
+
+
+async def test_sweeping_again_adds_none_even_beyond_the_queues_memory_of_ids(shop: Shop) -> None:
+    info = await shop.broker.admin.stream(shop.queue)
+    assert info is not None
+    await shop.broker.admin.update_stream({**info["config"], "duplicate_window": 100_000_000})
+    await shop.publish("one", "two")
+    await shop.exhaust(2)
+    for _ in range(2):
+        await shop.sweep()
+        assert sorted(letter.event_id for letter in await shop.here()) == ["one", "two"]
+        await shop.broker.admin.delete_consumer(ADVISORY_STREAM, DURABLE)
+
+
+async def test_what_a_consumer_terminated_becomes_a_letter(shop: Shop) -> None:
+    await shop.publish("bad")
+    async with shop.broker.subscribe(shop.stream, shop.durable) as source:
+        [incoming] = await source.next(1, timeout=TIMEOUT)
+        await source.term(incoming, reason="no")
+
+    async def terminated() -> bool:
+        return await shop.advised(shop.stream) == 1
+
+    await until(terminated)
+    await shop.sweep()
+    [letter] = await shop.here()
+    assert (letter.reason, letter.event_id, letter.deliveries) == ("terminated", "bad", 1)
+
+
+async def test_what_a_consumer_buried_itself_gets_no_second_letter(shop: Shop) -> None:
+    await shop.publish("bad")
+    async with shop.broker.subscribe(shop.stream, shop.durable) as source:
+        [incoming] = await source.next(1, timeout=TIMEOUT)
+        await shop.letters.store(incoming, reason="poison", error=ValueError("no"))
+    await shop.exhaust()
+    await shop.sweep()
+    assert [letter.reason for letter in await shop.here()] == ["poison"]
+
+
+async def test_an_exhausted_redrive_goes_back_into_the_queue(shop: Shop) -> None:
+    await shop.publish("bad")
+    await shop.exhaust()
+    await shop.sweep()
+    [letter] = await shop.here()
+    await shop.letters.redrive(letter)
+    await shop.exhaust(stream=shop.redrives)
+    await shop.sweep()
+    [again] = await shop.here()
+    assert (again.event_id, again.subject) == (letter.event_id, letter.subject)
+    assert (again.stream, again.id != letter.id) == (shop.redrives, True)
+    info = await shop.broker.admin.stream(shop.redrives)
+    assert info is not None
+    assert info["state"]["messages"] == 0, "the letter stands for it"
+
+
+async def test_advisories_that_say_nothing_of_ours_are_passed_over(shop: Shop) -> None:
+    await shop.publish("bystander")
+    said = {"stream": shop.stream, "consumer": shop.durable, "stream_seq": 1, "deliveries": 2}
+    for payload in (b"", b"\xff", b"[]", b"{}", json.dumps(said | {"stream_seq": "1"}).encode()):
+        await shop.advise(shop.stream, shop.durable, payload)
+    for other in (
+        {"stream": "ORDERS", "consumer": "shipping"},
+        {"stream": "OTHERS_EVENTS"},
+        {"stream": shop.queue},
+        {"consumer": "not-ours"},
+        {"stream_seq": 99},
+    ):
+        foreign = said | other
+        await shop.advise(
+            str(foreign["stream"]), str(foreign["consumer"]), json.dumps(foreign).encode()
+        )
+    await shop.exhaust()
+    await shop.sweep()
+    assert [letter.event_id for letter in await shop.here()] == ["bystander"]
+
+
+async def test_a_queue_that_is_missing_holds_back_only_its_own_letters(shop: Shop) -> None:
+    await shop.publish("kept")
+    queue = await shop.broker.admin.stream(shop.queue)
+    assert queue is not None
+    await shop.broker.admin.delete_stream(shop.queue)
+    await shop.exhaust()
+    async with shop.sweeping():
+
+        async def tried() -> bool:
+            info = await shop.broker.admin.consumer(ADVISORY_STREAM, DURABLE)
+            return info is not None and info["num_pending"] == 0 and info["num_ack_pending"] > 0
+
+        await until(tried)
+        await shop.broker.admin.create_stream(queue["config"])
+        await until(shop.is_swept)
+    assert [letter.event_id for letter in await shop.here()] == ["kept"]
+
+
+async def test_without_advisories_the_inbox_tells_what_was_given_up(
+    shop: Shop, store: SqliteStore
+) -> None:
+    await shop.publish("done", "lost")
+    async with store.transaction() as tx:
+        assert await tx.claim(shop.durable, "done")
+    sweeper = Sweeper(shop.broker, store=store, durables=[shop.durable])
+    await shop.exhaust(2)
+    assert await sweeper.sweep_unreported() == 1
+    [letter] = await shop.here()
+    assert (letter.event_id, letter.reason) == ("lost", "exhausted")
+    assert await sweeper.sweep_unreported() == 0
+    foreign = Sweeper(shop.broker, store=store, durables=["analytics__from_sea"])
+    assert await foreign.sweep_unreported() == 0
+    assert await Sweeper(shop.broker).sweep_unreported() == 0
