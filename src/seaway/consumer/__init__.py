@@ -12,7 +12,8 @@ from typing import Literal, TypeVar
 
 from seaway.consumer.delivery import Delivery
 from seaway.consumer.handlers import Handler, HandlerTable
-from seaway.consumer.runtime import Options, Ports, Runtime
+from seaway.consumer.ports import Options, Ports
+from seaway.consumer.runtime import Runtime
 from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter
 from seaway.errors import ConfigError
 from seaway.naming import Durable, redrive_stream, stream_context

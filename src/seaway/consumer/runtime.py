@@ -32,15 +32,12 @@ from seaway.consumer.delivery import Delivery
 from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.lanes import Lanes, Work
 from seaway.consumer.outcomes import Bury, Keep, Limits, Step, TryAgain, decide
+from seaway.consumer.ports import Options, Ports
+from seaway.consumer.recovery import in_flight, unowned
 from seaway.contracts import (
     JSON,
-    Broker,
-    DeadLetterSink,
-    InboxStore,
     InboxTransaction,
     Incoming,
-    OutboxWriter,
-    StoredMessage,
     Subscription,
 )
 from seaway.errors import (
@@ -61,7 +58,6 @@ from seaway.telemetry import (
     HandledAs,
     Reconnected,
     Signal,
-    Telemetry,
 )
 
 logger = logging.getLogger("seaway.consumer")
@@ -70,29 +66,6 @@ _Trouble: TypeAlias = Literal["server", "database", "dead letters"]
 
 _POLL = timedelta(seconds=5)
 _OUTAGE = Backoff(timedelta(milliseconds=200), timedelta(seconds=5))
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a consumer works; see ``Consumer``."""
-
-    batch: int
-    workers: int
-    ordered: bool
-    deadline: timedelta | None
-    grace: timedelta
-    backoff: Backoff | None
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """What a consumer works with."""
-
-    broker: Broker
-    store: InboxStore | None
-    outbox: OutboxWriter | None
-    dead_letters: DeadLetterSink
-    telemetry: Telemetry
 
 
 class _Undo(Exception):
@@ -203,28 +176,14 @@ class Runtime:
         self._deadline = self._options.deadline or 10 * ack_wait
 
     async def _recover(self, stream: str) -> None:
-        """Handle first what was on its way when a process died or a connection was lost.
-
-        The server gives that out again only after ``ack_wait``, and newer events at once: a key's
-        later event would overtake. So it is read from the stream here; the inbox skips what had
-        taken effect, and whatever the server redelivers later is then already processed.
-        """
+        """Handle first what was on its way when a process died or a connection was lost."""
         info = await self._info(stream)
         if self._stop.is_set():
             return
-        config, delivered = info["config"], int(info["delivered"]["stream_seq"])
-        floor = int(info["ack_floor"]["stream_seq"])
-        if int(info.get("num_ack_pending", 0)) == 0 or floor >= delivered:
-            return
-        single = config.get("filter_subject")
-        filters = [single] if single else list(config.get("filter_subjects") or ())
-        stored = self._ports.broker.admin.read(
-            info["stream_name"], filter_subjects=filters, from_seq=floor + 1
-        )
-        async for found in stored:
-            if found.stream_seq > delivered or self._stop.is_set():
+        async for found in in_flight(self._ports.broker.admin, info):
+            if self._stop.is_set():
                 break
-            self._take_in([self._unowned(found, deliveries=1)], None)
+            self._take_in([unowned(found, self._durable, deliveries=1)], None)
             while len(self._lanes) >= 2 * self._capacity and not self._stop.is_set():
                 await self._room_or_stop()
 
@@ -242,20 +201,8 @@ class Runtime:
             if found is None:
                 self._lanes.release(held.place)
             else:
-                again = self._unowned(found, deliveries=held.deliveries + 1)
+                again = unowned(found, self._durable, deliveries=held.deliveries + 1)
                 self._take_in([again], None)
-
-    def _unowned(self, found: StoredMessage, *, deliveries: int) -> Incoming:
-        return Incoming(
-            message=found.message,
-            stream=found.stream,
-            stream_seq=found.stream_seq,
-            stored_at=found.stored_at,
-            consumer=self._durable,
-            consumer_seq=0,
-            deliveries=deliveries,
-            pending=0,
-        )
 
     # ------------------------------------------------------------------ pulling
 

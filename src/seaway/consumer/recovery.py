@@ -1,0 +1,44 @@
+"""What the server has sent and nobody has acknowledged, read from the stream itself.
+
+After a crash or a lost connection the server gives that out again only after ``ack_wait``, and
+newer events at once: a key's later event would overtake. Read from the stream it can be handled
+first; the inbox skips what had taken effect, and whatever the server redelivers later is then
+already processed. Only a consumer with an inbox may do this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from seaway.contracts import JSON, BrokerAdmin, Incoming, StoredMessage
+
+
+async def in_flight(admin: BrokerAdmin, info: JSON) -> AsyncIterator[StoredMessage]:
+    """The durable's messages behind its ack floor that were delivered, in order.
+
+    ``info`` is the durable's own, fresh from the server. Some of them may be acknowledged.
+    """
+    config, delivered = info["config"], int(info["delivered"]["stream_seq"])
+    floor = int(info["ack_floor"]["stream_seq"])
+    if int(info.get("num_ack_pending", 0)) == 0 or floor >= delivered:
+        return
+    single = config.get("filter_subject")
+    filters = [single] if single else list(config.get("filter_subjects") or ())
+    async for found in admin.read(info["stream_name"], filter_subjects=filters, from_seq=floor + 1):
+        if found.stream_seq > delivered:
+            return
+        yield found
+
+
+def unowned(found: StoredMessage, consumer: str, *, deliveries: int) -> Incoming:
+    """A stored message as a delivery that cannot be settled."""
+    return Incoming(
+        message=found.message,
+        stream=found.stream,
+        stream_seq=found.stream_seq,
+        stored_at=found.stored_at,
+        consumer=consumer,
+        consumer_seq=0,
+        deliveries=deliveries,
+        pending=0,
+    )
