@@ -59,7 +59,7 @@ class Shell:
         return subprocess.run(
             [sys.executable, "-m", "seaway", *arguments],
             cwd=self.folder,
-            env=keep | {"NATS_URL": url or self.url, "COLUMNS": "100"},
+            env=keep | {"NATS_URL": url or self.url, "COLUMNS": "80"},
             capture_output=True,
             text=True,
             timeout=60,
@@ -144,6 +144,10 @@ def test_lists_hold_the_same_and_people_get_tables(seaway: Shell) -> None:
         done = seaway(*command)
         assert (done.returncode, done.stderr) == (0, "")
         assert "SEA_EVENTS" in done.stdout or "sea__default" in done.stdout
+    row = next(line for line in seaway("stream", "ls").stdout.splitlines() if "EVENTS" in line)
+    cells = row.split()
+    assert cells[:3] == ["SEA_EVENTS", "sea.event.>", "4"]
+    assert cells[4:] == ["B", "0.0%", "1"]
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,8 @@ def ls(ctx: typer.Context, as_json: Json = False) -> None:
         return
     table = Table(box=None, pad_edge=False)
     table.add_column("stream", no_wrap=True)
-    table.add_column("subjects", overflow="ellipsis", no_wrap=True)
-    for column in ("messages", "bytes", "full", "consumers", "replicas"):
+    table.add_column("subjects", overflow="ellipsis", no_wrap=True, max_width=20)
+    for column in ("messages", "bytes", "full", "consumers"):
         table.add_column(column, justify="right")
     for view in map(StreamView.read, infos):
         table.add_row(
@@ -48,7 +48,6 @@ def ls(ctx: typer.Context, as_json: Json = False) -> None:
             human_bytes(view.bytes),
             "–" if view.fill is None else f"{view.fill:.1%}",
             str(view.consumer_count),
-            str(view.replicas),
         )
     out.print(table)
 
