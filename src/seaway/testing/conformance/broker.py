@@ -1,0 +1,631 @@
+"""The one suite that every ``contracts.Broker`` passes.
+
+Derive from ``BrokerConformance`` in a test module and give it the fixtures ``broker`` (connected)
+and ``context`` (a context whose streams nobody else uses). Tests are public: a new broker is done
+when they pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from seaway import headers as h
+from seaway import naming
+from seaway.contracts import (
+    JSON,
+    Broker,
+    Held,
+    Incoming,
+    Message,
+    PublishOutcome,
+    Refused,
+    Stored,
+    StoredMessage,
+    Subscription,
+)
+from seaway.errors import ApiError, BrokerUnavailable, NotFound
+
+TIMEOUT = timedelta(seconds=10)
+AT_ONCE = timedelta(0)
+SOON = timedelta(milliseconds=200)
+DURABLE = "case_mgmt__from_tests"
+
+
+async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 10.0) -> Any:
+    """Poll until ``condition`` gives something true, and return it."""
+    async with asyncio.timeout(seconds):
+        while True:
+            if found := await condition():
+                return found
+            await asyncio.sleep(0.01)
+
+
+class BrokerConformance:
+    """Fixtures to give: ``broker`` and ``context``."""
+
+    @pytest.fixture
+    def stream(self, context: str) -> str:
+        """The name of the context's event stream."""
+        return naming.events_stream(context)
+
+    @pytest.fixture
+    def subject(self, context: str) -> str:
+        """An event's subject in that stream."""
+        return f"{context}.event.case_created.v1"
+
+    # ----------------------------------------------------------------- publishing
+
+    async def test_outcomes_come_in_order(self, broker: Broker, context: str) -> None:
+        await make(broker, context)
+        outcomes = await publish(broker, *events(context, 5))
+        assert outcomes == [Stored(n) for n in range(1, 6)]
+        assert payloads(await everything(broker, context)) == [b"0", b"1", b"2", b"3", b"4"]
+
+    async def test_nothing_to_publish(self, broker: Broker, context: str) -> None:
+        await make(broker, context)
+        assert await publish(broker, stream=naming.events_stream(context)) == []
+
+    async def test_a_stored_message_is_what_was_published(
+        self, broker: Broker, context: str, stream: str, subject: str
+    ) -> None:
+        await make(broker, context)
+        before = datetime.now(UTC) - timedelta(minutes=1)
+        sent = Message(subject, b"\x00\xff", {h.MSG_ID: "one", "X-Tenant": "süd", "x-lower": "k"})
+        await publish(broker, sent)
+        stored = await broker.admin.get(stream, 1)
+        assert stored is not None
+        assert stored.message == sent
+        assert (stored.stream, stored.stream_seq, stored.event_id) == (stream, 1, "one")
+        assert before < stored.stored_at < datetime.now(UTC) + timedelta(minutes=1)
+
+    async def test_a_known_id_is_a_duplicate(self, broker: Broker, context: str) -> None:
+        await make(broker, context)
+        known, *fresh = events(context, 3, ids=True)
+        assert await publish(broker, known) == [Stored(1)]
+        assert await publish(broker, known) == [Stored(1, duplicate=True)]
+        outcomes = await publish(broker, known, *fresh)
+        assert outcomes == [Stored(1, duplicate=True), Stored(2), Stored(3)]
+        assert len(await everything(broker, context)) == 3
+
+    async def test_no_stream_takes_it(self, broker: Broker, context: str) -> None:
+        [outcome] = await publish(broker, *events(context, 1))
+        refused = expect_refused(outcome)
+        assert (refused.heals, refused.code) == (True, 503)
+
+    async def test_a_message_too_large_for_the_stream(
+        self, broker: Broker, context: str, subject: str
+    ) -> None:
+        await make(broker, context, max_msg_size=100)
+        large = Message(subject, b"x" * 101, {h.ORDERING_KEY: "a"})
+        behind = Message(subject, b"behind", {h.ORDERING_KEY: "a"})
+        other = Message(subject, b"other", {h.ORDERING_KEY: "b"})
+        outcomes = await publish(broker, large, behind, other)
+        refused = expect_refused(outcomes[0])
+        assert (refused.heals, refused.code, refused.err_code) == (False, 400, 10054)
+        assert outcomes[1:] == [Held(), Stored(1)]
+        assert payloads(await everything(broker, context)) == [b"other"]
+
+    async def test_a_message_too_large_for_the_server(
+        self, broker: Broker, context: str, subject: str
+    ) -> None:
+        await make(broker, context)
+        limit = (await broker.admin.server_info()).max_payload_bytes
+        large = Message(subject, b"x" * (limit + 1), {h.ORDERING_KEY: "a"})
+        other = Message(subject, b"other", {h.ORDERING_KEY: "b"})
+        outcomes = await publish(broker, large, other)
+        assert expect_refused(outcomes[0]).heals is False
+        assert outcomes[1] == Stored(1)
+
+    async def test_a_full_stream_heals(self, broker: Broker, context: str, stream: str) -> None:
+        await make(broker, context, max_msgs=1, discard="new")
+        first, second = events(context, 2)
+        assert await publish(broker, first) == [Stored(1)]
+        [outcome] = await publish(broker, second)
+        refused = expect_refused(outcome)
+        assert (refused.heals, refused.code, refused.err_code) == (True, 503, 10077)
+        assert await broker.admin.delete_message(stream, 1)
+        assert await publish(broker, second) == [Stored(2)]
+
+    async def test_nothing_of_a_key_is_stored_behind_a_gap(
+        self, broker: Broker, context: str
+    ) -> None:
+        await make(broker, context, max_msgs=2, discard="new")
+        outcomes = await publish(broker, *events(context, 4, key="a"))
+        stored = [outcome for outcome in outcomes if isinstance(outcome, Stored)]
+        assert outcomes[: len(stored)] == stored
+        found = payloads(await everything(broker, context))
+        assert found == [b"0", b"1", b"2", b"3"][: len(found)]
+        assert len(found) >= len(stored)
+
+    async def test_an_invalid_subject_is_refused(self, broker: Broker, context: str) -> None:
+        await make(broker, context)
+        [outcome] = await publish(broker, Message(f"{context}.event.a b.v1", b"x"))
+        assert expect_refused(outcome).heals is False
+
+    # ----------------------------------------------------------------- delivery
+
+    async def test_delivers_in_order_with_its_metadata(
+        self, broker: Broker, context: str, stream: str, subject: str
+    ) -> None:
+        await make(broker, context, durable={})
+        await publish(broker, *events(context, 3))
+        async with broker.subscribe(stream, DURABLE) as pull:
+            incoming = await receive(pull, 3)
+            assert payloads(incoming) == [b"0", b"1", b"2"]
+            first = incoming[0]
+            assert (first.stream, first.consumer, first.message.subject) == (
+                stream,
+                DURABLE,
+                subject,
+            )
+            assert [one.stream_seq for one in incoming] == [1, 2, 3]
+            assert [one.consumer_seq for one in incoming] == [1, 2, 3]
+            assert [one.deliveries for one in incoming] == [1, 1, 1]
+            assert [one.pending for one in incoming] == [2, 1, 0]
+            assert list(await pull.ack(*incoming)) == [True] * 3
+            assert await pull.next(1, timeout=AT_ONCE) == []
+
+    async def test_gives_no_more_than_the_limit(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={})
+        await publish(broker, *events(context, 3))
+        async with broker.subscribe(stream, DURABLE) as pull:
+            assert len(await receive(pull, 2)) == 2
+            info = await consumer(broker, stream)
+            assert (info["num_ack_pending"], info["num_pending"]) == (2, 1)
+
+    async def test_an_empty_stream_gives_nothing_in_time(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={})
+        async with broker.subscribe(stream, DURABLE) as pull:
+            async with asyncio.timeout(5):
+                assert await pull.next(1, timeout=SOON) == []
+
+    async def test_what_is_published_later_is_delivered(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={})
+        async with broker.subscribe(stream, DURABLE) as pull:
+            waiting = asyncio.create_task(receive(pull, 1))
+
+            async def asked() -> bool:
+                return int((await consumer(broker, stream))["num_waiting"]) > 0
+
+            await until(asked)
+            await publish(broker, *events(context, 1))
+            assert payloads(await waiting) == [b"0"]
+
+    async def test_a_cancelled_next_loses_nothing(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={})
+        async with broker.subscribe(stream, DURABLE) as pull:
+            waiting = asyncio.create_task(pull.next(1, timeout=TIMEOUT))
+
+            async def asked() -> bool:
+                return int((await consumer(broker, stream))["num_waiting"]) > 0
+
+            await until(asked)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            await publish(broker, *events(context, 1))
+            [incoming] = await receive(pull, 1)
+            assert (incoming.message.payload, incoming.deliveries) == (b"0", 1)
+
+    async def test_only_what_its_filter_matches(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={"filter_subject": f"{context}.event.case_closed.v1"})
+        closed = Message(f"{context}.event.case_closed.v1", b"closed")
+        await publish(broker, *events(context, 2), closed)
+        async with broker.subscribe(stream, DURABLE) as pull:
+            assert payloads(await receive(pull, 1)) == [b"closed"]
+            assert await pull.next(1, timeout=AT_ONCE) == []
+
+    async def test_two_subscriptions_share_a_durable(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={})
+        await publish(broker, *events(context, 2))
+        async with (
+            broker.subscribe(stream, DURABLE) as one,
+            broker.subscribe(stream, DURABLE) as other,
+        ):
+            found = payloads([*await receive(one, 1), *await receive(other, 1)])
+            assert sorted(found) == [b"0", b"1"]
+
+    async def test_no_more_than_max_ack_pending_are_out(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={"max_ack_pending": 1})
+        await publish(broker, *events(context, 2))
+        async with broker.subscribe(stream, DURABLE) as pull:
+            [first] = await receive(pull, 1)
+            assert await pull.next(1, timeout=SOON) == []
+            await pull.ack(first)
+            assert payloads(await receive(pull, 1)) == [b"1"]
+
+    # ----------------------------------------------------------------- settling
+
+    async def test_a_nak_brings_it_again(self, broker: Broker, context: str, stream: str) -> None:
+        await make(broker, context, durable={})
+        await publish(broker, *events(context, 1))
+        async with broker.subscribe(stream, DURABLE) as pull:
+            [first] = await receive(pull, 1)
+            await pull.nak(first, delay=AT_ONCE)
+            [again] = await receive(pull, 1)
+            assert (again.stream_seq, again.deliveries, again.consumer_seq) == (1, 2, 2)
+            assert (await consumer(broker, stream))["num_redelivered"] == 1
+            assert list(await pull.ack(again)) == [True]
+
+    async def test_a_delayed_nak_waits(self, broker: Broker, context: str, stream: str) -> None:
+        await make(broker, context, durable={})
+        await publish(broker, *events(context, 1))
+        loop = asyncio.get_running_loop()
+        async with broker.subscribe(stream, DURABLE) as pull:
+            [first] = await receive(pull, 1)
+            since = loop.time()
+            await pull.nak(first, delay=timedelta(milliseconds=400))
+            [again] = await receive(pull, 1)
+            assert loop.time() - since >= 0.35
+            assert again.deliveries == 2
+
+    async def test_a_silent_consumer_gets_it_again(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={"ack_wait": nanoseconds(SOON)})
+        await publish(broker, *events(context, 1))
+        async with broker.subscribe(stream, DURABLE) as pull:
+            await receive(pull, 1)
+            [again] = await receive(pull, 1)
+            assert again.deliveries == 2
+
+    async def test_in_progress_restarts_the_ack_timer(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        wait = timedelta(milliseconds=1500)
+        await make(broker, context, durable={"ack_wait": nanoseconds(wait)})
+        await publish(broker, *events(context, 1))
+        loop = asyncio.get_running_loop()
+        async with broker.subscribe(stream, DURABLE) as pull:
+            [first] = await receive(pull, 1)
+            since = loop.time()
+            assert await pull.next(1, timeout=wait / 2) == []
+            await pull.in_progress(first)
+            [again] = await receive(pull, 1)
+            assert again.deliveries == 2
+            assert loop.time() - since >= 1.5 * wait.total_seconds() * 0.9
+
+    async def test_a_terminated_message_does_not_come_again(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={"ack_wait": nanoseconds(SOON)})
+        await publish(broker, *events(context, 2))
+        async with broker.subscribe(stream, DURABLE) as pull:
+            [first] = await receive(pull, 1)
+            await pull.term(first, reason="poison")
+            [second] = await receive(pull, 1)
+            assert second.message.payload == b"1"
+            await pull.ack(second)
+
+            async def settled() -> bool:
+                return int((await consumer(broker, stream))["num_ack_pending"]) == 0
+
+            await until(settled)
+            assert await pull.next(1, timeout=2 * SOON) == []
+
+    async def test_exhausted_deliveries_give_an_advisory(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        wanted = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.>"
+        advisories = f"{context.upper()}_ADVISORIES"
+        await broker.admin.create_stream(
+            {"name": advisories, "subjects": [wanted], "storage": "memory"}
+        )
+        await make(broker, context, durable={"max_deliver": 2})
+        await publish(broker, *events(context, 1))
+        async with broker.subscribe(stream, DURABLE) as pull:
+            for _ in range(2):
+                [incoming] = await receive(pull, 1)
+                await pull.nak(incoming, delay=AT_ONCE)
+
+            async def advised() -> StoredMessage | None:
+                assert await pull.next(1, timeout=timedelta(milliseconds=20)) == []
+                return await broker.admin.get(advisories, 1)
+
+            advisory = json.loads((await until(advised)).message.payload)
+        assert (advisory["stream"], advisory["consumer"]) == (stream, DURABLE)
+        assert (advisory["stream_seq"], advisory["deliveries"]) == (1, 2)
+        assert await broker.admin.get(stream, 1) is not None
+
+    async def test_a_work_queue_forgets_what_is_acknowledged(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={}, retention="workqueue")
+        await publish(broker, *events(context, 2))
+        async with broker.subscribe(stream, DURABLE) as pull:
+            [first] = await receive(pull, 1)
+            assert list(await pull.ack(first)) == [True]
+        assert await broker.admin.get(stream, 1) is None
+        assert await broker.admin.get(stream, 2) is not None
+
+    async def test_leaving_gives_back_what_was_not_handed_out(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={})
+        async with broker.subscribe(stream, DURABLE) as pull:
+            assert await pull.next(5, timeout=AT_ONCE) == []
+            await publish(broker, *events(context, 5))
+        async with broker.subscribe(stream, DURABLE) as pull:
+            found = await receive(pull, 5)
+            assert sorted(payloads(found)) == [b"0", b"1", b"2", b"3", b"4"]
+
+    # ----------------------------------------------------------------- what is not there
+
+    async def test_no_subscription_without_its_durable(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        with pytest.raises(NotFound):
+            async with broker.subscribe(stream, DURABLE):
+                pass
+        await make(broker, context)
+        with pytest.raises(NotFound):
+            async with broker.subscribe(stream, DURABLE):
+                pass
+
+    async def test_a_deleted_durable_ends_its_pulls(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={})
+        async with broker.subscribe(stream, DURABLE) as pull:
+            waiting = asyncio.create_task(pull.next(1, timeout=TIMEOUT))
+
+            async def asked() -> bool:
+                return int((await consumer(broker, stream))["num_waiting"]) > 0
+
+            await until(asked)
+            assert await broker.admin.delete_consumer(stream, DURABLE)
+            with pytest.raises(NotFound):
+                await waiting
+
+    async def test_a_closed_broker_delivers_nothing(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={})
+        async with broker.subscribe(stream, DURABLE) as pull:
+            await broker.close()
+            await broker.close()
+            with pytest.raises(BrokerUnavailable):
+                await pull.next(1, timeout=TIMEOUT)
+
+    # ----------------------------------------------------------------- administration
+
+    async def test_streams_are_created_changed_and_deleted(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        admin = broker.admin
+        assert await admin.stream(stream) is None
+        created = await make(broker, context)
+        assert created["config"]["subjects"] == [naming.events_filter(context)]
+        assert h.parse_time(created["created"]) <= datetime.now(UTC) + timedelta(minutes=1)
+        changed = await admin.update_stream({**created["config"], "max_msgs": 7})
+        assert changed["config"]["max_msgs"] == 7
+        found = await admin.stream(stream)
+        assert found is not None
+        assert found["config"] == changed["config"]
+        assert stream in [info["config"]["name"] for info in await admin.streams()]
+        assert await admin.delete_stream(stream) is True
+        assert await admin.delete_stream(stream) is False
+        assert await admin.stream(stream) is None
+
+    async def test_a_streams_state(self, broker: Broker, context: str, stream: str) -> None:
+        await make(broker, context, durable={})
+        await publish(broker, *events(context, 3))
+        await broker.admin.delete_message(stream, 1)
+        info = await broker.admin.stream(stream)
+        assert info is not None
+        state = info["state"]
+        assert (state["messages"], state["first_seq"], state["last_seq"]) == (2, 2, 3)
+        assert state["consumer_count"] == 1
+        assert state["bytes"] > 0
+        assert h.parse_time(state["first_ts"]) <= h.parse_time(state["last_ts"])
+
+    async def test_refusals_say_why(self, broker: Broker, context: str, stream: str) -> None:
+        admin = broker.admin
+        assert await refusal(admin.update_stream({"name": stream, "subjects": ["a"]})) == 10059
+        assert await refusal(admin.create_consumer(stream, durable_config())) == 10059
+        await make(broker, context, durable={})
+        assert await refusal(make(broker, context, max_msgs=3)) == 10058
+        overlapping: JSON = {
+            "name": naming.dlq_stream(context),
+            "subjects": [naming.events_filter(context)],
+            "storage": "memory",
+        }
+        assert await refusal(admin.create_stream(overlapping)) == 10065
+        other = durable_config(max_deliver=9)
+        assert await refusal(admin.create_consumer(stream, other)) == 10148
+        missing = {**other, "name": "other", "durable_name": "other"}
+        assert await refusal(admin.update_consumer(stream, missing)) == 10149
+
+    async def test_creating_the_same_again_changes_nothing(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={})
+        await publish(broker, *events(context, 1))
+        await make(broker, context, durable={})
+        assert len(await everything(broker, context)) == 1
+
+    async def test_durables_are_created_changed_and_deleted(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        admin = broker.admin
+        assert await admin.consumer(stream, DURABLE) is None
+        await make(broker, context, durable={})
+        changed = await admin.update_consumer(stream, durable_config(max_deliver=9))
+        assert changed["config"]["max_deliver"] == 9
+        assert (await consumer(broker, stream))["config"]["max_deliver"] == 9
+        assert [info["name"] for info in await admin.consumers(stream)] == [DURABLE]
+        assert await admin.delete_consumer(stream, DURABLE) is True
+        assert await admin.delete_consumer(stream, DURABLE) is False
+        assert await admin.consumers(stream) == []
+
+    async def test_a_durables_progress(self, broker: Broker, context: str, stream: str) -> None:
+        await make(broker, context, durable={})
+        await publish(broker, *events(context, 4))
+        async with broker.subscribe(stream, DURABLE) as pull:
+            incoming = await receive(pull, 3)
+            await pull.ack(incoming[0])
+            info = await consumer(broker, stream)
+        assert info["delivered"]["stream_seq"] == info["delivered"]["consumer_seq"] == 3
+        assert info["ack_floor"]["stream_seq"] == info["ack_floor"]["consumer_seq"] == 1
+        assert (info["num_ack_pending"], info["num_pending"]) == (2, 1)
+        assert (info["num_redelivered"], info["stream_name"]) == (0, stream)
+
+    async def test_a_new_durable_may_begin_later(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context)
+        await publish(broker, *events(context, 3))
+        start = {"deliver_policy": "by_start_sequence", "opt_start_seq": 3}
+        await broker.admin.create_consumer(stream, durable_config(**start))
+        async with broker.subscribe(stream, DURABLE) as pull:
+            assert payloads(await receive(pull, 1)) == [b"2"]
+
+    async def test_messages_are_looked_up_and_deleted(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        assert await broker.admin.get(stream, 1) is None
+        assert await broker.admin.delete_message(stream, 1) is False
+        await make(broker, context)
+        await publish(broker, *events(context, 1))
+        assert await broker.admin.get(stream, 2) is None
+        assert await broker.admin.delete_message(stream, 1) is True
+        assert await broker.admin.delete_message(stream, 1) is False
+        assert await broker.admin.get(stream, 1) is None
+
+    async def test_reading_ends_and_touches_no_durable(
+        self, broker: Broker, context: str, stream: str, subject: str
+    ) -> None:
+        await make(broker, context, durable={})
+        assert await everything(broker, context) == []
+        closed = Message(f"{context}.event.case_closed.v1", b"closed", {"X-Tenant": "a"})
+        await publish(broker, *events(context, 2))
+        await publish(broker, closed)
+        await broker.admin.delete_message(stream, 1)
+        assert payloads(await everything(broker, context)) == [b"1", b"closed"]
+        assert payloads(await everything(broker, context, from_seq=3)) == [b"closed"]
+        assert await everything(broker, context, from_seq=4) == []
+        future = datetime.now(UTC) + timedelta(hours=1)
+        assert await everything(broker, context, from_time=future) == []
+        past = datetime.now(UTC) - timedelta(hours=1)
+        assert len(await everything(broker, context, from_time=past)) == 2
+        [one] = await everything(broker, context, filter_subjects=[closed.subject])
+        assert one.message == closed
+        [one] = await everything(broker, context, from_seq=3, headers_only=True)
+        assert (one.message.payload, one.message.headers["X-Tenant"]) == (b"", "a")
+        assert [info["name"] for info in await broker.admin.consumers(stream)] == [DURABLE]
+        assert (await consumer(broker, stream))["num_pending"] == 2
+
+    async def test_reading_an_unknown_stream(self, broker: Broker, context: str) -> None:
+        with pytest.raises(NotFound):
+            await everything(broker, context)
+
+    async def test_the_server_says_who_it_is(self, broker: Broker) -> None:
+        info = await broker.admin.server_info()
+        assert info.jetstream is True
+        assert info.version
+        assert info.max_payload_bytes > 0
+
+
+# ------------------------------------------------------------------------------ the tests' words
+
+
+def durable_config(**more: Any) -> JSON:
+    """A durable with explicit acks that takes everything."""
+    return {"name": DURABLE, "durable_name": DURABLE, "ack_policy": "explicit", **more}
+
+
+async def make(broker: Broker, context: str, *, durable: JSON | None = None, **config: Any) -> JSON:
+    """Create the context's event stream and, where ``durable`` is given, its durable."""
+    name = naming.events_stream(context)
+    subjects = [naming.events_filter(context)]
+    info = await broker.admin.create_stream(
+        {"name": name, "subjects": subjects, "storage": "memory", **config}
+    )
+    if durable is not None:
+        await broker.admin.create_consumer(name, durable_config(**durable))
+    return info
+
+
+def events(context: str, count: int, *, key: str | None = None, ids: bool = False) -> list[Message]:
+    """``count`` messages with their number as payload."""
+    found = []
+    for number in range(count):
+        headers = {} if key is None else {h.ORDERING_KEY: key}
+        if ids:
+            headers[h.MSG_ID] = f"{context}-{number}"
+        found.append(Message(f"{context}.event.case_created.v1", b"%d" % number, headers))
+    return found
+
+
+async def publish(
+    broker: Broker, *messages: Message, stream: str | None = None
+) -> list[PublishOutcome]:
+    """Publish to the stream of the messages' context."""
+    name = stream or naming.events_stream(naming.context_of(messages[0].subject.split(" ")[0]))
+    return list(await broker.publish(name, messages, timeout=TIMEOUT))
+
+
+async def receive(pull: Subscription, count: int) -> list[Incoming]:
+    """Exactly ``count`` deliveries, however many calls they take."""
+    found: list[Incoming] = []
+    while len(found) < count:
+        batch = await pull.next(count - len(found), timeout=TIMEOUT)
+        assert batch, f"only {len(found)} of {count} messages came"
+        found += batch
+    return found
+
+
+async def everything(broker: Broker, context: str, **options: Any) -> list[StoredMessage]:
+    """What the context's event stream holds."""
+    name = naming.events_stream(context)
+    return [stored async for stored in broker.admin.read(name, **options)]
+
+
+async def consumer(broker: Broker, stream: str) -> JSON:
+    """The durable as the broker describes it."""
+    info = await broker.admin.consumer(stream, DURABLE)
+    assert info is not None
+    return info
+
+
+async def refusal(call: Awaitable[object]) -> int:
+    """The err_code with which the call is refused."""
+    with pytest.raises(ApiError) as caught:
+        await call
+    return caught.value.err_code
+
+
+def expect_refused(outcome: PublishOutcome) -> Refused:
+    """The outcome, which must be a refusal."""
+    assert isinstance(outcome, Refused)
+    return outcome
+
+
+def payloads(messages: Sequence[StoredMessage]) -> list[bytes]:
+    """Their payloads, in order."""
+    return [stored.message.payload for stored in messages]
+
+
+def nanoseconds(period: timedelta) -> int:
+    """A duration as JetStream writes it."""
+    return round(period.total_seconds() * 1e9)
