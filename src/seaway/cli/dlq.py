@@ -64,9 +64,20 @@ def shown(payload: bytes) -> str:
         text = payload.decode()
     except UnicodeDecodeError:
         return payload.hex(" ")
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
     return text
+
+
+def json_value(payload: bytes) -> Any:
+    """The payload's JSON value; ``ValueError`` where it has none, or one that JSON cannot say again
+    (NaN, half a surrogate pair, nested beyond measure)."""
+    try:
+        value = json.loads(payload.decode())
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    return value
 
 
 def _selection(
@@ -182,7 +193,7 @@ def _details(letter: Letter, payload: bytes) -> dict[str, Any]:
         "payload_base64": base64.b64encode(payload).decode(),
     }
     with contextlib.suppress(ValueError):
-        details["payload"] = json.loads(payload)
+        details["payload"] = json_value(payload)
     return details
 
 

@@ -11,15 +11,18 @@ from typing import Annotated, Any, cast
 import typer
 
 from seaway.cli import session
-from seaway.cli.dlq import moment
+from seaway.cli.dlq import json_value, moment
 from seaway.contracts import StoredMessage
 from seaway.errors import ConfigError
 from seaway.headers import format_time
 from seaway.naming import check_filter, events_stream
 
 
-def line_of(stored: StoredMessage) -> dict[str, Any]:
-    """One message for machines; ``payload`` where it is JSON, else ``payload_base64``."""
+def line_of(stored: StoredMessage) -> str:
+    """One message as a line of JSON; ``payload`` where it is JSON, else ``payload_base64``.
+
+    A payload stands there as it was written, so that no number loses a digit on its way.
+    """
     line: dict[str, Any] = {
         "stream": stored.stream,
         "stream_seq": stored.stream_seq,
@@ -28,11 +31,15 @@ def line_of(stored: StoredMessage) -> dict[str, Any]:
         "event_id": stored.event_id,
         "headers": dict(stored.message.headers),
     }
+    payload = stored.message.payload
     try:
-        line["payload"] = json.loads(stored.message.payload)
+        json_value(payload)
     except ValueError:
-        line["payload_base64"] = base64.b64encode(stored.message.payload).decode()
-    return line
+        line["payload_base64"] = base64.b64encode(payload).decode()
+        return json.dumps(line, ensure_ascii=False)
+    # Outside of its strings JSON takes a line break for a blank; inside there can be none.
+    text = payload.decode().replace("\r", " ").replace("\n", " ").strip()
+    return f'{json.dumps(line, ensure_ascii=False)[:-1]}, "payload": {text}}}'
 
 
 def replay(
@@ -75,7 +82,7 @@ def replay(
                         break
                     if ends is not None and stored.stored_at >= ends:
                         break
-                    typer.echo(json.dumps(line_of(stored), ensure_ascii=False))
+                    typer.echo(line_of(stored))
                     count += 1
                     if count == limit:
                         break
