@@ -47,7 +47,7 @@ SOON = timedelta(milliseconds=1)
 async def until(condition: Callable[[], bool], *, within: float = 10) -> None:
     """Poll until it holds."""
     async with asyncio.timeout(within):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.002)
 
 
