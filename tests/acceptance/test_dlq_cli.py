@@ -1,0 +1,291 @@
+"""``seaway dlq`` and ``seaway replay`` as a person at a terminal has them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from seaway import topology
+from seaway.brokers.jetstream import JetStreamBroker
+from seaway.cli import app
+from seaway.config import settings_from_mapping
+from seaway.contracts import Incoming, Message, Stored
+from seaway.dead_letters import DeadLetters, Letter
+from seaway.embedded.nats_server import NatsServer
+
+pytestmark = pytest.mark.server
+SEAWAY = Path(sys.executable).with_name("seaway")
+TIMEOUT = timedelta(seconds=5)
+HOSTILE = "no \x1b]0;owned\x07 \x9b31m way"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Desk:
+    """A server with a context, and ``seaway`` beside it."""
+
+    def __init__(self, broker: JetStreamBroker, context: str, url: str, folder: Path) -> None:
+        self.broker = broker
+        self.context = context
+        self.stream = f"{context.upper()}_EVENTS"
+        self.redrives = f"{context.upper()}_REDRIVE"
+        self.durable = f"case_mgmt__from_{context}"
+        self.url = url
+        self.folder = folder
+        self.letters = DeadLetters(broker)
+        (folder / "seaway.yaml").write_text(f"contexts: [{context}]\n")
+        hidden = ("NATS_", "SEAWAY_")
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+        self.env["COLUMNS"] = "400"
+
+    async def open(self) -> None:
+        mapping = {
+            "streams": [{"name": self.stream, "replicas": 1, "storage": "memory"}],
+            "consumers": [{"stream": self.stream, "durable": self.durable}],
+        }
+        wanted = topology.desired(settings_from_mapping(mapping, environ={}))
+        admin = self.broker.admin
+        await topology.apply(topology.plan(wanted, await topology.actual(admin, wanted)), admin)
+
+    async def run(self, *arguments: str, url: str | None = None, stdin: str = "") -> Ended:
+        process = await asyncio.create_subprocess_exec(
+            str(SEAWAY),
+            "--server",
+            url or self.url,
+            *arguments,
+            cwd=self.folder,
+            env=self.env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(30):
+                out, err = await process.communicate(stdin.encode())
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise
+        assert process.returncode is not None
+        assert b"Traceback" not in err, err.decode()
+        return Ended(process.returncode, out.decode(), err.decode())
+
+    async def json(self, *arguments: str) -> Any:
+        ended = await self.run(*arguments)
+        assert ended.code == 0, ended
+        return json.loads(ended.out)
+
+    async def publish(self, *payloads: bytes) -> None:
+        subject = f"{self.context}.event.case_created.v1"
+        messages = [Message(subject, one, {"Nats-Msg-Id": uuid.uuid4().hex}) for one in payloads]
+        outcomes = await self.broker.publish(self.stream, messages, timeout=TIMEOUT)
+        assert all(isinstance(one, Stored) for one in outcomes)
+
+    async def take(self, stream: str) -> Incoming:
+        async with self.broker.subscribe(stream, self.durable) as source:
+            [incoming] = await source.next(1, timeout=TIMEOUT)
+            assert all(await source.ack(incoming))
+        return incoming
+
+    async def bury(self, *payloads: bytes) -> list[Letter]:
+        await self.publish(*payloads)
+        for _ in payloads:
+            incoming = await self.take(self.stream)
+            await self.letters.store(incoming, reason="poison", error=ValueError(HOSTILE))
+        return await self.here()
+
+    async def here(self) -> list[Letter]:
+        found = await self.letters.list()
+        return [one for one in found if one.stored.stream == f"{self.context.upper()}_DLQ"]
+
+
+@pytest.fixture
+async def desk(
+    broker: JetStreamBroker, nats_server: NatsServer, context_name: str, tmp_path: Path
+) -> Desk:
+    made = Desk(broker, context_name, nats_server.url, tmp_path)
+    await made.open()
+    return made
+
+
+def clean(text: str) -> bool:
+    return all(char.isprintable() or char in "\n\t" for char in text)
+
+
+async def test_looking_at_dead_letters(desk: Desk) -> None:
+    payload = '{"name": "\\u001b[2J", "raw": "\x9b"}'.encode()
+    [letter, _] = await desk.bury(payload, b"\xff\x00")
+    listed, found, shown, details, binary = await asyncio.gather(
+        desk.run("dlq", "ls", "--consumer", desk.durable),
+        desk.json("dlq", "ls", "--json", "--subject", f"{desk.context}.event.>"),
+        desk.run("dlq", "show", letter.id),
+        desk.json("dlq", "show", letter.event_id, "--json"),
+        desk.run("dlq", "show", f"{letter.stored.stream}:2"),
+    )
+    assert (listed.code, listed.err) == (0, "")
+    for word in (letter.id, desk.durable, "poison", "ValueError: no"):
+        assert word in listed.out
+    assert clean(listed.out)
+    assert [one["id"] for one in found] == [letter.id, f"{letter.stored.stream}:2"]
+    assert found[0]["failed_at"].endswith("Z")
+    assert shown.code == 0
+    assert clean(shown.out), "nothing that a terminal obeys"
+    assert "\\x9b" in shown.out
+    assert "stack:" in shown.out
+    assert f"payload ({len(payload)} bytes)" in shown.out
+    assert details["payload"] == json.loads(payload)
+    assert "ff 00" in binary.out
+
+
+async def test_redriving(desk: Desk) -> None:
+    first, second, third = await desk.bury(b"1", b"2", b"3")
+    dry = await desk.run("dlq", "redrive", first.id, third.event_id, "--dry-run")
+    assert dry.code == 0
+    assert first.id in dry.out
+    assert "2 would be redriven" in dry.err
+    assert len(await desk.here()) == 3
+    [told] = await desk.json("dlq", "redrive", first.id, "--json")
+    assert told["id"] == first.id
+    incoming = await desk.take(desk.redrives)
+    assert (incoming.event_id, incoming.message.payload) == (first.event_id, b"1")
+
+    (desk.folder / "fixed.json").write_bytes(b'{"n": 2}')
+    fixed = await desk.run("dlq", "redrive", second.event_id, "--payload", "fixed.json")
+    assert fixed.code == 0, fixed
+    incoming = await desk.take(desk.redrives)
+    assert (incoming.event_id, incoming.message.payload) == (second.event_id, b'{"n": 2}')
+
+    rest = await desk.run(
+        "dlq", "redrive", "--consumer", desk.durable, "--to", "all", "--rate", "50"
+    )
+    assert (rest.code, "1 redriven" in rest.err) == (0, True)
+    assert (await desk.take(desk.stream)).event_id == third.event_id
+    assert await desk.here() == []
+
+
+async def test_a_letter_that_cannot_be_redriven_stays_and_is_named(desk: Desk) -> None:
+    [letter] = await desk.bury(b"{}")
+    await desk.broker.admin.delete_consumer(desk.redrives, desk.durable)
+    ended = await desk.run("dlq", "redrive", "--consumer", desk.durable)
+    assert ended.code == 1
+    assert letter.id in ended.err
+    assert "topology apply" in ended.err
+    assert "0 redriven" in ended.err
+    assert [one.id for one in await desk.here()] == [letter.id]
+
+
+async def test_what_is_not_there_or_not_clear_changes_nothing(desk: Desk) -> None:
+    [one, _] = await desk.bury(b"1", b"2")
+    unknown = f"{one.stored.stream}:99"
+    (desk.folder / "p").write_bytes(b"{}")
+    cases: list[tuple[int, str, tuple[str, ...]]] = [
+        (2, "nothing is selected", ("dlq", "redrive")),
+        (1, unknown, ("dlq", "show", unknown)),
+        (1, unknown, ("dlq", "redrive", one.id, unknown)),
+        (2, "for one letter", ("dlq", "redrive", "--consumer", desk.durable, "--payload", "p")),
+    ]
+    for ended, (code, said, arguments) in zip(
+        await asyncio.gather(*(desk.run(*arguments) for _, _, arguments in cases)),
+        cases,
+        strict=True,
+    ):
+        assert (ended.code, ended.out) == (code, ""), (arguments, ended)
+        assert said in ended.err, (arguments, ended)
+        assert len(ended.err.splitlines()) == 1, (arguments, ended)
+    assert len(await desk.here()) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "arguments"),
+    [
+        ("missing.json", ("redrive", "SEA_DLQ:1", "--payload", "missing.json")),
+        ("neither consumer nor all", ("redrive", "SEA_DLQ:1", "--to", "me")),
+        ("none of poison", ("ls", "--reason", "bad")),
+        ("neither a time nor an age", ("ls", "--since", "yesterday")),
+        ("invalid token", ("ls", "--subject", "sea..x")),
+    ],
+)
+def test_usage(said: str, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEAWAY_CONFIG", "nowhere.yaml")
+    ended = CliRunner().invoke(app, ["dlq", *arguments])
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert said in ended.stderr
+
+
+async def test_discarding_asks_first(desk: Desk) -> None:
+    first, second = await desk.bury(b"1", b"2")
+    refused = await desk.run("dlq", "discard", first.id, stdin="n\n")
+    assert refused.code == 1
+    assert "for good" in refused.err
+    assert len(await desk.here()) == 2
+    done = await desk.run("dlq", "discard", first.id, "--yes")
+    assert (done.code, "1 discarded" in done.err) == (0, True)
+    assert [one.id for one in await desk.here()] == [second.id]
+
+
+async def test_a_server_that_is_away(desk: Desk) -> None:
+    for ended in await asyncio.gather(
+        desk.run("dlq", "ls", url="nats://127.0.0.1:1"),
+        desk.run("replay", "--context", "sea", url="nats://127.0.0.1:1"),
+    ):
+        assert (ended.code, ended.out) == (3, "")
+        assert len(ended.err.splitlines()) == 1
+
+
+async def test_replay_prints_the_history_as_json_lines(desk: Desk) -> None:
+    await desk.publish(b'{"n": 1}', b"\xff", '{"n": "é"}'.encode())
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    every, some, none, unknown = await asyncio.gather(
+        desk.run("replay", "--context", desk.context),
+        desk.run("replay", "--stream", desk.stream, "--from-seq", "2", "--limit", "1"),
+        desk.run("replay", "--stream", desk.stream, "--subject", f"{desk.context}.event.x.v1"),
+        desk.run("replay", "--stream", "NO_EVENTS", "--from", later),
+    )
+    lines = [json.loads(line) for line in every.out.splitlines()]
+    assert [line["stream_seq"] for line in lines] == [1, 2, 3]
+    assert [line.get("payload") for line in lines] == [{"n": 1}, None, {"n": "é"}]
+    assert lines[1]["payload_base64"] == "/w=="
+    assert lines[0]["event_id"] == lines[0]["headers"]["Nats-Msg-Id"]
+    assert [json.loads(line)["stream_seq"] for line in some.out.splitlines()] == [2]
+    assert (none.code, none.out, none.err) == (0, "", "")
+    assert (unknown.code, unknown.out) == (1, "")
+    assert "NO_EVENTS" in unknown.err
+    assert await desk.broker.admin.consumers(desk.stream) != []
+    names = [info["name"] for info in await desk.broker.admin.consumers(desk.stream)]
+    assert names == [desk.durable], "a reader leaves nothing behind"
+
+
+async def test_a_reader_that_has_enough_may_leave(desk: Desk) -> None:
+    await desk.publish(*(b'{"n": "%s"}' % (b"x" * 400) for _ in range(1000)))
+    process = await asyncio.create_subprocess_exec(
+        str(SEAWAY),
+        *("--server", desk.url, "replay", "--context", desk.context),
+        cwd=desk.folder,
+        env=desk.env,
+        stdout=(pipe := os.pipe())[1],
+        stderr=subprocess.PIPE,
+    )
+    os.close(pipe[1])
+    with os.fdopen(pipe[0], "rb") as reader:
+        assert json.loads(await asyncio.to_thread(reader.readline))["stream_seq"] == 1
+    async with asyncio.timeout(30):
+        _, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"")
