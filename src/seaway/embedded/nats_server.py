@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import http.client
 import importlib.metadata
 import json
 import os
@@ -251,6 +252,7 @@ class NatsCluster:
 
     def __init__(self, size: int = 3) -> None:
         routes = [free_port() for _ in range(size)]
+        self._health = [free_port() for _ in range(size)]
         listed = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
         self.servers = [
             NatsServer(
@@ -259,9 +261,10 @@ class NatsCluster:
                 extra_config=(
                     f'cluster {{ name: "seaway", listen: "127.0.0.1:{route}", '
                     f"routes: [{listed}] }}\n"
+                    f'http: "127.0.0.1:{health}"\n'
                 ),
             )
-            for place, route in enumerate(routes, start=1)
+            for place, (route, health) in enumerate(zip(routes, self._health, strict=True), start=1)
         ]
 
     @property
@@ -269,10 +272,18 @@ class NatsCluster:
         """All servers, separated by commas."""
         return ",".join(server.url for server in self.servers)
 
+    async def _elected(self) -> None:
+        """Return when every server says that JetStream has its leader; until then it refuses."""
+        async with asyncio.timeout(_START_SECONDS):
+            for port in self._health:
+                while not await asyncio.to_thread(_healthy, port):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+
     async def __aenter__(self) -> Self:
         try:
             for server in self.servers:
                 server.launch()
+            await self._elected()
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
@@ -287,3 +298,14 @@ class NatsCluster:
         for server in self.servers:
             server.terminate()
             server.remove()
+
+
+def _healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()

@@ -15,7 +15,7 @@ from seaway.brokers.jetstream.api import Api
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.pull import Pull
 from seaway.contracts import JSON, Message, ServerInfo, StoredMessage
-from seaway.errors import BrokerUnavailable, NotFound
+from seaway.errors import ApiError, BrokerUnavailable, NotFound
 
 _PAGE = 500
 _PAGE_TIMEOUT = timedelta(seconds=5)
@@ -159,10 +159,12 @@ class JetStreamAdmin:
                     if not batch and await self._is_drained(stream, name):
                         return
         finally:
-            # A reader that is cancelled must not leave its consumer; the server would, after a
-            # minute of inactivity.
-            with contextlib.suppress(BrokerUnavailable, asyncio.CancelledError):
-                await asyncio.shield(self.delete_consumer(stream, name))
+            # Also where the reader is cancelled: otherwise the server keeps it for a minute.
+            await asyncio.shield(self._drop(stream, name))
+
+    async def _drop(self, stream: str, name: str) -> None:
+        with contextlib.suppress(BrokerUnavailable, ApiError):
+            await self.delete_consumer(stream, name)
 
     async def _is_drained(self, stream: str, name: str) -> bool:
         info = await self.consumer(stream, name)
