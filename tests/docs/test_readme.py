@@ -120,7 +120,7 @@ def test_links_inside_the_repository_lead_somewhere(page: str) -> None:
 def test_every_page_is_reachable_from_the_readme() -> None:
     linked = README.read_text()
     for page in PAGES:
-        assert page == "README.md" or f"({page})" in linked, page
+        assert page == "README.md" or f"({page})" in linked, f"link {page} in the README"
 
 
 def test_the_reference_has_every_command() -> None:
