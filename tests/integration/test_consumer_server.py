@@ -314,6 +314,26 @@ async def test_a_locked_database_pauses_and_blames_nobody(service: Service) -> N
     assert [one for one in await service.letters.list() if one.stream == service.stream] == []
 
 
+@pytest.mark.parametrize("batch", [1, 10])
+async def test_a_full_disk_pauses_and_blames_nobody(service: Service, batch: int) -> None:
+    await service.create(ack_wait="5s", max_deliver=1)
+    database = service.store._writer
+
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        await delivery.tx.execute(INSERT, (delivery.event_id, delivery.key, "x" * 20_000))
+
+    [(pages,)] = await database.execute_fetchall("PRAGMA page_count")
+    await database.execute(f"PRAGMA max_page_count = {pages + 8}")
+    await service.publish(*(service.message(n) for n in range(6)))
+    async with service.running(service.consumer(handle, batch=batch)):
+        await until(lambda: any(isinstance(one, ConsumerPaused) for one in service.signals))
+        await database.execute("PRAGMA max_page_count = 100000")
+        await until(lambda: len(service.effects()) == 6)
+        await until(lambda: sum(service.outcomes().values()) == 6)
+    service.assert_exact(6)
+    assert set(service.outcomes()) <= {"handled", "already_processed"}
+
+
 async def test_a_deferred_constraint_blames_only_the_event_that_breaks_it(
     service: Service,
 ) -> None:

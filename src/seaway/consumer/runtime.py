@@ -68,10 +68,6 @@ _POLL = timedelta(seconds=5)
 _OUTAGE = Backoff(timedelta(milliseconds=200), timedelta(seconds=5))
 
 
-class _Undo(Exception):
-    """Rolls the transaction back; what went wrong is in the results already."""
-
-
 @dataclass(slots=True)
 class _Results:
     done: list[tuple[Work, HandledAs, float]] = field(default_factory=list)
@@ -314,11 +310,13 @@ class Runtime:
         began = asyncio.get_running_loop().time()
         try:
             return await self._try_together(works)
-        except (StoreUnavailable, ConfigError):
+        except StoreUnavailable:
             raise
         except Exception as error:
-            # The commit was refused, by a deferred constraint say: one of them is to blame.
+            # The transaction was refused, by a deferred constraint say: one of them is to blame.
             if len(works) == 1:
+                if isinstance(error, ConfigError):
+                    raise
                 took = asyncio.get_running_loop().time() - began
                 return _Results(failed=[(works[0], error, took)])
         results = _Results()
@@ -336,14 +334,18 @@ class Runtime:
             for work in works:
                 await self._attempt(work, None, nullcontext(), results)
             return results
-        with contextlib.suppress(_Undo):
+        try:
             async with store.transaction() as tx:
                 alone = len(works) == 1
                 for work in works:
                     inner = nullcontext() if alone else tx.savepoint()
                     await self._attempt(work, tx, inner, results)
                 if alone and results.failed:
-                    raise _Undo
+                    # The store knows which of its driver's errors are its own: a full disk say.
+                    raise results.failed[0][1]
+        except Exception as error:
+            if not any(error is failure for _, failure, _ in results.failed):
+                raise
         return results
 
     def _is_behind_a_failure(self, work: Work, results: _Results) -> bool:
