@@ -95,7 +95,7 @@ class Seaway:
             declared = ", ".join(known.durable for known in self.settings.consumers) or "none"
             raise ConfigError(
                 f"consumer {name} is not in {self.settings.source or 'the configuration'}",
-                hint=f"add it under consumers: (declared there: {declared})",
+                hint=f"add it under consumers:, where there are now {declared}",
             )
         if from_context is not None and found.stream != events_stream(from_context):
             raise ConfigError(

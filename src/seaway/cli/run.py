@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from rich.logging import RichHandler
 
 from seaway.app import Seaway
 from seaway.cli import session
+from seaway.config import load_settings
 from seaway.errors import ConfigError
 
 
@@ -37,7 +39,21 @@ def load_application(target: str) -> Seaway:
     return found
 
 
+def _with_flags(application: Seaway, flags: session.Flags) -> Seaway:
+    """The same application, where root options say so with other settings."""
+    if flags.config is None and not flags.overrides:
+        return application
+    source = flags.config or application.settings.source
+    if source is None:
+        raise ConfigError(
+            "this application's settings are in its own code, so root options cannot change them"
+        )
+    application.settings = load_settings(Path(source), flags=flags.overrides)
+    return application
+
+
 def run_application(
+    ctx: typer.Context,
     target: Annotated[
         str, typer.Argument(metavar="MODULE:APP", help="Where the Seaway object is.")
     ],
@@ -53,7 +69,7 @@ def run_application(
     )
 
     async def work() -> None:
-        application = load_application(target)
+        application = _with_flags(load_application(target), session.flags(ctx))
         session.log_signals(application.telemetry)
         await application.run(relay=relay, consumers=consumers, sweeper=sweeper)
 

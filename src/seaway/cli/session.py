@@ -48,6 +48,7 @@ __all__ = [
     "err",
     "exit_code",
     "fail",
+    "flags",
     "log_signals",
     "open_app",
     "open_database",
@@ -75,10 +76,15 @@ class Flags:
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
+def flags(ctx: typer.Context) -> Flags:
+    """The root options of this call."""
+    return ctx.find_root().obj or Flags()
+
+
 def settings(ctx: typer.Context) -> Settings:
     """The settings that flags, file and environment give; ``ConfigError`` otherwise."""
-    flags: Flags = ctx.find_root().obj or Flags()
-    return load_settings(flags.config, flags=flags.overrides)
+    given = flags(ctx)
+    return load_settings(given.config, flags=given.overrides)
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from seaway.brokers import jetstream
-from seaway.cli.session import Flags, Json, out, print_json, run
+from seaway.cli.session import Json, flags, out, print_json, run
 from seaway.config import load_settings
 from seaway.contracts import JSON, BrokerAdmin
 from seaway.errors import NotFound
@@ -98,8 +98,8 @@ async def _stream(ctx: typer.Context, name: str) -> JSON:
 @asynccontextmanager
 async def connected(ctx: typer.Context) -> AsyncIterator[BrokerAdmin]:
     """The server of the flags, the file or the environment; no file is needed to look."""
-    flags: Flags = ctx.find_root().obj or Flags()
-    configured = load_settings(flags.config, flags=flags.overrides, required=False)
+    given = flags(ctx)
+    configured = load_settings(given.config, flags=given.overrides, required=False)
     broker = await jetstream.connect(configured.nats)
     try:
         yield broker.admin

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from seaway import topology
 from seaway.brokers import jetstream
-from seaway.cli.session import Flags, Json, err, out, print_json, run, settings
+from seaway.cli.session import Json, err, flags, out, print_json, run, settings
 from seaway.config import Settings, load_settings
 from seaway.contracts import Broker
 
@@ -82,8 +82,8 @@ async def _apply(ctx: typer.Context, allow_data_loss: bool) -> topology.Plan:
 
 async def _export(ctx: typer.Context) -> topology.Export:
     # There may be no file yet: this command is one way to get one.
-    flags: Flags = ctx.find_root().obj or Flags()
-    configured = load_settings(flags.config, flags=flags.overrides, required=False)
+    given = flags(ctx)
+    configured = load_settings(given.config, flags=given.overrides, required=False)
     async with _broker(configured) as broker:
         return await topology.export(broker.admin)
 

@@ -17,17 +17,20 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from seaway.demo.log import read_log
-from seaway.events import RawEvent, event
+from seaway.events import RawEvent, Registry, event
 from seaway.naming import EventSubject
 
 CONTEXT = "sea"
+
+_registry = Registry()
+"""Of its own: an application that has a ``CaseCreated`` too must not meet this one."""
 
 Attempt: TypeAlias = Literal["once", "rolled_back", "savepoint"]
 """How a change is made: at once; or after a first attempt that a rollback (of the transaction, of
 a savepoint inside it) undoes, as when a person's form fails half way and is sent again."""
 
 
-@event(context=CONTEXT)
+@event(context=CONTEXT, registry=_registry)
 @dataclass(frozen=True, slots=True)
 class CaseCreated:
     """Somebody applied. ``postcode`` is as the applicant wrote it."""
@@ -37,7 +40,7 @@ class CaseCreated:
     postcode: str
 
 
-@event(context=CONTEXT)
+@event(context=CONTEXT, registry=_registry)
 @dataclass(frozen=True, slots=True)
 class TaskOpened:
     """A task of the case waits for somebody."""
@@ -46,7 +49,7 @@ class TaskOpened:
     task: str
 
 
-@event(context=CONTEXT)
+@event(context=CONTEXT, registry=_registry)
 @dataclass(frozen=True, slots=True)
 class TaskCompleted:
     """A task was done."""
@@ -56,7 +59,7 @@ class TaskCompleted:
     minutes: int
 
 
-@event(context=CONTEXT)
+@event(context=CONTEXT, registry=_registry)
 @dataclass(frozen=True, slots=True)
 class CaseClosed:
     """The case is decided."""

@@ -1,4 +1,4 @@
-"""pytest fixtures: real servers on free ports, one for the session, one for a test that breaks it.
+"""pytest fixtures: real servers on free ports, one for a module, one for a test that breaks it.
 
 Loaded through the ``pytest11`` entry point, so the imports are inside the fixtures. A server that
 cannot be started fails the run; nothing is skipped.
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from seaway.embedded.nats_server import NatsServer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def nats_server() -> Iterator[NatsServer]:
-    """A running nats-server with JetStream that the whole session shares."""
+    """A running nats-server with JetStream that the tests of one module share."""
     from seaway.embedded.nats_server import NatsServer
 
     server = NatsServer()

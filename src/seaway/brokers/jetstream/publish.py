@@ -80,7 +80,7 @@ def classify(answer: Frame | None) -> PublishOutcome:
         if error is None:
             return Stored(int(content["seq"]), bool(content.get("duplicate", False)))
         code, err_code = int(error.get("code", 0)), int(error.get("err_code", 0))
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         return Unconfirmed("the acknowledgement cannot be read")
     return Refused(
         str(error.get("description", "refused")),

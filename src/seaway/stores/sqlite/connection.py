@@ -101,8 +101,11 @@ async def connect(path: Path, *, busy_timeout: timedelta, read_only: bool) -> Co
             raise
         return connection
 
-    connection = Connection(connector, 64)
     with translating(str(path)):
+        # Opened before aiosqlite has its thread: where opening fails, that thread would answer a
+        # loop which is closed by then.
+        opened = await asyncio.to_thread(connector)
+        connection = Connection(lambda: opened, 64)
         await connection
     return connection
 
