@@ -21,7 +21,7 @@ from seaway.consumer import Consumer, Delivery
 from seaway.contracts import Broker, Message, Stored
 from seaway.dead_letters import DeadLetters
 from seaway.embedded.nats_server import NatsServer
-from seaway.errors import Poison, Retry
+from seaway.errors import ConfigError, Poison, Retry
 from seaway.events import RawEvent, event
 from seaway.naming import Durable
 from seaway.outbox import Outbox
@@ -332,6 +332,22 @@ async def test_a_full_disk_pauses_and_blames_nobody(service: Service, batch: int
         await until(lambda: sum(service.outcomes().values()) == 6)
     service.assert_exact(6)
     assert set(service.outcomes()) <= {"handled", "already_processed"}
+
+
+@pytest.mark.parametrize("batch", [1, 10])
+async def test_a_handler_that_commits_stops_the_consumer(service: Service, batch: int) -> None:
+    await service.create()
+
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        await note(event, delivery)
+        if delivery.event_id == "e1":
+            await delivery.tx.commit()
+
+    await service.publish(*(service.message(n) for n in range(6)))
+    with pytest.raises(ExceptionGroup) as stopped:
+        async with service.running(service.consumer(handle, batch=batch)):
+            await until(lambda: sum(service.outcomes().values()) == 6)
+    assert stopped.group_contains(ConfigError, match="committed it or rolled it back itself")
 
 
 async def test_a_deferred_constraint_blames_only_the_event_that_breaks_it(

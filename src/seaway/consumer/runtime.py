@@ -308,15 +308,19 @@ class Runtime:
 
     async def _transact(self, works: list[Work]) -> _Results:
         began = asyncio.get_running_loop().time()
+        results = _Results()
         try:
-            return await self._try_together(works)
+            await self._try_together(works, results)
+            return results
         except StoreUnavailable:
             raise
         except Exception as error:
-            # The transaction was refused, by a deferred constraint say: one of them is to blame.
-            if len(works) == 1:
-                if isinstance(error, ConfigError):
-                    raise
+            # The transaction was refused, by a deferred constraint say, or ended by a full disk:
+            # one of them is to blame. A handler that ends it itself stops everything.
+            alone = len(works) == 1
+            if isinstance(error, ConfigError) and (alone or not results.failed):
+                raise
+            if alone:
                 took = asyncio.get_running_loop().time() - began
                 return _Results(failed=[(works[0], error, took)])
         results = _Results()
@@ -327,13 +331,12 @@ class Runtime:
                 results.add(await self._transact([work]))
         return results
 
-    async def _try_together(self, works: list[Work]) -> _Results:
-        results = _Results()
+    async def _try_together(self, works: list[Work], results: _Results) -> None:
         store = self._ports.store
         if store is None:
             for work in works:
                 await self._attempt(work, None, nullcontext(), results)
-            return results
+            return
         try:
             async with store.transaction() as tx:
                 alone = len(works) == 1
@@ -346,7 +349,6 @@ class Runtime:
         except Exception as error:
             if not any(error is failure for _, failure, _ in results.failed):
                 raise
-        return results
 
     def _is_behind_a_failure(self, work: Work, results: _Results) -> bool:
         return self._options.ordered and any(work.key == one.key for one, _, _ in results.failed)
@@ -363,12 +365,18 @@ class Runtime:
             return
         loop = asyncio.get_running_loop()
         began = loop.time()
+        failure: Exception | None = None
         try:
             async with inner:
-                outcome = await self._handle(work.incoming, tx)
-        except StoreUnavailable:
-            raise
+                try:
+                    outcome = await self._handle(work.incoming, tx)
+                except Exception as error:
+                    failure = error
+                    raise
         except Exception as error:
+            if error is not failure or isinstance(error, StoreUnavailable):
+                # The database's doing, or the savepoint's: it went with its transaction.
+                raise
             results.failed.append((work, error, loop.time() - began))
         else:
             results.done.append((work, outcome, loop.time() - began))
