@@ -253,6 +253,28 @@ async def test_a_redrive_reaches_the_handler_once(bench: Bench) -> None:
     assert await bench.dead() == []
 
 
+async def test_a_redrive_that_a_dead_process_had_is_handled_at_once(bench: Bench) -> None:
+    consumer = bench.consumer()
+
+    @consumer.handler(CaseMoved)
+    async def handle(event: CaseMoved, delivery: Delivery) -> None:
+        if not delivery.redriven:
+            raise Poison("not yet")
+        await take(event, delivery)
+
+    await bench.publish(1)
+    async with bench.running(consumer):
+        await bench.until(lambda: bench.outcomes()["dead_lettered"] == 1)
+    [letter] = await bench.dead()
+    await bench.letters.redrive(letter)
+    async with bench.broker.subscribe("SEA_REDRIVE", str(bench.durable)) as dead_process:
+        assert len(await dead_process.next(1, timeout=TIMEOUT)) == 1
+    async with bench.running(consumer):
+        await bench.until(lambda: bench.outcomes()["handled"] == 1, seconds=1.5)
+        await bench.until(lambda: bench.outcomes()["already_processed"] == 1)
+    assert bench.effects() == [1]
+
+
 async def test_events_written_by_a_handler_carry_the_chain(bench: Bench) -> None:
     consumer = bench.consumer()
 

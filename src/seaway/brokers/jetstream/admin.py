@@ -7,6 +7,7 @@ import base64
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from seaway import headers as h
@@ -16,6 +17,7 @@ from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.pull import Pull
 from seaway.contracts import JSON, Message, ServerInfo, StoredMessage
 from seaway.errors import ApiError, BrokerUnavailable, NotFound
+from seaway.naming import covers
 
 _PAGE = 500
 _PAGE_TIMEOUT = timedelta(seconds=5)
@@ -82,11 +84,14 @@ class JetStreamAdmin:
     # ------------------------------------------------------------------ messages
 
     async def get(self, stream: str, stream_seq: int) -> StoredMessage | None:
+        return await self._get(stream, {"seq": stream_seq})
+
+    async def _get(self, stream: str, wanted: JSON) -> StoredMessage | None:
         answer = await self._api.find(
             f"STREAM.MSG.GET.{stream}",
             codes.MESSAGE_NOT_FOUND,
             codes.STREAM_NOT_FOUND,
-            body={"seq": stream_seq},
+            body=wanted,
         )
         if answer is None:
             return None
@@ -123,6 +128,13 @@ class JetStreamAdmin:
             raise NotFound(f"there is no stream {stream}")
         last_seq = int(info["state"]["last_seq"])
         if last_seq == 0 or (from_seq is not None and from_seq > last_seq):
+            return
+        if info["config"].get("retention") == "workqueue":
+            # A work queue admits no second reader (err_code 10084): look at each message instead.
+            async for stored in self._look_through(
+                stream, filter_subjects, from_seq, from_time, headers_only, last_seq
+            ):
+                yield stored
             return
         name = f"seaway_read_{uuid.uuid4().hex}"
         config: JSON = {
@@ -161,6 +173,32 @@ class JetStreamAdmin:
         finally:
             # Also where the reader is cancelled: otherwise the server keeps it for a minute.
             await asyncio.shield(self._drop(stream, name))
+
+    async def _look_through(
+        self,
+        stream: str,
+        filter_subjects: Sequence[str],
+        from_seq: int | None,
+        from_time: datetime | None,
+        headers_only: bool,
+        last_seq: int,
+    ) -> AsyncIterator[StoredMessage]:
+        next_seq = from_seq or 1
+        while next_seq <= last_seq:
+            found = await self._get(stream, {"seq": next_seq, "next_by_subj": ">"})
+            if found is None or found.stream_seq > last_seq:
+                return
+            next_seq = found.stream_seq + 1
+            subject = found.message.subject
+            if from_time is not None and found.stored_at < from_time:
+                continue
+            if filter_subjects and not any(covers(one, subject) for one in filter_subjects):
+                continue
+            yield (
+                replace(found, message=replace(found.message, payload=b""))
+                if (headers_only)
+                else found
+            )
 
     async def _drop(self, stream: str, name: str) -> None:
         with contextlib.suppress(BrokerUnavailable, ApiError):

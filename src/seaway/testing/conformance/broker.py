@@ -535,6 +535,20 @@ class BrokerConformance:
         assert [info["name"] for info in await broker.admin.consumers(stream)] == [DURABLE]
         assert (await consumer(broker, stream))["num_pending"] == 2
 
+    async def test_reading_a_work_queue_takes_nothing_from_it(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={}, retention="workqueue")
+        await publish(broker, *events(context, 3))
+        await broker.admin.delete_message(stream, 2)
+        assert payloads(await everything(broker, context)) == [b"0", b"2"]
+        assert payloads(await everything(broker, context, from_seq=2)) == [b"2"]
+        [one] = await everything(broker, context, from_seq=3, headers_only=True)
+        assert one.message.payload == b""
+        nothing = await everything(broker, context, filter_subjects=[f"{context}.event.other.v1"])
+        assert nothing == []
+        assert (await consumer(broker, stream))["num_pending"] == 2
+
     async def test_reading_an_unknown_stream(self, broker: Broker, context: str) -> None:
         with pytest.raises(NotFound):
             await everything(broker, context)
