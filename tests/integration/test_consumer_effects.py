@@ -26,7 +26,7 @@ from seaway.naming import Durable
 from seaway.outbox import Outbox
 from seaway.retry import Backoff
 from seaway.stores.sqlite import SqliteStore
-from seaway.telemetry import ConsumerPaused, ConsumerResumed, Delivered, Signal, Telemetry
+from seaway.telemetry import Delivered, Signal, Telemetry
 from seaway.topology import actual, apply, desired, plan
 
 pytestmark = pytest.mark.server
@@ -212,23 +212,6 @@ async def test_every_way_that_a_delivery_ends(bench: Bench, batch: int) -> None:
     assert outcomes["retried"] == 3 + 2
 
 
-async def test_later_events_of_a_key_wait_for_a_retried_one(bench: Bench) -> None:
-    consumer = bench.consumer(batch=10)
-    failed: set[int] = set()
-
-    @consumer.handler(CaseMoved)
-    async def handle(event: CaseMoved, delivery: Delivery) -> None:
-        if event.number % 4 == 0 and event.number not in failed:
-            failed.add(event.number)
-            raise Retry(after=timedelta(milliseconds=30))
-        await take(event, delivery)
-
-    await bench.publish(*range(30), key="one")
-    async with bench.running(consumer):
-        await bench.until(lambda: bench.outcomes()["handled"] >= 30)
-    assert bench.effects() == list(range(30))
-
-
 async def test_a_redrive_reaches_the_handler_once(bench: Bench) -> None:
     consumer = bench.consumer()
     fixed = asyncio.Event()
@@ -292,23 +275,6 @@ async def test_events_written_by_a_handler_carry_the_chain(bench: Bench) -> None
     assert entry.message.headers["X-Causation-Id"] == "id-1"
 
 
-async def test_a_handler_slower_than_ack_wait_is_not_delivered_twice(bench: Bench) -> None:
-    consumer = bench.consumer()
-    started: list[int] = []
-
-    @consumer.handler(CaseMoved)
-    async def handle(event: CaseMoved, delivery: Delivery) -> None:
-        started.append(delivery.deliveries)
-        if event.number == 1:
-            await asyncio.sleep(3)  # longer than ack_wait, not until anything: it is the case
-        await take(event, delivery)
-
-    await bench.publish(1, 2)
-    async with bench.running(consumer):
-        await bench.until(lambda: bench.outcomes()["handled"] == 2)
-    assert started == [1, 1]
-
-
 async def test_a_handler_past_its_deadline_is_retried(bench: Bench) -> None:
     consumer = bench.consumer(deadline=timedelta(milliseconds=100))
 
@@ -323,73 +289,6 @@ async def test_a_handler_past_its_deadline_is_retried(bench: Bench) -> None:
         await bench.until(lambda: bench.outcomes()["handled"] == 1)
     assert bench.outcomes()["retried"] == 1
     assert bench.effects() == [1]
-
-
-async def test_stopping_gives_back_what_was_not_started(bench: Bench) -> None:
-    consumer = bench.consumer()
-    entered, release = asyncio.Event(), asyncio.Event()
-
-    @consumer.handler(CaseMoved)
-    async def handle(event: CaseMoved, delivery: Delivery) -> None:
-        entered.set()
-        await release.wait()
-        await take(event, delivery)
-
-    await bench.publish(*range(6), key="one")
-    async with bench.running(consumer) as stop:
-        await entered.wait()
-        stop.set()
-        release.set()
-    assert bench.effects() == [0]
-    release.set()
-    async with bench.running(consumer):
-        await bench.until(lambda: bench.outcomes()["handled"] == 6)
-    assert bench.effects() == list(range(6))
-
-
-async def test_a_locked_database_pauses_and_burns_nothing(bench: Bench, tmp_path: Path) -> None:
-    store = await SqliteStore.open(bench.path, busy_timeout=timedelta(milliseconds=50))
-    bench.store, first = store, bench.store
-    consumer = bench.consumer()
-
-    @consumer.handler(CaseMoved)
-    async def handle(event: CaseMoved, delivery: Delivery) -> None:
-        assert delivery.deliveries == 1
-        await take(event, delivery)
-
-    locker = sqlite3.connect(bench.path, isolation_level=None)
-    locker.execute("BEGIN IMMEDIATE")
-    await bench.publish(*range(5))
-    async with bench.running(consumer):
-        await bench.until(lambda: any(isinstance(s, ConsumerPaused) for s in bench.signals))
-        locker.execute("ROLLBACK")
-        await bench.until(lambda: bench.outcomes()["handled"] == 5)
-    locker.close()
-    await store.close()
-    bench.store = first
-    assert any(isinstance(signal, ConsumerResumed) for signal in bench.signals)
-    assert sorted(bench.effects()) == list(range(5))
-    assert await bench.dead() == []
-
-
-async def test_a_server_that_dies_in_the_middle(bench: Bench, nats_server_own: NatsServer) -> None:
-    consumer = bench.consumer(batch=10)
-
-    @consumer.handler(CaseMoved)
-    async def handle(event: CaseMoved, delivery: Delivery) -> None:
-        await take(event, delivery)
-
-    await bench.publish(*range(400))
-    async with bench.running(consumer):
-        await bench.until(lambda: bench.outcomes()["handled"] >= 100)
-        await nats_server_own.kill()
-        await nats_server_own.start()
-        await bench.until(lambda: bench.outcomes()["handled"] >= 400)
-        await bench.poll_settled()
-    effects = bench.effects()
-    assert sorted(effects) == list(range(400))
-    for lane in range(5):
-        assert [n for n in effects if n % 5 == lane] == list(range(lane, 400, 5))
 
 
 async def test_a_missing_durable_is_named_with_the_way_out(bench: Bench) -> None:
