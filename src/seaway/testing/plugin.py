@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
     from seaway.embedded.nats_server import NatsServer
 
 
-@pytest.fixture(scope="module")
-def nats_server() -> Iterator[NatsServer]:
-    """A running nats-server with JetStream that the tests of one module share."""
+pytest.register_assert_rewrite("seaway.testing.conformance")
+
+
+@contextmanager
+def _running() -> Iterator[NatsServer]:
     from seaway.embedded.nats_server import NatsServer
 
     server = NatsServer()
@@ -29,20 +32,20 @@ def nats_server() -> Iterator[NatsServer]:
     finally:
         server.terminate()
         server.remove()
+
+
+@pytest.fixture(scope="module")
+def nats_server() -> Iterator[NatsServer]:
+    """A running nats-server with JetStream that the tests of one module share."""
+    with _running() as server:
+        yield server
 
 
 @pytest.fixture
 def nats_server_own() -> Iterator[NatsServer]:
     """A running nats-server of this test alone, to be stopped, killed and started again."""
-    from seaway.embedded.nats_server import NatsServer
-
-    server = NatsServer()
-    try:
-        server.launch()
+    with _running() as server:
         yield server
-    finally:
-        server.terminate()
-        server.remove()
 
 
 @pytest.fixture
