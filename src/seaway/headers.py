@@ -158,3 +158,11 @@ def identity(headers: Mapping[str, str], *, fallback_id: str) -> str:
 def ordering_key(subject: str, headers: Mapping[str, str]) -> str:
     """The key whose events keep their order: ``X-Ordering-Key``, else the subject."""
     return headers.get(ORDERING_KEY) or subject
+
+
+def wire_bytes(headers: Mapping[str, str], payload: bytes) -> int:
+    """Bytes of header block and payload, as the server counts them against ``max_payload``."""
+    if not headers:
+        return len(payload)
+    lines = sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
+    return len(b"NATS/1.0\r\n") + lines + len(b"\r\n") + len(payload)

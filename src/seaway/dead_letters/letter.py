@@ -42,7 +42,6 @@ publication that it came with, and would act on the letter."""
 
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _LINE_BYTES = len(": \r\n")
-_BLOCK_BYTES = len("NATS/1.0\r\n\r\n")
 _ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
 _ESCAPED = {"\\": "\\", "n": "\n", "r": "\r"}
 
@@ -259,10 +258,7 @@ def carried(headers: Mapping[str, str]) -> dict[str, str]:
 
 def size_of(message: Message) -> int:
     """Bytes of headers and payload, as the server counts them against ``max_payload``."""
-    lines = sum(
-        len(name) + len(value.encode()) + _LINE_BYTES for name, value in message.headers.items()
-    )
-    return lines + _BLOCK_BYTES + len(message.payload)
+    return h.wire_bytes(message.headers, message.payload)
 
 
 def size_as_letter(message: Message, *, stream: str, consumer: str) -> int:

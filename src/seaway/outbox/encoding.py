@@ -72,8 +72,7 @@ def ids_of(rows: Iterable[OutboxRow]) -> list[str]:
 
 def message_bytes(headers: Mapping[str, str], payload: bytes) -> int:
     """The size that the server counts: the header block as sent, and the payload."""
-    lines = sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
-    return len(b"NATS/1.0\r\n") + lines + len(b"\r\n") + len(payload)
+    return h.wire_bytes(headers, payload)
 
 
 def _row(event: object, wishes: Wishes, limits: Limits, now: datetime) -> OutboxRow:

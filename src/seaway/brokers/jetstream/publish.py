@@ -31,6 +31,7 @@ from seaway.contracts import (
     Unconfirmed,
 )
 from seaway.errors import BrokerUnavailable, ConfigError
+from seaway.headers import wire_bytes
 
 BATCH_MESSAGES = 1000
 BATCH_BYTES = 8 * 1024 * 1024
@@ -49,8 +50,7 @@ _NO_ATOMIC_BEFORE = (2, 12)
 
 def size_of(message: Message) -> int:
     """Bytes of headers and payload as the server counts them against ``max_payload``."""
-    headers = sum(len(name) + len(value.encode()) + 4 for name, value in message.headers.items())
-    return len(message.payload) + (headers + 12 if message.headers else 0)
+    return wire_bytes(message.headers, message.payload)
 
 
 def batches(messages: Sequence[Message]) -> Iterator[Sequence[int]]:
