@@ -8,8 +8,9 @@ names it, and never becomes a default. A foreign message without an id gets
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -148,6 +149,54 @@ class Metadata:
             traceparent=headers.get(TRACEPARENT),
             tracestate=headers.get(TRACESTATE),
         )
+
+
+class StoredHeaders(Mapping[str, str]):
+    """Headers as the outbox stores them, a JSON object of texts; parsed only if somebody asks.
+
+    The relay moves most of them to the wire without ever looking inside.
+    """
+
+    __slots__ = ("_headers", "_text")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._headers: dict[str, str] | None = None
+
+    @property
+    def lines(self) -> bytes | None:
+        """The header lines, each with its line end; ``None`` where that needs parsing.
+
+        Without an escape every quotation mark is JSON's own, and a JSON text holds no bare line
+        end: a compact object of texts comes apart at its quotation marks.
+        """
+        parts = self._text.split('"')
+        pairs, rest = divmod(len(parts), 4)
+        between = [*[","] * (pairs - 1), "}"]
+        if rest != 1 or parts[0] != "{" or "\\" in self._text:
+            return None
+        if parts[2::4] != [":"] * pairs or parts[4::4] != between:
+            return None
+        parts[0] = ""
+        parts[2::4], parts[4::4] = [": "] * pairs, ["\r\n"] * pairs
+        return "".join(parts).encode()
+
+    def _parsed(self) -> dict[str, str]:
+        if self._headers is None:
+            self._headers = json.loads(self._text)
+        return self._headers
+
+    def __getitem__(self, name: str) -> str:
+        return self._parsed()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parsed())
+
+    def __len__(self) -> int:
+        return len(self._parsed())
+
+    def __repr__(self) -> str:
+        return f"StoredHeaders({self._text!r})"
 
 
 def identity(headers: Mapping[str, str], *, fallback_id: str) -> str:

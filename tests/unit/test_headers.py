@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -118,3 +119,24 @@ def test_times() -> None:
     assert h.parse_time("2026-11-24T10:00:00.123456789+02:00") == moment.replace(microsecond=123456)
     with pytest.raises(ValueError, match="no time zone"):
         h.format_time(moment.replace(tzinfo=None))
+
+
+texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+
+
+@given(st.dictionaries(st.text("abcXYZ-_09", min_size=1, max_size=12), texts, min_size=1))
+def test_stored_headers_reach_the_wire_as_they_were_written(written: dict[str, str]) -> None:
+    text = json.dumps(written, ensure_ascii=False, separators=(",", ":"))
+    stored = h.StoredHeaders(text)
+    assert stored == written
+    escaped = "\\" in text
+    expected = "".join(f"{name}: {value}\r\n" for name, value in written.items()).encode()
+    assert stored.lines == (None if escaped else expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}", '{"a": "b"}', '{"a":1}', '{"a":"b\\r\\nc: d"}', '{"a":["b"]}', "[]", '{ "a":"b"}'],
+)
+def test_other_forms_have_to_be_parsed(text: str) -> None:
+    assert h.StoredHeaders(text).lines is None

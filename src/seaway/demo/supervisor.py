@@ -39,6 +39,8 @@ class Child:
     log: Path
     pid: int | None = None
     restarts: int = 0
+    exits: int = 0
+    """How often it ended by itself, without a signal and without being told to."""
     process: asyncio.subprocess.Process | None = None
 
 
@@ -119,6 +121,7 @@ class Supervisor:
             child.pid = None
             if self._stopping:
                 return
+            child.exits += code >= 0
             quick = quick + 1 if loop.time() - began < _TOO_SOON.total_seconds() else 0
             if code >= 0 and quick >= _TOO_OFTEN:
                 raise WorkerFailed(
@@ -127,7 +130,8 @@ class Supervisor:
                 )
             await self._spawn(child)
             child.restarts += 1
-            self.said(f"{child.name} {death(code)}, restarted as pid {child.pid}")
+            why = "" if code < 0 else f" ({_last_line(child.log)})"
+            self.said(f"{child.name} {death(code)}{why}, restarted as pid {child.pid}")
 
 
 def death(code: int) -> str:

@@ -31,32 +31,32 @@ _LATER = (
 
 async def prune(pool: Pool, sql: Mapping[str, str], table: str, before: datetime) -> None:
     """Drop the days that ended before ``before``, and make today and the two that follow."""
-    async with pool.transaction(_BEGIN) as connection:
-        if not await connection.fetchval(sql["alone"], table):
-            return  # Another process is at it.
-        names = [name for (name,) in await connection.fetch(sql["days"], table)]
-    days = {_day(name) for name in names}
+    days = {_day(name) for (name,) in await pool.rows(sql["days"], table)}
     today = datetime.now(UTC).date()
     ended = sorted(day for day in days if _start(day) + DAY <= before)
     coming = [today + ahead * DAY for ahead in range(_AHEAD_DAYS + 1)]
     with translating(pool.shown):
         try:
             for day in ended:
-                await _change(pool, sql["drop"], table, _name(day))
+                await _change(pool, sql, "drop", table, _name(day))
             for day in coming:
                 if day not in days or day in ended:
                     bounds = (f"{moment:%Y-%m-%d}T00:00:00Z" for moment in (day, day + DAY))
-                    await _change(pool, sql["make"], table, _name(day), *bounds)
+                    await _change(pool, sql, "make", table, _name(day), *bounds)
         except asyncpg.InsufficientPrivilegeError as error:
             logger.warning("settled events are kept in one table, not by day: %s", error)
     await pool.run(sql["prune_default"], before)
 
 
-async def _change(pool: Pool, statement: str, *parameters: object) -> None:
-    """Run the definition that ``statement`` writes, quoted by the server itself."""
+async def _change(
+    pool: Pool, sql: Mapping[str, str], what: str, table: str, *parameters: object
+) -> None:
+    """Run the definition that the statement writes, quoted by the server itself."""
     try:
         async with pool.untranslated(_BEGIN) as connection:
-            definition = await connection.fetchval(statement, *parameters)
+            # Two that make the same day at once would collide in spite of IF NOT EXISTS.
+            await connection.execute(sql["alone"], table)
+            definition = await connection.fetchval(sql[what], table, *parameters)
             await connection.execute(definition)
     except _LATER as error:
         logger.debug("left for the next time: %s", error)

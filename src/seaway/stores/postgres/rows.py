@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from seaway.contracts import Message, OutboxEntry, Sent
+from seaway.headers import StoredHeaders
 from seaway.stores.postgres.connection import Row
 
 
@@ -17,7 +17,7 @@ def entry(row: Row | Sequence[Any]) -> OutboxEntry:
     return OutboxEntry(
         position,
         event_id,
-        Message(subject, payload, json.loads(headers)),
+        Message(subject, payload, StoredHeaders(headers)),
         added_at,
         attempts,
         error,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from seaway.contracts import Message, OutboxEntry, Sent
+from seaway.headers import StoredHeaders
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -34,7 +34,7 @@ def entry(row: Sequence[Any]) -> OutboxEntry:
     return OutboxEntry(
         position=position,
         event_id=event_id,
-        message=Message(subject, payload, json.loads(headers)),
+        message=Message(subject, payload, StoredHeaders(headers)),
         added_at=moment(added_at),
         attempts=attempts,
         last_error=last_error,

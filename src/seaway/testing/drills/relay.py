@@ -69,12 +69,15 @@ class Report:
     kills: int = 0
     stops: int = 0
     server_restarts: int = 0
+    exits: int = 0
+    """Relays that ended without having been told to."""
     seconds: float = 0.0
 
     @property
     def exact(self) -> bool:
         """Whether the drill was passed."""
-        return not (self.lost or self.invented or self.twice or self.keys_out_of_order)
+        wrong = self.lost + self.invented + self.twice + self.keys_out_of_order + self.exits
+        return wrong == 0
 
 
 @dataclass(slots=True)
@@ -112,6 +115,7 @@ async def run(plan: Plan, *, said: Callable[[str], None] = lambda text: None) ->
                     await _until_empty(store)
             finally:
                 await supervisor.stop()
+            report.exits = sum(child.exits for child in supervisor.children.values())
             await _reconcile(broker, written, report)
             await broker.close()
             await store.close()

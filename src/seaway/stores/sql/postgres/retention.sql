@@ -1,5 +1,5 @@
 -- name: alone
-SELECT pg_try_advisory_xact_lock(to_regclass($1)::oid::integer, -2)
+SELECT pg_advisory_xact_lock(to_regclass($1)::oid::integer, -2)
 
 -- name: days
 -- The days of seaway_sent that have a partition of their own, by their names.
