@@ -1,0 +1,128 @@
+"""From commit to stored, one event at a time, each written when the relay has come to rest.
+
+The relay is ``seaway relay`` in a process of its own. The clock starts when the writer sends its
+COMMIT and stops when an ephemeral push consumer hands the message back, which the server does only
+for what the stream holds; so both the commit itself and that last delivery are within the figure.
+Between two events a bare transaction, one insert and no event, is committed and timed too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import asyncpg
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from bench import stream, workload
+from bench.contenders.relay import opened
+from bench.job import Figures, Job, Prepared, Run
+from bench.timing import Stopwatch, percentiles
+from seaway import Outbox, RawEvent
+
+REST_SECONDS = (0.1, 0.3)
+"""Between two events; drawn at random, so that no poll is met in step."""
+ARRIVAL_SECONDS = 30.0
+
+
+@asynccontextmanager
+async def _relay_process(job: Job, notify: bool) -> AsyncIterator[None]:
+    settings = {
+        "nats": {"url": job.nats_url},
+        "database": job.postgres_url,
+        "contexts": ["sea"],
+        "outbox": {"notify": notify},
+    }
+    file = job.path("seaway.yaml")
+    file.write_text(json.dumps(settings))  # JSON is YAML.
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "seaway", "--config", str(file), "relay"),
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+class _Writer:
+    """One connection that commits business rows, with an event or without."""
+
+    def __init__(self, database: asyncpg.Connection, notify: bool) -> None:
+        self._database = database
+        self._outbox = Outbox(notify=notify)
+
+    async def commit(self, event: RawEvent | None) -> Stopwatch:
+        """A watch that runs since its COMMIT was sent."""
+        transaction = self._database.transaction()
+        await transaction.start()
+        await self._database.execute("INSERT INTO cases (state) VALUES ($1)", "moved")
+        if event is not None:
+            await self._outbox.add(self._database, event)
+        watch = Stopwatch()
+        await transaction.commit()
+        return watch
+
+
+@asynccontextmanager
+async def _latency(job: Job, notify: bool) -> Prepared:
+    arrivals: asyncio.Queue[None] = asyncio.Queue()
+
+    async def arrive(message: Msg) -> None:
+        arrivals.put_nowait(None)
+
+    async with opened(job.postgres_url), stream.client(job.nats_url) as connection:
+        await stream.create(connection)
+        await connection.jetstream().subscribe(
+            workload.SUBJECT,
+            stream=workload.STREAM,
+            config=ConsumerConfig(ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.NEW),
+            cb=arrive,
+            manual_ack=True,
+        )
+        database = await asyncpg.connect(job.postgres_url)
+        await database.execute("CREATE TABLE cases (id bigserial PRIMARY KEY, state text)")
+        writer = _Writer(database, notify)
+
+        async def store(number: int) -> float:
+            event = RawEvent(
+                workload.SUBJECT,
+                workload.payload(number),
+                key=workload.key(number),
+                event_id=workload.event_id(number),
+            )
+            watch = await writer.commit(event)
+            async with asyncio.timeout(ARRIVAL_SECONDS):
+                await arrivals.get()
+            return watch.seconds()
+
+        async def run() -> Figures:
+            bare: list[float] = []
+            stored: list[float] = []
+            for number in range(1, job.events):
+                await asyncio.sleep(random.uniform(*REST_SECONDS))
+                bare.append((await writer.commit(None)).seconds())
+                stored.append(await store(number))
+            return {**percentiles("commit", bare), **percentiles("stored", stored)}
+
+        async with _relay_process(job, notify):
+            await store(0)  # The relay is up when its first event is.
+            yield run
+        await stream.verify(connection, job.events)
+        await database.close()
+
+
+def notified(job: Job) -> AbstractAsyncContextManager[Run]:
+    """The relay is woken by NOTIFY."""
+    return _latency(job, notify=True)
+
+
+def polled(job: Job) -> AbstractAsyncContextManager[Run]:
+    """The relay looks by itself."""
+    return _latency(job, notify=False)
