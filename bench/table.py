@@ -29,7 +29,7 @@ def _table(comparison: Comparison, rounds: int) -> Table:
     for figure in group.figures:
         table.add_column(figure.title, justify="right")
     if rounds > 1:
-        table.add_column(f"{first.title}, {rounds} rounds", justify="right", style="dim")
+        table.add_column(f"of {rounds} rounds", justify="right", no_wrap=True)
     if group.subject is not None:
         table.add_column(f"{group.subject} is", justify="right")
     for entry in comparison.entries:
@@ -53,7 +53,7 @@ def _written(value: float | None, figure: Figure) -> str:
 
 def _spread(entry: Entry, figure: Figure) -> str:
     values = entry.values(figure.key)
-    return f"{_written(min(values), figure)} … {_written(max(values), figure)}"
+    return f"{_written(min(values), figure)}…{_written(max(values), figure)}"
 
 
 def as_json(comparisons: Sequence[Comparison]) -> Mapping[str, Any]:
