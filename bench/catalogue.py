@@ -62,14 +62,14 @@ RELAY = Group(
     (
         Contender("seaway, PostgreSQL", "contenders.relay:postgres", 100_000, postgres=True),
         Contender("seaway, SQLite", "contenders.relay:sqlite", 100_000),
-        Contender("nats-outbox", "peers.nats_outbox:relay", 10_000, postgres=True),
+        Contender("nats-outbox", "peers.nats_outbox:relay", 20_000, postgres=True),
         Contender(
-            "faststream-outbox, in order", "peers.faststream_outbox:in_order", 10_000, postgres=True
+            "faststream-outbox, in order", "peers.faststream_outbox:in_order", 20_000, postgres=True
         ),
         Contender(
             "faststream-outbox, unordered",
             "peers.faststream_outbox:unordered",
-            10_000,
+            20_000,
             postgres=True,
         ),
         Contender("raw: nats-py publish_async", "contenders.publish:windowed", 100_000),

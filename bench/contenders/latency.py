@@ -14,6 +14,7 @@ import random
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 import asyncpg
 from nats.aio.msg import Msg
@@ -30,6 +31,10 @@ REST_SECONDS = (0.1, 0.3)
 ARRIVAL_SECONDS = 30.0
 
 
+def _relay_log(job: Job) -> Path:
+    return job.path("relay.log")
+
+
 @asynccontextmanager
 async def _relay_process(job: Job, notify: bool) -> AsyncIterator[None]:
     settings = {
@@ -40,10 +45,12 @@ async def _relay_process(job: Job, notify: bool) -> AsyncIterator[None]:
     }
     file = job.path("seaway.yaml")
     file.write_text(json.dumps(settings))  # JSON is YAML.
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "seaway", "--config", str(file), "relay"),
-        stdout=asyncio.subprocess.DEVNULL,
-    )
+    with _relay_log(job).open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "seaway", "--config", str(file), "relay"),
+            stdout=log,
+            stderr=log,
+        )
     try:
         yield
     finally:
@@ -98,8 +105,11 @@ async def _latency(job: Job, notify: bool) -> Prepared:
                 event_id=workload.event_id(number),
             )
             watch = await writer.commit(event)
-            async with asyncio.timeout(ARRIVAL_SECONDS):
-                await arrivals.get()
+            try:
+                await asyncio.wait_for(arrivals.get(), ARRIVAL_SECONDS)
+            except TimeoutError:
+                said = _relay_log(job).read_text().splitlines()[-1:]
+                raise stream.WrongResult(f"event {number} never came; the relay: {said}") from None
             return watch.seconds()
 
         async def run() -> Figures:
