@@ -10,7 +10,7 @@ All methods are safe to cancel: a cancelled call has either happened or not, nev
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -275,25 +275,40 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """How much waits: ``count`` includes the parked, ``oldest_at`` looks at the others."""
+    """How much waits: ``count`` includes the parked, ``oldest_at`` looks at the others.
+
+    ``dead_rows``: rows of the outbox that were settled and not vacuumed yet, as the database
+    estimates; ``None`` where it has no such thing.
+    """
 
     count: int
     parked: int
     oldest_at: datetime | None
+    dead_rows: int | None = None
 
 
 class Lease(Protocol):
-    """The exclusive right to publish one shard's entries, ended by leaving its context.
+    """The exclusive right to publish some shards' entries, ended by leaving its context.
 
     A crash of its holder ends it; no clock and no name is involved (ADR 0006).
     """
 
+    @property
+    def shards(self) -> Collection[str]:
+        """What it holds, each by a name that changes when the shards are divided anew."""
+        ...
+
     async def claim(self, limit: int) -> Sequence[OutboxEntry]:
         """The oldest entries not yet claimed under this lease, in outbox order; empty: none left.
 
-        Leaves out parked entries and those whose ordering key has a parked or failed entry before
-        them.
+        Leaves out parked entries and those whose ordering key has a parked (unless the lease was
+        taken with ``hold=False``) or failed entry before them. ``StoreUnavailable`` once the lease
+        is lost.
         """
+        ...
+
+    async def confirm(self) -> None:
+        """Return while the lease is still held, ``StoreUnavailable`` once it is lost."""
         ...
 
     async def settle(self, sent: Sequence[Sent], failed: Sequence[Failed] = ()) -> None:
@@ -305,12 +320,28 @@ class Lease(Protocol):
 class OutboxStore(Protocol):
     """The relay's and operator's side of the outbox table. Writers go through ``Outbox.add``."""
 
-    def lease(self) -> AbstractAsyncContextManager[Lease | None]:
-        """Take a free shard, at once; ``None`` where another process has it."""
+    def lease(self, *, hold: bool = True) -> AbstractAsyncContextManager[Lease | None]:
+        """Take this process' share of the free shards, at once; ``None`` where none is free.
+
+        ``hold``: events wait behind a parked one of their key. To stay inside with ``None`` is to
+        ask for a share: the others leave one.
+        """
+        ...
+
+    async def reshard(self, shards: int) -> None:
+        """Divide the ordering keys into ``shards`` (1: total order) from now on; safe at any time.
+
+        Waits for the leases that are held; ``StoreUnavailable`` where they do not end. Idempotent.
+        ``ConfigError`` for more than one where ``capabilities.shards`` is false.
+        """
         ...
 
     async def wait(self, timeout: timedelta) -> None:
         """Return when there may be new entries, at the latest after ``timeout``."""
+        ...
+
+    def nudge(self) -> None:
+        """End ``wait`` now: the caller knows of a commit. Call it in the store's event loop."""
         ...
 
     async def backlog(self) -> Backlog: ...
@@ -331,8 +362,8 @@ class OutboxStore(Protocol):
         """Settled entries that retention still keeps, newest first."""
         ...
 
-    async def prune(self, before: datetime) -> int:
-        """Forget what was settled before then; how many there were."""
+    async def prune(self, before: datetime) -> None:
+        """Forget what was settled before then, at the latest ``capabilities.pruned_by`` later."""
         ...
 
     async def close(self) -> None: ...
@@ -406,25 +437,38 @@ class OutboxWriter(Protocol):
     ) -> list[str] | Awaitable[list[str]]: ...
 
 
+Phase: TypeAlias = Literal["pre", "post"]
+"""Of a rolling upgrade: before the first new process, or after the last old one."""
+
+
 @dataclass(frozen=True, slots=True)
 class SchemaChange:
-    """A numbered migration: ``version``, ``name`` and whether this database has it."""
+    """A numbered migration: ``version``, ``name``, whether this database has it, its phase."""
 
     version: int
     name: str
     applied: bool
+    phase: Phase = "pre"
 
 
 class SchemaAdmin(Protocol):
     """The library's own tables in one database."""
 
     async def plan(self) -> Sequence[SchemaChange]: ...
-    async def upgrade(self) -> Sequence[SchemaChange]:
-        """Apply what is missing, one transaction each; what was applied. Idempotent."""
+    async def upgrade(self, phase: Phase | None = None) -> Sequence[SchemaChange]:
+        """Apply what is missing, one transaction each; what was applied. Idempotent.
+
+        ``phase``: only that phase of a rolling upgrade; ``ConfigError`` where one of the other
+        must come first.
+        """
         ...
 
     async def verify(self) -> None:
-        """Raise ``SchemaMismatch`` unless the tables are as this version needs them."""
+        """Raise ``SchemaMismatch`` unless the tables are as this version needs them.
+
+        What is left for the second phase of a rolling upgrade is no mismatch, nor is what a newer
+        Seaway's first phase has added.
+        """
         ...
 
     def sql(self) -> str:
@@ -452,3 +496,7 @@ class Capabilities:
     """Several processes may use it at once."""
     concurrent_transactions: bool
     """Two transactions may be open for writing at the same time."""
+    shards: bool = False
+    """Several leases may be held at once, each for its share of the ordering keys."""
+    pruned_by: timedelta = timedelta()
+    """How much longer than asked for settled events may be kept, since they go in bulk."""

@@ -33,3 +33,18 @@ class TestSqliteStore(StoreConformance):
             return await open_store(f"sqlite:///{tmp_path}/app.db")
 
         return opened
+
+
+class TestPostgresStore(StoreConformance):
+    @pytest.fixture
+    async def store(self, postgres_url: str) -> AsyncIterator[Store]:
+        store = await open_store(postgres_url)
+        yield store
+        await store.close()
+
+    @pytest.fixture
+    def reopen(self, store: Store, postgres_url: str) -> Reopen:
+        async def opened() -> Store:
+            return await open_store(postgres_url)
+
+        return opened

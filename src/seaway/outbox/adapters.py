@@ -8,11 +8,23 @@ driver that it has. Guarantees: an unknown handle is refused by name, never gues
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol, cast
 
 from seaway.errors import ConfigError
 from seaway.outbox.encoding import OutboxRow
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an outbox is, for databases that have more than one place, and how it tells of rows.
+
+    ``schema``: default the connection's search path. ``notify``: wake relays that listen.
+    """
+
+    schema: str | None = None
+    notify: bool = False
 
 
 class Adapter(Protocol):
@@ -22,7 +34,9 @@ class Adapter(Protocol):
         """``OutsideTransaction`` unless one is open, ``ConfigError`` for a closed handle."""
         ...
 
-    def insert(self, handle: Any, rows: Sequence[OutboxRow]) -> list[str] | Awaitable[list[str]]:
+    def insert(
+        self, handle: Any, rows: Sequence[OutboxRow], place: Place
+    ) -> list[str] | Awaitable[list[str]]:
         """Write all rows or none; their ids, awaitable where the handle is asynchronous."""
         ...
 
@@ -31,8 +45,13 @@ _MODULES = {
     "sqlite3.Connection": "seaway.outbox.sqlite3_adapter",
     "sqlite3.Cursor": "seaway.outbox.sqlite3_adapter",
     "aiosqlite.core.Connection": "seaway.outbox.aiosqlite_adapter",
+    "asyncpg.connection.Connection": "seaway.outbox.asyncpg_adapter",
+    "asyncpg.pool.PoolConnectionProxy": "seaway.outbox.asyncpg_adapter",
 }
-_SUPPORTED = "sqlite3.Connection, sqlite3.Cursor, aiosqlite.Connection"
+_SUPPORTED = (
+    "connections of sqlite3, aiosqlite, asyncpg, psycopg, SQLAlchemy and Django, and sessions of "
+    "SQLAlchemy"
+)
 
 _adapters: dict[type, Adapter] = {}
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import aiosqlite
 
 from seaway.outbox import sqlite_statements as s
+from seaway.outbox.adapters import Place
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
 
 
@@ -25,7 +26,9 @@ def require_transaction(handle: aiosqlite.Connection) -> None:
         raise s.outside()
 
 
-async def insert(handle: aiosqlite.Connection, rows: Sequence[OutboxRow]) -> list[str]:
+async def insert(
+    handle: aiosqlite.Connection, rows: Sequence[OutboxRow], place: Place
+) -> list[str]:
     """See ``Adapter``. A savepoint keeps a failure half way from leaving some of the rows."""
     try:
         if len(rows) == 1:

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from seaway.outbox import sqlite_statements as s
+from seaway.outbox.adapters import Place
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
 
 
@@ -19,7 +20,9 @@ def require_transaction(handle: sqlite3.Connection | sqlite3.Cursor) -> None:
         raise s.outside()
 
 
-def insert(handle: sqlite3.Connection | sqlite3.Cursor, rows: Sequence[OutboxRow]) -> list[str]:
+def insert(
+    handle: sqlite3.Connection | sqlite3.Cursor, rows: Sequence[OutboxRow], place: Place
+) -> list[str]:
     """See ``Adapter``. A savepoint keeps a failure half way from leaving some of the rows."""
     connection = _connection(handle)
     try:

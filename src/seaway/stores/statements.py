@@ -10,11 +10,17 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 
+from seaway.tables import within
+
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
-def load(path: str) -> Mapping[str, str]:
-    """The blocks of ``stores/sql/{path}``, by name, without what stands before the first."""
+def load(path: str, schema: str | None = None) -> Mapping[str, str]:
+    """The blocks of ``stores/sql/{path}``, by name, without what stands before the first.
+
+    ``schema``: where the tables are; ``None`` leaves that to the connection's search path.
+    """
     text = files("seaway.stores").joinpath("sql", path).read_text("utf-8")
     _, *parts = _NAME.split(text)
-    return {name: body.strip() for name, body in zip(parts[::2], parts[1::2], strict=True)}
+    bodies = (within(body.strip(), schema) for body in parts[1::2])
+    return dict(zip(parts[::2], bodies, strict=True))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -29,11 +29,12 @@ from seaway.contracts import (
     Failed,
     Message,
     OutboxEntry,
+    Phase,
     SchemaChange,
     Sent,
 )
 from seaway.errors import ConfigError, OutsideTransaction
-from seaway.outbox.adapters import register
+from seaway.outbox.adapters import Place, register
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -126,7 +127,9 @@ class _MemoryAdapter:
         if not handle.in_transaction:
             raise OutsideTransaction("the transaction has ended", hint="add the event inside it")
 
-    def insert(self, handle: MemoryTransaction, rows: Sequence[OutboxRow]) -> list[str]:
+    def insert(
+        self, handle: MemoryTransaction, rows: Sequence[OutboxRow], place: Place
+    ) -> list[str]:
         handle.insert(rows)
         return ids_of(rows)
 
@@ -137,8 +140,11 @@ register(MemoryTransaction, _MemoryAdapter())
 class MemoryLease:
     """``contracts.Lease`` on dictionaries."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    shards: Collection[str] = ("0 of 1",)
+
+    def __init__(self, store: MemoryStore, *, hold: bool) -> None:
         self._store = store
+        self._hold = hold
         self._after = 0
         self._blocked: set[str] = set()
 
@@ -153,7 +159,8 @@ class MemoryLease:
                 continue
             self._after = entry.position
             if entry.parked_at is not None:
-                self._blocked.add(entry.key)
+                if self._hold:
+                    self._blocked.add(entry.key)
             elif entry.key not in self._blocked:
                 claimed.append(entry)
         return claimed
@@ -163,6 +170,9 @@ class MemoryLease:
         self._blocked.update(failure.entry.key for failure in failed)
         await self._store.settle(sent, failed)
 
+    async def confirm(self) -> None:
+        """It cannot be lost."""
+
 
 class MemorySchema:
     """Nothing to migrate."""
@@ -171,7 +181,7 @@ class MemorySchema:
         """Empty."""
         return []
 
-    async def upgrade(self) -> Sequence[SchemaChange]:
+    async def upgrade(self, phase: Phase | None = None) -> Sequence[SchemaChange]:
         """Empty."""
         return []
 
@@ -211,16 +221,21 @@ class MemoryStore:
     # ------------------------------------------------------------------- the outbox
 
     @asynccontextmanager
-    async def lease(self) -> AsyncIterator[MemoryLease | None]:
+    async def lease(self, *, hold: bool = True) -> AsyncIterator[MemoryLease | None]:
         """The right to publish, at once; ``None`` where somebody has it."""
         if self._leased:
             yield None
             return
         self._leased = True
         try:
-            yield MemoryLease(self)
+            yield MemoryLease(self, hold=hold)
         finally:
             self._leased = False
+
+    async def reshard(self, shards: int) -> None:
+        """There is one."""
+        if shards != 1:
+            raise ConfigError("the memory store has one shard")
 
     async def wait(self, timeout: timedelta) -> None:
         """Return when entries came since the last claim, at the latest after ``timeout``."""
@@ -286,7 +301,7 @@ class MemoryStore:
             ]
             for entry in parked:
                 self._tables.outbox[entry.event_id] = replace(entry, parked_at=None, attempts=0)
-        self._wake()
+        self.nudge()
         return len(parked)
 
     async def sent(
@@ -303,12 +318,9 @@ class MemoryStore:
             )
         ][:limit]
 
-    async def prune(self, before: datetime) -> int:
-        """Forget what was settled before then; how many there were."""
-        kept = [(at, done) for at, done in self._sent if at >= before]
-        count = len(self._sent) - len(kept)
-        self._sent = kept
-        return count
+    async def prune(self, before: datetime) -> None:
+        """Forget what was settled before then."""
+        self._sent = [(at, done) for at, done in self._sent if at >= before]
 
     # ------------------------------------------------------------------- the inbox
 
@@ -323,7 +335,7 @@ class MemoryStore:
                 opened.end()
                 raise
             self._tables, self._next_position = opened.end()
-        self._wake()
+        self.nudge()
 
     async def processed(self, event_id: str) -> Mapping[str, datetime]:
         """Which consumers have this event's effects, and since when."""
@@ -356,7 +368,8 @@ class MemoryStore:
             finally:
                 self._holder = None
 
-    def _wake(self) -> None:
+    def nudge(self) -> None:
+        """End ``wait`` now."""
         self.version += 1
         self._changed.set()
         self._changed = asyncio.Event()

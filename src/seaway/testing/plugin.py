@@ -9,23 +9,24 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
     from seaway.brokers.jetstream import JetStreamBroker
     from seaway.embedded.nats_server import NatsServer
+    from seaway.embedded.postgres import PostgresServer
+    from seaway.embedded.process import ServerProcess
+    from seaway.testing.databases import Databases
 
+S = TypeVar("S", bound="ServerProcess")
 
 pytest.register_assert_rewrite("seaway.testing.conformance")
 
 
 @contextmanager
-def _running() -> Iterator[NatsServer]:
-    from seaway.embedded.nats_server import NatsServer
-
-    server = NatsServer()
+def _running(server: S) -> Iterator[S]:
     try:
         server.launch()
         yield server
@@ -37,15 +38,53 @@ def _running() -> Iterator[NatsServer]:
 @pytest.fixture(scope="module")
 def nats_server() -> Iterator[NatsServer]:
     """A running nats-server with JetStream that the tests of one module share."""
-    with _running() as server:
+    from seaway.embedded.nats_server import NatsServer
+
+    with _running(NatsServer()) as server:
         yield server
 
 
 @pytest.fixture
 def nats_server_own() -> Iterator[NatsServer]:
     """A running nats-server of this test alone, to be stopped, killed and started again."""
-    with _running() as server:
+    from seaway.embedded.nats_server import NatsServer
+
+    with _running(NatsServer()) as server:
         yield server
+
+
+@pytest.fixture
+def postgres_server_own() -> Iterator[PostgresServer]:
+    """A running PostgreSQL of this test alone, to be stopped, killed and started again."""
+    from seaway.embedded.postgres import PostgresServer
+
+    with _running(PostgresServer()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_databases() -> Iterator[Databases]:
+    """The PostgreSQL that the tests of a session share (``SEAWAY_TEST_POSTGRES``, or our own)."""
+    from seaway.testing.databases import databases
+
+    with databases() as opened:
+        yield opened
+
+
+@pytest.fixture
+def postgres_url(postgres_databases: Databases) -> Iterator[str]:
+    """The URL of a fresh PostgreSQL database with Seaway's tables."""
+    name = postgres_databases.create()
+    yield postgres_databases.url(name)
+    postgres_databases.drop(name)
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_databases: Databases) -> Iterator[str]:
+    """The URL of a fresh PostgreSQL database with nothing in it."""
+    name = postgres_databases.create(tables=False)
+    yield postgres_databases.url(name)
+    postgres_databases.drop(name)
 
 
 @pytest.fixture

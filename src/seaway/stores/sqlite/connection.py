@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import aiosqlite
 
@@ -40,28 +40,6 @@ class Connection(aiosqlite.Connection):
             raise StoreUnavailable("the store is closed") from error
         result: T = await self._execute(work, connection)  # type: ignore[no-untyped-call]
         return result
-
-
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await ``work`` to its end even when cancelled meanwhile, then let the cancellation go on.
-
-    A commit or rollback must not be left running behind its caller's back.
-    """
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            cancelled = error
-        except BaseException:
-            # The task keeps it, and it is raised below.
-            break
-    if cancelled is not None:
-        if not task.cancelled():
-            task.exception()
-        raise cancelled
-    return task.result()
 
 
 def checked(path: Path) -> Path:

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from seaway.contracts import Failed, OutboxEntry, Sent
 from seaway.stores import statements
+from seaway.stores.ending import to_its_end
 from seaway.stores.sqlite import rows
-from seaway.stores.sqlite.connection import Connection, to_its_end
+from seaway.stores.sqlite.connection import Connection
 from seaway.stores.sqlite.errors import primary_code, translated, translating
 
 _SQL = statements.load("sqlite/outbox.sql")
@@ -34,15 +35,19 @@ class SqliteLease:
     failure recorded: unparked in between, an entry must not be overtaken by a later one.
     """
 
+    shards: Collection[str] = ("0 of 1",)
+
     def __init__(
         self,
         reader: Connection,
         write: Write,
         path: str,
         *,
+        hold: bool,
         keep_sent: bool,
         on_pulse: Callable[[Pulse], None],
     ) -> None:
+        self._hold = hold
         self._reader = reader
         self._write = write
         self._path = path
@@ -72,7 +77,8 @@ class SqliteLease:
             for entry in page:
                 self._after = entry.position
                 if entry.parked_at is not None:
-                    self._blocked.add(entry.key)
+                    if self._hold:
+                        self._blocked.add(entry.key)
                 elif entry.key not in self._blocked:
                     claimed.append(entry)
             if len(page) < wanted:
@@ -84,6 +90,9 @@ class SqliteLease:
         self._blocked.update(failure.entry.key for failure in failed)
         if sent or failed:
             await self._write(lambda db: _settle(db, sent, failed, keep_sent=self._keep_sent))
+
+    async def confirm(self) -> None:
+        """It cannot be lost: the operating system holds the lock for as long as we live."""
 
 
 Page = tuple[Pulse, list[OutboxEntry]]

@@ -8,46 +8,24 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 
-from seaway.contracts import SchemaChange
+from seaway.contracts import Phase, SchemaChange
 from seaway.errors import SchemaMismatch
-from seaway.stores import statements
+from seaway.stores import statements, versions
+from seaway.stores.ending import to_its_end
 from seaway.stores.sqlite import rows
-from seaway.stores.sqlite.connection import Connection, to_its_end
+from seaway.stores.sqlite.connection import Connection
 from seaway.stores.sqlite.errors import translating
+from seaway.stores.versions import Migration, migrations
 
 _SQL = statements.load("sqlite/schema.sql")
-
-
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """One numbered file of ``stores/migrations/sqlite``."""
-
-    version: int
-    name: str
-    script: str
-
-
-@cache
-def migrations() -> tuple[Migration, ...]:
-    """All migrations of this version of Seaway, in order."""
-    folder = files("seaway.stores").joinpath("migrations/sqlite")
-    found = []
-    for file in folder.iterdir():
-        stem, _, suffix = file.name.rpartition(".")
-        if suffix == "sql":
-            number, _, name = stem.partition("_")
-            found.append(Migration(int(number), name, file.read_text("utf-8").strip()))
-    return tuple(sorted(found, key=lambda migration: migration.version))
 
 
 def script() -> str:
     """All migrations as one script, for whoever applies them by hand."""
     parts = [f"{_SQL['create_versions']};"]
-    for migration in migrations():
+    for migration in migrations("sqlite"):
         parts.append(
             f"-- {migration.version:04d}_{migration.name}\nBEGIN IMMEDIATE;\n"
             f"{migration.script}\n"
@@ -67,31 +45,27 @@ class SqliteSchema:
 
     async def plan(self) -> Sequence[SchemaChange]:
         """Every migration, and whether this file has it."""
-        with translating(self._path):
-            applied = await self._connection.run(self._applied)
-        return [SchemaChange(m.version, m.name, m.version in applied) for m in migrations()]
+        return versions.changes(migrations("sqlite"), await self._recorded())
 
-    async def upgrade(self) -> Sequence[SchemaChange]:
+    async def upgrade(self, phase: Phase | None = None) -> Sequence[SchemaChange]:
         """Apply what is missing, one transaction each; what was applied. Idempotent."""
         done = []
-        for migration in migrations():
+        for migration in versions.missing(migrations("sqlite"), await self._recorded(), phase):
 
             def work(db: sqlite3.Connection, wanted: Migration = migration) -> bool:
                 return self._apply(db, wanted)
 
             with translating(self._path):
                 if await to_its_end(self._connection.run(work)):
-                    done.append(SchemaChange(migration.version, migration.name, True))
+                    done.append(migration.change(applied=True))
         return done
 
     async def verify(self) -> None:
         """Raise ``SchemaMismatch`` unless the tables are as this version needs them."""
-        missing = [change for change in await self.plan() if not change.applied]
-        if missing:
-            names = ", ".join(f"{change.version:04d}_{change.name}" for change in missing)
-            raise SchemaMismatch(
-                f"{self._path} lacks Seaway's tables ({names}): run seaway db upgrade"
-            )
+        recorded = await self._recorded()
+        versions.refuse_missing(migrations("sqlite"), recorded, self._path)
+        if len(recorded) > len(migrations("sqlite")):
+            return  # A newer Seaway's tables, which it has made to be lived with.
         with translating(self._path):
             found = await self._connection.run(_objects)
         for name, sql in _expected().items():
@@ -105,17 +79,16 @@ class SqliteSchema:
         """All migrations as one script."""
         return script()
 
-    def _applied(self, db: sqlite3.Connection) -> set[int]:
+    async def _recorded(self) -> dict[int, str]:
+        with translating(self._path):
+            return await self._connection.run(self._applied)
+
+    def _applied(self, db: sqlite3.Connection) -> dict[int, str]:
         if not db.execute(_SQL["has_versions"]).fetchone()[0]:
-            return set()
-        applied = {version for version, _ in db.execute(_SQL["versions"]).fetchall()}
-        newest = migrations()[-1].version
-        if applied and max(applied) > newest:
-            raise SchemaMismatch(
-                f"{self._path} has Seaway's tables in version {max(applied)}, this Seaway knows "
-                f"{newest}: upgrade seaway (pip install -U seaway)"
-            )
-        return applied
+            return {}
+        recorded = dict(db.execute(_SQL["versions"]).fetchall())
+        versions.refuse_newer(migrations("sqlite"), recorded, self._path)
+        return recorded
 
     def _apply(self, db: sqlite3.Connection, migration: Migration) -> bool:
         db.execute("BEGIN IMMEDIATE")
@@ -157,7 +130,7 @@ def _expected() -> dict[str, str]:
     db = sqlite3.connect(":memory:")
     try:
         db.execute(_SQL["create_versions"])
-        for migration in migrations():
+        for migration in migrations("sqlite"):
             db.executescript(migration.script)
         return _objects(db)
     finally:

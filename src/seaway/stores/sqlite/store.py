@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
 from seaway.errors import ConfigError
 from seaway.stores import statements
+from seaway.stores.ending import to_its_end
 from seaway.stores.sqlite import rows
-from seaway.stores.sqlite.connection import Connection, checked, connect, to_its_end
+from seaway.stores.sqlite.connection import Connection, checked, connect
 from seaway.stores.sqlite.errors import translating
 from seaway.stores.sqlite.lease import Pulse, SqliteLease, read_pulse, relay_lock
 from seaway.stores.sqlite.schema import SqliteSchema
@@ -33,7 +34,6 @@ _OUTBOX = statements.load("sqlite/outbox.sql")
 _INBOX = statements.load("sqlite/inbox.sql")
 
 _SHORTEST_POLL = timedelta(milliseconds=10)
-_LONGEST_POLL = timedelta(milliseconds=100)
 
 
 class SqliteStore:
@@ -42,12 +42,19 @@ class SqliteStore:
     capabilities = Capabilities(durable=True, shared=True, concurrent_transactions=False)
 
     def __init__(
-        self, path: Path, writer: Connection, reader: Connection, *, keep_sent: bool
+        self,
+        path: Path,
+        writer: Connection,
+        reader: Connection,
+        *,
+        keep_sent: bool,
+        poll: timedelta,
     ) -> None:
         self.path = path
         self._writer = writer
         self._reader = reader
         self._keep_sent = keep_sent
+        self._longest_poll = poll
         self._schema = SqliteSchema(writer, str(path))
         self._turn = asyncio.Lock()
         self._holder: asyncio.Task[Any] | None = None
@@ -61,12 +68,14 @@ class SqliteStore:
         *,
         busy_timeout: timedelta = timedelta(seconds=5),
         keep_sent: bool = True,
+        poll: timedelta = timedelta(milliseconds=100),
     ) -> SqliteStore:
         """Open ``path``, creating an empty database where there is none.
 
         ``busy_timeout``: how long a write waits for writers of other processes before it raises
         ``StoreUnavailable``. ``keep_sent=False`` keeps no settled events: they cannot be traced
-        or sent again. ``ConfigError`` where the file cannot be a database.
+        or sent again. ``poll``: the longest pause between two looks for what other connections
+        wrote. ``ConfigError`` where the file cannot be a database.
         """
         path = checked(Path(path))
         writer = await connect(path, busy_timeout=busy_timeout, read_only=False)
@@ -75,7 +84,7 @@ class SqliteStore:
         except BaseException:
             await to_its_end(writer.close())
             raise
-        return cls(path, writer, reader, keep_sent=keep_sent)
+        return cls(path, writer, reader, keep_sent=keep_sent, poll=poll)
 
     async def __aenter__(self) -> SqliteStore:
         return self
@@ -102,7 +111,7 @@ class SqliteStore:
     # ------------------------------------------------------------------- the outbox
 
     @asynccontextmanager
-    async def lease(self) -> AsyncIterator[SqliteLease | None]:
+    async def lease(self, *, hold: bool = True) -> AsyncIterator[SqliteLease | None]:
         """The relay's right to this file, at once; ``None`` where another relay has it."""
         async with relay_lock(self._reader, self.path) as held:
             if not held:
@@ -112,14 +121,22 @@ class SqliteStore:
                 self._reader,
                 self._write,
                 str(self.path),
+                hold=hold,
                 keep_sent=self._keep_sent,
                 on_pulse=self._note_pulse,
+            )
+
+    async def reshard(self, shards: int) -> None:
+        """There is one: SQLite has one writer."""
+        if shards != 1:
+            raise ConfigError(
+                "an SQLite outbox has one shard", hint="leave outbox.shards out, or use PostgreSQL"
             )
 
     async def wait(self, timeout: timedelta) -> None:
         """Return when entries came since the last claim, at the latest after ``timeout``.
 
-        Transactions of this store wake it at once; those of other connections within 100 ms.
+        Transactions of this store wake it at once; those of other connections within ``poll``.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout.total_seconds()
@@ -135,7 +152,7 @@ class SqliteStore:
                 async with asyncio.timeout(min(left, pause.total_seconds())):
                     await nudge.wait()
             except TimeoutError:
-                pause = min(pause * 1.25, _LONGEST_POLL)
+                pause = min(pause * 1.25, self._longest_poll)
 
     async def backlog(self) -> Backlog:
         """How much waits."""
@@ -173,10 +190,10 @@ class SqliteStore:
             lambda db: [rows.sent(row) for row in db.execute(statement, given).fetchall()]
         )
 
-    async def prune(self, before: datetime) -> int:
-        """Forget what was settled before then; how many there were."""
+    async def prune(self, before: datetime) -> None:
+        """Forget what was settled before then."""
         given = {"before": rows.microseconds(before)}
-        return await self._write(lambda db: db.execute(_OUTBOX["prune"], given).rowcount)
+        await self._write(lambda db: db.execute(_OUTBOX["prune"], given))
 
     # ------------------------------------------------------------------- the inbox
 
@@ -185,7 +202,7 @@ class SqliteStore:
         """The writer, in a transaction; others of this process wait their turn."""
         async with self._own_turn(), transaction(self._writer, str(self.path)) as opened:
             yield opened
-        self._wake()
+        self.nudge()
 
     async def processed(self, event_id: str) -> Mapping[str, datetime]:
         """Which consumers have this event's effects, and since when."""
@@ -221,7 +238,7 @@ class SqliteStore:
         async with self._own_turn():
             with translating(str(self.path)):
                 result = await to_its_end(self._writer.run(whole))
-        self._wake()
+        self.nudge()
         return result
 
     @asynccontextmanager
@@ -243,6 +260,7 @@ class SqliteStore:
     def _note_pulse(self, pulse: Pulse) -> None:
         self._pulse = pulse
 
-    def _wake(self) -> None:
+    def nudge(self) -> None:
+        """End ``wait`` now: let it look whether anything came."""
         self._nudge.set()
         self._nudge = asyncio.Event()

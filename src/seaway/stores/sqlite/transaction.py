@@ -13,8 +13,9 @@ from contextlib import asynccontextmanager
 
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.stores import statements
+from seaway.stores.ending import to_its_end
 from seaway.stores.sqlite import rows
-from seaway.stores.sqlite.connection import Connection, to_its_end
+from seaway.stores.sqlite.connection import Connection
 from seaway.stores.sqlite.errors import is_transient, translated, translating
 
 _SQL = statements.load("sqlite/inbox.sql")

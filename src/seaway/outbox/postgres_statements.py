@@ -1,0 +1,91 @@
+"""What the PostgreSQL adapters share: the statement, its parameters, and what refusals mean.
+
+Must not run anything. Guarantees: one statement for any number of events; an error is told by its
+SQLSTATE, never by its text.
+
+With ``notify`` the same statement notifies the relays that listen; the server sends it once a
+transaction, however many events that adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.resources import files
+
+from seaway.errors import (
+    ConfigError,
+    OutsideTransaction,
+    SchemaMismatch,
+    SeawayError,
+    StoreUnavailable,
+)
+from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
+from seaway.tables import within
+
+_ADD = files("seaway.outbox").joinpath("sql/postgres_add.sql").read_text("utf-8").strip()
+_NOTIFYING = (
+    "WITH added AS ({add}), told AS (SELECT pg_notify('seaway_outbox', ''))\n"
+    "SELECT added.event_id FROM added, told"
+)
+_TAKE_BACK = "DELETE FROM seaway_outbox WHERE event_id = ANY ($1::uuid[])"
+
+_MISSING = frozenset({"42P01", "42703", "42704", "3F000", "42P10"})
+_TRANSIENT = ("08", "40", "53", "57", "58", "55")
+_ABORTED = "25P02"
+
+
+@lru_cache(maxsize=16)
+def add_statement(schema: str | None, *, notify: bool) -> str:
+    """Six arrays in, the ids that are new out."""
+    add = within(_ADD, schema)
+    return _NOTIFYING.format(add=add) if notify else add
+
+
+def take_back_statement(schema: str | None) -> str:
+    """For the rows of a call of which one was refused: all of them go or none."""
+    return within(_TAKE_BACK, schema)
+
+
+def arrays(rows: Sequence[OutboxRow]) -> list[list[object]]:
+    """The parameters of ``add_statement``: a column each, of plain text, bytes and integers."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def known(rows: Sequence[OutboxRow], added: Sequence[str]) -> ConfigError | None:
+    """The refusal of a call whose ids were not all new."""
+    if len(added) == len(rows):
+        return None
+    new = set(added)
+    return duplicate(next(event_id for event_id in ids_of(rows) if event_id not in new))
+
+
+def explain(error: BaseException, sqlstate: str | None) -> SeawayError:
+    """The error of ours that says what the writer does next."""
+    code = sqlstate or ""
+    if code in _MISSING:
+        return SchemaMismatch(
+            f"Seaway's tables are missing or old ({error}): run seaway db upgrade"
+        )
+    if code == _ABORTED:
+        return ConfigError(
+            "the transaction is aborted: a statement before this one failed",
+            hint="roll back, or put such a statement into a savepoint",
+        )
+    if not code or code.startswith(_TRANSIENT):
+        return StoreUnavailable(f"roll back and try again: {error}")
+    return ConfigError(f"the database refused the outbox row: {error}")
+
+
+def outside() -> OutsideTransaction:
+    """The refusal to write an event that would be atomic with nothing."""
+    return OutsideTransaction(
+        "no transaction is open on this connection, so the event would not be atomic with your "
+        "change",
+        hint="begin one, and make your change and add the event inside it",
+    )
+
+
+def closed(error: object) -> ConfigError:
+    """The refusal of a handle that cannot write any more."""
+    return ConfigError(f"the connection cannot be used: {error}")

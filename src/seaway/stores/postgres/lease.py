@@ -1,0 +1,190 @@
+"""The relay's exclusive right to some shards of a PostgreSQL outbox.
+
+    free --pg_try_advisory_xact_lock(outbox, shard)--> held --the transaction ends--> free
+
+Owns: those locks, the transaction that holds them, and what was claimed under them. A lock goes
+with its session: kill -9 of the holder, a cut connection, or a holder that said nothing for 30 s
+(a stopped process) end it, and no clock of ours is read (ADR 0008). The transaction writes nothing,
+so it has no id and keeps no dead row from being vacuumed. Behind PgBouncer a transaction is what
+one server session is held for.
+
+Authoritative: the outbox table. Everything here may be lost at any moment; the next lease claims
+what is still there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from seaway.contracts import Failed, OutboxEntry, Sent
+from seaway.errors import SchemaMismatch
+from seaway.stores.ending import to_its_end
+from seaway.stores.postgres import rows
+from seaway.stores.postgres.connection import Handle, Pool
+from seaway.stores.postgres.errors import translating
+from seaway.stores.postgres.head import Horizon, floor_after
+
+_KEEP_ALIVE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a lease holds: ``held`` of ``shards``, as of ``releases`` of parked entries."""
+
+    held: tuple[int, ...]
+    shards: int
+    releases: int
+
+    @property
+    def filter(self) -> list[int] | None:
+        """For the statements: the shards, or ``None`` where all are held."""
+        return None if len(self.held) == self.shards else list(self.held)
+
+
+class PostgresLease:
+    """``contracts.Lease``. Claims go over the session that holds the locks: a claim that came back
+    proves that they were held then. Settlements go over another, so that they are durable at once.
+    """
+
+    def __init__(
+        self,
+        connection: Handle,
+        pool: Pool,
+        sql: Mapping[str, str],
+        share: Share,
+        *,
+        horizon: Horizon,
+        floor: int,
+        hold: bool,
+        keep_sent: bool,
+    ) -> None:
+        self._connection = connection
+        self._turn = asyncio.Lock()
+        self._pool = pool
+        self._sql = sql
+        self._share = share
+        self._horizon = horizon
+        self._hold = hold
+        self._keep_sent = keep_sent
+        self._claimed: set[int] = set()
+        self._blocked: set[str] = set()
+        self.floor = floor
+
+    @property
+    def shards(self) -> Collection[str]:
+        """What it holds."""
+        return [f"{shard} of {self._share.shards}" for shard in self._share.held]
+
+    async def claim(self, limit: int) -> Sequence[OutboxEntry]:
+        """The oldest entries not yet claimed under this lease; two short reads.
+
+        Empty, from then on, once parked entries were released: the next lease begins with them.
+        """
+        share, sql = self._share, self._sql
+        async with self._turn:
+            with translating(self._pool.shown):
+                mark = await self._connection.fetchrow(sql["mark"])
+                xmin, xmax, last, parked = mark  # type: ignore[misc]
+                self._horizon.mark(xmin, xmax, last)
+                found = await self._connection.fetch(
+                    sql["claim"],
+                    self.floor,
+                    [position for position in self._claimed if position > self.floor],
+                    list(self._blocked),
+                    share.filter,
+                    share.shards,
+                    self._hold and parked,
+                    share.releases,
+                    limit,
+                )
+        entries = [rows.entry(row) for row in found]
+        self._claimed.update(entry.position for entry in entries)
+        if not self._blocked:
+            # A late row of a blocked key may lie anywhere, and is in no claim of this lease.
+            self.floor = floor_after(self.floor, self._horizon.closed, self._claimed)
+        return entries
+
+    async def settle(self, sent: Sequence[Sent], failed: Sequence[Failed] = ()) -> None:
+        """One short write transaction, durable when it returns. Idempotent."""
+        self._blocked.update(failure.entry.key for failure in failed)
+        if not sent and not failed:
+            return
+        async with self._pool.transaction("BEGIN; SET LOCAL enable_seqscan = off") as connection:
+            positions = [each.entry.position for each in sent]
+            if sent and self._keep_sent:
+                streams = [each.stream for each in sent]
+                numbers = [each.stream_seq for each in sent]
+                await connection.execute(self._sql["settle"], positions, streams, numbers)
+            elif sent:
+                await connection.execute(self._sql["settle_and_forget"], positions)
+            for each in failed:
+                entry = each.entry
+                await connection.execute(
+                    self._sql["fail"], entry.position, entry.attempts, each.error, each.park
+                )
+        self._claimed.difference_update(positions)
+
+    async def confirm(self) -> None:
+        """Return while the lease is still held, ``StoreUnavailable`` once it is lost."""
+        async with self._turn:
+            with translating(self._pool.shown):
+                await self._connection.execute("SELECT 1")
+
+    async def keep_alive(self) -> None:
+        """Speak up while nothing is claimed, for as long as the publishing takes."""
+        while True:
+            await asyncio.sleep(_KEEP_ALIVE_SECONDS)
+            await self.confirm()
+
+
+@asynccontextmanager
+async def take(
+    pool: Pool, sql: Mapping[str, str], table: str, *, first: int
+) -> AsyncIterator[tuple[Handle, Share] | None]:
+    """Hold a fair share of the free shards; ``None``: none is free, and we are in the queue.
+
+    Fair: as many as there would be for each of those who hold or want some. ``first``: where to
+    begin looking.
+    """
+    async with pool.connection() as connection:
+        with translating(pool.shown):
+            await connection.execute(sql["begin"])
+            share = await _take(connection, sql, table, first)
+        yield None if share is None else (connection, share)
+        # Nothing was written: what ends the transaction is what gives the connection back.
+
+
+async def _take(connection: Handle, sql: Mapping[str, str], table: str, first: int) -> Share | None:
+    ((outbox, joined),) = await connection.fetch(sql["join"], table)
+    if outbox is None:
+        raise SchemaMismatch(f"the table {table} is missing: run seaway db upgrade")
+    if not joined:
+        return None  # The keys are being divided anew.
+    # Read after the lock was had: a division that was committed before is seen.
+    layout = await connection.fetchrow(sql["layout"], outbox)
+    if layout is None:
+        raise SchemaMismatch("the table seaway_relay is empty: run seaway db verify")
+    shards, releases, relays = layout
+    fair = -(-shards // max(1, relays))
+    taken = await connection.fetch(sql["take"], outbox, first % shards, shards, fair)
+    held = tuple(sorted(shard for (shard,) in taken))
+    return Share(held, shards, releases) if held else None
+
+
+@asynccontextmanager
+async def kept_alive(lease: PostgresLease) -> AsyncIterator[PostgresLease]:
+    """``lease`` while the server hears of its holder, however long the publishing takes."""
+    speaking = asyncio.create_task(lease.keep_alive(), name="seaway lease")
+    try:
+        yield lease
+    finally:
+        speaking.cancel()
+        await to_its_end(_ended(speaking))
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    # What it met, the next claim meets too, and says.
+    await asyncio.gather(task, return_exceptions=True)

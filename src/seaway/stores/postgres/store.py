@@ -1,0 +1,238 @@
+"""``PostgresStore``: outbox, inbox and schema in one PostgreSQL database.
+
+Owns: a pool of connections, and what is known of the outbox's head. The application's own
+connections are not its business. Guarantees: what ``contracts.Store`` says, over any number of
+processes and machines, also through PgBouncer in transaction mode (``?pgbouncer=true``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+
+from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
+from seaway.stores import statements
+from seaway.stores.postgres import rows
+from seaway.stores.postgres.address import parse
+from seaway.stores.postgres.connection import Pool, touched
+from seaway.stores.postgres.head import Floors, Horizon
+from seaway.stores.postgres.lease import PostgresLease, Share, kept_alive, take
+from seaway.stores.postgres.listener import Listener
+from seaway.stores.postgres.retention import DAY, prune
+from seaway.stores.postgres.schema import PostgresSchema, name
+from seaway.stores.postgres.transaction import PostgresTransaction, transaction
+
+_SHORTEST_POLL = timedelta(milliseconds=5)
+_RESHARD_PATIENCE = "BEGIN; SET LOCAL lock_timeout = '60s'"
+
+
+class PostgresStore:
+    """``contracts.Store`` on one database. Made by ``open``; ``close`` it, or ``async with`` it."""
+
+    capabilities = Capabilities(
+        durable=True, shared=True, concurrent_transactions=True, shards=True, pruned_by=DAY
+    )
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        schema: str | None,
+        keep_sent: bool,
+        poll: timedelta,
+        listener: Listener | None,
+    ) -> None:
+        self._pool = pool
+        self._keep_sent = keep_sent
+        self._longest_poll = poll
+        self._listener = listener
+        self._schema = PostgresSchema(pool, schema)
+        self._outbox, self._sent = name("seaway_outbox", schema), name("seaway_sent", schema)
+        self._relay_sql = statements.load("postgres/relay.sql", schema)
+        self._outbox_sql = statements.load("postgres/outbox.sql", schema)
+        self._inbox_sql = statements.load("postgres/inbox.sql", schema)
+        self._retention_sql = statements.load("postgres/retention.sql", schema)
+        self._horizon, self._floors = Horizon(), Floors()
+        self._first = itertools.count()
+        self._last: tuple[Share, bool] | None = None
+        self._nudge = asyncio.Event()
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        schema: str | None = None,
+        keep_sent: bool = True,
+        listen: bool = False,
+        poll: timedelta = timedelta(milliseconds=100),
+        connections: int = 20,
+    ) -> PostgresStore:
+        """Connect to ``url`` (see ``address.parse``).
+
+        ``schema``: where Seaway's tables are, default the search path's. ``keep_sent=False`` keeps
+        no settled events: they cannot be traced or sent again. ``listen``: be woken by writers that
+        notify (``Outbox(notify=True)``). ``poll``: the longest pause between two looks at an empty
+        outbox. ``connections``: how many at the most. Raises ``StoreUnavailable`` where the
+        database is away, ``ConfigError`` where it does not let us in.
+        """
+        address = parse(url)
+        pool = await Pool.open(address, size=connections)
+        store = cls(pool, schema=schema, keep_sent=keep_sent, poll=poll, listener=None)
+        if listen:
+            store._listener = Listener(address, store.nudge)
+            store._listener.start()
+        return store
+
+    async def __aenter__(self) -> PostgresStore:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def schema(self) -> PostgresSchema:
+        """The library's own tables in this database."""
+        return self._schema
+
+    async def close(self) -> None:
+        """Close every connection, after what is under way. Idempotent."""
+        if self._listener is not None:
+            await self._listener.close()
+        await self._pool.close()
+
+    # ------------------------------------------------------------------- the outbox
+
+    @asynccontextmanager
+    async def lease(self, *, hold: bool = True) -> AsyncIterator[PostgresLease | None]:
+        """A fair share of the free shards, at once; ``None`` where none is free."""
+        try:
+            async with take(
+                self._pool, self._relay_sql, self._outbox, first=next(self._first)
+            ) as taken:
+                if taken is None:
+                    yield None
+                    return
+                connection, share = taken
+                shards, releases = share.shards, share.releases
+                lease = PostgresLease(
+                    connection,
+                    self._pool,
+                    self._relay_sql,
+                    share,
+                    horizon=self._horizon,
+                    floor=self._floors.of(share.held, shards=shards, releases=releases),
+                    hold=hold,
+                    keep_sent=self._keep_sent,
+                )
+                self._last = share, hold
+                async with kept_alive(lease):
+                    yield lease
+                self._floors.raise_to(lease.floor, share.held, shards=shards, releases=releases)
+        except BaseException:
+            # Whatever it was: another database may answer next, restored from a backup.
+            self._horizon, self._floors = Horizon(), Floors()
+            raise
+
+    async def reshard(self, shards: int) -> None:
+        """Divide the ordering keys anew, between two leases."""
+        async with self._pool.transaction(_RESHARD_PATIENCE) as connection:
+            await connection.execute(self._relay_sql["divide"], self._outbox)
+            await connection.execute(self._relay_sql["reshard"], shards)
+
+    async def wait(self, timeout: timedelta) -> None:
+        """Return when there are entries for this process' shards, at the latest after ``timeout``.
+
+        A nudge (a transaction of this store, a notification) ends it at once; otherwise it looks
+        every 5 ms at first and every ``poll`` in the end.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout.total_seconds()
+        pause = _SHORTEST_POLL
+        while True:
+            nudge = self._nudge
+            if await self._anything_waits():
+                return
+            left = deadline - loop.time()
+            if left <= 0:
+                return
+            try:
+                async with asyncio.timeout(min(left, pause.total_seconds())):
+                    await nudge.wait()
+                return
+            except TimeoutError:
+                listening = self._listener is not None and self._listener.listening
+                pause = timeout if listening else min(pause * 1.25, self._longest_poll)
+
+    def nudge(self) -> None:
+        """End ``wait`` now."""
+        self._nudge.set()
+        self._nudge = asyncio.Event()
+
+    async def backlog(self) -> Backlog:
+        """How much waits, and how much is dead by the server's last estimate."""
+        count, parked, oldest, dead = await self._pool.row(
+            self._outbox_sql["backlog"], self._outbox
+        )
+        return Backlog(count, parked, oldest, dead)
+
+    async def entries(
+        self, *, parked: bool | None = None, event_id: str | None = None, limit: int = 100
+    ) -> Sequence[OutboxEntry]:
+        """Unsettled entries in outbox order."""
+        wanted = None if event_id is None else rows.uuids([event_id])
+        found = await self._pool.rows(self._outbox_sql["entries"], wanted, parked, limit)
+        return [rows.entry(row) for row in found]
+
+    async def unpark(self, event_ids: Sequence[str] | None = None) -> int:
+        """Let parked entries be tried again, with their attempts counted anew."""
+        wanted = None if event_ids is None else rows.uuids(event_ids)
+        async with self._pool.transaction() as connection:
+            count = touched(await connection.execute(self._outbox_sql["unpark"], wanted))
+            if count:
+                await connection.execute(self._outbox_sql["release"])
+        self.nudge()
+        return count
+
+    async def sent(
+        self, *, event_id: str | None = None, correlation_id: str | None = None, limit: int = 100
+    ) -> Sequence[Sent]:
+        """Settled entries that retention still keeps, newest first."""
+        wanted = None if event_id is None else rows.uuids([event_id])
+        found = await self._pool.rows(self._outbox_sql["sent"], wanted, correlation_id, limit)
+        return [rows.sent(row) for row in found]
+
+    async def prune(self, before: datetime) -> None:
+        """Drop the days that ended before then, and make those that come."""
+        await prune(self._pool, self._retention_sql, self._sent, before)
+
+    # ------------------------------------------------------------------- the inbox
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[PostgresTransaction]:
+        """A transaction on a connection of its own; others may be open at the same time."""
+        async with transaction(self._pool, self._inbox_sql) as opened:
+            yield opened
+        self.nudge()
+
+    async def processed(self, event_id: str) -> Mapping[str, datetime]:
+        """Which consumers have this event's effects, and since when."""
+        return dict(await self._pool.rows(self._inbox_sql["processed"], event_id))  # type: ignore[arg-type]
+
+    async def forget(self, before: datetime) -> int:
+        """Drop inbox rows written before then; how many there were."""
+        return await self._pool.run(self._inbox_sql["forget"], before)
+
+    async def _anything_waits(self) -> bool:
+        if self._last is None:
+            return True
+        share, hold = self._last
+        floor = self._floors.of(share.held, shards=share.shards, releases=share.releases)
+        found: bool
+        (found,) = await self._pool.row(
+            self._relay_sql["waiting"], floor, share.filter, share.shards, hold
+        )
+        return found

@@ -1,0 +1,108 @@
+"""One transaction of the consuming service on PostgreSQL, from BEGIN to its end.
+
+Owns: beginning, the inbox row, savepoints and the end. Guarantees: committed whole or not at all,
+whatever the body does, also when it is cancelled; a body that ends the transaction itself is found
+out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from seaway.errors import ConfigError, StoreUnavailable
+from seaway.stores.ending import to_its_end
+from seaway.stores.postgres.connection import Handle, Pool, touched
+from seaway.stores.postgres.errors import is_transient, translated, translating
+
+
+class PostgresTransaction:
+    """``contracts.InboxTransaction``; ``handle`` is the asyncpg connection."""
+
+    def __init__(self, connection: Handle, sql: Mapping[str, str], shown: str) -> None:
+        self._connection = connection
+        self._sql = sql
+        self._shown = shown
+
+    @property
+    def handle(self) -> Handle:
+        """The connection, in an open transaction. Not to be committed or rolled back."""
+        return self._connection
+
+    async def claim(self, consumer: str, event_id: str) -> bool:
+        """Write the inbox row. False: it was there, so the effects are too.
+
+        Waits for another transaction that has the same row in hand, and for its verdict.
+        """
+        with translating(self._shown):
+            tag = await self._connection.execute(self._sql["claim"], consumer, event_id)
+        return touched(tag) == 1
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Part of the transaction that an exception undoes alone. May be nested."""
+        savepoint = self._connection.transaction()
+        with translating(self._shown):
+            await savepoint.start()
+        try:
+            yield
+        except BaseException:
+            if self._connection.is_in_transaction():
+                await to_its_end(savepoint.rollback())
+            raise
+        if not self._connection.is_in_transaction():
+            raise _ended_by_body()
+        with translating(self._shown):
+            await to_its_end(savepoint.commit())
+
+
+@asynccontextmanager
+async def transaction(pool: Pool, sql: Mapping[str, str]) -> AsyncIterator[PostgresTransaction]:
+    """A transaction on a connection that nobody else uses meanwhile."""
+    async with pool.connection() as connection:
+        whole = connection.transaction()
+        with translating(pool.shown):
+            await whole.start()
+        try:
+            yield PostgresTransaction(connection, sql, pool.shown)
+        except BaseException as error:
+            intact = connection.is_closed() or connection.is_in_transaction()
+            if intact and not connection.is_closed():
+                await to_its_end(_roll_back(whole, connection))
+            if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError) and (
+                is_transient(error) or connection.is_closed()
+            ):
+                raise translated(error, pool.shown) from error
+            if (
+                not intact
+                and isinstance(error, Exception)
+                and not isinstance(error, StoreUnavailable)
+            ):
+                raise _ended_by_body() from error
+            raise
+        if not connection.is_in_transaction() and not connection.is_closed():
+            raise _ended_by_body()
+        try:
+            await to_its_end(whole.commit())
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            if is_transient(error):
+                raise translated(error, pool.shown) from error
+            # A deferred constraint: the body's own doing, and its own error.
+            raise
+
+
+async def _roll_back(whole: asyncpg.transaction.Transaction, connection: Handle) -> None:
+    try:
+        await whole.rollback()
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        connection.terminate()  # With its session goes its transaction.
+
+
+def _ended_by_body() -> ConfigError:
+    return ConfigError(
+        "the code inside the transaction committed it or rolled it back itself, so its effects "
+        "and its inbox row may not agree",
+        hint="leave commit and rollback to Seaway; use savepoint() to undo a part",
+    )

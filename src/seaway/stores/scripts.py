@@ -1,0 +1,38 @@
+"""PostgreSQL's migrations as text: what is run, printed, or handed to somebody else.
+
+Needs no driver: whoever prints the script may have none.
+"""
+
+from __future__ import annotations
+
+from seaway.stores import statements
+from seaway.stores.versions import migrations
+from seaway.tables import check_schema
+
+LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('seaway db upgrade', 0))"
+"""Two that upgrade at once do so one after the other."""
+
+
+def postgres_script(schema: str | None) -> str:
+    """All migrations as one script, for whoever applies them by hand. May be run again."""
+    sql = statements.load("postgres/schema.sql")
+    parts = [f"BEGIN;\n{LOCK};\n{place(schema)}{sql['create_versions']};\nCOMMIT;"]
+    for migration in migrations("postgres"):
+        values = f"{migration.version}, '{migration.name}'"
+        record = sql["record"].replace("$1, $2", values)
+        parts.append(
+            f"-- {migration.version:04d}_{migration.name}\nBEGIN;\n{LOCK};\n{_use(schema)}"
+            f"{migration.script}\n\n{record};\nCOMMIT;"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _use(schema: str | None) -> str:
+    return "" if schema is None else f'SET LOCAL search_path = "{check_schema(schema)}";\n'
+
+
+def place(schema: str | None) -> str:
+    """Make ``schema`` where it is not there, and everything that follows in it."""
+    if schema is None:
+        return ""
+    return f'CREATE SCHEMA IF NOT EXISTS "{check_schema(schema)}";\n{_use(schema)}'

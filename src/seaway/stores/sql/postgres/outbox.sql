@@ -1,0 +1,30 @@
+-- name: backlog
+SELECT (SELECT count(*) FROM seaway_outbox),
+       (SELECT count(*) FROM seaway_outbox WHERE parked_at IS NOT NULL),
+       (SELECT added_at FROM seaway_outbox WHERE parked_at IS NULL ORDER BY position LIMIT 1),
+       pg_stat_get_dead_tuples(to_regclass($1))
+
+-- name: entries
+SELECT position, event_id::text, subject, payload, headers::text, added_at, attempts, last_error,
+       parked_at
+FROM seaway_outbox
+WHERE ($1::uuid[] IS NULL OR event_id = ANY ($1))
+  AND ($2::boolean IS NULL OR (parked_at IS NOT NULL) = $2)
+ORDER BY position
+LIMIT $3
+
+-- name: unpark
+UPDATE seaway_outbox
+SET parked_at = NULL, attempts = 0
+WHERE parked_at IS NOT NULL AND ($1::uuid[] IS NULL OR event_id = ANY ($1))
+
+-- name: release
+UPDATE seaway_relay SET releases = releases + 1
+
+-- name: sent
+SELECT position, event_id::text, subject, payload, headers::text, added_at, attempts, NULL::text,
+       NULL::timestamptz, stream, stream_seq
+FROM seaway_sent
+WHERE ($1::uuid[] IS NULL OR event_id = ANY ($1)) AND ($2::text IS NULL OR correlation_id = $2)
+ORDER BY sent_at DESC, position DESC
+LIMIT $3

@@ -1,0 +1,95 @@
+-- name: begin
+-- The plans of a queue's table must not depend on what ANALYZE last saw of it, full or empty. The
+-- server itself ends a lease whose holder says nothing for that long (a stopped process).
+BEGIN;
+SET LOCAL enable_seqscan = off;
+SET LOCAL enable_bitmapscan = off;
+SET LOCAL enable_sort = off;
+SET LOCAL jit = off;
+SET LOCAL idle_in_transaction_session_timeout = '30s'
+
+-- name: join
+-- Held by whoever publishes or would like to: nobody divides the keys anew meanwhile, and the
+-- others can count.
+SELECT to_regclass($1)::oid::integer, pg_try_advisory_xact_lock_shared(to_regclass($1)::oid::integer, -1)
+
+-- name: layout
+SELECT r.shards, r.releases, CASE WHEN r.shards = 1 THEN 1 ELSE (
+    SELECT count(*) FROM pg_locks l
+    WHERE l.locktype = 'advisory' AND l.granted AND l.mode = 'ShareLock'
+      AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+      AND l.classid = $1::integer::oid AND l.objid = (-1)::integer::oid AND l.objsubid = 2
+) END
+FROM seaway_relay r
+
+-- name: take
+SELECT t.shard
+FROM (SELECT ((n + $2::integer) % $3::integer) AS shard FROM generate_series(0, $3::integer - 1) n) t
+WHERE pg_try_advisory_xact_lock($1::integer, t.shard)
+LIMIT $4
+
+-- name: mark
+SELECT pg_snapshot_xmin(s.now)::text::bigint, pg_snapshot_xmax(s.now)::text::bigint,
+       CASE WHEN p.is_called THEN p.last_value ELSE 0 END,
+       EXISTS (SELECT FROM seaway_outbox o WHERE o.parked_at IS NOT NULL)
+FROM (SELECT pg_current_snapshot() AS now) s, seaway_outbox_position p
+
+-- name: claim
+-- Nothing once a parked event was released: it may lie below the floor, and must not be overtaken.
+SELECT o.position, o.event_id::text, o.subject, o.payload, o.headers::text, o.added_at, o.attempts,
+       o.last_error, o.parked_at
+FROM seaway_outbox o
+WHERE o.position > $1
+  AND o.parked_at IS NULL
+  AND o.position <> ALL ($2::bigint[])
+  AND o.ordering_key <> ALL ($3::text[])
+  AND ($4::integer[] IS NULL
+       OR ((hashtextextended(o.ordering_key, 0) & 2147483647) % $5::integer) = ANY ($4))
+  AND (NOT $6::boolean OR o.position < coalesce(
+      (SELECT min(q.position) FROM seaway_outbox q
+       WHERE q.parked_at IS NOT NULL AND q.ordering_key = o.ordering_key), o.position + 1))
+  AND (SELECT r.releases FROM seaway_relay r) = $7
+ORDER BY o.position
+LIMIT $8
+
+-- name: waiting
+SELECT EXISTS (
+    SELECT FROM seaway_outbox o
+    WHERE o.position > $1
+      AND o.parked_at IS NULL
+      AND ($2::integer[] IS NULL
+           OR ((hashtextextended(o.ordering_key, 0) & 2147483647) % $3::integer) = ANY ($2))
+      AND (NOT $4::boolean OR o.position < coalesce(
+          (SELECT min(q.position) FROM seaway_outbox q
+           WHERE q.parked_at IS NOT NULL AND q.ordering_key = o.ordering_key), o.position + 1))
+)
+
+-- name: settle
+WITH given AS (
+    SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[]) AS g (position, stream, stream_seq)
+), settled AS (
+    DELETE FROM seaway_outbox o WHERE o.position = ANY ($1) RETURNING o.*
+)
+INSERT INTO seaway_sent (
+    position, event_id, correlation_id, subject, ordering_key, payload, headers, added_at,
+    attempts, stream, stream_seq, sent_at
+)
+SELECT s.position, s.event_id, s.headers ->> 'X-Correlation-Id', s.subject, s.ordering_key,
+       s.payload, s.headers, s.added_at, s.attempts, g.stream, g.stream_seq, now()
+FROM settled s JOIN given g ON g.position = s.position
+
+-- name: settle_and_forget
+DELETE FROM seaway_outbox o WHERE o.position = ANY ($1)
+
+-- name: fail
+-- Counts an attempt once, however often it is recorded.
+UPDATE seaway_outbox
+SET attempts = $2 + 1, last_error = $3, parked_at = CASE WHEN $4::boolean THEN clock_timestamp() END
+WHERE position = $1 AND attempts = $2
+
+-- name: divide
+-- Waits for every lease to end, and holds off new ones until it is committed.
+SELECT pg_advisory_xact_lock(to_regclass($1)::oid::integer, -1)
+
+-- name: reshard
+UPDATE seaway_relay SET shards = $1 WHERE shards <> $1

@@ -1,0 +1,92 @@
+"""PostgreSQL databases for tests: each of its own, cloned from a template that is made once.
+
+Owns: names, creation and removal. The server is ``SEAWAY_TEST_POSTGRES`` (a URL whose user may
+create databases), else an embedded one of the session.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+from seaway.embedded.postgres import PostgresServer, find_programs
+from seaway.errors import SeawayError
+from seaway.stores import schema_script
+
+
+class Databases:
+    """Databases on the server at ``url``."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._template: str | None = None
+
+    def url(self, database: str) -> str:
+        """The URL of ``database`` on this server."""
+        return urlunsplit(urlsplit(self._url)._replace(path=f"/{database}"))
+
+    def create(self, *, tables: bool = True) -> str:
+        """The name of a fresh database, with Seaway's tables unless told otherwise."""
+        return self._create(self._with_tables() if tables else "template0")
+
+    def drop(self, database: str) -> None:
+        """Remove it, whoever is connected."""
+        self.run(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+
+    def close(self) -> None:
+        """Remove the template. Idempotent."""
+        if self._template is not None:
+            self.drop(self._template)
+            self._template = None
+
+    def run(self, script: str, database: str | None = None) -> str:
+        """What psql prints for ``script``, unaligned; ``SeawayError`` with its words otherwise."""
+        url = self._url if database is None else self.url(database)
+        done = subprocess.run(
+            [str(find_programs() / "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", url],
+            input=script,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise SeawayError(f"psql: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    def _create(self, template: str) -> str:
+        name = f"seaway_test_{uuid.uuid4().hex[:12]}"
+        self.run(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        return name
+
+    def _with_tables(self) -> str:
+        if self._template is None:
+            template = self._create("template0")
+            self.run(schema_script(self.url(template)), template)
+            self._template = template
+        return self._template
+
+
+@contextmanager
+def databases() -> Iterator[Databases]:
+    """The databases of ``SEAWAY_TEST_POSTGRES``, or of a server that ends with the block."""
+    if given := os.environ.get("SEAWAY_TEST_POSTGRES"):
+        yield from _closing(Databases(given))
+        return
+    server = PostgresServer(settings={"max_connections": "200"})
+    try:
+        server.launch()
+        yield from _closing(Databases(server.url()))
+    finally:
+        server.terminate()
+        server.remove()
+
+
+def _closing(opened: Databases) -> Iterator[Databases]:
+    try:
+        yield opened
+    finally:
+        opened.close()
