@@ -1,7 +1,7 @@
 """The command: chooses, runs, prints the tables on stdout and writes ``bench/results/*.json``.
 
     make bench                                        # everything but the sizes
-    make bench ARGS="--only relay --rounds 3"
+    make bench ARGS="--only relay --rounds 5"
     make bench ARGS="--sizes"                         # one backlog small, one large
     make bench ARGS="--quick"                         # does everything run? Its figures say little
 
@@ -25,7 +25,7 @@ from bench.catalogue import GROUPS, RELAY, Contender, Group
 from bench.driver import OWN_PYTHON, PEERS_PYTHON, compare
 
 RESULTS = Path(__file__).parent / "results"
-ROUNDS = 5
+ROUNDS = 3
 QUICK = 0.05
 
 

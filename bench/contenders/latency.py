@@ -1,6 +1,6 @@
 """From commit to stored, one event at a time, each written when the relay has come to rest.
 
-The relay is ``seaway relay`` in a process of its own. The clock starts when the writer sends its
+The relay has a process of its own (``relaying``). The clock starts when the writer sends its
 COMMIT and stops when an ephemeral push consumer hands the message back, which the server does only
 for what the stream holds; so both the commit itself and that last delivery are within the figure.
 Between two events a bare transaction, one insert and no event, is committed and timed too.
@@ -9,7 +9,6 @@ Between two events a bare transaction, one insert and no event, is committed and
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import sys
 from collections.abc import AsyncIterator
@@ -26,8 +25,10 @@ from bench.job import Figures, Job, Prepared, Run
 from bench.timing import Stopwatch, percentiles
 from seaway import Outbox, RawEvent
 
-REST_SECONDS = (0.1, 0.3)
-"""Between two events; drawn at random, so that no poll is met in step."""
+NOTIFIED_REST = (0.1, 0.3)
+POLLED_REST = (0.5, 0.7)
+"""Seconds between two events: longer than polling takes to reach its longest pause, and drawn at
+random, so that no poll is met in step."""
 ARRIVAL_SECONDS = 30.0
 
 
@@ -37,20 +38,10 @@ def _relay_log(job: Job) -> Path:
 
 @asynccontextmanager
 async def _relay_process(job: Job, notify: bool) -> AsyncIterator[None]:
-    settings = {
-        "nats": {"url": job.nats_url},
-        "database": job.postgres_url,
-        "contexts": ["sea"],
-        "outbox": {"notify": notify},
-    }
-    file = job.path("seaway.yaml")
-    file.write_text(json.dumps(settings))  # JSON is YAML.
+    command = [sys.executable, "-m", "bench.contenders.relaying"]
+    command += [job.postgres_url, job.nats_url, "notify" if notify else "poll"]
     with _relay_log(job).open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "seaway", "--config", str(file), "relay"),
-            stdout=log,
-            stderr=log,
-        )
+        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
     try:
         yield
     finally:
@@ -78,7 +69,7 @@ class _Writer:
 
 
 @asynccontextmanager
-async def _latency(job: Job, notify: bool) -> Prepared:
+async def _latency(job: Job, rest: tuple[float, float], *, notify: bool) -> Prepared:
     arrivals: asyncio.Queue[None] = asyncio.Queue()
 
     async def arrive(message: Msg) -> None:
@@ -116,7 +107,7 @@ async def _latency(job: Job, notify: bool) -> Prepared:
             bare: list[float] = []
             stored: list[float] = []
             for number in range(1, job.events):
-                await asyncio.sleep(random.uniform(*REST_SECONDS))
+                await asyncio.sleep(random.uniform(*rest))
                 bare.append((await writer.commit(None)).seconds())
                 stored.append(await store(number))
             return {**percentiles("commit", bare), **percentiles("stored", stored)}
@@ -130,9 +121,9 @@ async def _latency(job: Job, notify: bool) -> Prepared:
 
 def notified(job: Job) -> AbstractAsyncContextManager[Run]:
     """The relay is woken by NOTIFY."""
-    return _latency(job, notify=True)
+    return _latency(job, NOTIFIED_REST, notify=True)
 
 
 def polled(job: Job) -> AbstractAsyncContextManager[Run]:
     """The relay looks by itself."""
-    return _latency(job, notify=False)
+    return _latency(job, POLLED_REST, notify=False)
