@@ -220,8 +220,9 @@ class Broker(Protocol):
 
         Messages of one ordering key are stored in the order given: once one of a key is not
         ``Stored``, the later ones of that key are not stored either (``Held``, or refused with
-        it). Uses an atomic batch where stream and server (>= 2.12) allow. Never raises for what
-        happens to a message.
+        it). Uses an atomic batch where stream and server (>= 2.12) allow. Sends nothing later than
+        ``timeout`` after the call, so that a process which was stopped meanwhile does not. Never
+        raises for what happens to a message.
         """
         ...
 
@@ -248,6 +249,8 @@ class OutboxEntry:
     attempts: int = 0
     last_error: str | None = None
     parked_at: datetime | None = None
+    lane: int = 0
+    """Entries of two lanes need not keep an order between them: they have no key in common."""
 
     @property
     def key(self) -> str:
@@ -305,6 +308,10 @@ class Lease(Protocol):
         taken with ``hold=False``) or failed entry before them. ``StoreUnavailable`` once the lease
         is lost.
         """
+        ...
+
+    async def find(self, event_ids: Sequence[str]) -> Sequence[OutboxEntry]:
+        """Those of ``event_ids`` that are in the outbox, parked or not, of whichever shard."""
         ...
 
     async def confirm(self) -> None:

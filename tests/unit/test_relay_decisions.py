@@ -37,6 +37,13 @@ def entry(position: int, key: str = "a", subject: str = "sea.event.moved.v1") ->
     return OutboxEntry(position, f"id-{position}", message, NOW)
 
 
+def positions(found: decisions.Sorted) -> dict[str, dict[int, list[int]]]:
+    return {
+        stream: {lane: [e.position for e in share] for lane, share in lanes.items()}
+        for stream, lanes in found.shares.items()
+    }
+
+
 def test_a_claim_is_sorted_by_stream_in_order() -> None:
     claimed = [
         entry(1),
@@ -45,17 +52,26 @@ def test_a_claim_is_sorted_by_stream_in_order() -> None:
         entry(4, subject="case.event.x.v1"),
     ]
     found = decisions.sort_out(claimed, keys=(), streams=())
-    assert {stream: [e.position for e in share] for stream, share in found.shares.items()} == {
-        "SEA_EVENTS": [1, 3],
-        "CASE_EVENTS": [2, 4],
-    }
+    assert positions(found) == {"SEA_EVENTS": {0: [1, 3]}, "CASE_EVENTS": {0: [2, 4]}}
     assert (found.unroutable, found.skipped) == ([], 0)
+
+
+def test_lanes_are_kept_apart() -> None:
+    claimed = [replace(entry(place), lane=lane) for place, lane in enumerate([2, 0, 2, 0, 5])]
+    found = decisions.sort_out(claimed, keys=(), streams=())
+    assert positions(found) == {"SEA_EVENTS": {2: [0, 2], 0: [1, 3], 5: [4]}}
+
+
+def test_what_was_settled_meanwhile_is_left_out_for_good() -> None:
+    found = decisions.sort_out([entry(1), entry(2)], keys=(), streams=(), settled={"id-1"})
+    assert positions(found) == {"SEA_EVENTS": {0: [2]}}
+    assert found.skipped == 0
 
 
 def test_stuck_keys_and_resting_streams_are_left_out() -> None:
     claimed = [entry(1, "a"), entry(2, "b"), entry(3, "b", "case.event.x.v1")]
     found = decisions.sort_out(claimed, keys={"a"}, streams={"CASE_EVENTS"})
-    assert [e.position for e in found.shares["SEA_EVENTS"]] == [2]
+    assert positions(found) == {"SEA_EVENTS": {0: [2]}}
     assert found.skipped == 2
 
 
@@ -65,7 +81,7 @@ def test_a_subject_without_a_context_parks_and_holds_its_key() -> None:
     [failed] = found.unroutable
     assert failed.park
     assert failed.entry.position == 1
-    assert [e.position for e in found.shares["SEA_EVENTS"]] == [3]
+    assert positions(found) == {"SEA_EVENTS": {0: [3]}}
 
 
 def test_only_acknowledgements_settle_and_outages_count_for_nothing() -> None:
@@ -129,11 +145,13 @@ def test_a_missing_stream_is_told_from_one_without_leader_and_from_a_foreign_sub
     assert silent.trouble == Unconfirmed("no server")
 
 
-def test_only_entries_older_than_half_the_window_are_looked_up() -> None:
+def test_only_entries_older_than_half_the_window_give_cause_to_ask() -> None:
     young = replace(entry(1), added_at=NOW - timedelta(seconds=59))
     old = replace(entry(2), added_at=NOW - timedelta(seconds=61))
     window = timedelta(minutes=2)
-    assert decisions.old_entries([young, old], now=NOW, window=window) == [old]
+    assert decisions.oldest_beyond([young, old], now=NOW, window=window) == old.added_at
+    assert decisions.oldest_beyond([young], now=NOW, window=window) is None
+    assert decisions.oldest_beyond([], now=NOW, window=window) is None
 
 
 def test_an_outbox_with_parked_entries_is_drained_when_nothing_can_be_claimed() -> None:
@@ -150,13 +168,17 @@ def test_looking_costs_a_fifth_of_the_time() -> None:
     assert rest(timedelta(minutes=1), least=least, most=most) == most
 
 
-def test_a_stream_is_trusted_once_a_whole_batch_was_new_to_it() -> None:
+def test_a_stream_is_trusted_once_the_outbox_has_nothing_else() -> None:
     memory = StreamMemory()
-    memory.worked(new=6, known=0, enough=10, last=False)
+    memory.worked(complete=False)
     assert memory.suspect
-    memory.worked(new=9, known=1, enough=10, last=False)
-    assert memory.suspect
-    memory.worked(new=10, known=0, enough=10, last=False)
+    memory.worked(complete=True)
+    assert memory.suspect is False
+
+
+def test_a_stream_is_trusted_once_it_was_asked() -> None:
+    memory = StreamMemory()
+    memory.reconciled()
     assert memory.suspect is False
 
 
@@ -166,7 +188,7 @@ def test_a_stream_that_stumbled_is_suspected_again() -> None:
     assert memory.suspect
     assert memory.silent
     assert memory.rests_until > 5.0
-    memory.worked(new=1, known=0, enough=10, last=True)
+    memory.worked(complete=True)
     assert (memory.suspect, memory.cause, memory.rests_until) == (False, None, 0.0)
 
 

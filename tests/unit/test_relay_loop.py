@@ -104,9 +104,11 @@ class TroubledStore(MemoryStore):
             raise waiting.pop(0)
 
     @asynccontextmanager
-    async def lease(self) -> AsyncIterator[Lease | None]:  # type: ignore[override]
+    async def lease(  # type: ignore[override]
+        self, *, hold: bool = True
+    ) -> AsyncIterator[Lease | None]:
         self.fault("lease")
-        async with super().lease() as lease:
+        async with super().lease(hold=hold) as lease:
             yield None if lease is None else _TroubledLease(lease, self)
 
 
@@ -114,6 +116,11 @@ class _TroubledLease:
     def __init__(self, lease: Lease, store: TroubledStore) -> None:
         self._lease = lease
         self._store = store
+        self.shards = lease.shards
+        self.find = lease.find
+
+    async def confirm(self) -> None:
+        self._store.fault("confirm")
 
     async def claim(self, limit: int) -> Sequence[OutboxEntry]:
         self._store.fault("claim")
@@ -245,13 +252,56 @@ async def test_nothing_is_looked_up_within_the_window(
     assert broker.reads == 0
 
 
-async def test_looking_up_ends_after_a_batch_that_was_new(
+async def test_a_stream_is_asked_once_after_an_unclean_end(
     store: TroubledStore, broker: ScriptedBroker, said: list[Signal]
 ) -> None:
     broker.window = timedelta(0)
     await write(store, *"abcdefghij" * 3)
     await make_relay(store, broker, said, batch=5).drain()
     assert broker.reads == 1
+
+
+async def test_what_a_dead_relay_sent_is_found_behind_events_that_came_late(
+    store: TroubledStore, broker: ScriptedBroker, said: list[Signal]
+) -> None:
+    """A slow transaction may commit lower positions than those that were in flight."""
+    broker.window = timedelta(0)
+    late = await write(store, *"abcdef")
+    sent = await write(store, *"ghij")
+    held = {entry.event_id: entry.message for entry in await store.entries()}
+    broker.stored["SEA_EVENTS"] = [held[event_id] for event_id in sent]
+    assert await make_relay(store, broker, said, batch=2).drain() == 10
+    assert broker.ids() == sent + late
+    assert sum(signal.duplicates for signal in said if isinstance(signal, Relayed)) == 4
+
+
+async def test_a_claim_that_has_waited_is_published_only_under_a_confirmed_lease(
+    store: TroubledStore,
+    broker: ScriptedBroker,
+    said: list[Signal],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after SIGSTOP: the lease may be another's by now, and its events published."""
+    seconds = iter(range(0, 10_000, 6))
+    monkeypatch.setattr("seaway.relay.loop.running_time", lambda: float(next(seconds)))
+    store.faults = {"confirm": [StoreUnavailable()]}
+    written = await write(store, "a")
+    await make_relay(store, broker, said).drain()
+    assert broker.published == [written]
+    assert any(isinstance(signal, RelayPaused) for signal in said)
+
+
+async def test_told_to_pass_later_events_of_a_parked_key_go_on(
+    store: TroubledStore, broker: ScriptedBroker, said: list[Signal]
+) -> None:
+    first, second = await write(store, "a", "a")
+    broker.answer = lambda stream, message: (
+        WRONG if message.headers["Nats-Msg-Id"] == first else None
+    )
+    relay = make_relay(store, broker, said, max_attempts=1, on_parked="pass")
+    assert await relay.drain() == 1
+    assert broker.ids() == [second]
+    assert [entry.event_id for entry in await store.entries(parked=True)] == [first]
 
 
 async def test_what_no_waiting_mends_is_raised(

@@ -6,7 +6,7 @@ rest. No I/O, no clock, no state.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -44,26 +44,33 @@ def stream_of(subject: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sorted:
-    """A claim by stream, each share in outbox order; ``skipped`` counts what waits for later."""
+    """A claim by stream and lane, each share in outbox order; ``skipped`` waits for later."""
 
-    shares: Mapping[str, Sequence[OutboxEntry]]
+    shares: Mapping[str, Mapping[int, Sequence[OutboxEntry]]]
     unroutable: Sequence[Failed]
     skipped: int
 
 
 def sort_out(
-    claimed: Sequence[OutboxEntry], *, keys: Collection[str], streams: Collection[str]
+    claimed: Sequence[OutboxEntry],
+    *,
+    keys: Collection[str],
+    streams: Collection[str],
+    settled: Collection[str] = (),
 ) -> Sorted:
-    """Leave out entries whose ordering key is in ``keys`` or whose stream is in ``streams``.
+    """Leave out entries whose ordering key is in ``keys`` or whose stream is in ``streams``, and
+    those whose id is in ``settled``.
 
     A claim is made while the one before it is still being published, so it cannot know which keys
     failed there: without this, a later event would overtake an earlier one of its key.
     """
-    shares: dict[str, list[OutboxEntry]] = {}
+    shares: dict[str, dict[int, list[OutboxEntry]]] = {}
     unroutable: list[Failed] = []
     stuck = set(keys)
     skipped = 0
     for entry in claimed:
+        if settled and entry.event_id in settled:
+            continue
         if stuck and entry.key in stuck:
             skipped += 1
             continue
@@ -75,10 +82,8 @@ def sort_out(
             continue
         if stream in streams:
             skipped += 1
-        elif stream in shares:
-            shares[stream].append(entry)
         else:
-            shares[stream] = [entry]
+            shares.setdefault(stream, {}).setdefault(entry.lane, []).append(entry)
     return Sorted(shares, unroutable, skipped)
 
 
@@ -205,15 +210,16 @@ def topic(stream: str, cause: Cause) -> str:
     return f"{stream} {cause.code} {cause.err_code}"
 
 
-def old_entries(
-    entries: Sequence[OutboxEntry], *, now: datetime, window: timedelta
-) -> list[OutboxEntry]:
-    """Those that may have been sent longer ago than the stream remembers ids.
+def oldest_beyond(
+    entries: Iterable[OutboxEntry], *, now: datetime, window: timedelta
+) -> datetime | None:
+    """When the oldest of ``entries`` was added, where one may have been sent longer ago than the
+    stream remembers ids; ``None`` where none can.
 
     Half the window, since the other half is for clocks that differ and for the way to the server.
     """
-    horizon = now - window / 2
-    return [entry for entry in entries if entry.added_at < horizon]
+    oldest = min((entry.added_at for entry in entries), default=now)
+    return oldest if oldest < now - window / 2 else None
 
 
 def drained(backlog: Backlog) -> bool:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-from seaway import headers as h
 from seaway.contracts import (
     Broker,
     Clock,
@@ -20,14 +18,13 @@ from seaway.contracts import (
     OutboxEntry,
     OutboxStore,
     Refused,
-    Sent,
-    StoredMessage,
     Unconfirmed,
 )
-from seaway.errors import ApiError, NotFound, TransientError
+from seaway.errors import ApiError, TransientError
 from seaway.relay import decisions
 from seaway.relay.decisions import Kept, Verdict
 from seaway.relay.memory import StreamMemory, Troubles, next_due
+from seaway.relay.reconcile import settle_published
 from seaway.retry import Backoff
 from seaway.telemetry import Parked, Relayed, Telemetry
 
@@ -38,10 +35,26 @@ IDLE = timedelta(seconds=1)
 FREE_LEASE_POLL = timedelta(milliseconds=250)
 """How often to see whether the relay that has the lease is gone."""
 LEAST_REST = timedelta(milliseconds=100)
+FENCE = timedelta(seconds=5)
+"""A claim this old is published only after the lease was confirmed."""
+MOST_LANES = 4
+"""Of how many shards a claim takes a batch: so many are in flight at a time."""
 PRUNE_EVERY = timedelta(minutes=10)
 CLOCK_SKEW = timedelta(minutes=1)
 """How far the writer's clock may be ahead of the server's when ids are looked up."""
 DEFAULT_BACKOFF = Backoff(base=timedelta(milliseconds=100), cap=timedelta(seconds=5))
+
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+def running_time() -> float:
+    """Seconds that pass also while this process or this machine is stopped."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _over(stop: asyncio.Event, until: float) -> bool:
+    return stop.is_set() or time.monotonic() > until
 
 
 class _SystemClock:
@@ -65,17 +78,29 @@ class _Turn:
     took: timedelta = timedelta()
     keys: set[str] = field(default_factory=set)
     streams: set[str] = field(default_factory=set)
+    found: set[str] = field(default_factory=set)
+    """Settled because their stream held them, perhaps after they were claimed."""
 
     @property
     def progress(self) -> bool:
         return self.settled + self.failed > 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """What was claimed, by a read that began at ``began``; ``complete``: there was no more."""
+
+    entries: Sequence[OutboxEntry] = ()
+    began: float = 0.0
+    complete: bool = True
+
+
 class Relay:
     """Publishes what the outbox holds. Any number may run on one outbox.
 
     ``batch``: entries a claim. ``max_attempts``: refusals of a message until it is parked.
-    ``retention``: how long sent entries are kept. ``publish_timeout``: how long to wait for
+    ``retention``: how long sent entries are kept. ``on_parked``: whether later events of a parked
+    one's key wait behind it or pass. ``publish_timeout``: how long to wait for
     acknowledgements. ``backoff``: the pauses while nothing can be published, and before a refused
     message is tried again. An instance is used by one task at a time.
     """
@@ -89,6 +114,7 @@ class Relay:
         batch: int = 1000,
         max_attempts: int = 10,
         retention: timedelta = timedelta(days=7),
+        on_parked: Literal["wait", "pass"] = "wait",
         clock: Clock | None = None,
         publish_timeout: timedelta = timedelta(seconds=5),
         backoff: Backoff = DEFAULT_BACKOFF,
@@ -99,6 +125,7 @@ class Relay:
         self._batch = batch
         self._max_attempts = max_attempts
         self._retention = retention
+        self._hold = on_parked == "wait"
         self._clock = clock or _SystemClock()
         self._publish_timeout = publish_timeout
         self._backoff = backoff
@@ -106,7 +133,7 @@ class Relay:
         self._troubles = Troubles(telemetry)
         self._resting_keys: dict[str, float] = {}
         self._store_failures = 0
-        self._led_at: datetime | None = None
+        self._led_at: dict[str, datetime] = {}
         self._prune_at = 0.0
         self._settled = 0
 
@@ -134,12 +161,12 @@ class Relay:
     async def _work(self, stop: asyncio.Event, *, until_drained: bool) -> None:
         while not stop.is_set():
             try:
+                await self._prune()
                 turn = await self._turn(stop)
                 if until_drained and await self._drained(turn):
                     return
                 self._store_failures = 0
                 self._troubles.ended("outbox", now=time.monotonic())
-                await self._prune()
                 await self._rest(turn, stop)
             except TransientError as error:
                 self._lost_track()
@@ -156,10 +183,12 @@ class Relay:
 
     async def _turn(self, stop: asyncio.Event) -> _Turn:
         began = time.monotonic()
-        async with self._store.lease() as lease:
+        async with self._store.lease(hold=self._hold) as lease:
             if lease is None:
+                # Inside, so that the others see that somebody wants a share.
+                await self._sleep(stop, FREE_LEASE_POLL)
                 return _Turn(led=False)
-            self._forget_after_a_gap()
+            self._forget_after_a_gap(lease.shards)
             turn = _Turn(
                 keys={key for key, until in self._resting_keys.items() if until > began},
                 streams={name for name, s in self._streams.items() if s.rests_until > began},
@@ -170,7 +199,7 @@ class Relay:
                 # Published but unsettled: only the stream knows which.
                 self._lost_track()
                 raise
-        self._led_at = self._clock.now()
+            self._led_at.update(dict.fromkeys(lease.shards, self._clock.now()))
         turn.took = timedelta(seconds=time.monotonic() - began)
         return turn
 
@@ -178,17 +207,14 @@ class Relay:
         """Work through claims; while one is published, settle the one before and claim the next."""
         claimed = await self._claim(lease, turn)
         verdicts: Sequence[Verdict] = ()
-        while claimed:
-            sorted_out = decisions.sort_out(claimed, keys=turn.keys, streams=turn.streams)
+        while claimed.entries:
+            sorted_out = decisions.sort_out(
+                claimed.entries, keys=turn.keys, streams=turn.streams, settled=turn.found
+            )
             turn.waiting += sorted_out.skipped
-            last = len(claimed) < self._batch
-            publishing = asyncio.create_task(self._publish(sorted_out.shares, stop, last=last))
+            publishing = asyncio.create_task(self._publish(lease, claimed, sorted_out, turn, stop))
             try:
-                await self._settle(lease, turn, verdicts)
-                if stop.is_set() or time.monotonic() > until:
-                    claimed = ()
-                else:
-                    claimed = await self._claim(lease, turn)
+                claimed = await self._meanwhile(lease, turn, verdicts, last=_over(stop, until))
                 verdicts = await publishing
             finally:
                 if not publishing.done():
@@ -205,10 +231,27 @@ class Relay:
                 break
         await self._settle(lease, turn, verdicts)
 
-    async def _claim(self, lease: Lease, turn: _Turn) -> Sequence[OutboxEntry]:
-        claimed = await lease.claim(self._batch)
-        turn.exhausted = not claimed
-        return claimed
+    async def _meanwhile(
+        self, lease: Lease, turn: _Turn, verdicts: Sequence[Verdict], *, last: bool
+    ) -> _Claim:
+        """Settle ``verdicts`` and claim what comes next, at the same time."""
+        settling = self._settle(lease, turn, verdicts)
+        if last or any(verdict.failed for verdict in verdicts):
+            # A failure holds back its key, and the claim has to know.
+            await settling
+            return _Claim() if last else await self._claim(lease, turn)
+        settled = asyncio.create_task(settling)
+        try:
+            return await self._claim(lease, turn)
+        finally:
+            await settled
+
+    async def _claim(self, lease: Lease, turn: _Turn) -> _Claim:
+        began = running_time()
+        limit = self._batch * min(len(lease.shards), MOST_LANES)
+        entries = await lease.claim(limit)
+        turn.exhausted = not entries
+        return _Claim(entries, began, complete=len(entries) < limit)
 
     async def _settle(self, lease: Lease, turn: _Turn, verdicts: Sequence[Verdict]) -> None:
         sent = [each for verdict in verdicts for each in verdict.sent]
@@ -243,46 +286,77 @@ class Relay:
     # ------------------------------------------------------------------ one claim
 
     async def _publish(
-        self, shares: Mapping[str, Sequence[OutboxEntry]], stop: asyncio.Event, *, last: bool
+        self,
+        lease: Lease,
+        claimed: _Claim,
+        sorted_out: decisions.Sorted,
+        turn: _Turn,
+        stop: asyncio.Event,
     ) -> Sequence[Verdict]:
-        """Each stream's share at the same time: the streams do not depend on one another."""
+        """Each stream's lanes at the same time: they do not depend on one another."""
+        if running_time() - claimed.began > FENCE.total_seconds():
+            # This process may have been stopped for longer than the lease was left to it.
+            await lease.confirm()
+        complete = claimed.complete and not sorted_out.skipped
+        found = await asyncio.gather(
+            *(
+                self._publish_stream(lease, stream, lanes, turn, stop, complete=complete)
+                for stream, lanes in sorted_out.shares.items()
+            )
+        )
+        return [verdict for verdicts in found for verdict in verdicts]
+
+    async def _publish_stream(
+        self,
+        lease: Lease,
+        stream: str,
+        lanes: Mapping[int, Sequence[OutboxEntry]],
+        turn: _Turn,
+        stop: asyncio.Event,
+        *,
+        complete: bool,
+    ) -> Sequence[Verdict]:
+        memory = self._streams[stream]
+        entries = [entry for lane in lanes.values() for entry in lane]
+        try:
+            found = await self._reconcile(lease, stream, entries, stop) if memory.suspect else set()
+        except (TransientError, ApiError) as error:
+            cause = Unconfirmed(str(error))
+            verdict = Verdict(stream, kept=[Kept(entry, cause) for entry in entries])
+            self._learn(memory, verdict, complete=False)
+            return [verdict]
+        if found is None:
+            return [Verdict(stream, kept=[Kept(entry, Held()) for entry in entries])]
+        turn.found |= found
+        turn.settled += len(found)
+        self._settled += len(found)
         return await asyncio.gather(
-            *(self._publish_share(name, share, stop, last) for name, share in shares.items())
+            *(
+                self._publish_share(
+                    stream,
+                    [e for e in lane if e.event_id not in found] if found else lane,
+                    complete=complete,
+                )
+                for lane in lanes.values()
+            )
         )
 
     async def _publish_share(
-        self, stream: str, share: Sequence[OutboxEntry], stop: asyncio.Event, last: bool
+        self, stream: str, share: Sequence[OutboxEntry], *, complete: bool
     ) -> Verdict:
-        memory = self._streams[stream]
-        began = time.monotonic()
-        try:
-            found = await self._look_up(stream, share, stop) if memory.suspect else {}
-            if found is None:
-                return Verdict(stream, kept=[Kept(entry, Held()) for entry in share])
-            fresh = [e for e in share if e.event_id not in found] if found else share
-            outcomes = (
-                await self._broker.publish(
-                    stream, [entry.message for entry in fresh], timeout=self._publish_timeout
-                )
-                if fresh
-                else ()
+        memory, began = self._streams[stream], time.monotonic()
+        outcomes = (
+            await self._broker.publish(
+                stream, [entry.message for entry in share], timeout=self._publish_timeout
             )
-            verdict = decisions.judge(stream, fresh, outcomes, max_attempts=self._max_attempts)
-        except (TransientError, ApiError) as error:
-            cause = Unconfirmed(str(error))
-            found, verdict = {}, Verdict(stream, kept=[Kept(entry, cause) for entry in share])
+            if share
+            else ()
+        )
+        verdict = decisions.judge(stream, share, outcomes, max_attempts=self._max_attempts)
         if isinstance(verdict.trouble, Refused):
             verdict = await self._reconsider(verdict)
-        if found:
-            known = [Sent(e, stream, found[e.event_id]) for e in share if e.event_id in found]
-            verdict = replace(
-                verdict,
-                sent=[*known, *verdict.sent],
-                duplicates=verdict.duplicates + len(known),
-            )
-        now = time.monotonic()
-        self._learn(memory, verdict, last=last, now=now)
-        return replace(verdict, took=timedelta(seconds=now - began))
+        self._learn(memory, verdict, complete=complete)
+        return replace(verdict, took=timedelta(seconds=time.monotonic() - began))
 
     async def _reconsider(self, verdict: Verdict) -> Verdict:
         try:
@@ -291,8 +365,8 @@ class Relay:
             return decisions.unanswered(verdict, str(error))
         return decisions.reconsider(verdict, config)
 
-    def _learn(self, memory: StreamMemory, verdict: Verdict, *, last: bool, now: float) -> None:
-        stream, trouble = verdict.stream, verdict.trouble
+    def _learn(self, memory: StreamMemory, verdict: Verdict, *, complete: bool) -> None:
+        stream, trouble, now = verdict.stream, verdict.trouble, time.monotonic()
         if trouble is not None:
             progress = bool(verdict.sent)
             memory.stumbled(trouble, progress=progress, now=now, backoff=self._backoff)
@@ -300,48 +374,36 @@ class Relay:
             text = decisions.reason(stream, trouble)
             self._troubles.began(stream, topic=topic, reason=text, now=now)
         else:
-            known = verdict.duplicates
-            new = len(verdict.sent) - known
-            memory.worked(new=new, known=known, enough=self._batch, last=last)
+            memory.worked(complete=complete and not verdict.kept)
             self._troubles.ended(stream, now=now)
 
     async def _config(self, stream: str) -> Mapping[str, Any] | None:
         info = await self._broker.admin.stream(stream)
         return None if info is None else cast(Mapping[str, Any], info["config"])
 
-    async def _look_up(
-        self, stream: str, share: Sequence[OutboxEntry], stop: asyncio.Event
-    ) -> dict[str, int] | None:
-        """Which of ``share`` the stream holds by now, where it may have forgotten their ids.
+    async def _reconcile(
+        self, lease: Lease, stream: str, entries: Sequence[OutboxEntry], stop: asyncio.Event
+    ) -> set[str] | None:
+        """Settle what the stream holds by now, where it may have forgotten the ids of ``entries``.
 
-        ``None``: stopped before it was known.
+        The ids of what was settled; ``None``: stopped before it was known.
         """
         memory = self._streams[stream]
         if memory.window is None:
             config = await self._config(stream)
             if config is None:
-                return {}
+                return set()
             memory.window = timedelta(microseconds=config.get("duplicate_window", 0) / 1000)
-        old = decisions.old_entries(share, now=self._clock.now(), window=memory.window)
-        if not old:
-            return {}
-        wanted = {entry.event_id for entry in old}
-        found: dict[str, int] = {}
-        stored = self._broker.admin.read(
-            stream,
-            from_time=min(entry.added_at for entry in old) - CLOCK_SKEW,
-            headers_only=True,
+        oldest = decisions.oldest_beyond(entries, now=self._clock.now(), window=memory.window)
+        if oldest is None:
+            return set()
+        found = await settle_published(
+            self._broker.admin, stream, lease, since=oldest - CLOCK_SKEW, stop=stop
         )
-        try:
-            async with aclosing(cast(AsyncGenerator[StoredMessage, None], stored)):
-                async for each in stored:
-                    message_id = each.message.headers.get(h.MSG_ID)
-                    if message_id in wanted:
-                        found[message_id] = each.stream_seq
-                    if stop.is_set():
-                        return None
-        except NotFound:
-            return {}
+        if found is not None:
+            memory.reconciled()
+            if found:
+                self._telemetry.emit(Relayed(stream, len(found), len(found), 0, timedelta()))
         return found
 
     # ------------------------------------------------------------------ between leases
@@ -350,13 +412,14 @@ class Relay:
         for memory in self._streams.values():
             memory.suspected()
 
-    def _forget_after_a_gap(self) -> None:
+    def _forget_after_a_gap(self, shards: Collection[str]) -> None:
         """What other relays sent since the last lease is within the streams' windows, and so is
         safe to send again, unless that lease is long over (a suspended machine, a hung peer)."""
         now = self._clock.now()
+        led_at = min((self._led_at.get(shard, _NEVER) for shard in shards), default=_NEVER)
         for memory in self._streams.values():
             window = memory.window
-            if self._led_at is None or window is None or now - self._led_at > window / 2:
+            if window is None or now - led_at > window / 2:
                 memory.suspected()
 
     def _silence(self) -> bool:
@@ -388,9 +451,7 @@ class Relay:
             now=now,
         )
         if not turn.led:
-            # Not store.wait: new entries are the holder's business, and would not let us rest.
-            await self._sleep(stop, FREE_LEASE_POLL)
-            return
+            return  # It has waited for its share already.
         if self._silence():
             await self._sleep(stop, due or LEAST_REST)
             return

@@ -27,11 +27,10 @@ class StreamMemory:
     cause: Cause | None = None
     failures: int = 0
     rests_until: float = 0.0
-    _new_in_a_row: int = 0
 
     def suspected(self) -> None:
         """From now on, look up old entries before they are sent."""
-        self.suspect, self.window, self._new_in_a_row = True, None, 0
+        self.suspect, self.window = True, None
 
     def stumbled(self, cause: Cause, *, progress: bool, now: float, backoff: Backoff) -> None:
         """It takes nothing at the moment; ``progress``: but did until just now."""
@@ -40,17 +39,15 @@ class StreamMemory:
         self.failures = 1 if progress else self.failures + 1
         self.rests_until = now + backoff.delay(self.failures).total_seconds()
 
-    def worked(self, *, new: int, known: int, enough: int, last: bool) -> None:
-        """It acknowledged a share: ``new`` entries that it had not, ``known`` that it had.
-
-        Trusted once ``enough`` in a row were new, or with the ``last`` of the backlog.
-        """
+    def worked(self, *, complete: bool) -> None:
+        """It acknowledged a share; ``complete``: and with it everything that the outbox had."""
         self.cause, self.failures, self.rests_until = None, 0, 0.0
-        if not self.suspect:
-            return
-        self._new_in_a_row = 0 if known else self._new_in_a_row + new
-        if last or self._new_in_a_row >= enough:
+        if complete:
             self.suspect = False
+
+    def reconciled(self) -> None:
+        """Nothing that it has stored is in the outbox any more."""
+        self.suspect = False
 
     @property
     def silent(self) -> bool:

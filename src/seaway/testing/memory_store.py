@@ -170,6 +170,11 @@ class MemoryLease:
         self._blocked.update(failure.entry.key for failure in failed)
         await self._store.settle(sent, failed)
 
+    async def find(self, event_ids: Sequence[str]) -> Sequence[OutboxEntry]:
+        """Those of ``event_ids`` that are in the outbox."""
+        wanted = set(event_ids)
+        return [entry for entry in self._store.in_order() if entry.event_id in wanted]
+
     async def confirm(self) -> None:
         """It cannot be lost."""
 

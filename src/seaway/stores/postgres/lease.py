@@ -127,6 +127,13 @@ class PostgresLease:
                 )
         self._claimed.difference_update(positions)
 
+    async def find(self, event_ids: Sequence[str]) -> Sequence[OutboxEntry]:
+        """Those of ``event_ids`` that are in the outbox; one short read."""
+        async with self._turn:
+            with translating(self._pool.shown):
+                found = await self._connection.fetch(self._sql["find"], rows.uuids(event_ids))
+        return [rows.entry(row) for row in found]
+
     async def confirm(self) -> None:
         """Return while the lease is still held, ``StoreUnavailable`` once it is lost."""
         async with self._turn:

@@ -13,15 +13,16 @@ from seaway.stores.postgres.connection import Row
 
 def entry(row: Row | Sequence[Any]) -> OutboxEntry:
     """An outbox row in the order in which our statements select it."""
-    position, event_id, subject, payload, headers, added_at, attempts, last_error, parked_at = row
+    position, event_id, subject, payload, headers, added_at, attempts, error, parked_at, lane = row
     return OutboxEntry(
         position,
         event_id,
         Message(subject, payload, json.loads(headers)),
         added_at,
         attempts,
-        last_error,
+        error,
         parked_at,
+        lane,
     )
 
 

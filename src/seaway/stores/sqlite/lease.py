@@ -91,6 +91,16 @@ class SqliteLease:
         if sent or failed:
             await self._write(lambda db: _settle(db, sent, failed, keep_sent=self._keep_sent))
 
+    async def find(self, event_ids: Sequence[str]) -> Sequence[OutboxEntry]:
+        """Those of ``event_ids`` that are in the outbox; one short read."""
+        given = {"event_ids": json.dumps(list(event_ids))}
+
+        def work(db: sqlite3.Connection) -> list[OutboxEntry]:
+            return [rows.entry(row) for row in db.execute(_SQL["find"], given).fetchall()]
+
+        with translating(self._path):
+            return await self._reader.run(work)
+
     async def confirm(self) -> None:
         """It cannot be lost: the operating system holds the lock for as long as we live."""
 

@@ -328,6 +328,20 @@ class StoreConformance:
         async with store.lease() as lease:
             assert lease is not None
 
+    async def test_entries_are_found_by_their_ids(self, store: Store) -> None:
+        (first,) = await add(store, key="a")
+        (parked,) = await add(store, key="b")
+        await fail(store, parked, park=True)
+        (late,) = await add(store, key="c")
+        await add(store, key="d")
+        async with store.lease() as lease:
+            assert lease is not None
+            found = await lease.find([late, "SEA_EVENTS:7", parked, new_event_id(), first])
+            assert ids(found) == [first, parked, late]
+            await lease.settle([Sent(entry, "SEA_EVENTS", 1) for entry in found])
+            assert await lease.find([first, parked, late]) == []
+            assert len(await lease.claim(10)) == 1
+
     async def test_a_lease_that_is_held_can_be_confirmed(self, store: Store) -> None:
         async with store.lease() as lease:
             assert lease is not None

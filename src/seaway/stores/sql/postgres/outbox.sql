@@ -6,7 +6,7 @@ SELECT (SELECT count(*) FROM seaway_outbox),
 
 -- name: entries
 SELECT position, event_id::text, subject, payload, headers::text, added_at, attempts, last_error,
-       parked_at
+       parked_at, 0
 FROM seaway_outbox
 WHERE ($1::uuid[] IS NULL OR event_id = ANY ($1))
   AND ($2::boolean IS NULL OR (parked_at IS NOT NULL) = $2)
@@ -23,7 +23,7 @@ UPDATE seaway_relay SET releases = releases + 1
 
 -- name: sent
 SELECT position, event_id::text, subject, payload, headers::text, added_at, attempts, NULL::text,
-       NULL::timestamptz, stream, stream_seq
+       NULL::timestamptz, 0, stream, stream_seq
 FROM seaway_sent
 WHERE ($1::uuid[] IS NULL OR event_id = ANY ($1)) AND ($2::text IS NULL OR correlation_id = $2)
 ORDER BY sent_at DESC, position DESC

@@ -37,7 +37,8 @@ FROM (SELECT pg_current_snapshot() AS now) s, seaway_outbox_position p
 -- name: claim
 -- Nothing once a parked event was released: it may lie below the floor, and must not be overtaken.
 SELECT o.position, o.event_id::text, o.subject, o.payload, o.headers::text, o.added_at, o.attempts,
-       o.last_error, o.parked_at
+       o.last_error, o.parked_at,
+       (hashtextextended(o.ordering_key, 0) & 2147483647) % $5::integer
 FROM seaway_outbox o
 WHERE o.position > $1
   AND o.parked_at IS NULL
@@ -51,6 +52,13 @@ WHERE o.position > $1
   AND (SELECT r.releases FROM seaway_relay r) = $7
 ORDER BY o.position
 LIMIT $8
+
+-- name: find
+SELECT o.position, o.event_id::text, o.subject, o.payload, o.headers::text, o.added_at, o.attempts,
+       o.last_error, o.parked_at, 0
+FROM seaway_outbox o
+WHERE o.event_id = ANY ($1::uuid[])
+ORDER BY o.position
 
 -- name: waiting
 SELECT EXISTS (

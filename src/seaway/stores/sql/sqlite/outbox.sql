@@ -46,6 +46,12 @@ WHERE (:event_id IS NULL OR event_id = :event_id)
 ORDER BY position
 LIMIT :limit
 
+-- name: find
+SELECT position, event_id, subject, payload, headers, added_at, attempts, last_error, parked_at
+FROM seaway_outbox
+WHERE event_id IN (SELECT value FROM json_each(:event_ids))
+ORDER BY position
+
 -- name: unpark
 UPDATE seaway_outbox
 SET parked_at = NULL, attempts = 0
