@@ -94,6 +94,7 @@ LATENCY = Group(
     "latency",
     "Idle latency from commit to stored, PostgreSQL",
     (
+        Figure("ratio_p50", "in bare commits", ".1f"),
         Figure("stored_p50_ms", "stored p50 ms", ".2f"),
         Figure("stored_p99_ms", "stored p99 ms", ".2f"),
         Figure("commit_p50_ms", "bare commit p50 ms", ".2f"),

@@ -110,7 +110,8 @@ async def _latency(job: Job, rest: tuple[float, float], *, notify: bool) -> Prep
                 await asyncio.sleep(random.uniform(*rest))
                 bare.append((await writer.commit(None)).seconds())
                 stored.append(await store(number))
-            return {**percentiles("commit", bare), **percentiles("stored", stored)}
+            figures = percentiles("commit", bare) | percentiles("stored", stored)
+            return figures | {"ratio_p50": figures["stored_p50_ms"] / figures["commit_p50_ms"]}
 
         async with _relay_process(job, notify):
             await store(0)  # The relay is up when its first event is.

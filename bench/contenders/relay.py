@@ -21,8 +21,9 @@ from seaway.telemetry import Telemetry
 
 CHUNK = 1000
 """Events added in one transaction."""
-LEAST_EVENTS = 100_000
-"""What a small backlog is repeated up to, so that its rate is not that of a few milliseconds."""
+REPEATS = 100
+"""How often a small backlog is filled and relayed, so that stream and tables end up as large as
+after one that is a hundred times as large, and nothing but the backlog differs."""
 
 
 def sqlite_url(job: Job) -> str:
@@ -101,5 +102,5 @@ def sqlite(job: Job) -> AbstractAsyncContextManager[Run]:
 
 
 def postgres_repeated(job: Job) -> AbstractAsyncContextManager[Run]:
-    """A backlog on PostgreSQL filled and relayed again and again, the filling not timed."""
-    return _relay(job, job.postgres_url, max(1, LEAST_EVENTS // job.events))
+    """A backlog on PostgreSQL filled and relayed ``REPEATS`` times, the filling not timed."""
+    return _relay(job, job.postgres_url, REPEATS)
