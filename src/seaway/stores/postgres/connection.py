@@ -17,7 +17,7 @@ from asyncpg.pool import PoolConnectionProxy
 from seaway.errors import StoreUnavailable
 from seaway.stores.ending import to_its_end
 from seaway.stores.postgres.address import Address
-from seaway.stores.postgres.errors import translating
+from seaway.stores.postgres.errors import DRIVER_ERRORS, translating
 
 Handle: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 Row: TypeAlias = "asyncpg.Record"
@@ -112,13 +112,26 @@ class Pool:
             return touched(await connection.execute(statement, *parameters))
 
     async def _give_back(self, connection: Handle) -> None:
-        if not connection.is_closed() and connection.is_in_transaction():
+        if in_transaction(connection):
             # Left by an error or a cancellation: what it did must not reach the next one.
             try:
                 await connection.execute("ROLLBACK")
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            except DRIVER_ERRORS:
                 connection.terminate()
         await self._pool.release(connection)
+
+
+def lost(connection: Handle) -> bool:
+    """Whether its session is gone."""
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:
+        return True  # The pool has taken it away already.
+
+
+def in_transaction(connection: Handle) -> bool:
+    """Whether a transaction is open on it; false for a lost one."""
+    return not lost(connection) and connection.is_in_transaction()
 
 
 def touched(tag: str) -> int:

@@ -16,7 +16,11 @@ _TRANSIENT = frozenset({"55P03", "25006", "25P03", "25P04"})
 _SCHEMA = frozenset({"42P01", "42703", "42883", "42704", "3F000", "42P10", "23502"})
 _ACCESS_CLASSES = ("28", "3D")
 _NO_RIGHT = "42501"
-_LOST = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.ConnectionDoesNotExistError)
+_LOST = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""The last is what asyncpg says of a session that was ended while it was idle."""
+
+DRIVER_ERRORS = (asyncpg.PostgresError, *_LOST)
+"""All that the driver raises, and the network below it."""
 
 
 def sqlstate(error: BaseException) -> str:
@@ -54,5 +58,5 @@ def translating(where: str) -> Iterator[None]:
     """Turns the driver's errors of our own statements into Seaway's."""
     try:
         yield
-    except (asyncpg.PostgresError, *_LOST) as error:
+    except DRIVER_ERRORS as error:
         raise translated(error, where) from error

@@ -14,8 +14,8 @@ import asyncpg
 
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.stores.ending import to_its_end
-from seaway.stores.postgres.connection import Handle, Pool, touched
-from seaway.stores.postgres.errors import is_transient, translated, translating
+from seaway.stores.postgres.connection import Handle, Pool, in_transaction, lost, touched
+from seaway.stores.postgres.errors import DRIVER_ERRORS, is_transient, translated, translating
 
 
 class PostgresTransaction:
@@ -49,10 +49,10 @@ class PostgresTransaction:
         try:
             yield
         except BaseException:
-            if self._connection.is_in_transaction():
+            if in_transaction(self._connection):
                 await to_its_end(savepoint.rollback())
             raise
-        if not self._connection.is_in_transaction():
+        if not in_transaction(self._connection) and not lost(self._connection):
             raise _ended_by_body()
         with translating(self._shown):
             await to_its_end(savepoint.commit())
@@ -68,12 +68,10 @@ async def transaction(pool: Pool, sql: Mapping[str, str]) -> AsyncIterator[Postg
         try:
             yield PostgresTransaction(connection, sql, pool.shown)
         except BaseException as error:
-            intact = connection.is_closed() or connection.is_in_transaction()
-            if intact and not connection.is_closed():
+            intact = lost(connection) or connection.is_in_transaction()
+            if in_transaction(connection):
                 await to_its_end(_roll_back(whole, connection))
-            if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError) and (
-                is_transient(error) or connection.is_closed()
-            ):
+            if isinstance(error, DRIVER_ERRORS) and (is_transient(error) or lost(connection)):
                 raise translated(error, pool.shown) from error
             if (
                 not intact
@@ -82,11 +80,11 @@ async def transaction(pool: Pool, sql: Mapping[str, str]) -> AsyncIterator[Postg
             ):
                 raise _ended_by_body() from error
             raise
-        if not connection.is_in_transaction() and not connection.is_closed():
+        if not in_transaction(connection) and not lost(connection):
             raise _ended_by_body()
         try:
             await to_its_end(whole.commit())
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except DRIVER_ERRORS as error:
             if is_transient(error):
                 raise translated(error, pool.shown) from error
             # A deferred constraint: the body's own doing, and its own error.
@@ -96,7 +94,7 @@ async def transaction(pool: Pool, sql: Mapping[str, str]) -> AsyncIterator[Postg
 async def _roll_back(whole: asyncpg.transaction.Transaction, connection: Handle) -> None:
     try:
         await whole.rollback()
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+    except DRIVER_ERRORS:
         connection.terminate()  # With its session goes its transaction.
 
 
