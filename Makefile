@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PEERS  := bench/.venv-peers
 PYTEST := $(BIN)/python -m pytest
 MARKS  := $(shell command -v promtool >/dev/null 2>&1 || echo "-m 'not promtool'")
 
@@ -39,12 +40,17 @@ imports: $(STAMP) ## The direction of the imports
 
 check: lint types imports test ## Everything that CI runs
 
-bench: $(STAMP) ## Figures, as ratios against the raw client in the same run
-	$(BIN)/python bench/relay.py $(ARGS)
+$(PEERS)/.installed: bench/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+bench: $(STAMP) $(PEERS)/.installed ## Side by side with the peers and the raw client (ARGS="--quick", "--only relay", "--sizes")
+	$(BIN)/python -m bench $(ARGS)
 
 dist: $(STAMP) ## Build wheel and sdist
 	$(BIN)/python -m hatchling build
 
 clean: ## Remove everything that make made
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) dist build .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,140 @@
+"""Who is compared with whom, and in what. A new contender is one line here and one function.
+
+The function stands in ``contenders`` (this project's environment) or ``peers`` (theirs): an async
+context manager that takes a ``Job``, sets up, yields the run to be measured, and tears down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One column: the key in a run's figures, its title, and how it is written."""
+
+    key: str
+    title: str
+    form: str = ",.0f"
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """``place``: module and function, below ``bench``. ``events``: in a round, at full scale."""
+
+    name: str
+    place: str
+    events: int
+    postgres: bool = False
+
+    @property
+    def peer(self) -> bool:
+        """Whether it runs in the peers' environment."""
+        return self.place.startswith("peers.")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One table. Ratios are of the first figure: ``subject``'s divided by each other's."""
+
+    name: str
+    title: str
+    figures: Sequence[Figure]
+    contenders: Sequence[Contender]
+    subject: str | None = None
+    scaled: bool = True
+    """Whether ``--events`` changes how many events there are."""
+    default: bool = True
+    """Whether it runs without being asked for."""
+
+
+RATE = Figure("events_per_second", "events/s")
+MEMORY = (
+    Figure("memory_start_mib", "MiB before", ".0f"),
+    Figure("memory_peak_mib", "MiB at most", ".0f"),
+)
+
+RELAY = Group(
+    "relay",
+    "One relay process over a backlog: outbox to stream",
+    (RATE,),
+    (
+        Contender("seaway, PostgreSQL", "contenders.relay:postgres", 100_000, postgres=True),
+        Contender("seaway, SQLite", "contenders.relay:sqlite", 100_000),
+        Contender("nats-outbox", "peers.nats_outbox:relay", 20_000, postgres=True),
+        Contender(
+            "faststream-outbox, in order", "peers.faststream_outbox:in_order", 20_000, postgres=True
+        ),
+        Contender(
+            "faststream-outbox, unordered",
+            "peers.faststream_outbox:unordered",
+            20_000,
+            postgres=True,
+        ),
+        Contender("raw: nats-py publish_async", "contenders.publish:windowed", 100_000),
+        Contender("raw: nats-py atomic batches", "contenders.publish:batches", 100_000),
+    ),
+    subject="seaway, PostgreSQL",
+)
+
+CONSUME = Group(
+    "consume",
+    "One consumer process over a full stream",
+    (RATE,),
+    (
+        Contender("seaway, no database", "contenders.consume:without_database", 20_000),
+        Contender("seaway, SQLite", "contenders.consume:sqlite", 20_000),
+        Contender("raw: nats-py fetch + ack", "contenders.consume:raw", 20_000),
+    ),
+    subject="seaway, no database",
+)
+
+LATENCY = Group(
+    "latency",
+    "Idle latency from commit to stored, PostgreSQL",
+    (
+        Figure("ratio_p50", "in bare commits", ".1f"),
+        Figure("stored_p50_ms", "stored p50 ms", ".2f"),
+        Figure("stored_p99_ms", "stored p99 ms", ".2f"),
+        Figure("commit_p50_ms", "bare commit p50 ms", ".2f"),
+        Figure("commit_p99_ms", "bare commit p99 ms", ".2f"),
+    ),
+    (
+        Contender("seaway, notify", "contenders.latency:notified", 301, postgres=True),
+        Contender("seaway, polling", "contenders.latency:polled", 301, postgres=True),
+    ),
+    scaled=False,
+)
+
+WRITER = Group(
+    "writer",
+    "A transaction with one event, beside one with one more plain insert",
+    (
+        Figure("ratio_p50", "event / insert", ".2f"),
+        Figure("event_p50_ms", "event p50 ms", ".2f"),
+        Figure("event_p99_ms", "event p99 ms", ".2f"),
+        Figure("insert_p50_ms", "insert p50 ms", ".2f"),
+        Figure("insert_p99_ms", "insert p99 ms", ".2f"),
+    ),
+    (
+        Contender("seaway, polling", "contenders.writer:silent", 2000, postgres=True),
+        Contender("seaway, notify", "contenders.writer:notifying", 2000, postgres=True),
+    ),
+    scaled=False,
+)
+
+SIZES = Group(
+    "sizes",
+    "The same relay at a small and at a large backlog, PostgreSQL",
+    (RATE, *MEMORY),
+    (
+        Contender("backlog of 10,000", "contenders.relay:postgres_repeated", 10_000, postgres=True),
+        Contender("backlog of 1,000,000", "contenders.relay:postgres", 1_000_000, postgres=True),
+    ),
+    subject="backlog of 1,000,000",
+    scaled=False,
+    default=False,
+)
+
+GROUPS = (RELAY, CONSUME, LATENCY, WRITER, SIZES)
