@@ -101,9 +101,11 @@ class Cut:
             except ConfigError as error:
                 self._refuse(place, str(error), err_code=0)
                 continue
-            if (size := prepared.size) > self._limit:
+            if prepared.size > self._limit:
                 # The server would close the connection over it.
-                words = f"{size} bytes are more than the server's max_payload of {self._limit}"
+                words = (
+                    f"more than the server's max_payload of {self._limit} bytes: {prepared.size}"
+                )
                 self._refuse(place, words, err_code=TOO_LARGE)
                 continue
             yield place, prepared

@@ -33,27 +33,28 @@ _VALUE = re.compile(r"[^\r\n\ud800-\udfff]*")
 
 
 class Prepared(NamedTuple):
-    """A message that may be sent. ``lines``: its header lines, each with its line end."""
+    """A message that may be sent.
+
+    ``lines``: its header lines, each with its line end. ``size``: bytes of headers and payload as
+    the server counts them against ``max_payload``.
+    """
 
     subject: bytes
     lines: bytes
     payload: bytes
-
-    @property
-    def size(self) -> int:
-        """Bytes of headers and payload as the server counts them against ``max_payload``."""
-        block = len(self.lines) + _BLOCK_BYTES if self.lines else 0
-        return block + len(self.payload)
+    size: int
 
 
 def prepare(message: Message) -> Prepared:
     """Encode and check; ``ConfigError`` for what cannot stand in a frame."""
-    return Prepared(_subject(message.subject), _lines(message), message.payload)
+    payload, lines = message.payload, _lines(message)
+    block = len(lines) + _BLOCK_BYTES if lines else 0
+    return Prepared(_subject(message.subject), lines, payload, block + len(payload))
 
 
 def single(message: Prepared, reply: bytes = b"") -> bytes:
     """One frame. ``reply``: where the acknowledgement goes, of at most 200 bytes."""
-    subject, lines, payload = message
+    subject, lines, payload, _ = message
     if not lines:
         return b"PUB %b %b %d\r\n%b\r\n" % (subject, reply, len(payload), payload)
     return _hpub(subject, reply, lines, payload)
@@ -69,12 +70,12 @@ def batch(messages: Iterable[Prepared], batch_id: str, reply: bytes) -> Iterator
     place = 0
     for message in messages:
         if held is not None:
-            subject, lines, payload = held
+            subject, lines, payload, _ = held
             yield _hpub(subject, b"", b"%b%b%d\r\n" % (lines, member, place), payload)
         held = message
         place += 1
     if held is not None:
-        subject, lines, payload = held
+        subject, lines, payload, _ = held
         commit = b"%b%b%d\r\nNats-Batch-Commit: 1\r\n" % (lines, member, place)
         yield _hpub(subject, reply, commit, payload)
 
