@@ -7,16 +7,12 @@ from typing import Any
 
 import pytest
 
+from seaway.brokers.jetstream import wire
+from seaway.brokers.jetstream.answers import classify
 from seaway.brokers.jetstream.connection import Frame
-from seaway.brokers.jetstream.publish import (
-    BATCH_BYTES,
-    BATCH_MESSAGES,
-    batches,
-    classify,
-    size_of,
-)
 from seaway.brokers.jetstream.pull import incoming_of, parse_reply
-from seaway.contracts import Message, Refused, Stored, Unconfirmed
+from seaway.brokers.jetstream.runs import BATCH_BYTES, BATCH_MESSAGES, Cut, Run
+from seaway.contracts import Held, Message, PublishOutcome, Refused, Stored, Unconfirmed
 
 
 def answer(**content: Any) -> Frame:
@@ -68,33 +64,91 @@ def test_refusals_heal_or_not(code: int, err_code: int, heals: bool) -> None:
     assert classify(error(code, err_code)) == Refused("no", code, err_code, heals)
 
 
-def test_size_is_what_the_server_counts() -> None:
-    assert size_of(Message("a", b"123")) == 3
-    # "NATS/1.0\r\n" + "Name: ü\r\n"-like lines + "\r\n"
-    block = b"NATS/1.0\r\nName:" + "ü".encode() + b"\r\n\r\n"
-    assert size_of(Message("a", b"123", {"Name": "ü"})) >= len(block) + 3
+ENOUGH = 64 * 1024 * 1024
 
 
-def test_batches_are_cut_by_count() -> None:
-    messages = [Message("a", b"")] * (2 * BATCH_MESSAGES + 1)
-    runs = [list(run) for run in batches(messages)]
-    assert [len(run) for run in runs] == [BATCH_MESSAGES, BATCH_MESSAGES, 1]
-    assert [index for run in runs for index in run] == list(range(len(messages)))
+def stored(run: Run) -> list[PublishOutcome]:
+    return [Stored(place + 1) for place in run.places]
 
 
-def test_batches_are_cut_by_bytes() -> None:
-    half = Message("a", b"x" * (BATCH_BYTES // 2))
-    small = Message("a", b"x")
-    assert [list(run) for run in batches([half, half, small, half])] == [[0, 1], [2, 3]]
+def drawn(cut: Cut) -> Run:
+    run = Run()
+    assert list(cut.draw(run)) == run.messages
+    return run
+
+
+def runs(messages: list[Message], *, limit: int = ENOUGH) -> tuple[list[list[int]], Cut]:
+    """The places of each run, every message of which is stored."""
+    cut, found = Cut(messages, limit=limit), []
+    while (run := drawn(cut)).places:
+        assert cut.settle(run, stored(run))
+        found.append(run.places)
+    return found, cut
+
+
+def keyed(key: str, payload: bytes = b"x", subject: str = "a") -> Message:
+    return Message(subject, payload, {"X-Ordering-Key": key})
+
+
+def test_runs_are_cut_by_count() -> None:
+    found, _ = runs([Message("a", b"")] * (2 * BATCH_MESSAGES + 1))
+    assert [len(run) for run in found] == [BATCH_MESSAGES, BATCH_MESSAGES, 1]
+    assert [place for run in found for place in run] == list(range(2 * BATCH_MESSAGES + 1))
+
+
+def test_runs_are_cut_by_bytes() -> None:
+    half, small = Message("a", b"x" * (BATCH_BYTES // 2)), Message("a", b"x")
+    assert runs([half, half, small, half])[0] == [[0, 1], [2, 3]]
 
 
 def test_a_message_larger_than_a_batch_stands_alone() -> None:
     large, small = Message("a", b"x" * (BATCH_BYTES + 1)), Message("a", b"x")
-    assert [list(run) for run in batches([small, large, small])] == [[0], [1], [2]]
+    assert runs([small, large, small])[0] == [[0], [1], [2]]
 
 
-def test_no_messages_make_no_batch() -> None:
-    assert list(batches([])) == []
+def test_a_message_without_room_for_a_batchs_headers_stands_alone() -> None:
+    tight, small = Message("a", b"x" * 1000), Message("a", b"x")
+    cut = Cut([tight, small], limit=1000)
+    assert cut.stands_alone()
+    assert drawn(cut).places == [0]
+    assert not cut.stands_alone()
+    assert runs([small, tight, small], limit=1000)[0] == [[0], [1], [2]]
+    assert runs([small, tight, small], limit=1000 + wire.BATCH_HEADER_BYTES)[0] == [[0, 1, 2]]
+
+
+def test_no_messages_make_no_run() -> None:
+    assert runs([])[0] == []
+
+
+@pytest.mark.parametrize(
+    "ill", [keyed("k", b"x" * 2000), keyed("k", subject="a b"), keyed("k", subject="")]
+)
+def test_what_cannot_be_sent_holds_back_its_key_alone(ill: Message) -> None:
+    found, cut = runs([keyed("k"), ill, keyed("k"), keyed("other")], limit=1000)
+    assert [place for run in found for place in run] == [0, 3]
+    assert isinstance(cut.outcomes[1], Refused)
+    assert not cut.outcomes[1].heals
+    assert cut.outcomes[2] == Held()
+
+
+def test_a_key_that_was_not_stored_is_not_drawn_again_even_where_encoded_ahead() -> None:
+    half = b"x" * (BATCH_BYTES // 2)
+    cut = Cut([keyed("a", half), keyed("a", half), keyed("b", half), keyed("a")], limit=ENOUGH)
+    run = drawn(cut)
+    assert cut.settle(run, [Refused("no", 400, 10054, heals=False)])
+    following = drawn(cut)
+    assert (run.places, following.places) == ([0], [2])
+    assert isinstance(cut.outcomes[0], Refused)
+    assert (cut.outcomes[1], cut.outcomes[3]) == (Held(), Held())
+
+
+@pytest.mark.parametrize("ill", [Refused("full", 503, 10077, heals=True), Unconfirmed("silence")])
+def test_trouble_with_the_stream_ends_the_call(ill: PublishOutcome) -> None:
+    cut = Cut([Message("a", b"")] * (BATCH_MESSAGES + 2), limit=ENOUGH)
+    run = drawn(cut)
+    assert not cut.settle(run, [ill] * len(run.places))
+    later = ill if isinstance(ill, Refused) else Held()
+    assert cut.outcomes == [ill] * BATCH_MESSAGES + [later] * 2
 
 
 PARSED = ("SEA_EVENTS", "case_mgmt__from_sea", 2, 41, 57, 1_700_000_000_000_000_000, 3)

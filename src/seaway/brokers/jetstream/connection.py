@@ -14,8 +14,7 @@ import contextlib
 import itertools
 import logging
 import secrets
-import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -24,6 +23,8 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from seaway.brokers.jetstream.options import client_options
+from seaway.brokers.jetstream.wire import chunks
 from seaway.config import NatsSettings
 from seaway.contracts import ServerInfo
 from seaway.errors import BrokerUnavailable, ConfigError, SeawayError
@@ -33,7 +34,7 @@ from seaway.telemetry import Disconnected, Reconnected, Telemetry
 logger = logging.getLogger("seaway.nats")
 logging.getLogger("nats").setLevel(logging.CRITICAL)  # Everything it says reaches our error_cb.
 
-_RECONNECT_WAIT_SECONDS = 0.25
+_CHUNK_BYTES = 64 * 1024
 _PENDING_BYTES = 16 * 1024 * 1024
 
 
@@ -57,20 +58,56 @@ class Frame:
         return self.headers.get("Description", "")
 
 
+FrameHandler: TypeAlias = Callable[[Frame], None]
+
+
 class _SturdyClient(Client):
     """nats-py's client, where a foreign message or a server's complaint would end it.
 
     Its read loop ends on a header block or a subject that it cannot decode, and goes on looking
     connected; a stream would redeliver such a message for ever. And any ``-ERR`` but two closes it
-    for good, where connecting again is what heals. (nats-py 2.16; both methods are its own.)
+    for good, where connecting again is what heals. It also keeps what was not flushed for the next
+    connection, hands each message over through a queue and a task, and encodes and flushes each
+    publication by itself: here none of that is done. (nats-py 2.16; all methods are its own.)
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handlers: dict[int, FrameHandler] = {}
+        """By subscription id: called at once, without a task's turn for each message."""
+
+    def write(self, frames: Sequence[bytes]) -> None:
+        """Hand ``frames`` to the socket, behind what waits to be flushed. Only while connected."""
+        assert self._transport is not None
+        self._transport.write(b"".join((*self._pending, *frames)))
+        self._pending = []
+        self._pending_data_size = 0
+
+    async def written(self) -> None:
+        """Return when the socket takes more. ``OSError`` where it is lost."""
+        assert self._transport is not None
+        await self._transport.drain()  # type: ignore[no-untyped-call]
+
+    async def _attempt_reconnect(self) -> None:
+        # Kept, it would reach the server long after its caller was told that it had not.
+        self._pending = []
+        self._pending_data_size = 0
+        await super()._attempt_reconnect()
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
     ) -> None:
         if not subject.isascii():
             subject = subject.decode("utf-8", "replace").encode()
-        await super()._process_msg(sid, subject, reply, data, headers)
+        handler = self.handlers.get(sid)
+        if handler is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        parsed = await self._process_headers(headers) if headers else None
+        try:
+            handler(Frame(subject.decode(), reply.decode(), parsed or {}, data))
+        except Exception as error:
+            await self._error_cb(error)  # Raised further, it would end the read loop.
 
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
         try:
@@ -88,19 +125,17 @@ class _SturdyClient(Client):
         await super()._process_err(err_msg)
 
 
-FrameHandler: TypeAlias = Callable[[Frame], None]
-
-
 @dataclass(slots=True)
 class Connection:
     """A core NATS connection. Made by ``open_connection``."""
 
     settings: NatsSettings
     telemetry: Telemetry
-    client: Client = field(default_factory=_SturdyClient)
+    client: _SturdyClient = field(default_factory=_SturdyClient)
     last_error: str = ""
     epoch: int = 0
-    """Counts reconnects: whoever waits for an answer of an earlier epoch waits in vain."""
+    """Counts losses of the connection: whoever waits for an answer of an earlier epoch waits in
+    vain, and what was half sent in one is not continued in another."""
     _watchers: list[Callable[[], None]] = field(default_factory=list)
     _tokens: itertools.count[int] = field(default_factory=itertools.count)
     _connected_once: bool = False
@@ -157,13 +192,44 @@ class Connection:
     ) -> None:
         """Send once, without an answer. ``BrokerUnavailable`` while there is no connection."""
         if not self.client.is_connected:
-            raise self._away()
+            raise self.away()
         try:
             await self.client.publish(
                 subject, payload, reply=reply, headers=dict(headers) if headers else None
             )
         except nats.errors.Error as error:
             raise self._translate(error, subject) from error
+
+    async def send(self, frames: Iterable[bytes], *, timeout: timedelta) -> int:
+        """Send prepared ``frames`` (see ``wire``) in order; how many the socket was given.
+
+        Fewer than all where there is no connection, where it was lost on the way (the rest is not
+        sent on another), or where the server took nothing for ``timeout``; ``away`` says why.
+        Takes from ``frames`` as it goes, and gives the loop a turn every 64 KiB.
+        """
+        epoch, sent = self.epoch, 0
+        with contextlib.suppress(OSError):  # A TimeoutError is one.
+            async with asyncio.timeout(timeout.total_seconds()):
+                for chunk in chunks(frames, _CHUNK_BYTES):
+                    if sent:
+                        await asyncio.sleep(0)
+                    if self.client.is_connected:
+                        await self.client.written()
+                    if not self.client.is_connected or self.epoch != epoch:
+                        break
+                    self.client.write(chunk)
+                    sent += len(chunk)
+        return sent
+
+    def away(self) -> BrokerUnavailable:
+        """What to tell of not being able to send."""
+        if self.connected:
+            return BrokerUnavailable(f"{self.settings.redacted_url} stopped taking messages")
+        state = "the connection is closed" if self.closed else "no connection to"
+        return BrokerUnavailable(
+            f"{state} {self.settings.redacted_url}"
+            + (f": {self.last_error}" if self.last_error else "")
+        )
 
     async def request(
         self,
@@ -179,7 +245,7 @@ class Connection:
         knows.
         """
         if not self.client.is_connected:
-            raise self._away()
+            raise self.away()
         limit = (timeout or self.request_timeout).total_seconds()
         try:
             answer = await self.client.request(
@@ -206,16 +272,20 @@ class Connection:
             )
         except nats.errors.Error as error:
             raise self._translate(error, subject) from error
+        self.client.handlers[subscription._id] = handler
 
         async def unsubscribe() -> None:
             """Stop, but hand over what the server has sent by now."""
-            with contextlib.suppress(nats.errors.Error, TimeoutError):
-                async with asyncio.timeout(2):
-                    if self.client.is_connected:
-                        await subscription.drain()  # type: ignore[no-untyped-call]
-                        return
-            with contextlib.suppress(nats.errors.Error):
-                await subscription.unsubscribe()
+            try:
+                with contextlib.suppress(nats.errors.Error, TimeoutError):
+                    async with asyncio.timeout(2):
+                        if self.client.is_connected:
+                            await subscription.drain()  # type: ignore[no-untyped-call]
+                            return
+                with contextlib.suppress(nats.errors.Error):
+                    await subscription.unsubscribe()
+            finally:
+                self.client.handlers.pop(subscription._id, None)
 
         return unsubscribe
 
@@ -245,22 +315,15 @@ class Connection:
         self.last_error = text
 
     async def _on_disconnect(self) -> None:
+        self.epoch += 1
         if self._connected_once and not self.client.is_closed:
             self.telemetry.emit(Disconnected(self.last_error or "the connection was lost"))
 
     async def _on_reconnect(self) -> None:
-        self.epoch += 1
         self.last_error = ""
         self.telemetry.emit(Reconnected(self.server_info().url))
         for watcher in tuple(self._watchers):
             watcher()
-
-    def _away(self) -> BrokerUnavailable:
-        state = "the connection is closed" if self.closed else "no connection to"
-        return BrokerUnavailable(
-            f"{state} {self.settings.redacted_url}"
-            + (f": {self.last_error}" if self.last_error else "")
-        )
 
     def _translate(self, error: Exception, subject: str) -> SeawayError:
         for kind, make in _ERRORS:
@@ -303,7 +366,7 @@ async def open_connection(
     waiting would not mend it.
     """
     backoff, attempt = Backoff(timedelta(milliseconds=100), timedelta(seconds=2)), 0
-    options = _options(settings)
+    options = client_options(settings)
     while True:
         connection = Connection(settings, telemetry)
         try:
@@ -361,40 +424,3 @@ async def _connect(connection: Connection, options: dict[str, Any], name: str) -
     # A first connection that fails is the caller's to know; a lost one is ours to mend, for ever.
     client.options["allow_reconnect"] = True
     client.options["max_reconnect_attempts"] = -1
-
-
-def _options(settings: NatsSettings) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "reconnect_time_wait": _RECONNECT_WAIT_SECONDS,
-        "connect_timeout": settings.connect_timeout.total_seconds(),
-    }
-    for name, path in (
-        ("creds", settings.creds),
-        ("nkey", settings.nkey),
-        ("tls_cert", settings.tls_cert),
-        ("tls_key", settings.tls_key),
-        ("tls_ca", settings.tls_ca),
-    ):
-        if path is not None and not path.expanduser().is_file():
-            raise ConfigError(f"nats.{name}: {path} is not a file")
-    if settings.creds is not None:
-        options["user_credentials"] = str(settings.creds.expanduser())
-    if settings.nkey is not None:
-        options["nkeys_seed"] = str(settings.nkey.expanduser())
-    if settings.user is not None:
-        options["user"] = settings.user
-    if settings.password is not None:
-        options["password"] = settings.password.get_secret_value()
-    if settings.token is not None:
-        options["token"] = settings.token.get_secret_value()
-    if settings.tls_ca or settings.tls_cert or "tls://" in settings.url:
-        context = ssl.create_default_context(
-            cafile=str(settings.tls_ca.expanduser()) if settings.tls_ca else None
-        )
-        if settings.tls_cert is not None:
-            context.load_cert_chain(
-                settings.tls_cert.expanduser(),
-                settings.tls_key.expanduser() if settings.tls_key else None,
-            )
-        options["tls"] = context
-    return options

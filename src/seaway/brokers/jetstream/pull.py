@@ -228,16 +228,16 @@ class Pull:
     # ------------------------------------------------------------------ settling
 
     async def ack(self, *incoming: Incoming) -> Sequence[bool]:
-        replies: list[str] = []
+        asked = []
         for delivery in incoming:
-            reply, future = self._replies.expect()
-            replies.append(reply)
+            reply, future = self._replies.ask()
+            asked.append((reply, future))
             try:
                 await self._connection.publish(delivery.reply, b"+ACK", reply=reply)
             except BrokerUnavailable:
                 if not future.done():
                     future.set_result(None)
-        answers = await self._replies.gather(replies, timeout=_ACK_TIMEOUT)
+        answers = await self._replies.gather(asked, timeout=_ACK_TIMEOUT)
         return [answer is not None and answer.status != "503" for answer in answers]
 
     async def nak(self, incoming: Incoming, *, delay: timedelta) -> None:

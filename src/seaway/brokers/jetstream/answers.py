@@ -1,0 +1,51 @@
+"""What a publish acknowledgement, or its absence, says of a message. Pure.
+
+Source: nats-server's ``errors.json``; refusals are told by ``code`` and ``err_code``.
+"""
+
+from __future__ import annotations
+
+import json
+
+from seaway.brokers.jetstream.connection import Frame
+from seaway.contracts import PublishOutcome, Refused, Stored, Unconfirmed
+from seaway.errors import BrokerUnavailable
+
+TOO_LARGE = 10054
+ATOMIC_DISABLED = 10174
+
+_HEALING = frozenset({10059, 10076, 10039, 10167})
+"""Stream not found, JetStream not enabled (server, account), too many requests: the way out is
+elsewhere, and the message is fine."""
+
+
+def classify(answer: Frame | None) -> PublishOutcome:
+    """``None``: no acknowledgement came."""
+    if answer is None:
+        return Unconfirmed("no acknowledgement in time")
+    if answer.status == "503":
+        return Refused("no stream takes this subject", code=503, err_code=0, heals=True)
+    try:
+        content = json.loads(answer.data)
+        error = content.get("error")
+        if error is None:
+            return Stored(int(content["seq"]), bool(content.get("duplicate", False)))
+        code, err_code = int(error.get("code", 0)), int(error.get("err_code", 0))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return Unconfirmed("the acknowledgement cannot be read")
+    return Refused(
+        str(error.get("description", "refused")),
+        code=code,
+        err_code=err_code,
+        heals=code >= 500 or err_code in _HEALING,
+    )
+
+
+def concerns_the_stream(outcome: PublishOutcome) -> bool:
+    """Whether trying further messages now would only find the same."""
+    return isinstance(outcome, Unconfirmed) or (isinstance(outcome, Refused) and outcome.heals)
+
+
+def unreachable(error: BrokerUnavailable) -> Refused:
+    """Of a message that was not sent."""
+    return Refused(str(error), code=503, err_code=0, heals=True)

@@ -1,0 +1,115 @@
+"""A call's messages cut into runs of one atomic batch's size, encoded as they are drawn.
+
+Owns: what can be sent at all, what waits behind a message that was not stored, and each message's
+outcome. Must not know a connection. Guarantees: nothing of a key is drawn once a message of it was
+refused; a run holds no message that could not stand in a batch, unless it stands alone; no more
+than one message is encoded ahead of what has been drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from seaway.brokers.jetstream import wire
+from seaway.brokers.jetstream.answers import TOO_LARGE, concerns_the_stream
+from seaway.contracts import Held, Message, PublishOutcome, Refused, Stored
+from seaway.errors import ConfigError
+
+BATCH_MESSAGES = 1000
+BATCH_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Run:
+    """What was drawn for one batch: the messages, and their places in the call."""
+
+    places: list[int] = field(default_factory=list)
+    messages: list[wire.Prepared] = field(default_factory=list)
+
+
+class Cut:
+    """The messages of one call. ``limit``: the server's ``max_payload`` in bytes."""
+
+    def __init__(self, messages: Sequence[Message], *, limit: int) -> None:
+        self.outcomes: list[PublishOutcome] = [Held()] * len(messages)
+        self._messages = messages
+        self._limit = limit
+        self._blocked: set[str] = set()
+        self._source = self._sendable()
+        self._ahead: tuple[int, wire.Prepared] | None = None
+
+    def keys(self, run: Run) -> list[str]:
+        """The ordering key of each message drawn."""
+        return [self._messages[place].key for place in run.places]
+
+    def stands_alone(self) -> bool:
+        """Whether the next message has no room for the headers of a batch."""
+        ahead = self._peek()
+        return ahead is not None and self._alone(ahead[1])
+
+    def draw(self, run: Run) -> Iterator[wire.Prepared]:
+        """The next batch's messages, put into ``run`` as they are taken; none at the end."""
+        room = BATCH_BYTES
+        while (ahead := self._peek()) is not None:
+            place, message = ahead
+            room -= message.size
+            alone = self._alone(message)
+            if run.places and (alone or room < 0 or len(run.places) == BATCH_MESSAGES):
+                return
+            self._ahead = None
+            run.places.append(place)
+            run.messages.append(message)
+            yield message
+            if alone:
+                return
+
+    def settle(self, run: Run, outcomes: Sequence[PublishOutcome]) -> bool:
+        """Take a run's outcomes. Whether to go on: not where one speaks of the whole stream."""
+        ill = None
+        for place, outcome in zip(run.places, outcomes, strict=True):
+            self.outcomes[place] = outcome
+            if not isinstance(outcome, Stored):
+                self._blocked.add(self._messages[place].key)
+                if ill is None and concerns_the_stream(outcome):
+                    ill = outcome
+        if isinstance(ill, Refused):
+            first = run.places[-1] + 1
+            self.outcomes[first:] = [ill] * (len(self.outcomes) - first)
+        return ill is None
+
+    def _alone(self, message: wire.Prepared) -> bool:
+        return message.size + wire.BATCH_HEADER_BYTES > self._limit
+
+    def _peek(self) -> tuple[int, wire.Prepared] | None:
+        # What was encoded ahead may wait behind a message of the run before it.
+        while self._ahead is None or self._waits(self._messages[self._ahead[0]]):
+            self._ahead = next(self._source, None)
+            if self._ahead is None:
+                return None
+        return self._ahead
+
+    def _waits(self, message: Message) -> bool:
+        return bool(self._blocked) and message.key in self._blocked
+
+    def _sendable(self) -> Iterator[tuple[int, wire.Prepared]]:
+        for place, message in enumerate(self._messages):
+            if self._waits(message):
+                continue
+            try:
+                prepared = wire.prepare(message)
+            except ConfigError as error:
+                self._refuse(place, str(error), err_code=0)
+                continue
+            if prepared.size > self._limit:
+                # The server would close the connection over it.
+                words = (
+                    f"more than the server's max_payload of {self._limit} bytes: {prepared.size}"
+                )
+                self._refuse(place, words, err_code=TOO_LARGE)
+                continue
+            yield place, prepared
+
+    def _refuse(self, place: int, words: str, *, err_code: int) -> None:
+        self.outcomes[place] = Refused(words, code=400, err_code=err_code, heals=False)
+        self._blocked.add(self._messages[place].key)

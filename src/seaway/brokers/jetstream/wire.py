@@ -1,0 +1,135 @@
+"""Publications as the core protocol writes them: ``PUB`` and ``HPUB`` frames. Pure.
+
+Owns: the bytes of a frame, and what may stand in one. Must not know a connection. Guarantees: no
+message, whatever it holds, ends its frame early or makes the server close the connection; it raises
+``ConfigError`` that names what is wrong with it instead. Read back by any client, a frame gives the
+headers that it was made of, but for blanks around a value, which readers drop.
+
+    message ──prepare──> Prepared ──┬── single ──> one frame
+                                    └── batch ───> frames of one atomic batch (ADR-50 of NATS)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from seaway import headers as h
+from seaway.contracts import Message
+from seaway.errors import ConfigError, InvalidName
+
+CONTROL_LINE_BYTES = 4096
+"""The server's default ``max_control_line``: it closes the connection over a longer one."""
+
+BATCH_HEADER_BYTES = 160
+"""No less than what membership of a batch adds to a message's headers."""
+
+_LINE_ROOM = 256  # For the verb, a reply subject and two sizes.
+_BLOCK_BYTES = len(b"NATS/1.0\r\n\r\n")
+_SUBJECT = re.compile(r"[^ \t\r\n\v\f\ud800-\udfff]+")  # nats-py's readers end it at \v and \f.
+_VALUE = re.compile(r"[^\r\n\ud800-\udfff]*")
+
+
+class Prepared(NamedTuple):
+    """A message that may be sent.
+
+    ``lines``: its header lines, each with its line end. ``size``: bytes of headers and payload as
+    the server counts them against ``max_payload``.
+    """
+
+    subject: bytes
+    lines: bytes
+    payload: bytes
+    size: int
+
+
+def prepare(message: Message) -> Prepared:
+    """Encode and check; ``ConfigError`` for what cannot stand in a frame."""
+    payload, lines = message.payload, _lines(message)
+    block = len(lines) + _BLOCK_BYTES if lines else 0
+    return Prepared(_subject(message.subject), lines, payload, block + len(payload))
+
+
+def single(message: Prepared, reply: bytes = b"") -> bytes:
+    """One frame. ``reply``: where the acknowledgement goes, of at most 200 bytes."""
+    subject, lines, payload, _ = message
+    if not lines:
+        return b"PUB %b %b %d\r\n%b\r\n" % (subject, reply, len(payload), payload)
+    return _hpub(subject, reply, lines, payload)
+
+
+def batch(messages: Iterable[Prepared], batch_id: str, reply: bytes) -> Iterator[bytes]:
+    """One frame a message, the last with the commit, whose acknowledgement goes to ``reply``.
+
+    Takes from ``messages`` as it goes, always one ahead.
+    """
+    member = b"Nats-Batch-Id: %b\r\nNats-Batch-Sequence: " % batch_id.encode()
+    held: Prepared | None = None
+    place = 0
+    for message in messages:
+        if held is not None:
+            subject, lines, payload, _ = held
+            yield _hpub(subject, b"", b"%b%b%d\r\n" % (lines, member, place), payload)
+        held = message
+        place += 1
+    if held is not None:
+        subject, lines, payload, _ = held
+        commit = b"%b%b%d\r\nNats-Batch-Commit: 1\r\n" % (lines, member, place)
+        yield _hpub(subject, reply, commit, payload)
+
+
+def chunks(frames: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
+    """``frames`` in order, in lists that end once they hold ``size`` bytes."""
+    chunk: list[bytes] = []
+    held = 0
+    for frame in frames:
+        chunk.append(frame)
+        held += len(frame)
+        if held >= size:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
+
+
+def _hpub(subject: bytes, reply: bytes, lines: bytes, payload: bytes) -> bytes:
+    block = len(lines) + _BLOCK_BYTES
+    return b"HPUB %b %b %d %d\r\nNATS/1.0\r\n%b\r\n%b\r\n" % (
+        *(subject, reply, block, block + len(payload)),
+        *(lines, payload),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _subject(subject: str) -> bytes:
+    if not _SUBJECT.fullmatch(subject):
+        raise ConfigError(f"{subject!r} is not a subject: it is empty, or has blanks or line ends")
+    encoded = subject.encode()
+    if len(encoded) > CONTROL_LINE_BYTES - _LINE_ROOM:
+        raise ConfigError(f"a subject of {len(encoded)} bytes is too long: {subject[:80]}…")
+    return encoded
+
+
+@lru_cache(maxsize=1024)
+def _form(names: tuple[str, ...]) -> str:
+    """Header lines with a place for each value. Messages of one kind share their names."""
+    for name in names:
+        h.check_header(name, "")
+    return "".join(f"{name.replace('%', '%%')}: %s\r\n" for name in names)
+
+
+def _lines(message: Message) -> bytes:
+    headers = message.headers
+    if isinstance(headers, h.StoredHeaders) and (lines := headers.lines) is not None:
+        return lines
+    text = _form(tuple(headers)) % tuple(headers.values())
+    if text.count("\n") == text.count("\r") == len(headers):
+        try:
+            return text.encode()
+        except UnicodeEncodeError:
+            pass
+    # A line end would let the value's writer add headers of his own choosing.
+    broken = next(name for name, value in headers.items() if not _VALUE.fullmatch(str(value)))
+    raise InvalidName(f"header {broken}: a line break, or not UTF-8 text")
