@@ -220,9 +220,9 @@ class Broker(Protocol):
 
         Messages of one ordering key are stored in the order given: once one of a key is not
         ``Stored``, the later ones of that key are not stored either (``Held``, or refused with
-        it). Uses an atomic batch where stream and server (>= 2.12) allow. Sends nothing later than
-        ``timeout`` after the call, so that a process which was stopped meanwhile does not. Never
-        raises for what happens to a message.
+        it). Uses an atomic batch where stream and server (>= 2.12) allow. ``timeout``: how long the
+        server may say nothing; a process that was itself stopped for longer sends nothing more.
+        Never raises for what happens to a message.
         """
         ...
 

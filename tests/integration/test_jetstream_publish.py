@@ -351,3 +351,19 @@ async def test_a_cancelled_call_leaves_no_question_open(
     finally:
         nats_server_own.resume()
     assert own._publisher._replies._waiting == {}
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+async def test_a_process_that_was_stopped_sends_nothing_more(
+    own: JetStreamBroker, atomic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after SIGSTOP: the clock leaps, and the right to publish may be another's."""
+    await make(own, allow_atomic=atomic)
+    (known,) = events(1)
+    assert isinstance((await own.publish(STREAM, [known], timeout=TIMEOUT))[0], Stored)
+    moments = iter(range(0, 1_000_000, 60))
+    monkeypatch.setattr("seaway.clocks.running_time", lambda: float(next(moments)))
+    # A known id makes a batch fall apart into singles; those wait for one another by key.
+    outcomes = await own.publish(STREAM, events(5), timeout=TIMEOUT)
+    assert not any(isinstance(outcome, Stored) for outcome in outcomes)
+    assert await stored_ids(own) == ["id-0"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast
 
+from seaway.clocks import running_time
 from seaway.contracts import (
     Broker,
     Clock,
@@ -46,11 +47,6 @@ DEFAULT_BACKOFF = Backoff(base=timedelta(milliseconds=100), cap=timedelta(second
 
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
-
-
-def running_time() -> float:
-    """Seconds that pass also while this process or this machine is stopped."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _over(stop: asyncio.Event, until: float) -> bool:

@@ -30,7 +30,8 @@ from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.replies import Replies
 from seaway.brokers.jetstream.runs import Cut, Run
 from seaway.brokers.jetstream.window import Window
-from seaway.contracts import Message, PublishOutcome, Refused, Stored
+from seaway.clocks import Gap
+from seaway.contracts import Message, PublishOutcome, Refused, Stored, Unconfirmed
 
 _NO_ATOMIC_BEFORE = (2, 12)
 
@@ -55,12 +56,18 @@ class Publisher:
         self, stream: str, messages: Sequence[Message], *, timeout: timedelta
     ) -> list[PublishOutcome]:
         """See ``contracts.Broker.publish``."""
+        gap = Gap(2 * timeout)  # A batch waits twice at the most: to be sent, to be answered.
         cut = Cut(messages, limit=self._connection.server_info().max_payload_bytes)
         while True:
             run, outcomes = Run(), None
+            gap.too_long()
             atomic = len(messages) > 1 and self._may_be_atomic(stream) and not cut.stands_alone()
             if atomic:
                 outcomes = await self._atomic(stream, cut, run, timeout)
+            if outcomes is None and run.places and gap.too_long():
+                # Stopped in the middle of a batch, which the server has dropped: by now another
+                # may have our right to publish.
+                outcomes = [Unconfirmed("this process was stopped")] * len(run.places)
             if outcomes is None:
                 drawn = run.messages or list(cut.draw(run))
                 window = Window(self._connection, self._replies, drawn, cut.keys(run))

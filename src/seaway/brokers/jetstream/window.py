@@ -29,6 +29,7 @@ from seaway.brokers.jetstream import wire
 from seaway.brokers.jetstream.answers import classify, concerns_the_stream, unreachable
 from seaway.brokers.jetstream.connection import Connection, Frame
 from seaway.brokers.jetstream.replies import Replies
+from seaway.clocks import Gap
 from seaway.contracts import Held, PublishOutcome, Stored, Unconfirmed
 
 WINDOW = 500
@@ -58,8 +59,11 @@ class Window:
 
     async def publish(self, *, timeout: timedelta) -> Sequence[PublishOutcome]:
         """One outcome a message. ``timeout``: how long the stream may say nothing at all."""
+        gap = Gap(timeout)
         try:
             while True:
+                # Stopped for longer than we ever wait: another may have our right to publish.
+                self._ill |= gap.too_long()
                 self._news.clear()  # Before the look at what is ready: an answer may come any time.
                 await self._fill(timeout)
                 if not self._in_flight:
