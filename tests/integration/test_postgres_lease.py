@@ -212,6 +212,20 @@ async def test_the_floor_rises_over_what_is_settled(store: PostgresStore) -> Non
         assert ids(await lease.claim(10)) == [event_id]
 
 
+async def test_a_report_that_only_reads_keeps_nothing_open(
+    store: PostgresStore, slow: Connection
+) -> None:
+    await slow.execute("ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ")
+    assert await slow.fetchval("SELECT count(*) FROM seaway_outbox") == 0
+    for _ in range(6):
+        await add(store, *keyed(10))
+        await send(store)
+    async with store.lease() as lease:
+        assert lease is not None
+        assert await lease.claim(10) == []
+        assert lease.floor > 0  # type: ignore[attr-defined]
+
+
 async def test_a_released_event_below_the_floor_comes_first(store: PostgresStore) -> None:
     (parked,) = await add(store, key="a")
     await fail(store, parked, park=True)

@@ -36,13 +36,19 @@ What happens when ...
 | ... between publishing and acknowledgement | the same ids are sent again: duplicates there |
 | ... between acknowledgement and settling | likewise |
 | ... and that is longer ago than the stream remembers ids | the stream is asked first (below) |
+| the process is stopped (SIGSTOP) and goes on later | what it claimed is sent only under a lease |
+| | that is confirmed anew; where it is lost, nothing |
 
 A stream forgets ids after its duplicate window. Where an entry could have been sent longer ago
 than that (the first entries of a relay's life, after any trouble, after a long gap between two
-leases), the relay reads the headers of what the stream has stored since the entry was written, and
-settles what it finds there without publishing. It stops asking once a whole batch was new to the
-stream, since only the entries in flight at an unclean end can be on it unsettled, and they lie at
-the head of the outbox.
+leases of a shard), the relay reads the headers of all that the stream has stored since the oldest
+of them was written, and settles what is in the outbox as well, whatever its place there
+(``reconcile``). Then the stream is trusted until the next unclean end.
+
+Several relays divide the ordering keys: a lease holds a fair share of the shards, and is left every
+second, so that a relay which has come finds its own. Entries of different shards are published at
+the same time, those of one shard one batch after the other: with one shard (the default) the stream
+has the order of the outbox.
 """
 
 from seaway.relay.loop import Relay
