@@ -112,7 +112,7 @@ class PostgresLease:
         self._blocked.update(failure.entry.key for failure in failed)
         if not sent and not failed:
             return
-        async with self._pool.transaction("BEGIN; SET LOCAL enable_seqscan = off") as connection:
+        async with self._pool.transaction(self._sql["begin_settling"]) as connection:
             positions = [each.entry.position for each in sent]
             if sent and self._keep_sent:
                 streams = [each.stream for each in sent]

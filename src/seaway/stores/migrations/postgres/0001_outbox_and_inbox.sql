@@ -71,7 +71,6 @@ CREATE TABLE seaway_sent_default PARTITION OF seaway_sent DEFAULT;
 
 CREATE INDEX seaway_sent_event_id ON seaway_sent (event_id);
 CREATE INDEX seaway_sent_correlation_id ON seaway_sent (correlation_id);
-CREATE INDEX seaway_sent_sent_at ON seaway_sent (sent_at);
 
 -- Which consumer has which event's effects. Written in the transaction of those effects.
 CREATE TABLE seaway_inbox (

@@ -72,19 +72,27 @@ SELECT EXISTS (
            WHERE q.parked_at IS NOT NULL AND q.ordering_key = o.ordering_key), o.position + 1))
 )
 
+-- name: begin_settling
+-- By the primary key, whatever ANALYZE thinks: a join over the whole backlog would take seconds.
+BEGIN;
+SET LOCAL enable_seqscan = off;
+SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_mergejoin = off
+
 -- name: settle
-WITH given AS (
-    SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[]) AS g (position, stream, stream_seq)
-), settled AS (
-    DELETE FROM seaway_outbox o WHERE o.position = ANY ($1) RETURNING o.*
+WITH settled AS (
+    DELETE FROM seaway_outbox o
+    USING unnest($1::bigint[], $2::text[], $3::bigint[]) AS g (position, stream, stream_seq)
+    WHERE o.position = g.position
+    RETURNING o.*, g.stream, g.stream_seq
 )
 INSERT INTO seaway_sent (
     position, event_id, correlation_id, subject, ordering_key, payload, headers, added_at,
     attempts, stream, stream_seq, sent_at
 )
 SELECT s.position, s.event_id, s.headers ->> 'X-Correlation-Id', s.subject, s.ordering_key,
-       s.payload, s.headers, s.added_at, s.attempts, g.stream, g.stream_seq, now()
-FROM settled s JOIN given g ON g.position = s.position
+       s.payload, s.headers, s.added_at, s.attempts, s.stream, s.stream_seq, now()
+FROM settled s
 
 -- name: settle_and_forget
 DELETE FROM seaway_outbox o WHERE o.position = ANY ($1)
