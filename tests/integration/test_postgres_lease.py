@@ -12,10 +12,10 @@ import asyncpg
 import pytest
 
 from seaway.contracts import Lease, Sent
-from seaway.errors import StoreUnavailable
+from seaway.errors import SchemaMismatch, StoreUnavailable
 from seaway.events import RawEvent, new_event_id
 from seaway.stores.postgres import PostgresStore
-from seaway.testing.conformance.store import add, add_in, claim_all, fail, ids, send
+from seaway.testing.conformance.store import add, add_in, claim_all, fail, ids
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -49,6 +49,13 @@ async def settle(lease: Lease, limit: int = 1000) -> list[str]:
     entries = await lease.claim(limit)
     await lease.settle([Sent(entry, "SEA_EVENTS", entry.position) for entry in entries])
     return ids(entries)
+
+
+async def settle_all(store: PostgresStore) -> None:
+    async with store.lease() as lease:
+        assert lease is not None
+        while await settle(lease):
+            pass
 
 
 def keyed(count: int) -> list[RawEvent]:
@@ -202,9 +209,10 @@ async def test_a_slower_transaction_is_not_skipped(store: PostgresStore, slow: C
 async def test_the_floor_rises_over_what_is_settled(store: PostgresStore) -> None:
     for _ in range(6):
         await add(store, *keyed(10))
-        await send(store)
+        await settle_all(store)
     async with store.lease() as lease:
         assert lease is not None
+        assert await lease.claim(10) == []
         assert await lease.claim(10) == []
         (last,) = await store._pool.row("SELECT last_value FROM seaway_outbox_position")
         assert 0 < lease.floor <= last
@@ -219,11 +227,12 @@ async def test_a_report_that_only_reads_keeps_nothing_open(
     assert await slow.fetchval("SELECT count(*) FROM seaway_outbox") == 0
     for _ in range(6):
         await add(store, *keyed(10))
-        await send(store)
+        await settle_all(store)
     async with store.lease() as lease:
         assert lease is not None
         assert await lease.claim(10) == []
-        assert lease.floor > 0  # type: ignore[attr-defined]
+        assert await lease.claim(10) == []
+        assert lease.floor > 0
 
 
 async def test_a_released_event_below_the_floor_comes_first(store: PostgresStore) -> None:
@@ -232,9 +241,10 @@ async def test_a_released_event_below_the_floor_comes_first(store: PostgresStore
     (behind,) = await add(store, key="a")
     for _ in range(6):
         await add(store, *keyed(5))
-        await send(store)
+        await settle_all(store)
     async with store.lease() as lease:
         assert lease is not None
+        assert await lease.claim(10) == []
         assert await lease.claim(10) == []
         assert lease.floor > 2
     await store.unpark()
@@ -276,6 +286,15 @@ async def test_waiting_is_for_shards_of_ones_own(peers: list[PostgresStore]) -> 
     await first.wait(timedelta(milliseconds=200))
     assert asyncio.get_running_loop().time() - began >= 0.19
     await asyncio.wait_for(second.wait(timedelta(seconds=30)), 5)
+
+
+async def test_an_emptied_table_is_said(store: PostgresStore) -> None:
+    await store._pool.run("DELETE FROM seaway_relay")
+    with pytest.raises(SchemaMismatch, match="seaway_relay"):
+        async with store.lease():
+            pass
+    with pytest.raises(SchemaMismatch, match="seaway_relay"):
+        await store.schema.verify()
 
 
 async def test_ids_that_are_no_uuids_are_nobodys(store: PostgresStore) -> None:

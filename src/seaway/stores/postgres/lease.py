@@ -69,6 +69,9 @@ class PostgresLease:
         self._horizon = horizon
         self._hold = hold
         self._keep_sent = keep_sent
+        self._claims = 0
+        self._parked = True
+        """Whether any entry may be parked, so that claims have to look."""
         self._claimed: set[int] = set()
         self._blocked: set[str] = set()
         self.floor = floor
@@ -79,16 +82,18 @@ class PostgresLease:
         return [f"{shard} of {self._share.shards}" for shard in self._share.held]
 
     async def claim(self, limit: int) -> Sequence[OutboxEntry]:
-        """The oldest entries not yet claimed under this lease; two short reads.
+        """The oldest entries not yet claimed under this lease; one short read, later two.
 
         Empty, from then on, once parked entries were released: the next lease begins with them.
         """
         share, sql = self._share, self._sql
         async with self._turn:
             with translating(self._pool.shown):
-                mark = await self._connection.fetchrow(sql["mark"])
-                xmin, xmax, last, parked = mark  # type: ignore[misc]
-                self._horizon.mark(xmin, xmax, last)
+                if self._claims:  # The first one is what somebody waits for.
+                    mark = await self._connection.fetchrow(sql["mark"])
+                    xmin, xmax, last, self._parked = mark  # type: ignore[misc]
+                    self._horizon.mark(xmin, xmax, last)
+                self._claims += 1
                 found = await self._connection.fetch(
                     sql["claim"],
                     self.floor,
@@ -96,7 +101,7 @@ class PostgresLease:
                     list(self._blocked),
                     share.filter,
                     share.shards,
-                    self._hold and parked,
+                    self._hold and self._parked,
                     share.releases,
                     limit,
                 )
@@ -149,36 +154,34 @@ class PostgresLease:
 
 @asynccontextmanager
 async def take(
-    pool: Pool, sql: Mapping[str, str], table: str, *, first: int
+    pool: Pool, sql: Mapping[str, str], outbox: int, *, first: int
 ) -> AsyncIterator[tuple[Handle, Share] | None]:
     """Hold a fair share of the free shards; ``None``: none is free, and we are in the queue.
 
-    Fair: as many as there would be for each of those who hold or want some. ``first``: where to
-    begin looking.
+    Fair: as many as there would be for each of those who hold or want some. ``outbox``: the
+    table's object id. ``first``: where to begin looking.
     """
     async with pool.connection() as connection:
         with translating(pool.shown):
             await connection.execute(sql["begin"])
-            share = await _take(connection, sql, table, first)
-        yield None if share is None else (connection, share)
+            found = await connection.fetch(sql["take"], outbox, first)
+        held = tuple(sorted(shard for _, _, shard in found if shard is not None))
+        if found and found[0][0] is None:
+            raise SchemaMismatch(f"{pool.shown}: seaway_relay is empty: run seaway db verify")
+        if held:
+            shards, releases, _ = found[0]
+            yield connection, Share(held, shards, releases)
+        else:
+            yield None
         # Nothing was written: what ends the transaction is what gives the connection back.
 
 
-async def _take(connection: Handle, sql: Mapping[str, str], table: str, first: int) -> Share | None:
-    ((outbox, joined),) = await connection.fetch(sql["join"], table)
-    if outbox is None:
-        raise SchemaMismatch(f"the table {table} is missing: run seaway db upgrade")
-    if not joined:
-        return None  # The keys are being divided anew.
-    # Read after the lock was had: a division that was committed before is seen.
-    layout = await connection.fetchrow(sql["layout"], outbox)
-    if layout is None:
-        raise SchemaMismatch("the table seaway_relay is empty: run seaway db verify")
-    shards, releases, relays = layout
-    fair = -(-shards // max(1, relays))
-    taken = await connection.fetch(sql["take"], outbox, first % shards, shards, fair)
-    held = tuple(sorted(shard for (shard,) in taken))
-    return Share(held, shards, releases) if held else None
+async def outbox_id(pool: Pool, sql: Mapping[str, str], table: str) -> int:
+    """The object id of the outbox's table, which its locks are named by."""
+    (found,) = await pool.row(sql["outbox"], table)
+    if found is None:
+        raise SchemaMismatch(f"{pool.shown}: {table} is missing: run seaway db upgrade")
+    return int(found)
 
 
 @asynccontextmanager

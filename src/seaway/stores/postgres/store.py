@@ -19,7 +19,7 @@ from seaway.stores.postgres import rows
 from seaway.stores.postgres.address import parse
 from seaway.stores.postgres.connection import Pool, touched
 from seaway.stores.postgres.head import Floors, Horizon
-from seaway.stores.postgres.lease import PostgresLease, Share, kept_alive, take
+from seaway.stores.postgres.lease import PostgresLease, Share, kept_alive, outbox_id, take
 from seaway.stores.postgres.listener import Listener
 from seaway.stores.postgres.retention import DAY, prune
 from seaway.stores.postgres.schema import PostgresSchema, name
@@ -56,6 +56,7 @@ class PostgresStore:
         self._inbox_sql = statements.load("postgres/inbox.sql", schema)
         self._retention_sql = statements.load("postgres/retention.sql", schema)
         self._horizon, self._floors = Horizon(), Floors()
+        self._outbox_id: int | None = None
         self._first = itertools.count()
         self._last: tuple[Share, bool] | None = None
         self._nudge = asyncio.Event()
@@ -110,8 +111,10 @@ class PostgresStore:
     async def lease(self, *, hold: bool = True) -> AsyncIterator[PostgresLease | None]:
         """A fair share of the free shards, at once; ``None`` where none is free."""
         try:
+            if self._outbox_id is None:
+                self._outbox_id = await outbox_id(self._pool, self._relay_sql, self._outbox)
             async with take(
-                self._pool, self._relay_sql, self._outbox, first=next(self._first)
+                self._pool, self._relay_sql, self._outbox_id, first=next(self._first)
             ) as taken:
                 if taken is None:
                     yield None
@@ -134,7 +137,7 @@ class PostgresStore:
                 self._floors.raise_to(lease.floor, share.held, shards=shards, releases=releases)
         except BaseException:
             # Whatever it was: another database may answer next, restored from a backup.
-            self._horizon, self._floors = Horizon(), Floors()
+            self._horizon, self._floors, self._outbox_id = Horizon(), Floors(), None
             raise
 
     async def reshard(self, shards: int) -> None:

@@ -8,25 +8,32 @@ SET LOCAL enable_sort = off;
 SET LOCAL jit = off;
 SET LOCAL idle_in_transaction_session_timeout = '30s'
 
--- name: join
--- Held by whoever publishes or would like to: nobody divides the keys anew meanwhile, and the
--- others can count.
-SELECT to_regclass($1)::oid::integer, pg_try_advisory_xact_lock_shared(to_regclass($1)::oid::integer, -1)
-
--- name: layout
-SELECT r.shards, r.releases, CASE WHEN r.shards = 1 THEN 1 ELSE (
-    SELECT count(*) FROM pg_locks l
-    WHERE l.locktype = 'advisory' AND l.granted AND l.mode = 'ShareLock'
-      AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-      AND l.classid = $1::integer::oid AND l.objid = (-1)::integer::oid AND l.objsubid = 2
-) END
-FROM seaway_relay r
+-- name: outbox
+SELECT to_regclass($1)::oid::integer
 
 -- name: take
-SELECT t.shard
-FROM (SELECT ((n + $2::integer) % $3::integer) AS shard FROM generate_series(0, $3::integer - 1) n) t
-WHERE pg_try_advisory_xact_lock($1::integer, t.shard)
-LIMIT $4
+-- The shared lock is held by whoever publishes or would like to: nobody divides the keys anew
+-- meanwhile, and the others can count. A division that this statement does not see yet makes its
+-- claims come back empty.
+WITH joined AS MATERIALIZED (
+    SELECT pg_try_advisory_xact_lock_shared($1::integer, -1) AS done
+), layout AS MATERIALIZED (
+    SELECT r.shards, r.releases, CASE WHEN r.shards = 1 THEN 1 ELSE (
+        SELECT greatest(1, count(*))::integer FROM pg_locks k
+        WHERE k.locktype = 'advisory' AND k.granted AND k.mode = 'ShareLock'
+          AND k.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+          AND k.classid = $1::integer::oid AND k.objid = (-1)::integer::oid AND k.objsubid = 2
+    ) END AS relays
+    FROM joined j LEFT JOIN seaway_relay r ON true
+    WHERE j.done
+)
+SELECT l.shards, l.releases, t.shard
+FROM layout l LEFT JOIN LATERAL (
+    SELECT s.shard
+    FROM (SELECT (n + $2::integer) % l.shards AS shard FROM generate_series(0, l.shards - 1) n) s
+    WHERE pg_try_advisory_xact_lock($1::integer, s.shard)
+    LIMIT (l.shards + l.relays - 1) / l.relays
+) t ON true
 
 -- name: mark
 SELECT pg_snapshot_xmin(s.now)::text::bigint, pg_snapshot_xmax(s.now)::text::bigint,
@@ -36,6 +43,7 @@ FROM (SELECT pg_current_snapshot() AS now) s, seaway_outbox_position p
 
 -- name: claim
 -- Nothing once a parked event was released: it may lie below the floor, and must not be overtaken.
+-- Nothing either once the keys were divided anew.
 SELECT o.position, o.event_id::text, o.subject, o.payload, o.headers::text, o.added_at, o.attempts,
        o.last_error, o.parked_at,
        (hashtextextended(o.ordering_key, 0) & 2147483647) % $5::integer
@@ -49,7 +57,7 @@ WHERE o.position > $1
   AND (NOT $6::boolean OR o.position < coalesce(
       (SELECT min(q.position) FROM seaway_outbox q
        WHERE q.parked_at IS NOT NULL AND q.ordering_key = o.ordering_key), o.position + 1))
-  AND (SELECT r.releases FROM seaway_relay r) = $7
+  AND (SELECT r.releases FROM seaway_relay r WHERE r.shards = $5) = $7
 ORDER BY o.position
 LIMIT $8
 
