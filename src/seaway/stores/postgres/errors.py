@@ -50,6 +50,8 @@ def translated(error: BaseException, where: str) -> SeawayError:
         return ConfigError(f"{where} does not let us in: {said}", hint="check user and database")
     if code == _NO_RIGHT:
         return ConfigError(f"{where}: {said}", hint="grant the right to this user")
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return ConfigError(f"{where}: {said}", hint="check the database's URL")
     return SeawayError(f"{where}: {said}" + (f" (SQLSTATE {code})" if code else ""))
 
 
