@@ -21,7 +21,7 @@ from seaway.stores.postgres.connection import Pool, touched
 from seaway.stores.postgres.head import Floors, Horizon
 from seaway.stores.postgres.lease import PostgresLease, Share, kept_alive, take
 from seaway.stores.postgres.listener import Listener
-from seaway.stores.postgres.retention import DAY, prune
+from seaway.stores.postgres.retention import DAY, Retention
 from seaway.stores.postgres.schema import PostgresSchema, name
 from seaway.stores.postgres.transaction import PostgresTransaction, transaction
 
@@ -50,11 +50,11 @@ class PostgresStore:
         self._longest_poll = poll
         self._listener = listener
         self._schema = PostgresSchema(pool, schema)
-        self._outbox, self._sent = name("seaway_outbox", schema), name("seaway_sent", schema)
+        self._outbox = name("seaway_outbox", schema)
         self._relay_sql = statements.load("postgres/relay.sql", schema)
         self._outbox_sql = statements.load("postgres/outbox.sql", schema)
         self._inbox_sql = statements.load("postgres/inbox.sql", schema)
-        self._retention_sql = statements.load("postgres/retention.sql", schema)
+        self._retention = Retention(pool, schema)
         self._horizon, self._floors = Horizon(), Floors()
         self._first = itertools.count()
         self._last: tuple[Share, bool] | None = None
@@ -76,8 +76,8 @@ class PostgresStore:
         ``schema``: where Seaway's tables are, default the search path's. ``keep_sent=False`` keeps
         no settled events: they cannot be traced or sent again. ``listen``: be woken by writers that
         notify (``Outbox(notify=True)``), but not through PgBouncer. ``poll``: the longest pause
-        between two looks at an empty outbox. ``connections``: how many at the most. Raises ``StoreUnavailable`` where the
-        database is away, ``ConfigError`` where it does not let us in.
+        between two looks at an empty outbox. ``connections``: how many at the most. Raises
+        ``StoreUnavailable`` where the database is away, ``ConfigError`` where we are not let in.
         """
         address = parse(url)
         pool = await Pool.open(address, size=connections)
@@ -207,7 +207,7 @@ class PostgresStore:
 
     async def prune(self, before: datetime) -> None:
         """Drop the days that ended before then, and make those that come."""
-        await prune(self._pool, self._retention_sql, self._sent, before)
+        await self._retention.prune(before)
 
     # ------------------------------------------------------------------- the inbox
 
