@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -214,6 +214,14 @@ async def test_a_lost_server_is_unavailable_and_heals_under_the_same_store(
     async def down() -> None:
         await (server.stop() if how == "stop" else server.kill())
 
+    async def up() -> None:
+        await server.start()
+        async with asyncio.timeout(20):
+            while True:  # Until the pool has noticed which of its connections are dead.
+                with suppress(StoreUnavailable):
+                    await mortal.backlog()
+                    return
+
     with unavailable():
         async with mortal.lease() as lease:
             assert lease is not None
@@ -226,7 +234,7 @@ async def test_a_lost_server_is_unavailable_and_heals_under_the_same_store(
     with unavailable():
         async with mortal.lease():
             pass
-    await server.start()
+    await up()
     assert ids(await claim_all(mortal)) == added
 
     with unavailable():
@@ -235,7 +243,7 @@ async def test_a_lost_server_is_unavailable_and_heals_under_the_same_store(
             (first, _) = await lease.claim(10)
             await down()
             await lease.settle([Sent(first, "SEA_EVENTS", 1)])
-    await server.start()
+    await up()
     assert ids(await claim_all(mortal)) == added
 
     with unavailable():
@@ -243,12 +251,12 @@ async def test_a_lost_server_is_unavailable_and_heals_under_the_same_store(
             await tx.claim("a__b", "e1")
             await down()
             await tx.claim("a__b", "e2")
-    await server.start()
+    await up()
     with unavailable():
         async with mortal.transaction() as tx:
             await tx.claim("a__b", "e1")
             await down()
-    await server.start()
+    await up()
     assert await mortal.processed("e1") == {}
     await send(mortal)
     assert await mortal.entries() == []
