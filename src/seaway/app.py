@@ -15,6 +15,7 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
+    suppress,
 )
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +29,7 @@ from seaway.errors import ConfigError
 from seaway.naming import Durable, events_stream
 from seaway.outbox import Outbox
 from seaway.relay import Relay
-from seaway.stores import open_store
+from seaway.stores import open_configured
 from seaway.telemetry import Telemetry
 
 
@@ -50,11 +51,14 @@ class Seaway:
                 for stream in settings.streams
                 if stream.max_msg_size is not None and stream.max_msg_size > 0
             },
+            schema=settings.database_schema,
+            notify=settings.outbox.notify,
         )
         self.consumers: dict[str, Consumer] = {}
         self._wait = wait
         self._broker: Broker | None = None
         self._store: Store | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._stack: AsyncExitStack | None = None
 
     @classmethod
@@ -119,11 +123,26 @@ class Seaway:
         if self._stack is None:
             raise ConfigError("the application is not connected", hint="use: async with app: ...")
         if self._store is None:
-            store = await open_store(self.settings.database)
+            store = await open_configured(self.settings)
             self._stack.push_async_callback(store.close)
             await store.schema.verify()
+            self._loop = asyncio.get_running_loop()
             self._store = store
         return self._store
+
+    def nudge(self) -> None:
+        """Tell the relay of this application that a transaction has committed: it looks at once.
+
+        Call it after the commit, from any thread. Never fails and never waits; without it, or
+        where no relay runs here, the relay finds the event by itself within ``outbox.poll``.
+
+            sqlalchemy.event.listen(Session, "after_commit", lambda session: app.nudge())
+            django.db.transaction.on_commit(app.nudge)
+        """
+        store, loop = self._store, self._loop
+        if store is not None and loop is not None:
+            with suppress(RuntimeError):  # The loop has ended between the two lines.
+                loop.call_soon_threadsafe(store.nudge)
 
     @property
     def dead_letters(self) -> DeadLetters:
@@ -147,14 +166,18 @@ class Seaway:
     # ------------------------------------------------------------------ running
 
     async def relay(self) -> Relay:
-        """The relay of this application's outbox."""
+        """The relay of this application's outbox, which is divided into ``outbox.shards``."""
+        store, outbox = await self.open_store(), self.settings.outbox
+        if outbox.shards is not None:
+            await store.reshard(outbox.shards)
         return Relay(
-            await self.open_store(),
+            store,
             self.broker,
             telemetry=self.telemetry,
-            batch=self.settings.outbox.batch,
-            max_attempts=self.settings.outbox.max_attempts,
-            retention=self.settings.outbox.retention,
+            batch=outbox.batch,
+            max_attempts=outbox.max_attempts,
+            retention=outbox.retention,
+            on_parked=outbox.on_parked,
         )
 
     async def run(

@@ -281,13 +281,15 @@ class Backlog:
     """How much waits: ``count`` includes the parked, ``oldest_at`` looks at the others.
 
     ``dead_rows``: rows of the outbox that were settled and not vacuumed yet, as the database
-    estimates; ``None`` where it has no such thing.
+    estimates; ``None`` where it has no such thing. ``shards``: into how many the ordering keys are
+    divided.
     """
 
     count: int
     parked: int
     oldest_at: datetime | None
     dead_rows: int | None = None
+    shards: int = 1
 
 
 class Lease(Protocol):

@@ -29,6 +29,7 @@ ack_wait: 120s
 max_deliver: 20
 max_ack_pending: 50
 """
+POSTGRES = "database: 'postgresql://host/db'\n"
 STREAM = "streams:\n  - name: SEA_EVENTS\n"
 CONSUMER = "consumers:\n  - stream: SEA_EVENTS\n    durable: case_mgmt__from_sea\n"
 
@@ -164,6 +165,18 @@ def test_a_profile_overrides_every_stream(tmp_path: Path) -> None:
         ("database: seaway.db\n", 1, "is not a database URL"),
         ("alerts: {consumer_redelivery_count: 50}\n", 1, "50 is not a rate"),
         ("outbox: {batch: 1001}\n", 1, "less than or equal to 1000"),
+        ("outbox: {pol: 1s}\n", 1, "did you mean poll?"),
+        ("outbox: {poll: 0}\n", 1, "longer than 0"),
+        ("outbox: {retention: -1s}\n", 1, "is not a duration"),
+        ("outbox: {notify: 1}\n", 1, "notify: input should be a valid boolean"),
+        ("outbox: {on_parked: skip}\n", 1, "'wait' or 'pass', not 'skip'"),
+        (f"{POSTGRES}outbox:\n  shards: 0\n", 3, "greater than or equal to 1, not 0"),
+        (f"{POSTGRES}outbox:\n  shards: 1025\n", 3, "less than or equal to 1024, not 1025"),
+        (f"{POSTGRES}database_schema: Events\n", 2, "'Events' is not a schema's name"),
+        (f"{POSTGRES}database_shema: a\n", 2, "did you mean database_schema?"),
+        ("outbox:\n  shards: 2\n", 2, "an SQLite outbox has one shard"),
+        ("outbox:\n  notify: true\n", 2, "an SQLite database cannot notify"),
+        ("database: 'sqlite:///a.db'\ndatabase_schema: a\n", 2, "an SQLite file has no schemas"),
         ("contexts: [sea\n", 2, "is not YAML"),
         ("contexts: sea\n", 1, "contexts"),
         ("- sea\n", 1, "must be a mapping"),
@@ -289,3 +302,24 @@ def test_several_subjects_become_the_filters() -> None:
     }
     (consumer,) = settings_from_mapping(mapping, environ={}).consumers
     assert consumer.filters == ("sea.event.a.*", "sea.event.b.*")
+
+
+def test_the_outbox_on_postgres(tmp_path: Path) -> None:
+    bare = _load(tmp_path, POSTGRES)
+    assert bare.database_schema is None
+    assert (bare.outbox.shards, bare.outbox.notify, bare.outbox.on_parked) == (None, False, "wait")
+    assert bare.outbox.poll == timedelta(milliseconds=100)
+    text = f"{POSTGRES}outbox: {{retention: 0, notify: true, poll: 1s, shards: 8, on_parked: pass}}"
+    full = _load(tmp_path, text + "\n", environ={"SEAWAY_DATABASE_SCHEMA": "events"})
+    assert full.database_schema == "events"
+    assert full.outbox.retention == timedelta(0)
+    assert (full.outbox.shards, full.outbox.notify, full.outbox.on_parked) == (8, True, "pass")
+    assert full.outbox.poll == timedelta(seconds=1)
+    assert _load(tmp_path, "outbox: {shards: 1, notify: false}\n").outbox.shards == 1
+
+
+def test_a_variable_that_does_not_fit_the_file_is_named(tmp_path: Path) -> None:
+    for value, words in (("events", "an SQLite file has no schemas"), ("My Own", "not a schema's")):
+        error = _refused(tmp_path, "contexts: [sea]\n", environ={"SEAWAY_DATABASE_SCHEMA": value})
+        assert error.where == "SEAWAY_DATABASE_SCHEMA"
+        assert words in str(error)

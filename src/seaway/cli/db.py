@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Annotated
 
 import typer
 
 from seaway.cli.session import Json, fail, out, print_json, run, settings
-from seaway.contracts import SchemaAdmin, SchemaChange
-from seaway.errors import SchemaMismatch
-from seaway.stores import open_store, schema_script
+from seaway.contracts import Phase, SchemaAdmin, SchemaChange
+from seaway.errors import ConfigError, SchemaMismatch
+from seaway.stores import open_configured, schema_script
 
 app = typer.Typer(no_args_is_help=True, help="Seaway's own tables in your database.")
 
@@ -30,17 +31,33 @@ def plan(ctx: typer.Context, as_json: Json = False) -> None:
 
 
 @app.command()
-def upgrade(ctx: typer.Context, as_json: Json = False) -> None:
-    """Apply the missing migrations. Safe to repeat, and from several processes at once."""
+def upgrade(
+    ctx: typer.Context,
+    pre: Annotated[
+        bool, typer.Option("--pre", help="Only what comes before the first new process.")
+    ] = False,
+    post: Annotated[
+        bool, typer.Option("--post", help="Only what comes after the last old process.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Apply the missing migrations. Safe to repeat, and from several processes at once.
+
+    Old processes can go on working over --pre, and none may be left at --post.
+    """
+    phase: Phase | None = "pre" if pre else "post" if post else None
 
     async def apply() -> Sequence[SchemaChange]:
+        if pre and post:
+            raise ConfigError("give --pre or --post; for both phases at once, neither")
         async with _schema(ctx) as schema:
-            return await schema.upgrade()
+            return await schema.upgrade(phase)
 
     changes = run(apply())
     _show(changes, as_json)
     if not changes and not as_json:
-        out.print("nothing to do: the tables are up to date")
+        what = f"phase {phase} is complete" if phase else "the tables are up to date"
+        out.print(f"nothing to do: {what}")
 
 
 @app.command()
@@ -72,14 +89,15 @@ def sql(ctx: typer.Context) -> None:
     """Print all migrations as one script, for whoever applies them by hand."""
 
     async def script() -> str:
-        return schema_script(settings(ctx).database)
+        configured = settings(ctx)
+        return schema_script(configured.database, configured.database_schema)
 
     typer.echo(run(script()), nl=False)
 
 
 @asynccontextmanager
 async def _schema(ctx: typer.Context) -> AsyncIterator[SchemaAdmin]:
-    store = await open_store(settings(ctx).database)
+    store = await open_configured(settings(ctx))
     try:
         yield store.schema
     finally:
@@ -90,11 +108,17 @@ def _show(changes: Sequence[SchemaChange], as_json: bool) -> None:
     if as_json:
         print_json(
             [
-                {"version": change.version, "name": change.name, "applied": change.applied}
+                {
+                    "version": change.version,
+                    "name": change.name,
+                    "phase": change.phase,
+                    "applied": change.applied,
+                }
                 for change in changes
             ]
         )
         return
     for change in changes:
         state = "applied" if change.applied else "missing"
-        out.print(f"{change.version:04d}  {change.name:<24}{state}", markup=False)
+        line = f"{change.version:04d}  {change.name:<24}{change.phase:<6}{state}"
+        out.print(line, markup=False)

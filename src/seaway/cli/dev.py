@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,11 @@ import typer
 
 from seaway.cli import session
 from seaway.embedded.nats_server import NatsCluster, NatsServer
+from seaway.embedded.postgres import PostgresServer
 from seaway.errors import ConfigError
+
+POSTGRES_FOLDER = "postgres"
+"""Where --dir keeps the database, beside the streams."""
 
 
 def dev(
@@ -20,9 +25,13 @@ def dev(
     cluster: Annotated[
         int, typer.Option(help="How many servers, each on a free port.", min=1, max=5)
     ] = 1,
+    postgres: Annotated[bool, typer.Option("--postgres", help="Start PostgreSQL, too.")] = False,
+    postgres_port: Annotated[
+        int, typer.Option(help="Port of PostgreSQL; 0 takes a free one.", min=0, max=65535)
+    ] = 5432,
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", help="Keep the streams here; default: a folder that is removed."),
+        typer.Option("--dir", help="Keep the data here; default: folders that are removed."),
     ] = None,
     as_json: session.Json = False,
 ) -> None:
@@ -31,29 +40,42 @@ def dev(
         raise typer.BadParameter("--dir keeps one server's streams, not a cluster's")
 
     async def work() -> None:
-        with session.stop_on_signals() as stop:
-            server: NatsServer | NatsCluster = (
+        async with AsyncExitStack() as servers:
+            stop = servers.enter_context(session.stop_on_signals())
+            nats: NatsServer | NatsCluster = (
                 NatsCluster(cluster)
                 if cluster > 1
                 else NatsServer(store_dir=directory, port=port or None)
             )
-            async with server:
-                announce(ctx, server.url, as_json=as_json)
-                await stop.wait()
+            await servers.enter_async_context(nats)
+            database = None
+            if postgres:
+                kept = directory / POSTGRES_FOLDER if directory else None
+                server = PostgresServer(store_dir=kept, port=postgres_port or None)
+                await servers.enter_async_context(server)
+                database = server.url()
+            announce(ctx, nats.url, database, as_json=as_json)
+            await stop.wait()
 
     session.run(work())
 
 
-def announce(ctx: typer.Context, url: str, *, as_json: bool) -> None:
-    """Say where the servers are, and what to type next."""
-    try:
-        database = session.settings(ctx).database
-    except ConfigError:
-        # Servers can be had before there is a configuration to talk about.
-        database = "sqlite:///seaway.db"
+def announce(ctx: typer.Context, url: str, database: str | None, *, as_json: bool) -> None:
+    """Say where the servers are, and what to type next. ``database``: the one that runs here."""
+    running = database is not None
+    if database is None:
+        try:
+            database = session.settings(ctx).database
+        except ConfigError:
+            # Servers can be had before there is a configuration to talk about.
+            database = "sqlite:///seaway.db"
     if as_json:
         session.print_json({"nats": url, "database": database})
         return
     session.out.print(f"export NATS_URL={url}", markup=False, soft_wrap=True)
     session.out.print(f"export SEAWAY_DATABASE_URL={database}", markup=False, soft_wrap=True)
-    session.err.print("Ready. Next, in another terminal: seaway topology apply. Ctrl-C stops.")
+    session.err.print(
+        "Ready. Next, in another terminal: seaway topology apply, seaway db upgrade. Ctrl-C stops."
+    )
+    if running:
+        session.err.print("A database: in seaway.yaml wins over the variable.", markup=False)

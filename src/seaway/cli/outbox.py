@@ -201,7 +201,7 @@ async def _chunks(
 
 @app.command()
 def status(ctx: typer.Context, as_json: session.Json = False) -> None:
-    """How much waits, since when, and how much is parked."""
+    """How much waits, since when, how much is parked; on PostgreSQL also shards and dead rows."""
 
     async def work() -> None:
         async with session.open_database(ctx) as store:
@@ -214,11 +214,16 @@ def status(ctx: typer.Context, as_json: session.Json = False) -> None:
                     "parked": backlog.parked,
                     "oldest_at": format_time(backlog.oldest_at) if backlog.oldest_at else None,
                     "oldest_age_seconds": age,
+                    "dead_rows": backlog.dead_rows,
+                    "shards": backlog.shards,
                 }
             )
             return
         waits = "" if age is None else f", the oldest for {age:.1f} s"
         session.out.print(f"{backlog.count} events wait{waits}; {backlog.parked} parked")
+        if backlog.dead_rows is not None:
+            inside = f"{backlog.shards} shards" if backlog.shards > 1 else "1 shard"
+            session.out.print(f"{inside}; {backlog.dead_rows} dead rows not vacuumed yet")
 
     session.run(work())
 

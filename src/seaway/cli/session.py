@@ -27,7 +27,7 @@ from seaway.app import Seaway, stop_on_signals
 from seaway.config import Settings, load_settings
 from seaway.contracts import Store
 from seaway.errors import ConfigError, SeawayError, TransientError
-from seaway.stores import open_store
+from seaway.stores import open_configured
 from seaway.telemetry import (
     ConsumerPaused,
     ConsumerResumed,
@@ -97,7 +97,7 @@ async def open_app(ctx: typer.Context, *, wait: bool = False) -> AsyncIterator[S
 @asynccontextmanager
 async def open_database(ctx: typer.Context) -> AsyncIterator[Store]:
     """The verified database of these settings, without a server; closed at the end."""
-    store = await open_store(settings(ctx).database)
+    store = await open_configured(settings(ctx))
     try:
         await store.schema.verify()
         yield store

@@ -96,7 +96,11 @@ def _settings(document: Document, environ: Mapping[str, str], flags: Mapping[str
     except ValidationError as error:
         raise _first(document, flags, error) from None
     streams, consumers = _implied(document, file)
-    problems = [*_stream_problems(streams), *_consumer_problems(streams, consumers)]
+    problems = [
+        *_stream_problems(streams),
+        *_consumer_problems(streams, consumers),
+        *_database_problems(file),
+    ]
     if file.profile and file.profile not in file.profiles:
         problems.append(
             (
@@ -107,7 +111,9 @@ def _settings(document: Document, environ: Mapping[str, str], flags: Mapping[str
         )
     if problems:
         place, message, hint = min(problems, key=lambda problem: document.line(problem[0]))
-        raise ConfigError(message, where=document.where(place), hint=hint or None)
+        written = _holds(document.data, place)
+        where = None if written else sources.variable_of(place)
+        raise ConfigError(message, where=where or document.where(place), hint=hint or None)
     profile = file.profiles.get(file.profile, ProfileSettings())
     return file.model_copy(
         update={
@@ -237,6 +243,26 @@ def _consumer_problems(
             for other in consumer.filters[:number]:
                 if naming.overlap(other, pattern):
                     yield here, f"the filters {other!r} and {pattern!r} overlap", ""
+
+
+def _database_problems(file: Settings) -> Iterator[Problem]:
+    """What a database in a file of its own does not have."""
+    if not file.database.startswith("sqlite:"):
+        return
+    if file.database_schema is not None:
+        yield ("database_schema",), "an SQLite file has no schemas", "leave database_schema out"
+    if file.outbox.notify:
+        yield (
+            ("outbox", "notify"),
+            "an SQLite database cannot notify its relay",
+            "leave it out: a relay there sees commits within outbox.poll",
+        )
+    if (file.outbox.shards or 1) > 1:
+        yield (
+            ("outbox", "shards"),
+            "an SQLite outbox has one shard, not several",
+            "leave it out, or use PostgreSQL",
+        )
 
 
 # ------------------------------------------------------------------------------- wording

@@ -28,7 +28,8 @@ from pydantic import (
 
 from seaway import naming
 from seaway.config import units
-from seaway.errors import InvalidName
+from seaway.errors import ConfigError, InvalidName
+from seaway.tables import check_schema
 
 Duration: TypeAlias = Annotated[
     timedelta,
@@ -250,12 +251,17 @@ class AlertSettings(Section):
 
 
 class OutboxSettings(Section):
-    """Limits of the outbox and of its relay."""
+    """How the outbox is written, and how its relay works. ``retention`` 0 keeps no sent event;
+    ``shards`` ``None`` leaves the database's number."""
 
-    retention: Period = timedelta(days=7)
+    retention: Duration = timedelta(days=7)
     max_message_bytes: Annotated[Size, Field(ge=1)] = 1 << 20
     max_attempts: Count = 10
     batch: Annotated[StrictInt, Field(ge=1, le=1000)] = 1000
+    poll: Period = timedelta(milliseconds=100)
+    notify: StrictBool = False
+    shards: Annotated[StrictInt, Field(ge=1, le=1024)] | None = None
+    on_parked: Literal["wait", "pass"] = "wait"
 
 
 class Settings(Section):
@@ -266,6 +272,7 @@ class Settings(Section):
 
     nats: NatsSettings = NatsSettings()
     database: str = Field(default="sqlite:///seaway.db", repr=False)
+    database_schema: str | None = None
     profile: str = ""
     profiles: dict[str, ProfileSettings] = {}
     contexts: tuple[str, ...] = ()
@@ -281,6 +288,14 @@ class Settings(Section):
         if "://" not in value:
             raise ValueError("is not a database URL, like sqlite:///seaway.db")
         return value
+
+    @field_validator("database_schema")
+    @classmethod
+    def _schema(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else check_schema(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
     @property
     def redacted_database(self) -> str:

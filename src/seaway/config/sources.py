@@ -25,7 +25,11 @@ _NATS_VARIABLES = {
     "NATS_KEY": "tls_key",
     "NATS_CONTEXT": "context",
 }
-_VARIABLES = {"SEAWAY_DATABASE_URL": "database", "SEAWAY_PROFILE": "profile"}
+_VARIABLES = {
+    "SEAWAY_DATABASE_URL": "database",
+    "SEAWAY_DATABASE_SCHEMA": "database_schema",
+    "SEAWAY_PROFILE": "profile",
+}
 _CONTEXT_KEYS = {
     "url": "url",
     "creds": "creds",

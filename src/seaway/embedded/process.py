@@ -95,6 +95,10 @@ class ServerProcess(ABC):
         """User and group to run as, where that is not who we are."""
         return None
 
+    def _tell(self, leader: int, number: signal.Signals) -> None:
+        """Send a signal to all of its processes; ``leader`` is the one that we started."""
+        os.killpg(leader, number)
+
     # ------------------------------------------------------------------ without an event loop
 
     def launch(self) -> None:
@@ -134,15 +138,15 @@ class ServerProcess(ABC):
         if process is None:
             return
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGCONT)
             if graceful:
+                self._tell(process.pid, signal.SIGCONT)
                 process.send_signal(self._stop_signal)
             else:
-                os.killpg(process.pid, signal.SIGKILL)
+                self._tell(process.pid, signal.SIGKILL)
         try:
             process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            self._tell(process.pid, signal.SIGKILL)
             process.wait()
 
     def remove(self) -> None:
@@ -180,12 +184,12 @@ class ServerProcess(ABC):
     def pause(self) -> None:
         """SIGSTOP: connections stay open and nobody answers."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGSTOP)
+            self._tell(self._process.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
         """SIGCONT."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGCONT)
+            self._tell(self._process.pid, signal.SIGCONT)
 
     async def __aenter__(self) -> Self:
         try:

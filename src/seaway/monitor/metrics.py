@@ -171,6 +171,12 @@ def _of_sample(sample: Sample) -> Iterator[Metric]:
             "Age of the oldest event not parked.",
             snapshot.outbox_age_seconds,
         )
+        if snapshot.outbox.dead_rows is not None:
+            yield _gauge(
+                "seaway_outbox_dead_rows",
+                "Settled rows of the outbox that are not vacuumed yet, as estimated.",
+                snapshot.outbox.dead_rows,
+            )
 
 
 def _of_activity(activity: Activity) -> Iterator[Metric]:

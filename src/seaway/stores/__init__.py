@@ -1,4 +1,5 @@
-"""Databases. ``open_store`` reads a URL and gives the store that it names.
+"""Databases. ``open_store`` reads a URL and gives the store that it names; ``open_configured``
+does with the URL and the options of a configuration.
 
 Owns: the URLs. Must not know any driver before it is asked for. Guarantees: a password in a URL
 is in no error.
@@ -11,15 +12,31 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote
 
+from seaway.config import Settings
 from seaway.contracts import Store
 from seaway.errors import ConfigError, MissingExtra
 from seaway.stores.scripts import postgres_script
 
-__all__ = ["open_store", "schema_script"]
+__all__ = ["open_configured", "open_store", "schema_script"]
 
 _FORM = "sqlite:///relative/path.db or sqlite:////absolute/path.db"
 _ANY_FORM = f"{_FORM} or postgresql://user@host/database"
 _POSTGRES = re.compile(r"postgres(ql)?(\+\w+)?")
+
+
+async def open_configured(settings: Settings) -> Store:
+    """Open the database that ``settings`` name, as they say; the caller verifies and closes it.
+
+    Raises what ``open_store`` does.
+    """
+    outbox = settings.outbox
+    return await open_store(
+        settings.database,
+        schema=settings.database_schema,
+        keep_sent=bool(outbox.retention),
+        listen=outbox.notify,
+        poll=outbox.poll,
+    )
 
 
 async def open_store(

@@ -35,4 +35,7 @@ def place(schema: str | None) -> str:
     """Make ``schema`` where it is not there, and everything that follows in it."""
     if schema is None:
         return ""
-    return f'CREATE SCHEMA IF NOT EXISTS "{check_schema(schema)}";\n{_use(schema)}'
+    # Not IF NOT EXISTS: that asks for the right to make schemas, also where it is there.
+    make = f'CREATE SCHEMA "{check_schema(schema)}"'
+    there = f"EXISTS (SELECT FROM pg_namespace WHERE nspname = '{schema}')"
+    return f"DO $$ BEGIN IF NOT {there} THEN {make}; END IF; END $$;\n{_use(schema)}"

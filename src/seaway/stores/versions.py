@@ -69,12 +69,13 @@ def missing(
     lacking = [migration for migration in known if migration.version not in applied]
     chosen = [each for each in lacking if phase is None or each.phase == phase]
     for each in chosen:
-        earlier = next((one for one in lacking if one.version < each.version), None)
-        if phase is not None and earlier is not None and earlier.phase != phase:
+        before = [one for one in lacking if one.version < each.version and one.phase != phase]
+        if phase is not None and before:
+            earlier = before[0]
             raise ConfigError(
                 f"{earlier.version:04d}_{earlier.name} must be applied before "
                 f"{each.version:04d}_{each.name}",
-                hint=f"seaway db upgrade --{earlier.phase}, as soon as nothing older runs"
+                hint="seaway db upgrade, as soon as nothing older runs"
                 if earlier.phase == "post"
                 else "seaway db upgrade --pre",
             )

@@ -11,11 +11,29 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
 from seaway.embedded.postgres import PostgresServer, find_programs
 from seaway.errors import SeawayError
 from seaway.stores import schema_script
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """One database, asked behind a store's back."""
+
+    url: str
+    server: Databases
+
+    def run(self, script: str) -> str:
+        """What psql prints for ``script``; see ``Databases.run``."""
+        return self.server.run(script, urlsplit(self.url).path.lstrip("/"))
+
+    def url_of(self, user: str) -> str:
+        """Its URL for another user, who needs no password."""
+        parts = urlsplit(self.url)
+        return urlunsplit(parts._replace(netloc=f"{user}@{parts.netloc.rpartition('@')[2]}"))
 
 
 class Databases:

@@ -8,7 +8,7 @@ transaction mode; a commit or rollback is never left half done by a cancellation
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -117,7 +117,7 @@ class Pool:
             try:
                 await connection.execute("ROLLBACK")
             except DRIVER_ERRORS:
-                connection.terminate()
+                drop(connection)
         await self._pool.release(connection)
 
 
@@ -132,6 +132,12 @@ def lost(connection: Handle) -> bool:
 def in_transaction(connection: Handle) -> bool:
     """Whether a transaction is open on it; false for a lost one."""
     return not lost(connection) and connection.is_in_transaction()
+
+
+def drop(connection: Handle) -> None:
+    """End its session at once: with it goes its transaction."""
+    with suppress(asyncpg.InterfaceError):  # The pool has taken it away already.
+        connection.terminate()
 
 
 def touched(tag: str) -> int:

@@ -14,6 +14,7 @@ _TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
 _TRANSIENT = frozenset({"55P03", "25006", "25P03", "25P04"})
 """A lock not had in time, a server that became a standby, a transaction ended for its idleness."""
 _SCHEMA = frozenset({"42P01", "42703", "42883", "42704", "3F000", "42P10", "23502"})
+_NAME_TAKEN = frozenset({"42P07", "42P06", "42710"})
 _ACCESS_CLASSES = ("28", "3D")
 _NO_RIGHT = "42501"
 _LOST = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -46,10 +47,16 @@ def translated(error: BaseException, where: str) -> SeawayError:
         return SchemaMismatch(
             f"{where}: Seaway's tables are missing or old ({said}): run seaway db upgrade"
         )
+    if code in _NAME_TAKEN:
+        return ConfigError(
+            f"{where}: {said}", hint="Seaway did not make it: rename it, or set database_schema"
+        )
     if code.startswith(_ACCESS_CLASSES):
         return ConfigError(f"{where} does not let us in: {said}", hint="check user and database")
     if code == _NO_RIGHT:
         return ConfigError(f"{where}: {said}", hint="grant the right to this user")
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return ConfigError(f"{where}: {said}", hint="check the database's URL")
     return SeawayError(f"{where}: {said}" + (f" (SQLSTATE {code})" if code else ""))
 
 

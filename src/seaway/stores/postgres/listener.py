@@ -1,8 +1,7 @@
 """LISTEN on a connection of its own: a relay that is told of commits instead of asking.
 
 Owns: that connection, made again whenever it is lost. Must not know who writes. A notification is
-a hint and nothing more: polling finds the same, and behind PgBouncer only that
-does.
+a hint and nothing more: polling finds the same, and behind PgBouncer only that does.
 """
 
 from __future__ import annotations
@@ -11,13 +10,12 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import asyncpg
 
 from seaway.retry import Backoff
 from seaway.stores.postgres.address import Address
-from seaway.stores.postgres.connection import CONNECT_SECONDS
+from seaway.stores.postgres.connection import listening_options
 from seaway.stores.postgres.errors import DRIVER_ERRORS
 
 CHANNEL = "seaway_outbox"
@@ -59,8 +57,7 @@ class Listener:
             await asyncio.sleep(_BACKOFF.delay(attempt).total_seconds())
 
     async def _listen(self) -> None:
-        options: dict[str, Any] = {"timeout": CONNECT_SECONDS, **self._address.options}
-        connection = await asyncpg.connect(**options, statement_cache_size=0)
+        connection = await asyncpg.connect(**listening_options(self._address))
         lost = asyncio.Event()
         try:
             connection.add_termination_listener(lambda *_: lost.set())

@@ -21,7 +21,7 @@ from seaway.stores.postgres.connection import Pool, touched
 from seaway.stores.postgres.head import Floors, Horizon
 from seaway.stores.postgres.lease import PostgresLease, Share, kept_alive, outbox_id, take
 from seaway.stores.postgres.listener import Listener
-from seaway.stores.postgres.retention import DAY, prune
+from seaway.stores.postgres.retention import DAY, Retention
 from seaway.stores.postgres.schema import PostgresSchema, name
 from seaway.stores.postgres.transaction import PostgresTransaction, transaction
 
@@ -50,11 +50,11 @@ class PostgresStore:
         self._longest_poll = poll
         self._listener = listener
         self._schema = PostgresSchema(pool, schema)
-        self._outbox, self._sent = name("seaway_outbox", schema), name("seaway_sent", schema)
+        self._outbox = name("seaway_outbox", schema)
         self._relay_sql = statements.load("postgres/relay.sql", schema)
         self._outbox_sql = statements.load("postgres/outbox.sql", schema)
         self._inbox_sql = statements.load("postgres/inbox.sql", schema)
-        self._retention_sql = statements.load("postgres/retention.sql", schema)
+        self._retention = Retention(pool, schema)
         self._horizon, self._floors = Horizon(), Floors()
         self._outbox_id: int | None = None
         self._first = itertools.count()
@@ -76,16 +76,15 @@ class PostgresStore:
 
         ``schema``: where Seaway's tables are, default the search path's. ``keep_sent=False`` keeps
         no settled events: they cannot be traced or sent again. ``listen``: be woken by writers that
-        notify (``Outbox(notify=True)``). ``poll``: the longest pause between two looks at an empty
-        outbox. ``connections``: how many at the most. Raises ``StoreUnavailable`` where the
-        database is away, ``ConfigError`` where it does not let us in.
+        notify (``Outbox(notify=True)``), but not through PgBouncer. ``poll``: the longest pause
+        between two looks at an empty outbox. ``connections``: how many at the most. Raises
+        ``StoreUnavailable`` where the database is away, ``ConfigError`` where we are not let in.
         """
         address = parse(url)
         pool = await Pool.open(address, size=connections)
         store = cls(pool, schema=schema, keep_sent=keep_sent, poll=poll, listener=None)
-        if listen:
+        if listen and not address.pgbouncer:
             store._listener = Listener(address, store.nudge)
-            store._listener.start()
         return store
 
     async def __aenter__(self) -> PostgresStore:
@@ -141,7 +140,9 @@ class PostgresStore:
             raise
 
     async def reshard(self, shards: int) -> None:
-        """Divide the ordering keys anew, between two leases."""
+        """Divide the ordering keys anew, between two leases; at once where they are so already."""
+        if await self._pool.rows(self._relay_sql["divided"], shards):
+            return
         async with self._pool.transaction(_RESHARD_PATIENCE) as connection:
             await connection.execute(self._relay_sql["divide"], self._outbox)
             await connection.execute(self._relay_sql["reshard"], shards)
@@ -152,6 +153,8 @@ class PostgresStore:
         A nudge (a transaction of this store, a notification) ends it at once; otherwise it looks
         every 5 ms at first and every ``poll`` in the end.
         """
+        if self._listener is not None:
+            self._listener.start()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout.total_seconds()
         pause = _SHORTEST_POLL
@@ -177,10 +180,7 @@ class PostgresStore:
 
     async def backlog(self) -> Backlog:
         """How much waits, and how much is dead by the server's last estimate."""
-        count, parked, oldest, dead = await self._pool.row(
-            self._outbox_sql["backlog"], self._outbox
-        )
-        return Backlog(count, parked, oldest, dead)
+        return Backlog(*await self._pool.row(self._outbox_sql["backlog"], self._outbox))
 
     async def entries(
         self, *, parked: bool | None = None, event_id: str | None = None, limit: int = 100
@@ -210,7 +210,7 @@ class PostgresStore:
 
     async def prune(self, before: datetime) -> None:
         """Drop the days that ended before then, and make those that come."""
-        await prune(self._pool, self._retention_sql, self._sent, before)
+        await self._retention.prune(before)
 
     # ------------------------------------------------------------------- the inbox
 

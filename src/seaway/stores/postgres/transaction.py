@@ -14,7 +14,7 @@ import asyncpg
 
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.stores.ending import to_its_end
-from seaway.stores.postgres.connection import Handle, Pool, in_transaction, lost, touched
+from seaway.stores.postgres.connection import Handle, Pool, drop, in_transaction, lost, touched
 from seaway.stores.postgres.errors import DRIVER_ERRORS, is_transient, translated, translating
 
 
@@ -95,7 +95,7 @@ async def _roll_back(whole: asyncpg.transaction.Transaction, connection: Handle)
     try:
         await whole.rollback()
     except DRIVER_ERRORS:
-        connection.terminate()  # With its session goes its transaction.
+        drop(connection)
 
 
 def _ended_by_body() -> ConfigError:

@@ -2,7 +2,8 @@
 SELECT (SELECT count(*) FROM seaway_outbox),
        (SELECT count(*) FROM seaway_outbox WHERE parked_at IS NOT NULL),
        (SELECT added_at FROM seaway_outbox WHERE parked_at IS NULL ORDER BY position LIMIT 1),
-       pg_stat_get_dead_tuples(to_regclass($1))
+       pg_stat_get_dead_tuples(to_regclass($1)),
+       coalesce((SELECT shards FROM seaway_relay), 1)
 
 -- name: entries
 SELECT position, event_id::text, subject, payload, headers::text, added_at, attempts, last_error,

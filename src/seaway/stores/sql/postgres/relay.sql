@@ -111,6 +111,9 @@ UPDATE seaway_outbox
 SET attempts = $2 + 1, last_error = $3, parked_at = CASE WHEN $4::boolean THEN clock_timestamp() END
 WHERE position = $1 AND attempts = $2
 
+-- name: divided
+SELECT FROM seaway_relay WHERE shards = $1
+
 -- name: divide
 -- Waits for every lease to end, and holds off new ones until it is committed.
 SELECT pg_advisory_xact_lock(to_regclass($1)::oid::integer, -1)

@@ -1,5 +1,6 @@
 -- name: has_versions
-SELECT to_regclass($1) IS NOT NULL
+-- Through a table: to_regclass alone may remember what was so before the lock was had.
+SELECT EXISTS (SELECT FROM pg_class c WHERE c.oid = to_regclass($1))
 
 -- name: create_versions
 CREATE TABLE IF NOT EXISTS seaway_schema (
@@ -20,7 +21,7 @@ WITH ours AS (
     SELECT c.oid, c.relname, c.relkind FROM pg_class c
     WHERE c.relnamespace = (
         SELECT n.relnamespace FROM pg_class n WHERE n.oid = to_regclass($1)
-    ) AND c.relname LIKE 'seaway\_%' AND c.relname !~ '^seaway_sent_([0-9]{8}|default)'
+    ) AND c.relname LIKE 'seaway\_%' AND c.relname !~ 'seaway_sent_([0-9]{8}|default)'
 )
 SELECT 'column ' || o.relname || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
        || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
