@@ -10,6 +10,7 @@ import re
 from seaway.errors import ConfigError
 
 _OURS = re.compile(r"(?<![\w.\"'])seaway_\w+")
+_TABLE = re.compile(r"seaway_(outbox|sent(_default|_[0-9]{8})?|inbox|relay|schema)")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
@@ -19,6 +20,11 @@ def within(statement: str, schema: str | None) -> str:
         return statement
     check_schema(schema)
     return _OURS.sub(lambda found: f'"{schema}".{found[0]}', statement)
+
+
+def is_ours(table: str) -> bool:
+    """Whether ``table``, without its schema, is one of the library's own, partitions included."""
+    return _TABLE.fullmatch(table) is not None
 
 
 def check_schema(schema: str) -> str:

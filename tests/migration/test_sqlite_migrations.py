@@ -40,7 +40,9 @@ def dump(path: Path) -> str:
 
 
 def test_they_are_numbered_without_gaps() -> None:
-    assert [m.version for m in migrations("sqlite")] == list(range(1, len(migrations("sqlite")) + 1))
+    assert [m.version for m in migrations("sqlite")] == list(
+        range(1, len(migrations("sqlite")) + 1)
+    )
 
 
 async def test_together_they_are_the_schema(store: SqliteStore, path: Path) -> None:

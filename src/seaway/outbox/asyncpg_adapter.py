@@ -9,6 +9,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from seaway.outbox import postgres_statements as s
+from seaway.outbox import refusals
 from seaway.outbox.adapters import Place
 from seaway.outbox.encoding import OutboxRow, ids_of
 
@@ -21,11 +22,11 @@ def require_transaction(handle: Handle) -> None:
         is_open = not handle.is_closed()
         within = is_open and handle.is_in_transaction()
     except asyncpg.InterfaceError as error:
-        raise s.closed(error) from error
+        raise refusals.closed(error) from error
     if not is_open:
-        raise s.closed("it is closed")
+        raise refusals.closed("it is closed")
     if not within:
-        raise s.outside()
+        raise refusals.outside()
 
 
 async def insert(handle: Handle, rows: Sequence[OutboxRow], place: Place) -> list[str]:

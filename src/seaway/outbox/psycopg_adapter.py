@@ -1,0 +1,77 @@
+"""Writes outbox rows through ``psycopg`` connections and cursors. Never commits.
+
+Through a cursor of its own, so the caller's row factory, cursor class and pending results are left
+alone. In pipeline mode it waits for what was sent before: an error of an earlier statement is
+raised as it is, and only then is the transaction's state known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.rows import tuple_row
+
+from seaway.outbox import postgres_statements as s
+from seaway.outbox import refusals
+from seaway.outbox.adapters import Place
+from seaway.outbox.encoding import OutboxRow, ids_of
+
+Handle: TypeAlias = "psycopg.Connection[Any] | psycopg.Cursor[Any]"
+AnyConnection: TypeAlias = "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]"
+
+
+def require_transaction(handle: Handle) -> None:
+    """See ``Adapter``."""
+    require_transaction_of(_connection(handle))
+
+
+def insert(handle: Handle, rows: Sequence[OutboxRow], place: Place) -> list[str]:
+    """See ``Adapter``. One statement, one round trip."""
+    connection = _connection(handle)
+    with connection.pipeline() if in_pipeline(connection) else nullcontext():
+        settle_transaction_of(connection)
+        try:
+            with psycopg.RawCursor(connection, row_factory=tuple_row) as cursor:
+                cursor.execute(s.add_statement(place.schema, notify=place.notify), s.arrays(rows))
+                added = [event_id for (event_id,) in cursor.fetchall()]
+                refusal = s.known(rows, added)
+                if refusal is not None:
+                    cursor.execute(s.take_back_statement(place.schema), [added])
+                    raise refusal
+        except psycopg.Error as error:
+            raise s.explain(error, error.sqlstate) from error
+    return ids_of(rows)
+
+
+def require_transaction_of(connection: AnyConnection) -> None:
+    """What ``require_transaction`` says of a connection of either kind."""
+    if connection.closed:
+        raise refusals.closed("it is closed")
+    status = connection.info.transaction_status
+    if status == TransactionStatus.ACTIVE and not in_pipeline(connection):
+        raise refusals.closed("another statement is running on it")
+    if status == TransactionStatus.INERROR:
+        raise refusals.aborted()
+    if status == TransactionStatus.IDLE and not in_pipeline(connection):
+        raise refusals.outside()
+
+
+def settle_transaction_of(connection: AnyConnection) -> None:
+    """The same once a pipeline has nothing under way that could still begin or end one."""
+    if connection.info.transaction_status == TransactionStatus.IDLE:
+        raise refusals.outside()
+    if connection.info.transaction_status == TransactionStatus.INERROR:
+        raise refusals.aborted()
+
+
+def in_pipeline(connection: AnyConnection) -> bool:
+    """Whether statements are sent without waiting for their results."""
+    return connection.pgconn.pipeline_status != PipelineStatus.OFF
+
+
+def _connection(handle: Handle) -> psycopg.Connection[Any]:
+    return handle.connection if isinstance(handle, psycopg.Cursor) else handle
