@@ -10,8 +10,11 @@ import re
 from seaway.errors import ConfigError
 
 _OURS = re.compile(r"(?<![\w.\"'])seaway_\w+")
-_TABLE = re.compile(r"seaway_(outbox|sent(_default|_[0-9]{8})?|inbox|relay|schema)")
+_PARTITION = re.compile(r"seaway_sent_(default|[0-9]{8})")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+TABLES = ("seaway_inbox", "seaway_sent", "seaway_outbox", "seaway_relay", "seaway_schema")
+"""All tables of all engines, without the partitions of ``seaway_sent``."""
 
 
 def within(statement: str, schema: str | None) -> str:
@@ -24,7 +27,7 @@ def within(statement: str, schema: str | None) -> str:
 
 def is_ours(table: str) -> bool:
     """Whether ``table``, without its schema, is one of the library's own, partitions included."""
-    return _TABLE.fullmatch(table) is not None
+    return table in TABLES or _PARTITION.fullmatch(table) is not None
 
 
 def check_schema(schema: str) -> str:

@@ -15,6 +15,8 @@ from django.db.transaction import atomic
 
 from drivers.base import Driver
 
+# Django refuses to block an event loop; here the suite has it to itself.
+os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
 if not settings.configured:
     settings.configure(INSTALLED_APPS=["seaway.django"], USE_TZ=True, DATABASES={})
     django.setup()
@@ -40,8 +42,6 @@ def database(url: str, alias: str = "default") -> Iterator[Any]:
     connections.settings[alias] = connections.configure_settings({"default": given})["default"]
     if hasattr(connections._connections, alias):  # type: ignore[attr-defined]
         del connections[alias]
-    # Django refuses to block an event loop; here the suite has it to itself.
-    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
     try:
         yield connections[alias]
     finally:
@@ -49,7 +49,6 @@ def database(url: str, alias: str = "default") -> Iterator[Any]:
         del connections[alias]
         connections.settings.clear()
         connections.settings.update(known)
-        del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
 
 
 class DjangoConnection(Driver):
