@@ -32,12 +32,12 @@ def require_transaction(handle: Handle) -> None:
 async def insert(handle: Handle, rows: Sequence[OutboxRow], place: Place) -> list[str]:
     """See ``Adapter``. One statement, one round trip."""
     try:
-        statement = s.add_statement(place.schema, notify=place.notify)
-        found = await handle.fetch(statement, *s.arrays(rows))
+        statement, parameters = s.adding(rows, place)
+        found = await handle.fetch(statement, *parameters)
         added = [event_id for (event_id,) in found]
         refusal = s.known(rows, added)
         if refusal is not None:
-            await handle.execute(s.take_back_statement(place.schema), added)
+            await handle.execute(s.take_back_statement(place), added)
             raise refusal
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         raise s.explain(error, getattr(error, "sqlstate", None)) from error

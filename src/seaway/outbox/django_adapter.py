@@ -45,12 +45,12 @@ def insert(handle: BaseDatabaseWrapper, rows: Sequence[OutboxRow], place: Place)
         return sqlite3_adapter.insert_deferred(handle.connection, rows, place)
     try:
         with handle.cursor() as cursor:
-            add = s.add_statement(place.schema, notify=place.notify)
-            cursor.execute(s.named(add, "%({})s"), s.by_name(*s.arrays(rows)))
+            statement, parameters = s.adding(rows, place)
+            cursor.execute(s.named(statement, "%({})s"), s.by_name(*parameters))
             added = [event_id for (event_id,) in cursor.fetchall()]
             refusal = s.known(rows, added)
             if refusal is not None:
-                take_back = s.take_back_statement(place.schema)
+                take_back = s.take_back_statement(place)
                 cursor.execute(s.named(take_back, "%({})s"), s.by_name(added))
                 raise refusal
     except (DatabaseError, InterfaceError) as error:

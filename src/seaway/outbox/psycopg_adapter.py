@@ -36,11 +36,11 @@ def insert(handle: Handle, rows: Sequence[OutboxRow], place: Place) -> list[str]
         settle_transaction_of(connection)
         try:
             with psycopg.RawCursor(connection, row_factory=tuple_row) as cursor:
-                cursor.execute(s.add_statement(place.schema, notify=place.notify), s.arrays(rows))
+                cursor.execute(*s.adding(rows, place))
                 added = [event_id for (event_id,) in cursor.fetchall()]
                 refusal = s.known(rows, added)
                 if refusal is not None:
-                    cursor.execute(s.take_back_statement(place.schema), [added])
+                    cursor.execute(s.take_back_statement(place), [added])
                     raise refusal
         except psycopg.Error as error:
             raise s.explain(error, error.sqlstate) from error

@@ -36,12 +36,11 @@ async def insert(handle: Handle, rows: Sequence[OutboxRow], place: Place) -> lis
         settle_transaction_of(connection)
         try:
             async with psycopg.AsyncRawCursor(connection, row_factory=tuple_row) as cursor:
-                statement = s.add_statement(place.schema, notify=place.notify)
-                await cursor.execute(statement, s.arrays(rows))
+                await cursor.execute(*s.adding(rows, place))
                 added = [event_id for (event_id,) in await cursor.fetchall()]
                 refusal = s.known(rows, added)
                 if refusal is not None:
-                    await cursor.execute(s.take_back_statement(place.schema), [added])
+                    await cursor.execute(s.take_back_statement(place), [added])
                     raise refusal
         except psycopg.Error as error:
             raise s.explain(error, error.sqlstate) from error

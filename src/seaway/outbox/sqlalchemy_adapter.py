@@ -68,11 +68,11 @@ def insert(handle: Handle, rows: Sequence[OutboxRow], place: Place) -> list[str]
 def _into_postgres(connection: Connection, rows: Sequence[OutboxRow], place: Place) -> list[str]:
     if getattr(connection.connection.dbapi_connection, "autocommit", False):
         raise refusals.autocommit()
-    add, take_back = _statements(place)
-    added = connection.execute(add, s.by_name(*s.arrays(rows))).scalars().all()
+    statement, parameters = s.adding(rows, place)
+    added = connection.execute(_text(statement), s.by_name(*parameters)).scalars().all()
     refusal = s.known(rows, added)
     if refusal is not None:
-        connection.execute(take_back, s.by_name(added))
+        connection.execute(_text(s.take_back_statement(place)), s.by_name(added))
         raise refusal
     return ids_of(rows)
 
@@ -91,8 +91,7 @@ def _into_sqlite(connection: Connection, rows: Sequence[OutboxRow], place: Place
     return sqlite3_adapter.insert_deferred(below, rows, place)
 
 
-@lru_cache(maxsize=16)
-def _statements(place: Place) -> tuple[TextClause, TextClause]:
-    """The same objects each time: SQLAlchemy keeps what it compiled of them."""
-    add = s.add_statement(place.schema, notify=place.notify)
-    return text(s.named(add, ":{}")), text(s.named(s.take_back_statement(place.schema), ":{}"))
+@lru_cache(maxsize=64)
+def _text(statement: str) -> TextClause:
+    """The same object each time: SQLAlchemy keeps what it compiled of it."""
+    return text(s.named(statement, ":{}"))
