@@ -33,7 +33,8 @@ def insert(handle: Handle, rows: Sequence[OutboxRow], place: Place) -> list[str]
     """See ``Adapter``. One statement, one round trip."""
     connection = _connection(handle)
     with connection.pipeline() if in_pipeline(connection) else nullcontext():
-        settle_transaction_of(connection)
+        with connection.lock:
+            settled(connection)
         try:
             with psycopg.RawCursor(connection, row_factory=tuple_row) as cursor:
                 cursor.execute(*s.adding(rows, place))
@@ -48,24 +49,29 @@ def insert(handle: Handle, rows: Sequence[OutboxRow], place: Place) -> list[str]
 
 
 def require_transaction_of(connection: AnyConnection) -> None:
-    """What ``require_transaction`` says of a connection of either kind."""
+    """What ``require_transaction`` says of a connection of either kind.
+
+    While a statement runs nothing can be said; ``settled`` decides when it has ended.
+    """
     if connection.closed:
         raise refusals.closed("it is closed")
     status = connection.info.transaction_status
-    if status == TransactionStatus.ACTIVE and not in_pipeline(connection):
-        raise refusals.closed("another statement is running on it")
-    if status == TransactionStatus.INERROR:
-        raise refusals.aborted()
-    if status == TransactionStatus.IDLE and not in_pipeline(connection):
-        raise refusals.outside()
+    if status != TransactionStatus.ACTIVE and not in_pipeline(connection):
+        settled(connection)
 
 
-def settle_transaction_of(connection: AnyConnection) -> None:
-    """The same once a pipeline has nothing under way that could still begin or end one."""
-    if connection.info.transaction_status == TransactionStatus.IDLE:
-        raise refusals.outside()
-    if connection.info.transaction_status == TransactionStatus.INERROR:
-        raise refusals.aborted()
+def settled(connection: AnyConnection) -> None:
+    """Refuse unless a transaction is open. Inside the connection's lock, where none of another
+    task's or thread's statements can be about to begin or end one."""
+    match connection.info.transaction_status:
+        case TransactionStatus.IDLE:
+            raise refusals.outside()
+        case TransactionStatus.INERROR:
+            raise refusals.aborted()
+        case TransactionStatus.ACTIVE:
+            raise refusals.closed("another statement is running on it")
+        case _:
+            pass
 
 
 def in_pipeline(connection: AnyConnection) -> bool:

@@ -18,7 +18,7 @@ from seaway.outbox.encoding import OutboxRow, ids_of
 from seaway.outbox.psycopg_adapter import (
     in_pipeline,
     require_transaction_of,
-    settle_transaction_of,
+    settled,
 )
 
 Handle: TypeAlias = "psycopg.AsyncConnection[Any] | psycopg.AsyncCursor[Any]"
@@ -33,7 +33,8 @@ async def insert(handle: Handle, rows: Sequence[OutboxRow], place: Place) -> lis
     """See ``Adapter``. One statement, one round trip."""
     connection = _connection(handle)
     async with connection.pipeline() if in_pipeline(connection) else nullcontext():
-        settle_transaction_of(connection)
+        async with connection.lock:
+            settled(connection)
         try:
             async with psycopg.AsyncRawCursor(connection, row_factory=tuple_row) as cursor:
                 await cursor.execute(*s.adding(rows, place))
