@@ -12,7 +12,6 @@ import json
 import os
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -43,7 +42,7 @@ class EventType(Generic[T]):
     def encode(self, event: T) -> bytes:
         """Compact JSON in UTF-8. ``ValueError`` where the instance does not hold what its fields
         declare, or holds what JSON cannot: a reader would have to refuse it."""
-        return self._adapter.dump_json(event, warnings="error")
+        return self._adapter.serializer.to_json(event, warnings="error")
 
     def decode(self, payload: bytes) -> T:
         """The instance, or ``DecodeError`` naming the first field that does not validate."""
@@ -200,4 +199,5 @@ def new_event_id() -> str:
             # Same millisecond, or a clock set back: count up in the low 62 bits.
             value = _last_id + 1
         _last_id = value
-    return str(uuid.UUID(int=value))
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -66,6 +66,12 @@ def check_header(name: str, value: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise InvalidName(f"{name!r} is not a header name")
+    _check_value(name, value)
+
+
+def _check_value(name: str, value: str) -> None:
+    if value.isprintable() and value == value.strip():
+        return  # What nearly every value is, told without the pattern.
     if not _VALUE.fullmatch(value) or value != value.strip():
         raise InvalidName(f"header {name}: not UTF-8 text, or a line break, NUL or outer blanks")
 
@@ -74,8 +80,8 @@ def format_time(moment: datetime) -> str:
     """RFC 3339 in UTC with microseconds: ``2026-11-24T08:00:00.000000Z``."""
     if moment.tzinfo is None:
         raise ValueError(f"{moment!r} has no time zone")
-    naive = moment.astimezone(UTC).replace(tzinfo=None)
-    return f"{naive.isoformat(timespec='microseconds')}Z"
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return f"{utc.isoformat(timespec='microseconds').removesuffix('+00:00')}Z"
 
 
 def parse_time(text: str) -> datetime:
@@ -118,7 +124,7 @@ class Metadata:
         }
         headers = {name: value for name, value in pairs.items() if value is not None}
         for name, value in headers.items():
-            check_header(name, value)
+            _check_value(name, value)
         return headers
 
     @classmethod
@@ -213,5 +219,5 @@ def wire_bytes(headers: Mapping[str, str], payload: bytes) -> int:
     """Bytes of header block and payload, as the server counts them against ``max_payload``."""
     if not headers:
         return len(payload)
-    lines = sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
-    return len(b"NATS/1.0\r\n") + lines + len(b"\r\n") + len(payload)
+    texts = len("".join((*headers, *headers.values())).encode())
+    return len(b"NATS/1.0\r\n") + texts + 4 * len(headers) + len(b"\r\n") + len(payload)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from seaway.errors import InvalidName
 
@@ -91,14 +92,19 @@ class EventSubject:
     @classmethod
     def parse(cls, subject: str) -> EventSubject:
         """The parts of an event subject; ``InvalidName`` for anything else."""
-        parts = check_subject(subject).split(".")
-        version = _VERSION.fullmatch(parts[3]) if len(parts) == 4 else None
-        if version is None or parts[1] != "event":
-            raise InvalidName(
-                f"{subject!r} is not an event subject",
-                hint="{context}.event.{event_name}.v{version}, like sea.event.case_created.v1",
-            )
-        return cls(parts[0], parts[2], int(version.group(1)))
+        return _parse_event_subject(subject if isinstance(subject, str) else check_subject(subject))
+
+
+@lru_cache(maxsize=1024)  # Each event written asks; a service has few subjects.
+def _parse_event_subject(subject: str) -> EventSubject:
+    parts = check_subject(subject).split(".")
+    version = _VERSION.fullmatch(parts[3]) if len(parts) == 4 else None
+    if version is None or parts[1] != "event":
+        raise InvalidName(
+            f"{subject!r} is not an event subject",
+            hint="{context}.event.{event_name}.v{version}, like sea.event.case_created.v1",
+        )
+    return EventSubject(parts[0], parts[2], int(version.group(1)))
 
 
 def event_name_of(class_name: str) -> str:

@@ -10,7 +10,11 @@ import re
 from seaway.errors import ConfigError
 
 _OURS = re.compile(r"(?<![\w.\"'])seaway_\w+")
+_PARTITION = re.compile(r"seaway_sent_(default|[0-9]{8})")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+TABLES = ("seaway_inbox", "seaway_sent", "seaway_outbox", "seaway_relay", "seaway_schema")
+"""All tables of all engines, without the partitions of ``seaway_sent``."""
 
 
 def within(statement: str, schema: str | None) -> str:
@@ -19,6 +23,11 @@ def within(statement: str, schema: str | None) -> str:
         return statement
     check_schema(schema)
     return _OURS.sub(lambda found: f'"{schema}".{found[0]}', statement)
+
+
+def is_ours(table: str) -> bool:
+    """Whether ``table``, without its schema, is one of the library's own, partitions included."""
+    return table in TABLES or _PARTITION.fullmatch(table) is not None
 
 
 def check_schema(schema: str) -> str:

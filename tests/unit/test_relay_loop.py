@@ -158,11 +158,7 @@ def make_relay(
 async def write(store: MemoryStore, *keys: str, context: str = "sea") -> list[str]:
     async with store.transaction() as transaction:
         events = [RawEvent(f"{context}.event.moved.v1", b"{}", key=key) for key in keys]
-        return await _ids(Outbox().add(transaction.handle, *events))
-
-
-async def _ids(ids: list[str] | Awaitable[list[str]]) -> list[str]:
-    return ids if isinstance(ids, list) else await ids
+        return Outbox().add(transaction.handle, *events)
 
 
 async def test_batches_are_sent_in_order_and_reported(

@@ -17,11 +17,19 @@ from seaway.outbox.encoding import Limits, Wishes, encode
 from seaway.tables import check_schema
 
 if TYPE_CHECKING:
-    import sqlite3
+    from seaway.outbox.handles import AsyncHandle, Handle
+    from seaway.outbox.queries import outbox_table
 
-    import aiosqlite
+__all__ = ["Outbox", "outbox_table"]
 
-__all__ = ["Outbox"]
+
+def __getattr__(name: str) -> Any:
+    if name == "outbox_table":
+        # Needs SQLAlchemy, which whoever only writes events may not have.
+        from seaway.outbox.queries import outbox_table
+
+        return outbox_table
+    raise AttributeError(f"module {__name__} has no attribute {name}")
 
 
 class Outbox:
@@ -48,18 +56,7 @@ class Outbox:
     @overload
     def add(
         self,
-        tx: sqlite3.Connection | sqlite3.Cursor,
-        *events: object,
-        key: str | None = None,
-        correlation_id: str | None = None,
-        causation_id: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> list[str]: ...
-
-    @overload
-    def add(
-        self,
-        tx: aiosqlite.Connection,
+        tx: AsyncHandle,
         *events: object,
         key: str | None = None,
         correlation_id: str | None = None,
@@ -70,13 +67,13 @@ class Outbox:
     @overload
     def add(
         self,
-        tx: Any,
+        tx: Handle,
         *events: object,
         key: str | None = None,
         correlation_id: str | None = None,
         causation_id: str | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> list[str] | Awaitable[list[str]]: ...
+    ) -> list[str]: ...
 
     def add(
         self,

@@ -47,6 +47,18 @@ _MODULES = {
     "aiosqlite.core.Connection": "seaway.outbox.aiosqlite_adapter",
     "asyncpg.connection.Connection": "seaway.outbox.asyncpg_adapter",
     "asyncpg.pool.PoolConnectionProxy": "seaway.outbox.asyncpg_adapter",
+    "psycopg.Connection": "seaway.outbox.psycopg_adapter",
+    "psycopg.Cursor": "seaway.outbox.psycopg_adapter",
+    "psycopg.AsyncConnection": "seaway.outbox.psycopg_async_adapter",
+    "psycopg.AsyncCursor": "seaway.outbox.psycopg_async_adapter",
+    "sqlalchemy.engine.base.Connection": "seaway.outbox.sqlalchemy_adapter",
+    "sqlalchemy.orm.session.Session": "seaway.outbox.sqlalchemy_adapter",
+    "sqlalchemy.orm.scoping.scoped_session": "seaway.outbox.sqlalchemy_adapter",
+    "sqlalchemy.ext.asyncio.engine.AsyncConnection": "seaway.outbox.sqlalchemy_async_adapter",
+    "sqlalchemy.ext.asyncio.session.AsyncSession": "seaway.outbox.sqlalchemy_async_adapter",
+    "sqlalchemy.ext.asyncio.scoping.async_scoped_session": "seaway.outbox.sqlalchemy_async_adapter",
+    "django.db.backends.base.base.BaseDatabaseWrapper": "seaway.outbox.django_adapter",
+    "django.utils.connection.ConnectionProxy": "seaway.outbox.django_adapter",
 }
 _SUPPORTED = (
     "connections of sqlite3, aiosqlite, asyncpg, psycopg, SQLAlchemy and Django, and sessions of "

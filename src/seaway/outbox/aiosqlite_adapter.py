@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import aiosqlite
 
+from seaway.outbox import refusals
 from seaway.outbox import sqlite_statements as s
 from seaway.outbox.adapters import Place
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
@@ -21,7 +22,7 @@ def require_transaction(handle: aiosqlite.Connection) -> None:
     try:
         is_open = handle.in_transaction
     except (ValueError, sqlite3.ProgrammingError) as error:
-        raise s.closed(error) from error
+        raise refusals.closed(error) from error
     if not is_open:
         raise s.outside()
 
@@ -51,4 +52,15 @@ async def insert(
         raise s.explain(error) from error
     except ValueError as error:
         # aiosqlite's word for a connection that was closed in the meantime.
-        raise s.closed(error) from error
+        raise refusals.closed(error) from error
+
+
+async def insert_deferred(
+    db: aiosqlite.Connection, rows: Sequence[OutboxRow], place: Place
+) -> list[str]:
+    """As ``sqlite3_adapter.insert_deferred``."""
+    if not db.in_transaction:
+        if s.commits_each_statement(db):
+            raise refusals.autocommit()
+        await db.execute("BEGIN")
+    return await insert(db, rows, place)

@@ -9,6 +9,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from seaway.outbox import postgres_statements as s
+from seaway.outbox import refusals
 from seaway.outbox.adapters import Place
 from seaway.outbox.encoding import OutboxRow, ids_of
 
@@ -21,22 +22,22 @@ def require_transaction(handle: Handle) -> None:
         is_open = not handle.is_closed()
         within = is_open and handle.is_in_transaction()
     except asyncpg.InterfaceError as error:
-        raise s.closed(error) from error
+        raise refusals.closed(error) from error
     if not is_open:
-        raise s.closed("it is closed")
+        raise refusals.closed("it is closed")
     if not within:
-        raise s.outside()
+        raise refusals.outside()
 
 
 async def insert(handle: Handle, rows: Sequence[OutboxRow], place: Place) -> list[str]:
     """See ``Adapter``. One statement, one round trip."""
     try:
-        statement = s.add_statement(place.schema, notify=place.notify)
-        found = await handle.fetch(statement, *s.arrays(rows))
+        statement, parameters = s.adding(rows, place)
+        found = await handle.fetch(statement, *parameters)
         added = [event_id for (event_id,) in found]
         refusal = s.known(rows, added)
         if refusal is not None:
-            await handle.execute(s.take_back_statement(place.schema), added)
+            await handle.execute(s.take_back_statement(place), added)
             raise refusal
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         raise s.explain(error, getattr(error, "sqlstate", None)) from error

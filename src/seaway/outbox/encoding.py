@@ -7,12 +7,13 @@ published as it is, and all events of a call pass or none is written.
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
+
+from pydantic_core import to_json
 
 from seaway import headers as h
 from seaway.chain import current_chain
@@ -21,6 +22,7 @@ from seaway.events import RawEvent, event_type_of, new_event_id
 from seaway.naming import EventSubject, events_stream
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _FOREIGN_PREFIXES = ("nats-", h.DLQ_PREFIX.lower())
 
 
@@ -42,9 +44,11 @@ class Limits:
     max_message_bytes: int
     by_stream: Mapping[str, int] = field(default_factory=dict)
 
-    def of(self, stream: str) -> int:
-        """The limit of ``stream`` in bytes, headers included."""
-        return self.by_stream.get(stream, self.max_message_bytes)
+    def of(self, context: str) -> int:
+        """The limit of the context's stream in bytes, headers included."""
+        if not self.by_stream:
+            return self.max_message_bytes
+        return self.by_stream.get(events_stream(context), self.max_message_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +104,17 @@ def _row(event: object, wishes: Wishes, limits: Limits, now: datetime) -> Outbox
         traceparent=chain.traceparent,
         tracestate=chain.tracestate,
     )
-    headers = _with_extra(metadata.encode(), {**raw.headers, **wishes.headers})
+    headers = metadata.encode()
+    if raw.headers or wishes.headers:
+        headers = _with_extra(headers, {**raw.headers, **wishes.headers})
     _check_size(raw, subject, headers, limits)
     return OutboxRow(
         event_id,
         raw.subject,
         key or raw.subject,
         raw.payload,
-        json.dumps(headers, ensure_ascii=False, separators=(",", ":")),
-        (now - _EPOCH) // timedelta(microseconds=1),
+        to_json(headers).decode(),
+        (now - _EPOCH) // _MICROSECOND,
     )
 
 
@@ -128,7 +134,10 @@ def _raw(event: object) -> RawEvent:
 
 
 def _first(*values: str | None) -> str | None:
-    return next((value for value in values if value is not None), None)
+    for value in values:
+        if value is not None:
+            return value
+    return None
 
 
 def _text(what: str, value: str | None) -> str | None:
@@ -191,7 +200,7 @@ def _check_size(
         size = message_bytes(headers, raw.payload)
     except UnicodeEncodeError as error:
         raise InvalidName(f"{subject}: a header is not valid Unicode: {error}") from error
-    limit = limits.of(events_stream(subject.context))
+    limit = limits.of(subject.context)
     if size > limit:
         raise EventTooLarge(
             f"{subject}: the event is {size} bytes with its headers, {limit} are allowed",

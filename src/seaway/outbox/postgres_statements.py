@@ -3,23 +3,29 @@
 Must not run anything. Guarantees: one statement for any number of events; an error is told by its
 SQLSTATE, never by its text.
 
+Statements have PostgreSQL's own parameters (``$1``); a driver or framework with names for them gets
+the same text with names (``named``), and none has a statement of its own.
+
 With ``notify`` the same statement notifies the relays that listen; the server sends it once a
 transaction, however many events that adds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
+from typing import Any, NamedTuple
 
 from seaway.errors import (
     ConfigError,
-    OutsideTransaction,
     SchemaMismatch,
     SeawayError,
     StoreUnavailable,
 )
+from seaway.outbox import refusals
+from seaway.outbox.adapters import Place
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
 from seaway.tables import within
 
@@ -28,28 +34,57 @@ _NOTIFYING = (
     "WITH added AS ({add}), told AS (SELECT pg_notify('seaway_outbox', ''))\n"
     "SELECT added.event_id FROM added, told"
 )
-_TAKE_BACK = "DELETE FROM seaway_outbox WHERE event_id = ANY ($1::uuid[])"
+_TAKE_BACK = "DELETE FROM seaway_outbox WHERE event_id = ANY (CAST($1 AS uuid[]))"
+_TYPES = ("text", "text", "text", "bytea", "text", "bigint")
+_PARAMETER = re.compile(r"\$(\d)")
 
 _MISSING = frozenset({"42P01", "42703", "42704", "3F000", "42P10"})
 _TRANSIENT = ("08", "40", "53", "57", "58", "55")
 _ABORTED = "25P02"
 
 
+class Add(NamedTuple):
+    """A statement that adds a call's rows and gives the ids that were new, and its parameters."""
+
+    statement: str
+    parameters: Sequence[Any]
+
+
+def adding(rows: Sequence[OutboxRow], place: Place) -> Add:
+    """One statement for any number of rows; six parameters of plain text, bytes and integers.
+
+    One row goes as it is, any other number as an array for each column: a writer adds one event
+    most of the time, and drivers and server take half as long without arrays.
+    """
+    if len(rows) == 1:
+        return Add(_add_statement(place, many=False), rows[0])
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in _TYPES]
+    return Add(_add_statement(place, many=True), columns)
+
+
 @lru_cache(maxsize=16)
-def add_statement(schema: str | None, *, notify: bool) -> str:
-    """Six arrays in, the ids that are new out."""
-    add = within(_ADD, schema)
-    return _NOTIFYING.format(add=add) if notify else add
+def _add_statement(place: Place, *, many: bool) -> str:
+    suffix = "[]" if many else ""
+    values = ", ".join(f"CAST(${n} AS {kind}{suffix})" for n, kind in enumerate(_TYPES, 1))
+    add = _ADD.format(rows=f"unnest({values})" if many else f"(VALUES ({values}))")
+    add = within(add, place.schema)
+    return _NOTIFYING.format(add=add) if place.notify else add
 
 
-def take_back_statement(schema: str | None) -> str:
+def take_back_statement(place: Place) -> str:
     """For the rows of a call of which one was refused: all of them go or none."""
-    return within(_TAKE_BACK, schema)
+    return within(_TAKE_BACK, place.schema)
 
 
-def arrays(rows: Sequence[OutboxRow]) -> list[list[object]]:
-    """The parameters of ``add_statement``: a column each, of plain text, bytes and integers."""
-    return [list(column) for column in zip(*rows, strict=True)]
+@lru_cache(maxsize=64)
+def named(statement: str, form: str) -> str:
+    """``statement`` with a name for each parameter: ``form`` is ``:{}`` or ``%({})s``."""
+    return _PARAMETER.sub(lambda found: form.format(f"p{found[1]}"), statement)
+
+
+def by_name(*parameters: Any) -> Mapping[str, Any]:
+    """The parameters of a ``named`` statement."""
+    return {f"p{place}": value for place, value in enumerate(parameters, 1)}
 
 
 def known(rows: Sequence[OutboxRow], added: Sequence[str]) -> ConfigError | None:
@@ -68,24 +103,7 @@ def explain(error: BaseException, sqlstate: str | None) -> SeawayError:
             f"Seaway's tables are missing or old ({error}): run seaway db upgrade"
         )
     if code == _ABORTED:
-        return ConfigError(
-            "the transaction is aborted: a statement before this one failed",
-            hint="roll back, or put such a statement into a savepoint",
-        )
+        return refusals.aborted()
     if not code or code.startswith(_TRANSIENT):
         return StoreUnavailable(f"roll back and try again: {error}")
     return ConfigError(f"the database refused the outbox row: {error}")
-
-
-def outside() -> OutsideTransaction:
-    """The refusal to write an event that would be atomic with nothing."""
-    return OutsideTransaction(
-        "no transaction is open on this connection, so the event would not be atomic with your "
-        "change",
-        hint="begin one, and make your change and add the event inside it",
-    )
-
-
-def closed(error: object) -> ConfigError:
-    """The refusal of a handle that cannot write any more."""
-    return ConfigError(f"the connection cannot be used: {error}")

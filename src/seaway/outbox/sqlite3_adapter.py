@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+from seaway.outbox import refusals
 from seaway.outbox import sqlite_statements as s
 from seaway.outbox.adapters import Place
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
@@ -15,7 +16,7 @@ def require_transaction(handle: sqlite3.Connection | sqlite3.Cursor) -> None:
     try:
         is_open = _connection(handle).in_transaction
     except sqlite3.ProgrammingError as error:
-        raise s.closed(error) from error
+        raise refusals.closed(error) from error
     if not is_open:
         raise s.outside()
 
@@ -46,6 +47,18 @@ def insert(
             (event_id,) = cursor.execute(s.KNOWN, (s.ids_json(rows),)).fetchone()
             raise duplicate(event_id) from error
         raise s.explain(error) from error
+
+
+def insert_deferred(db: sqlite3.Connection, rows: Sequence[OutboxRow], place: Place) -> list[str]:
+    """``insert`` for a framework whose transaction is open before its driver has begun one.
+
+    Without a BEGIN the savepoint would be the whole transaction, and its release the commit.
+    """
+    if not db.in_transaction:
+        if s.commits_each_statement(db):
+            raise refusals.autocommit()
+        db.execute("BEGIN")
+    return insert(db, rows, place)
 
 
 def _connection(handle: sqlite3.Connection | sqlite3.Cursor) -> sqlite3.Connection:

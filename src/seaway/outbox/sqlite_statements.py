@@ -9,8 +9,10 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from importlib.resources import files
+from typing import Any
 
 from seaway.errors import ConfigError, OutsideTransaction, SchemaMismatch, StoreUnavailable
+from seaway.outbox import refusals
 from seaway.outbox.encoding import OutboxRow, ids_of
 
 ADD = files("seaway.outbox").joinpath("sql/sqlite_add.sql").read_text("utf-8")
@@ -54,15 +56,12 @@ def explain(error: sqlite3.Error) -> ConfigError | StoreUnavailable:
     return ConfigError(f"the database refused the outbox row: {error}")
 
 
+def commits_each_statement(db: Any) -> bool:
+    """Whether a connection without a transaction begins none of itself."""
+    # Python 3.12's attribute; before it, and by default, ``isolation_level`` decides.
+    return db.isolation_level is None or getattr(db, "autocommit", -1) is True
+
+
 def outside() -> OutsideTransaction:
     """The refusal to write an event that would be atomic with nothing."""
-    return OutsideTransaction(
-        "no transaction is open on this connection, so the event would not be atomic with your "
-        "change",
-        hint='make your own change first, or execute "BEGIN IMMEDIATE"',
-    )
-
-
-def closed(error: Exception) -> ConfigError:
-    """The refusal of a handle that cannot write any more."""
-    return ConfigError(f"the connection cannot be used: {error}")
+    return refusals.outside(hint='make your own change first, or execute "BEGIN IMMEDIATE"')

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from seaway.config import Settings
 from seaway.contracts import Store
 from seaway.errors import ConfigError, MissingExtra
-from seaway.stores.scripts import postgres_script
+from seaway.stores.scripts import postgres_script, sqlite_script
 
 __all__ = ["open_configured", "open_store", "schema_script"]
 
@@ -80,9 +80,7 @@ def schema_script(url: str, schema: str | None = None) -> str:
         return postgres_script(schema)
     _sqlite_path(url)
     _refuse_schema(schema)
-    from seaway.stores.sqlite.schema import script
-
-    return script()
+    return sqlite_script()
 
 
 def _is_postgres(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""PostgreSQL's migrations as text: what is run, printed, or handed to somebody else.
+"""Migrations as text: what is run, printed, or handed to somebody else.
 
 Needs no driver: whoever prints the script may have none.
 """
@@ -6,7 +6,7 @@ Needs no driver: whoever prints the script may have none.
 from __future__ import annotations
 
 from seaway.stores import statements
-from seaway.stores.versions import migrations
+from seaway.stores.versions import Migration, migrations
 from seaway.tables import check_schema
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('seaway db upgrade', 0))"
@@ -15,16 +15,39 @@ LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('seaway db upgrade', 0))"
 
 def postgres_script(schema: str | None) -> str:
     """All migrations as one script, for whoever applies them by hand. May be run again."""
-    sql = statements.load("postgres/schema.sql")
-    parts = [f"BEGIN;\n{LOCK};\n{place(schema)}{sql['create_versions']};\nCOMMIT;"]
+    parts = [f"BEGIN;\n{LOCK};\n{place(schema)}{create_versions('postgres')};\nCOMMIT;"]
     for migration in migrations("postgres"):
-        values = f"{migration.version}, '{migration.name}'"
-        record = sql["record"].replace("$1, $2", values)
         parts.append(
             f"-- {migration.version:04d}_{migration.name}\nBEGIN;\n{LOCK};\n{_use(schema)}"
-            f"{migration.script}\n\n{record};\nCOMMIT;"
+            f"{migration.script}\n\n{record('postgres', migration)};\nCOMMIT;"
         )
     return "\n\n".join(parts) + "\n"
+
+
+def sqlite_script() -> str:
+    """The same for SQLite."""
+    parts = [f"{create_versions('sqlite')};"]
+    for migration in migrations("sqlite"):
+        parts.append(
+            f"-- {migration.version:04d}_{migration.name}\nBEGIN IMMEDIATE;\n"
+            f"{migration.script}\n{record('sqlite', migration)};\nCOMMIT;"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def create_versions(engine: str) -> str:
+    """The statement that makes the version table where it is not there."""
+    return statements.load(f"{engine}/schema.sql")["create_versions"]
+
+
+def record(engine: str, migration: Migration) -> str:
+    """The statement that notes ``migration`` in the version table, its values in it."""
+    values = f"{migration.version}, '{migration.name}'"
+    columns = "version, name"
+    if engine == "sqlite":
+        columns += ", applied_at"
+        values += ", CAST(strftime('%s', 'now') AS INTEGER) * 1000000"
+    return f"INSERT INTO seaway_schema ({columns}) VALUES ({values})"  # noqa: S608 - our own files
 
 
 def _use(schema: str | None) -> str:

@@ -1,7 +1,6 @@
 INSERT INTO seaway_outbox (event_id, subject, ordering_key, payload, headers, added_at)
 SELECT e.event_id::uuid, e.subject, e.ordering_key, e.payload, e.headers::json,
        timestamptz 'epoch' + e.added_at * interval '1 microsecond'
-FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::bigint[])
-     AS e (event_id, subject, ordering_key, payload, headers, added_at)
+FROM {rows} AS e (event_id, subject, ordering_key, payload, headers, added_at)
 ON CONFLICT (event_id) DO NOTHING
 RETURNING event_id::text

@@ -14,26 +14,13 @@ from seaway.contracts import Phase, SchemaChange
 from seaway.errors import SchemaMismatch
 from seaway.stores import statements, versions
 from seaway.stores.ending import to_its_end
+from seaway.stores.scripts import sqlite_script
 from seaway.stores.sqlite import rows
 from seaway.stores.sqlite.connection import Connection
 from seaway.stores.sqlite.errors import translating
 from seaway.stores.versions import Migration, migrations
 
 _SQL = statements.load("sqlite/schema.sql")
-
-
-def script() -> str:
-    """All migrations as one script, for whoever applies them by hand."""
-    parts = [f"{_SQL['create_versions']};"]
-    for migration in migrations("sqlite"):
-        parts.append(
-            f"-- {migration.version:04d}_{migration.name}\nBEGIN IMMEDIATE;\n"
-            f"{migration.script}\n"
-            f"INSERT INTO seaway_schema (version, name, applied_at) VALUES "
-            f"({migration.version}, '{migration.name}', "
-            f"CAST(strftime('%s', 'now') AS INTEGER) * 1000000);\nCOMMIT;"
-        )
-    return "\n\n".join(parts) + "\n"
 
 
 class SqliteSchema:
@@ -77,7 +64,7 @@ class SqliteSchema:
 
     def sql(self) -> str:
         """All migrations as one script."""
-        return script()
+        return sqlite_script()
 
     async def _recorded(self) -> dict[int, str]:
         with translating(self._path):

@@ -1,0 +1,1 @@
+"""A Django application: Seaway's tables as migrations, and the outbox by database alias."""
