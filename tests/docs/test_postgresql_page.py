@@ -70,9 +70,8 @@ def roles(upgraded: Database) -> Iterator[Roles]:
 
 async def write(store: PostgresStore, *events: RawEvent) -> list[str]:
     async with store.transaction() as tx:
-        handle: object = tx.handle
-        added = Outbox(schema="events").add(handle, *(events or (RawEvent(SUBJECT, b"{}"),)))
-        return added if isinstance(added, list) else await added
+        outbox = Outbox(schema="events")
+        return await outbox.add(tx.handle, *(events or (RawEvent(SUBJECT, b"{}"),)))
 
 
 async def test_the_writers(roles: Roles) -> None:
