@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Seque
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from seaway import headers as h
 
@@ -419,7 +419,75 @@ class InboxStore(Protocol):
     async def close(self) -> None: ...
 
 
-DeadLetterReason: TypeAlias = Literal["poison", "undecodable", "exhausted", "terminated"]
+@dataclass(frozen=True, slots=True)
+class ParkedEvent:
+    """An event of a consumer that waits in the dead letter queue, in its place among those of its
+    key (ADR 0010)."""
+
+    consumer: str
+    event_id: str
+    key: str
+    place: int
+    """Its sequence in the event stream; 0 for what a redrive brought and the stream did not."""
+    failed: bool
+    """It is there of its own fault, until somebody redrives or discards it; else it waits behind
+    an earlier one."""
+    letter: int | None
+    """The letter's sequence in its queue; ``None`` until it is known to be stored."""
+    parked_at: datetime
+    processed: bool
+    """Its effects are there all the same: nothing waits behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where an event stands among those of its key: ``own`` is its row, ``first`` the first of its
+    key that has no effects yet (which may be its own). ``processed``: it has its effects itself;
+    not looked for where both are ``None``."""
+
+    processed: bool = False
+    own: ParkedEvent | None = None
+    first: ParkedEvent | None = None
+
+
+class ParkingTransaction(InboxTransaction, Protocol):
+    """A transaction that knows which events are parked."""
+
+    async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
+        """As this transaction sees it; what commits later is not seen."""
+        ...
+
+    async def park(
+        self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
+    ) -> None:
+        """Write its row, without a letter yet. One that was there keeps key and place."""
+        ...
+
+    async def release(self, consumer: str, event_id: str) -> None:
+        """Remove its row. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class ParkingStore(InboxStore, Protocol):
+    """An inbox that also remembers which events wait, over crashes and for all processes."""
+
+    def transaction(self) -> AbstractAsyncContextManager[ParkingTransaction]: ...
+
+    async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
+        """The letter of a parked event is stored; nothing where it is not parked any more."""
+        ...
+
+    async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
+        """The first parked event of each key, by key."""
+        ...
+
+    async def drop_parked(self, event: ParkedEvent) -> bool:
+        """Remove its row, unless it has another letter by now; whether that was done."""
+        ...
+
+
+DeadLetterReason: TypeAlias = Literal["poison", "undecodable", "exhausted", "terminated", "parked"]
 
 
 class DeadLetterSink(Protocol):
@@ -427,10 +495,10 @@ class DeadLetterSink(Protocol):
 
     async def store(
         self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
-    ) -> None:
-        """Return only when the DLQ stream has acknowledged the letter. Idempotent (the letter's
-        id is made of durable, stream, sequence and event id). ``TransientError`` otherwise: the
-        caller must not settle the message."""
+    ) -> int:
+        """Return only when the DLQ stream has acknowledged the letter: its sequence there.
+        Idempotent (the letter's id is made of durable, stream, sequence and event id).
+        ``TransientError`` otherwise: the caller must not settle the message."""
         ...
 
 

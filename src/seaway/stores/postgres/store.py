@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
-from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
+from seaway.contracts import Backlog, Capabilities, OutboxEntry, ParkedEvent, Sent
 from seaway.stores import statements
+from seaway.stores.parking import parked
 from seaway.stores.postgres import rows
 from seaway.stores.postgres.address import parse
 from seaway.stores.postgres.connection import Pool, touched
@@ -53,7 +54,10 @@ class PostgresStore:
         self._outbox = name("seaway_outbox", schema)
         self._relay_sql = statements.load("postgres/relay.sql", schema)
         self._outbox_sql = statements.load("postgres/outbox.sql", schema)
-        self._inbox_sql = statements.load("postgres/inbox.sql", schema)
+        self._inbox_sql = {
+            **statements.load("postgres/inbox.sql", schema),
+            **statements.load("postgres/parking.sql", schema),
+        }
         self._retention = Retention(pool, schema)
         self._horizon, self._floors = Horizon(), Floors()
         self._outbox_id: int | None = None
@@ -228,6 +232,20 @@ class PostgresStore:
     async def forget(self, before: datetime) -> int:
         """Drop inbox rows written before then; how many there were."""
         return await self._pool.run(self._inbox_sql["forget"], before)
+
+    async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
+        """The letter of a parked event is stored."""
+        await self._pool.run(self._inbox_sql["set_letter"], consumer, event_id, letter)
+
+    async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
+        """The first parked event of each key, by key."""
+        found = await self._pool.rows(self._inbox_sql["heads"], consumer)
+        return [parked(consumer, row) for row in found]
+
+    async def drop_parked(self, event: ParkedEvent) -> bool:
+        """Remove its row, unless it has another letter by now; whether that was done."""
+        given = event.consumer, event.event_id, event.letter
+        return bool(await self._pool.run(self._inbox_sql["drop"], *given))
 
     async def _anything_waits(self) -> bool:
         if self._last is None:

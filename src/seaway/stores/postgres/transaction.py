@@ -1,6 +1,6 @@
 """One transaction of the consuming service on PostgreSQL, from BEGIN to its end.
 
-Owns: beginning, the inbox row, savepoints and the end. Guarantees: committed whole or not at all,
+Owns: beginning, the inbox row, the row of a parked event, savepoints and the end. Guarantees: committed whole or not at all,
 whatever the body does, also when it is cancelled; a body that ends the transaction itself is found
 out.
 """
@@ -12,14 +12,16 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
+from seaway.contracts import Standing
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.stores.ending import to_its_end
+from seaway.stores.parking import standing
 from seaway.stores.postgres.connection import Handle, Pool, drop, in_transaction, lost, touched
 from seaway.stores.postgres.errors import DRIVER_ERRORS, is_transient, translated, translating
 
 
 class PostgresTransaction:
-    """``contracts.InboxTransaction``; ``handle`` is the asyncpg connection."""
+    """``contracts.ParkingTransaction``; ``handle`` is the asyncpg connection."""
 
     def __init__(self, connection: Handle, sql: Mapping[str, str], shown: str) -> None:
         self._connection = connection
@@ -39,6 +41,26 @@ class PostgresTransaction:
         with translating(self._shown):
             tag = await self._connection.execute(self._sql["claim"], consumer, event_id)
         return touched(tag) == 1
+
+    async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
+        """Where an event stands among the parked ones of its key."""
+        with translating(self._shown):
+            found = await self._connection.fetch(self._sql["standing"], consumer, event_id, key)
+        return standing(consumer, event_id, found)
+
+    async def park(
+        self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
+    ) -> None:
+        """Write its row, or make it one without a letter again."""
+        with translating(self._shown):
+            await self._connection.execute(
+                self._sql["park"], consumer, event_id, key, place, failed
+            )
+
+    async def release(self, consumer: str, event_id: str) -> None:
+        """Remove its row. Idempotent."""
+        with translating(self._shown):
+            await self._connection.execute(self._sql["release"], consumer, event_id)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

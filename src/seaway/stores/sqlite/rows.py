@@ -46,3 +46,9 @@ def sent(row: Sequence[Any]) -> Sent:
     """A row of ``seaway_sent``: an entry, its stream and sequence."""
     *columns, stream, stream_seq = row
     return Sent(entry(columns), stream, stream_seq)
+
+
+def parked(row: Sequence[Any]) -> tuple[Any, ...]:
+    """A row of ``seaway_parked`` as ``stores.parking`` takes it."""
+    event_id, key, place, failed, letter, parked_at, processed = row
+    return event_id, key, place, bool(failed), letter, moment(parked_at), bool(processed)

@@ -17,10 +17,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
+from seaway.contracts import Backlog, Capabilities, OutboxEntry, ParkedEvent, Sent
 from seaway.errors import ConfigError
 from seaway.stores import statements
 from seaway.stores.ending import to_its_end
+from seaway.stores.parking import parked
 from seaway.stores.sqlite import rows
 from seaway.stores.sqlite.connection import Connection, checked, connect
 from seaway.stores.sqlite.errors import translating
@@ -32,6 +33,7 @@ T = TypeVar("T")
 
 _OUTBOX = statements.load("sqlite/outbox.sql")
 _INBOX = statements.load("sqlite/inbox.sql")
+_PARKING = statements.load("sqlite/parking.sql")
 
 _SHORTEST_POLL = timedelta(milliseconds=10)
 
@@ -214,6 +216,22 @@ class SqliteStore:
         """Drop inbox rows written before then; how many there were."""
         given = {"before": rows.microseconds(before)}
         return await self._write(lambda db: db.execute(_INBOX["forget"], given).rowcount)
+
+    async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
+        """The letter of a parked event is stored."""
+        given = {"consumer": consumer, "event_id": event_id, "letter": letter}
+        await self._write(lambda db: db.execute(_PARKING["set_letter"], given))
+
+    async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
+        """The first parked event of each key, by key."""
+        given = {"consumer": consumer}
+        found = await self._read(lambda db: db.execute(_PARKING["heads"], given).fetchall())
+        return [parked(consumer, rows.parked(row)) for row in found]
+
+    async def drop_parked(self, event: ParkedEvent) -> bool:
+        """Remove its row, unless it has another letter by now; whether that was done."""
+        given = {"consumer": event.consumer, "event_id": event.event_id, "letter": event.letter}
+        return bool(await self._write(lambda db: db.execute(_PARKING["drop"], given).rowcount))
 
     # ------------------------------------------------------------------- the connections
 

@@ -1,6 +1,6 @@
 """One transaction of the consuming service on SQLite, from BEGIN to its end.
 
-Owns: beginning, the inbox row, savepoints and the end. Guarantees: committed whole or not at all,
+Owns: beginning, the inbox row, the row of a parked event, savepoints and the end. Guarantees: committed whole or not at all,
 whatever the body does, also when it is cancelled; a body that ends the transaction itself is
 found out, because a savepoint of ours spans the whole of it and dies with any COMMIT or ROLLBACK.
 """
@@ -11,19 +11,22 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from seaway.contracts import Standing
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.stores import statements
 from seaway.stores.ending import to_its_end
+from seaway.stores.parking import standing
 from seaway.stores.sqlite import rows
 from seaway.stores.sqlite.connection import Connection
 from seaway.stores.sqlite.errors import is_transient, translated, translating
 
 _SQL = statements.load("sqlite/inbox.sql")
+_PARKING = statements.load("sqlite/parking.sql")
 _GUARD = "seaway_transaction"
 
 
 class SqliteTransaction:
-    """``contracts.InboxTransaction``; ``handle`` is the aiosqlite connection."""
+    """``contracts.ParkingTransaction``; ``handle`` is the aiosqlite connection."""
 
     def __init__(self, connection: Connection, path: str) -> None:
         self._connection = connection
@@ -43,6 +46,31 @@ class SqliteTransaction:
             return await self._connection.run(
                 lambda db: db.execute(_SQL["claim"], row).rowcount == 1
             )
+
+    async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
+        """Where an event stands among the parked ones of its key."""
+        given = {"consumer": consumer, "event_id": event_id, "key": key}
+        with translating(self._path):
+            found = await self._connection.run(
+                lambda db: db.execute(_PARKING["standing"], given).fetchall()
+            )
+        return standing(consumer, event_id, map(rows.parked, found))
+
+    async def park(
+        self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
+    ) -> None:
+        """Write its row, or make it one without a letter again."""
+        row = {"consumer": consumer, "event_id": event_id, "key": key, "now": rows.now()}
+        with translating(self._path):
+            await self._connection.run(
+                lambda db: db.execute(_PARKING["park"], {**row, "place": place, "failed": failed})
+            )
+
+    async def release(self, consumer: str, event_id: str) -> None:
+        """Remove its row. Idempotent."""
+        row = {"consumer": consumer, "event_id": event_id}
+        with translating(self._path):
+            await self._connection.run(lambda db: db.execute(_PARKING["release"], row))
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
