@@ -168,7 +168,8 @@ async def take(
         held = tuple(sorted(shard for _, _, shard in found if shard is not None))
         if found and found[0][0] is None:
             raise SchemaMismatch(
-                f"{pool.shown}: seaway_relay has lost its row: INSERT INTO seaway_relay DEFAULT VALUES"
+                f"{pool.shown}: seaway_relay has lost its row: "
+                "INSERT INTO seaway_relay DEFAULT VALUES"
             )
         if held:
             shards, releases, _ = found[0]
