@@ -24,7 +24,7 @@ from seaway.brokers import jetstream
 from seaway.config import Settings, load_settings, settings_from_mapping
 from seaway.consumer import Consumer
 from seaway.contracts import Broker, Store
-from seaway.dead_letters import DeadLetters, Sweeper
+from seaway.dead_letters import DeadLetters, Releaser, Sweeper
 from seaway.errors import ConfigError
 from seaway.naming import Durable, events_stream
 from seaway.outbox import Outbox
@@ -206,9 +206,18 @@ class Seaway:
                 works.append((await self.relay()).run)
             if consumers:
                 works += [self._consume(consumer, store) for consumer in self.consumers.values()]
+                works += [
+                    self._release(consumer, store)
+                    for consumer in self.consumers.values()
+                    if consumer.parks
+                ]
             if sweeper:
                 sweep = Sweeper(
-                    self.broker, store=store, durables=self.consumers, telemetry=self.telemetry
+                    self.broker,
+                    store=store,
+                    durables=self.consumers,
+                    parking=[name for name, one in self.consumers.items() if one.parks],
+                    telemetry=self.telemetry,
                 )
                 works.append(sweep.run)
             await _all(works, stop)
@@ -222,6 +231,15 @@ class Seaway:
             telemetry=self.telemetry,
             stop=stop,
         )
+
+    def _release(self, consumer: Consumer, store: Store) -> Callable[[asyncio.Event], Any]:
+        return Releaser(
+            self.broker,
+            store,
+            consumer=str(consumer.durable),
+            stream=consumer.stream,
+            telemetry=self.telemetry,
+        ).run
 
     def lifespan(self, *_: Any) -> AbstractAsyncContextManager[dict[str, Any]]:
         """A FastAPI/Starlette lifespan: connected, with relay, consumers and sweeper at work.

@@ -553,7 +553,7 @@ class SchemaAdmin(Protocol):
         ...
 
 
-class Store(OutboxStore, InboxStore, Protocol):
+class Store(OutboxStore, ParkingStore, Protocol):
     """One database that has both sides and its schema."""
 
     @property

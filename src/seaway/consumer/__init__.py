@@ -14,7 +14,7 @@ from seaway.consumer.delivery import Delivery
 from seaway.consumer.handlers import Handler, HandlerTable
 from seaway.consumer.ports import Options, Ports
 from seaway.consumer.runtime import Runtime
-from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter
+from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter, ParkingStore
 from seaway.errors import ConfigError
 from seaway.naming import Durable, redrive_stream, stream_context
 from seaway.retry import Backoff
@@ -37,6 +37,10 @@ class Consumer:
       retried; its message is kept alive meanwhile.
     - ``grace`` (30 s): how long running handlers may go on after a stop.
     - ``retry``: the backoff of failed handlers (base 1 s, cap ``ack_wait``, full jitter).
+    - ``on_failure`` (``"continue"``): after an event has become a dead letter, the later ones of
+      its key go on; ``"park"``: they wait behind it in the dead letter queue, and are handled in
+      order once it is redriven or discarded (ADR 0010). It costs a look at the parked events in
+      each transaction.
     - ``tx`` (``"store"``): ``None`` works without a database; effects are then at least once.
     """
 
@@ -51,12 +55,26 @@ class Consumer:
         deadline: timedelta | None = None,
         grace: timedelta = timedelta(seconds=30),
         retry: Backoff | None = None,
+        on_failure: Literal["continue", "park"] = "continue",
         tx: Literal["store"] | None = "store",
     ) -> None:
         if batch < 1 or workers < 1:
             raise ConfigError(f"consumer {durable}: batch and workers are 1 or more")
         if ordering not in ("key", "none"):
             raise ConfigError(f"consumer {durable}: ordering is 'key' or 'none', not {ordering!r}")
+        if on_failure not in ("continue", "park"):
+            raise ConfigError(
+                f"consumer {durable}: on_failure is 'continue' or 'park', not {on_failure!r}"
+            )
+        self.parks = on_failure == "park"
+        if self.parks and tx is None:
+            raise ConfigError(
+                f"consumer {durable}: on_failure='park' needs a database, to remember which keys "
+                "wait",
+                hint="leave tx=None out, or use on_failure='continue'",
+            )
+        if self.parks and ordering != "key":
+            raise ConfigError(f"consumer {durable}: on_failure='park' needs ordering='key'")
         self.durable = durable
         self.stream = stream
         self._tx = tx
@@ -96,8 +114,18 @@ class Consumer:
         if not len(self._handlers):
             raise ConfigError(f"consumer {self.durable} has no handlers")
         streams = [self.stream, redrive_stream(stream_context(self.stream))]
+        if self.parks and not isinstance(store, ParkingStore):
+            raise ConfigError(
+                f"consumer {self.durable}: on_failure='park' needs a store that remembers which "
+                f"keys wait, and {type(store).__name__} does not"
+            )
         ports = Ports(
-            broker, store if self._tx == "store" else None, outbox, dead_letters, telemetry
+            broker,
+            store if self._tx == "store" else None,
+            outbox,
+            dead_letters,
+            telemetry,
+            parking=store if self.parks and isinstance(store, ParkingStore) else None,
         )
         runtime = Runtime(str(self.durable), streams, self._handlers, self._options, ports)
         await runtime.run(stop)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter
+from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter, ParkingStore
 from seaway.retry import Backoff
 from seaway.telemetry import Telemetry
 
@@ -31,3 +31,5 @@ class Ports:
     outbox: OutboxWriter | None
     dead_letters: DeadLetterSink
     telemetry: Telemetry
+    parking: ParkingStore | None = None
+    """The store again, where events wait behind a failed one of their key."""

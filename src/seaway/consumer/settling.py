@@ -13,7 +13,9 @@ from typing import TypeAlias
 
 from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import Bury, Keep, Step, TryAgain, decide
+from seaway.consumer.parking import note_failure
 from seaway.consumer.run import OUTAGE, Run, by_source
+from seaway.contracts import DeadLetterReason
 from seaway.errors import TransientError
 from seaway.telemetry import DeadLettered, Delivered, HandledAs
 
@@ -30,27 +32,33 @@ class Settler:
         self._run = run
 
     async def acknowledge(self, done: Sequence[Done]) -> None:
-        """Their transaction has committed."""
+        """Their transaction has committed: their effects, or that they wait for their turn."""
+        effective = [one for one in done if one[1] != "parked"]
         try:
-            for source, batch in by_source(work for work, _, _ in done):
+            for source, batch in by_source(work for work, _, _ in effective):
                 # What stays unconfirmed comes again, and meets the inbox.
                 await source.ack(*batch)
         finally:
-            for work, outcome, took in done:
+            for work, outcome, took in effective:
                 self._run.lanes.done(work)
                 self._tell(work, outcome, took)
+        for work, outcome, took in done:
+            if outcome == "parked" and await self._bury(work, "parked", None):
+                self._tell(work, "parked", took)
 
     async def failed(self, work: Work, error: BaseException, took: float) -> None:
         """Its transaction was rolled back."""
         run, incoming, source = self._run, work.incoming, work.source
         step = decide(error, deliveries=incoming.deliveries, limits=run.limits, backoff=run.backoff)
+        if isinstance(step, Bury) and (source is not None or run.ports.parking is not None):
+            # Also what was read from the stream, where the later ones of its key are to wait.
+            if await self._bury(work, step.reason, error):
+                self._tell(work, "dead_lettered", took, error)
+            return
         if source is None:
             self._unowned_failed(work, step)
             return
         match step:
-            case Bury():
-                if await self._bury(work, step, error):
-                    self._tell(work, "dead_lettered", took, error)
             case TryAgain(delay):
                 logger.debug("%s: %s comes again: %r", run.durable, incoming.event_id, error)
                 # Held first: without a delay it may be back before the nak returns.
@@ -84,12 +92,14 @@ class Settler:
     def _hold(self, work: Work, patience: timedelta) -> None:
         self._run.lanes.hold(work, self._run.now() + patience.total_seconds())
 
-    async def _bury(self, work: Work, step: Bury, error: BaseException) -> bool:
+    async def _bury(
+        self, work: Work, reason: DeadLetterReason, error: BaseException | None
+    ) -> bool:
         """Whether the letter is stored and the message acknowledged. Tries until it is stopped."""
         run, incoming, attempt = self._run, work.incoming, 0
         while True:
             try:
-                await run.ports.dead_letters.store(incoming, reason=step.reason, error=error)
+                written = await self._store(work, reason, error)
                 break
             except TransientError as failure:
                 # Not acknowledged, and kept alive by the heartbeat: on its last delivery a nak
@@ -103,12 +113,35 @@ class Settler:
         if work.source is not None:
             await work.source.ack(incoming)
         run.lanes.done(work)
-        run.ports.telemetry.emit(
-            DeadLettered(
-                incoming.stream, run.durable, incoming.event_id, step.reason, type(error).__name__
+        if written:
+            run.ports.telemetry.emit(
+                DeadLettered(
+                    incoming.stream,
+                    run.durable,
+                    incoming.event_id,
+                    reason,
+                    "" if error is None else type(error).__name__,
+                    "" if error is None else first_line(error),
+                )
             )
+        else:
+            self._tell(work, "already_processed", 0.0)
+        return written
+
+    async def _store(
+        self, work: Work, reason: DeadLetterReason, error: BaseException | None
+    ) -> bool:
+        """The letter, and what the later events of its key have to know of it."""
+        parking, incoming = self._run.ports.parking, work.incoming
+        # The row before the letter: nobody can redrive or discard what has no row yet.
+        needed = (
+            parking is None or reason == "parked" or await note_failure(parking, incoming, work.key)
         )
-        return True
+        if needed:
+            letter = await self._run.ports.dead_letters.store(incoming, reason=reason, error=error)
+            if parking is not None:
+                await parking.set_letter(incoming.consumer, incoming.event_id, letter)
+        return needed
 
     def _tell(
         self, work: Work, outcome: HandledAs, took: float, error: BaseException | None = None
@@ -126,3 +159,12 @@ class Settler:
                 error=None if error is None else f"{type(error).__name__}: {error}",
             )
         )
+
+
+def first_line(error: BaseException) -> str:
+    """What the error says, as much as a log line may hold of it; a hostile ``str`` says nothing."""
+    try:
+        line, *_ = str(error).strip().splitlines() or [""]
+    except Exception:
+        return ""
+    return "".join(char if char.isprintable() else " " for char in line[:200])

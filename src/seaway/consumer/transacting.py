@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import cast
 
 from seaway import headers as h
 from seaway.chain import chained
 from seaway.consumer.delivery import Delivery
 from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.lanes import Work
+from seaway.consumer.parking import is_redriven, take_turn
 from seaway.consumer.run import Run
 from seaway.consumer.settling import Done
-from seaway.contracts import InboxTransaction, Incoming
+from seaway.contracts import InboxTransaction, ParkingTransaction
 from seaway.errors import AlreadyProcessed, ConfigError, StoreUnavailable
 from seaway.naming import original_subject
 from seaway.telemetry import HandledAs
@@ -109,7 +111,7 @@ class Transactor:
         try:
             async with inner:
                 try:
-                    outcome = await self._handle(work.incoming, tx)
+                    outcome = await self._handle(work, tx)
                 except Exception as error:
                     failure = error
                     raise
@@ -121,8 +123,8 @@ class Transactor:
         else:
             results.done.append((work, outcome, self._run.now() - began))
 
-    async def _handle(self, incoming: Incoming, tx: InboxTransaction | None) -> HandledAs:
-        message = incoming.message
+    async def _handle(self, work: Work, tx: InboxTransaction | None) -> HandledAs:
+        incoming, message = work.incoming, work.incoming.message
         subject = original_subject(message.subject)
         registration = self._handlers.find(subject)
         if registration is None:
@@ -130,6 +132,10 @@ class Transactor:
         metadata = h.Metadata.decode(
             message.headers, fallback_id=f"{incoming.stream}:{incoming.stream_seq}"
         )
+        if self._run.ports.parking is not None:
+            turn = await take_turn(cast("ParkingTransaction", tx), incoming, work.key)
+            if turn != "handle":
+                return "parked" if turn == "park" else "already_processed"
         if tx is not None and not await tx.claim(self._run.durable, metadata.event_id):
             return "already_processed"
         event = registration.read(subject, message, metadata)
@@ -146,7 +152,7 @@ class Transactor:
             occurred_at=metadata.occurred_at,
             stored_at=incoming.stored_at,
             headers=message.headers,
-            redriven=subject != message.subject,
+            redriven=is_redriven(incoming),
             _tx=None if tx is None else tx.handle,
             _outbox=self._run.ports.outbox,
         )

@@ -52,9 +52,7 @@ class _Tables:
     effects: dict[Any, Any] = field(default_factory=dict)
 
     def copy(self) -> _Tables:
-        return _Tables(
-            dict(self.outbox), dict(self.inbox), dict(self.parked), dict(self.effects)
-        )
+        return _Tables(dict(self.outbox), dict(self.inbox), dict(self.parked), dict(self.effects))
 
     def restore(self, before: _Tables) -> None:
         # In place: whoever took ``effects`` before a savepoint goes on with the same dictionary.

@@ -240,7 +240,7 @@ class PostgresStore:
     async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
         """The first parked event of each key, by key."""
         found = await self._pool.rows(self._inbox_sql["heads"], consumer)
-        return [parked(consumer, row) for row in found]
+        return [parked(consumer, tuple(row)) for row in found]
 
     async def drop_parked(self, event: ParkedEvent) -> bool:
         """Remove its row, unless it has another letter by now; whether that was done."""

@@ -1,8 +1,8 @@
 """One transaction of the consuming service on PostgreSQL, from BEGIN to its end.
 
-Owns: beginning, the inbox row, the row of a parked event, savepoints and the end. Guarantees: committed whole or not at all,
-whatever the body does, also when it is cancelled; a body that ends the transaction itself is found
-out.
+Owns: beginning, the inbox row, the row of a parked event, savepoints and the end. Guarantees:
+committed whole or not at all, whatever the body does, also when it is cancelled; a body that ends
+the transaction itself is found out.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class PostgresTransaction:
         """Where an event stands among the parked ones of its key."""
         with translating(self._shown):
             found = await self._connection.fetch(self._sql["standing"], consumer, event_id, key)
-        return standing(consumer, event_id, found)
+        return standing(consumer, event_id, map(tuple, found))
 
     async def park(
         self, consumer: str, event_id: str, key: str, *, place: int, failed: bool

@@ -1,8 +1,9 @@
 """One transaction of the consuming service on SQLite, from BEGIN to its end.
 
-Owns: beginning, the inbox row, the row of a parked event, savepoints and the end. Guarantees: committed whole or not at all,
-whatever the body does, also when it is cancelled; a body that ends the transaction itself is
-found out, because a savepoint of ours spans the whole of it and dies with any COMMIT or ROLLBACK.
+Owns: beginning, the inbox row, the row of a parked event, savepoints and the end. Guarantees:
+committed whole or not at all, whatever the body does, also when it is cancelled; a body that ends
+the transaction itself is found out, because a savepoint of ours spans the whole of it and dies
+with any COMMIT or ROLLBACK.
 """
 
 from __future__ import annotations
