@@ -213,7 +213,7 @@ async def line(broker: JetStreamBroker, context_name: str, store: Store) -> Line
 
 @pytest.mark.parametrize("options", [{}, {"batch": 10}, {"workers": 4}])
 async def test_later_events_wait_and_follow_in_order_when_it_is_redriven(
-    line: Line, options: dict[str, int]
+    line: Line, options: dict[str, Any]
 ) -> None:
     line.bad = {"a2"}
     async with line.running(**options):
