@@ -13,10 +13,16 @@ Knows nothing of who redrives: ``seaway dlq redrive`` for what failed, the relea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
+from seaway.consumer.lanes import Work
 from seaway.contracts import Incoming, ParkingStore, ParkingTransaction, Standing
 from seaway.naming import original_subject
+from seaway.telemetry import HandledAs
+
+Place: TypeAlias = tuple[str, int]
+"""Which message: its stream and its sequence there."""
 
 Turn: TypeAlias = Literal["handle", "park", "lettered"]
 
@@ -36,8 +42,21 @@ def decide(standing: Standing, *, event_id: str, place: int, redriven: bool) -> 
     return "park"
 
 
-async def take_turn(tx: ParkingTransaction, incoming: Incoming, key: str) -> Turn:
-    """Decide in the transaction that is to have the effects, and see to the event's row there."""
+async def take_turns(tx: ParkingTransaction, works: Sequence[Work]) -> dict[Place, HandledAs]:
+    """How those end that are not to be handled in ``tx``, the transaction of the effects."""
+    if not works:
+        return {}
+    aside: dict[Place, HandledAs] = {}
+    keys = await tx.parked_keys(works[0].incoming.consumer, {work.key for work in works})
+    for work in works:
+        if work.key in keys:
+            turn = await _take_turn(tx, work.incoming, work.key)
+            if turn != "handle":
+                aside[work.place] = "parked" if turn == "park" else "already_processed"
+    return aside
+
+
+async def _take_turn(tx: ParkingTransaction, incoming: Incoming, key: str) -> Turn:
     consumer, event_id, redriven = incoming.consumer, incoming.event_id, is_redriven(incoming)
     standing = await tx.standing(consumer, event_id, key)
     turn = decide(standing, event_id=event_id, place=incoming.stream_seq, redriven=redriven)

@@ -105,6 +105,14 @@ class MemoryTransaction:
         self._tables.inbox[consumer, event_id] = datetime.now(UTC)
         return True
 
+    async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
+        """Write the inbox rows; those that were new."""
+        return {event_id for event_id in event_ids if await self.claim(consumer, event_id)}
+
+    async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
+        """Those of ``keys`` of which anything is parked."""
+        return {one.key for one in self._tables.parked_of(consumer) if one.key in keys}
+
     async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
         """Where an event stands among the parked ones of its key."""
         found = self._tables.parked_of(consumer)

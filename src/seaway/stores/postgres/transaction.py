@@ -7,7 +7,7 @@ the transaction itself is found out.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -41,6 +41,20 @@ class PostgresTransaction:
         with translating(self._shown):
             tag = await self._connection.execute(self._sql["claim"], consumer, event_id)
         return touched(tag) == 1
+
+    async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
+        """Write the inbox rows in one statement; those that were new. Waits like ``claim``."""
+        # Sorted: two transactions with the same rows in hand wait for each other in one direction.
+        wanted = sorted(set(event_ids))
+        with translating(self._shown):
+            rows = await self._connection.fetch(self._sql["claim_many"], consumer, wanted)
+        return {row[0] for row in rows}
+
+    async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
+        """Those of ``keys`` of which anything is parked."""
+        with translating(self._shown):
+            found = await self._connection.fetch(self._sql["parked_keys"], consumer, list(keys))
+        return {row[0] for row in found}
 
     async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
         """Where an event stands among the parked ones of its key."""

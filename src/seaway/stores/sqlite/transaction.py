@@ -8,8 +8,9 @@ with any COMMIT or ROLLBACK.
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
 from seaway.contracts import Standing
@@ -47,6 +48,32 @@ class SqliteTransaction:
             return await self._connection.run(
                 lambda db: db.execute(_SQL["claim"], row).rowcount == 1
             )
+
+    async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
+        """Write the inbox rows in one trip to the thread; those that were new."""
+        now = rows.now()
+
+        def claim_each(db: sqlite3.Connection) -> set[str]:
+            return {
+                event_id
+                for event_id in event_ids
+                if db.execute(
+                    _SQL["claim"], {"consumer": consumer, "event_id": event_id, "now": now}
+                ).rowcount
+                == 1
+            }
+
+        with translating(self._path):
+            return await self._connection.run(claim_each)
+
+    async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
+        """Those of ``keys`` of which anything is parked."""
+        given = {"consumer": consumer, "keys": json.dumps(list(keys))}
+        with translating(self._path):
+            found = await self._connection.run(
+                lambda db: db.execute(_PARKING["parked_keys"], given).fetchall()
+            )
+        return {key for (key,) in found}
 
     async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
         """Where an event stands among the parked ones of its key."""

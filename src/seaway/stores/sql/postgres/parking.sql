@@ -1,3 +1,7 @@
+-- name: parked_keys
+SELECT k FROM unnest($2::text[]) k
+WHERE EXISTS (SELECT FROM seaway_parked p WHERE p.consumer = $1 AND p.ordering_key = k)
+
 -- name: standing
 WITH first AS (
     SELECT p.event_id, p.ordering_key, p.place, p.failed, p.letter, p.parked_at

@@ -1,3 +1,9 @@
+-- name: parked_keys
+SELECT k.value FROM json_each(:keys) k
+WHERE EXISTS (
+    SELECT 1 FROM seaway_parked p WHERE p.consumer = :consumer AND p.ordering_key = k.value
+)
+
 -- name: standing
 WITH first AS (
     SELECT p.event_id, p.ordering_key, p.place, p.failed, p.letter, p.parked_at
