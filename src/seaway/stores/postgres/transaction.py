@@ -17,7 +17,13 @@ from seaway.errors import ConfigError, StoreUnavailable
 from seaway.stores.ending import to_its_end
 from seaway.stores.parking import standing
 from seaway.stores.postgres.connection import Handle, Pool, drop, in_transaction, lost, touched
-from seaway.stores.postgres.errors import DRIVER_ERRORS, is_transient, translated, translating
+from seaway.stores.postgres.errors import (
+    DRIVER_ERRORS,
+    is_transient,
+    sqlstate,
+    translated,
+    translating,
+)
 
 
 class PostgresTransaction:
@@ -107,7 +113,9 @@ async def transaction(pool: Pool, sql: Mapping[str, str]) -> AsyncIterator[Postg
             intact = lost(connection) or connection.is_in_transaction()
             if in_transaction(connection):
                 await to_its_end(_roll_back(whole, connection))
-            if isinstance(error, DRIVER_ERRORS) and (is_transient(error) or lost(connection)):
+            # Without a code or a lost session it is the body's: another host's refusal, a deadline.
+            database = lost(connection) or (sqlstate(error) and is_transient(error))
+            if isinstance(error, DRIVER_ERRORS) and database:
                 raise translated(error, pool.shown) from error
             if (
                 not intact

@@ -577,6 +577,17 @@ class StoreConformance:
         heads = [(one.key, one.event_id) for one in await store.parked_heads(CONSUMER)]
         assert heads == [("case-0", "e18"), ("case-1", "e19"), ("case-2", "e17")]
 
+    @pytest.mark.parametrize("kind", [ConnectionRefusedError, TimeoutError, FileNotFoundError])
+    async def test_what_else_the_body_cannot_reach_is_not_the_database(
+        self, store: Store, kind: type[OSError]
+    ) -> None:
+        with pytest.raises(kind, match="of another host"):
+            async with store.transaction() as tx:
+                await tx.claim(CONSUMER, "e1")
+                raise kind("of another host")
+        async with store.transaction() as tx:
+            assert await tx.claim(CONSUMER, "e1")
+
     async def test_a_cancelled_transaction_leaves_nothing(self, store: Store) -> None:
         inside = asyncio.Event()
 
