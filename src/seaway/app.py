@@ -178,6 +178,7 @@ class Seaway:
             max_attempts=outbox.max_attempts,
             retention=outbox.retention,
             on_parked=outbox.on_parked,
+            stream_grace=outbox.stream_grace,
         )
 
     async def run(

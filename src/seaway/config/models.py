@@ -262,6 +262,7 @@ class OutboxSettings(Section):
     notify: StrictBool = False
     shards: Annotated[StrictInt, Field(ge=1, le=1024)] | None = None
     on_parked: Literal["wait", "pass"] = "wait"
+    stream_grace: Period = timedelta(minutes=10)
 
 
 class Settings(Section):

@@ -18,12 +18,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from seaway.errors import (
-    ConfigError,
-    SchemaMismatch,
-    SeawayError,
-    StoreUnavailable,
-)
+from seaway.errors import ConfigError, SchemaMismatch, SeawayError, StoreUnavailable
 from seaway.outbox import refusals
 from seaway.outbox.adapters import Place
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
@@ -53,8 +48,8 @@ class Add(NamedTuple):
 def adding(rows: Sequence[OutboxRow], place: Place) -> Add:
     """One statement for any number of rows; six parameters of plain text, bytes and integers.
 
-    One row goes as it is, any other number as an array for each column: a writer adds one event
-    most of the time, and drivers and server take half as long without arrays.
+    One row goes as it is, any other number as an array for each column: most calls add one event,
+    and arrays of one cost drivers and server more.
     """
     if len(rows) == 1:
         return Add(_add_statement(place, many=False), rows[0])

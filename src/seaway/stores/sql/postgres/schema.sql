@@ -39,6 +39,4 @@ FROM ours o JOIN pg_index i ON i.indexrelid = o.oid JOIN pg_class t ON t.oid = i
 UNION ALL
 SELECT 'sequence ' || o.relname || ' cache ' || q.seqcache || ' increment ' || q.seqincrement
 FROM ours o JOIN pg_sequence q ON q.seqrelid = o.oid
-UNION ALL
-SELECT 'row of seaway_relay' FROM seaway_relay
 ORDER BY 1
