@@ -397,6 +397,14 @@ class StoreConformance:
         assert await store.sent(event_id=new_event_id()) == []
         assert await store.sent(event_id=newest.entry.event_id, correlation_id="two") == []
 
+    async def test_a_chain_is_found_with_the_event_that_started_it(self, store: Store) -> None:
+        (first,) = await add(store)
+        (second,) = await add(store, correlation_id=first, causation_id=first)
+        await add(store)
+        await send(store)
+        chain = await store.sent(correlation_id=first)
+        assert sorted(sent.entry.event_id for sent in chain) == sorted([first, second])
+
     async def test_sent_entries_are_pruned(self, store: Store) -> None:
         await add(store)
         before = datetime.now(UTC)
