@@ -3,6 +3,3 @@ INSERT INTO seaway_inbox (consumer, event_id) VALUES ($1, $2) ON CONFLICT DO NOT
 
 -- name: processed
 SELECT consumer, processed_at FROM seaway_inbox WHERE event_id = $1 ORDER BY consumer
-
--- name: forget
-DELETE FROM seaway_inbox WHERE processed_at < $1
