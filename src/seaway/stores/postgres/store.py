@@ -208,7 +208,11 @@ class PostgresStore:
     ) -> Sequence[Sent]:
         """Settled entries that retention still keeps, newest first."""
         wanted = None if event_id is None else rows.uuids([event_id])
-        found = await self._pool.rows(self._outbox_sql["sent"], wanted, correlation_id, limit)
+        # The event that started a chain has no correlation but itself.
+        first = rows.uuids([correlation_id] if correlation_id else [])
+        found = await self._pool.rows(
+            self._outbox_sql["sent"], wanted, correlation_id, limit, first
+        )
         return [rows.sent(row) for row in found]
 
     async def prune(self, before: datetime) -> None:

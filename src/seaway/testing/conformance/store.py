@@ -145,6 +145,19 @@ class StoreConformance:
         assert ids(await store.entries()) == [kept, also]
         assert await store.processed("e1") == {}
 
+    async def test_inbox_rows_are_claimed_together(self, store: Store) -> None:
+        async with store.transaction() as tx:
+            assert await tx.claim(CONSUMER, "e2")
+            assert await tx.claim_many(CONSUMER, []) == set()
+            assert await tx.claim_many(CONSUMER, ["e3", "e1", "e2", "e1"]) == {"e1", "e3"}
+            assert await tx.claim_many("another__from_sea", ["e1"]) == {"e1"}
+        with undone():
+            async with store.transaction() as tx:
+                assert await tx.claim_many(CONSUMER, ["e1", "e4"]) == {"e4"}
+                raise Undo
+        assert set(await store.processed("e1")) == {CONSUMER, "another__from_sea"}
+        assert await store.processed("e4") == {}
+
     async def test_savepoints_nest(self, store: Store) -> None:
         async with store.transaction() as tx:
             async with tx.savepoint():
@@ -397,6 +410,14 @@ class StoreConformance:
         assert newest == by_request[0]
         assert await store.sent(event_id=new_event_id()) == []
         assert await store.sent(event_id=newest.entry.event_id, correlation_id="two") == []
+
+    async def test_a_chain_is_found_with_the_event_that_started_it(self, store: Store) -> None:
+        (first,) = await add(store)
+        (second,) = await add(store, correlation_id=first, causation_id=first)
+        await add(store)
+        await send(store)
+        chain = await store.sent(correlation_id=first)
+        assert sorted(sent.entry.event_id for sent in chain) == sorted([first, second])
 
     async def test_sent_entries_are_pruned(self, store: Store) -> None:
         await add(store)

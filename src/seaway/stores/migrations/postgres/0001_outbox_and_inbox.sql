@@ -51,7 +51,8 @@ CREATE TABLE seaway_relay (
 INSERT INTO seaway_relay DEFAULT VALUES;
 
 -- What the streams acknowledged, kept for a while so that it can be traced and sent again. One
--- partition a day, dropped whole; the default takes what comes when no day is ready.
+-- partition a day, dropped whole; the default takes what comes when no day is ready. An event that
+-- starts a chain is its own correlation, and has none here.
 CREATE TABLE seaway_sent (
     position       bigint      NOT NULL,
     event_id       uuid        NOT NULL,
@@ -70,7 +71,8 @@ CREATE TABLE seaway_sent (
 CREATE TABLE seaway_sent_default PARTITION OF seaway_sent DEFAULT;
 
 CREATE INDEX seaway_sent_event_id ON seaway_sent (event_id);
-CREATE INDEX seaway_sent_correlation_id ON seaway_sent (correlation_id);
+CREATE INDEX seaway_sent_correlation_id ON seaway_sent (correlation_id)
+    WHERE correlation_id IS NOT NULL;
 
 -- Which consumer has which event's effects. Written in the transaction of those effects. One
 -- partition for each day that event ids (UUIDv7, whose order is time) begin with, dropped whole;

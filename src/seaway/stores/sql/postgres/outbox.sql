@@ -32,6 +32,7 @@ UPDATE seaway_relay SET releases = releases + 1
 SELECT position, event_id::text, subject, payload, headers::text, added_at, attempts, NULL::text,
        NULL::timestamptz, 0, stream, stream_seq
 FROM seaway_sent
-WHERE ($1::uuid[] IS NULL OR event_id = ANY ($1)) AND ($2::text IS NULL OR correlation_id = $2)
+WHERE ($1::uuid[] IS NULL OR event_id = ANY ($1))
+  AND ($2::text IS NULL OR correlation_id = $2 OR event_id = ANY ($4::uuid[]))
 ORDER BY sent_at DESC, position DESC
 LIMIT $3
