@@ -85,9 +85,8 @@ class Publisher:
         self, stream: str, cut: Cut, run: Run, timeout: timedelta
     ) -> Sequence[PublishOutcome] | None:
         """Outcomes; ``None``: nothing was stored, and a window will tell which message is why."""
-        reply, answered = self._replies.ask()
-        try:
-            frames = wire.batch(cut.draw(run), uuid.uuid4().hex, reply.encode())
+        with self._replies.ask(1) as asked:
+            frames = wire.batch(cut.draw(run), uuid.uuid4().hex, asked.replies[0].encode())
             sent = await self._connection.send(frames, timeout=timeout)
             last = len(run.messages)
             if last == 0:
@@ -95,9 +94,7 @@ class Publisher:
             if sent < last:
                 # Without its commit the batch is dropped by the server.
                 return [unreachable(self._connection.away())] * last
-            [answer] = await self._replies.gather([(reply, answered)], timeout=timeout)
-        finally:
-            self._replies.forget(reply)
+            [answer] = await asked.answers(timeout=timeout, asked=1)
         outcome = classify(answer)
         match outcome:
             case Stored(stream_seq):
