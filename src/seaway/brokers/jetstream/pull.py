@@ -87,6 +87,7 @@ class Pull:
         self._inbox = connection.new_inbox()
         self._arrived: deque[Incoming] = deque()
         self._outstanding = 0
+        self._now = asyncio.get_running_loop().time
         self._heard = 0.0
         self._failures = 0
         self._not_before = 0.0
@@ -127,20 +128,19 @@ class Pull:
     # ------------------------------------------------------------------ receiving
 
     async def next(self, limit: int, *, timeout: timedelta) -> Sequence[Incoming]:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout.total_seconds()
+        deadline = self._now() + timeout.total_seconds()
         while True:
             if self._drained:
                 return []
             if self._arrived:
-                await self._ask_ahead(limit, loop.time())
+                await self._ask_ahead(limit, self._now())
                 if self._arrived:  # Another caller may have been given it meanwhile.
                     return [self._arrived.popleft() for _ in range(min(limit, len(self._arrived)))]
             if self._gone is not None:
                 raise NotFound(self._gone)
             if self._connection.closed:
                 raise BrokerUnavailable(f"pulling {self._durable}: the connection is closed")
-            now = loop.time()
+            now = self._now()
             if now >= deadline:
                 return []
             self._news.clear()
@@ -201,7 +201,7 @@ class Pull:
             self._news.set()
 
     def _on_frame(self, frame: Frame) -> None:
-        self._heard = asyncio.get_running_loop().time()
+        self._heard = self._now()
         if frame.reply.startswith("$JS.ACK.") or (status := frame.status) is None:
             self._outstanding = max(0, self._outstanding - 1)
             self._failures = 0
@@ -235,7 +235,7 @@ class Pull:
     def _retry_later(self) -> None:
         self._failures += 1
         delay = _BACKOFF.delay(self._failures).total_seconds()
-        self._not_before = asyncio.get_running_loop().time() + delay
+        self._not_before = self._now() + delay
 
     def _restart(self) -> None:
         self._outstanding = 0
