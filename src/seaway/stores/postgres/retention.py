@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 
-from seaway.stores import statements
+from seaway.databases import statements
 from seaway.stores.postgres.connection import Pool
 from seaway.stores.postgres.errors import translating
 from seaway.tables import within

@@ -11,12 +11,12 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from seaway.databases import sqlite_times as times
+from seaway.databases import statements
+from seaway.databases.ending import to_its_end
+from seaway.databases.sqlite_codes import is_transient, translated, translating
 from seaway.errors import ConfigError, StoreUnavailable
-from seaway.stores import statements
-from seaway.stores.ending import to_its_end
-from seaway.stores.sqlite import rows
 from seaway.stores.sqlite.connection import Connection
-from seaway.stores.sqlite.errors import is_transient, translated, translating
 
 _SQL = statements.load("sqlite/inbox.sql")
 _GUARD = "seaway_transaction"
@@ -38,7 +38,7 @@ class SqliteTransaction:
 
     async def claim(self, consumer: str, event_id: str) -> bool:
         """Write the inbox row. False: it was there, so the effects are too."""
-        row = {"consumer": consumer, "event_id": event_id, "now": rows.now()}
+        row = {"consumer": consumer, "event_id": event_id, "now": times.now()}
         with translating(self._path):
             return await self._connection.run(
                 lambda db: db.execute(_SQL["claim"], row).rowcount == 1
