@@ -26,6 +26,7 @@ from seaway.consumer import Consumer
 from seaway.contracts import Broker, Store
 from seaway.dead_letters import DeadLetters, Sweeper
 from seaway.errors import ConfigError
+from seaway.forgetting import Forgetting
 from seaway.inbox import inbox_of
 from seaway.naming import Durable, events_stream
 from seaway.outbox import Outbox
@@ -183,6 +184,7 @@ class Seaway:
             max_attempts=outbox.max_attempts,
             retention=outbox.retention,
             on_parked=outbox.on_parked,
+            stream_grace=outbox.stream_grace,
         )
 
     async def run(
@@ -210,6 +212,9 @@ class Seaway:
                 works.append((await self.relay()).run)
             if consumers:
                 works += [self._consume(consumer, store) for consumer in self.consumers.values()]
+                retention = self.settings.inbox.retention
+                if self.consumers and retention:
+                    works.append(Forgetting(store, retention).run)
             if sweeper:
                 sweep = Sweeper(
                     self.broker, store=store, durables=self.consumers, telemetry=self.telemetry

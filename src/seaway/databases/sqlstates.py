@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from seaway.errors import ConfigError, SchemaMismatch, SeawayError, StoreUnavailable
+from seaway.errors import (
+    ConfigError,
+    SchemaMismatch,
+    SeawayError,
+    StoreUnavailable,
+    TransactionConflict,
+)
 
 _TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
 """Connection, rollback for another transaction's sake, resources, intervention, system."""
 _TRANSIENT = frozenset({"55P03", "25006", "25P03", "25P04"})
 """A lock not had in time, a server that became a standby, a transaction ended for its idleness."""
+_CONFLICTS = frozenset({"40001", "40P01"})
+"""A serialization failure, a deadlock."""
 _SCHEMA = frozenset({"42P01", "42703", "42883", "42704", "3F000", "42P10", "23502"})
 _NAME_TAKEN = frozenset({"42P07", "42P06", "42710"})
 _ACCESS_CLASSES = ("28", "3D")
@@ -27,7 +35,8 @@ def is_transient(code: str) -> bool:
 def translated(code: str, said: str, where: str) -> SeawayError:
     """The error that tells the caller's next move, for a refusal of a statement of ours."""
     if is_transient(code):
-        return StoreUnavailable(f"{where}: {said} ({code})")
+        kind = TransactionConflict if code in _CONFLICTS else StoreUnavailable
+        return kind(f"{where}: {said} ({code})")
     if code in _SCHEMA:
         return SchemaMismatch(
             f"{where}: Seaway's tables are missing or old ({said}): run seaway db upgrade"

@@ -45,10 +45,6 @@ class ConnectingInbox:
         """See ``Inbox``."""
         return await (await self._decided()).processed(event_id)
 
-    async def forget(self, before: datetime) -> int:
-        """See ``Inbox``."""
-        return await (await self._decided()).forget(before)
-
     async def close(self) -> None:
         """Close every connection: they were made for the inbox. Idempotent."""
         await self._connections.close()

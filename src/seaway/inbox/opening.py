@@ -26,7 +26,7 @@ _OUTAGE = Backoff(timedelta(milliseconds=200), timedelta(seconds=5))
 async def inbox_of(
     tx: object, store: Store, *, schema: str | None, consumer: str, stop: asyncio.Event
 ) -> AsyncIterator[InboxStore]:
-    """``store`` for ``"store"`` and ``None``, else the inbox over what ``tx`` gives; closed at the end.
+    """``store`` for ``"store"`` and ``None``, else the inbox over what ``tx`` gives, closed after.
 
     Gives an inbox only once a claim through it was seen in ``store``, or ``stop`` is set; waits for
     a database that is away. That leaves a row in the inbox, which is forgotten with the others.

@@ -5,6 +5,7 @@ The statements are ``stores``' own, so that a row is written alike through every
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,16 +30,16 @@ class Queries(Protocol):
         """Touches one row where the claim is new, else none."""
         ...
 
+    def claim_many(self, consumer: str, event_ids: Sequence[str]) -> Query:
+        """Gives the ids that are new."""
+        ...
+
     def processed(self, event_id: str) -> Query:
         """Gives consumers and times, for ``moments``."""
         ...
 
     def moments(self, rows: Iterable[tuple[Any, ...]]) -> Mapping[str, datetime]:
         """What ``processed`` gave, its times aware."""
-        ...
-
-    def forget(self, before: datetime) -> Query:
-        """Touches each row that it drops."""
         ...
 
 
@@ -52,6 +53,11 @@ class PostgresQueries:
         """See ``Queries``."""
         return Query(self._sql["claim"], (consumer, event_id))
 
+    def claim_many(self, consumer: str, event_ids: Sequence[str]) -> Query:
+        """See ``Queries``."""
+        # Sorted: two transactions with the same rows in hand wait for each other in one direction.
+        return Query(self._sql["claim_many"], (consumer, sorted(set(event_ids))))
+
     def processed(self, event_id: str) -> Query:
         """See ``Queries``."""
         return Query(self._sql["processed"], (event_id,))
@@ -59,10 +65,6 @@ class PostgresQueries:
     def moments(self, rows: Iterable[tuple[Any, ...]]) -> Mapping[str, datetime]:
         """See ``Queries``."""
         return dict(rows)
-
-    def forget(self, before: datetime) -> Query:
-        """See ``Queries``."""
-        return Query(self._sql["forget"], (before,))
 
 
 class SqliteQueries:
@@ -77,6 +79,11 @@ class SqliteQueries:
             self._sql["claim"], {"consumer": consumer, "event_id": event_id, "now": times.now()}
         )
 
+    def claim_many(self, consumer: str, event_ids: Sequence[str]) -> Query:
+        """See ``Queries``."""
+        given = {"consumer": consumer, "event_ids": json.dumps(list(event_ids)), "now": times.now()}
+        return Query(self._sql["claim_many"], given)
+
     def processed(self, event_id: str) -> Query:
         """See ``Queries``."""
         return Query(self._sql["processed"], {"event_id": event_id})
@@ -84,7 +91,3 @@ class SqliteQueries:
     def moments(self, rows: Iterable[tuple[Any, ...]]) -> Mapping[str, datetime]:
         """See ``Queries``."""
         return {consumer: times.moment(at) for consumer, at in rows}
-
-    def forget(self, before: datetime) -> Query:
-        """See ``Queries``."""
-        return Query(self._sql["forget"], {"before": times.microseconds(before)})

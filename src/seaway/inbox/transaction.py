@@ -10,7 +10,7 @@ aborted it, is found out before anything is taken for committed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any
@@ -37,6 +37,12 @@ class Transaction:
         with translating(self._driver):
             query = self._session.queries.claim(consumer, event_id)
             return await self._session.touched(query) == 1
+
+    async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
+        """Write the inbox rows in one statement; those that were new."""
+        with translating(self._driver):
+            found = await self._session.rows(self._session.queries.claim_many(consumer, event_ids))
+        return {event_id for (event_id,) in found}
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -68,15 +74,15 @@ class Inbox:
         """Commit on leaving, roll back on an exception."""
         driver = self._driver
         async with driver.session() as session:
+            with translating(driver):
+                await session.begin()
             try:
-                with translating(driver):
-                    await session.begin()
                 yield Transaction(driver, session)
             except BaseException as error:
                 away = _is_away(driver, session, error)
                 intact = await to_its_end(_undo(driver, session))
                 if away:
-                    raise StoreUnavailable(str(error) or type(error).__name__) from error
+                    raise _unavailable(driver, error) from error
                 if not intact and _may_hide(error):
                     raise _ended_by_body() from error
                 raise
@@ -94,11 +100,6 @@ class Inbox:
         """Which consumers have this event's effects, and since when."""
         async with self._own() as session:
             return session.queries.moments(await session.rows(session.queries.processed(event_id)))
-
-    async def forget(self, before: datetime) -> int:
-        """Drop inbox rows written before then; how many there were."""
-        async with self._own() as session:
-            return await session.touched(session.queries.forget(before))
 
     async def close(self) -> None:
         """Close what was opened for the inbox; what is the user's stays open. Idempotent."""
@@ -127,6 +128,11 @@ def translating(driver: Driver) -> Iterator[None]:
 def _is_away(driver: Driver, session: Session, error: BaseException) -> bool:
     lost = driver.caused(error) and session.lost
     return lost or driver.refusal(error) is Refusal.AWAY
+
+
+def _unavailable(driver: Driver, error: BaseException) -> StoreUnavailable:
+    found = driver.translated(error)
+    return found if isinstance(found, StoreUnavailable) else StoreUnavailable(str(found))
 
 
 async def _undo(driver: Driver, session: Session) -> bool:

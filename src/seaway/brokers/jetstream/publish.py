@@ -86,6 +86,15 @@ class Publisher:
     ) -> Sequence[PublishOutcome] | None:
         """Outcomes; ``None``: nothing was stored, and a window will tell which message is why."""
         reply, answered = self._replies.ask()
+        refused: list[str] = []
+
+        def on_denial(subject: str) -> None:
+            if any(message.subject.decode() == subject for message in run.messages):
+                refused.append(subject)
+                if not answered.done():
+                    answered.set_result(None)
+
+        forget = self._connection.on_denial(on_denial)
         try:
             frames = wire.batch(cut.draw(run), uuid.uuid4().hex, reply.encode())
             sent = await self._connection.send(frames, timeout=timeout)
@@ -97,7 +106,10 @@ class Publisher:
                 return [unreachable(self._connection.away())] * last
             [answer] = await self._replies.gather([(reply, answered)], timeout=timeout)
         finally:
+            forget()
             self._replies.forget(reply)
+        if refused:
+            return None  # The batch has a gap, and is dropped.
         outcome = classify(answer)
         match outcome:
             case Stored(stream_seq):

@@ -167,7 +167,10 @@ async def take(
             found = await connection.fetch(sql["take"], outbox, first)
         held = tuple(sorted(shard for _, _, shard in found if shard is not None))
         if found and found[0][0] is None:
-            raise SchemaMismatch(f"{pool.shown}: seaway_relay is empty: run seaway db verify")
+            raise SchemaMismatch(
+                f"{pool.shown}: seaway_relay has lost its row: "
+                "INSERT INTO seaway_relay DEFAULT VALUES"
+            )
         if held:
             shards, releases, _ = found[0]
             yield connection, Share(held, shards, releases)

@@ -7,8 +7,9 @@ found out, because a savepoint of ours spans the whole of it and dies with any C
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from seaway.databases import sqlite_times as times
@@ -43,6 +44,15 @@ class SqliteTransaction:
             return await self._connection.run(
                 lambda db: db.execute(_SQL["claim"], row).rowcount == 1
             )
+
+    async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
+        """Write the inbox rows in one statement; those that were new."""
+        given = {"consumer": consumer, "event_ids": json.dumps(list(event_ids)), "now": times.now()}
+        with translating(self._path):
+            found = await self._connection.run(
+                lambda db: db.execute(_SQL["claim_many"], given).fetchall()
+            )
+        return {event_id for (event_id,) in found}
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

@@ -48,11 +48,6 @@ def ids(entries: Sequence[OutboxEntry]) -> list[str]:
     return [entry.event_id for entry in entries]
 
 
-def later() -> datetime:
-    """After everything that this test does."""
-    return datetime.now(UTC) + timedelta(hours=1)
-
-
 async def whole_wherever_cancelled(
     handle: Callable[[str], Coroutine[Any, Any, None]], *looks: Callable[[str], Awaitable[bool]]
 ) -> None:
@@ -163,13 +158,18 @@ class InboxConformance:
         outcomes = await asyncio.gather(*[claim() for _ in range(20)])
         assert sorted(outcomes) == [False] * 19 + [True]
 
-    async def test_old_claims_are_forgotten(self, inbox: InboxStore) -> None:
-        before = datetime.now(UTC)
+    async def test_inbox_rows_are_claimed_together(self, inbox: InboxStore) -> None:
         async with inbox.transaction() as tx:
-            await tx.claim(CONSUMER, "e1")
-        assert await inbox.forget(before) == 0
-        assert await inbox.forget(later()) == 1
-        assert await inbox.processed("e1") == {}
+            assert await tx.claim(CONSUMER, "e2")
+            assert await tx.claim_many(CONSUMER, []) == set()
+            assert await tx.claim_many(CONSUMER, ["e3", "e1", "e2", "e1"]) == {"e1", "e3"}
+            assert await tx.claim_many("another__from_sea", ["e1"]) == {"e1"}
+        with undone():
+            async with inbox.transaction() as tx:
+                assert await tx.claim_many(CONSUMER, ["e1", "e4"]) == {"e4"}
+                raise Undo
+        assert set(await inbox.processed("e1")) == {CONSUMER, "another__from_sea"}
+        assert await inbox.processed("e4") == {}
 
     async def test_a_cancelled_transaction_leaves_nothing(
         self, inbox: InboxStore, store: Store
