@@ -15,7 +15,13 @@ import asyncpg
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.stores.ending import to_its_end
 from seaway.stores.postgres.connection import Handle, Pool, drop, in_transaction, lost, touched
-from seaway.stores.postgres.errors import DRIVER_ERRORS, is_transient, translated, translating
+from seaway.stores.postgres.errors import (
+    DRIVER_ERRORS,
+    is_transient,
+    sqlstate,
+    translated,
+    translating,
+)
 
 
 class PostgresTransaction:
@@ -71,7 +77,10 @@ async def transaction(pool: Pool, sql: Mapping[str, str]) -> AsyncIterator[Postg
             intact = lost(connection) or connection.is_in_transaction()
             if in_transaction(connection):
                 await to_its_end(_roll_back(whole, connection))
-            if isinstance(error, DRIVER_ERRORS) and (is_transient(error) or lost(connection)):
+            # Without an SQLSTATE it may be the handler's own: a service that it calls refuses a
+            # connection or takes too long. Its session tells whether the database is away.
+            away = is_transient(error) if sqlstate(error) else lost(connection)
+            if isinstance(error, DRIVER_ERRORS) and away:
                 raise translated(error, pool.shown) from error
             if (
                 not intact

@@ -454,6 +454,16 @@ class StoreConformance:
         async with store.transaction() as tx:
             assert await tx.claim(CONSUMER, "e1")
 
+    async def test_the_bodys_own_error_is_not_taken_for_the_databases(self, store: Store) -> None:
+        # What a handler meets where a service that it calls is away, or takes too long.
+        for own in (ConnectionRefusedError("the register"), TimeoutError("the register")):
+            with pytest.raises(type(own)) as raised:
+                async with store.transaction() as tx:
+                    await tx.claim("case_mgmt__from_sea", "e1")
+                    raise own
+            assert raised.value is own
+        assert await store.processed("e1") == {}
+
     async def test_of_many_at_once_one_claims(self, store: Store) -> None:
         async def claim() -> bool:
             async with store.transaction() as tx:
