@@ -12,7 +12,14 @@ pytestmark = pytest.mark.server
 @pytest.mark.timeout(180)
 async def test_killed_stopped_and_cut_off_at_random_each_event_has_one_end() -> None:
     plan = consumer.Plan(
-        events=5_000, keys=300, kills=6, stops=3, nats_restarts=2, postgres_restarts=2, seed=11
+        events=5_000,
+        keys=300,
+        kills=6,
+        stops=3,
+        nats_restarts=2,
+        postgres_restarts=2,
+        deadly=0,
+        seed=11,
     )
     report = await consumer.run(plan, said=print)
     assert report.passed, report

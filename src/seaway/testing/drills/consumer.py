@@ -1,4 +1,4 @@
-"""The consumer drill: several processes of one durable, and everything around them broken at random.
+"""The consumer drill: several processes of one durable, broken at random with all around them.
 
     relay ──> stream ──> service 1..n  (kill -9, SIGSTOP past ack_wait .. SIGCONT) ──> effects
                 │ nats-server: kill -9, restart                    PostgreSQL: the same │
