@@ -120,7 +120,7 @@ class Stage:
             try:
                 await self._commit(outbox, rows)
             except StoreUnavailable:
-                await asyncio.sleep(_AGAIN)
+                await self.rows("SELECT 1")
 
     async def _commit(self, outbox: Outbox, rows: Sequence[tuple[int, str]]) -> None:
         events = [
