@@ -136,6 +136,11 @@ class Subscription(Protocol):
         """
         ...
 
+    async def drain(self) -> None:
+        """Receive no more: pulls end, ``next`` gives nothing from now on and at once, and what had
+        arrived and was not handed out is nak'ed. Settling goes on. Idempotent."""
+        ...
+
     async def ack(self, *incoming: Incoming) -> Sequence[bool]:
         """Double ack: for each, whether the server confirmed. False: it may come again."""
         ...
@@ -393,6 +398,13 @@ class InboxTransaction(Protocol):
         """Write the inbox row. False: it was there, so the effects are too."""
         ...
 
+    async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
+        """Write the inbox rows, in one statement where the database can; those that were new.
+
+        An id may be given twice. ``TransactionConflict`` where another transaction was in the way.
+        """
+        ...
+
     def savepoint(self) -> AbstractAsyncContextManager[None]:
         """Part of the transaction that an exception undoes alone."""
         ...
@@ -405,6 +417,8 @@ class InboxStore(Protocol):
         """Commit on leaving, roll back on an exception (also on cancellation).
 
         ``StoreUnavailable`` where the database is away or stays locked: nothing happened.
+        ``TransactionConflict``, one of those, where the same transaction may succeed at once; also
+        in place of the body's own exception, where that was the driver's for such a conflict.
         """
         ...
 

@@ -15,7 +15,7 @@ from seaway.contracts import JSON, BrokerAdmin, Incoming, StoredMessage
 from seaway.errors import TransientError
 
 
-async def recover(run: Run, stream: str, *, capacity: int) -> None:
+async def recover(run: Run, stream: str) -> None:
     """Take in first what was on its way when a process died or a connection was lost."""
     if not run.options.ordered or run.ports.store is None:
         return
@@ -26,7 +26,7 @@ async def recover(run: Run, stream: str, *, capacity: int) -> None:
         if run.stop.is_set():
             break
         run.take_in([unowned(found, run.durable, deliveries=1)], None)
-        while len(run.lanes) >= 2 * capacity and not run.stop.is_set():
+        while run.lanes.moving(None) >= run.capacity and not run.stop.is_set():
             await run.room_or_stop()
 
 

@@ -1,7 +1,7 @@
 """What the rooms of one run of a consumer share: what is in hand, what is known, what is wrong.
 
-Owns: the deliveries in hand and the signals about them, the durable's limits, the troubles that
-keep it from pulling. Knows nothing of how anything is pulled, worked on or settled.
+Owns: the deliveries in hand and the signals about them, the durable's limits. Knows nothing of how
+anything is pulled, worked on or settled.
 """
 
 from __future__ import annotations
@@ -10,22 +10,16 @@ import asyncio
 import contextlib
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Literal, TypeAlias
 
 from seaway import headers as h
+from seaway.consumer.breaker import OUTAGE, Breaker
 from seaway.consumer.lanes import Lanes, Work
 from seaway.consumer.outcomes import Limits
+from seaway.consumer.pace import Pace
 from seaway.consumer.ports import Options, Ports
 from seaway.contracts import JSON, Incoming, Subscription
 from seaway.errors import BrokerUnavailable, NotFound
 from seaway.naming import original_subject
-from seaway.retry import Backoff
-from seaway.telemetry import ConsumerPaused, ConsumerResumed
-
-Trouble: TypeAlias = Literal["server", "database", "dead letters"]
-
-OUTAGE = Backoff(timedelta(milliseconds=200), timedelta(seconds=5))
-"""Between two looks at something that is away."""
 
 
 class Run:
@@ -43,9 +37,9 @@ class Run:
         self.room = asyncio.Event()
         """Something may be pulled."""
         self.limits = Limits(timedelta(seconds=30), -1, 1)
-        self.backoff = Backoff()
         self.deadline = timedelta(seconds=300)
-        self.troubles: set[Trouble] = set()
+        self.breaker = Breaker(durable, ports.telemetry)
+        self.pace = Pace()
 
     def learn(self, config: JSON) -> None:
         """Take over what the durable's configuration on the server says."""
@@ -56,7 +50,6 @@ class Run:
             max_deliver=int(config.get("max_deliver", -1)),
             max_ack_pending=pending if pending > 0 else 1000,
         )
-        self.backoff = self.options.backoff or Backoff(cap=ack_wait)
         self.deadline = self.options.deadline or 10 * ack_wait
 
     async def info(self, stream: str) -> JSON:
@@ -66,7 +59,7 @@ class Run:
             try:
                 info = await self.ports.broker.admin.consumer(stream, self.durable)
             except BrokerUnavailable as error:
-                self.pause("server", str(error))
+                self.breaker.pause("server", str(error))
                 attempt += 1
                 if await self.stopped_within(OUTAGE.delay(attempt)):
                     return {}
@@ -75,12 +68,23 @@ class Run:
                 raise NotFound(
                     f"there is no consumer {self.durable} on {stream}: run `seaway topology apply`"
                 )
-            self.resume("server")
+            self.breaker.resume("server")
             return info
 
     def now(self) -> float:
         """The event loop's clock, in seconds."""
         return asyncio.get_running_loop().time()
+
+    @property
+    def capacity(self) -> int:
+        """How many deliveries of one stream may be in hand: those that the workers have, and those
+        that they can start soon. While the breaker is open, one to probe with."""
+        if self.breaker.open:
+            return 1
+        at_work = self.options.batch * self.options.workers
+        workers = min(self.options.workers, max(1, self.lanes.open))
+        soon = self.pace.startable(workers, ack_wait=self.limits.ack_wait)
+        return min(self.limits.max_ack_pending, at_work + (at_work if soon is None else soon))
 
     # ------------------------------------------------------------------ what is in hand
 
@@ -107,21 +111,6 @@ class Run:
             async with asyncio.timeout(delay.total_seconds()):
                 await self.stop.wait()
         return self.stop.is_set()
-
-    # ------------------------------------------------------------------ what is wrong
-
-    def pause(self, trouble: Trouble, reason: str) -> None:
-        """Something is away; said once until all is well again."""
-        if not self.troubles:
-            self.ports.telemetry.emit(ConsumerPaused(self.durable, reason))
-        self.troubles.add(trouble)
-
-    def resume(self, trouble: Trouble) -> None:
-        """It is back. Idempotent."""
-        if trouble in self.troubles:
-            self.troubles.remove(trouble)
-            if not self.troubles:
-                self.ports.telemetry.emit(ConsumerResumed(self.durable))
 
 
 def by_source(works: Iterable[Work]) -> Iterable[tuple[Subscription, list[Incoming]]]:

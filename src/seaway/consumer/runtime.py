@@ -3,8 +3,8 @@
     server ──pull──> in hand ──take──> running ──commit──> ack
                        ^  |               |  └─ refused by the handler ─> nak: lane held, comes back
                        |  |               |  └─ poison, exhausted ──────> dead letter stored, ack
-                       |  └── heartbeat ──┘  └─ database away ─┐
-                       └──────────── put back, pause, probe <──┘
+                       |  └── heartbeat ──┘  └─ database or downstream away ─┐
+                       └────────────────────────── put back, pause, probe <──┘
 
 Authoritative: the durable on the server for what is pending, the inbox for what has taken effect.
 A crash anywhere leaves the message unacknowledged: it comes again after ``ack_wait`` and meets the
@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.ports import Options, Ports
@@ -54,11 +55,13 @@ class Runtime:
         if stop.is_set():
             return
         run.learn(infos[0]["config"])
-        puller, settler = Puller(run), Settler(run)
+        settler = Settler(run)
         workers = Workers(run, Transactor(run, self._handlers), settler)
-        forget = self._ports.telemetry.subscribe(puller.on_signal)
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with asyncio.TaskGroup() as tasks, AsyncExitStack() as ending:
+                puller = Puller(run, settler, tasks.create_task)
+                ending.callback(self._ports.telemetry.subscribe(puller.on_signal))
+                confirming = tasks.create_task(settler.confirm(), name=f"{self._durable} acks")
                 tasks.create_task(_heartbeat(run), name=f"{self._durable} heartbeat")
                 working = [
                     tasks.create_task(workers.work(), name=f"{self._durable} worker {number}")
@@ -69,11 +72,11 @@ class Runtime:
                 await stop.wait()
                 run.wake.set()
                 await _drain(run, settler, working)
+                await settler.confirmed()
+                confirming.cancel()
                 run.drained.set()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
-        finally:
-            forget()
 
 
 async def _heartbeat(run: Run) -> None:
@@ -88,9 +91,9 @@ async def _heartbeat(run: Run) -> None:
 
 
 async def _drain(run: Run, settler: Settler, working: Sequence[asyncio.Task[None]]) -> None:
-    await settler.give_back()
+    await settler.give_back_waiting()
     _, late = await asyncio.wait(working, timeout=run.options.grace.total_seconds())
     for worker in late:
         worker.cancel()
     await asyncio.gather(*late, return_exceptions=True)
-    await settler.give_back()
+    await settler.give_back_waiting()

@@ -1,19 +1,24 @@
 """What follows a transaction: the ack, the nak and its lane, the dead letter, and the telling.
 
 Owns: what the server is told of a delivery. Guarantees: acknowledged only after the commit, or
-after the dead letter queue has the letter.
+after the dead letter queue has the letter. The confirmations of acks are awaited while the next
+transactions run: what stays unconfirmed comes again, and meets the inbox.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TypeAlias
 
+from seaway.consumer.breaker import OUTAGE
+from seaway.consumer.calls import Failure
 from seaway.consumer.lanes import Work
-from seaway.consumer.outcomes import Bury, Keep, Step, TryAgain, decide
-from seaway.consumer.run import OUTAGE, Run, by_source
+from seaway.consumer.outcomes import Bury, Step, TryAgain, decide
+from seaway.consumer.run import Run, by_source
+from seaway.contracts import Incoming, Subscription
 from seaway.errors import TransientError
 from seaway.telemetry import DeadLettered, Delivered, HandledAs
 
@@ -28,55 +33,82 @@ class Settler:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._unconfirmed: list[Done] = []
+        self._asked: list[Done] = []
+        self._more = asyncio.Event()
+        self._fewer = asyncio.Event()
+
+    # ------------------------------------------------------------------ acknowledging
 
     async def acknowledge(self, done: Sequence[Done]) -> None:
-        """Their transaction has committed."""
-        try:
-            for source, batch in by_source(work for work, _, _ in done):
-                # What stays unconfirmed comes again, and meets the inbox.
-                await source.ack(*batch)
-        finally:
-            for work, outcome, took in done:
-                self._run.lanes.done(work)
-                self._tell(work, outcome, took)
+        """Their transaction has committed: they are out of our hands, and their acks on their way.
 
-    async def failed(self, work: Work, error: BaseException, took: float) -> None:
+        Waits only while more are unconfirmed than the server would have out.
+        """
+        if not done:
+            return
+        for work, _, _ in done:
+            self._run.lanes.done(work)
+        self._unconfirmed += done
+        self._more.set()
+        while len(self._unconfirmed) + len(self._asked) > self._run.limits.max_ack_pending:
+            self._fewer.clear()
+            await self._fewer.wait()
+
+    async def confirm(self) -> None:
+        """Ask the server to confirm acks, all that have come up at a time, until cancelled."""
+        while True:
+            while not self._unconfirmed:
+                self._more.clear()
+                await self._more.wait()
+            self._asked, self._unconfirmed = self._unconfirmed, []
+            try:
+                for source, batch in by_source(work for work, _, _ in self._asked):
+                    await source.ack(*batch)
+            finally:
+                done, self._asked = self._asked, []
+                self._fewer.set()
+                for work, outcome, took in done:
+                    self._tell(work, outcome, took)
+
+    def owes(self, source: Subscription) -> bool:
+        """Whether acks over ``source`` wait for their confirmation."""
+        return any(work.source is source for work, _, _ in (*self._unconfirmed, *self._asked))
+
+    async def confirmed(self) -> None:
+        """Return when no ack waits for its confirmation."""
+        while self._unconfirmed or self._asked:
+            self._fewer.clear()
+            await self._fewer.wait()
+
+    # ------------------------------------------------------------------ failures
+
+    async def failed(self, failure: Failure) -> None:
         """Its transaction was rolled back."""
-        run, incoming, source = self._run, work.incoming, work.source
-        step = decide(error, deliveries=incoming.deliveries, limits=run.limits, backoff=run.backoff)
+        run, work, error = self._run, failure.work, failure.error
+        incoming, source = work.incoming, work.source
+        step = decide(
+            error, deliveries=incoming.deliveries, limits=run.limits, policy=run.options.retry
+        )
         if source is None:
             self._unowned_failed(work, step)
             return
         match step:
             case Bury():
                 if await self._bury(work, step, error):
-                    self._tell(work, "dead_lettered", took, error)
+                    self._tell(work, "dead_lettered", failure.took, error)
             case TryAgain(delay):
                 logger.debug("%s: %s comes again: %r", run.durable, incoming.event_id, error)
                 # Held first: without a delay it may be back before the nak returns.
                 self._hold(work, delay + run.limits.ack_wait)
                 await source.nak(incoming, delay=delay)
-                self._tell(work, "retried", took, error)
-            case Keep():
-                run.lanes.put_back([work])
-
-    async def give_back(self) -> None:
-        """Everything that is in hand and was not started, at once."""
-        run = self._run
-        for work in run.lanes.waiting():
-            run.lanes.drop(work)
-            # The last delivery is left to its timer and the sweeper: a nak would end it here.
-            last = 0 < run.limits.max_deliver <= work.incoming.deliveries
-            if work.source is not None and not last:
-                await work.source.nak(work.incoming, delay=timedelta(0))
+                self._tell(work, "retried", failure.took, error)
 
     def _unowned_failed(self, work: Work, step: Step) -> None:
         """Read from the stream, so nobody's to ack or nak: the server will deliver it in time."""
         match step:
             case TryAgain(delay):
                 self._hold(work, delay)
-            case Keep():
-                self._run.lanes.put_back([work])
             case Bury():
                 # Whoever is given it will bury it, and give it the letter.
                 self._run.lanes.done(work)
@@ -95,11 +127,11 @@ class Settler:
                 # Not acknowledged, and kept alive by the heartbeat: on its last delivery a nak
                 # would lose it to everyone but the sweeper.
                 attempt += 1
-                run.pause("dead letters", f"a dead letter cannot be stored: {failure}")
+                run.breaker.pause("dead letters", f"a dead letter cannot be stored: {failure}")
                 if await run.stopped_within(OUTAGE.delay(attempt)):
                     run.lanes.put_back([work])
                     return False
-        run.resume("dead letters")
+        run.breaker.resume("dead letters")
         if work.source is not None:
             await work.source.ack(incoming)
         run.lanes.done(work)
@@ -109,6 +141,24 @@ class Settler:
             )
         )
         return True
+
+    # ------------------------------------------------------------------ giving back
+
+    async def give_back_waiting(self) -> None:
+        """Everything that is in hand and was not started, at once."""
+        waiting = self._run.lanes.waiting()
+        for work in waiting:
+            self._run.lanes.drop(work)
+        for source, batch in by_source(waiting):
+            await self.give_back(source, batch)
+
+    async def give_back(self, source: Subscription, batch: Iterable[Incoming]) -> None:
+        """Have others be given it."""
+        most = self._run.limits.max_deliver
+        for incoming in batch:
+            # The last delivery is left to its timer and the sweeper: a nak would end it here.
+            if not 0 < most <= incoming.deliveries:
+                await source.nak(incoming, delay=timedelta(0))
 
     def _tell(
         self, work: Work, outcome: HandledAs, took: float, error: BaseException | None = None

@@ -1,41 +1,66 @@
-"""Inbox row and handler in one transaction; who is to blame where it fails.
+"""Inbox rows and handlers in one transaction; who is to blame where it fails.
+
+    calls ──one transaction──> committed
+              │ one of them failed: all is rolled back
+              └─> what was before it, itself, what comes after it: each in a transaction of its own
 
 Owns: calling handlers. Knows nothing of the server: what is to be told to it, ``settling`` decides.
+Guarantees: what took effect committed with its inbox row; a delivery is blamed only for what its
+handler says of it, or for failing alone; where something is away, nobody is.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from seaway import headers as h
-from seaway.chain import chained
+from seaway.chain import Chain, chained
+from seaway.consumer.calls import (
+    Call,
+    Failure,
+    Item,
+    Part,
+    around,
+    halves,
+    plan,
+    works_of,
+)
 from seaway.consumer.delivery import Delivery
 from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.lanes import Work
+from seaway.consumer.outcomes import is_verdict, outage
 from seaway.consumer.run import Run
 from seaway.consumer.settling import Done
-from seaway.contracts import InboxTransaction, Incoming
-from seaway.errors import AlreadyProcessed, ConfigError, StoreUnavailable
-from seaway.naming import original_subject
+from seaway.contracts import InboxTransaction
+from seaway.errors import AlreadyProcessed, ConfigError, StoreUnavailable, TransactionConflict
 from seaway.telemetry import HandledAs
+
+_CONFLICTS = 4
+"""How often a transaction that met another one is run again at once."""
 
 
 @dataclass(slots=True)
 class Results:
-    """How each delivery of a transaction ended."""
+    """How each delivery ended that was to be worked on."""
 
     done: list[Done] = field(default_factory=list)
-    failed: list[tuple[Work, BaseException, float]] = field(default_factory=list)
-    skipped: list[Work] = field(default_factory=list)
-    """Behind an earlier event of their key that has just failed."""
+    failed: list[Failure] = field(default_factory=list)
+    kept: list[Work] = field(default_factory=list)
+    """Neither: behind a failed one of their key, or something is away. In order."""
+    outage: Exception | None = None
+    """What is away."""
+    reached: bool = False
+    """Whether the database has answered."""
 
-    def add(self, other: Results) -> None:
-        """Take over what another one says."""
-        self.done += other.done
-        self.failed += other.failed
-        self.skipped += other.skipped
+
+@dataclass(slots=True)
+class _Attempt:
+    """Who was at work, and what went wrong there."""
+
+    at: int = 0
+    item: Item | None = None
+    error: Exception | None = None
 
 
 class Transactor:
@@ -45,97 +70,168 @@ class Transactor:
         self._run = run
         self._handlers = handlers
 
-    async def transact(self, works: list[Work]) -> Results:
-        began = self._run.now()
-        results = Results()
-        try:
-            await self._try_together(works, results)
-            return results
-        except StoreUnavailable:
-            raise
-        except Exception as error:
-            # The transaction was refused, by a deferred constraint say, or ended by a full disk:
-            # one of them is to blame. A handler that ends it itself stops everything.
-            alone = len(works) == 1
-            if isinstance(error, ConfigError) and (alone or not results.failed):
-                raise
-            if alone:
-                took = self._run.now() - began
-                return Results(failed=[(works[0], error, took)])
-        results = Results()
-        for work in works:
-            if self._is_behind_a_failure(work, results):
-                results.skipped.append(work)
-            else:
-                results.add(await self.transact([work]))
+    async def transact(self, works: Sequence[Work]) -> Results:
+        """Work on all of them, in one transaction unless something fails.
+
+        Raises only what no retry can mend: a handler that ends the transaction itself, a database
+        that is not as it should be.
+        """
+        ordered = self._run.options.ordered
+        planned = plan(works, self._handlers, ordered=ordered)
+        results = Results(done=[(work, "ignored", 0.0) for work in planned.ignored])
+        steps = planned.steps[::-1]
+        if self._run.ports.store is None:
+            # Nothing is rolled back here, so each call has its own outcome.
+            steps = [part for step in steps for part in _call_by_call(step)]
+        failed_keys: set[str] = set()
+        while steps:
+            step = steps.pop()
+            if isinstance(step, Failure):
+                if results.outage is not None or step.work.key in failed_keys:
+                    results.kept.append(step.work)
+                    continue
+                results.failed.append(step)
+                if ordered:
+                    failed_keys.add(step.work.key)
+            elif results.outage is not None:
+                results.kept += works_of(step)
+            elif part := _without(step, failed_keys, results):
+                steps += reversed(await self._together(part, results))
         return results
 
-    async def _try_together(self, works: list[Work], results: Results) -> None:
+    async def _together(self, part: Part, results: Results) -> list[Part | Failure]:
+        """One transaction for all of ``part``; where it failed, what to do instead."""
+        attempt, began = _Attempt(), self._run.now()
+        try:
+            done = await self._without_conflict(part, attempt)
+        except StoreUnavailable as error:
+            results.outage = error
+            results.kept += works_of(part)
+            return []
+        except Exception as error:
+            results.reached = True
+            if error is attempt.error:
+                return await self._blame(part, attempt, self._run.now() - began, results)
+            if isinstance(error, ConfigError):
+                raise
+            # Refused as a whole, at the commit say.
+            if len(works := works_of(part)) > 1:
+                return halves(part)
+            return [Failure(works[0], error, self._run.now() - began)]
+        results.reached = True
+        results.done += done
+        return []
+
+    async def _blame(
+        self, part: Part, attempt: _Attempt, took: float, results: Results
+    ) -> list[Part | Failure]:
+        """A handler raised ``attempt.error``, and all is rolled back."""
+        at, item, error = attempt.at, attempt.item, attempt.error
+        assert error is not None
+        call = part[at]
+        if outage(error, self._run.options.retry) is not None:
+            # What came before it can take effect all the same.
+            before = [part[:at]] if at else []
+            steps = await self._together(before[0], results) if before else []
+            results.outage = results.outage or error
+            for step in (*steps, part[at:]):
+                results.kept += [step.work] if isinstance(step, Failure) else works_of(step)
+            return []
+        if item is None and len(call.items) == 1:
+            item = call.items[0]
+        alone = len(part) == 1 and len(call.items) == 1
+        if item is not None and (alone or is_verdict(error)):
+            return around(part, at, item, Failure(item.work, error, took))
+        if len(part) > 1:
+            return around(part, at, None, None)
+        return halves(part)
+
+    async def _without_conflict(self, part: Part, attempt: _Attempt) -> list[Done]:
+        for _ in range(_CONFLICTS):
+            try:
+                return await self._transaction(part, attempt)
+            except TransactionConflict:
+                continue
+        return await self._transaction(part, attempt)
+
+    async def _transaction(self, part: Part, attempt: _Attempt) -> list[Done]:
         store = self._run.ports.store
         if store is None:
-            for work in works:
-                await self._attempt(work, None, nullcontext(), results)
-            return
-        try:
-            async with store.transaction() as tx:
-                alone = len(works) == 1
-                for work in works:
-                    inner = nullcontext() if alone else tx.savepoint()
-                    await self._attempt(work, tx, inner, results)
-                if alone and results.failed:
-                    # The store knows which of its driver's errors are its own: a full disk say.
-                    raise results.failed[0][1]
-        except Exception as error:
-            if not any(error is failure for _, failure, _ in results.failed):
+            return await self._call_all(part, None, set(), attempt)
+        async with store.transaction() as tx:
+            ids = [item.metadata.event_id for call in part for item in call.items]
+            fresh = await tx.claim_many(self._run.durable, ids)
+            return await self._call_all(part, tx, fresh, attempt)
+
+    async def _call_all(
+        self, part: Part, tx: InboxTransaction | None, fresh: set[str], attempt: _Attempt
+    ) -> list[Done]:
+        done: list[Done] = []
+        for at, call in enumerate(part):
+            began = self._run.now()
+            wanted = []
+            for item in call.items:
+                if tx is None or item.metadata.event_id in fresh:
+                    # Of two deliveries of one event, the first.
+                    fresh.discard(item.metadata.event_id)
+                    wanted.append(item)
+                else:
+                    done.append((item.work, "already_processed", 0.0))
+            if not wanted:
+                continue
+            attempt.at, attempt.item, attempt.error = at, None, None
+            try:
+                handled = await self._call(call, wanted, tx, attempt)
+            except Exception as error:
+                attempt.error = error
                 raise
+            took = self._run.now() - began
+            outcome: HandledAs = "handled" if handled else "already_processed"
+            done += [(item.work, outcome, took) for item in wanted]
+        return done
 
-    def _is_behind_a_failure(self, work: Work, results: Results) -> bool:
-        return self._run.options.ordered and any(
-            work.key == one.key for one, _, _ in results.failed
-        )
-
-    async def _attempt(
-        self,
-        work: Work,
-        tx: InboxTransaction | None,
-        inner: AbstractAsyncContextManager[None],
-        results: Results,
-    ) -> None:
-        if self._is_behind_a_failure(work, results):
-            results.skipped.append(work)
-            return
-        began = self._run.now()
-        failure: Exception | None = None
+    async def _call(
+        self, call: Call, items: list[Item], tx: InboxTransaction | None, attempt: _Attempt
+    ) -> bool:
+        """Whether the handler has handled them, and not said that this had been done before."""
+        registration, events = call.registration, []
+        for item in items:
+            attempt.item = item
+            message = item.work.incoming.message
+            events.append(registration.read(item.subject, message, item.metadata))
+        attempt.item = None
+        deliveries = [self._delivery(item, tx, registration.takes_lists) for item in items]
         try:
-            async with inner:
-                try:
-                    outcome = await self._handle(work.incoming, tx)
-                except Exception as error:
-                    failure = error
-                    raise
-        except Exception as error:
-            if error is not failure or isinstance(error, StoreUnavailable):
-                # The database's doing, or the savepoint's: it went with its transaction.
+            async with asyncio.timeout(self._run.deadline.total_seconds()):
+                if registration.takes_lists:
+                    await registration.handler(events, deliveries)
+                else:
+                    metadata = items[0].metadata
+                    with chained(
+                        metadata.correlation_id,
+                        metadata.event_id,
+                        traceparent=metadata.traceparent,
+                        tracestate=metadata.tracestate,
+                    ):
+                        await registration.handler(events[0], deliveries[0])
+        except AlreadyProcessed:
+            return False
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
                 raise
-            results.failed.append((work, error, self._run.now() - began))
-        else:
-            results.done.append((work, outcome, self._run.now() - began))
+            # Not our cancellation: it would end this worker without a word.
+            raise RuntimeError("the handler awaited something that was cancelled") from error
+        return True
 
-    async def _handle(self, incoming: Incoming, tx: InboxTransaction | None) -> HandledAs:
-        message = incoming.message
-        subject = original_subject(message.subject)
-        registration = self._handlers.find(subject)
-        if registration is None:
-            return "ignored"
-        metadata = h.Metadata.decode(
-            message.headers, fallback_id=f"{incoming.stream}:{incoming.stream_seq}"
+    def _delivery(self, item: Item, tx: InboxTransaction | None, in_list: bool) -> Delivery:
+        incoming, metadata = item.work.incoming, item.metadata
+        own = Chain(
+            metadata.correlation_id, metadata.event_id, metadata.traceparent, metadata.tracestate
         )
-        if tx is not None and not await tx.claim(self._run.durable, metadata.event_id):
-            return "already_processed"
-        event = registration.read(subject, message, metadata)
-        delivery = Delivery(
+        return Delivery(
             event_id=metadata.event_id,
-            subject=subject,
+            subject=item.subject,
             stream=incoming.stream,
             stream_seq=incoming.stream_seq,
             consumer=self._run.durable,
@@ -145,26 +241,28 @@ class Transactor:
             key=metadata.key,
             occurred_at=metadata.occurred_at,
             stored_at=incoming.stored_at,
-            headers=message.headers,
-            redriven=subject != message.subject,
+            headers=incoming.message.headers,
+            redriven=item.subject != incoming.message.subject,
             _tx=None if tx is None else tx.handle,
             _outbox=self._run.ports.outbox,
+            _chain=own if in_list else None,
         )
-        with chained(
-            metadata.correlation_id,
-            metadata.event_id,
-            traceparent=metadata.traceparent,
-            tracestate=metadata.tracestate,
-        ):
-            try:
-                async with asyncio.timeout(self._run.deadline.total_seconds()):
-                    await registration.handler(event, delivery)
-            except AlreadyProcessed:
-                return "already_processed"
-            except asyncio.CancelledError as error:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                # Not our cancellation: it would end this worker without a word.
-                raise RuntimeError("the handler awaited something that was cancelled") from error
-        return "handled"
+
+
+def _without(part: Part, failed_keys: set[str], results: Results) -> Part:
+    """``part`` without what is behind a failed one of its key, which is kept."""
+    if not failed_keys:
+        return part
+    left = []
+    for call in part:
+        behind = [item.work for item in call.items if item.work.key in failed_keys]
+        results.kept += behind
+        items = tuple(item for item in call.items if item.work.key not in failed_keys)
+        if items:
+            left.append(Call(call.registration, items))
+    return left
+
+
+def _call_by_call(step: Part | Failure) -> list[Part | Failure]:
+    """Last first, as steps are taken from the end."""
+    return [step] if isinstance(step, Failure) else [[call] for call in reversed(step)]

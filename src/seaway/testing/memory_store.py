@@ -92,6 +92,10 @@ class MemoryTransaction:
         self._tables.inbox[consumer, event_id] = datetime.now(UTC)
         return True
 
+    async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
+        """Write the inbox rows; those that were new."""
+        return {event_id for event_id in event_ids if await self.claim(consumer, event_id)}
+
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
         """Part of the transaction that an exception undoes alone. May be nested."""

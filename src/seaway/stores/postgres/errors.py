@@ -7,12 +7,20 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from seaway.errors import ConfigError, SchemaMismatch, SeawayError, StoreUnavailable
+from seaway.errors import (
+    ConfigError,
+    SchemaMismatch,
+    SeawayError,
+    StoreUnavailable,
+    TransactionConflict,
+)
 
 _TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
 """Connection, rollback for another transaction's sake, resources, intervention, system."""
 _TRANSIENT = frozenset({"55P03", "25006", "25P03", "25P04"})
 """A lock not had in time, a server that became a standby, a transaction ended for its idleness."""
+_CONFLICTS = frozenset({"40001", "40P01"})
+"""A serialization failure, a deadlock."""
 _SCHEMA = frozenset({"42P01", "42703", "42883", "42704", "3F000", "42P10", "23502"})
 _NAME_TAKEN = frozenset({"42P07", "42P06", "42710"})
 _ACCESS_CLASSES = ("28", "3D")
@@ -42,7 +50,8 @@ def translated(error: BaseException, where: str) -> SeawayError:
     code = sqlstate(error)
     said = str(error) or type(error).__name__
     if is_transient(error):
-        return StoreUnavailable(f"{where}: {said}" + (f" ({code})" if code else ""))
+        kind = TransactionConflict if code in _CONFLICTS else StoreUnavailable
+        return kind(f"{where}: {said}" + (f" ({code})" if code else ""))
     if code in _SCHEMA:
         return SchemaMismatch(
             f"{where}: Seaway's tables are missing or old ({said}): run seaway db upgrade"

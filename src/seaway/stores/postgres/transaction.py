@@ -7,7 +7,7 @@ out.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -45,6 +45,14 @@ class PostgresTransaction:
         with translating(self._shown):
             tag = await self._connection.execute(self._sql["claim"], consumer, event_id)
         return touched(tag) == 1
+
+    async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
+        """Write the inbox rows in one statement; those that were new. Waits like ``claim``."""
+        # Sorted: two transactions with the same rows in hand wait for each other in one direction.
+        wanted = sorted(set(event_ids))
+        with translating(self._shown):
+            rows = await self._connection.fetch(self._sql["claim_many"], consumer, wanted)
+        return {row[0] for row in rows}
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

@@ -8,7 +8,7 @@ found out, because a savepoint of ours spans the whole of it and dies with any C
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from seaway.errors import ConfigError, StoreUnavailable
@@ -43,6 +43,23 @@ class SqliteTransaction:
             return await self._connection.run(
                 lambda db: db.execute(_SQL["claim"], row).rowcount == 1
             )
+
+    async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
+        """Write the inbox rows in one trip to the thread; those that were new."""
+        now = rows.now()
+
+        def claim_each(db: sqlite3.Connection) -> set[str]:
+            return {
+                event_id
+                for event_id in event_ids
+                if db.execute(
+                    _SQL["claim"], {"consumer": consumer, "event_id": event_id, "now": now}
+                ).rowcount
+                == 1
+            }
+
+        with translating(self._path):
+            return await self._connection.run(claim_each)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

@@ -144,6 +144,19 @@ class StoreConformance:
         assert ids(await store.entries()) == [kept, also]
         assert await store.processed("e1") == {}
 
+    async def test_inbox_rows_are_claimed_together(self, store: Store) -> None:
+        async with store.transaction() as tx:
+            assert await tx.claim(CONSUMER, "e2")
+            assert await tx.claim_many(CONSUMER, []) == set()
+            assert await tx.claim_many(CONSUMER, ["e3", "e1", "e2", "e1"]) == {"e1", "e3"}
+            assert await tx.claim_many("another__from_sea", ["e1"]) == {"e1"}
+        with undone():
+            async with store.transaction() as tx:
+                assert await tx.claim_many(CONSUMER, ["e1", "e4"]) == {"e4"}
+                raise Undo
+        assert set(await store.processed("e1")) == {CONSUMER, "another__from_sea"}
+        assert await store.processed("e4") == {}
+
     async def test_savepoints_nest(self, store: Store) -> None:
         async with store.transaction() as tx:
             async with tx.savepoint():
