@@ -20,6 +20,7 @@ from seaway.consumer import Consumer
 from seaway.contracts import Broker, Store
 from seaway.dead_letters import DeadLetters, Sweeper
 from seaway.errors import ConfigError, StoreUnavailable
+from seaway.forgetting import Forgetting
 from seaway.naming import Durable, events_stream
 from seaway.outbox import Outbox
 from seaway.relay import Relay
@@ -221,6 +222,9 @@ class Seaway:
                 works.append((await self.relay()).run)
             if consumers:
                 works += [self._consume(consumer, store) for consumer in self.consumers.values()]
+                retention = self.settings.inbox.retention
+                if self.consumers and retention:
+                    works.append(Forgetting(store, retention).run)
             if sweeper:
                 sweep = Sweeper(
                     self.broker, store=store, durables=self.consumers, telemetry=self.telemetry

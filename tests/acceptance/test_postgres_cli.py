@@ -27,6 +27,9 @@ STATUS_OF_NOTHING = {
     "oldest_age_seconds": None,
     "dead_rows": 0,
     "shards": 1,
+    "sent_dead_rows": 0,
+    "inbox_rows": 0,
+    "inbox_dead_rows": 0,
 }
 
 
@@ -325,5 +328,7 @@ def test_check_and_metrics_see_the_database(served: Shell, context_name: str) ->
     served.add(5, context=context_name)
     metrics = served.run("check", "--format", "prometheus").stdout
     assert "seaway_outbox_events 5.0" in metrics
-    assert "seaway_outbox_dead_rows 0.0" in metrics
+    for table in ("outbox", "sent", "inbox"):
+        assert f"seaway_{table}_dead_rows 0.0" in metrics
+    assert "seaway_inbox_rows 0.0" in metrics
     assert "seaway_database_up_bool 1.0" in metrics

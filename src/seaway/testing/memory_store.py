@@ -354,13 +354,19 @@ class MemoryStore:
             if known == event_id
         }
 
-    async def forget(self, before: datetime) -> int:
-        """Drop inbox rows written before then; how many there were."""
+    async def forget(self, before: datetime) -> None:
+        """Drop inbox rows written before then."""
         async with self._own_turn():
-            old = [row for row, at in self._tables.inbox.items() if at < before]
-            for row in old:
+            for row in [row for row, at in self._tables.inbox.items() if at < before]:
                 del self._tables.inbox[row]
-        return len(old)
+
+    async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
+        """How many rows ``prune`` and ``forget`` would remove."""
+        counts = {
+            "seaway_sent": sum(at < sent for at, _ in self._sent),
+            "seaway_inbox": sum(at < processed for at in self._tables.inbox.values()),
+        }
+        return {table: count for table, count in counts.items() if count}
 
     @asynccontextmanager
     async def _own_turn(self) -> AsyncIterator[None]:

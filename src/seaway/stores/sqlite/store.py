@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ _OUTBOX = statements.load("sqlite/outbox.sql")
 _INBOX = statements.load("sqlite/inbox.sql")
 
 _SHORTEST_POLL = timedelta(milliseconds=10)
+_CHUNK = 1000
 
 
 class SqliteStore:
@@ -192,8 +194,7 @@ class SqliteStore:
 
     async def prune(self, before: datetime) -> None:
         """Forget what was settled before then."""
-        given = {"before": rows.microseconds(before)}
-        await self._write(lambda db: db.execute(_OUTBOX["prune"], given))
+        await self._delete(_OUTBOX["prune"], before)
 
     # ------------------------------------------------------------------- the inbox
 
@@ -210,10 +211,35 @@ class SqliteStore:
         found = await self._read(lambda db: db.execute(_INBOX["processed"], given).fetchall())
         return {consumer: rows.moment(processed_at) for consumer, processed_at in found}
 
-    async def forget(self, before: datetime) -> int:
-        """Drop inbox rows written before then; how many there were."""
-        given = {"before": rows.microseconds(before)}
-        return await self._write(lambda db: db.execute(_INBOX["forget"], given).rowcount)
+    async def forget(self, before: datetime) -> None:
+        """Drop inbox rows written before then."""
+        await self._delete(_INBOX["forget"], before)
+
+    async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
+        """How many rows ``prune`` and ``forget`` would remove."""
+        found = {}
+        for table, statement, before in (
+            ("seaway_sent", _OUTBOX["overdue"], sent),
+            ("seaway_inbox", _INBOX["overdue"], processed),
+        ):
+            given = {"before": rows.microseconds(before)}
+            found[table] = await self._read(partial(_count, statement, given))
+        return {table: count for table, count in found.items() if count}
+
+    async def _delete(self, statement: str, before: datetime) -> None:
+        """In short transactions, with pauses as long: writers of other processes come between.
+
+        Their pages are used again by the rows that follow, so nothing is given back to the file
+        system: that would move pages at every commit, and the file is the application's.
+        """
+        given = {"before": rows.microseconds(before), "limit": _CHUNK}
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            deleted = await self._write(lambda db: db.execute(statement, given).rowcount)
+            if deleted < _CHUNK:
+                return
+            await asyncio.sleep(loop.time() - began)
 
     # ------------------------------------------------------------------- the connections
 
@@ -264,3 +290,8 @@ class SqliteStore:
         """End ``wait`` now: let it look whether anything came."""
         self._nudge.set()
         self._nudge = asyncio.Event()
+
+
+def _count(statement: str, given: Mapping[str, int], db: sqlite3.Connection) -> int:
+    (count,) = db.execute(statement, given).fetchone()
+    return int(count)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
@@ -410,6 +411,14 @@ class StoreConformance:
         assert await store.sent(event_id=new_event_id()) == []
         assert await store.sent(event_id=newest.entry.event_id, correlation_id="two") == []
 
+    async def test_a_chain_is_found_with_the_event_that_started_it(self, store: Store) -> None:
+        (first,) = await add(store)
+        (second,) = await add(store, correlation_id=first, causation_id=first)
+        await add(store)
+        await send(store)
+        chain = await store.sent(correlation_id=first)
+        assert sorted(sent.entry.event_id for sent in chain) == sorted([first, second])
+
     async def test_sent_entries_are_pruned(self, store: Store) -> None:
         await add(store)
         before = datetime.now(UTC)
@@ -486,11 +495,53 @@ class StoreConformance:
 
     async def test_old_claims_are_forgotten(self, store: Store) -> None:
         before = datetime.now(UTC)
+        await store.forget(before)
+        claimed = [new_event_id(), str(uuid.uuid4()), "SEA_EVENTS:17", "01", ""]
+        for _ in range(2):  # An event that is forgotten can be claimed again.
+            async with store.transaction() as tx:
+                assert all([await tx.claim(CONSUMER, event_id) for event_id in claimed])
+            await store.forget(before)
+            async with store.transaction() as tx:
+                assert not any([await tx.claim(CONSUMER, event_id) for event_id in claimed])
+            await store.forget(later() + store.capabilities.pruned_by)
+            for event_id in claimed:
+                assert await store.processed(event_id) == {}
+
+    async def test_the_claim_of_an_old_event_is_as_young_as_its_handling(
+        self, store: Store
+    ) -> None:
+        old = "0197b3c2-5f00-7000-8000-000000000001"  # Of June 2025.
+        before = datetime.now(UTC)
+        await store.forget(before)
         async with store.transaction() as tx:
-            await tx.claim(CONSUMER, "e1")
-        assert await store.forget(before) == 0
-        assert await store.forget(later()) == 1
-        assert await store.processed("e1") == {}
+            assert await tx.claim(CONSUMER, old)
+        await store.forget(before)
+        assert set(await store.processed(old)) == {CONSUMER}
+        await store.forget(later())
+        assert await store.processed(old) == {}
+
+    async def test_many_old_claims_are_forgotten(self, store: Store) -> None:
+        async with store.transaction() as tx:
+            for number in range(2500):
+                await tx.claim(CONSUMER, f"SEA_EVENTS:{number}")
+        await store.forget(later())
+        assert await store.overdue(later(), later()) == {}
+
+    async def test_what_would_be_forgotten_is_counted(self, store: Store) -> None:
+        before = datetime.now(UTC)
+        await add(store)
+        await send(store)
+        async with store.transaction() as tx:
+            for event_id in ("SEA_EVENTS:1", new_event_id()):
+                await tx.claim(CONSUMER, event_id)
+        assert await store.overdue(before, before) == {}
+        after = later() + store.capabilities.pruned_by
+        found = await store.overdue(after, after)
+        assert sum(n for table, n in found.items() if table.startswith("seaway_sent")) == 1
+        assert sum(n for table, n in found.items() if table.startswith("seaway_inbox")) == 2
+        await store.prune(after)
+        await store.forget(after)
+        assert await store.overdue(after, after) == {}
 
     async def test_a_cancelled_transaction_leaves_nothing(self, store: Store) -> None:
         inside = asyncio.Event()

@@ -7,6 +7,3 @@ ON CONFLICT DO NOTHING RETURNING event_id
 
 -- name: processed
 SELECT consumer, processed_at FROM seaway_inbox WHERE event_id = $1 ORDER BY consumer
-
--- name: forget
-DELETE FROM seaway_inbox WHERE processed_at < $1
