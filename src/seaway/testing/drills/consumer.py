@@ -133,8 +133,9 @@ async def run(
             await _strike(plan, stage, done, said)
             await writing
             said("every fault has struck; waiting for the rest")
-            if not await _at_rest(stage, plan):
-                said("nothing happens any more, though something is left")
+            await _at_rest(plan, stage)
+        except TimeoutError:
+            said("nothing happens any more, though something is left")
         finally:
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
@@ -186,20 +187,19 @@ async def _restart(server: ServerProcess, kill: bool, down: float) -> None:
     await server.start()
 
 
-async def _at_rest(stage: Stage, plan: Plan) -> bool:
-    """True once every event has an effect or a letter; False once nothing happens any more."""
+async def _at_rest(plan: Plan, stage: Stage) -> None:
+    """Return once every event has an effect or a letter. ``TimeoutError`` where nothing happens."""
     loop = asyncio.get_running_loop()
     seen, since = None, loop.time()
-    while loop.time() - since < plan.quiet.total_seconds():
-        # Settled is not all: the letter of a message whose last delivery died may be on its way.
-        if await stage.settled() and not judge(await gather(stage, plan.temper)).lost:
-            return True
+    # Settled is not all: the letter of a message whose last delivery died may be on its way.
+    while not await stage.settled() or judge(await gather(stage, plan.temper)).lost:
         durable = await stage.durable()
         now = (await stage.effects(), durable["delivered"], durable["ack_floor"])
         if now != seen:
             seen, since = now, loop.time()
+        if loop.time() - since > plan.quiet.total_seconds():
+            raise TimeoutError
         await asyncio.sleep(10 * _LOOK)
-    return False
 
 
 def main() -> int:
