@@ -142,12 +142,6 @@ async def test_started_and_stopped_again_and_again_it_leaks_nothing(service: Ser
 
         async def nobody_waits(stream: str = stream) -> bool:
             info = await service.info(stream)
-                stream,
-                info["num_waiting"],
-                info["num_ack_pending"],
-                info["num_pending"],
-                info["num_redelivered"],
-            )
             return bool(info["num_waiting"] == 0 and info["num_ack_pending"] == 0)
 
         await until(nobody_waits)
