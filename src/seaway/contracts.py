@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Seque
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias
 
 from seaway import headers as h
+from seaway.parked import ParkedEvent, Standing
 
 JSON: TypeAlias = dict[str, Any]
 """A JSON object as the server sends it. Never narrowed: unknown fields must survive."""
@@ -285,9 +286,9 @@ class Failed:
 class Backlog:
     """How much waits: ``count`` includes the parked, ``oldest_at`` looks at the others.
 
-    ``dead_rows``: rows of the outbox that were settled and not vacuumed yet, as the database
-    estimates; ``None`` where it has no such thing. ``shards``: into how many the ordering keys are
-    divided.
+    ``shards``: into how many the ordering keys are divided. The others are what the database
+    estimates, ``None`` where it does not: ``dead_rows`` of the outbox, which were settled and are
+    not vacuumed yet, those of the sent events and of the inbox, and the rows of the inbox.
     """
 
     count: int
@@ -295,6 +296,9 @@ class Backlog:
     oldest_at: datetime | None
     dead_rows: int | None = None
     shards: int = 1
+    sent_dead_rows: int | None = None
+    inbox_rows: int | None = None
+    inbox_dead_rows: int | None = None
 
 
 class Lease(Protocol):
@@ -377,7 +381,11 @@ class OutboxStore(Protocol):
         ...
 
     async def prune(self, before: datetime) -> None:
-        """Forget what was settled before then, at the latest ``capabilities.pruned_by`` later."""
+        """Forget what was settled before then, at the latest ``capabilities.pruned_by`` later.
+
+        Holds up no writer for more than two seconds at a time. Does less where another process is
+        doing so, or has the table in hand: to be called again.
+        """
         ...
 
     async def close(self) -> None: ...
@@ -409,6 +417,28 @@ class InboxTransaction(Protocol):
         """Part of the transaction that an exception undoes alone."""
         ...
 
+    async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
+        """Those of ``keys`` of which anything is parked."""
+        ...
+
+    async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
+        """As this transaction sees it; what commits later is not seen."""
+        ...
+
+    async def park(
+        self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
+    ) -> None:
+        """Write its row, without a letter yet. One that was there keeps key and place."""
+        ...
+
+    async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
+        """Its letter is stored; nothing where it is not parked any more."""
+        ...
+
+    async def release(self, consumer: str, event_id: str) -> None:
+        """Remove its row. Idempotent."""
+        ...
+
 
 class InboxStore(Protocol):
     """The consuming service's database."""
@@ -426,75 +456,11 @@ class InboxStore(Protocol):
         """Which consumers have this event's effects, and since when."""
         ...
 
-    async def forget(self, before: datetime) -> int:
-        """Drop inbox rows written before then; how many there were."""
-        ...
-
     async def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ParkedEvent:
-    """An event of a consumer that waits in the dead letter queue, in its place among those of its
-    key (ADR 0010)."""
-
-    consumer: str
-    event_id: str
-    key: str
-    place: int
-    """Its sequence in the event stream; 0 for what a redrive brought and the stream did not."""
-    failed: bool
-    """It is there of its own fault, until somebody redrives or discards it; else it waits behind
-    an earlier one."""
-    letter: int | None
-    """The letter's sequence in its queue; ``None`` until it is known to be stored."""
-    parked_at: datetime
-    processed: bool
-    """Its effects are there all the same: nothing waits behind it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where an event stands among those of its key: ``own`` is its row, ``first`` the first of its
-    key that has no effects yet (which may be its own). ``processed``: it has its effects itself;
-    not looked for where both are ``None``."""
-
-    processed: bool = False
-    own: ParkedEvent | None = None
-    first: ParkedEvent | None = None
-
-
-class ParkingTransaction(InboxTransaction, Protocol):
-    """A transaction that knows which events are parked."""
-
-    async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
-        """Those of ``keys`` of which anything is parked."""
-        ...
-
-    async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
-        """As this transaction sees it; what commits later is not seen."""
-        ...
-
-    async def park(
-        self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
-    ) -> None:
-        """Write its row, without a letter yet. One that was there keeps key and place."""
-        ...
-
-    async def release(self, consumer: str, event_id: str) -> None:
-        """Remove its row. Idempotent."""
-        ...
-
-
-@runtime_checkable
 class ParkingStore(InboxStore, Protocol):
-    """An inbox that also remembers which events wait, over crashes and for all processes."""
-
-    def transaction(self) -> AbstractAsyncContextManager[ParkingTransaction]: ...
-
-    async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
-        """The letter of a parked event is stored; nothing where it is not parked any more."""
-        ...
+    """An inbox that says which events its consumers have parked."""
 
     async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
         """The first parked event of each key, by key."""
@@ -580,6 +546,19 @@ class Store(OutboxStore, ParkingStore, Protocol):
     @property
     def schema(self) -> SchemaAdmin: ...
 
+    async def forget(self, before: datetime) -> None:
+        """Drop inbox rows written before then, as ``prune`` does, and none that is younger.
+
+        Where they go in bulk, a row stays until all others of events of the same day are that old,
+        and ``capabilities.pruned_by`` longer.
+        """
+        ...
+
+    async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
+        """How many rows ``prune(sent)`` and ``forget(processed)`` would remove now, by table or
+        partition; empty: none."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
@@ -594,4 +573,5 @@ class Capabilities:
     shards: bool = False
     """Several leases may be held at once, each for its share of the ordering keys."""
     pruned_by: timedelta = timedelta()
-    """How much longer than asked for settled events may be kept, since they go in bulk."""
+    """How much longer than asked for settled events and inbox rows may be kept, since they go in
+    bulk."""

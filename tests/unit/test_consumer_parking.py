@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from seaway.consumer.parking import decide
-from seaway.contracts import ParkedEvent, Standing
+from seaway.parked import ParkedEvent, Standing
 
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 

@@ -14,7 +14,7 @@ from seaway.consumer.delivery import Delivery
 from seaway.consumer.handlers import BatchHandler, Handler, HandlerTable
 from seaway.consumer.ports import Options, Ports
 from seaway.consumer.runtime import Runtime
-from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter, ParkingStore
+from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter
 from seaway.errors import ConfigError
 from seaway.naming import Durable, redrive_stream, stream_context
 from seaway.retry import Backoff, RetryPolicy
@@ -43,7 +43,9 @@ class Consumer:
       its key go on; ``"park"``: they wait behind it in the dead letter queue, and are handled in
       order once it is redriven or discarded (ADR 0010). It costs each transaction a look at what
       is parked.
-    - ``tx`` (``"store"``): ``None`` works without a database; effects are then at least once.
+    - ``tx`` (``"store"``): the application's own database; or what gives the handler's handles,
+      which only ``Seaway.consumer`` can resolve; ``None`` works without a database, and effects
+      are then at least once.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Consumer:
         grace: timedelta = timedelta(seconds=30),
         retry: Backoff | RetryPolicy | None = None,
         on_failure: Literal["continue", "park"] = "continue",
-        tx: Literal["store"] | None = "store",
+        tx: object = "store",
     ) -> None:
         if batch < 1 or workers < 1:
             raise ConfigError(f"consumer {durable}: batch and workers are 1 or more")
@@ -68,21 +70,23 @@ class Consumer:
             raise ConfigError(
                 f"consumer {durable}: on_failure is 'continue' or 'park', not {on_failure!r}"
             )
-        self.parks = on_failure == "park"
-        if self.parks and tx is None:
+        if on_failure == "park" and tx is None:
             raise ConfigError(
                 f"consumer {durable}: on_failure='park' needs a database, to remember which keys "
                 "wait",
                 hint="leave tx=None out, or use on_failure='continue'",
             )
-        if self.parks and ordering != "key":
+        if on_failure == "park" and ordering != "key":
             raise ConfigError(f"consumer {durable}: on_failure='park' needs ordering='key'")
         self.durable = durable
+        self.parks = on_failure == "park"
         self.stream = stream
-        self._tx = tx
+        self.tx = tx
         self._handlers = HandlerTable(str(durable))
         policy = retry if isinstance(retry, RetryPolicy) else RetryPolicy(backoff=retry)
-        self._options = Options(batch, workers, ordering == "key", deadline, grace, policy)
+        self._options = Options(
+            batch, workers, ordering == "key", deadline, grace, policy, self.parks
+        )
 
     def handler(self, event: type[E]) -> Callable[[Handler[E]], Handler[E]]:
         """Decorate ``async def handle(event, delivery)`` for an ``@event`` class.
@@ -131,19 +135,9 @@ class Consumer:
         """
         if not len(self._handlers):
             raise ConfigError(f"consumer {self.durable} has no handlers")
+        if self.parks and store is None:
+            raise ConfigError(f"consumer {self.durable}: on_failure='park' needs a store")
         streams = [self.stream, redrive_stream(stream_context(self.stream))]
-        if self.parks and not isinstance(store, ParkingStore):
-            raise ConfigError(
-                f"consumer {self.durable}: on_failure='park' needs a store that remembers which "
-                f"keys wait, and {type(store).__name__} does not"
-            )
-        ports = Ports(
-            broker,
-            store if self._tx == "store" else None,
-            outbox,
-            dead_letters,
-            telemetry,
-            parking=store if self.parks and isinstance(store, ParkingStore) else None,
-        )
+        ports = Ports(broker, None if self.tx is None else store, outbox, dead_letters, telemetry)
         runtime = Runtime(str(self.durable), streams, self._handlers, self._options, ports)
         await runtime.run(stop)

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from seaway.consumer.lanes import Work
-from seaway.contracts import Incoming, ParkingStore, ParkingTransaction, Standing
+from seaway.contracts import InboxStore, InboxTransaction, Incoming
 from seaway.naming import original_subject
+from seaway.parked import Standing
 from seaway.telemetry import HandledAs
 
 Place: TypeAlias = tuple[str, int]
@@ -42,7 +43,7 @@ def decide(standing: Standing, *, event_id: str, place: int, redriven: bool) -> 
     return "park"
 
 
-async def take_turns(tx: ParkingTransaction, works: Sequence[Work]) -> dict[Place, HandledAs]:
+async def take_turns(tx: InboxTransaction, works: Sequence[Work]) -> dict[Place, HandledAs]:
     """How those end that are not to be handled in ``tx``, the transaction of the effects."""
     if not works:
         return {}
@@ -56,7 +57,7 @@ async def take_turns(tx: ParkingTransaction, works: Sequence[Work]) -> dict[Plac
     return aside
 
 
-async def _take_turn(tx: ParkingTransaction, incoming: Incoming, key: str) -> Turn:
+async def _take_turn(tx: InboxTransaction, incoming: Incoming, key: str) -> Turn:
     consumer, event_id, redriven = incoming.consumer, incoming.event_id, is_redriven(incoming)
     standing = await tx.standing(consumer, event_id, key)
     turn = decide(standing, event_id=event_id, place=incoming.stream_seq, redriven=redriven)
@@ -67,7 +68,7 @@ async def _take_turn(tx: ParkingTransaction, incoming: Incoming, key: str) -> Tu
     return turn
 
 
-async def note_failure(store: ParkingStore, incoming: Incoming, key: str) -> bool:
+async def note_failure(store: InboxStore, incoming: Incoming, key: str) -> bool:
     """Let the later events of its key wait; false where it has taken effect after all."""
     consumer, event_id = incoming.consumer, incoming.event_id
     if consumer in await store.processed(event_id):
@@ -76,6 +77,12 @@ async def note_failure(store: ParkingStore, incoming: Incoming, key: str) -> boo
     async with store.transaction() as tx:
         await tx.park(consumer, event_id, key, place=place, failed=True)
     return True
+
+
+async def note_letter(store: InboxStore, incoming: Incoming, letter: int) -> None:
+    """The letter is stored: the message may be acknowledged."""
+    async with store.transaction() as tx:
+        await tx.set_letter(incoming.consumer, incoming.event_id, letter)
 
 
 def is_redriven(incoming: Incoming) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter, ParkingStore
+from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter
 from seaway.retry import RetryPolicy
 from seaway.telemetry import Telemetry
 
@@ -20,6 +20,8 @@ class Options:
     deadline: timedelta | None
     grace: timedelta
     retry: RetryPolicy
+    parks: bool = False
+    """Later events wait behind a failed one of their key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,5 +33,3 @@ class Ports:
     outbox: OutboxWriter | None
     dead_letters: DeadLetterSink
     telemetry: Telemetry
-    parking: ParkingStore | None = None
-    """The store again, where events wait behind a failed one of their key."""

@@ -17,7 +17,7 @@ from seaway.consumer.breaker import OUTAGE
 from seaway.consumer.calls import Failure
 from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import Bury, Step, TryAgain, decide
-from seaway.consumer.parking import note_failure
+from seaway.consumer.parking import note_failure, note_letter
 from seaway.consumer.run import Run, by_source
 from seaway.contracts import DeadLetterReason, Incoming, Subscription
 from seaway.errors import TransientError
@@ -95,7 +95,7 @@ class Settler:
         step = decide(
             error, deliveries=incoming.deliveries, limits=run.limits, policy=run.options.retry
         )
-        if isinstance(step, Bury) and (source is not None or run.ports.parking is not None):
+        if isinstance(step, Bury) and (source is not None or run.options.parks):
             # Also what was read from the stream, where the later ones of its key are to wait.
             if await self._bury(work, step.reason, error):
                 self._tell(work, "dead_lettered", failure.took, error)
@@ -158,15 +158,16 @@ class Settler:
     ) -> bool:
         """The letter, and what the later events of its key have to know of it; false where it has
         taken effect after all."""
-        parking, incoming = self._run.ports.parking, work.incoming
+        run, incoming = self._run, work.incoming
+        store = run.ports.store if run.options.parks else None
         # The row before the letter: nobody can redrive or discard what has no row yet.
         needed = (
-            parking is None or reason == "parked" or await note_failure(parking, incoming, work.key)
+            store is None or reason == "parked" or await note_failure(store, incoming, work.key)
         )
         if needed:
-            letter = await self._run.ports.dead_letters.store(incoming, reason=reason, error=error)
-            if parking is not None:
-                await parking.set_letter(incoming.consumer, incoming.event_id, letter)
+            letter = await run.ports.dead_letters.store(incoming, reason=reason, error=error)
+            if store is not None:
+                await note_letter(store, incoming, letter)
         return needed
 
     # ------------------------------------------------------------------ giving back

@@ -19,11 +19,12 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from seaway.contracts import Broker, ParkedEvent, ParkingStore
+from seaway.contracts import Broker, ParkingStore
 from seaway.dead_letters.letter import Letter
 from seaway.dead_letters.queue import DeadLetters, Selection
 from seaway.errors import ApiError, NotFound, SeawayError, TransientError
 from seaway.naming import dlq_stream, redrive_stream, stream_context
+from seaway.parked import ParkedEvent
 from seaway.retry import Backoff
 from seaway.telemetry import Delivered, Signal, Telemetry
 
@@ -198,7 +199,7 @@ class Releaser:
                 place=head.place,
                 failed=not letter.waits,
             )
-        await self._store.set_letter(head.consumer, head.event_id, letter.stored.stream_seq)
+            await tx.set_letter(head.consumer, head.event_id, letter.stored.stream_seq)
 
     async def _was_settled(self, head: ParkedEvent) -> bool:
         """Nobody will write the letter any more: the durable is past it, or it was a redrive."""

@@ -28,7 +28,6 @@ from seaway.contracts import (
     DeadLetterReason,
     InboxStore,
     Incoming,
-    ParkingStore,
     StoredMessage,
     Subscription,
 )
@@ -260,7 +259,7 @@ class Sweeper:
     async def _store_letter(self, incoming: Incoming, reason: DeadLetterReason) -> None:
         """The later events of its key wait, if this store is the one that remembers it."""
         store, consumer, event_id = self._store, incoming.consumer, incoming.event_id
-        if consumer not in self._parking or not isinstance(store, ParkingStore):
+        if store is None or consumer not in self._parking:
             await self._letters.store(incoming, reason=reason, error=None)
             return
         subject = original_subject(incoming.message.subject)
@@ -269,7 +268,8 @@ class Sweeper:
         async with store.transaction() as tx:
             await tx.park(consumer, event_id, key, place=place, failed=True)
         letter = await self._letters.store(incoming, reason=reason, error=None)
-        await store.set_letter(consumer, event_id, letter)
+        async with store.transaction() as tx:
+            await tx.set_letter(consumer, event_id, letter)
 
     async def _took_effect(self, incoming: Incoming) -> bool:
         """Only its acknowledgement was lost."""

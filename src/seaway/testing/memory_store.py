@@ -29,15 +29,15 @@ from seaway.contracts import (
     Failed,
     Message,
     OutboxEntry,
-    ParkedEvent,
     Phase,
     SchemaChange,
     Sent,
-    Standing,
 )
+from seaway.databases.turns import Turns
 from seaway.errors import ConfigError, OutsideTransaction
 from seaway.outbox.adapters import Place, register
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
+from seaway.parked import ParkedEvent, Standing
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -129,6 +129,12 @@ class MemoryTransaction:
         row = ParkedEvent(consumer, event_id, key, place, failed, None, datetime.now(UTC), False)
         known = self._tables.parked.get((consumer, event_id), row)
         self._tables.parked[consumer, event_id] = replace(known, failed=failed, letter=None)
+
+    async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
+        """Its letter is stored."""
+        known = self._tables.parked.get((consumer, event_id))
+        if known is not None:
+            self._tables.parked[consumer, event_id] = replace(known, letter=letter)
 
     async def release(self, consumer: str, event_id: str) -> None:
         """Remove its row. Idempotent."""
@@ -252,8 +258,7 @@ class MemoryStore:
         self._tables = _Tables()
         self._sent: list[tuple[datetime, Sent]] = []
         self._next_position = 1
-        self._turn = asyncio.Lock()
-        self._holder: asyncio.Task[Any] | None = None
+        self._turns = Turns()
         self._changed = asyncio.Event()
         self._leased = False
 
@@ -301,7 +306,7 @@ class MemoryStore:
     async def settle(self, sent: Sequence[Sent], failed: Sequence[Failed]) -> None:
         """What ``MemoryLease.settle`` does."""
         now = datetime.now(UTC)
-        async with self._own_turn():
+        async with self._turns.own():
             outbox = self._tables.outbox
             for done in sent:
                 held = outbox.get(done.entry.event_id)
@@ -339,7 +344,7 @@ class MemoryStore:
 
     async def unpark(self, event_ids: Sequence[str] | None = None) -> int:
         """Let parked entries be tried again, with their attempts counted anew."""
-        async with self._own_turn():
+        async with self._turns.own():
             parked = [
                 entry
                 for entry in self.in_order()
@@ -374,7 +379,7 @@ class MemoryStore:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[MemoryTransaction]:
         """Commit on leaving, roll back on an exception."""
-        async with self._own_turn():
+        async with self._turns.own():
             opened = MemoryTransaction(self._tables.copy(), self._next_position)
             try:
                 yield opened
@@ -392,20 +397,11 @@ class MemoryStore:
             if known == event_id
         }
 
-    async def forget(self, before: datetime) -> int:
-        """Drop inbox rows written before then; how many there were."""
-        async with self._own_turn():
-            old = [row for row, at in self._tables.inbox.items() if at < before]
-            for row in old:
+    async def forget(self, before: datetime) -> None:
+        """Drop inbox rows written before then."""
+        async with self._turns.own():
+            for row in [row for row, at in self._tables.inbox.items() if at < before]:
                 del self._tables.inbox[row]
-        return len(old)
-
-    async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
-        """The letter of a parked event is stored."""
-        async with self._own_turn():
-            known = self._tables.parked.get((consumer, event_id))
-            if known is not None:
-                self._tables.parked[consumer, event_id] = replace(known, letter=letter)
 
     async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
         """The first parked event of each key, by key."""
@@ -416,7 +412,7 @@ class MemoryStore:
 
     async def drop_parked(self, event: ParkedEvent) -> bool:
         """Remove its row, unless it has another letter by now; whether that was done."""
-        async with self._own_turn():
+        async with self._turns.own():
             place = event.consumer, event.event_id
             known = self._tables.parked.get(place)
             if known is None or known.letter != event.letter:
@@ -424,20 +420,13 @@ class MemoryStore:
             del self._tables.parked[place]
         return True
 
-    @asynccontextmanager
-    async def _own_turn(self) -> AsyncIterator[None]:
-        task = asyncio.current_task()
-        if self._holder is not None and self._holder is task:
-            raise ConfigError(
-                "this task is in a transaction of the store already",
-                hint="use the open transaction; savepoint() nests",
-            )
-        async with self._turn:
-            self._holder = task
-            try:
-                yield
-            finally:
-                self._holder = None
+    async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
+        """How many rows ``prune`` and ``forget`` would remove."""
+        counts = {
+            "seaway_sent": sum(at < sent for at, _ in self._sent),
+            "seaway_inbox": sum(at < processed for at in self._tables.inbox.values()),
+        }
+        return {table: count for table, count in counts.items() if count}
 
     def nudge(self) -> None:
         """End ``wait`` now."""

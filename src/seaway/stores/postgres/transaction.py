@@ -12,22 +12,20 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from seaway.contracts import Standing
+from seaway.databases.ending import to_its_end
 from seaway.errors import ConfigError, StoreUnavailable
-from seaway.stores.ending import to_its_end
-from seaway.stores.parking import standing
+from seaway.parked import Standing
 from seaway.stores.postgres.connection import Handle, Pool, drop, in_transaction, lost, touched
 from seaway.stores.postgres.errors import (
     DRIVER_ERRORS,
     is_transient,
-    sqlstate,
     translated,
     translating,
 )
 
 
 class PostgresTransaction:
-    """``contracts.ParkingTransaction``; ``handle`` is the asyncpg connection."""
+    """``contracts.InboxTransaction``; ``handle`` is the asyncpg connection."""
 
     def __init__(self, connection: Handle, sql: Mapping[str, str], shown: str) -> None:
         self._connection = connection
@@ -66,21 +64,25 @@ class PostgresTransaction:
         """Where an event stands among the parked ones of its key."""
         with translating(self._shown):
             found = await self._connection.fetch(self._sql["standing"], consumer, event_id, key)
-        return standing(consumer, event_id, map(tuple, found))
+        return Standing.of(consumer, event_id, map(tuple, found))
 
     async def park(
         self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
     ) -> None:
         """Write its row, or make it one without a letter again."""
-        with translating(self._shown):
-            await self._connection.execute(
-                self._sql["park"], consumer, event_id, key, place, failed
-            )
+        await self._execute("park", consumer, event_id, key, place, failed)
+
+    async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
+        """Its letter is stored."""
+        await self._execute("set_letter", consumer, event_id, letter)
 
     async def release(self, consumer: str, event_id: str) -> None:
         """Remove its row. Idempotent."""
+        await self._execute("release", consumer, event_id)
+
+    async def _execute(self, name: str, *parameters: object) -> None:
         with translating(self._shown):
-            await self._connection.execute(self._sql["release"], consumer, event_id)
+            await self._connection.execute(self._sql[name], *parameters)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -113,9 +115,7 @@ async def transaction(pool: Pool, sql: Mapping[str, str]) -> AsyncIterator[Postg
             intact = lost(connection) or connection.is_in_transaction()
             if in_transaction(connection):
                 await to_its_end(_roll_back(whole, connection))
-            # Without a code or a lost session it is the body's: another host's refusal, a deadline.
-            database = lost(connection) or (sqlstate(error) and is_transient(error))
-            if isinstance(error, DRIVER_ERRORS) and database:
+            if _ended_it(error, connection):
                 raise translated(error, pool.shown) from error
             if (
                 not intact
@@ -133,6 +133,13 @@ async def transaction(pool: Pool, sql: Mapping[str, str]) -> AsyncIterator[Postg
                 raise translated(error, pool.shown) from error
             # A deferred constraint: the body's own doing, and its own error.
             raise
+
+
+def _ended_it(error: BaseException, connection: Handle) -> bool:
+    """Whether it is the database's doing. The body may meet the network's errors elsewhere."""
+    if isinstance(error, asyncpg.PostgresError) and is_transient(error):
+        return True
+    return isinstance(error, DRIVER_ERRORS) and lost(connection)
 
 
 async def _roll_back(whole: asyncpg.transaction.Transaction, connection: Handle) -> None:

@@ -12,23 +12,22 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
-from seaway.contracts import Standing
+from seaway.databases import sqlite_times as times
+from seaway.databases import statements
+from seaway.databases.ending import to_its_end
+from seaway.databases.sqlite_codes import is_transient, translated, translating
 from seaway.errors import ConfigError, StoreUnavailable
-from seaway.stores import statements
-from seaway.stores.ending import to_its_end
-from seaway.stores.parking import standing
-from seaway.stores.sqlite import rows
+from seaway.parked import Standing
 from seaway.stores.sqlite.connection import Connection
-from seaway.stores.sqlite.errors import is_transient, translated, translating
 
-_SQL = statements.load("sqlite/inbox.sql")
-_PARKING = statements.load("sqlite/parking.sql")
+_SQL = {**statements.load("sqlite/inbox.sql"), **statements.load("sqlite/parking.sql")}
 _GUARD = "seaway_transaction"
 
 
 class SqliteTransaction:
-    """``contracts.ParkingTransaction``; ``handle`` is the aiosqlite connection."""
+    """``contracts.InboxTransaction``; ``handle`` is the aiosqlite connection."""
 
     def __init__(self, connection: Connection, path: str) -> None:
         self._connection = connection
@@ -43,62 +42,49 @@ class SqliteTransaction:
 
     async def claim(self, consumer: str, event_id: str) -> bool:
         """Write the inbox row. False: it was there, so the effects are too."""
-        row = {"consumer": consumer, "event_id": event_id, "now": rows.now()}
+        row = {"consumer": consumer, "event_id": event_id, "now": times.now()}
         with translating(self._path):
             return await self._connection.run(
                 lambda db: db.execute(_SQL["claim"], row).rowcount == 1
             )
 
     async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
-        """Write the inbox rows in one trip to the thread; those that were new."""
-        now = rows.now()
-
-        def claim_each(db: sqlite3.Connection) -> set[str]:
-            return {
-                event_id
-                for event_id in event_ids
-                if db.execute(
-                    _SQL["claim"], {"consumer": consumer, "event_id": event_id, "now": now}
-                ).rowcount
-                == 1
-            }
-
+        """Write the inbox rows in one statement; those that were new."""
+        given = {"consumer": consumer, "event_ids": json.dumps(list(event_ids)), "now": times.now()}
         with translating(self._path):
-            return await self._connection.run(claim_each)
+            found = await self._connection.run(
+                lambda db: db.execute(_SQL["claim_many"], given).fetchall()
+            )
+        return {event_id for (event_id,) in found}
 
     async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
         """Those of ``keys`` of which anything is parked."""
-        given = {"consumer": consumer, "keys": json.dumps(list(keys))}
-        with translating(self._path):
-            found = await self._connection.run(
-                lambda db: db.execute(_PARKING["parked_keys"], given).fetchall()
-            )
+        found = await self._rows("parked_keys", consumer=consumer, keys=json.dumps(list(keys)))
         return {key for (key,) in found}
 
     async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
         """Where an event stands among the parked ones of its key."""
-        given = {"consumer": consumer, "event_id": event_id, "key": key}
-        with translating(self._path):
-            found = await self._connection.run(
-                lambda db: db.execute(_PARKING["standing"], given).fetchall()
-            )
-        return standing(consumer, event_id, map(rows.parked, found))
+        found = await self._rows("standing", consumer=consumer, event_id=event_id, key=key)
+        return Standing.of(consumer, event_id, map(times.parked, found))
 
     async def park(
         self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
     ) -> None:
         """Write its row, or make it one without a letter again."""
-        row = {"consumer": consumer, "event_id": event_id, "key": key, "now": rows.now()}
-        with translating(self._path):
-            await self._connection.run(
-                lambda db: db.execute(_PARKING["park"], {**row, "place": place, "failed": failed})
-            )
+        own = {"consumer": consumer, "event_id": event_id, "key": key}
+        await self._rows("park", **own, place=place, failed=failed, now=times.now())
+
+    async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
+        """Its letter is stored."""
+        await self._rows("set_letter", consumer=consumer, event_id=event_id, letter=letter)
 
     async def release(self, consumer: str, event_id: str) -> None:
         """Remove its row. Idempotent."""
-        row = {"consumer": consumer, "event_id": event_id}
+        await self._rows("release", consumer=consumer, event_id=event_id)
+
+    async def _rows(self, name: str, **given: object) -> list[tuple[Any, ...]]:
         with translating(self._path):
-            await self._connection.run(lambda db: db.execute(_PARKING["release"], row))
+            return await self._connection.run(lambda db: db.execute(_SQL[name], given).fetchall())
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

@@ -9,46 +9,35 @@ engine is done when they pass.
 from __future__ import annotations
 
 import asyncio
-import inspect
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from seaway import headers as h
-from seaway.contracts import Failed, OutboxEntry, Sent, Standing, Store
+from seaway.contracts import Failed, InboxStore, OutboxEntry, Sent, Store
 from seaway.errors import ConfigError
 from seaway.events import RawEvent, new_event_id
-from seaway.outbox import Outbox
-
-SUBJECT = "sea.event.case_created.v1"
-CONSUMER = "case_mgmt__from_sea"
+from seaway.testing.conformance.inbox import (
+    CONSUMER,
+    SUBJECT,
+    InboxConformance,
+    Undo,
+    add_in,
+    ids,
+    undone,
+)
+from seaway.testing.conformance.parking import ParkingConformance
 
 Reopen = Callable[[], Awaitable[Store]]
-
-
-class Undo(Exception):
-    """Raised in a transaction to have it rolled back."""
-
-
-def undone() -> AbstractContextManager[object, bool]:
-    """Expects ``Undo`` to come out of the body."""
-    return pytest.raises(Undo)
 
 
 async def add(store: Store, *events: RawEvent, key: str | None = None, **more: Any) -> list[str]:
     """Commit ``events`` (default: one) through a transaction of the store's own."""
     async with store.transaction() as tx:
         return await add_in(tx.handle, *(events or (RawEvent(SUBJECT, b"{}"),)), key=key, **more)
-
-
-async def add_in(handle: Any, *events: RawEvent, key: str | None = None, **more: Any) -> list[str]:
-    """``Outbox.add``, whether the handle is asynchronous or not."""
-    added = Outbox().add(handle, *events, key=key, **more)
-    ids: list[str] = await added if inspect.isawaitable(added) else added
-    return ids
 
 
 async def claim_all(store: Store, limit: int = 100) -> list[OutboxEntry]:
@@ -79,18 +68,18 @@ async def send(store: Store, *, stream: str = "SEA_EVENTS") -> Sequence[Sent]:
     return sent
 
 
-def ids(entries: Sequence[OutboxEntry]) -> list[str]:
-    """Their event ids, in order."""
-    return [entry.event_id for entry in entries]
-
-
 def later() -> datetime:
     """After everything that this test does."""
     return datetime.now(UTC) + timedelta(hours=1)
 
 
-class StoreConformance:
+class StoreConformance(InboxConformance, ParkingConformance):
     """Fixtures to give: ``store``; and ``reopen`` where ``capabilities.shared``."""
+
+    @pytest.fixture
+    def inbox(self, store: Store) -> InboxStore:
+        """The store itself."""
+        return store
 
     @pytest.fixture
     def reopen(self, store: Store) -> Reopen | None:
@@ -121,56 +110,6 @@ class StoreConformance:
         assert entry.message.headers["X-Tenant"] == "süd"
         assert (entry.attempts, entry.last_error, entry.parked_at) == (0, None, None)
         assert abs(datetime.now(UTC) - entry.added_at) < timedelta(minutes=1)
-
-    async def test_a_rolled_back_transaction_leaves_nothing(self, store: Store) -> None:
-        with undone():
-            async with store.transaction() as tx:
-                assert await tx.claim(CONSUMER, "e1")
-                await add_in(tx.handle, RawEvent(SUBJECT, b"{}"))
-                raise Undo
-        assert await store.entries() == []
-        assert await store.processed("e1") == {}
-
-    async def test_a_rolled_back_savepoint_leaves_nothing(self, store: Store) -> None:
-        async with store.transaction() as tx:
-            (kept,) = await add_in(tx.handle, RawEvent(SUBJECT, b"1"))
-            with undone():
-                async with tx.savepoint():
-                    await add_in(tx.handle, RawEvent(SUBJECT, b"2"))
-                    await tx.claim(CONSUMER, "e1")
-                    raise Undo
-            async with tx.savepoint():
-                (also,) = await add_in(tx.handle, RawEvent(SUBJECT, b"3"))
-        assert ids(await store.entries()) == [kept, also]
-        assert await store.processed("e1") == {}
-
-    async def test_inbox_rows_are_claimed_together(self, store: Store) -> None:
-        async with store.transaction() as tx:
-            assert await tx.claim(CONSUMER, "e2")
-            assert await tx.claim_many(CONSUMER, []) == set()
-            assert await tx.claim_many(CONSUMER, ["e3", "e1", "e2", "e1"]) == {"e1", "e3"}
-            assert await tx.claim_many("another__from_sea", ["e1"]) == {"e1"}
-        with undone():
-            async with store.transaction() as tx:
-                assert await tx.claim_many(CONSUMER, ["e1", "e4"]) == {"e4"}
-                raise Undo
-        assert set(await store.processed("e1")) == {CONSUMER, "another__from_sea"}
-        assert await store.processed("e4") == {}
-
-    async def test_savepoints_nest(self, store: Store) -> None:
-        async with store.transaction() as tx:
-            async with tx.savepoint():
-                (outer,) = await add_in(tx.handle, RawEvent(SUBJECT, b"1"))
-                with undone():
-                    async with tx.savepoint():
-                        await add_in(tx.handle, RawEvent(SUBJECT, b"2"))
-                        raise Undo
-            with undone():
-                async with tx.savepoint():
-                    async with tx.savepoint():
-                        await add_in(tx.handle, RawEvent(SUBJECT, b"3"))
-                    raise Undo
-        assert ids(await store.entries()) == [outer]
 
     async def test_an_event_id_is_used_once(self, store: Store) -> None:
         event = RawEvent(SUBJECT, b"{}", event_id=new_event_id())
@@ -410,6 +349,14 @@ class StoreConformance:
         assert await store.sent(event_id=new_event_id()) == []
         assert await store.sent(event_id=newest.entry.event_id, correlation_id="two") == []
 
+    async def test_a_chain_is_found_with_the_event_that_started_it(self, store: Store) -> None:
+        (first,) = await add(store)
+        (second,) = await add(store, correlation_id=first, causation_id=first)
+        await add(store)
+        await send(store)
+        chain = await store.sent(correlation_id=first)
+        assert sorted(sent.entry.event_id for sent in chain) == sorted([first, second])
+
     async def test_sent_entries_are_pruned(self, store: Store) -> None:
         await add(store)
         before = datetime.now(UTC)
@@ -446,197 +393,57 @@ class StoreConformance:
         await claim_all(store)
         await asyncio.wait_for(store.wait(timedelta(milliseconds=20)), 5)
 
-    # ----------------------------------------------------------------- the inbox
-
-    async def test_a_consumer_claims_an_event_once(self, store: Store) -> None:
-        async with store.transaction() as tx:
-            assert await tx.claim(CONSUMER, "e1")
-            assert not await tx.claim(CONSUMER, "e1")
-        async with store.transaction() as tx:
-            assert not await tx.claim(CONSUMER, "e1")
-            assert await tx.claim("analytics__from_sea", "e1")
-        processed = await store.processed("e1")
-        assert set(processed) == {CONSUMER, "analytics__from_sea"}
-        assert all(abs(datetime.now(UTC) - at) < timedelta(minutes=1) for at in processed.values())
-
-    async def test_a_rolled_back_claim_can_be_made_again(self, store: Store) -> None:
-        with undone():
-            async with store.transaction() as tx:
-                assert await tx.claim(CONSUMER, "e1")
-                raise Undo
-        async with store.transaction() as tx:
-            assert await tx.claim(CONSUMER, "e1")
-
-    async def test_of_many_at_once_one_claims(self, store: Store) -> None:
-        async def claim() -> bool:
-            async with store.transaction() as tx:
-                return await tx.claim(CONSUMER, "e1")
-
-        outcomes = await asyncio.gather(*[claim() for _ in range(20)])
-        assert sorted(outcomes) == [False] * 19 + [True]
+    # ----------------------------------------------------------------- forgetting
 
     async def test_old_claims_are_forgotten(self, store: Store) -> None:
         before = datetime.now(UTC)
-        async with store.transaction() as tx:
-            await tx.claim(CONSUMER, "e1")
-        assert await store.forget(before) == 0
-        assert await store.forget(later()) == 1
-        assert await store.processed("e1") == {}
-
-    # ----------------------------------------------------------------- what is parked
-
-    async def test_where_nothing_is_parked_nobody_waits(self, store: Store) -> None:
-        async with store.transaction() as tx:
-            assert await tx.standing(CONSUMER, "e1", "case-1") == Standing()
-        assert list(await store.parked_heads(CONSUMER)) == []
-
-    async def test_an_event_stands_behind_the_first_of_its_key(self, store: Store) -> None:
-        async with store.transaction() as tx:
-            await tx.park(CONSUMER, "e9", "case-1", place=9, failed=False)
-            await tx.park(CONSUMER, "e5", "case-1", place=5, failed=True)
-            await tx.park(CONSUMER, "other", "case-2", place=1, failed=True)
-            await tx.park("analytics__from_sea", "e1", "case-1", place=1, failed=True)
-        async with store.transaction() as tx:
-            stranger = await tx.standing(CONSUMER, "e7", "case-1")
-            last = await tx.standing(CONSUMER, "e9", "case-1")
-            first = await tx.standing(CONSUMER, "e5", "case-1")
-            assert (await tx.standing(CONSUMER, "e7", "case-3")) == Standing()
-            assert await tx.parked_keys(CONSUMER, ["case-1", "case-2", "'3"]) == {
-                "case-1",
-                "case-2",
-            }
-            assert await tx.parked_keys(CONSUMER, []) == set()
-            assert await tx.parked_keys("analytics__from_sea", {"case-2"}) == set()
-        assert stranger.own is None
-        assert stranger.first is not None
-        assert (stranger.first.event_id, stranger.first.place) == ("e5", 5)
-        assert (stranger.first.failed, stranger.first.letter) == (True, None)
-        assert abs(datetime.now(UTC) - stranger.first.parked_at) < timedelta(minutes=1)
-        assert last.own is not None
-        assert (last.own.event_id, last.own.failed, last.first) == ("e9", False, stranger.first)
-        assert first.own == first.first == stranger.first
-
-    async def test_a_parked_event_that_took_effect_is_nobodys_first(self, store: Store) -> None:
-        async with store.transaction() as tx:
-            await tx.park(CONSUMER, "e1", "case-1", place=1, failed=True)
-            await tx.park(CONSUMER, "e2", "case-1", place=2, failed=False)
-            await tx.claim(CONSUMER, "e1")
-            behind = await tx.standing(CONSUMER, "e3", "case-1")
-            itself = await tx.standing(CONSUMER, "e1", "case-1")
-        assert behind.first is not None
-        assert (behind.first.event_id, behind.processed) == ("e2", False)
-        assert itself.own is not None
-        assert (itself.own.processed, itself.processed) == (True, True)
-        assert itself.first == behind.first
-        [head] = await store.parked_heads(CONSUMER)
-        assert (head.event_id, head.processed) == ("e1", True)
-        assert await store.drop_parked(head)
-        [head] = await store.parked_heads(CONSUMER)
-        assert (head.event_id, head.processed) == ("e2", False)
-
-    async def test_a_rolled_back_parking_is_none(self, store: Store) -> None:
-        async with store.transaction() as tx:
-            await tx.park(CONSUMER, "e1", "case-1", place=1, failed=True)
-        with undone():
+        await store.forget(before)
+        claimed = [new_event_id(), str(uuid.uuid4()), "SEA_EVENTS:17", "01", ""]
+        for _ in range(2):  # An event that is forgotten can be claimed again.
             async with store.transaction() as tx:
-                await tx.release(CONSUMER, "e1")
-                await tx.park(CONSUMER, "e2", "case-2", place=2, failed=True)
-                raise Undo
-        async with store.transaction() as tx:
-            with undone():
-                async with tx.savepoint():
-                    await tx.park(CONSUMER, "e3", "case-3", place=3, failed=True)
-                    raise Undo
-        assert [one.event_id for one in await store.parked_heads(CONSUMER)] == ["e1"]
-        for _ in range(2):
+                assert all([await tx.claim(CONSUMER, event_id) for event_id in claimed])
+            await store.forget(before)
             async with store.transaction() as tx:
-                await tx.release(CONSUMER, "e1")
-        assert list(await store.parked_heads(CONSUMER)) == []
+                assert not any([await tx.claim(CONSUMER, event_id) for event_id in claimed])
+            await store.forget(later() + store.capabilities.pruned_by)
+            for event_id in claimed:
+                assert await store.processed(event_id) == {}
 
-    async def test_parked_again_it_keeps_its_place_and_has_no_letter(self, store: Store) -> None:
-        async with store.transaction() as tx:
-            await tx.park(CONSUMER, "e1", "case-1", place=7, failed=False)
-        await store.set_letter(CONSUMER, "e1", 17)
-        await store.set_letter(CONSUMER, "unknown", 18)
-        [head] = await store.parked_heads(CONSUMER)
-        assert (head.place, head.failed, head.letter) == (7, False, 17)
-        async with store.transaction() as tx:
-            await tx.park(CONSUMER, "e1", "case-1", place=99, failed=True)
-        [again] = await store.parked_heads(CONSUMER)
-        assert (again.place, again.failed, again.letter) == (7, True, None)
-        assert not await store.drop_parked(head), "it has another letter by now"
-        assert await store.drop_parked(again)
-        assert not await store.drop_parked(again)
-
-    async def test_the_heads_are_the_first_of_each_key(self, store: Store) -> None:
-        async with store.transaction() as tx:
-            for number in range(20):
-                key, event_id = f"case-{number % 3}", f"e{number:02}"
-                await tx.park(CONSUMER, event_id, key, place=100 - number, failed=False)
-            await tx.park("analytics__from_sea", "e1", "case-9", place=1, failed=True)
-        heads = [(one.key, one.event_id) for one in await store.parked_heads(CONSUMER)]
-        assert heads == [("case-0", "e18"), ("case-1", "e19"), ("case-2", "e17")]
-
-    @pytest.mark.parametrize("kind", [ConnectionRefusedError, TimeoutError, FileNotFoundError])
-    async def test_what_else_the_body_cannot_reach_is_not_the_database(
-        self, store: Store, kind: type[OSError]
+    async def test_the_claim_of_an_old_event_is_as_young_as_its_handling(
+        self, store: Store
     ) -> None:
-        with pytest.raises(kind, match="of another host"):
-            async with store.transaction() as tx:
-                await tx.claim(CONSUMER, "e1")
-                raise kind("of another host")
+        old = "0197b3c2-5f00-7000-8000-000000000001"  # Of June 2025.
+        before = datetime.now(UTC)
+        await store.forget(before)
         async with store.transaction() as tx:
-            assert await tx.claim(CONSUMER, "e1")
+            assert await tx.claim(CONSUMER, old)
+        await store.forget(before)
+        assert set(await store.processed(old)) == {CONSUMER}
+        await store.forget(later())
+        assert await store.processed(old) == {}
 
-    async def test_a_cancelled_transaction_leaves_nothing(self, store: Store) -> None:
-        inside = asyncio.Event()
-
-        async def handle() -> None:
-            async with store.transaction() as tx:
-                await tx.claim(CONSUMER, "e1")
-                await add_in(tx.handle, RawEvent(SUBJECT, b"{}"))
-                inside.set()
-                await asyncio.Event().wait()
-
-        task = asyncio.create_task(handle())
-        await inside.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert await store.entries() == []
+    async def test_many_old_claims_are_forgotten(self, store: Store) -> None:
         async with store.transaction() as tx:
-            assert await tx.claim(CONSUMER, "e1")
+            for number in range(2500):
+                await tx.claim(CONSUMER, f"SEA_EVENTS:{number}")
+        await store.forget(later())
+        assert await store.overdue(later(), later()) == {}
 
-    async def test_cancelled_at_any_await_a_transaction_is_whole(self, store: Store) -> None:
-        async def handle(event_id: str) -> None:
-            async with store.transaction() as tx:
+    async def test_what_would_be_forgotten_is_counted(self, store: Store) -> None:
+        before = datetime.now(UTC)
+        await add(store)
+        await send(store)
+        async with store.transaction() as tx:
+            for event_id in ("SEA_EVENTS:1", new_event_id()):
                 await tx.claim(CONSUMER, event_id)
-                async with tx.savepoint():
-                    await add_in(tx.handle, RawEvent(SUBJECT, b"{}", event_id=event_id))
-
-        for turns in range(25):
-            event_id = new_event_id()
-            task = asyncio.create_task(handle(event_id))
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.wait([task])
-            claimed = bool(await store.processed(event_id))
-            added = bool(await store.entries(event_id=event_id))
-            assert claimed == added
-        await asyncio.wait_for(handle(new_event_id()), 5)
-
-    async def test_a_task_cannot_wait_for_itself(self, store: Store) -> None:
-        if store.capabilities.concurrent_transactions:
-            async with store.transaction() as outer, store.transaction() as inner:
-                assert outer.handle is not inner.handle
-            return
-        async with store.transaction() as tx:
-            with pytest.raises(ConfigError, match="already"):
-                async with store.transaction():
-                    pass
-            assert await tx.claim(CONSUMER, "e1")
-        assert set(await store.processed("e1")) == {CONSUMER}
+        assert await store.overdue(before, before) == {}
+        after = later() + store.capabilities.pruned_by
+        found = await store.overdue(after, after)
+        assert sum(n for table, n in found.items() if table.startswith("seaway_sent")) == 1
+        assert sum(n for table, n in found.items() if table.startswith("seaway_inbox")) == 2
+        await store.prune(after)
+        await store.forget(after)
+        assert await store.overdue(after, after) == {}
 
     # ----------------------------------------------------------------- several on one database
 

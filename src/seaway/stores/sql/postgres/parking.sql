@@ -1,5 +1,5 @@
 -- name: parked_keys
-SELECT k FROM unnest($2::text[]) k
+SELECT k FROM unnest(CAST($2 AS text[])) k
 WHERE EXISTS (SELECT FROM seaway_parked p WHERE p.consumer = $1 AND p.ordering_key = k)
 
 -- name: standing
