@@ -62,6 +62,11 @@ class StoredMessage:
     stored_at: datetime
 
     @property
+    def place(self) -> tuple[str, int]:
+        """Which message it is: stream and sequence."""
+        return self.stream, self.stream_seq
+
+    @property
     def event_id(self) -> str:
         """The event's identity, ``{stream}:{stream_seq}`` for a foreign message without one."""
         return h.identity(self.message.headers, fallback_id=f"{self.stream}:{self.stream_seq}")

@@ -133,8 +133,8 @@ async def die(url: str, database: str) -> None:
 
     @consumer.handler(RawEvent)
     async def handle(event: RawEvent, delivery: Delivery) -> None:
+        print(delivery.event_id, delivery.deliveries, flush=True)
         if delivery.event_id == "deadly":
-            print(delivery.deliveries, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
     await app.run(relay=False)
@@ -145,14 +145,19 @@ async def test_a_process_that_dies_on_every_attempt_leaves_one_letter(
     nats_server_own: NatsServer, database: str, on_failure: str
 ) -> None:
     config = settings(nats_server_own.url, database, max_deliver=3, ack_wait="500ms")
-    deaths = 0
+    calls: list[tuple[str, int]] = []
     async with opened(config, "deadly", "later") as app:
 
-        async def wait_for_letter() -> None:
-            while not await letters(app):
+        async def all_is_over() -> None:
+            while True:
+                info = await app.broker.admin.consumer("SEA_EVENTS", DURABLE)
+                assert info is not None
+                pending = info["num_pending"] or info["num_ack_pending"]
+                if not pending and await letters(app):
+                    return
                 await asyncio.sleep(0.05)
 
-        waiting = asyncio.create_task(wait_for_letter())
+        waiting = asyncio.create_task(all_is_over())
         try:
             async with asyncio.timeout(90):
                 while not waiting.done():
@@ -161,23 +166,32 @@ async def test_a_process_that_dies_on_every_attempt_leaves_one_letter(
                         __file__,
                         nats_server_own.url,
                         database,
+                        stdout=asyncio.subprocess.PIPE,
                         env={**os.environ, "ON_FAILURE": on_failure},
                     )
-                    ended = asyncio.create_task(process.wait())
+                    ended = asyncio.create_task(process.communicate())
                     try:
                         await asyncio.wait({ended, waiting}, return_when=asyncio.FIRST_COMPLETED)
-                        deaths += ended.done()
                     finally:
                         if not ended.done():
                             process.kill()
-                        await ended
+                        out, _ = await ended
+                    words = out.decode().split()
+                    calls += zip(words[::2], map(int, words[1::2]), strict=True)
         finally:
             waiting.cancel()
         found = await letters(app)
-    print("deaths", deaths)
-    assert [(one.event_id, one.reason, one.deliveries) for one in found] == [
-        ("deadly", "exhausted", 3)
-    ]
+    # The server's three deliveries, and one from the stream, after the first death.
+    assert sorted(number for event_id, number in calls if event_id == "deadly") == [1, 1, 2, 3]
+    told = {one.event_id: (one.reason, one.deliveries) for one in found}
+    assert len(told) == len(found)
+    assert told.pop("deadly") == ("exhausted", 3)
+    # Whoever was in hand beside it each time has not died of it.
+    handled = [event_id for event_id, _ in calls if event_id == "later"]
+    if on_failure == "park":
+        assert [reason for reason, _ in told.values()] + handled in (["parked"], ["later"])
+    else:
+        assert (told, handled) == ({}, ["later"])
 
 
 if __name__ == "__main__":
