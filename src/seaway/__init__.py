@@ -15,12 +15,16 @@ from seaway.errors import (
     Retry,
     SeawayError,
     TransientError,
+    Unavailable,
 )
 from seaway.events import RawEvent, event
 from seaway.outbox import Outbox
+from seaway.retry import Attempts, Backoff, RetryPolicy
 
 __all__ = [
     "AlreadyProcessed",
+    "Attempts",
+    "Backoff",
     "ConfigError",
     "Consumer",
     "DecodeError",
@@ -33,9 +37,11 @@ __all__ = [
     "PublishUnconfirmed",
     "RawEvent",
     "Retry",
+    "RetryPolicy",
     "Seaway",
     "SeawayError",
     "TransientError",
+    "Unavailable",
     "chained",
     "event",
 ]

@@ -41,7 +41,16 @@ def chained(
     tracestate: str | None = None,
 ) -> Iterator[Chain]:
     """Events written inside belong to this chain."""
-    chain = Chain(correlation_id, causation_id, traceparent, tracestate)
+    with continued(Chain(correlation_id, causation_id, traceparent, tracestate)) as chain:
+        yield chain
+
+
+@contextmanager
+def continued(chain: Chain | None) -> Iterator[Chain]:
+    """Events written inside belong to ``chain``; ``None``: to the one that they belong to now."""
+    if chain is None:
+        yield _current.get()
+        return
     token = _current.set(chain)
     try:
         yield chain

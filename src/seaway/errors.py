@@ -15,6 +15,7 @@ codes are matched, texts never. The docstring's first line is the message where 
     ├── TransientError         nothing is wrong with the call: try again
     │   ├── BrokerUnavailable  no server, no leader, no answer
     │   └── StoreUnavailable   database away or locked
+    │       └── TransactionConflict  another transaction was in the way: again, at once
     ├── PublishRejected        the server refused and will go on refusing
     ├── PublishUnconfirmed     unknown: send again under the same id
     ├── ApiError               JetStream's API refused a request
@@ -22,7 +23,8 @@ codes are matched, texts never. The docstring's first line is the message where 
     └── HandlerSignal          raised by handlers to say how a delivery ends
         ├── AlreadyProcessed   its effects are there already: acknowledge
         ├── Poison             it will never succeed: dead letter now
-        └── Retry              try again, after the given delay
+        ├── Retry              try again, after the given delay
+        └── Unavailable        something that handlers need is away: pause the consumer
 """
 
 from __future__ import annotations
@@ -103,6 +105,10 @@ class StoreUnavailable(TransientError):
     """The database cannot be reached, or is locked by another writer."""
 
 
+class TransactionConflict(StoreUnavailable):
+    """Another transaction was in the way and this one was rolled back: run it again at once."""
+
+
 class ApiError(SeawayError):
     """JetStream refused an API request.
 
@@ -146,6 +152,18 @@ class Poison(HandlerSignal):
 
 class Retry(HandlerSignal):
     """Try this delivery again ``after`` a delay (default: exponential backoff, full jitter)."""
+
+    def __init__(self, message: str | None = None, *, after: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class Unavailable(HandlerSignal):
+    """Something that this consumer's handlers need is away, through no fault of the event.
+
+    The consumer pauses and keeps what it has in hand, which burns no deliveries; then one delivery
+    at a time probes whether it is back, the first ``after`` that delay (default: backoff).
+    """
 
     def __init__(self, message: str | None = None, *, after: timedelta | None = None) -> None:
         super().__init__(message)

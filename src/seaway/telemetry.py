@@ -82,7 +82,7 @@ class DeadLettered:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerPaused:
-    """A consumer stopped pulling (its database or the server is away)."""
+    """A consumer stopped pulling: the server, its database or a downstream is away."""
 
     consumer: str
     reason: str
@@ -93,6 +93,17 @@ class ConsumerResumed:
     """A paused consumer pulls again."""
 
     consumer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resubscribed:
+    """A consumer gave up a subscription and opened another: ``reason`` is ``stalled`` (it was
+    silent while there was something to give) or ``deleted`` (the durable was, and is there again).
+    """
+
+    stream: str
+    consumer: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +129,7 @@ Signal: TypeAlias = (
     | DeadLettered
     | ConsumerPaused
     | ConsumerResumed
+    | Resubscribed
     | Reconnected
     | Disconnected
 )

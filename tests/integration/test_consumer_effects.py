@@ -193,7 +193,7 @@ async def test_every_way_that_a_delivery_ends(bench: Bench, batch: int) -> None:
         await bench.until(lambda: sum(bench.outcomes().values()) >= 26 + 5)
         await bench.poll_settled()
     assert sorted(bench.effects()) == [n for n in range(20) if n not in (3, 4)]
-    assert tries[4] == 4
+    assert 4 <= tries[4] <= (4 if batch == 1 else 8)  # In a batch, once more by itself.
     assert tries[5] == 3
     letters = Counter((letter.reason, letter.event_id) for letter in await bench.dead())
     assert letters == Counter(

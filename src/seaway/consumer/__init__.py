@@ -11,13 +11,13 @@ from datetime import timedelta
 from typing import Literal, TypeVar
 
 from seaway.consumer.delivery import Delivery
-from seaway.consumer.handlers import Handler, HandlerTable
+from seaway.consumer.handlers import BatchHandler, Handler, HandlerTable
 from seaway.consumer.ports import Options, Ports
 from seaway.consumer.runtime import Runtime
 from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter
 from seaway.errors import ConfigError
 from seaway.naming import Durable, redrive_stream, stream_context
-from seaway.retry import Backoff
+from seaway.retry import Backoff, RetryPolicy
 from seaway.telemetry import Telemetry
 
 __all__ = ["Consumer", "Delivery"]
@@ -28,16 +28,20 @@ E = TypeVar("E")
 class Consumer:
     """A service's handlers on one durable.
 
-    - ``batch`` (1): how many deliveries may share a transaction, each in its own savepoint; one
-      commit, then all acks. On SQLite, where one transaction writes at a time, 50 to 100 pays.
+    - ``batch`` (1): how many deliveries may share a transaction; one commit, then all acks. Where
+      one fails, all are rolled back, and what was before and after it is worked on again without
+      it. On SQLite, where one transaction writes at a time, 50 to 100 pays.
     - ``workers`` (1): how many transactions at a time.
     - ``ordering`` (``"key"``): events of one ordering key one after the other, in stream order;
       ``"none"``: each for itself.
     - ``deadline`` (10 x ``ack_wait``): how long a handler may run before it is cancelled and
       retried; its message is kept alive meanwhile.
     - ``grace`` (30 s): how long running handlers may go on after a stop.
-    - ``retry``: the backoff of failed handlers (base 1 s, cap ``ack_wait``, full jitter).
-    - ``tx`` (``"store"``): ``None`` works without a database; effects are then at least once.
+    - ``retry``: the backoff of failed handlers (base 1 s, cap ``ack_wait``, full jitter), or a
+      ``RetryPolicy`` by type of exception.
+    - ``tx`` (``"store"``): the application's own database; or what gives the handler's handles,
+      which only ``Seaway.consumer`` can resolve; ``None`` works without a database, and effects
+      are then at least once.
     """
 
     def __init__(
@@ -50,8 +54,8 @@ class Consumer:
         ordering: Literal["key", "none"] = "key",
         deadline: timedelta | None = None,
         grace: timedelta = timedelta(seconds=30),
-        retry: Backoff | None = None,
-        tx: Literal["store"] | None = "store",
+        retry: Backoff | RetryPolicy | None = None,
+        tx: object = "store",
     ) -> None:
         if batch < 1 or workers < 1:
             raise ConfigError(f"consumer {durable}: batch and workers are 1 or more")
@@ -59,9 +63,10 @@ class Consumer:
             raise ConfigError(f"consumer {durable}: ordering is 'key' or 'none', not {ordering!r}")
         self.durable = durable
         self.stream = stream
-        self._tx = tx
+        self.tx = tx
         self._handlers = HandlerTable(str(durable))
-        self._options = Options(batch, workers, ordering == "key", deadline, grace, retry)
+        policy = retry if isinstance(retry, RetryPolicy) else RetryPolicy(backoff=retry)
+        self._options = Options(batch, workers, ordering == "key", deadline, grace, policy)
 
     def handler(self, event: type[E]) -> Callable[[Handler[E]], Handler[E]]:
         """Decorate ``async def handle(event, delivery)`` for an ``@event`` class.
@@ -73,6 +78,20 @@ class Consumer:
 
         def decorate(handler: Handler[E]) -> Handler[E]:
             self._handlers.register(event, handler)
+            return handler
+
+        return decorate
+
+    def batch_handler(self, event: type[E]) -> Callable[[BatchHandler[E]], BatchHandler[E]]:
+        """Decorate ``async def handle(events: list[E], deliveries: list[Delivery])``.
+
+        Both lists are in stream order by key, of one length, 1 to ``batch``, and share one
+        transaction: all or nothing. Where it raises, the list is parted until the event that cannot
+        be handled is a list of one. Otherwise as ``handler``.
+        """
+
+        def decorate(handler: BatchHandler[E]) -> BatchHandler[E]:
+            self._handlers.register(event, handler, takes_lists=True)
             return handler
 
         return decorate
@@ -91,13 +110,12 @@ class Consumer:
 
         Running handlers get ``grace``, what was not started is nak'ed at once. Cancelling ends
         without waiting: transactions roll back, messages come again. Raises ``NotFound`` where
-        the durable does not exist or was deleted. Heals outages of server and database itself.
+        the durable does not exist at the start; one that is deleted later is waited for. Heals
+        outages of server and database itself.
         """
         if not len(self._handlers):
             raise ConfigError(f"consumer {self.durable} has no handlers")
         streams = [self.stream, redrive_stream(stream_context(self.stream))]
-        ports = Ports(
-            broker, store if self._tx == "store" else None, outbox, dead_letters, telemetry
-        )
+        ports = Ports(broker, None if self.tx is None else store, outbox, dead_letters, telemetry)
         runtime = Runtime(str(self.durable), streams, self._handlers, self._options, ports)
         await runtime.run(stop)

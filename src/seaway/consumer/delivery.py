@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from seaway.chain import Chain, continued
 from seaway.contracts import OutboxWriter
 from seaway.errors import ConfigError
 
@@ -23,7 +24,8 @@ class Delivery:
     stream_seq: int
     consumer: str
     deliveries: int
-    """1 at the first attempt. Not counted: attempts that the database's absence undid."""
+    """1 at the first attempt. Not counted: attempts that an outage or a conflict between
+    transactions undid, and those of a batch that failed for another event's sake."""
     correlation_id: str
     causation_id: str | None
     key: str | None
@@ -34,6 +36,8 @@ class Delivery:
     """Whether it comes from the dead letter queue."""
     _tx: Any = field(default=None, repr=False)
     _outbox: OutboxWriter | None = field(default=None, repr=False)
+    _chain: Chain | None = field(default=None, repr=False)
+    """For a delivery among several: whose chain ``add`` continues."""
 
     @property
     def tx(self) -> Any:
@@ -57,5 +61,6 @@ class Delivery:
         """
         if self._outbox is None:
             raise ConfigError(f"{self.consumer} has no outbox")
-        added = self._outbox.add(self.tx, *events, key=key, headers=headers)
-        return await added if inspect.isawaitable(added) else added
+        with continued(self._chain):
+            added = self._outbox.add(self.tx, *events, key=key, headers=headers)
+            return await added if inspect.isawaitable(added) else added

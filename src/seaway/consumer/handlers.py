@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -20,14 +20,16 @@ from seaway.headers import Metadata
 
 E = TypeVar("E")
 Handler: TypeAlias = Callable[[E, Delivery], Awaitable[None]]
+BatchHandler: TypeAlias = Callable[[list[E], list[Delivery]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
     """A handler, and how its event is read; ``event_type`` ``None``: raw."""
 
-    handler: Handler[Any]
+    handler: Callable[[Any, Any], Awaitable[None]]
     event_type: EventType[Any] | None
+    takes_lists: bool = False
 
     def read(self, subject: str, message: Message, metadata: Metadata) -> Any:
         """The event for the handler; ``DecodeError`` where the payload is not one."""
@@ -57,7 +59,13 @@ class HandlerTable:
     def __len__(self) -> int:
         return len(self._typed) + (self._raw is not None)
 
-    def register(self, event: type[Any], handler: Handler[Any]) -> None:
+    def register(
+        self,
+        event: type[Any],
+        handler: Callable[[Any, Any], Awaitable[None]],
+        *,
+        takes_lists: bool = False,
+    ) -> None:
         """Tie ``handler`` to ``event``, an ``@event`` class or ``RawEvent`` for all others."""
         place = _place(handler)
         event_type = None if event is RawEvent else event_type_of(event)
@@ -68,8 +76,8 @@ class HandlerTable:
                 f"{self._consumer} has two handlers for {subject}: "
                 f"{_place(known.handler)} and {place}"
             )
-        _check_signature(event, handler, place)
-        registration = Registration(handler, event_type)
+        _check_signature(event, handler, place, takes_lists=takes_lists)
+        registration = Registration(handler, event_type, takes_lists)
         if event_type is None:
             self._raw = registration
         else:
@@ -80,7 +88,9 @@ class HandlerTable:
         return self._typed.get(subject, self._raw)
 
 
-def _check_signature(event: type[Any], handler: Handler[Any], place: str) -> None:
+def _check_signature(
+    event: type[Any], handler: Callable[..., Any], place: str, *, takes_lists: bool
+) -> None:
     if not inspect.iscoroutinefunction(handler):
         raise ConfigError(
             f"{place} is not async", hint="write async def; call blocking code in asyncio.to_thread"
@@ -92,23 +102,35 @@ def _check_signature(event: type[Any], handler: Handler[Any], place: str) -> Non
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
     if len(parameters) != 2 or len(positional) != 2:
-        raise ConfigError(
-            f"{place} takes {len(parameters)} parameters",
-            hint=f"a handler takes two: (event: {event.__name__}, delivery: Delivery)",
+        wanted = (
+            f"a batch handler takes two: (events: list[{event.__name__}], "
+            "deliveries: list[Delivery])"
+            if takes_lists
+            else f"a handler takes two: (event: {event.__name__}, delivery: Delivery)"
         )
+        raise ConfigError(f"{place} takes {len(parameters)} parameters", hint=wanted)
     try:
         hints = typing.get_type_hints(handler)
     except Exception:
         # Names that exist only for the type checker: it has checked them.
         return
     expected: tuple[type[Any], type[Any]] = (event, Delivery)
-    for parameter, wanted in zip(positional, expected, strict=True):
-        said = hints.get(parameter.name, wanted)
-        if said is not wanted and said is not Any:
-            raise ConfigError(
-                f"{place}: {parameter.name} is annotated {getattr(said, '__name__', said)}, "
-                f"but is given {wanted.__name__}"
-            )
+    for parameter, given in zip(positional, expected, strict=True):
+        said = hints.get(parameter.name, Any)
+        if said is Any or (_is_list_of(said, given) if takes_lists else said is given):
+            continue
+        raise ConfigError(
+            f"{place}: {parameter.name} is annotated {_name(said)}, "
+            f"but is given {f'list[{given.__name__}]' if takes_lists else given.__name__}"
+        )
+
+
+def _is_list_of(said: Any, given: type[Any]) -> bool:
+    return typing.get_origin(said) in (list, Sequence) and typing.get_args(said) == (given,)
+
+
+def _name(said: Any) -> str:
+    return str(said) if typing.get_origin(said) else str(getattr(said, "__name__", said))
 
 
 def _place(handler: Callable[..., Any]) -> str:

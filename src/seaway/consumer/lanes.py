@@ -9,7 +9,7 @@ counts, since only that can be acknowledged.
 from __future__ import annotations
 
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -48,6 +48,7 @@ class Lanes:
         self._running: dict[str, int] = {}
         self._held: dict[str, Held] = {}
         self._in_hand: dict[tuple[str, int], Work] = {}
+        self._counts: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return len(self._in_hand)
@@ -60,12 +61,24 @@ class Lanes:
         """How many lanes wait for a delivery to come back."""
         return len(self._held)
 
+    @property
+    def open(self) -> int:
+        """How many lanes have something in hand and do not wait for one to come back."""
+        both = len(self._waiting.keys() & self._running.keys())
+        return len(self._waiting) + len(self._running) - both
+
+    def count(self, source: Subscription | None) -> int:
+        """How many deliveries of one source are in hand."""
+        return self._counts[id(source)]
+
     def moving(self, source: Subscription | None) -> int:
         """How many deliveries of one source are in hand and do not wait behind a held one."""
+        if not self._held:
+            return self.count(source)
         return sum(
             1
             for work in self._in_hand.values()
-            if work.source is source and not (self._held and self._lane_of(work) in self._held)
+            if work.source is source and self._lane_of(work) not in self._held
         )
 
     def push(self, work: Work) -> None:
@@ -73,9 +86,11 @@ class Lanes:
         known = self._in_hand.get(work.place)
         if known is not None:
             if work.source is not None:
+                self._forget(known)
                 known.incoming, known.source = work.incoming, work.source
+                self._remember(known)
             return
-        self._in_hand[work.place] = work
+        self._remember(work)
         lane = self._lane_of(work)
         held = self._held.get(lane)
         queue = self._waiting.setdefault(lane, deque())
@@ -90,30 +105,33 @@ class Lanes:
 
         Several of one lane follow each other; the lane is closed until all are ``done``.
         """
+        chosen: list[str] = []
+        left = limit
+        for lane, queue in self._waiting.items():
+            if left < 1:
+                break
+            if lane not in self._running and lane not in self._held:
+                chosen.append(lane)
+                left -= len(queue)
         taken: list[Work] = []
-        for lane in tuple(self._waiting):
-            if lane in self._running or lane in self._held:
-                continue
-            queue = self._waiting[lane]
+        for lane in chosen:
+            queue = self._waiting.pop(lane)
             count = min(limit - len(taken), len(queue))
             taken += [queue.popleft() for _ in range(count)]
             self._running[lane] = count
-            del self._waiting[lane]
             if queue:
                 # To the end of the line: a key that never runs dry must not starve the others.
                 self._waiting[lane] = queue
-            if len(taken) == limit:
-                break
         return taken
 
     def done(self, work: Work) -> None:
         """It is settled, one way or the other, and out of our hands."""
-        self._in_hand.pop(work.place, None)
+        self._forget(work)
         self._leave(self._lane_of(work))
 
     def drop(self, work: Work) -> None:
         """It has not been started and was given back."""
-        self._in_hand.pop(work.place, None)
+        self._forget(work)
         queue = self._waiting.get(self._lane_of(work))
         if queue is not None:
             with contextlib.suppress(ValueError):
@@ -147,6 +165,18 @@ class Lanes:
     def waiting(self) -> list[Work]:
         """What is in hand and not started."""
         return [work for queue in self._waiting.values() for work in queue]
+
+    def _remember(self, work: Work) -> None:
+        self._in_hand[work.place] = work
+        self._counts[id(work.source)] += 1
+
+    def _forget(self, work: Work) -> None:
+        found = self._in_hand.pop(work.place, None)
+        if found is not None:
+            source = id(found.source)
+            self._counts[source] -= 1
+            if not self._counts[source]:
+                del self._counts[source]
 
     def _lane_of(self, work: Work) -> str:
         return work.key if self._ordered else f"{work.incoming.stream}:{work.incoming.stream_seq}"

@@ -5,19 +5,19 @@
 | returned, or ``AlreadyProcessed``             | commit, ack (no decision needed)         |
 | ``Poison``; payload or headers unreadable     | roll back, dead letter, ack              |
 | ``Retry(after)``, anything else, the deadline | roll back, nak with a delay              |
-| the same on the last delivery                 | roll back, dead letter ``exhausted``, ack |
-| the database is away                          | not the message's doing: keep it, pause  |
+| the same on the last delivery that it has     | roll back, dead letter ``exhausted``, ack |
+| the database or a downstream is away          | not the event's doing: keep it, pause    |
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from seaway.contracts import DeadLetterReason
-from seaway.errors import DecodeError, Poison, Retry, StoreUnavailable
-from seaway.retry import Backoff
+from seaway.errors import DecodeError, HandlerSignal, Poison, Retry, StoreUnavailable, Unavailable
+from seaway.retry import Backoff, RetryPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +44,32 @@ class TryAgain:
     delay: timedelta
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """Neither ack nor nak: hold it until the database is back."""
+Step: TypeAlias = Bury | TryAgain
 
 
-Step: TypeAlias = Bury | TryAgain | Keep
-
-
-def decide(error: BaseException, *, deliveries: int, limits: Limits, backoff: Backoff) -> Step:
-    """The step after ``error`` on the ``deliveries``-th attempt."""
-    if isinstance(error, StoreUnavailable):
-        return Keep()
+def decide(error: BaseException, *, deliveries: int, limits: Limits, policy: RetryPolicy) -> Step:
+    """The step after ``error``, which is no outage, on the ``deliveries``-th attempt."""
     if isinstance(error, DecodeError):
         return Bury("undecodable")
     if isinstance(error, Poison):
         return Bury("poison")
-    if 0 < limits.max_deliver <= deliveries:
+    attempts = policy.attempts(error)
+    if 0 < limits.max_deliver <= deliveries or 0 < (attempts.most or 0) <= deliveries:
         return Bury("exhausted")
     if isinstance(error, Retry) and error.after is not None:
         return TryAgain(max(timedelta(0), error.after))
-    return TryAgain(backoff.delay(deliveries))
+    return TryAgain((attempts.backoff or Backoff(cap=limits.ack_wait)).delay(deliveries))
+
+
+def outage(error: BaseException, policy: RetryPolicy) -> Literal["database", "downstream"] | None:
+    """What ``error`` says is away; ``None`` where it is about the event."""
+    if isinstance(error, StoreUnavailable):
+        return "database"
+    if isinstance(error, Unavailable) or policy.is_outage(error):
+        return "downstream"
+    return None
+
+
+def is_verdict(error: BaseException) -> bool:
+    """Whether ``error`` is about its event whatever else was in its transaction."""
+    return isinstance(error, HandlerSignal | DecodeError)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter
-from seaway.retry import Backoff
+from seaway.retry import RetryPolicy
 from seaway.telemetry import Telemetry
 
 
@@ -19,7 +19,7 @@ class Options:
     ordered: bool
     deadline: timedelta | None
     grace: timedelta
-    backoff: Backoff | None
+    retry: RetryPolicy
 
 
 @dataclass(frozen=True, slots=True)

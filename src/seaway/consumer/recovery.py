@@ -3,14 +3,48 @@
 After a crash or a lost connection the server gives that out again only after ``ack_wait``, and
 newer events at once: a key's later event would overtake. Read from the stream it can be handled
 first; the inbox skips what had taken effect, and whatever the server redelivers later is then
-already processed. Only a consumer with an inbox may do this.
+already processed. Only a consumer with an inbox may do this (ADR 0007).
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from seaway.consumer.run import Run
 from seaway.contracts import JSON, BrokerAdmin, Incoming, StoredMessage
+from seaway.errors import TransientError
+
+
+async def recover(run: Run, stream: str) -> None:
+    """Take in first what was on its way when a process died or a connection was lost."""
+    if not run.options.ordered or run.ports.store is None:
+        return
+    info = await run.info(stream)
+    if run.stop.is_set():
+        return
+    async for found in in_flight(run.ports.broker.admin, info):
+        if run.stop.is_set():
+            break
+        run.take_in([unowned(found, run.durable, deliveries=1)], None)
+        while run.lanes.moving(None) >= run.capacity and not run.stop.is_set():
+            await run.room_or_stop()
+
+
+async def read_overdue(run: Run, now: float) -> None:
+    """Read what should have come again from the stream: a nak or a delivery was lost, or
+    another process has it, and then the inbox knows or will know."""
+    for held in run.lanes.overdue(now):
+        if run.ports.store is None:
+            run.lanes.release(held.place)
+            continue
+        try:
+            found = await run.ports.broker.admin.get(*held.place)
+        except TransientError:
+            return
+        if found is None:
+            run.lanes.release(held.place)
+        else:
+            run.take_in([unowned(found, run.durable, deliveries=held.deliveries + 1)], None)
 
 
 async def in_flight(admin: BrokerAdmin, info: JSON) -> AsyncIterator[StoredMessage]:

@@ -145,11 +145,14 @@ class _MemoryPull:
         self._stream = stream
         self._durable = durable
         self.open = True
+        self._drained = False
 
     async def next(self, limit: int, *, timeout: timedelta) -> Sequence[Incoming]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout.total_seconds()
         while True:
+            if self._drained:
+                return []
             if self._broker._closed:
                 raise BrokerUnavailable(f"pulling {self._durable}: the connection is closed")
             news = self._broker._news
@@ -222,6 +225,10 @@ class _MemoryPull:
             pending=pending,
             reply=f"{stream.name}.{self._durable}.{seq}",
         )
+
+    async def drain(self) -> None:
+        self._drained = True
+        self._broker._tell()
 
     async def ack(self, *incoming: Incoming) -> Sequence[bool]:
         confirmed = self._settle(incoming)

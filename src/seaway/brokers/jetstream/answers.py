@@ -46,6 +46,11 @@ def concerns_the_stream(outcome: PublishOutcome) -> bool:
     return isinstance(outcome, Unconfirmed) or (isinstance(outcome, Refused) and outcome.heals)
 
 
+def denied(subject: str) -> Refused:
+    """Of a message whose subject the server does not let us publish to."""
+    return Refused(f"no permission to publish to {subject}", code=403, err_code=0, heals=False)
+
+
 def unreachable(error: BrokerUnavailable) -> Refused:
     """Of a message that was not sent."""
     return Refused(str(error), code=503, err_code=0, heals=True)

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ from seaway.telemetry import Disconnected, Reconnected, Telemetry
 logger = logging.getLogger("seaway.nats")
 logging.getLogger("nats").setLevel(logging.CRITICAL)  # Everything it says reaches our error_cb.
 
+_PUBLISH_DENIED = re.compile(r'permissions violation for publish to "([^"]*)"', re.IGNORECASE)
+"""The protocol's one form of it: an ``-ERR`` has no code."""
 _CHUNK_BYTES = 64 * 1024
 _PENDING_BYTES = 16 * 1024 * 1024
 
@@ -161,6 +164,7 @@ class Connection:
     """Counts losses of the connection: whoever waits for an answer of an earlier epoch waits in
     vain, and what was half sent in one is not continued in another."""
     _watchers: list[Callable[[], None]] = field(default_factory=list)
+    _denial_watchers: list[Callable[[str], None]] = field(default_factory=list)
     _tokens: itertools.count[int] = field(default_factory=itertools.count)
     _connected_once: bool = False
 
@@ -205,6 +209,14 @@ class Connection:
     def new_inbox(self) -> str:
         """A reply subject that nobody else listens on, under the permitted prefix."""
         return f"{self.settings.inbox_prefix}.{secrets.token_hex(8)}.{next(self._tokens)}"
+
+    def on_denial(self, watcher: Callable[[str], None]) -> Callable[[], None]:
+        """Call ``watcher`` with each subject that we may not publish to, until the returned call.
+
+        The server tells of it beside the messages, and answers none of them.
+        """
+        self._denial_watchers.append(watcher)
+        return lambda: self._denial_watchers.remove(watcher)
 
     async def publish(
         self,
@@ -337,6 +349,9 @@ class Connection:
             # The caller of a forbidden subject only sees silence: the reason is here alone.
             logger.error("the server refuses: %s", text)
         self.last_error = text
+        if (found := _PUBLISH_DENIED.search(text)) is not None:
+            for watcher in tuple(self._denial_watchers):
+                watcher(found[1])
 
     async def _on_disconnect(self) -> None:
         self.epoch += 1

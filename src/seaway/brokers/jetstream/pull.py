@@ -93,6 +93,7 @@ class Pull:
         self._not_before = 0.0
         self._unsure = False
         self._gone: str | None = None
+        self._drained = False
         self._news = asyncio.Event()
         self._unsubscribe: Callable[[], Awaitable[None]] | None = None
         self._forget: Callable[[], None] = lambda: None
@@ -109,21 +110,28 @@ class Pull:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self.drain()
+        await self._replies.close()
+
+    async def drain(self) -> None:
+        self._drained = True
+        self._news.set()
         self._forget()
-        if self._unsubscribe is not None:
-            # Draining first: what the server has sent already must be nak'ed, not dropped, or it
+        unsubscribe, self._unsubscribe = self._unsubscribe, None
+        if unsubscribe is not None:
+            # Before the naks: what the server has sent already must be nak'ed, not dropped, or it
             # would come again only after ack_wait.
-            await self._unsubscribe()
-            self._unsubscribe = None
+            await unsubscribe()
         while self._arrived:
             await self.nak(self._arrived.popleft(), delay=timedelta(0))
-        await self._replies.close()
 
     # ------------------------------------------------------------------ receiving
 
     async def next(self, limit: int, *, timeout: timedelta) -> Sequence[Incoming]:
         deadline = self._now() + timeout.total_seconds()
         while True:
+            if self._drained:
+                return []
             if self._arrived:
                 await self._ask_ahead(limit, self._now())
                 if self._arrived:  # Another caller may have been given it meanwhile.

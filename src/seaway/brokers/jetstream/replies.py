@@ -96,6 +96,12 @@ class Questions:
             await asyncio.wait([self._all], timeout=timeout.total_seconds())
         return [self._answers.get(reply) for reply in self.replies]
 
+    def end(self) -> None:
+        """Wait no longer: no more answers will come. Idempotent."""
+        self._open = 0
+        if not self._all.done():
+            self._all.set_result(None)
+
     def _answered(self, answer: Frame | None) -> None:
         if answer is not None:
             self._answers[answer.subject] = answer

@@ -7,15 +7,20 @@ out.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
 
+from seaway.databases.ending import to_its_end
 from seaway.errors import ConfigError, StoreUnavailable
-from seaway.stores.ending import to_its_end
 from seaway.stores.postgres.connection import Handle, Pool, drop, in_transaction, lost, touched
-from seaway.stores.postgres.errors import DRIVER_ERRORS, is_transient, translated, translating
+from seaway.stores.postgres.errors import (
+    DRIVER_ERRORS,
+    is_transient,
+    translated,
+    translating,
+)
 
 
 class PostgresTransaction:
@@ -39,6 +44,14 @@ class PostgresTransaction:
         with translating(self._shown):
             tag = await self._connection.execute(self._sql["claim"], consumer, event_id)
         return touched(tag) == 1
+
+    async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
+        """Write the inbox rows in one statement; those that were new. Waits like ``claim``."""
+        # Sorted: two transactions with the same rows in hand wait for each other in one direction.
+        wanted = sorted(set(event_ids))
+        with translating(self._shown):
+            rows = await self._connection.fetch(self._sql["claim_many"], consumer, wanted)
+        return {row[0] for row in rows}
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -71,7 +84,7 @@ async def transaction(pool: Pool, sql: Mapping[str, str]) -> AsyncIterator[Postg
             intact = lost(connection) or connection.is_in_transaction()
             if in_transaction(connection):
                 await to_its_end(_roll_back(whole, connection))
-            if isinstance(error, DRIVER_ERRORS) and (is_transient(error) or lost(connection)):
+            if _ended_it(error, connection):
                 raise translated(error, pool.shown) from error
             if (
                 not intact
@@ -89,6 +102,13 @@ async def transaction(pool: Pool, sql: Mapping[str, str]) -> AsyncIterator[Postg
                 raise translated(error, pool.shown) from error
             # A deferred constraint: the body's own doing, and its own error.
             raise
+
+
+def _ended_it(error: BaseException, connection: Handle) -> bool:
+    """Whether it is the database's doing. The body may meet the network's errors elsewhere."""
+    if isinstance(error, asyncpg.PostgresError) and is_transient(error):
+        return True
+    return isinstance(error, DRIVER_ERRORS) and lost(connection)
 
 
 async def _roll_back(whole: asyncpg.transaction.Transaction, connection: Handle) -> None:

@@ -1,0 +1,120 @@
+"""What the rooms of one run of a consumer share: what is in hand, what is known, what is wrong.
+
+Owns: the deliveries in hand and the signals about them, the durable's limits. Knows nothing of how
+anything is pulled, worked on or settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+from seaway import headers as h
+from seaway.consumer.breaker import OUTAGE, Breaker
+from seaway.consumer.lanes import Lanes, Work
+from seaway.consumer.outcomes import Limits
+from seaway.consumer.pace import Pace
+from seaway.consumer.ports import Options, Ports
+from seaway.contracts import JSON, Incoming, Subscription
+from seaway.errors import BrokerUnavailable, NotFound
+from seaway.naming import original_subject
+
+
+class Run:
+    """One run of one consumer on its durable."""
+
+    def __init__(self, durable: str, options: Options, ports: Ports, stop: asyncio.Event) -> None:
+        self.durable = durable
+        self.options = options
+        self.ports = ports
+        self.lanes = Lanes(ordered=options.ordered)
+        self.stop = stop
+        self.now = asyncio.get_running_loop().time
+        """The event loop's clock, in seconds."""
+        self.drained = asyncio.Event()
+        self.wake = asyncio.Event()
+        """Something may be started."""
+        self.room = asyncio.Event()
+        """Something may be pulled."""
+        self.limits = Limits(timedelta(seconds=30), -1, 1)
+        self.deadline = timedelta(seconds=300)
+        self.breaker = Breaker(durable, ports.telemetry)
+        self.pace = Pace()
+
+    def learn(self, config: JSON) -> None:
+        """Take over what the durable's configuration on the server says."""
+        ack_wait = timedelta(microseconds=int(config.get("ack_wait", 30 * 10**9)) // 1000)
+        pending = int(config.get("max_ack_pending", 1000))
+        self.limits = Limits(
+            ack_wait=ack_wait,
+            max_deliver=int(config.get("max_deliver", -1)),
+            max_ack_pending=pending if pending > 0 else 1000,
+        )
+        self.deadline = self.options.deadline or 10 * ack_wait
+
+    async def info(self, stream: str) -> JSON:
+        """The durable on ``stream``, asked until there is an answer; empty when told to stop."""
+        attempt = 0
+        while True:
+            try:
+                info = await self.ports.broker.admin.consumer(stream, self.durable)
+            except BrokerUnavailable as error:
+                self.breaker.pause("server", str(error))
+                attempt += 1
+                if await self.stopped_within(OUTAGE.delay(attempt)):
+                    return {}
+                continue
+            if info is None:
+                raise NotFound(
+                    f"there is no consumer {self.durable} on {stream}: run `seaway topology apply`"
+                )
+            self.breaker.resume("server")
+            return info
+
+    @property
+    def capacity(self) -> int:
+        """How many deliveries of one stream may be in hand: those that the workers have, and those
+        that they can start soon. While the breaker is open, one to probe with."""
+        if self.breaker.open:
+            return 1
+        at_work = self.options.batch * self.options.workers
+        workers = min(self.options.workers, max(1, self.lanes.open))
+        soon = self.pace.startable(workers, ack_wait=self.limits.ack_wait)
+        return min(self.limits.max_ack_pending, at_work + (at_work if soon is None else soon))
+
+    # ------------------------------------------------------------------ what is in hand
+
+    def take_in(self, batch: Sequence[Incoming], source: Subscription | None) -> None:
+        """Put deliveries into their lanes. ``source`` ``None``: read from the stream."""
+        for incoming in batch:
+            key = h.ordering_key(
+                original_subject(incoming.message.subject), incoming.message.headers
+            )
+            self.lanes.push(Work(incoming, source, key))
+        if batch:
+            self.wake.set()
+
+    async def room_or_stop(self) -> None:
+        """Return when there may be room for more, at the latest after a moment."""
+        self.room.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.25):
+                await self.room.wait()
+
+    async def stopped_within(self, delay: timedelta) -> bool:
+        """Wait so long; whether the run was told to stop meanwhile."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay.total_seconds()):
+                await self.stop.wait()
+        return self.stop.is_set()
+
+
+def by_source(works: Iterable[Work]) -> Iterable[tuple[Subscription, list[Incoming]]]:
+    """The deliveries of each subscription; without those that nobody can settle."""
+    grouped: dict[int, tuple[Subscription, list[Incoming]]] = {}
+    for work in works:
+        if work.source is not None:
+            grouped.setdefault(id(work.source), (work.source, []))[1].append(work.incoming)
+    return grouped.values()

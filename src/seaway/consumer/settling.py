@@ -1,0 +1,178 @@
+"""What follows a transaction: the ack, the nak and its lane, the dead letter, and the telling.
+
+Owns: what the server is told of a delivery. Guarantees: acknowledged only after the commit, or
+after the dead letter queue has the letter. The confirmations of acks are awaited while the next
+transactions run: what stays unconfirmed comes again, and meets the inbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import TypeAlias
+
+from seaway.consumer.breaker import OUTAGE
+from seaway.consumer.calls import Failure
+from seaway.consumer.lanes import Work
+from seaway.consumer.outcomes import Bury, Step, TryAgain, decide
+from seaway.consumer.run import Run, by_source
+from seaway.contracts import Incoming, Subscription
+from seaway.errors import TransientError
+from seaway.telemetry import DeadLettered, Delivered, HandledAs
+
+logger = logging.getLogger("seaway.consumer")
+
+Done: TypeAlias = tuple[Work, HandledAs, float]
+"""A delivery that took effect, how, and in how many seconds."""
+
+
+class Settler:
+    """Settles one consumer's deliveries."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._unconfirmed: list[Done] = []
+        self._asked: list[Done] = []
+        self._more = asyncio.Event()
+        self._fewer = asyncio.Event()
+
+    # ------------------------------------------------------------------ acknowledging
+
+    async def acknowledge(self, done: Sequence[Done]) -> None:
+        """Their transaction has committed: they are out of our hands, and their acks on their way.
+
+        Waits only while more are unconfirmed than the server would have out.
+        """
+        if not done:
+            return
+        for work, _, _ in done:
+            self._run.lanes.done(work)
+        self._unconfirmed += done
+        self._more.set()
+        while len(self._unconfirmed) + len(self._asked) > self._run.limits.max_ack_pending:
+            self._fewer.clear()
+            await self._fewer.wait()
+
+    async def confirm(self) -> None:
+        """Ask the server to confirm acks, all that have come up at a time, until cancelled."""
+        while True:
+            while not self._unconfirmed:
+                self._more.clear()
+                await self._more.wait()
+            self._asked, self._unconfirmed = self._unconfirmed, []
+            try:
+                for source, batch in by_source(work for work, _, _ in self._asked):
+                    await source.ack(*batch)
+            finally:
+                done, self._asked = self._asked, []
+                self._fewer.set()
+                for work, outcome, took in done:
+                    self._tell(work, outcome, took)
+
+    def owes(self, source: Subscription) -> bool:
+        """Whether acks over ``source`` wait for their confirmation."""
+        return any(work.source is source for work, _, _ in (*self._unconfirmed, *self._asked))
+
+    async def confirmed(self) -> None:
+        """Return when no ack waits for its confirmation."""
+        while self._unconfirmed or self._asked:
+            self._fewer.clear()
+            await self._fewer.wait()
+
+    # ------------------------------------------------------------------ failures
+
+    async def failed(self, failure: Failure) -> None:
+        """Its transaction was rolled back."""
+        run, work, error = self._run, failure.work, failure.error
+        incoming, source = work.incoming, work.source
+        step = decide(
+            error, deliveries=incoming.deliveries, limits=run.limits, policy=run.options.retry
+        )
+        if source is None:
+            self._unowned_failed(work, step)
+            return
+        match step:
+            case Bury():
+                if await self._bury(work, step, error):
+                    self._tell(work, "dead_lettered", failure.took, error)
+            case TryAgain(delay):
+                logger.debug("%s: %s comes again: %r", run.durable, incoming.event_id, error)
+                # Held first: without a delay it may be back before the nak returns.
+                self._hold(work, delay + run.limits.ack_wait)
+                await source.nak(incoming, delay=delay)
+                self._tell(work, "retried", failure.took, error)
+
+    def _unowned_failed(self, work: Work, step: Step) -> None:
+        """Read from the stream, so nobody's to ack or nak: the server will deliver it in time."""
+        match step:
+            case TryAgain(delay):
+                self._hold(work, delay)
+            case Bury():
+                # Whoever is given it will bury it, and give it the letter.
+                self._run.lanes.done(work)
+
+    def _hold(self, work: Work, patience: timedelta) -> None:
+        self._run.lanes.hold(work, self._run.now() + patience.total_seconds())
+
+    async def _bury(self, work: Work, step: Bury, error: BaseException) -> bool:
+        """Whether the letter is stored and the message acknowledged. Tries until it is stopped."""
+        run, incoming, attempt = self._run, work.incoming, 0
+        while True:
+            try:
+                await run.ports.dead_letters.store(incoming, reason=step.reason, error=error)
+                break
+            except TransientError as failure:
+                # Not acknowledged, and kept alive by the heartbeat: on its last delivery a nak
+                # would lose it to everyone but the sweeper.
+                attempt += 1
+                run.breaker.pause("dead letters", f"a dead letter cannot be stored: {failure}")
+                if await run.stopped_within(OUTAGE.delay(attempt)):
+                    run.lanes.put_back([work])
+                    return False
+        run.breaker.resume("dead letters")
+        if work.source is not None:
+            await work.source.ack(incoming)
+        run.lanes.done(work)
+        run.ports.telemetry.emit(
+            DeadLettered(
+                incoming.stream, run.durable, incoming.event_id, step.reason, type(error).__name__
+            )
+        )
+        return True
+
+    # ------------------------------------------------------------------ giving back
+
+    async def give_back_waiting(self) -> None:
+        """Everything that is in hand and was not started, at once."""
+        waiting = self._run.lanes.waiting()
+        for work in waiting:
+            self._run.lanes.drop(work)
+        for source, batch in by_source(waiting):
+            await self.give_back(source, batch)
+
+    async def give_back(self, source: Subscription, batch: Iterable[Incoming]) -> None:
+        """Have others be given it."""
+        most = self._run.limits.max_deliver
+        for incoming in batch:
+            # The last delivery is left to its timer and the sweeper: a nak would end it here.
+            if not 0 < most <= incoming.deliveries:
+                await source.nak(incoming, delay=timedelta(0))
+
+    def _tell(
+        self, work: Work, outcome: HandledAs, took: float, error: BaseException | None = None
+    ) -> None:
+        incoming = work.incoming
+        self._run.ports.telemetry.emit(
+            Delivered(
+                stream=incoming.stream,
+                consumer=self._run.durable,
+                event_id=incoming.event_id,
+                subject=incoming.message.subject,
+                outcome=outcome,
+                deliveries=incoming.deliveries,
+                took=timedelta(seconds=took),
+                error=None if error is None else f"{type(error).__name__}: {error}",
+            )
+        )

@@ -1,0 +1,214 @@
+"""Inbox rows and handlers in one transaction; who is to blame where it fails.
+
+    calls ──one transaction──> committed
+              │ one of them failed: all is rolled back
+              └─> what was before it, itself, what comes after it: each in a transaction of its own
+
+Owns: transactions, and the blame. Knows nothing of the server: what is to be told to it,
+``settling`` decides. Guarantees: what took effect committed with its inbox row; a delivery is
+blamed only for what its handler says of it, or for failing alone; where something is away, nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from seaway.consumer.calling import call_handler
+from seaway.consumer.calls import (
+    Call,
+    Failure,
+    Item,
+    Part,
+    around,
+    halves,
+    plan,
+    works_of,
+)
+from seaway.consumer.handlers import HandlerTable
+from seaway.consumer.lanes import Work
+from seaway.consumer.outcomes import is_verdict, outage
+from seaway.consumer.run import Run
+from seaway.consumer.settling import Done
+from seaway.contracts import InboxTransaction
+from seaway.errors import ConfigError, StoreUnavailable, TransactionConflict
+from seaway.telemetry import HandledAs
+
+_CONFLICTS = 4
+"""How often a transaction that met another one is run again at once."""
+
+
+@dataclass(slots=True)
+class Results:
+    """How each delivery ended that was to be worked on."""
+
+    done: list[Done] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    kept: list[Work] = field(default_factory=list)
+    """Neither: behind a failed one of their key, or something is away. In order."""
+    outage: Exception | None = None
+    """What is away."""
+    reached: bool = False
+    """Whether the database has answered."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """Who was at work, and what went wrong there."""
+
+    at: int = 0
+    item: Item | None = None
+    error: Exception | None = None
+
+
+class Transactor:
+    """Works on one consumer's deliveries."""
+
+    def __init__(self, run: Run, handlers: HandlerTable) -> None:
+        self._run = run
+        self._handlers = handlers
+
+    async def transact(self, works: Sequence[Work]) -> Results:
+        """Work on all of them, in one transaction unless something fails.
+
+        Raises only what no retry can mend: a handler that ends the transaction itself, a database
+        that is not as it should be.
+        """
+        ordered = self._run.options.ordered
+        planned = plan(works, self._handlers, ordered=ordered)
+        results = Results(done=[(work, "ignored", 0.0) for work in planned.ignored])
+        steps = planned.steps[::-1]
+        if self._run.ports.store is None:
+            # Nothing is rolled back here, so each call has its own outcome.
+            steps = [part for step in steps for part in _call_by_call(step)]
+        failed_keys: set[str] = set()
+        while steps:
+            step = steps.pop()
+            if isinstance(step, Failure):
+                if results.outage is not None or step.work.key in failed_keys:
+                    results.kept.append(step.work)
+                    continue
+                results.failed.append(step)
+                if ordered:
+                    failed_keys.add(step.work.key)
+            elif results.outage is not None:
+                results.kept += works_of(step)
+            elif part := _without(step, failed_keys, results):
+                steps += reversed(await self._together(part, results))
+        return results
+
+    async def _together(self, part: Part, results: Results) -> list[Part | Failure]:
+        """One transaction for all of ``part``; where it failed, what to do instead."""
+        attempt, began = _Attempt(), self._run.now()
+        try:
+            done = await self._without_conflict(part, attempt)
+        except StoreUnavailable as error:
+            results.outage = error
+            results.kept += works_of(part)
+            return []
+        except Exception as error:
+            results.reached = True
+            if error is attempt.error:
+                return await self._blame(part, attempt, self._run.now() - began, results)
+            if isinstance(error, ConfigError):
+                raise
+            # Refused as a whole, at the commit say.
+            if len(works := works_of(part)) > 1:
+                return halves(part)
+            return [Failure(works[0], error, self._run.now() - began)]
+        results.reached = True
+        results.done += done
+        return []
+
+    async def _blame(
+        self, part: Part, attempt: _Attempt, took: float, results: Results
+    ) -> list[Part | Failure]:
+        """A handler raised ``attempt.error``, and all is rolled back."""
+        at, item, error = attempt.at, attempt.item, attempt.error
+        assert error is not None
+        call = part[at]
+        if outage(error, self._run.options.retry) is not None:
+            # What came before it can take effect all the same.
+            before = [part[:at]] if at else []
+            steps = await self._together(before[0], results) if before else []
+            results.outage = results.outage or error
+            for step in (*steps, part[at:]):
+                results.kept += [step.work] if isinstance(step, Failure) else works_of(step)
+            return []
+        if item is None and len(call.items) == 1:
+            item = call.items[0]
+        alone = len(part) == 1 and len(call.items) == 1
+        if item is not None and (alone or is_verdict(error)):
+            return around(part, at, item, Failure(item.work, error, took))
+        if len(part) > 1:
+            return around(part, at, None, None)
+        return halves(part)
+
+    async def _without_conflict(self, part: Part, attempt: _Attempt) -> list[Done]:
+        for _ in range(_CONFLICTS):
+            try:
+                return await self._transaction(part, attempt)
+            except TransactionConflict:
+                continue
+        return await self._transaction(part, attempt)
+
+    async def _transaction(self, part: Part, attempt: _Attempt) -> list[Done]:
+        store = self._run.ports.store
+        if store is None:
+            return await self._call_all(part, None, set(), attempt)
+        async with store.transaction() as tx:
+            ids = [item.metadata.event_id for call in part for item in call.items]
+            fresh = await tx.claim_many(self._run.durable, ids)
+            return await self._call_all(part, tx, fresh, attempt)
+
+    async def _call_all(
+        self, part: Part, tx: InboxTransaction | None, fresh: set[str], attempt: _Attempt
+    ) -> list[Done]:
+        done: list[Done] = []
+        for at, call in enumerate(part):
+            began = self._run.now()
+            wanted = []
+            for item in call.items:
+                if tx is None or item.metadata.event_id in fresh:
+                    # Of two deliveries of one event, the first.
+                    fresh.discard(item.metadata.event_id)
+                    wanted.append(item)
+                else:
+                    done.append((item.work, "already_processed", 0.0))
+            if not wanted:
+                continue
+            attempt.at, attempt.item, attempt.error = at, None, None
+            try:
+                events = []
+                for item in wanted:
+                    attempt.item = item
+                    message = item.work.incoming.message
+                    events.append(call.registration.read(item.subject, message, item.metadata))
+                attempt.item = None
+                handled = await call_handler(self._run, call.registration, wanted, events, tx)
+            except Exception as error:
+                attempt.error = error
+                raise
+            took = self._run.now() - began
+            outcome: HandledAs = "handled" if handled else "already_processed"
+            done += [(item.work, outcome, took) for item in wanted]
+        return done
+
+
+def _without(part: Part, failed_keys: set[str], results: Results) -> Part:
+    """``part`` without what is behind a failed one of its key, which is kept."""
+    if not failed_keys:
+        return part
+    left = []
+    for call in part:
+        behind = [item.work for item in call.items if item.work.key in failed_keys]
+        results.kept += behind
+        items = tuple(item for item in call.items if item.work.key not in failed_keys)
+        if items:
+            left.append(Call(call.registration, items))
+    return left
+
+
+def _call_by_call(step: Part | Failure) -> list[Part | Failure]:
+    """Last first, as steps are taken from the end."""
+    return [step] if isinstance(step, Failure) else [[call] for call in reversed(step)]

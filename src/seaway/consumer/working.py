@@ -1,0 +1,88 @@
+"""From the lanes through a transaction to its settlement: what each worker does.
+
+Owns: when work begins, and what becomes of it while something is away. Guarantees: a consumer whose
+handlers never wait leaves the event loop to others between two transactions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from seaway.consumer.lanes import Work
+from seaway.consumer.outcomes import outage
+from seaway.consumer.recovery import read_overdue
+from seaway.consumer.run import Run
+from seaway.consumer.settling import Settler
+from seaway.consumer.transacting import Results, Transactor
+
+_SLICE_SECONDS = 0.005
+_MOMENT_SECONDS = 0.25
+_POLL_SECONDS = 5.0
+
+
+class Workers:
+    """The workers of one consumer."""
+
+    def __init__(self, run: Run, transactor: Transactor, settler: Settler) -> None:
+        self._run = run
+        self._transactor = transactor
+        self._settler = settler
+
+    async def work(self) -> None:
+        """One worker, until the run stops."""
+        run, slice_ends = self._run, 0.0
+        while not run.stop.is_set():
+            run.wake.clear()
+            if run.lanes.held:
+                await read_overdue(run, run.now())
+            works = run.lanes.take(run.breaker.allowance(run.options.batch, now=run.now()))
+            if works:
+                await self._process(works)
+                if run.now() > slice_ends:
+                    await asyncio.sleep(0)
+                    slice_ends = run.now() + _SLICE_SECONDS
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._patience()):
+                    await run.wake.wait()
+
+    def _patience(self) -> float:
+        """Seconds until there may be something to start that nobody wakes a worker for."""
+        run = self._run
+        if run.breaker.open and (left := run.breaker.pause_left(now=run.now())):
+            return min(left, _MOMENT_SECONDS)
+        return _MOMENT_SECONDS if run.breaker.open or run.lanes.held else _POLL_SECONDS
+
+    async def _process(self, works: list[Work]) -> None:
+        """One transaction for all of them; afterwards each is settled, held, or put back."""
+        run, began = self._run, self._run.now()
+        probe = run.breaker.begin()
+        try:
+            results = await self._transactor.transact(works)
+            self._note(results)
+        except BaseException:
+            run.lanes.put_back(works)
+            raise
+        finally:
+            if probe:
+                run.breaker.probed()
+        run.pace.note(run.now() - began, len(works))
+        run.lanes.put_back(results.kept)
+        await self._settler.acknowledge(results.done)
+        for failure in results.failed:
+            await self._settler.failed(failure)
+        run.wake.set()
+        run.room.set()
+
+    def _note(self, results: Results) -> None:
+        """Tell the breaker what was found."""
+        breaker, error = self._run.breaker, results.outage
+        away = None if error is None else outage(error, self._run.options.retry)
+        if results.reached and away != "database":
+            breaker.resume("database")
+        if away is None and any(outcome == "handled" for _, outcome, _ in results.done):
+            breaker.resume("downstream")
+        if away is not None:
+            after = getattr(error, "after", None) if away == "downstream" else None
+            breaker.trip(away, str(error), now=self._run.now(), after=after)
