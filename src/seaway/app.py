@@ -21,6 +21,7 @@ from seaway.contracts import Broker, Store
 from seaway.dead_letters import DeadLetters, Sweeper
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.forgetting import Forgetting
+from seaway.inbox import inbox_of
 from seaway.naming import Durable, events_stream
 from seaway.outbox import Outbox
 from seaway.relay import Relay
@@ -75,13 +76,17 @@ class Seaway:
         *,
         from_context: str | None = None,
         purpose: str | None = None,
+        tx: object = "store",
         **options: Any,
     ) -> Consumer:
         """Declare a consumer of a whole context (``from_context``), or of a purpose of its own.
 
-        Durable ``{service}__from_{context}`` or ``{service}__{purpose}``. ``options`` are
-        ``Consumer``'s. The durable must be in the configuration: topology is owned by the file
-        (ADR 0003). ``ConfigError`` where it is not, or is declared twice.
+        Durable ``{service}__from_{context}`` or ``{service}__{purpose}``; it must be in the
+        configuration, since topology is owned by the file (ADR 0003). ``tx`` says what
+        ``delivery.tx`` is: ``"store"``, a connection of the configured database; what ``inbox_for``
+        takes, such as a pool or a sessionmaker on that same database; or ``None``, no database and
+        effects at least once. Other ``options`` are ``Consumer``'s. ``ConfigError`` where the
+        durable is not in the configuration, or is declared twice.
         """
         if (from_context is None) == (purpose is None):
             raise ConfigError(f"consumer {service!r}: give either from_context= or purpose=")
@@ -104,7 +109,7 @@ class Seaway:
             raise ConfigError(
                 f"consumer {name} is on {found.stream}, not on {from_context}'s stream"
             )
-        consumer = Consumer(durable, stream=found.stream, **options)
+        consumer = Consumer(durable, stream=found.stream, tx=tx, **options)
         self.consumers[name] = consumer
         return consumer
 
@@ -238,14 +243,24 @@ class Seaway:
         await self.open_store()
 
     def _consume(self, consumer: Consumer, store: Store) -> Work:
-        return lambda stop: consumer.run(
-            self.broker,
-            store=store,
-            outbox=self.outbox,
-            dead_letters=self.dead_letters,
-            telemetry=self.telemetry,
-            stop=stop,
-        )
+        async def consume(stop: asyncio.Event) -> None:
+            async with inbox_of(
+                consumer.tx,
+                store,
+                schema=self.settings.database_schema,
+                consumer=str(consumer.durable),
+                stop=stop,
+            ) as inbox:
+                await consumer.run(
+                    self.broker,
+                    store=inbox,
+                    outbox=self.outbox,
+                    dead_letters=self.dead_letters,
+                    telemetry=self.telemetry,
+                    stop=stop,
+                )
+
+        return consume
 
     def lifespan(self, *_: Any) -> AbstractAsyncContextManager[dict[str, Any]]:
         """A FastAPI/Starlette lifespan: connected, with relay, consumers and sweeper at work.

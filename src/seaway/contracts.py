@@ -433,14 +433,6 @@ class InboxStore(Protocol):
         """Which consumers have this event's effects, and since when."""
         ...
 
-    async def forget(self, before: datetime) -> None:
-        """Drop inbox rows written before then, as ``prune`` does, and none that is younger.
-
-        Where they go in bulk, a row stays until all others of events of the same day are that old,
-        and ``capabilities.pruned_by`` longer.
-        """
-        ...
-
     async def close(self) -> None: ...
 
 
@@ -518,6 +510,14 @@ class Store(OutboxStore, InboxStore, Protocol):
 
     @property
     def schema(self) -> SchemaAdmin: ...
+
+    async def forget(self, before: datetime) -> None:
+        """Drop inbox rows written before then, as ``prune`` does, and none that is younger.
+
+        Where they go in bulk, a row stays until all others of events of the same day are that old,
+        and ``capabilities.pruned_by`` longer.
+        """
+        ...
 
     async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
         """How many rows ``prune(sent)`` and ``forget(processed)`` would remove now, by table or

@@ -11,7 +11,7 @@ import logging
 import random
 from datetime import UTC, datetime, timedelta
 
-from seaway.contracts import InboxStore
+from seaway.contracts import Store
 from seaway.errors import SeawayError
 
 logger = logging.getLogger("seaway.inbox")
@@ -26,9 +26,7 @@ class Forgetting:
     Any number of processes may: they do not do so in step, and a store lets one at a time.
     """
 
-    def __init__(
-        self, store: InboxStore, retention: timedelta, *, every: timedelta = EVERY
-    ) -> None:
+    def __init__(self, store: Store, retention: timedelta, *, every: timedelta = EVERY) -> None:
         self._store = store
         self._retention = retention
         self._every = every.total_seconds()

@@ -15,7 +15,8 @@ from seaway.contracts import Lease, Sent
 from seaway.errors import SchemaMismatch, StoreUnavailable
 from seaway.events import RawEvent, new_event_id
 from seaway.stores.postgres import PostgresStore
-from seaway.testing.conformance.store import add, add_in, claim_all, fail, ids
+from seaway.testing.conformance.inbox import add_in, ids
+from seaway.testing.conformance.store import add, claim_all, fail
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 

@@ -19,7 +19,8 @@ from seaway.errors import ConfigError, StoreUnavailable
 from seaway.events import RawEvent
 from seaway.outbox import Outbox
 from seaway.stores.postgres import PostgresStore
-from seaway.testing.conformance.store import add, add_in, claim_all, ids, send
+from seaway.testing.conformance.inbox import add_in, ids
+from seaway.testing.conformance.store import add, claim_all, send
 from seaway.testing.databases import Database, Databases
 
 SUBJECT = "sea.event.case_moved.v1"

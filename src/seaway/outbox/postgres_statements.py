@@ -12,8 +12,7 @@ transaction, however many events that adds.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -31,7 +30,6 @@ _NOTIFYING = (
 )
 _TAKE_BACK = "DELETE FROM seaway_outbox WHERE event_id = ANY (CAST($1 AS uuid[]))"
 _TYPES = ("text", "text", "text", "bytea", "text", "bigint")
-_PARAMETER = re.compile(r"\$(\d)")
 
 _MISSING = frozenset({"42P01", "42703", "42704", "3F000", "42P10"})
 _TRANSIENT = ("08", "40", "53", "57", "58", "55")
@@ -69,17 +67,6 @@ def _add_statement(place: Place, *, many: bool) -> str:
 def take_back_statement(place: Place) -> str:
     """For the rows of a call of which one was refused: all of them go or none."""
     return within(_TAKE_BACK, place.schema)
-
-
-@lru_cache(maxsize=64)
-def named(statement: str, form: str) -> str:
-    """``statement`` with a name for each parameter: ``form`` is ``:{}`` or ``%({})s``."""
-    return _PARAMETER.sub(lambda found: form.format(f"p{found[1]}"), statement)
-
-
-def by_name(*parameters: Any) -> Mapping[str, Any]:
-    """The parameters of a ``named`` statement."""
-    return {f"p{place}": value for place, value in enumerate(parameters, 1)}
 
 
 def known(rows: Sequence[OutboxRow], added: Sequence[str]) -> ConfigError | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from seaway.brokers.jetstream.connection import Frame
+from seaway.brokers.jetstream.frames import Frame
 from seaway.contracts import PublishOutcome, Refused, Stored, Unconfirmed
 from seaway.errors import BrokerUnavailable
 

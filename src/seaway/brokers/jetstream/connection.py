@@ -23,7 +23,9 @@ from typing import Any, TypeAlias
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.protocol.parser import Parser
 
+from seaway.brokers.jetstream.frames import Frame, cut, frame
 from seaway.brokers.jetstream.options import client_options
 from seaway.brokers.jetstream.wire import chunks
 from seaway.config import NatsSettings
@@ -41,26 +43,6 @@ _CHUNK_BYTES = 64 * 1024
 _PENDING_BYTES = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A message as the core protocol delivers it. ``status``: a control message's number."""
-
-    subject: str
-    reply: str
-    headers: Mapping[str, str]
-    data: bytes
-
-    @property
-    def status(self) -> str | None:
-        """``404``, ``408``, ``409``, ``503``, ``100``; ``None`` for a message."""
-        return self.headers.get("Status") if not self.data else None
-
-    @property
-    def description(self) -> str:
-        """The text beside the status."""
-        return self.headers.get("Description", "")
-
-
 FrameHandler: TypeAlias = Callable[[Frame], None]
 
 
@@ -70,12 +52,14 @@ class _SturdyClient(Client):
     Its read loop ends on a header block or a subject that it cannot decode, and goes on looking
     connected; a stream would redeliver such a message for ever. And any ``-ERR`` but two closes it
     for good, where connecting again is what heals. It also keeps what was not flushed for the next
-    connection, hands each message over through a queue and a task, and encodes and flushes each
-    publication by itself: here none of that is done. (nats-py 2.16; all methods are its own.)
+    connection, reads with a search for each message and two moves of all that is behind it, hands
+    each over through a queue and a task, and encodes and flushes each publication by itself: here
+    none of that is done. (nats-py 2.16; all methods are its own.)
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self._ps = _Reader(self)
         self.handlers: dict[int, FrameHandler] = {}
         """By subscription id: called at once, without a task's turn for each message."""
 
@@ -102,15 +86,7 @@ class _SturdyClient(Client):
     ) -> None:
         if not subject.isascii():
             subject = subject.decode("utf-8", "replace").encode()
-        handler = self.handlers.get(sid)
-        if handler is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
-        parsed = await self._process_headers(headers) if headers else None
-        try:
-            handler(Frame(subject.decode(), reply.decode(), parsed or {}, data))
-        except Exception as error:
-            await self._error_cb(error)  # Raised further, it would end the read loop.
+        await super()._process_msg(sid, subject, reply, data, headers)
 
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
         try:
@@ -126,6 +102,54 @@ class _SturdyClient(Client):
             await self._process_op_err(error)
             return
         await super()._process_err(err_msg)
+
+
+class _Reader(Parser):
+    """Reads what arrives for ``_SturdyClient``: a chunk's messages in one go, other lines as ever.
+
+    Guarantees: a message that comes in many chunks is put together once, however long it is.
+    """
+
+    def __init__(self, client: _SturdyClient) -> None:
+        self._client = client
+        self._resets = 0
+        super().__init__(client)
+
+    def reset(self) -> None:
+        super().reset()
+        self._chunks: list[bytes] = []
+        self._held = self._lacking = 0
+        self._resets += 1
+
+    async def parse(self, data: bytes = b"") -> None:
+        self._chunks.append(data)
+        self._held += len(data)
+        if self._held < self._lacking:
+            return
+        received, place = b"".join(self._chunks), 0
+        resets, handlers = self._resets, self._client.handlers
+        while True:
+            try:
+                found = cut(received, place)
+            except ValueError as error:
+                raise nats.errors.ProtocolError from error
+            if isinstance(found, int):
+                break
+            place = found.end
+            handler = handlers.get(found.sid)
+            if handler is not None:
+                try:
+                    handler(frame(found))
+                except Exception as error:
+                    await self._client._error_cb(error)  # Raised, it would end the read loop.
+            elif found.sid:
+                await self._client._process_msg(*found[1:4], found.data, found.block)
+            else:
+                await super().parse(found.data)
+            if self._resets != resets:
+                return  # The connection that this came from is no more.
+        self._chunks = [received[place:]]
+        self._held, self._lacking = len(self._chunks[0]), found
 
 
 @dataclass(slots=True)

@@ -27,7 +27,8 @@ from functools import partial
 
 from seaway.brokers.jetstream import wire
 from seaway.brokers.jetstream.answers import classify, concerns_the_stream, denied, unreachable
-from seaway.brokers.jetstream.connection import Connection, Frame
+from seaway.brokers.jetstream.connection import Connection
+from seaway.brokers.jetstream.frames import Frame
 from seaway.brokers.jetstream.replies import Replies
 from seaway.clocks import Gap
 from seaway.contracts import Held, PublishOutcome, Stored, Unconfirmed

@@ -20,8 +20,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from seaway.contracts import Failed, OutboxEntry, Sent
+from seaway.databases.ending import to_its_end
 from seaway.errors import SchemaMismatch
-from seaway.stores.ending import to_its_end
 from seaway.stores.postgres import rows
 from seaway.stores.postgres.connection import Handle, Pool
 from seaway.stores.postgres.errors import translating

@@ -20,8 +20,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 
+from seaway.databases import statements
 from seaway.errors import SchemaMismatch
-from seaway.stores import statements
 from seaway.stores.postgres.connection import Handle, Pool, touched
 from seaway.stores.postgres.errors import translating
 from seaway.tables import within

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
-from seaway.stores import statements
+from seaway.databases import statements
 from seaway.stores.postgres import rows
 from seaway.stores.postgres.address import parse
 from seaway.stores.postgres.connection import Pool, touched

@@ -12,16 +12,10 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
+from seaway.databases.ending import to_its_end
 from seaway.errors import ConfigError, StoreUnavailable
-from seaway.stores.ending import to_its_end
 from seaway.stores.postgres.connection import Handle, Pool, drop, in_transaction, lost, touched
-from seaway.stores.postgres.errors import (
-    DRIVER_ERRORS,
-    is_transient,
-    sqlstate,
-    translated,
-    translating,
-)
+from seaway.stores.postgres.errors import DRIVER_ERRORS, is_transient, translated, translating
 
 
 class PostgresTransaction:
@@ -85,10 +79,7 @@ async def transaction(pool: Pool, sql: Mapping[str, str]) -> AsyncIterator[Postg
             intact = lost(connection) or connection.is_in_transaction()
             if in_transaction(connection):
                 await to_its_end(_roll_back(whole, connection))
-            # Without an SQLSTATE it may be the handler's own: a service that it calls refuses a
-            # connection or takes too long. Its session tells whether the database is away.
-            away = is_transient(error) if sqlstate(error) else lost(connection)
-            if isinstance(error, DRIVER_ERRORS) and away:
+            if _ended_it(error, connection):
                 raise translated(error, pool.shown) from error
             if (
                 not intact
@@ -106,6 +97,13 @@ async def transaction(pool: Pool, sql: Mapping[str, str]) -> AsyncIterator[Postg
                 raise translated(error, pool.shown) from error
             # A deferred constraint: the body's own doing, and its own error.
             raise
+
+
+def _ended_it(error: BaseException, connection: Handle) -> bool:
+    """Whether it is the database's doing. The body may meet the network's errors elsewhere."""
+    if isinstance(error, asyncpg.PostgresError) and is_transient(error):
+        return True
+    return isinstance(error, DRIVER_ERRORS) and lost(connection)
 
 
 async def _roll_back(whole: asyncpg.transaction.Transaction, connection: Handle) -> None:

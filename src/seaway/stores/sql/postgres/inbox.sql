@@ -2,7 +2,7 @@
 INSERT INTO seaway_inbox (consumer, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING
 
 -- name: claim_many
-INSERT INTO seaway_inbox (consumer, event_id) SELECT $1, unnest($2::text[])
+INSERT INTO seaway_inbox (consumer, event_id) SELECT $1, unnest(CAST($2 AS text[]))
 ON CONFLICT DO NOTHING RETURNING event_id
 
 -- name: processed

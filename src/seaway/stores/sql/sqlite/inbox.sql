@@ -2,6 +2,11 @@
 INSERT INTO seaway_inbox (consumer, event_id, processed_at) VALUES (:consumer, :event_id, :now)
 ON CONFLICT (event_id, consumer) DO NOTHING
 
+-- name: claim_many
+INSERT INTO seaway_inbox (consumer, event_id, processed_at)
+SELECT :consumer, value, :now FROM json_each(:event_ids) WHERE true
+ON CONFLICT (event_id, consumer) DO NOTHING RETURNING event_id
+
 -- name: processed
 SELECT consumer, processed_at FROM seaway_inbox WHERE event_id = :event_id ORDER BY consumer
 
