@@ -77,6 +77,10 @@ class Breaker:
             return most
         return 0 if self._probing or now < self._not_before else 1
 
+    def pause_left(self, *, now: float) -> float:
+        """Seconds until a probe may begin; 0 where one is under way or may begin now."""
+        return 0.0 if self._probing else max(0.0, self._not_before - now)
+
     def begin(self) -> bool:
         """Work begins; whether it is a probe, whose end must be told."""
         if self.open:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ from seaway.consumer.breaker import OUTAGE
 from seaway.consumer.recovery import recover
 from seaway.consumer.run import Run
 from seaway.consumer.settling import Settler
-from seaway.contracts import Subscription
+from seaway.contracts import Incoming, Subscription
 from seaway.errors import BrokerUnavailable, NotFound
 from seaway.telemetry import Reconnected, Resubscribed, Signal
 
@@ -69,7 +69,7 @@ class Puller:
 
     async def _pull_until_stop_or_stall(self, stream: str, source: Subscription) -> None:
         run, epoch = self._run, -1
-        quiet_since = run.now()
+        quiet_since, suspicious = run.now(), False
         draining = asyncio.create_task(self._drain_on_stop(source))
         try:
             while not run.stop.is_set():
@@ -82,7 +82,7 @@ class Puller:
                     await run.room_or_stop()
                     quiet_since = run.now()
                     continue
-                batch = await source.next(free, timeout=POLL)
+                batch = await _next(source, free)
                 run.breaker.resume("server")
                 if run.stop.is_set():
                     await self._settler.give_back(source, batch)
@@ -92,11 +92,15 @@ class Puller:
                     await recover(run, stream)
                 run.take_in(batch, source)
                 if batch:
-                    quiet_since = run.now()
+                    quiet_since, suspicious = run.now(), False
                 elif run.now() >= quiet_since + STALL.total_seconds():
-                    if await self._has_something_to_give(stream):
+                    if not await self._has_something_to_give(stream):
+                        quiet_since, suspicious = run.now(), False
+                    elif suspicious:
                         return
-                    quiet_since = run.now()
+                    else:
+                        # It may have come just now: one more pull will tell.
+                        suspicious = True
             await draining
         finally:
             draining.cancel()
@@ -120,7 +124,7 @@ class Puller:
             info = await self._run.ports.broker.admin.consumer(stream, self._run.durable)
         except BrokerUnavailable:
             return False
-        if info is None or int(info["num_pending"]) == 0:
+        if info is None or info.get("paused") or int(info["num_pending"]) == 0:
             return False
         return int(info["num_ack_pending"]) < self._run.limits.max_ack_pending
 
@@ -140,3 +144,12 @@ class Puller:
         run = self._run
         if not run.stop.is_set():
             run.ports.telemetry.emit(Resubscribed(stream, run.durable, reason))
+
+
+async def _next(source: Subscription, limit: int) -> Sequence[Incoming]:
+    """Its next deliveries, if any come in time, and even where it forgets the time itself."""
+    try:
+        async with asyncio.timeout(2 * POLL.total_seconds()):
+            return await source.next(limit, timeout=POLL)
+    except TimeoutError:
+        return []

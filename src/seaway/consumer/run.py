@@ -31,6 +31,8 @@ class Run:
         self.ports = ports
         self.lanes = Lanes(ordered=options.ordered)
         self.stop = stop
+        self.now = asyncio.get_running_loop().time
+        """The event loop's clock, in seconds."""
         self.drained = asyncio.Event()
         self.wake = asyncio.Event()
         """Something may be started."""
@@ -70,10 +72,6 @@ class Run:
                 )
             self.breaker.resume("server")
             return info
-
-    def now(self) -> float:
-        """The event loop's clock, in seconds."""
-        return asyncio.get_running_loop().time()
 
     @property
     def capacity(self) -> int:

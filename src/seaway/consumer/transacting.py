@@ -4,18 +4,17 @@
               │ one of them failed: all is rolled back
               └─> what was before it, itself, what comes after it: each in a transaction of its own
 
-Owns: calling handlers. Knows nothing of the server: what is to be told to it, ``settling`` decides.
-Guarantees: what took effect committed with its inbox row; a delivery is blamed only for what its
-handler says of it, or for failing alone; where something is away, nobody is.
+Owns: transactions, and the blame. Knows nothing of the server: what is to be told to it,
+``settling`` decides. Guarantees: what took effect committed with its inbox row; a delivery is
+blamed only for what its handler says of it, or for failing alone; where something is away, nobody.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from seaway.chain import Chain, chained
+from seaway.consumer.calling import call_handler
 from seaway.consumer.calls import (
     Call,
     Failure,
@@ -26,14 +25,13 @@ from seaway.consumer.calls import (
     plan,
     works_of,
 )
-from seaway.consumer.delivery import Delivery
 from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import is_verdict, outage
 from seaway.consumer.run import Run
 from seaway.consumer.settling import Done
 from seaway.contracts import InboxTransaction
-from seaway.errors import AlreadyProcessed, ConfigError, StoreUnavailable, TransactionConflict
+from seaway.errors import ConfigError, StoreUnavailable, TransactionConflict
 from seaway.telemetry import HandledAs
 
 _CONFLICTS = 4
@@ -181,7 +179,13 @@ class Transactor:
                 continue
             attempt.at, attempt.item, attempt.error = at, None, None
             try:
-                handled = await self._call(call, wanted, tx, attempt)
+                events = []
+                for item in wanted:
+                    attempt.item = item
+                    message = item.work.incoming.message
+                    events.append(call.registration.read(item.subject, message, item.metadata))
+                attempt.item = None
+                handled = await call_handler(self._run, call.registration, wanted, events, tx)
             except Exception as error:
                 attempt.error = error
                 raise
@@ -189,64 +193,6 @@ class Transactor:
             outcome: HandledAs = "handled" if handled else "already_processed"
             done += [(item.work, outcome, took) for item in wanted]
         return done
-
-    async def _call(
-        self, call: Call, items: list[Item], tx: InboxTransaction | None, attempt: _Attempt
-    ) -> bool:
-        """Whether the handler has handled them, and not said that this had been done before."""
-        registration, events = call.registration, []
-        for item in items:
-            attempt.item = item
-            message = item.work.incoming.message
-            events.append(registration.read(item.subject, message, item.metadata))
-        attempt.item = None
-        deliveries = [self._delivery(item, tx, registration.takes_lists) for item in items]
-        try:
-            async with asyncio.timeout(self._run.deadline.total_seconds()):
-                if registration.takes_lists:
-                    await registration.handler(events, deliveries)
-                else:
-                    metadata = items[0].metadata
-                    with chained(
-                        metadata.correlation_id,
-                        metadata.event_id,
-                        traceparent=metadata.traceparent,
-                        tracestate=metadata.tracestate,
-                    ):
-                        await registration.handler(events[0], deliveries[0])
-        except AlreadyProcessed:
-            return False
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            # Not our cancellation: it would end this worker without a word.
-            raise RuntimeError("the handler awaited something that was cancelled") from error
-        return True
-
-    def _delivery(self, item: Item, tx: InboxTransaction | None, in_list: bool) -> Delivery:
-        incoming, metadata = item.work.incoming, item.metadata
-        own = Chain(
-            metadata.correlation_id, metadata.event_id, metadata.traceparent, metadata.tracestate
-        )
-        return Delivery(
-            event_id=metadata.event_id,
-            subject=item.subject,
-            stream=incoming.stream,
-            stream_seq=incoming.stream_seq,
-            consumer=self._run.durable,
-            deliveries=incoming.deliveries,
-            correlation_id=metadata.correlation_id,
-            causation_id=metadata.causation_id,
-            key=metadata.key,
-            occurred_at=metadata.occurred_at,
-            stored_at=incoming.stored_at,
-            headers=incoming.message.headers,
-            redriven=item.subject != incoming.message.subject,
-            _tx=None if tx is None else tx.handle,
-            _outbox=self._run.ports.outbox,
-            _chain=own if in_list else None,
-        )
 
 
 def _without(part: Part, failed_keys: set[str], results: Results) -> Part:

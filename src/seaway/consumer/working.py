@@ -18,6 +18,7 @@ from seaway.consumer.transacting import Results, Transactor
 
 _SLICE_SECONDS = 0.005
 _MOMENT_SECONDS = 0.25
+_POLL_SECONDS = 5.0
 
 
 class Workers:
@@ -42,10 +43,16 @@ class Workers:
                     await asyncio.sleep(0)
                     slice_ends = run.now() + _SLICE_SECONDS
                 continue
-            soon = run.lanes.held or run.breaker.open
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_MOMENT_SECONDS if soon else 5):
+                async with asyncio.timeout(self._patience()):
                     await run.wake.wait()
+
+    def _patience(self) -> float:
+        """Seconds until there may be something to start that nobody wakes a worker for."""
+        run = self._run
+        if run.breaker.open and (left := run.breaker.pause_left(now=run.now())):
+            return min(left, _MOMENT_SECONDS)
+        return _MOMENT_SECONDS if run.breaker.open or run.lanes.held else _POLL_SECONDS
 
     async def _process(self, works: list[Work]) -> None:
         """One transaction for all of them; afterwards each is settled, held, or put back."""

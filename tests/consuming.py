@@ -1,0 +1,284 @@
+"""A consumer on streams in memory: it is watched, and every failure can be had at will."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from seaway.consumer import Consumer, Delivery
+from seaway.contracts import JSON, DeadLetterReason, Incoming, Message, Subscription
+from seaway.errors import BrokerUnavailable, StoreUnavailable
+from seaway.events import RawEvent
+from seaway.naming import Durable
+from seaway.outbox import Outbox
+from seaway.telemetry import Delivered, Signal, Telemetry
+from seaway.testing.memory_broker import MemoryAdmin, MemoryBroker
+from seaway.testing.memory_store import MemoryStore
+from seaway.testing.memory_streams import MemoryConsumer
+
+DURABLE = "case_mgmt__from_memo"
+EVENTS, REDRIVES = "MEMO_EVENTS", "MEMO_REDRIVE"
+SUBJECT = "memo.event.case_opened.v1"
+SOON = timedelta(milliseconds=1)
+
+
+async def until(condition: Callable[[], bool], *, within: float = 10) -> None:
+    """Poll until it holds."""
+    async with asyncio.timeout(within):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def message(event_id: str, key: str = "case-1", *, subject: str = SUBJECT) -> Message:
+    return Message(subject, event_id.encode(), {"Nats-Msg-Id": event_id, "X-Ordering-Key": key})
+
+
+def consumer(handle: Callable[[RawEvent, Delivery], Awaitable[None]], **options: Any) -> Consumer:
+    made = Consumer(Durable.parse(DURABLE), stream=EVENTS, **options)
+    made.handler(RawEvent)(handle)
+    return made
+
+
+async def note(event: RawEvent, delivery: Delivery) -> None:
+    delivery.tx.effects[delivery.event_id] = delivery.deliveries
+
+
+class WatchedDurable:
+    """One stream and its durable, and all that a consumer says to them."""
+
+    def __init__(self, broker: MemoryBroker, stream: str) -> None:
+        self._broker = broker
+        self.stream = stream
+        self.acked: list[int] = []
+        self.naks: list[tuple[int, timedelta]] = []
+        self.in_progress_calls: list[tuple[int, ...]] = []
+        self.asked: list[int] = []
+        self.subscribed = 0
+        self.open: list[_Watched] = []
+        self.confirms = True
+        self.away = False
+        self.silent = False
+
+    @property
+    def _consumer(self) -> MemoryConsumer:
+        return self._broker._find(self.stream, DURABLE)[1]
+
+    @property
+    def pending(self) -> list[int]:
+        """What is out, by stream sequence."""
+        return list(self._consumer.out)
+
+    async def publish(self, *messages: Message) -> None:
+        await self._broker.publish(self.stream, messages, timeout=SOON)
+
+    def again(self, seq: int) -> None:
+        """Redeliver, as when ``ack_wait`` has passed."""
+        self._consumer.out[seq].due = 0.0
+        self._broker._tell()
+
+    async def deliver_to_another(self, count: int) -> None:
+        """To a process that dies with them."""
+        async with self._broker.subscribe(self.stream, DURABLE) as other:
+            assert len(await other.next(count, timeout=SOON)) == count
+
+    def fall_silent(self) -> None:
+        """The open subscription delivers nothing any more."""
+        for one in self.open:
+            one.silent = True
+
+    async def before_ack(self, incoming: Sequence[Incoming]) -> None:
+        """Return when the server may confirm these."""
+
+    async def configure(self, **config: Any) -> None:
+        await self._broker.admin.update_consumer(self.stream, {**self._consumer.config, **config})
+
+
+class _Watched:
+    """``contracts.Subscription`` that records for its ``WatchedDurable``."""
+
+    def __init__(self, inner: Subscription, durable: WatchedDurable) -> None:
+        self._inner = inner
+        self._durable = durable
+        self.silent = durable.silent
+
+    async def next(self, limit: int, *, timeout: timedelta) -> Sequence[Incoming]:
+        if self._durable.away:
+            self._durable.away = False
+            raise BrokerUnavailable("closed")
+        self._durable.asked.append(limit)
+        if self.silent:
+            await asyncio.sleep(timeout.total_seconds())
+            return []
+        return await self._inner.next(limit, timeout=timeout)
+
+    async def drain(self) -> None:
+        await self._inner.drain()
+
+    async def ack(self, *incoming: Incoming) -> Sequence[bool]:
+        if not self._durable.confirms:
+            return [False] * len(incoming)
+        await self._durable.before_ack(incoming)
+        self._durable.acked += [one.stream_seq for one in incoming]
+        return await self._inner.ack(*incoming)
+
+    async def nak(self, incoming: Incoming, *, delay: timedelta) -> None:
+        self._durable.naks.append((incoming.stream_seq, delay))
+        await self._inner.nak(incoming, delay=delay)
+        # A redelivery may overtake the return of the call.
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    async def in_progress(self, *incoming: Incoming) -> None:
+        self._durable.in_progress_calls.append(tuple(sorted(one.stream_seq for one in incoming)))
+        await self._inner.in_progress(*incoming)
+
+    async def term(self, incoming: Incoming, *, reason: str) -> None:
+        raise AssertionError("a consumer never terminates a message")
+
+
+class _WatchedAdmin(MemoryAdmin):
+    failures = 0
+
+    async def consumer(self, stream: str, durable: str) -> JSON | None:
+        if self.failures:
+            self.failures -= 1
+            raise BrokerUnavailable("no answer")
+        return await super().consumer(stream, durable)
+
+
+class WatchedBroker(MemoryBroker):
+    """A ``MemoryBroker`` with the consumer's two durables, watched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watched_admin = _WatchedAdmin(self)
+        self.durables = {name: WatchedDurable(self, name) for name in (EVENTS, REDRIVES)}
+
+    @property
+    def admin(self) -> MemoryAdmin:
+        return self.watched_admin
+
+    async def create(self, stream: str, **config: Any) -> None:
+        wanted = {"durable_name": DURABLE, "max_deliver": 5, "max_ack_pending": 50, **config}
+        await self.admin.create_consumer(stream, wanted)
+
+    @asynccontextmanager
+    async def subscribe(self, stream: str, durable: str) -> AsyncIterator[Subscription]:
+        watched = self.durables[stream]
+        async with super().subscribe(stream, durable) as inner:
+            watched.subscribed += 1
+            watched.open.append(_Watched(inner, watched))
+            yield watched.open[-1]
+
+
+class FragileStore(MemoryStore):
+    """Fails to begin, or to commit, as often as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = 0
+        self.commit_errors: deque[Exception] = deque()
+        self.begun = 0
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        self.begun += 1
+        if self.away:
+            self.away -= 1
+            raise StoreUnavailable("locked")
+        async with super().transaction() as tx:
+            yield tx
+            if self.commit_errors:
+                raise self.commit_errors.popleft()
+            if tx.effects.get("unfit"):
+                raise ValueError("refused at the commit")
+
+
+@dataclass
+class Letters:
+    """A dead letter queue that can be away."""
+
+    stored: list[tuple[str, DeadLetterReason]] = field(default_factory=list)
+    failures: int = 0
+
+    async def store(
+        self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
+    ) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise BrokerUnavailable("no DLQ")
+        self.stored.append((incoming.event_id, reason))
+
+
+class Bench:
+    """A running consumer and everything around it."""
+
+    def __init__(self) -> None:
+        self.broker = WatchedBroker()
+        self.store = FragileStore()
+        self.letters = Letters()
+        self.telemetry = Telemetry()
+        self.signals: list[Signal] = []
+        self.telemetry.subscribe(self.signals.append)
+        self.stop = asyncio.Event()
+        self.tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def open(cls, **config: Any) -> Bench:
+        """With both durables made; ``config`` as the server's."""
+        made = cls()
+        streams = ((EVENTS, "memo.event.>"), (REDRIVES, "memo.redrive.>"))
+        for stream, subject in streams:
+            subjects = [subject, "memo.odd"] if stream == EVENTS else [subject]
+            await made.broker.admin.create_stream({"name": stream, "subjects": subjects})
+            await made.broker.create(stream, **config)
+        return made
+
+    @property
+    def events(self) -> WatchedDurable:
+        return self.broker.durables[EVENTS]
+
+    def outcomes(self, event_id: str | None = None) -> list[str]:
+        return [
+            one.outcome
+            for one in self.signals
+            if isinstance(one, Delivered) and event_id in (None, one.event_id)
+        ]
+
+    def states(self) -> list[type[Signal]]:
+        """What was said besides deliveries, in order."""
+        return [type(one) for one in self.signals if not isinstance(one, Delivered)]
+
+    def start(self, consumer: Consumer, *, store: bool = True) -> None:
+        self.tasks.append(
+            asyncio.create_task(
+                consumer.run(
+                    self.broker,
+                    store=self.store if store else None,
+                    outbox=Outbox(),
+                    dead_letters=self.letters,
+                    telemetry=self.telemetry,
+                    stop=self.stop,
+                )
+            )
+        )
+
+    async def ended(self) -> None:
+        async with asyncio.timeout(10):
+            for task in self.tasks:
+                await task
+
+    async def finish(self) -> None:
+        self.stop.set()
+        await self.ended()
+
+    async def close(self) -> None:
+        """Cancel what still runs."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)

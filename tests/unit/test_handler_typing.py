@@ -1,0 +1,57 @@
+"""What a type checker knows of handlers: checked by ``make types``.
+
+Each ``type: ignore`` below is an error that must be found: one that is not needed is one itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from dataclasses import dataclass
+
+    from seaway import Consumer, Delivery, RawEvent
+
+    @dataclass
+    class Opened:
+        case_id: str
+
+    @dataclass
+    class Closed:
+        case_id: str
+
+    def agree(consumer: Consumer) -> None:
+        @consumer.handler(Opened)
+        async def one(event: Opened, delivery: Delivery) -> None: ...
+
+        @consumer.handler(RawEvent)
+        async def raw(event: RawEvent, delivery: Delivery) -> None: ...
+
+        @consumer.batch_handler(Opened)
+        async def lists(events: list[Opened], deliveries: list[Delivery]) -> None: ...
+
+        @consumer.batch_handler(Opened)
+        async def wider(events: Sequence[Opened], deliveries: Sequence[Delivery]) -> None: ...
+
+    def disagree(consumer: Consumer) -> None:
+        @consumer.handler(Opened)  # type: ignore[arg-type]
+        async def other(event: Closed, delivery: Delivery) -> None: ...
+
+        @consumer.handler(Opened)  # type: ignore[arg-type]
+        def plain(event: Opened, delivery: Delivery) -> None: ...
+
+        @consumer.handler(Opened)  # type: ignore[arg-type]
+        async def few(event: Opened) -> None: ...
+
+        @consumer.handler(Opened)  # type: ignore[arg-type]
+        async def lists(events: list[Opened], deliveries: list[Delivery]) -> None: ...
+
+        @consumer.batch_handler(Opened)  # type: ignore[arg-type]
+        async def other_lists(events: list[Closed], deliveries: list[Delivery]) -> None: ...
+
+        @consumer.batch_handler(Opened)  # type: ignore[arg-type]
+        async def single(event: Opened, delivery: Delivery) -> None: ...
+
+        @consumer.batch_handler(Opened)  # type: ignore[arg-type]
+        async def one_delivery(events: list[Opened], delivery: Delivery) -> None: ...
