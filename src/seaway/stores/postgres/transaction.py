@@ -15,12 +15,7 @@ import asyncpg
 from seaway.databases.ending import to_its_end
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.stores.postgres.connection import Handle, Pool, drop, in_transaction, lost, touched
-from seaway.stores.postgres.errors import (
-    DRIVER_ERRORS,
-    is_transient,
-    translated,
-    translating,
-)
+from seaway.stores.postgres.errors import DRIVER_ERRORS, is_transient, translated, translating
 
 
 class PostgresTransaction:
