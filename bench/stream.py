@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from bench import workload
 BATCH = 1000
 """The most that the server takes in one atomic batch."""
 LOOK_EVERY_SECONDS = 0.05
+ACKED_EVERY_SECONDS = 0.005
 SPOT_CHECKS = 25
 
 
@@ -38,9 +39,18 @@ async def client(url: str) -> AsyncIterator[Client]:
         await connection.close()
 
 
-async def create(connection: Client) -> None:
+async def create(connection: Client, config: Mapping[str, object] = workload.STREAM_CONFIG) -> None:
     """The stream, as JSON: nats-py's own configuration has no ``allow_atomic``."""
-    await _ask(connection, f"STREAM.CREATE.{workload.STREAM}", workload.STREAM_CONFIG)
+    await _ask(connection, f"STREAM.CREATE.{config['name']}", config)
+
+
+async def create_durable(
+    connection: Client, durable: str, pending: int, *, on: str = workload.STREAM
+) -> None:
+    """A pull consumer of everything, with at most ``pending`` unacknowledged."""
+    config = {"durable_name": durable, "ack_policy": "explicit", "max_ack_pending": pending}
+    request = {"stream_name": on, "config": config, "action": "create"}
+    await _ask(connection, f"CONSUMER.CREATE.{on}.{durable}", request)
 
 
 async def count(connection: Client) -> int:
@@ -81,6 +91,21 @@ async def arrived(connection: Client, events: int) -> None:
     """Return when the stream holds ``events``, or more, which ``verify`` refuses."""
     while await count(connection) < events:
         await asyncio.sleep(LOOK_EVERY_SECONDS)
+
+
+async def consumed(connection: Client, durable: str, events: int) -> None:
+    """Return when the server has the acknowledgement of every event; raise where some came twice.
+
+    Flushes ``connection``, for those that are acknowledged over it.
+    """
+    await connection.flush()
+    while True:
+        info = await _ask(connection, f"CONSUMER.INFO.{workload.STREAM}.{durable}", None)
+        if info["ack_floor"]["stream_seq"] >= events:
+            break
+        await asyncio.sleep(ACKED_EVERY_SECONDS)
+    if (delivered := info["delivered"]["consumer_seq"]) != events:
+        raise WrongResult(f"{delivered} deliveries of {events} events")
 
 
 async def verify(connection: Client, events: int) -> None:

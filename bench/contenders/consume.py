@@ -1,18 +1,24 @@
-"""Consuming a full stream: the raw client, and Seaway's consumer, whose acks are confirmed."""
+"""Consuming a full stream without a database: Seaway, its broker side alone, and the raw client.
+
+Every clock stops once the server says that nothing is unacknowledged any more. What Seaway
+acknowledges is also confirmed to it, message by message; nobody confirms the raw client's.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from functools import partial
 
-from nats.js.api import AckPolicy, ConsumerConfig
+from nats.aio.client import Client
 
 from bench import stream, workload
-from bench.contenders.relay import opened, sqlite_url
 from bench.job import Figures, Job, Prepared, Run
 from bench.timing import Stopwatch, rate
 from seaway import Delivery, RawEvent
-from seaway.brokers.jetstream import connect
+from seaway.brokers.jetstream import JetStreamBroker, connect
 from seaway.config import NatsSettings
 from seaway.consumer import Consumer
 from seaway.contracts import Store
@@ -20,57 +26,79 @@ from seaway.dead_letters import DeadLetters
 from seaway.naming import Durable
 from seaway.telemetry import Delivered, Signal, Telemetry
 
-BATCH = 50
+NARROW, WIDE = 50, 2000
+"""``max_ack_pending``: as the default topology has it, and where it is no limit."""
+FETCH = {NARROW: 50, WIDE: 500}
+"""What the raw client asks for at once; more brings it nothing."""
 DURABLE = Durable.from_context("bench", "sea")
 REDRIVE = {"name": "SEA_REDRIVE", "subjects": ["sea.redrive.>"]}
+PATIENCE = timedelta(seconds=5)
 
 
 @asynccontextmanager
-async def raw(job: Job) -> Prepared:
-    """nats-py ``fetch`` and ``ack``, which nobody confirms."""
+async def filled(job: Job, pending: int) -> AsyncIterator[Client]:
+    """The stream with its events and the durable on it."""
     async with stream.client(job.nats_url) as connection:
         await stream.create(connection)
         await stream.fill(connection, job.events)
-        config = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, max_ack_pending=BATCH)
+        await stream.create_durable(connection, str(DURABLE), pending)
+        yield connection
+
+
+@asynccontextmanager
+async def _raw(job: Job, pending: int) -> Prepared:
+    """nats-py ``fetch`` and ``ack``, which nobody confirms."""
+    async with filled(job, pending) as connection:
         context = connection.jetstream()
-        subscription = await context.pull_subscribe("sea.event.>", "raw", config=config)
+        subscription = await context.pull_subscribe_bind(str(DURABLE), workload.STREAM)
 
         async def run() -> Figures:
             watch, seen = Stopwatch(), 0
             while seen < job.events:
-                for message in await subscription.fetch(min(BATCH, job.events - seen)):
+                for message in await subscription.fetch(min(FETCH[pending], job.events - seen)):
                     await message.ack()
                     seen += 1
+            await stream.consumed(connection, str(DURABLE), job.events)
             return rate(job.events, watch.seconds())
 
         yield run
 
 
-async def _consume(job: Job, store: Store | None) -> Figures:
-    """Until every event is handled; with a store: inbox and one insert for each."""
-    broker = await connect(NatsSettings(url=job.nats_url))
-    config = {"durable_name": str(DURABLE), "ack_policy": "explicit", "max_ack_pending": BATCH}
-    await broker.admin.create_stream(REDRIVE)
-    for name in (workload.STREAM, "SEA_REDRIVE"):
-        await broker.admin.create_consumer(name, config)
-    consumer = Consumer(DURABLE, stream=workload.STREAM, batch=BATCH, tx="store" if store else None)
-    stop, seen, telemetry = asyncio.Event(), 0, Telemetry()
+@asynccontextmanager
+async def _pull(job: Job, pending: int) -> Prepared:
+    """Seaway's subscription without a consumer around it: ``next``, and confirmed acks."""
+    async with filled(job, pending) as connection:
+        broker = await connect(NatsSettings(url=job.nats_url))
 
-    @consumer.handler(RawEvent)
-    async def handle(event: RawEvent, delivery: Delivery) -> None:
-        if store is not None:
-            await delivery.tx.execute(
-                "INSERT INTO effects VALUES (?, ?)", (delivery.event_id, delivery.subject)
-            )
+        async def run() -> Figures:
+            watch, seen = Stopwatch(), 0
+            async with broker.subscribe(workload.STREAM, str(DURABLE)) as source:
+                while seen < job.events:
+                    batch = await source.next(pending // 2, timeout=PATIENCE)
+                    if not all(await source.ack(*batch)):
+                        raise stream.WrongResult("an acknowledgement was not confirmed")
+                    seen += len(batch)
+            await stream.consumed(connection, str(DURABLE), job.events)
+            return rate(job.events, watch.seconds())
+
+        yield run
+        await broker.close()
+
+
+async def consume(
+    consumer: Consumer, broker: JetStreamBroker, store: Store | None, events: int
+) -> None:
+    """Run ``consumer`` until it told of every event's outcome."""
+    stop, seen, telemetry = asyncio.Event(), 0, Telemetry()
 
     def listen(signal: Signal) -> None:
         nonlocal seen
-        seen += isinstance(signal, Delivered)
-        if seen == job.events:
-            stop.set()
+        if isinstance(signal, Delivered):
+            seen += 1
+            if seen == events:
+                stop.set()
 
     telemetry.subscribe(listen)
-    watch = Stopwatch()
     await consumer.run(
         broker,
         store=store,
@@ -79,28 +107,42 @@ async def _consume(job: Job, store: Store | None) -> Figures:
         telemetry=telemetry,
         stop=stop,
     )
-    seconds = watch.seconds()
-    await broker.close()
-    return rate(job.events, seconds)
+    if seen != events:
+        raise stream.WrongResult(f"{seen} outcomes of {events} events")
 
 
 @asynccontextmanager
-async def _filled(job: Job) -> Prepared:
-    async with stream.client(job.nats_url) as connection:
-        await stream.create(connection)
-        await stream.fill(connection, job.events)
-    yield lambda: _consume(job, None)
+async def prepared(
+    job: Job, pending: int, consumer: Consumer, store: Store | None = None
+) -> Prepared:
+    """A run of ``consumer`` over the filled stream."""
+    async with filled(job, pending) as connection:
+        await stream.create(connection, REDRIVE)
+        await stream.create_durable(connection, str(DURABLE), pending, on=str(REDRIVE["name"]))
+        broker = await connect(NatsSettings(url=job.nats_url))
+
+        async def run() -> Figures:
+            watch = Stopwatch()
+            await consume(consumer, broker, store, job.events)
+            await stream.consumed(connection, str(DURABLE), job.events)
+            return rate(job.events, watch.seconds())
+
+        yield run
+        await broker.close()
 
 
-def without_database(job: Job) -> AbstractAsyncContextManager[Run]:
-    """Seaway with no inbox."""
-    return _filled(job)
+def _without_database(job: Job, pending: int) -> AbstractAsyncContextManager[Run]:
+    """Seaway with ``tx=None`` and a handler that does nothing."""
+    consumer = Consumer(DURABLE, stream=workload.STREAM, batch=pending // 4, workers=2, tx=None)
+
+    @consumer.handler(RawEvent)
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        pass
+
+    return prepared(job, pending, consumer)
 
 
-@asynccontextmanager
-async def sqlite(job: Job) -> Prepared:
-    """Seaway with the inbox and one insert on SQLite."""
-    async with _filled(job), opened(sqlite_url(job)) as store:
-        async with store.transaction() as tx:
-            await tx.handle.execute("CREATE TABLE effects (event_id TEXT, subject TEXT)")
-        yield lambda: _consume(job, store)
+raw_narrow, raw_wide = partial(_raw, pending=NARROW), partial(_raw, pending=WIDE)
+pull_narrow, pull_wide = partial(_pull, pending=NARROW), partial(_pull, pending=WIDE)
+seaway_narrow = partial(_without_database, pending=NARROW)
+seaway_wide = partial(_without_database, pending=WIDE)

@@ -8,15 +8,9 @@ connections close), whichever part ended first, and raises what ended it.
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    contextmanager,
-    suppress,
-)
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,20 +19,26 @@ from seaway.config import Settings, load_settings, settings_from_mapping
 from seaway.consumer import Consumer
 from seaway.contracts import Broker, Store
 from seaway.dead_letters import DeadLetters, Sweeper
-from seaway.errors import ConfigError
+from seaway.errors import ConfigError, StoreUnavailable
+from seaway.forgetting import Forgetting
+from seaway.inbox import inbox_of
 from seaway.naming import Durable, events_stream
 from seaway.outbox import Outbox
 from seaway.relay import Relay
+from seaway.retry import Backoff
+from seaway.running import Work, done_before, run_all, stop_on_signals
 from seaway.stores import open_configured
-from seaway.telemetry import Telemetry
+from seaway.telemetry import Telemetry, logger
+
+_AWAY = Backoff(timedelta(milliseconds=100), timedelta(seconds=2))
 
 
 class Seaway:
     """A service's events: its outbox, its relay, its consumers.
 
     Building one does no I/O; entering it (``async with``) connects, ``run`` works until told to
-    stop. ``wait``: keep trying where no server answers at entry, instead of raising
-    ``BrokerUnavailable``.
+    stop. ``wait``: keep trying where server or database are away at the start, instead of raising
+    ``BrokerUnavailable`` or ``StoreUnavailable``; said once in the log.
     """
 
     def __init__(self, settings: Settings, *, wait: bool = False) -> None:
@@ -55,7 +55,7 @@ class Seaway:
             notify=settings.outbox.notify,
         )
         self.consumers: dict[str, Consumer] = {}
-        self._wait = wait
+        self.wait = wait
         self._broker: Broker | None = None
         self._store: Store | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -76,13 +76,17 @@ class Seaway:
         *,
         from_context: str | None = None,
         purpose: str | None = None,
+        tx: object = "store",
         **options: Any,
     ) -> Consumer:
         """Declare a consumer of a whole context (``from_context``), or of a purpose of its own.
 
-        Durable ``{service}__from_{context}`` or ``{service}__{purpose}``. ``options`` are
-        ``Consumer``'s. The durable must be in the configuration: topology is owned by the file
-        (ADR 0003). ``ConfigError`` where it is not, or is declared twice.
+        Durable ``{service}__from_{context}`` or ``{service}__{purpose}``; it must be in the
+        configuration, since topology is owned by the file (ADR 0003). ``tx`` says what
+        ``delivery.tx`` is: ``"store"``, a connection of the configured database; what ``inbox_for``
+        takes, such as a pool or a sessionmaker on that same database; or ``None``, no database and
+        effects at least once. Other ``options`` are ``Consumer``'s. ``ConfigError`` where the
+        durable is not in the configuration, or is declared twice.
         """
         if (from_context is None) == (purpose is None):
             raise ConfigError(f"consumer {service!r}: give either from_context= or purpose=")
@@ -105,7 +109,7 @@ class Seaway:
             raise ConfigError(
                 f"consumer {name} is on {found.stream}, not on {from_context}'s stream"
             )
-        consumer = Consumer(durable, stream=found.stream, **options)
+        consumer = Consumer(durable, stream=found.stream, tx=tx, **options)
         self.consumers[name] = consumer
         return consumer
 
@@ -123,12 +127,29 @@ class Seaway:
         if self._stack is None:
             raise ConfigError("the application is not connected", hint="use: async with app: ...")
         if self._store is None:
-            store = await open_configured(self.settings)
+            store = await self._reach_store()
             self._stack.push_async_callback(store.close)
-            await store.schema.verify()
             self._loop = asyncio.get_running_loop()
             self._store = store
         return self._store
+
+    async def _reach_store(self) -> Store:
+        attempt = 0
+        while True:
+            try:
+                async with AsyncExitStack() as failed:
+                    store = await open_configured(self.settings)
+                    failed.push_async_callback(store.close)
+                    await store.schema.verify()
+                    failed.pop_all()
+                    return store
+            except StoreUnavailable as error:
+                if not self.wait:
+                    raise
+                attempt += 1
+                if attempt == 1:
+                    logger.warning("waiting for the database: %s", error)
+            await asyncio.sleep(_AWAY.delay(attempt).total_seconds())
 
     def nudge(self) -> None:
         """Tell the relay of this application that a transaction has committed: it looks at once.
@@ -152,7 +173,7 @@ class Seaway:
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()
         self._broker = await jetstream.connect(
-            self.settings.nats, telemetry=self.telemetry, wait=self._wait
+            self.settings.nats, telemetry=self.telemetry, wait=self.wait
         )
         stack.push_async_callback(self._broker.close)
         self._stack = stack
@@ -178,6 +199,7 @@ class Seaway:
             max_attempts=outbox.max_attempts,
             retention=outbox.retention,
             on_parked=outbox.on_parked,
+            stream_grace=outbox.stream_grace,
         )
 
     async def run(
@@ -190,37 +212,55 @@ class Seaway:
     ) -> None:
         """Relay, consumers and sweeper until ``stop`` is set, then drain.
 
-        Without ``stop``: until SIGINT or SIGTERM. Connects by itself where nobody has. Cancelling
-        ends at once: what was in hand is rolled back and comes again. The first part that fails
-        stops the others and is raised.
+        Without ``stop``: until SIGINT or SIGTERM, which also end waiting for a server or a
+        database. Connects by itself where nobody has. Cancelling ends at once: what was in hand is
+        rolled back and comes again. The first part that fails stops the others and is raised.
         """
         async with AsyncExitStack() as stack:
-            if self._broker is None:
-                await stack.enter_async_context(self)
             if stop is None:
                 stop = stack.enter_context(stop_on_signals())
+            if not await done_before(stop, self._ready(stack)):
+                return
             store = await self.open_store()
-            works: list[Callable[[asyncio.Event], Any]] = []
+            works: list[Work] = []
             if relay:
                 works.append((await self.relay()).run)
             if consumers:
                 works += [self._consume(consumer, store) for consumer in self.consumers.values()]
+                retention = self.settings.inbox.retention
+                if self.consumers and retention:
+                    works.append(Forgetting(store, retention).run)
             if sweeper:
                 sweep = Sweeper(
                     self.broker, store=store, durables=self.consumers, telemetry=self.telemetry
                 )
                 works.append(sweep.run)
-            await _all(works, stop)
+            await run_all(works, stop)
 
-    def _consume(self, consumer: Consumer, store: Store) -> Callable[[asyncio.Event], Any]:
-        return lambda stop: consumer.run(
-            self.broker,
-            store=store,
-            outbox=self.outbox,
-            dead_letters=self.dead_letters,
-            telemetry=self.telemetry,
-            stop=stop,
-        )
+    async def _ready(self, stack: AsyncExitStack) -> None:
+        if self._broker is None:
+            await stack.enter_async_context(self)
+        await self.open_store()
+
+    def _consume(self, consumer: Consumer, store: Store) -> Work:
+        async def consume(stop: asyncio.Event) -> None:
+            async with inbox_of(
+                consumer.tx,
+                store,
+                schema=self.settings.database_schema,
+                consumer=str(consumer.durable),
+                stop=stop,
+            ) as inbox:
+                await consumer.run(
+                    self.broker,
+                    store=inbox,
+                    outbox=self.outbox,
+                    dead_letters=self.dead_letters,
+                    telemetry=self.telemetry,
+                    stop=stop,
+                )
+
+        return consume
 
     def lifespan(self, *_: Any) -> AbstractAsyncContextManager[dict[str, Any]]:
         """A FastAPI/Starlette lifespan: connected, with relay, consumers and sweeper at work.
@@ -235,6 +275,7 @@ class Seaway:
         stop = asyncio.Event()
         async with self:
             work = asyncio.create_task(self.run(stop), name="seaway")
+            work.add_done_callback(_log_failure)
             try:
                 yield {"seaway": self}
             finally:
@@ -242,39 +283,6 @@ class Seaway:
                 await work
 
 
-async def _all(works: list[Callable[[asyncio.Event], Any]], stop: asyncio.Event) -> None:
-    """Run every work until it ends; the first to fail stops the others, and is raised."""
-    tasks = [asyncio.create_task(work(stop)) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        if any(task.exception() for task in done if not task.cancelled()):
-            stop.set()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[asyncio.Event]:
-    """An event set by the first SIGINT or SIGTERM; the second one cancels the current task."""
-    loop = asyncio.get_running_loop()
-    task, stop = asyncio.current_task(), asyncio.Event()
-
-    def on_signal() -> None:
-        if stop.is_set() and task is not None:
-            task.cancel()
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
-    try:
-        yield stop
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+def _log_failure(work: asyncio.Task[None]) -> None:
+    if not work.cancelled() and (error := work.exception()) is not None:
+        logger.error("the application's events have stopped: %s", error)

@@ -285,9 +285,9 @@ class Failed:
 class Backlog:
     """How much waits: ``count`` includes the parked, ``oldest_at`` looks at the others.
 
-    ``dead_rows``: rows of the outbox that were settled and not vacuumed yet, as the database
-    estimates; ``None`` where it has no such thing. ``shards``: into how many the ordering keys are
-    divided.
+    ``shards``: into how many the ordering keys are divided. The others are what the database
+    estimates, ``None`` where it does not: ``dead_rows`` of the outbox, which were settled and are
+    not vacuumed yet, those of the sent events and of the inbox, and the rows of the inbox.
     """
 
     count: int
@@ -295,6 +295,9 @@ class Backlog:
     oldest_at: datetime | None
     dead_rows: int | None = None
     shards: int = 1
+    sent_dead_rows: int | None = None
+    inbox_rows: int | None = None
+    inbox_dead_rows: int | None = None
 
 
 class Lease(Protocol):
@@ -377,7 +380,11 @@ class OutboxStore(Protocol):
         ...
 
     async def prune(self, before: datetime) -> None:
-        """Forget what was settled before then, at the latest ``capabilities.pruned_by`` later."""
+        """Forget what was settled before then, at the latest ``capabilities.pruned_by`` later.
+
+        Holds up no writer for more than two seconds at a time. Does less where another process is
+        doing so, or has the table in hand: to be called again.
+        """
         ...
 
     async def close(self) -> None: ...
@@ -424,10 +431,6 @@ class InboxStore(Protocol):
 
     async def processed(self, event_id: str) -> Mapping[str, datetime]:
         """Which consumers have this event's effects, and since when."""
-        ...
-
-    async def forget(self, before: datetime) -> int:
-        """Drop inbox rows written before then; how many there were."""
         ...
 
     async def close(self) -> None: ...
@@ -508,6 +511,19 @@ class Store(OutboxStore, InboxStore, Protocol):
     @property
     def schema(self) -> SchemaAdmin: ...
 
+    async def forget(self, before: datetime) -> None:
+        """Drop inbox rows written before then, as ``prune`` does, and none that is younger.
+
+        Where they go in bulk, a row stays until all others of events of the same day are that old,
+        and ``capabilities.pruned_by`` longer.
+        """
+        ...
+
+    async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
+        """How many rows ``prune(sent)`` and ``forget(processed)`` would remove now, by table or
+        partition; empty: none."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
@@ -522,4 +538,5 @@ class Capabilities:
     shards: bool = False
     """Several leases may be held at once, each for its share of the ordering keys."""
     pruned_by: timedelta = timedelta()
-    """How much longer than asked for settled events may be kept, since they go in bulk."""
+    """How much longer than asked for settled events and inbox rows may be kept, since they go in
+    bulk."""

@@ -27,6 +27,9 @@ STATUS_OF_NOTHING = {
     "oldest_age_seconds": None,
     "dead_rows": 0,
     "shards": 1,
+    "sent_dead_rows": 0,
+    "inbox_rows": 0,
+    "inbox_dead_rows": 0,
 }
 
 
@@ -124,6 +127,23 @@ def test_plan_upgrade_plan_verify(bare: Shell) -> None:
     bare.run("db", "verify")
     assert bare.json("outbox", "status") == STATUS_OF_NOTHING
     assert "nothing to do" in bare.run("db", "upgrade").stdout
+
+
+def test_prune_makes_days_counts_and_drops(shell: Shell) -> None:
+    assert shell.json("db", "prune")["due"] == {}
+    days = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'TABLE'::regclass"
+    for table, others in (("seaway_inbox", 2), ("seaway_sent", 1)):
+        assert shell.psql(days.replace("TABLE", table)) == str(3 + others)
+    shell.psql(
+        "INSERT INTO seaway_inbox VALUES ('c__d', 'SEA_EVENTS:1', now() - interval '15 days'), "
+        "('c__d', 'SEA_EVENTS:2', now() - interval '13 days')"
+    )
+    due = shell.json("db", "prune", "--dry-run")["due"]
+    assert due == {"seaway_inbox_other": 1}
+    assert "seaway_inbox_other" in shell.run("db", "prune", "--dry-run").stdout
+    assert shell.run("db", "prune").stdout == "nothing is due\n"
+    assert shell.psql("SELECT event_id FROM seaway_inbox") == "SEA_EVENTS:2"
+    shell.run("db", "verify")
 
 
 def test_the_phases_of_a_rolling_upgrade(bare: Shell) -> None:
@@ -325,5 +345,7 @@ def test_check_and_metrics_see_the_database(served: Shell, context_name: str) ->
     served.add(5, context=context_name)
     metrics = served.run("check", "--format", "prometheus").stdout
     assert "seaway_outbox_events 5.0" in metrics
-    assert "seaway_outbox_dead_rows 0.0" in metrics
+    for table in ("outbox", "sent", "inbox"):
+        assert f"seaway_{table}_dead_rows 0.0" in metrics
+    assert "seaway_inbox_rows 0.0" in metrics
     assert "seaway_database_up_bool 1.0" in metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -123,5 +123,16 @@ async def test_the_consumers(roles: Roles) -> None:
         assert set(await store.processed("e1")) == {"case_mgmt__from_sea"}
         with pytest.raises(ConfigError, match="permission denied"):
             await write(store)
-        with pytest.raises(ConfigError, match="permission denied"):
-            await store.forget(datetime.now(UTC))
+        await store.forget(datetime.now(UTC))
+        assert await store.processed("e1") == {}
+
+
+async def test_the_consumers_where_the_owner_made_the_days(roles: Roles) -> None:
+    event_id = new_event_id()
+    async with await roles.open("consumer") as store:
+        async with await PostgresStore.open(roles.database.url, schema="events") as owner:
+            await owner.forget(datetime.now(UTC))
+        async with store.transaction() as tx:
+            assert await tx.claim("case_mgmt__from_sea", event_id)
+        await store.forget(datetime.now(UTC) + timedelta(days=2))
+        assert await store.processed(event_id) == {}

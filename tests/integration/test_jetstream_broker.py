@@ -174,6 +174,22 @@ async def test_a_kill_while_pulling_loses_nothing(
     assert settled == {f"id-{n}" for n in range(60)}
 
 
+async def test_reading_goes_on_where_a_restart_has_forgotten_the_reader(
+    own: JetStreamBroker, nats_server_own: NatsServer
+) -> None:
+    await make(own, allow_atomic=True)
+    # More than are on their way at once, so that some are left to be asked for.
+    await publish_until_stored(own, events(2_000))
+    found: list[str] = []
+    async with asyncio.timeout(60):
+        async for stored in own.admin.read(STREAM, from_seq=11):
+            found.append(stored.event_id)
+            if len(found) == 700:
+                await nats_server_own.kill()
+                await nats_server_own.start()
+    assert found == [f"id-{n}" for n in range(10, 2_000)]
+
+
 # ------------------------------------------------------------------------------ absence
 
 

@@ -24,7 +24,8 @@ from seaway.relay import Relay
 from seaway.stores import open_store
 from seaway.stores.postgres import PostgresStore
 from seaway.telemetry import Telemetry
-from seaway.testing.conformance.store import Reopen, StoreConformance, add, claim_all, ids
+from seaway.testing.conformance.inbox import ids
+from seaway.testing.conformance.store import Reopen, StoreConformance, add, claim_all
 
 pytestmark = pytest.mark.pgbouncer
 

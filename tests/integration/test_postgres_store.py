@@ -19,7 +19,8 @@ from seaway.errors import ConfigError, StoreUnavailable
 from seaway.events import RawEvent
 from seaway.outbox import Outbox
 from seaway.stores.postgres import PostgresStore
-from seaway.testing.conformance.store import add, add_in, claim_all, ids, send
+from seaway.testing.conformance.inbox import add_in, ids
+from seaway.testing.conformance.store import add, claim_all, send
 from seaway.testing.databases import Database, Databases
 
 SUBJECT = "sea.event.case_moved.v1"
@@ -349,6 +350,20 @@ async def test_the_bodys_own_errors_are_its_own(store: PostgresStore, database: 
         async with store.transaction() as tx:
             await tx.claim("a__b", "e1")
             await tx.handle.execute("INSERT INTO effects VALUES (1), (1)")
+    assert await store.processed("e1") == {}
+
+
+@pytest.mark.parametrize("error", [TimeoutError, ConnectionRefusedError])
+async def test_the_networks_errors_of_a_body_are_not_the_databases(
+    store: PostgresStore, error: type[OSError]
+) -> None:
+    async def handle() -> None:
+        async with store.transaction() as tx:
+            await tx.claim("a__b", "e1")
+            raise error("of somebody else's server")
+
+    with pytest.raises(error):
+        await handle()
     assert await store.processed("e1") == {}
 
 

@@ -192,6 +192,49 @@ async def test_a_missing_stream_is_said_once_with_the_way_out(
     assert "seaway topology apply" in paused.reason
 
 
+async def test_events_of_a_stream_that_stays_missing_are_parked_and_can_be_retried(
+    store: SqliteStore, broker: JetStreamBroker, context_name: str, heard: Heard
+) -> None:
+    written = await write(store, context_name, 50)
+    relay = make_relay(store, broker, heard, stream_grace=timedelta(milliseconds=50))
+    assert await asyncio.wait_for(relay.drain(), 20) == 0
+    parked = await store.entries(parked=True)
+    assert {entry.key for entry in parked} == {f"case-{key}" for key in range(5)}
+    assert all("does not exist" in (entry.last_error or "") for entry in parked)
+    stream = await make_stream(broker, context_name)
+    await store.unpark()
+    assert await asyncio.wait_for(relay.drain(), 20) == 50
+    assert_in_order(await on_stream(broker, stream), written)
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+async def test_a_subject_that_may_not_be_published_to_parks_after_its_attempts(
+    store: SqliteStore, heard: Heard, atomic: bool
+) -> None:
+    rights = 'publish: {deny: ["den.event.secret.v1"]}'
+    users = f"{{user: relay, password: pass, permissions: {{{rights}}}}}"
+    async with NatsServer(extra_config=f"authorization {{ users: [{users}] }}") as server:
+        url = server.url.replace("nats://", "nats://relay:pass@")
+        broker = await connect(NatsSettings(url=url))
+        stream = await make_stream(broker, "den", allow_atomic=atomic)
+        async with store.transaction() as tx:
+            names = ["open", "secret", "open", "secret", "open"]
+            added = await Outbox().add(
+                tx.handle,
+                *(RawEvent(f"den.event.{name}.v1", b"{}", key=f"{name}") for name in names),
+            )
+        relay = make_relay(store, broker, heard, max_attempts=2)
+        began = asyncio.get_running_loop().time()
+        assert await asyncio.wait_for(relay.drain(), 20) == 3
+        assert asyncio.get_running_loop().time() - began < 2, "a denial is not waited for"
+        stored = [each.event_id for each in await on_stream(broker, stream)]
+        assert stored == [added[0], added[2], added[4]]
+        (parked,) = await store.entries(parked=True)
+        assert (parked.event_id, parked.attempts) == (added[1], 2)
+        assert parked.last_error == "no permission to publish to den.event.secret.v1"
+        await broker.close()
+
+
 async def test_a_full_stream_heals_without_parking(
     store: SqliteStore, broker: JetStreamBroker, context_name: str, heard: Heard
 ) -> None:

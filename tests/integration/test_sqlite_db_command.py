@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def test_sql_makes_the_same_tables_and_no_file(db: Shell, path: Path) -> None:
     assert db("verify").exit_code == 0
 
 
-@pytest.mark.parametrize("command", ["plan", "upgrade", "verify", "sql"])
+@pytest.mark.parametrize("command", ["plan", "upgrade", "verify", "sql", "prune"])
 def test_a_wrong_database_is_one_line_and_no_traceback(path: Path, command: str) -> None:
     failed = Shell("mysql://me:geheim@host/db")(command)
     assert failed.exit_code == 2
@@ -90,3 +91,33 @@ def test_a_file_that_is_none_is_one_line(db: Shell, path: Path) -> None:
     failed = db("plan")
     assert failed.exit_code == 2
     assert "not an SQLite database" in " ".join(failed.stderr.split())
+
+
+def test_prune_counts_removes_and_keeps_what_is_young(db: Shell, path: Path) -> None:
+    db("upgrade")
+    days = {"SEA_EVENTS:1": 15, "SEA_EVENTS:2": 13}
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for event_id, age in days.items():
+            at = int((time.time() - age * 86_400) * 1_000_000)
+            connection.execute("INSERT INTO seaway_inbox VALUES ('c__d', ?, ?)", (event_id, at))
+    counted = db("prune", "--dry-run", "--json")
+    assert counted.exit_code == 0
+    assert json.loads(counted.stdout)["due"] == {"seaway_inbox": 1}
+    assert db("prune", "--dry-run").stdout.split() == ["seaway_inbox", "1", "rows"]
+    pruned = db("prune")
+    assert (pruned.exit_code, pruned.stdout) == (0, "nothing is due\n")
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT event_id FROM seaway_inbox").fetchall() == [
+            ("SEA_EVENTS:2",)
+        ]
+
+
+def test_prune_keeps_an_inbox_for_ever_where_that_is_asked_for(db: Shell, path: Path) -> None:
+    (path.parent / "seaway.yaml").write_text("contexts: [sea]\ninbox: {retention: 0}\n")
+    db("upgrade")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO seaway_inbox VALUES ('c__d', 'SEA_EVENTS:1', 1)")
+    pruned = json.loads(db("prune", "--json").stdout)
+    assert (pruned["processed_before"], pruned["due"]) == (None, {})
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM seaway_inbox").fetchone() == (1,)

@@ -2,7 +2,7 @@ CREATE TABLE seaway_inbox (
     consumer     TEXT    NOT NULL,
     event_id     TEXT    NOT NULL,
     processed_at INTEGER NOT NULL,
-    PRIMARY KEY (consumer, event_id)
+    PRIMARY KEY (event_id, consumer)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE seaway_outbox (
     position     INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -35,7 +35,6 @@ CREATE TABLE seaway_sent (
     stream_seq     INTEGER NOT NULL,
     sent_at        INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX seaway_inbox_event_id ON seaway_inbox (event_id);
 CREATE INDEX seaway_inbox_processed_at ON seaway_inbox (processed_at);
 CREATE INDEX seaway_outbox_parked ON seaway_outbox (position) WHERE parked_at IS NOT NULL;
 CREATE INDEX seaway_sent_correlation_id ON seaway_sent (correlation_id);

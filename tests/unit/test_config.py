@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from seaway.config import Rate, Settings, load_settings, settings_from_mapping
+from seaway.config import REDRIVE_WINDOW, Rate, Settings, load_settings, settings_from_mapping
 from seaway.errors import ConfigError
+from seaway.topology.shape import ADVISORY_AGE
 
 STREAM_AS_IN_THE_SPEC = """\
 name: SEA_EVENTS
@@ -108,6 +109,34 @@ def test_a_profile_overrides_every_stream(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "days"),
+    [
+        ("contexts: [sea]\n", 14),
+        (f"contexts: [sea]\n{STREAM}    max_age: 30d\n  - name: B_EVENTS\n    max_age: 1d\n", 37),
+        ("contexts: [sea]\ninbox: {retention: 14d}\n", 14),
+        ("contexts: [sea]\ninbox: {retention: 90d}\n", 90),
+        # The profile's ages are those that count.
+        ("contexts: [sea]\nprofile: p\nprofiles: {p: {max_age: 1d}}\n", 8),
+        ("contexts: [sea]\nprofile: p\nprofiles: {p: {max_age: 1d}}\ninbox: {retention: 8d}\n", 8),
+        # For ever: what a stream keeps for ever can come again at any time.
+        (f"{STREAM}    max_age: 0\n", None),
+        (f"{STREAM}    max_age: 0\n  - name: B_EVENTS\n", None),
+        ("contexts: [sea]\ninbox: {retention: 0}\n", 0),
+        (f"{STREAM}    max_age: 0\ninbox: {{retention: 1d}}\n", 1),
+        ("profiles: {}\n", None),
+        ("inbox: {retention: 1d}\n", 1),
+    ],
+)
+def test_the_inbox_outlasts_every_stream(tmp_path: Path, text: str, days: int | None) -> None:
+    expected = None if days is None else timedelta(days=days)
+    assert _load(tmp_path, text).inbox.retention == expected
+
+
+def test_a_redrive_may_follow_the_last_advisory() -> None:
+    assert REDRIVE_WINDOW >= ADVISORY_AGE
+
+
+@pytest.mark.parametrize(
     ("text", "line", "words"),
     [
         ("contexts: [sea]\nstream: []\n", 2, "unknown key 'stream' (did you mean streams?)"),
@@ -127,6 +156,18 @@ def test_a_profile_overrides_every_stream(tmp_path: Path) -> None:
         (f"{STREAM}    subjects: [sea.event..a]\n", 3, "invalid token ''"),
         (f"{STREAM}    subjects:\n      - sea.event.>\n      - sea.event.a\n", 5, "overlap"),
         (f"{STREAM}    max_age: 1m\n    duplicate_window: 2m\n", 4, "longer than max_age"),
+        (
+            "contexts: [sea]\ninbox: {retention: 13d}\n",
+            2,
+            "13d is shorter than the max_age of SEA_EVENTS (7d) and the redrive window (7d)",
+        ),
+        (
+            f"{STREAM}    max_age: 9d\n  - name: B_EVENTS\n    max_age: 0\n"
+            "inbox: {retention: 15d}\n",
+            6,
+            "at the least 16d, or leave it out",
+        ),
+        ("inbox: {retention: -1d}\n", 1, "is not a duration"),
         (f"{STREAM}  - name: SEA_EVENTS\n", 3, "the stream SEA_EVENTS is there twice"),
         ("streams:\n  - name: sea_events\n", 2, "not an event stream's name"),
         ("streams:\n  - name: SEA_DLQ\n", 2, "not an event stream's name"),

@@ -68,7 +68,7 @@ SAMPLE = Sample(
         server=ServerInfo("2.15.1", True, 1 << 20),
         streams=(STREAM,),
         consumers=(CONSUMER,),
-        outbox=Backlog(4, 1, NOW - 9 * SECOND),
+        outbox=Backlog(4, 1, NOW - 9 * SECOND, dead_rows=70, shards=8),
         dead_letters={"sea": 2},
     ),
     {CONSUMER.key: 5},
@@ -115,7 +115,17 @@ def test_the_three_names_of_the_contract_come_out_exactly() -> None:
 def test_all_else_begins_with_seaway_and_ends_in_a_unit() -> None:
     text = exposition(SAMPLE, busy(), evaluate(SAMPLE.snapshot, AlertSettings()))
     names = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)) - CONTRACT
-    units = ("_total", "_seconds", "_bytes", "_messages", "_events", "_ratio", "_bool", "_code")
+    units = (
+        "_total",
+        "_seconds",
+        "_bytes",
+        "_messages",
+        "_events",
+        "_rows",
+        "_ratio",
+        "_bool",
+        "_code",
+    )
     assert names
     assert all(name.startswith("seaway_") and name.endswith(units) for name in names)
     labels = {
@@ -129,11 +139,19 @@ def test_all_else_begins_with_seaway_and_ends_in_a_unit() -> None:
     }  # fmt: skip
 
 
+def test_dead_rows_are_left_out_where_the_database_has_none() -> None:
+    sqlite = replace(SAMPLE, snapshot=replace(SAMPLE.snapshot, outbox=Backlog(4, 1, NOW)))
+    found = samples(exposition(sqlite))
+    assert found["seaway_outbox_events"] == 4
+    assert "seaway_outbox_dead_rows" not in found
+
+
 def test_what_was_seen_and_done_is_counted() -> None:
     found = samples(exposition(SAMPLE, busy()))
     assert found["seaway_outbox_events"] == 4
     assert found["seaway_outbox_parked_events"] == 1
     assert found["seaway_outbox_oldest_age_seconds"] == 9
+    assert found["seaway_outbox_dead_rows"] == 70
     assert found['seaway_dead_letter_messages{context="sea"}'] == 2
     assert found['seaway_stream_fill_ratio{stream="SEA_EVENTS"}'] == pytest.approx(0.3)
     assert found['seaway_relay_published_total{stream="SEA_EVENTS"}'] == 10

@@ -52,7 +52,7 @@ WELL = Snapshot(
     server=ServerInfo("2.15.1", True, 1 << 20, server_name="one"),
     streams=(STREAM,),
     consumers=(CONSUMER,),
-    outbox=Backlog(4, 0, NOW - timedelta(seconds=9)),
+    outbox=Backlog(4, 0, NOW - timedelta(seconds=9), dead_rows=1234),
     dead_letters={"sea": 1},
 )
 
@@ -132,7 +132,8 @@ def test_the_page_shows_everything_and_works_without_scripts(client: TestClient)
     assert answer.status_code == 200
     for shown in (
         "Needs a look", "case_mgmt__from_sea", "1,234", "SEA_EVENTS", "2.0 KB", "50.0 %",
-        "oldest 9s", "SEA_DLQ:17", "seaway dlq ls", "<noscript><meta http-equiv=\"refresh\"",
+        "oldest 9s, 1,234 dead rows", "SEA_DLQ:17", "seaway dlq ls",
+        "<noscript><meta http-equiv=\"refresh\"",
         "<svg class=\"spark\"",
     ):  # fmt: skip
         assert shown in page, shown

@@ -1,17 +1,21 @@
-"""``seaway db``: the library's own tables, planned, upgraded, verified, printed."""
+"""``seaway db``: the library's own tables, planned, upgraded, verified, printed, pruned."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from seaway.cli.session import Json, fail, out, print_json, run, settings
+from seaway.cli.session import Json, fail, open_database, out, print_json, run, settings
 from seaway.contracts import Phase, SchemaAdmin, SchemaChange
 from seaway.errors import ConfigError, SchemaMismatch
+from seaway.headers import format_time
 from seaway.stores import open_configured, schema_script
+
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 app = typer.Typer(no_args_is_help=True, help="Seaway's own tables in your database.")
 
@@ -93,6 +97,49 @@ def sql(ctx: typer.Context) -> None:
         return schema_script(configured.database, configured.database_schema)
 
     typer.echo(run(script()), nl=False)
+
+
+@app.command()
+def prune(
+    ctx: typer.Context,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only count what would go, and remove nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove sent events and inbox rows that are older than their retention.
+
+    Relays and applications do so by themselves; this is for whoever leaves it to cron, or to a
+    user with more rights. Prints what is due: with --dry-run what would go, else what was left for
+    the next time because somebody was at the table.
+    """
+
+    async def work() -> tuple[datetime, datetime, Mapping[str, int]]:
+        configured, now = settings(ctx), datetime.now(UTC)
+        retention = configured.inbox.retention
+        sent, processed = now - configured.outbox.retention, now - retention if retention else _EVER
+        async with open_database(ctx) as store:
+            if not dry_run:
+                await store.prune(sent)
+                if retention:
+                    await store.forget(processed)
+            return sent, processed, await store.overdue(sent, processed)
+
+    sent, processed, due = run(work())
+    if as_json:
+        kept_for_ever = processed == _EVER
+        print_json(
+            {
+                "sent_before": format_time(sent),
+                "processed_before": None if kept_for_ever else format_time(processed),
+                "due": due,
+            }
+        )
+        return
+    for table, count in sorted(due.items()):
+        out.print(f"{table:<24}{count:>12} rows", markup=False)
+    if not due:
+        out.print("nothing is due")
 
 
 @asynccontextmanager

@@ -216,6 +216,9 @@ def status(ctx: typer.Context, as_json: session.Json = False) -> None:
                     "oldest_age_seconds": age,
                     "dead_rows": backlog.dead_rows,
                     "shards": backlog.shards,
+                    "sent_dead_rows": backlog.sent_dead_rows,
+                    "inbox_rows": backlog.inbox_rows,
+                    "inbox_dead_rows": backlog.inbox_dead_rows,
                 }
             )
             return
@@ -223,7 +226,10 @@ def status(ctx: typer.Context, as_json: session.Json = False) -> None:
         session.out.print(f"{backlog.count} events wait{waits}; {backlog.parked} parked")
         if backlog.dead_rows is not None:
             inside = f"{backlog.shards} shards" if backlog.shards > 1 else "1 shard"
-            session.out.print(f"{inside}; {backlog.dead_rows} dead rows not vacuumed yet")
+            session.out.print(
+                f"{inside}; {backlog.dead_rows} dead rows not vacuumed yet, and "
+                f"{backlog.sent_dead_rows} of sent events, {backlog.inbox_dead_rows} of the inbox"
+            )
 
     session.run(work())
 

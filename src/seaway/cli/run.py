@@ -61,7 +61,10 @@ def run_application(
     consumers: Annotated[bool, typer.Option(help="Run the consumers.")] = True,
     sweeper: Annotated[bool, typer.Option(help="Sweep exhausted messages into the DLQ.")] = True,
 ) -> None:
-    """Run an application until SIGINT or SIGTERM, then drain; a second signal ends it at once."""
+    """Run an application until SIGINT or SIGTERM, then drain; a second signal ends it at once.
+
+    Waits for a server or a database that is away, saying so once.
+    """
     logging.basicConfig(
         level=logging.INFO,
         format="%(message)s",
@@ -70,6 +73,7 @@ def run_application(
 
     async def work() -> None:
         application = _with_flags(load_application(target), session.flags(ctx))
+        application.wait = True
         session.log_signals(application.telemetry)
         await application.run(relay=relay, consumers=consumers, sweeper=sweeper)
 

@@ -23,10 +23,11 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from seaway.app import Seaway, stop_on_signals
+from seaway.app import Seaway
 from seaway.config import Settings, load_settings
 from seaway.contracts import Store
 from seaway.errors import ConfigError, SeawayError, TransientError
+from seaway.running import stop_on_signals
 from seaway.stores import open_configured
 from seaway.telemetry import (
     ConsumerPaused,

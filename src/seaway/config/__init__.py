@@ -7,8 +7,10 @@ is one ``ConfigError`` with the file's line and the way out. The environment is 
 
 from seaway.config.loading import load_settings, settings_from_mapping
 from seaway.config.models import (
+    REDRIVE_WINDOW,
     AlertSettings,
     ConsumerSettings,
+    InboxSettings,
     NatsSettings,
     OutboxSettings,
     ProfileSettings,
@@ -28,9 +30,11 @@ from seaway.config.units import (
 )
 
 __all__ = [
+    "REDRIVE_WINDOW",
     "UNLIMITED",
     "AlertSettings",
     "ConsumerSettings",
+    "InboxSettings",
     "NatsSettings",
     "OutboxSettings",
     "ProfileSettings",

@@ -19,12 +19,16 @@ from seaway import naming
 from seaway.config import sources
 from seaway.config.document import Document, Location, read_document
 from seaway.config.models import (
+    REDRIVE_WINDOW,
     ConsumerSettings,
+    InboxSettings,
     ProfileSettings,
     Section,
     Settings,
     StreamSettings,
+    shortest_inbox,
 )
+from seaway.config.units import format_duration
 from seaway.errors import ConfigError, InvalidName
 
 DEFAULT_FILE = "seaway.yaml"
@@ -96,10 +100,13 @@ def _settings(document: Document, environ: Mapping[str, str], flags: Mapping[str
     except ValidationError as error:
         raise _first(document, flags, error) from None
     streams, consumers = _implied(document, file)
+    profile = file.profiles.get(file.profile, ProfileSettings())
+    profiled = tuple(_profiled(stream, profile) for stream in streams)
     problems = [
         *_stream_problems(streams),
         *_consumer_problems(streams, consumers),
         *_database_problems(file),
+        *_inbox_problems(profiled, file.inbox),
     ]
     if file.profile and file.profile not in file.profiles:
         problems.append(
@@ -114,12 +121,15 @@ def _settings(document: Document, environ: Mapping[str, str], flags: Mapping[str
         written = _holds(document.data, place)
         where = None if written else sources.variable_of(place)
         raise ConfigError(message, where=where or document.where(place), hint=hint or None)
-    profile = file.profiles.get(file.profile, ProfileSettings())
+    inbox = file.inbox
+    if inbox.retention is None:
+        inbox = InboxSettings(retention=shortest_inbox(profiled))
     return file.model_copy(
         update={
             "contexts": tuple(stream.context for stream in streams),
-            "streams": tuple(_profiled(stream, profile) for stream in streams),
+            "streams": profiled,
             "consumers": consumers,
+            "inbox": inbox,
             "source": document.name,
         }
     )
@@ -263,6 +273,22 @@ def _database_problems(file: Settings) -> Iterator[Problem]:
             "an SQLite outbox has one shard, not several",
             "leave it out, or use PostgreSQL",
         )
+
+
+def _inbox_problems(streams: tuple[StreamSettings, ...], inbox: InboxSettings) -> Iterator[Problem]:
+    """An event that comes again after its inbox row is gone takes effect again."""
+    limited = [stream for stream in streams if stream.max_age]
+    shortest = shortest_inbox(limited)
+    if not inbox.retention or shortest is None or inbox.retention >= shortest:
+        return
+    longest = max(limited, key=lambda stream: stream.max_age)
+    age, window = format_duration(longest.max_age), format_duration(REDRIVE_WINDOW)
+    yield (
+        ("inbox", "retention"),
+        f"{format_duration(inbox.retention)} is shorter than the max_age of {longest.name} ({age}) "
+        f"and the redrive window ({window}) together",
+        f"at the least {format_duration(shortest)}, or leave it out",
+    )
 
 
 # ------------------------------------------------------------------------------- wording

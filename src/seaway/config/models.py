@@ -6,7 +6,7 @@ the environment. Guarantees: instances are frozen, hold no unknown key, and prin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -97,6 +97,12 @@ def _redact_one(url: str) -> str:
     shown = f"{user}:***" if colon else ("***" if parts.scheme in NATS_SCHEMES else user)
     return urlunsplit(parts._replace(netloc=f"{shown}@{host}"))
 
+
+REDRIVE_WINDOW = timedelta(days=7)
+"""How long after its stream has forgotten it an event that was handled may come again by a redrive.
+
+Dead letter and redrive streams keep for ever what nobody takes out, so this is no limit of theirs
+but Seaway's promise: as long as advisories last, from which letters are still written."""
 
 NATS_SCHEMES = ("nats", "tls", "ws", "wss")
 
@@ -262,6 +268,21 @@ class OutboxSettings(Section):
     notify: StrictBool = False
     shards: Annotated[StrictInt, Field(ge=1, le=1024)] | None = None
     on_parked: Literal["wait", "pass"] = "wait"
+    stream_grace: Period = timedelta(minutes=10)
+
+
+class InboxSettings(Section):
+    """How long a consumer knows what it has handled. ``retention`` 0 is for ever, as is ``None``:
+    loading replaces that by ``shortest_inbox``, where there is one."""
+
+    retention: Duration | None = None
+
+
+def shortest_inbox(streams: Iterable[StreamSettings]) -> timedelta | None:
+    """How long an event of one of ``streams`` can come again, by its stream or a redrive; ``None``:
+    for ever, or there is no stream."""
+    ages = [stream.max_age for stream in streams]
+    return max(ages) + REDRIVE_WINDOW if ages and all(ages) else None
 
 
 class Settings(Section):
@@ -280,6 +301,7 @@ class Settings(Section):
     consumers: tuple[ConsumerSettings, ...] = ()
     alerts: AlertSettings = AlertSettings()
     outbox: OutboxSettings = OutboxSettings()
+    inbox: InboxSettings = InboxSettings()
     source: str | None = None
 
     @field_validator("database")

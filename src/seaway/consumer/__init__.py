@@ -39,7 +39,9 @@ class Consumer:
     - ``grace`` (30 s): how long running handlers may go on after a stop.
     - ``retry``: the backoff of failed handlers (base 1 s, cap ``ack_wait``, full jitter), or a
       ``RetryPolicy`` by type of exception.
-    - ``tx`` (``"store"``): ``None`` works without a database; effects are then at least once.
+    - ``tx`` (``"store"``): the application's own database; or what gives the handler's handles,
+      which only ``Seaway.consumer`` can resolve; ``None`` works without a database, and effects
+      are then at least once.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class Consumer:
         deadline: timedelta | None = None,
         grace: timedelta = timedelta(seconds=30),
         retry: Backoff | RetryPolicy | None = None,
-        tx: Literal["store"] | None = "store",
+        tx: object = "store",
     ) -> None:
         if batch < 1 or workers < 1:
             raise ConfigError(f"consumer {durable}: batch and workers are 1 or more")
@@ -61,7 +63,7 @@ class Consumer:
             raise ConfigError(f"consumer {durable}: ordering is 'key' or 'none', not {ordering!r}")
         self.durable = durable
         self.stream = stream
-        self._tx = tx
+        self.tx = tx
         self._handlers = HandlerTable(str(durable))
         policy = retry if isinstance(retry, RetryPolicy) else RetryPolicy(backoff=retry)
         self._options = Options(batch, workers, ordering == "key", deadline, grace, policy)
@@ -114,8 +116,6 @@ class Consumer:
         if not len(self._handlers):
             raise ConfigError(f"consumer {self.durable} has no handlers")
         streams = [self.stream, redrive_stream(stream_context(self.stream))]
-        ports = Ports(
-            broker, store if self._tx == "store" else None, outbox, dead_letters, telemetry
-        )
+        ports = Ports(broker, None if self.tx is None else store, outbox, dead_letters, telemetry)
         runtime = Runtime(str(self.durable), streams, self._handlers, self._options, ports)
         await runtime.run(stop)

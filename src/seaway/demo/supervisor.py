@@ -39,9 +39,14 @@ class Child:
     log: Path
     pid: int | None = None
     restarts: int = 0
-    exits: int = 0
-    """How often it ended by itself, without a signal and without being told to."""
+    codes: list[int] = field(default_factory=list)
+    """How each process before this one ended; negative: by that signal."""
     process: asyncio.subprocess.Process | None = None
+
+    @property
+    def exits(self) -> int:
+        """How often it ended without a signal and without the supervisor's word."""
+        return sum(code >= 0 for code in self.codes)
 
 
 @dataclass(slots=True)
@@ -121,7 +126,7 @@ class Supervisor:
             child.pid = None
             if self._stopping:
                 return
-            child.exits += code >= 0
+            child.codes.append(code)
             quick = quick + 1 if loop.time() - began < _TOO_SOON.total_seconds() else 0
             if code >= 0 and quick >= _TOO_OFTEN:
                 raise WorkerFailed(

@@ -29,9 +29,9 @@ def main() -> None:
     parser.add_argument("role", choices=(RELAY, *(service.name for service in SERVICES)))
     parser.add_argument("--dir", type=Path, required=True)
     arguments = parser.parse_args()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(work(arguments.role, Folder(arguments.dir)))
 
 
@@ -44,7 +44,8 @@ async def work(role: str, folder: Folder) -> None:
     await app.run(relay=role == RELAY, sweeper=role != RELAY)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where it is installed."""
     try:
         import uvloop
     except ImportError:
@@ -52,7 +53,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """End this process at once, whatever it does, when its standard input closes."""
+    threading.Thread(target=_wait_for_the_end, daemon=True).start()
+
+
+def _wait_for_the_end() -> None:
     # Not through sys.stdin, whose lock the interpreter would wait for at its end.
     while os.read(0, 64):
         pass

@@ -51,7 +51,8 @@ class ServerProcess(ABC):
     _stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
     def __init__(self, store_dir: Path | None = None, port: int | None = None) -> None:
-        self._given_dir = store_dir
+        # Absolute: the server works in there.
+        self._given_dir = None if store_dir is None else store_dir.absolute()
         self._temporary: Path | None = None
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from seaway.contracts import Backlog
 from seaway.monitor.checks import Report
 from seaway.monitor.sampler import Sample
 from seaway.telemetry import (
@@ -171,12 +172,31 @@ def _of_sample(sample: Sample) -> Iterator[Metric]:
             "Age of the oldest event not parked.",
             snapshot.outbox_age_seconds,
         )
-        if snapshot.outbox.dead_rows is not None:
-            yield _gauge(
-                "seaway_outbox_dead_rows",
-                "Settled rows of the outbox that are not vacuumed yet, as estimated.",
-                snapshot.outbox.dead_rows,
-            )
+        yield from _estimates(snapshot.outbox)
+
+
+def _estimates(backlog: Backlog) -> Iterator[Metric]:
+    """What the database guesses about its tables; nothing where it does not."""
+    for name, text, value in (
+        (
+            "seaway_outbox_dead_rows",
+            "Settled rows of the outbox that are not vacuumed yet, as estimated.",
+            backlog.dead_rows,
+        ),
+        (
+            "seaway_sent_dead_rows",
+            "Rows of sent events that were deleted and not vacuumed yet, as estimated.",
+            backlog.sent_dead_rows,
+        ),
+        ("seaway_inbox_rows", "Rows of the inbox, as estimated.", backlog.inbox_rows),
+        (
+            "seaway_inbox_dead_rows",
+            "Rows of the inbox that were deleted and not vacuumed yet, as estimated.",
+            backlog.inbox_dead_rows,
+        ),
+    ):
+        if value is not None:
+            yield _gauge(name, text, value)
 
 
 def _of_activity(activity: Activity) -> Iterator[Metric]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from django.db import DatabaseError, InterfaceError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from seaway.databases.statements import by_name, named
 from seaway.outbox import postgres_statements as s
 from seaway.outbox import refusals
 from seaway.outbox.adapters import Place
@@ -46,12 +47,12 @@ def insert(handle: BaseDatabaseWrapper, rows: Sequence[OutboxRow], place: Place)
     try:
         with handle.cursor() as cursor:
             statement, parameters = s.adding(rows, place)
-            cursor.execute(s.named(statement, "%({})s"), s.by_name(*parameters))
+            cursor.execute(named(statement, "%({})s"), by_name(*parameters))
             added = [event_id for (event_id,) in cursor.fetchall()]
             refusal = s.known(rows, added)
             if refusal is not None:
                 take_back = s.take_back_statement(place)
-                cursor.execute(s.named(take_back, "%({})s"), s.by_name(added))
+                cursor.execute(named(take_back, "%({})s"), by_name(added))
                 raise refusal
     except (DatabaseError, InterfaceError) as error:
         driver = error.__cause__

@@ -12,18 +12,12 @@ transaction, however many events that adds.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from seaway.errors import (
-    ConfigError,
-    SchemaMismatch,
-    SeawayError,
-    StoreUnavailable,
-)
+from seaway.errors import ConfigError, SchemaMismatch, SeawayError, StoreUnavailable
 from seaway.outbox import refusals
 from seaway.outbox.adapters import Place
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
@@ -36,7 +30,6 @@ _NOTIFYING = (
 )
 _TAKE_BACK = "DELETE FROM seaway_outbox WHERE event_id = ANY (CAST($1 AS uuid[]))"
 _TYPES = ("text", "text", "text", "bytea", "text", "bigint")
-_PARAMETER = re.compile(r"\$(\d)")
 
 _MISSING = frozenset({"42P01", "42703", "42704", "3F000", "42P10"})
 _TRANSIENT = ("08", "40", "53", "57", "58", "55")
@@ -53,8 +46,8 @@ class Add(NamedTuple):
 def adding(rows: Sequence[OutboxRow], place: Place) -> Add:
     """One statement for any number of rows; six parameters of plain text, bytes and integers.
 
-    One row goes as it is, any other number as an array for each column: a writer adds one event
-    most of the time, and drivers and server take half as long without arrays.
+    One row goes as it is, any other number as an array for each column: most calls add one event,
+    and arrays of one cost drivers and server more.
     """
     if len(rows) == 1:
         return Add(_add_statement(place, many=False), rows[0])
@@ -74,17 +67,6 @@ def _add_statement(place: Place, *, many: bool) -> str:
 def take_back_statement(place: Place) -> str:
     """For the rows of a call of which one was refused: all of them go or none."""
     return within(_TAKE_BACK, place.schema)
-
-
-@lru_cache(maxsize=64)
-def named(statement: str, form: str) -> str:
-    """``statement`` with a name for each parameter: ``form`` is ``:{}`` or ``%({})s``."""
-    return _PARAMETER.sub(lambda found: form.format(f"p{found[1]}"), statement)
-
-
-def by_name(*parameters: Any) -> Mapping[str, Any]:
-    """The parameters of a ``named`` statement."""
-    return {f"p{place}": value for place, value in enumerate(parameters, 1)}
 
 
 def known(rows: Sequence[OutboxRow], added: Sequence[str]) -> ConfigError | None:

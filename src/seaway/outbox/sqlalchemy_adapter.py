@@ -20,6 +20,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.orm import Session, scoped_session
 
+from seaway.databases.statements import by_name, named
 from seaway.errors import ConfigError
 from seaway.outbox import postgres_statements as s
 from seaway.outbox import refusals
@@ -69,10 +70,10 @@ def _into_postgres(connection: Connection, rows: Sequence[OutboxRow], place: Pla
     if getattr(connection.connection.dbapi_connection, "autocommit", False):
         raise refusals.autocommit()
     statement, parameters = s.adding(rows, place)
-    added = connection.execute(_text(statement), s.by_name(*parameters)).scalars().all()
+    added = connection.execute(_text(statement), by_name(*parameters)).scalars().all()
     refusal = s.known(rows, added)
     if refusal is not None:
-        connection.execute(_text(s.take_back_statement(place)), s.by_name(added))
+        connection.execute(_text(s.take_back_statement(place)), by_name(added))
         raise refusal
     return ids_of(rows)
 
@@ -94,4 +95,4 @@ def _into_sqlite(connection: Connection, rows: Sequence[OutboxRow], place: Place
 @lru_cache(maxsize=64)
 def _text(statement: str) -> TextClause:
     """The same object each time: SQLAlchemy keeps what it compiled of it."""
-    return text(s.named(statement, ":{}"))
+    return text(named(statement, ":{}"))

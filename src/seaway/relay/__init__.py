@@ -29,8 +29,10 @@ What happens when ...
 | --- | --- |
 | no acknowledgement comes | nothing is recorded; pause; the same ids are sent again |
 | the stream is full, missing or without a leader | likewise; other streams go on meanwhile |
+| it is still missing after ``stream_grace`` | its events are parked, with that as their error |
 | the stream refuses a message as such | one attempt; parked at ``max_attempts``, or at once where |
 | | no retry can help (too large, a subject that its stream does not take) |
+| the server does not let us publish there | likewise, as one attempt |
 | the database is away | pause; what was published unsettled is looked up before it is sent again |
 | the process dies before publishing | the lease ends with it; another relay claims the same |
 | ... between publishing and acknowledgement | the same ids are sent again: duplicates there |

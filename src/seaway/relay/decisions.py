@@ -172,6 +172,18 @@ def reconsider(verdict: Verdict, config: Mapping[str, Any] | None) -> Verdict:
     return replace(verdict, failed=failed, kept=kept)
 
 
+def given_up(verdict: Verdict) -> Verdict:
+    """The verdict on a stream that has been missing for too long: what it keeps is parked."""
+    failed = list(verdict.failed)
+    held: list[Kept] = []
+    for each in verdict.kept:
+        if isinstance(each.cause, Held):
+            held.append(each)
+        else:
+            failed.append(Failed(each.entry, reason(verdict.stream, each.cause), park=True))
+    return replace(verdict, failed=failed, kept=held)
+
+
 def unanswered(verdict: Verdict, reason: str) -> Verdict:
     """The verdict where not even the stream's configuration could be read."""
     return _refused_alike(verdict, Unconfirmed(reason))

@@ -96,7 +96,8 @@ class Relay:
 
     ``batch``: entries a claim. ``max_attempts``: refusals of a message until it is parked.
     ``retention``: how long sent entries are kept. ``on_parked``: whether later events of a parked
-    one's key wait behind it or pass. ``publish_timeout``: how long to wait for
+    one's key wait behind it or pass. ``stream_grace``: how long a stream may be missing until its
+    entries are parked. ``publish_timeout``: how long to wait for
     acknowledgements. ``backoff``: the pauses while nothing can be published, and before a refused
     message is tried again. An instance is used by one task at a time.
     """
@@ -111,6 +112,7 @@ class Relay:
         max_attempts: int = 10,
         retention: timedelta = timedelta(days=7),
         on_parked: Literal["wait", "pass"] = "wait",
+        stream_grace: timedelta = timedelta(minutes=10),
         clock: Clock | None = None,
         publish_timeout: timedelta = timedelta(seconds=5),
         backoff: Backoff = DEFAULT_BACKOFF,
@@ -122,6 +124,7 @@ class Relay:
         self._max_attempts = max_attempts
         self._retention = retention
         self._hold = on_parked == "wait"
+        self._stream_grace = stream_grace
         self._clock = clock or _SystemClock()
         self._publish_timeout = publish_timeout
         self._backoff = backoff
@@ -350,16 +353,27 @@ class Relay:
         )
         verdict = decisions.judge(stream, share, outcomes, max_attempts=self._max_attempts)
         if isinstance(verdict.trouble, Refused):
-            verdict = await self._reconsider(verdict)
+            verdict = await self._reconsider(memory, verdict)
+        else:
+            memory.missing_since = None
         self._learn(memory, verdict, complete=complete)
         return replace(verdict, took=timedelta(seconds=time.monotonic() - began))
 
-    async def _reconsider(self, verdict: Verdict) -> Verdict:
+    async def _reconsider(self, memory: StreamMemory, verdict: Verdict) -> Verdict:
         try:
             config = await self._config(verdict.stream)
         except (TransientError, ApiError) as error:
             return decisions.unanswered(verdict, str(error))
-        return decisions.reconsider(verdict, config)
+        if config is not None:
+            memory.missing_since = None
+            return decisions.reconsider(verdict, config)
+        now = time.monotonic()
+        if memory.missing_since is None:
+            memory.missing_since = now
+        verdict = decisions.reconsider(verdict, None)
+        if now - memory.missing_since < self._stream_grace.total_seconds():
+            return verdict
+        return decisions.given_up(verdict)
 
     def _learn(self, memory: StreamMemory, verdict: Verdict, *, complete: bool) -> None:
         stream, trouble, now = verdict.stream, verdict.trouble, time.monotonic()

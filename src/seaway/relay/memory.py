@@ -27,6 +27,8 @@ class StreamMemory:
     cause: Cause | None = None
     failures: int = 0
     rests_until: float = 0.0
+    missing_since: float | None = None
+    """Since when there has been no such stream."""
 
     def suspected(self) -> None:
         """From now on, look up old entries before they are sent."""

@@ -5,7 +5,7 @@ Needs no driver: whoever prints the script may have none.
 
 from __future__ import annotations
 
-from seaway.stores import statements
+from seaway.databases import statements
 from seaway.stores.versions import Migration, migrations
 from seaway.tables import check_schema
 

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -136,6 +136,32 @@ class JetStreamAdmin:
             ):
                 yield stored
             return
+        next_seq = from_seq
+        while next_seq is None or next_seq <= last_seq:
+            reader = self._read_on(
+                stream, filter_subjects, next_seq, from_time, headers_only, last_seq
+            )
+            try:
+                async with contextlib.aclosing(reader):
+                    async for stored in reader:
+                        next_seq = stored.stream_seq + 1
+                        yield stored
+                return
+            except NotFound:
+                # A server's restart forgets readers, and so does a caller's pause of a minute.
+                if await self.stream(stream) is None:
+                    raise
+
+    async def _read_on(
+        self,
+        stream: str,
+        filter_subjects: Sequence[str],
+        from_seq: int | None,
+        from_time: datetime | None,
+        headers_only: bool,
+        last_seq: int,
+    ) -> AsyncGenerator[StoredMessage]:
+        """Through a consumer of its own; ``NotFound`` where the server has lost that."""
         name = f"seaway_read_{uuid.uuid4().hex}"
         config: JSON = {
             "name": name,
@@ -207,7 +233,7 @@ class JetStreamAdmin:
     async def _is_drained(self, stream: str, name: str) -> bool:
         info = await self.consumer(stream, name)
         if info is None:
-            raise BrokerUnavailable(f"reading {stream} was interrupted: its consumer is gone")
+            raise NotFound(f"reading {stream} was interrupted: its consumer is gone")
         return int(info.get("num_pending", 0)) == 0
 
 

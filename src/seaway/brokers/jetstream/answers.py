@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from seaway.brokers.jetstream.connection import Frame
+from seaway.brokers.jetstream.frames import Frame
 from seaway.contracts import PublishOutcome, Refused, Stored, Unconfirmed
 from seaway.errors import BrokerUnavailable
 
@@ -44,6 +44,11 @@ def classify(answer: Frame | None) -> PublishOutcome:
 def concerns_the_stream(outcome: PublishOutcome) -> bool:
     """Whether trying further messages now would only find the same."""
     return isinstance(outcome, Unconfirmed) or (isinstance(outcome, Refused) and outcome.heals)
+
+
+def denied(subject: str) -> Refused:
+    """Of a message whose subject the server does not let us publish to."""
+    return Refused(f"no permission to publish to {subject}", code=403, err_code=0, heals=False)
 
 
 def unreachable(error: BrokerUnavailable) -> Refused:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from seaway.brokers.jetstream.connection import Connection, Frame
+from seaway.brokers.jetstream.connection import Connection
+from seaway.brokers.jetstream.frames import Frame
 from seaway.contracts import JSON
 from seaway.errors import ApiError, BrokerUnavailable
 

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,9 @@ from typing import Any, TypeAlias
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.protocol.parser import Parser
 
+from seaway.brokers.jetstream.frames import Frame, cut, frame
 from seaway.brokers.jetstream.options import client_options
 from seaway.brokers.jetstream.wire import chunks
 from seaway.config import NatsSettings
@@ -34,28 +37,10 @@ from seaway.telemetry import Disconnected, Reconnected, Telemetry
 logger = logging.getLogger("seaway.nats")
 logging.getLogger("nats").setLevel(logging.CRITICAL)  # Everything it says reaches our error_cb.
 
+_PUBLISH_DENIED = re.compile(r'permissions violation for publish to "([^"]*)"', re.IGNORECASE)
+"""The protocol's one form of it: an ``-ERR`` has no code."""
 _CHUNK_BYTES = 64 * 1024
 _PENDING_BYTES = 16 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A message as the core protocol delivers it. ``status``: a control message's number."""
-
-    subject: str
-    reply: str
-    headers: Mapping[str, str]
-    data: bytes
-
-    @property
-    def status(self) -> str | None:
-        """``404``, ``408``, ``409``, ``503``, ``100``; ``None`` for a message."""
-        return self.headers.get("Status") if not self.data else None
-
-    @property
-    def description(self) -> str:
-        """The text beside the status."""
-        return self.headers.get("Description", "")
 
 
 FrameHandler: TypeAlias = Callable[[Frame], None]
@@ -67,12 +52,14 @@ class _SturdyClient(Client):
     Its read loop ends on a header block or a subject that it cannot decode, and goes on looking
     connected; a stream would redeliver such a message for ever. And any ``-ERR`` but two closes it
     for good, where connecting again is what heals. It also keeps what was not flushed for the next
-    connection, hands each message over through a queue and a task, and encodes and flushes each
-    publication by itself: here none of that is done. (nats-py 2.16; all methods are its own.)
+    connection, reads with a search for each message and two moves of all that is behind it, hands
+    each over through a queue and a task, and encodes and flushes each publication by itself: here
+    none of that is done. (nats-py 2.16; all methods are its own.)
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self._ps = _Reader(self)
         self.handlers: dict[int, FrameHandler] = {}
         """By subscription id: called at once, without a task's turn for each message."""
 
@@ -99,15 +86,7 @@ class _SturdyClient(Client):
     ) -> None:
         if not subject.isascii():
             subject = subject.decode("utf-8", "replace").encode()
-        handler = self.handlers.get(sid)
-        if handler is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
-        parsed = await self._process_headers(headers) if headers else None
-        try:
-            handler(Frame(subject.decode(), reply.decode(), parsed or {}, data))
-        except Exception as error:
-            await self._error_cb(error)  # Raised further, it would end the read loop.
+        await super()._process_msg(sid, subject, reply, data, headers)
 
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
         try:
@@ -125,6 +104,54 @@ class _SturdyClient(Client):
         await super()._process_err(err_msg)
 
 
+class _Reader(Parser):
+    """Reads what arrives for ``_SturdyClient``: a chunk's messages in one go, other lines as ever.
+
+    Guarantees: a message that comes in many chunks is put together once, however long it is.
+    """
+
+    def __init__(self, client: _SturdyClient) -> None:
+        self._client = client
+        self._resets = 0
+        super().__init__(client)
+
+    def reset(self) -> None:
+        super().reset()
+        self._chunks: list[bytes] = []
+        self._held = self._lacking = 0
+        self._resets += 1
+
+    async def parse(self, data: bytes = b"") -> None:
+        self._chunks.append(data)
+        self._held += len(data)
+        if self._held < self._lacking:
+            return
+        received, place = b"".join(self._chunks), 0
+        resets, handlers = self._resets, self._client.handlers
+        while True:
+            try:
+                found = cut(received, place)
+            except ValueError as error:
+                raise nats.errors.ProtocolError from error
+            if isinstance(found, int):
+                break
+            place = found.end
+            handler = handlers.get(found.sid)
+            if handler is not None:
+                try:
+                    handler(frame(found))
+                except Exception as error:
+                    await self._client._error_cb(error)  # Raised, it would end the read loop.
+            elif found.sid:
+                await self._client._process_msg(*found[1:4], found.data, found.block)
+            else:
+                await super().parse(found.data)
+            if self._resets != resets:
+                return  # The connection that this came from is no more.
+        self._chunks = [received[place:]]
+        self._held, self._lacking = len(self._chunks[0]), found
+
+
 @dataclass(slots=True)
 class Connection:
     """A core NATS connection. Made by ``open_connection``."""
@@ -137,6 +164,7 @@ class Connection:
     """Counts losses of the connection: whoever waits for an answer of an earlier epoch waits in
     vain, and what was half sent in one is not continued in another."""
     _watchers: list[Callable[[], None]] = field(default_factory=list)
+    _denial_watchers: list[Callable[[str], None]] = field(default_factory=list)
     _tokens: itertools.count[int] = field(default_factory=itertools.count)
     _connected_once: bool = False
 
@@ -181,6 +209,14 @@ class Connection:
     def new_inbox(self) -> str:
         """A reply subject that nobody else listens on, under the permitted prefix."""
         return f"{self.settings.inbox_prefix}.{secrets.token_hex(8)}.{next(self._tokens)}"
+
+    def on_denial(self, watcher: Callable[[str], None]) -> Callable[[], None]:
+        """Call ``watcher`` with each subject that we may not publish to, until the returned call.
+
+        The server tells of it beside the messages, and answers none of them.
+        """
+        self._denial_watchers.append(watcher)
+        return lambda: self._denial_watchers.remove(watcher)
 
     async def publish(
         self,
@@ -313,6 +349,9 @@ class Connection:
             # The caller of a forbidden subject only sees silence: the reason is here alone.
             logger.error("the server refuses: %s", text)
         self.last_error = text
+        if (found := _PUBLISH_DENIED.search(text)) is not None:
+            for watcher in tuple(self._denial_watchers):
+                watcher(found[1])
 
     async def _on_disconnect(self) -> None:
         self.epoch += 1

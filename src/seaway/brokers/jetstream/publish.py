@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 
 from seaway.brokers.jetstream import wire
@@ -85,9 +86,17 @@ class Publisher:
         self, stream: str, cut: Cut, run: Run, timeout: timedelta
     ) -> Sequence[PublishOutcome] | None:
         """Outcomes; ``None``: nothing was stored, and a window will tell which message is why."""
-        reply, answered = self._replies.ask()
-        try:
-            frames = wire.batch(cut.draw(run), uuid.uuid4().hex, reply.encode())
+        refused = False
+        with self._replies.ask(1) as asked, ExitStack() as watching:
+
+            def on_denial(subject: str) -> None:
+                nonlocal refused
+                if any(message.subject.decode() == subject for message in run.messages):
+                    refused = True
+                    asked.end()
+
+            watching.callback(self._connection.on_denial(on_denial))
+            frames = wire.batch(cut.draw(run), uuid.uuid4().hex, asked.replies[0].encode())
             sent = await self._connection.send(frames, timeout=timeout)
             last = len(run.messages)
             if last == 0:
@@ -95,9 +104,9 @@ class Publisher:
             if sent < last:
                 # Without its commit the batch is dropped by the server.
                 return [unreachable(self._connection.away())] * last
-            [answer] = await self._replies.gather([(reply, answered)], timeout=timeout)
-        finally:
-            self._replies.forget(reply)
+            [answer] = await asked.answers(timeout=timeout, asked=1)
+        if refused:
+            return None  # The batch has a gap, and is dropped.
         outcome = classify(answer)
         match outcome:
             case Stored(stream_seq):

@@ -21,8 +21,10 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Self
 
+from seaway.brokers.jetstream import wire
 from seaway.brokers.jetstream.api import CONSUMER_NOT_FOUND, PREFIX, STREAM_NOT_FOUND, Api
-from seaway.brokers.jetstream.connection import Connection, Frame
+from seaway.brokers.jetstream.connection import Connection
+from seaway.brokers.jetstream.frames import Frame
 from seaway.brokers.jetstream.replies import Replies
 from seaway.contracts import Incoming, Message
 from seaway.errors import ApiError, BrokerUnavailable, NotFound
@@ -43,28 +45,33 @@ def parse_reply(reply: str) -> tuple[str, str, int, int, int, int, int]:
     for anything else.
     """
     tokens = reply.split(".")
-    if tokens[:2] != ["$JS", "ACK"] or len(tokens) not in (9, 11, 12):
+    if len(tokens) in (11, 12):
+        del tokens[2:4], tokens[9:]
+    if len(tokens) != 9 or tokens[0] != "$JS" or tokens[1] != "ACK":
         raise ValueError(f"{reply!r} is not an acknowledgement subject of JetStream")
-    stream, consumer, *numbers = tokens[2:9] if len(tokens) == 9 else tokens[4:11]
-    deliveries, stream_seq, consumer_seq, nanoseconds, pending = map(int, numbers)
-    return stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending
+    _, _, stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending = tokens
+    return (
+        *(stream, consumer),
+        *(int(deliveries), int(stream_seq), int(consumer_seq), int(nanoseconds), int(pending)),
+    )
 
 
 def incoming_of(frame: Frame) -> Incoming:
     """The delivery that a frame carries; ``ValueError`` where its reply is not JetStream's."""
+    reply = frame.reply
     stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending = parse_reply(
-        frame.reply
+        reply
     )
     return Incoming(
-        message=Message(frame.subject, frame.data, frame.headers),
-        stream=stream,
-        stream_seq=stream_seq,
-        stored_at=datetime.fromtimestamp(nanoseconds / 1e9, UTC),
-        consumer=consumer,
-        consumer_seq=consumer_seq,
-        deliveries=deliveries,
-        pending=pending,
-        reply=frame.reply,
+        Message(frame.subject, frame.data, frame.headers),
+        stream,
+        stream_seq,
+        datetime.fromtimestamp(nanoseconds / 1e9, UTC),
+        consumer,
+        consumer_seq,
+        deliveries,
+        pending,
+        reply,
     )
 
 
@@ -76,9 +83,11 @@ class Pull:
         self._replies = Replies(connection)
         self._stream = stream
         self._durable = durable
+        self._subject = f"{PREFIX}.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._inbox = connection.new_inbox()
         self._arrived: deque[Incoming] = deque()
         self._outstanding = 0
+        self._now = asyncio.get_running_loop().time
         self._heard = 0.0
         self._failures = 0
         self._not_before = 0.0
@@ -119,18 +128,19 @@ class Pull:
     # ------------------------------------------------------------------ receiving
 
     async def next(self, limit: int, *, timeout: timedelta) -> Sequence[Incoming]:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout.total_seconds()
+        deadline = self._now() + timeout.total_seconds()
         while True:
             if self._drained:
                 return []
             if self._arrived:
-                return [self._arrived.popleft() for _ in range(min(limit, len(self._arrived)))]
+                await self._ask_ahead(limit, self._now())
+                if self._arrived:  # Another caller may have been given it meanwhile.
+                    return [self._arrived.popleft() for _ in range(min(limit, len(self._arrived)))]
             if self._gone is not None:
                 raise NotFound(self._gone)
             if self._connection.closed:
                 raise BrokerUnavailable(f"pulling {self._durable}: the connection is closed")
-            now = loop.time()
+            now = self._now()
             if now >= deadline:
                 return []
             self._news.clear()
@@ -152,26 +162,27 @@ class Pull:
             return self._not_before
         if self._unsure:
             await self._look_whether_it_is_there()
-        if self._outstanding < limit:
-            await self._ask(limit - self._outstanding, now)
+        await self._ask_up_to(limit, now)
         return now + 2.5 * _HEARTBEAT.total_seconds()
 
-    async def _ask(self, count: int, now: float) -> None:
-        body = {
-            "batch": count,
-            "expires": _nanoseconds(_EXPIRES),
-            "idle_heartbeat": _nanoseconds(_HEARTBEAT),
-        }
+    async def _ask_ahead(self, limit: int, now: float) -> None:
+        """Before what has arrived is handed out, so that the next is on its way meanwhile."""
+        if self._connection.connected and not self._unsure and now >= self._not_before:
+            await self._ask_up_to(limit, now)
+
+    async def _ask_up_to(self, limit: int, now: float) -> None:
+        coming = self._outstanding + len(self._arrived)
+        if coming > limit // 2:
+            return  # One request for many: each costs as much as some messages.
+        count, sent = limit - coming, 0
+        frame = wire.bare(self._subject, f'{{"batch":{count},{_TERMS}}}', self._inbox)
         self._outstanding += count
         self._heard = now
         try:
-            await self._connection.publish(
-                f"{PREFIX}.CONSUMER.MSG.NEXT.{self._stream}.{self._durable}",
-                json.dumps(body).encode(),
-                reply=self._inbox,
-            )
-        except BrokerUnavailable:
-            self._outstanding = 0
+            sent = await self._connection.send([frame], timeout=_ACK_TIMEOUT)
+        finally:
+            if not sent:
+                self._outstanding = max(0, self._outstanding - count)
 
     async def _look_whether_it_is_there(self) -> None:
         """After a refusal that may mean a deleted consumer as well as a lost leader."""
@@ -190,9 +201,8 @@ class Pull:
             self._news.set()
 
     def _on_frame(self, frame: Frame) -> None:
-        self._heard = asyncio.get_running_loop().time()
-        status = frame.status
-        if status is None or frame.reply.startswith("$JS.ACK."):
+        self._heard = self._now()
+        if frame.reply.startswith("$JS.ACK.") or (status := frame.status) is None:
             self._outstanding = max(0, self._outstanding - 1)
             self._failures = 0
             try:
@@ -225,7 +235,7 @@ class Pull:
     def _retry_later(self) -> None:
         self._failures += 1
         delay = _BACKOFF.delay(self._failures).total_seconds()
-        self._not_before = asyncio.get_running_loop().time() + delay
+        self._not_before = self._now() + delay
 
     def _restart(self) -> None:
         self._outstanding = 0
@@ -236,36 +246,33 @@ class Pull:
     # ------------------------------------------------------------------ settling
 
     async def ack(self, *incoming: Incoming) -> Sequence[bool]:
-        asked = []
-        for delivery in incoming:
-            reply, future = self._replies.ask()
-            asked.append((reply, future))
-            try:
-                await self._connection.publish(delivery.reply, b"+ACK", reply=reply)
-            except BrokerUnavailable:
-                if not future.done():
-                    future.set_result(None)
-        answers = await self._replies.gather(asked, timeout=_ACK_TIMEOUT)
+        with self._replies.ask(len(incoming)) as asked:
+            pairs = zip(incoming, asked.replies, strict=True)
+            frames = [wire.bare(delivery.reply, "+ACK", reply) for delivery, reply in pairs]
+            sent = await self._connection.send(frames, timeout=_ACK_TIMEOUT)
+            answers = await asked.answers(timeout=_ACK_TIMEOUT, asked=sent)
         return [answer is not None and answer.status != "503" for answer in answers]
 
     async def nak(self, incoming: Incoming, *, delay: timedelta) -> None:
-        body = b"-NAK"
+        body = "-NAK"
         if delay > timedelta(0):
-            body += b" " + json.dumps({"delay": _nanoseconds(delay)}).encode()
-        await self._tell(incoming, body)
+            body += " " + json.dumps({"delay": _nanoseconds(delay)})
+        await self._tell(body, incoming)
 
     async def in_progress(self, *incoming: Incoming) -> None:
-        for delivery in incoming:
-            await self._tell(delivery, b"+WPI")
+        await self._tell("+WPI", *incoming)
 
     async def term(self, incoming: Incoming, *, reason: str) -> None:
-        await self._tell(incoming, f"+TERM {reason}".encode())
+        await self._tell(f"+TERM {reason}", incoming)
 
-    async def _tell(self, incoming: Incoming, body: bytes) -> None:
+    async def _tell(self, body: str, *incoming: Incoming) -> None:
         # Without a connection the message comes again after ack_wait anyway.
-        with contextlib.suppress(BrokerUnavailable):
-            await self._connection.publish(incoming.reply, body)
+        frames = (wire.bare(delivery.reply, body) for delivery in incoming)
+        await self._connection.send(frames, timeout=_ACK_TIMEOUT)
 
 
 def _nanoseconds(period: timedelta) -> int:
     return round(period.total_seconds() * 1_000_000) * 1000
+
+
+_TERMS = f'"expires":{_nanoseconds(_EXPIRES)},"idle_heartbeat":{_nanoseconds(_HEARTBEAT)}'

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from typing import TypeAlias
 
-from seaway.brokers.jetstream.connection import Connection, Frame
+from seaway.brokers.jetstream.connection import Connection
+from seaway.brokers.jetstream.frames import Frame
 
 AnswerHandler: TypeAlias = Callable[[Frame | None], None]
 
@@ -50,23 +51,14 @@ class Replies:
         self._waiting[reply] = handler
         return reply
 
-    def ask(self) -> tuple[str, asyncio.Future[Frame | None]]:
-        """A fresh reply subject, and where its answer will be."""
-        future: asyncio.Future[Frame | None] = asyncio.get_running_loop().create_future()
-        return self.expect(partial(_settle, future)), future
-
-    async def gather(
-        self, questions: Iterable[tuple[str, asyncio.Future[Frame | None]]], *, timeout: timedelta
-    ) -> list[Frame | None]:
-        """The answers in the order asked; ``None`` for each that did not come in time."""
-        asked = list(questions)
-        futures = [future for _, future in asked]
+    @contextmanager
+    def ask(self, count: int) -> Iterator[Questions]:
+        """``count`` questions with one wait for all; nobody waits for them afterwards."""
+        questions = Questions(count, self.expect)
         try:
-            if futures:
-                await asyncio.wait(futures, timeout=timeout.total_seconds())
-            return [future.result() if future.done() else None for future in futures]
+            yield questions
         finally:
-            for reply, _ in asked:
+            for reply in questions.replies:
                 self.forget(reply)
 
     def forget(self, reply: str) -> None:
@@ -84,6 +76,35 @@ class Replies:
             handler(None)
 
 
-def _settle(future: asyncio.Future[Frame | None], answer: Frame | None) -> None:
-    if not future.done():
-        future.set_result(answer)
+class Questions:
+    """Asked together: one future for all. ``replies``: where each is answered, in order."""
+
+    def __init__(self, count: int, expect: Callable[[AnswerHandler], str]) -> None:
+        answered = self._answered
+        self.replies: Sequence[str] = [expect(answered) for _ in range(count)]
+        self._answers: dict[str, Frame] = {}
+        self._open = count
+        self._all = asyncio.get_running_loop().create_future()
+
+    async def answers(self, *, timeout: timedelta, asked: int) -> list[Frame | None]:
+        """In order; ``None`` for each that did not come in time, or was not ``asked``.
+
+        ``asked``: how many of them, from the first, were sent at all.
+        """
+        self._open -= len(self.replies) - asked
+        if self._open > 0:
+            await asyncio.wait([self._all], timeout=timeout.total_seconds())
+        return [self._answers.get(reply) for reply in self.replies]
+
+    def end(self) -> None:
+        """Wait no longer: no more answers will come. Idempotent."""
+        self._open = 0
+        if not self._all.done():
+            self._all.set_result(None)
+
+    def _answered(self, answer: Frame | None) -> None:
+        if answer is not None:
+            self._answers[answer.subject] = answer
+        self._open -= 1
+        if self._open == 0 and not self._all.done():
+            self._all.set_result(None)

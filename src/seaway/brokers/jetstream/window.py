@@ -26,8 +26,9 @@ from datetime import timedelta
 from functools import partial
 
 from seaway.brokers.jetstream import wire
-from seaway.brokers.jetstream.answers import classify, concerns_the_stream, unreachable
-from seaway.brokers.jetstream.connection import Connection, Frame
+from seaway.brokers.jetstream.answers import classify, concerns_the_stream, denied, unreachable
+from seaway.brokers.jetstream.connection import Connection
+from seaway.brokers.jetstream.frames import Frame
 from seaway.brokers.jetstream.replies import Replies
 from seaway.clocks import Gap
 from seaway.contracts import Held, PublishOutcome, Stored, Unconfirmed
@@ -60,6 +61,7 @@ class Window:
     async def publish(self, *, timeout: timedelta) -> Sequence[PublishOutcome]:
         """One outcome a message. ``timeout``: how long the stream may say nothing at all."""
         gap = Gap(timeout)
+        forget = self._connection.on_denial(self._denied)
         try:
             while True:
                 # Stopped for longer than we ever wait: another may have our right to publish.
@@ -76,6 +78,7 @@ class Window:
             for index in self._in_flight:
                 self._outcomes[index] = Unconfirmed("no acknowledgement in time")
         finally:
+            forget()
             for reply in self._in_flight.values():
                 self._replies.forget(reply)
         return self._outcomes
@@ -99,6 +102,13 @@ class Window:
             self._replies.forget(self._in_flight.pop(index, ""))
             self._outcomes[index] = unreachable(self._connection.away())
             self._ill = True
+
+    def _denied(self, subject: str) -> None:
+        for index in tuple(self._in_flight):
+            if self._messages[index].subject.decode() == subject:
+                self._replies.forget(self._in_flight.pop(index))
+                self._outcomes[index] = denied(subject)
+        self._news.set()
 
     def _answered(self, lane: deque[int], index: int, answer: Frame | None) -> None:
         del self._in_flight[index]

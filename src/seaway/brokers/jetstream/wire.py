@@ -7,6 +7,7 @@ headers that it was made of, but for blanks around a value, which readers drop.
 
     message ──prepare──> Prepared ──┬── single ──> one frame
                                     └── batch ───> frames of one atomic batch (ADR-50 of NATS)
+    a delivery's reply subject ──bare──> one frame
 """
 
 from __future__ import annotations
@@ -58,6 +59,11 @@ def single(message: Prepared, reply: bytes = b"") -> bytes:
     if not lines:
         return b"PUB %b %b %d\r\n%b\r\n" % (subject, reply, len(payload), payload)
     return _hpub(subject, reply, lines, payload)
+
+
+def bare(subject: str, payload: str, reply: str = "") -> bytes:
+    """One frame without headers. Not checked: a subject that the server sent, or that is known."""
+    return f"PUB {subject} {reply} {len(payload.encode())}\r\n{payload}\r\n".encode()
 
 
 def batch(messages: Iterable[Prepared], batch_id: str, reply: bytes) -> Iterator[bytes]:

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from seaway.databases.ending import to_its_end
 from seaway.errors import StoreUnavailable
-from seaway.stores.ending import to_its_end
 from seaway.stores.postgres.address import Address
 from seaway.stores.postgres.errors import DRIVER_ERRORS, translating
 

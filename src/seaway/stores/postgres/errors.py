@@ -7,24 +7,9 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from seaway.errors import (
-    ConfigError,
-    SchemaMismatch,
-    SeawayError,
-    StoreUnavailable,
-    TransactionConflict,
-)
+from seaway.databases import sqlstates
+from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 
-_TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
-"""Connection, rollback for another transaction's sake, resources, intervention, system."""
-_TRANSIENT = frozenset({"55P03", "25006", "25P03", "25P04"})
-"""A lock not had in time, a server that became a standby, a transaction ended for its idleness."""
-_CONFLICTS = frozenset({"40001", "40P01"})
-"""A serialization failure, a deadlock."""
-_SCHEMA = frozenset({"42P01", "42703", "42883", "42704", "3F000", "42P10", "23502"})
-_NAME_TAKEN = frozenset({"42P07", "42P06", "42710"})
-_ACCESS_CLASSES = ("28", "3D")
-_NO_RIGHT = "42501"
 _LOST = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """The last is what asyncpg says of a session that was ended while it was idle."""
 
@@ -41,7 +26,7 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same transaction may succeed later."""
     code = sqlstate(error)
     if code:
-        return code in _TRANSIENT or code.startswith(_TRANSIENT_CLASSES)
+        return sqlstates.is_transient(code)
     return isinstance(error, _LOST) and not isinstance(error, ValueError)
 
 
@@ -49,24 +34,11 @@ def translated(error: BaseException, where: str) -> SeawayError:
     """The error that tells the caller's next move."""
     code = sqlstate(error)
     said = str(error) or type(error).__name__
-    if is_transient(error):
-        kind = TransactionConflict if code in _CONFLICTS else StoreUnavailable
-        return kind(f"{where}: {said}" + (f" ({code})" if code else ""))
-    if code in _SCHEMA:
-        return SchemaMismatch(
-            f"{where}: Seaway's tables are missing or old ({said}): run seaway db upgrade"
-        )
-    if code in _NAME_TAKEN:
-        return ConfigError(
-            f"{where}: {said}", hint="Seaway did not make it: rename it, or set database_schema"
-        )
-    if code.startswith(_ACCESS_CLASSES):
-        return ConfigError(f"{where} does not let us in: {said}", hint="check user and database")
-    if code == _NO_RIGHT:
-        return ConfigError(f"{where}: {said}", hint="grant the right to this user")
+    if not code and is_transient(error):
+        return StoreUnavailable(f"{where}: {said}")
     if isinstance(error, asyncpg.ClientConfigurationError):
         return ConfigError(f"{where}: {said}", hint="check the database's URL")
-    return SeawayError(f"{where}: {said}" + (f" (SQLSTATE {code})" if code else ""))
+    return sqlstates.translated(code, said, where)
 
 
 @contextmanager

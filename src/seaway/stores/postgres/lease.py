@@ -20,8 +20,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from seaway.contracts import Failed, OutboxEntry, Sent
+from seaway.databases.ending import to_its_end
 from seaway.errors import SchemaMismatch
-from seaway.stores.ending import to_its_end
 from seaway.stores.postgres import rows
 from seaway.stores.postgres.connection import Handle, Pool
 from seaway.stores.postgres.errors import translating
@@ -167,7 +167,10 @@ async def take(
             found = await connection.fetch(sql["take"], outbox, first)
         held = tuple(sorted(shard for _, _, shard in found if shard is not None))
         if found and found[0][0] is None:
-            raise SchemaMismatch(f"{pool.shown}: seaway_relay is empty: run seaway db verify")
+            raise SchemaMismatch(
+                f"{pool.shown}: seaway_relay has lost its row: "
+                "INSERT INTO seaway_relay DEFAULT VALUES"
+            )
         if held:
             shards, releases, _ = found[0]
             yield connection, Share(held, shards, releases)

@@ -12,8 +12,9 @@ from functools import cache
 from importlib.resources import files
 
 from seaway.contracts import Phase, SchemaChange
+from seaway.databases import statements
 from seaway.errors import SchemaMismatch
-from seaway.stores import statements, versions
+from seaway.stores import versions
 from seaway.stores.postgres.connection import Handle, Pool
 from seaway.stores.scripts import LOCK, place, postgres_script
 from seaway.stores.versions import Migration, migrations

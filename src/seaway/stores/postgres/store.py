@@ -14,14 +14,14 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
-from seaway.stores import statements
+from seaway.databases import statements
 from seaway.stores.postgres import rows
 from seaway.stores.postgres.address import parse
 from seaway.stores.postgres.connection import Pool, touched
 from seaway.stores.postgres.head import Floors, Horizon
 from seaway.stores.postgres.lease import PostgresLease, Share, kept_alive, outbox_id, take
 from seaway.stores.postgres.listener import Listener
-from seaway.stores.postgres.retention import DAY, Retention
+from seaway.stores.postgres.retention import DAY, INBOX, SENT, Retention
 from seaway.stores.postgres.schema import PostgresSchema, name
 from seaway.stores.postgres.transaction import PostgresTransaction, transaction
 
@@ -51,10 +51,12 @@ class PostgresStore:
         self._listener = listener
         self._schema = PostgresSchema(pool, schema)
         self._outbox = name("seaway_outbox", schema)
+        self._estimated = [name(table, schema) for table in ("seaway_sent", "seaway_inbox")]
         self._relay_sql = statements.load("postgres/relay.sql", schema)
         self._outbox_sql = statements.load("postgres/outbox.sql", schema)
         self._inbox_sql = statements.load("postgres/inbox.sql", schema)
-        self._retention = Retention(pool, schema)
+        self._sent = Retention(pool, schema, SENT)
+        self._inbox = Retention(pool, schema, INBOX)
         self._horizon, self._floors = Horizon(), Floors()
         self._outbox_id: int | None = None
         self._first = itertools.count()
@@ -180,7 +182,8 @@ class PostgresStore:
 
     async def backlog(self) -> Backlog:
         """How much waits, and how much is dead by the server's last estimate."""
-        return Backlog(*await self._pool.row(self._outbox_sql["backlog"], self._outbox))
+        statement = self._outbox_sql["backlog"]
+        return Backlog(*await self._pool.row(statement, self._outbox, *self._estimated))
 
     async def entries(
         self, *, parked: bool | None = None, event_id: str | None = None, limit: int = 100
@@ -205,12 +208,16 @@ class PostgresStore:
     ) -> Sequence[Sent]:
         """Settled entries that retention still keeps, newest first."""
         wanted = None if event_id is None else rows.uuids([event_id])
-        found = await self._pool.rows(self._outbox_sql["sent"], wanted, correlation_id, limit)
+        # The event that started a chain has no correlation but itself.
+        first = rows.uuids([correlation_id] if correlation_id else [])
+        found = await self._pool.rows(
+            self._outbox_sql["sent"], wanted, correlation_id, limit, first
+        )
         return [rows.sent(row) for row in found]
 
     async def prune(self, before: datetime) -> None:
         """Drop the days that ended before then, and make those that come."""
-        await self._retention.prune(before)
+        await self._sent.prune(before)
 
     # ------------------------------------------------------------------- the inbox
 
@@ -225,9 +232,13 @@ class PostgresStore:
         """Which consumers have this event's effects, and since when."""
         return dict(await self._pool.rows(self._inbox_sql["processed"], event_id))  # type: ignore[arg-type]
 
-    async def forget(self, before: datetime) -> int:
-        """Drop inbox rows written before then; how many there were."""
-        return await self._pool.run(self._inbox_sql["forget"], before)
+    async def forget(self, before: datetime) -> None:
+        """Drop the days of events all of whose rows are older, and make those that come."""
+        await self._inbox.prune(before)
+
+    async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
+        """How many rows ``prune`` and ``forget`` would remove, by partition."""
+        return {**await self._sent.overdue(sent), **await self._inbox.overdue(processed)}
 
     async def _anything_waits(self) -> bool:
         if self._last is None:

@@ -12,10 +12,15 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
+from seaway.databases.ending import to_its_end
 from seaway.errors import ConfigError, StoreUnavailable
-from seaway.stores.ending import to_its_end
 from seaway.stores.postgres.connection import Handle, Pool, drop, in_transaction, lost, touched
-from seaway.stores.postgres.errors import DRIVER_ERRORS, is_transient, translated, translating
+from seaway.stores.postgres.errors import (
+    DRIVER_ERRORS,
+    is_transient,
+    translated,
+    translating,
+)
 
 
 class PostgresTransaction:
@@ -79,7 +84,7 @@ async def transaction(pool: Pool, sql: Mapping[str, str]) -> AsyncIterator[Postg
             intact = lost(connection) or connection.is_in_transaction()
             if in_transaction(connection):
                 await to_its_end(_roll_back(whole, connection))
-            if isinstance(error, DRIVER_ERRORS) and (is_transient(error) or lost(connection)):
+            if _ended_it(error, connection):
                 raise translated(error, pool.shown) from error
             if (
                 not intact
@@ -97,6 +102,13 @@ async def transaction(pool: Pool, sql: Mapping[str, str]) -> AsyncIterator[Postg
                 raise translated(error, pool.shown) from error
             # A deferred constraint: the body's own doing, and its own error.
             raise
+
+
+def _ended_it(error: BaseException, connection: Handle) -> bool:
+    """Whether it is the database's doing. The body may meet the network's errors elsewhere."""
+    if isinstance(error, asyncpg.PostgresError) and is_transient(error):
+        return True
+    return isinstance(error, DRIVER_ERRORS) and lost(connection)
 
 
 async def _roll_back(whole: asyncpg.transaction.Transaction, connection: Handle) -> None:

@@ -17,8 +17,8 @@ from typing import TypeVar
 
 import aiosqlite
 
+from seaway.databases.sqlite_codes import translating
 from seaway.errors import ConfigError, StoreUnavailable
-from seaway.stores.sqlite.errors import translating
 
 T = TypeVar("T")
 

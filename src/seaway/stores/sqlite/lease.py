@@ -16,11 +16,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from seaway.contracts import Failed, OutboxEntry, Sent
-from seaway.stores import statements
-from seaway.stores.ending import to_its_end
+from seaway.databases import sqlite_times as times
+from seaway.databases import statements
+from seaway.databases.ending import to_its_end
+from seaway.databases.sqlite_codes import primary_code, translated, translating
 from seaway.stores.sqlite import rows
 from seaway.stores.sqlite.connection import Connection
-from seaway.stores.sqlite.errors import primary_code, translated, translating
 
 _SQL = statements.load("sqlite/outbox.sql")
 
@@ -122,7 +123,7 @@ def _page(db: sqlite3.Connection, parameters: dict[str, object]) -> Page:
 def _settle(
     db: sqlite3.Connection, sent: Sequence[Sent], failed: Sequence[Failed], *, keep_sent: bool
 ) -> None:
-    now = rows.now()
+    now = times.now()
     if sent:
         settled = {
             "sent": json.dumps([[s.entry.position, s.stream, s.stream_seq] for s in sent]),

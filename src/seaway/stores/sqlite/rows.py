@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from seaway.contracts import Message, OutboxEntry, Sent
+from seaway.databases import sqlite_times as times
 from seaway.headers import StoredHeaders
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-
-def microseconds(moment: datetime) -> int:
-    """An aware time as stored: microseconds since 1970, UTC."""
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def moment(value: int) -> datetime:
-    """The inverse of ``microseconds``."""
-    return _EPOCH + value * _MICROSECOND
-
-
-def now() -> int:
-    """The current time as stored."""
-    return microseconds(datetime.now(UTC))
 
 
 def entry(row: Sequence[Any]) -> OutboxEntry:
@@ -35,10 +17,10 @@ def entry(row: Sequence[Any]) -> OutboxEntry:
         position=position,
         event_id=event_id,
         message=Message(subject, payload, StoredHeaders(headers)),
-        added_at=moment(added_at),
+        added_at=times.moment(added_at),
         attempts=attempts,
         last_error=last_error,
-        parked_at=None if parked_at is None else moment(parked_at),
+        parked_at=None if parked_at is None else times.moment(parked_at),
     )
 
 

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 
 from seaway.contracts import Phase, SchemaChange
+from seaway.databases import sqlite_times as times
+from seaway.databases import statements
+from seaway.databases.ending import to_its_end
+from seaway.databases.sqlite_codes import translating
 from seaway.errors import SchemaMismatch
-from seaway.stores import statements, versions
-from seaway.stores.ending import to_its_end
+from seaway.stores import versions
 from seaway.stores.scripts import sqlite_script
-from seaway.stores.sqlite import rows
 from seaway.stores.sqlite.connection import Connection
-from seaway.stores.sqlite.errors import translating
 from seaway.stores.versions import Migration, migrations
 
 _SQL = statements.load("sqlite/schema.sql")
@@ -87,7 +88,7 @@ class SqliteSchema:
                 for statement in split(migration.script):
                     db.execute(statement)
                 record = {"version": migration.version, "name": migration.name}
-                db.execute(_SQL["record"], {**record, "now": rows.now()})
+                db.execute(_SQL["record"], {**record, "now": times.now()})
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:

@@ -14,16 +14,19 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
+from seaway.databases import sqlite_times as times
+from seaway.databases import statements
+from seaway.databases.ending import to_its_end
+from seaway.databases.sqlite_codes import translating
+from seaway.databases.turns import Turns
 from seaway.errors import ConfigError
-from seaway.stores import statements
-from seaway.stores.ending import to_its_end
 from seaway.stores.sqlite import rows
 from seaway.stores.sqlite.connection import Connection, checked, connect
-from seaway.stores.sqlite.errors import translating
 from seaway.stores.sqlite.lease import Pulse, SqliteLease, read_pulse, relay_lock
 from seaway.stores.sqlite.schema import SqliteSchema
 from seaway.stores.sqlite.transaction import SqliteTransaction, transaction
@@ -34,6 +37,7 @@ _OUTBOX = statements.load("sqlite/outbox.sql")
 _INBOX = statements.load("sqlite/inbox.sql")
 
 _SHORTEST_POLL = timedelta(milliseconds=10)
+_CHUNK = 1000
 
 
 class SqliteStore:
@@ -56,8 +60,7 @@ class SqliteStore:
         self._keep_sent = keep_sent
         self._longest_poll = poll
         self._schema = SqliteSchema(writer, str(path))
-        self._turn = asyncio.Lock()
-        self._holder: asyncio.Task[Any] | None = None
+        self._turns = Turns()
         self._nudge = asyncio.Event()
         self._pulse: Pulse | None = None
 
@@ -102,7 +105,7 @@ class SqliteStore:
         await to_its_end(self._close())
 
     async def _close(self) -> None:
-        async with self._turn:
+        async with self._turns.own():
             try:
                 await self._reader.close()
             finally:
@@ -159,7 +162,7 @@ class SqliteStore:
         count, parked, oldest = await self._read(
             lambda db: db.execute(_OUTBOX["backlog"]).fetchone()
         )
-        return Backlog(count, parked, None if oldest is None else rows.moment(oldest))
+        return Backlog(count, parked, None if oldest is None else times.moment(oldest))
 
     async def entries(
         self, *, parked: bool | None = None, event_id: str | None = None, limit: int = 100
@@ -192,15 +195,14 @@ class SqliteStore:
 
     async def prune(self, before: datetime) -> None:
         """Forget what was settled before then."""
-        given = {"before": rows.microseconds(before)}
-        await self._write(lambda db: db.execute(_OUTBOX["prune"], given))
+        await self._delete(_OUTBOX["prune"], before)
 
     # ------------------------------------------------------------------- the inbox
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteTransaction]:
         """The writer, in a transaction; others of this process wait their turn."""
-        async with self._own_turn(), transaction(self._writer, str(self.path)) as opened:
+        async with self._turns.own(), transaction(self._writer, str(self.path)) as opened:
             yield opened
         self.nudge()
 
@@ -208,12 +210,37 @@ class SqliteStore:
         """Which consumers have this event's effects, and since when."""
         given = {"event_id": event_id}
         found = await self._read(lambda db: db.execute(_INBOX["processed"], given).fetchall())
-        return {consumer: rows.moment(processed_at) for consumer, processed_at in found}
+        return {consumer: times.moment(processed_at) for consumer, processed_at in found}
 
-    async def forget(self, before: datetime) -> int:
-        """Drop inbox rows written before then; how many there were."""
-        given = {"before": rows.microseconds(before)}
-        return await self._write(lambda db: db.execute(_INBOX["forget"], given).rowcount)
+    async def forget(self, before: datetime) -> None:
+        """Drop inbox rows written before then."""
+        await self._delete(_INBOX["forget"], before)
+
+    async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
+        """How many rows ``prune`` and ``forget`` would remove."""
+        found = {}
+        for table, statement, before in (
+            ("seaway_sent", _OUTBOX["overdue"], sent),
+            ("seaway_inbox", _INBOX["overdue"], processed),
+        ):
+            given = {"before": times.microseconds(before)}
+            found[table] = await self._read(partial(_count, statement, given))
+        return {table: count for table, count in found.items() if count}
+
+    async def _delete(self, statement: str, before: datetime) -> None:
+        """In short transactions, with pauses as long: writers of other processes come between.
+
+        Their pages are used again by the rows that follow, so nothing is given back to the file
+        system: that would move pages at every commit, and the file is the application's.
+        """
+        given = {"before": times.microseconds(before), "limit": _CHUNK}
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            deleted = await self._write(lambda db: db.execute(statement, given).rowcount)
+            if deleted < _CHUNK:
+                return
+            await asyncio.sleep(loop.time() - began)
 
     # ------------------------------------------------------------------- the connections
 
@@ -235,27 +262,11 @@ class SqliteStore:
                 raise
             return result
 
-        async with self._own_turn():
+        async with self._turns.own():
             with translating(str(self.path)):
                 result = await to_its_end(self._writer.run(whole))
         self.nudge()
         return result
-
-    @asynccontextmanager
-    async def _own_turn(self) -> AsyncIterator[None]:
-        task = asyncio.current_task()
-        if self._holder is not None and self._holder is task:
-            # Waiting for itself, it would wait for ever.
-            raise ConfigError(
-                "this task is in a transaction of the store already",
-                hint="use the open transaction; savepoint() nests",
-            )
-        async with self._turn:
-            self._holder = task
-            try:
-                yield
-            finally:
-                self._holder = None
 
     def _note_pulse(self, pulse: Pulse) -> None:
         self._pulse = pulse
@@ -264,3 +275,8 @@ class SqliteStore:
         """End ``wait`` now: let it look whether anything came."""
         self._nudge.set()
         self._nudge = asyncio.Event()
+
+
+def _count(statement: str, given: Mapping[str, int], db: sqlite3.Connection) -> int:
+    (count,) = db.execute(statement, given).fetchone()
+    return int(count)

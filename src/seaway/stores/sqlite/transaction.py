@@ -7,16 +7,17 @@ found out, because a savepoint of ours spans the whole of it and dies with any C
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from seaway.databases import sqlite_times as times
+from seaway.databases import statements
+from seaway.databases.ending import to_its_end
+from seaway.databases.sqlite_codes import is_transient, translated, translating
 from seaway.errors import ConfigError, StoreUnavailable
-from seaway.stores import statements
-from seaway.stores.ending import to_its_end
-from seaway.stores.sqlite import rows
 from seaway.stores.sqlite.connection import Connection
-from seaway.stores.sqlite.errors import is_transient, translated, translating
 
 _SQL = statements.load("sqlite/inbox.sql")
 _GUARD = "seaway_transaction"
@@ -38,28 +39,20 @@ class SqliteTransaction:
 
     async def claim(self, consumer: str, event_id: str) -> bool:
         """Write the inbox row. False: it was there, so the effects are too."""
-        row = {"consumer": consumer, "event_id": event_id, "now": rows.now()}
+        row = {"consumer": consumer, "event_id": event_id, "now": times.now()}
         with translating(self._path):
             return await self._connection.run(
                 lambda db: db.execute(_SQL["claim"], row).rowcount == 1
             )
 
     async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
-        """Write the inbox rows in one trip to the thread; those that were new."""
-        now = rows.now()
-
-        def claim_each(db: sqlite3.Connection) -> set[str]:
-            return {
-                event_id
-                for event_id in event_ids
-                if db.execute(
-                    _SQL["claim"], {"consumer": consumer, "event_id": event_id, "now": now}
-                ).rowcount
-                == 1
-            }
-
+        """Write the inbox rows in one statement; those that were new."""
+        given = {"consumer": consumer, "event_ids": json.dumps(list(event_ids)), "now": times.now()}
         with translating(self._path):
-            return await self._connection.run(claim_each)
+            found = await self._connection.run(
+                lambda db: db.execute(_SQL["claim_many"], given).fetchall()
+            )
+        return {event_id for (event_id,) in found}
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

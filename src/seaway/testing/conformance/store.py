@@ -9,46 +9,34 @@ engine is done when they pass.
 from __future__ import annotations
 
 import asyncio
-import inspect
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from seaway import headers as h
-from seaway.contracts import Failed, OutboxEntry, Sent, Store
+from seaway.contracts import Failed, InboxStore, OutboxEntry, Sent, Store
 from seaway.errors import ConfigError
 from seaway.events import RawEvent, new_event_id
-from seaway.outbox import Outbox
-
-SUBJECT = "sea.event.case_created.v1"
-CONSUMER = "case_mgmt__from_sea"
+from seaway.testing.conformance.inbox import (
+    CONSUMER,
+    SUBJECT,
+    InboxConformance,
+    Undo,
+    add_in,
+    ids,
+    undone,
+)
 
 Reopen = Callable[[], Awaitable[Store]]
-
-
-class Undo(Exception):
-    """Raised in a transaction to have it rolled back."""
-
-
-def undone() -> AbstractContextManager[object, bool]:
-    """Expects ``Undo`` to come out of the body."""
-    return pytest.raises(Undo)
 
 
 async def add(store: Store, *events: RawEvent, key: str | None = None, **more: Any) -> list[str]:
     """Commit ``events`` (default: one) through a transaction of the store's own."""
     async with store.transaction() as tx:
         return await add_in(tx.handle, *(events or (RawEvent(SUBJECT, b"{}"),)), key=key, **more)
-
-
-async def add_in(handle: Any, *events: RawEvent, key: str | None = None, **more: Any) -> list[str]:
-    """``Outbox.add``, whether the handle is asynchronous or not."""
-    added = Outbox().add(handle, *events, key=key, **more)
-    ids: list[str] = await added if inspect.isawaitable(added) else added
-    return ids
 
 
 async def claim_all(store: Store, limit: int = 100) -> list[OutboxEntry]:
@@ -79,18 +67,18 @@ async def send(store: Store, *, stream: str = "SEA_EVENTS") -> Sequence[Sent]:
     return sent
 
 
-def ids(entries: Sequence[OutboxEntry]) -> list[str]:
-    """Their event ids, in order."""
-    return [entry.event_id for entry in entries]
-
-
 def later() -> datetime:
     """After everything that this test does."""
     return datetime.now(UTC) + timedelta(hours=1)
 
 
-class StoreConformance:
+class StoreConformance(InboxConformance):
     """Fixtures to give: ``store``; and ``reopen`` where ``capabilities.shared``."""
+
+    @pytest.fixture
+    def inbox(self, store: Store) -> InboxStore:
+        """The store itself."""
+        return store
 
     @pytest.fixture
     def reopen(self, store: Store) -> Reopen | None:
@@ -121,56 +109,6 @@ class StoreConformance:
         assert entry.message.headers["X-Tenant"] == "süd"
         assert (entry.attempts, entry.last_error, entry.parked_at) == (0, None, None)
         assert abs(datetime.now(UTC) - entry.added_at) < timedelta(minutes=1)
-
-    async def test_a_rolled_back_transaction_leaves_nothing(self, store: Store) -> None:
-        with undone():
-            async with store.transaction() as tx:
-                assert await tx.claim(CONSUMER, "e1")
-                await add_in(tx.handle, RawEvent(SUBJECT, b"{}"))
-                raise Undo
-        assert await store.entries() == []
-        assert await store.processed("e1") == {}
-
-    async def test_a_rolled_back_savepoint_leaves_nothing(self, store: Store) -> None:
-        async with store.transaction() as tx:
-            (kept,) = await add_in(tx.handle, RawEvent(SUBJECT, b"1"))
-            with undone():
-                async with tx.savepoint():
-                    await add_in(tx.handle, RawEvent(SUBJECT, b"2"))
-                    await tx.claim(CONSUMER, "e1")
-                    raise Undo
-            async with tx.savepoint():
-                (also,) = await add_in(tx.handle, RawEvent(SUBJECT, b"3"))
-        assert ids(await store.entries()) == [kept, also]
-        assert await store.processed("e1") == {}
-
-    async def test_inbox_rows_are_claimed_together(self, store: Store) -> None:
-        async with store.transaction() as tx:
-            assert await tx.claim(CONSUMER, "e2")
-            assert await tx.claim_many(CONSUMER, []) == set()
-            assert await tx.claim_many(CONSUMER, ["e3", "e1", "e2", "e1"]) == {"e1", "e3"}
-            assert await tx.claim_many("another__from_sea", ["e1"]) == {"e1"}
-        with undone():
-            async with store.transaction() as tx:
-                assert await tx.claim_many(CONSUMER, ["e1", "e4"]) == {"e4"}
-                raise Undo
-        assert set(await store.processed("e1")) == {CONSUMER, "another__from_sea"}
-        assert await store.processed("e4") == {}
-
-    async def test_savepoints_nest(self, store: Store) -> None:
-        async with store.transaction() as tx:
-            async with tx.savepoint():
-                (outer,) = await add_in(tx.handle, RawEvent(SUBJECT, b"1"))
-                with undone():
-                    async with tx.savepoint():
-                        await add_in(tx.handle, RawEvent(SUBJECT, b"2"))
-                        raise Undo
-            with undone():
-                async with tx.savepoint():
-                    async with tx.savepoint():
-                        await add_in(tx.handle, RawEvent(SUBJECT, b"3"))
-                    raise Undo
-        assert ids(await store.entries()) == [outer]
 
     async def test_an_event_id_is_used_once(self, store: Store) -> None:
         event = RawEvent(SUBJECT, b"{}", event_id=new_event_id())
@@ -410,6 +348,14 @@ class StoreConformance:
         assert await store.sent(event_id=new_event_id()) == []
         assert await store.sent(event_id=newest.entry.event_id, correlation_id="two") == []
 
+    async def test_a_chain_is_found_with_the_event_that_started_it(self, store: Store) -> None:
+        (first,) = await add(store)
+        (second,) = await add(store, correlation_id=first, causation_id=first)
+        await add(store)
+        await send(store)
+        chain = await store.sent(correlation_id=first)
+        assert sorted(sent.entry.event_id for sent in chain) == sorted([first, second])
+
     async def test_sent_entries_are_pruned(self, store: Store) -> None:
         await add(store)
         before = datetime.now(UTC)
@@ -446,92 +392,57 @@ class StoreConformance:
         await claim_all(store)
         await asyncio.wait_for(store.wait(timedelta(milliseconds=20)), 5)
 
-    # ----------------------------------------------------------------- the inbox
-
-    async def test_a_consumer_claims_an_event_once(self, store: Store) -> None:
-        async with store.transaction() as tx:
-            assert await tx.claim(CONSUMER, "e1")
-            assert not await tx.claim(CONSUMER, "e1")
-        async with store.transaction() as tx:
-            assert not await tx.claim(CONSUMER, "e1")
-            assert await tx.claim("analytics__from_sea", "e1")
-        processed = await store.processed("e1")
-        assert set(processed) == {CONSUMER, "analytics__from_sea"}
-        assert all(abs(datetime.now(UTC) - at) < timedelta(minutes=1) for at in processed.values())
-
-    async def test_a_rolled_back_claim_can_be_made_again(self, store: Store) -> None:
-        with undone():
-            async with store.transaction() as tx:
-                assert await tx.claim(CONSUMER, "e1")
-                raise Undo
-        async with store.transaction() as tx:
-            assert await tx.claim(CONSUMER, "e1")
-
-    async def test_of_many_at_once_one_claims(self, store: Store) -> None:
-        async def claim() -> bool:
-            async with store.transaction() as tx:
-                return await tx.claim(CONSUMER, "e1")
-
-        outcomes = await asyncio.gather(*[claim() for _ in range(20)])
-        assert sorted(outcomes) == [False] * 19 + [True]
+    # ----------------------------------------------------------------- forgetting
 
     async def test_old_claims_are_forgotten(self, store: Store) -> None:
         before = datetime.now(UTC)
-        async with store.transaction() as tx:
-            await tx.claim(CONSUMER, "e1")
-        assert await store.forget(before) == 0
-        assert await store.forget(later()) == 1
-        assert await store.processed("e1") == {}
-
-    async def test_a_cancelled_transaction_leaves_nothing(self, store: Store) -> None:
-        inside = asyncio.Event()
-
-        async def handle() -> None:
+        await store.forget(before)
+        claimed = [new_event_id(), str(uuid.uuid4()), "SEA_EVENTS:17", "01", ""]
+        for _ in range(2):  # An event that is forgotten can be claimed again.
             async with store.transaction() as tx:
-                await tx.claim(CONSUMER, "e1")
-                await add_in(tx.handle, RawEvent(SUBJECT, b"{}"))
-                inside.set()
-                await asyncio.Event().wait()
-
-        task = asyncio.create_task(handle())
-        await inside.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert await store.entries() == []
-        async with store.transaction() as tx:
-            assert await tx.claim(CONSUMER, "e1")
-
-    async def test_cancelled_at_any_await_a_transaction_is_whole(self, store: Store) -> None:
-        async def handle(event_id: str) -> None:
+                assert all([await tx.claim(CONSUMER, event_id) for event_id in claimed])
+            await store.forget(before)
             async with store.transaction() as tx:
+                assert not any([await tx.claim(CONSUMER, event_id) for event_id in claimed])
+            await store.forget(later() + store.capabilities.pruned_by)
+            for event_id in claimed:
+                assert await store.processed(event_id) == {}
+
+    async def test_the_claim_of_an_old_event_is_as_young_as_its_handling(
+        self, store: Store
+    ) -> None:
+        old = "0197b3c2-5f00-7000-8000-000000000001"  # Of June 2025.
+        before = datetime.now(UTC)
+        await store.forget(before)
+        async with store.transaction() as tx:
+            assert await tx.claim(CONSUMER, old)
+        await store.forget(before)
+        assert set(await store.processed(old)) == {CONSUMER}
+        await store.forget(later())
+        assert await store.processed(old) == {}
+
+    async def test_many_old_claims_are_forgotten(self, store: Store) -> None:
+        async with store.transaction() as tx:
+            for number in range(2500):
+                await tx.claim(CONSUMER, f"SEA_EVENTS:{number}")
+        await store.forget(later())
+        assert await store.overdue(later(), later()) == {}
+
+    async def test_what_would_be_forgotten_is_counted(self, store: Store) -> None:
+        before = datetime.now(UTC)
+        await add(store)
+        await send(store)
+        async with store.transaction() as tx:
+            for event_id in ("SEA_EVENTS:1", new_event_id()):
                 await tx.claim(CONSUMER, event_id)
-                async with tx.savepoint():
-                    await add_in(tx.handle, RawEvent(SUBJECT, b"{}", event_id=event_id))
-
-        for turns in range(25):
-            event_id = new_event_id()
-            task = asyncio.create_task(handle(event_id))
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.wait([task])
-            claimed = bool(await store.processed(event_id))
-            added = bool(await store.entries(event_id=event_id))
-            assert claimed == added
-        await asyncio.wait_for(handle(new_event_id()), 5)
-
-    async def test_a_task_cannot_wait_for_itself(self, store: Store) -> None:
-        if store.capabilities.concurrent_transactions:
-            async with store.transaction() as outer, store.transaction() as inner:
-                assert outer.handle is not inner.handle
-            return
-        async with store.transaction() as tx:
-            with pytest.raises(ConfigError, match="already"):
-                async with store.transaction():
-                    pass
-            assert await tx.claim(CONSUMER, "e1")
-        assert set(await store.processed("e1")) == {CONSUMER}
+        assert await store.overdue(before, before) == {}
+        after = later() + store.capabilities.pruned_by
+        found = await store.overdue(after, after)
+        assert sum(n for table, n in found.items() if table.startswith("seaway_sent")) == 1
+        assert sum(n for table, n in found.items() if table.startswith("seaway_inbox")) == 2
+        await store.prune(after)
+        await store.forget(after)
+        assert await store.overdue(after, after) == {}
 
     # ----------------------------------------------------------------- several on one database
 

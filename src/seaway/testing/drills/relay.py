@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import signal
 import sys
@@ -34,6 +33,7 @@ from seaway.embedded.postgres import PostgresServer
 from seaway.events import RawEvent
 from seaway.outbox import Outbox
 from seaway.stores import open_store
+from seaway.testing.drills.signals import hold, send
 
 SUBJECT = "drill.event.case_moved.v1"
 STREAM = "DRILL_EVENTS"
@@ -160,7 +160,7 @@ async def _write_under_fire(
         faults.cancel()
         await asyncio.gather(writing, faults, return_exceptions=True)
         for child in supervisor.children.values():
-            _signal(child.pid, signal.SIGCONT)
+            send(child.pid, signal.SIGCONT)
     return written
 
 
@@ -193,7 +193,7 @@ async def _strike(
     plan: Plan, nats: NatsServer, supervisor: Supervisor, report: Report, chance: random.Random
 ) -> None:
     """A fault every now and then, until cancelled."""
-    resuming: set[asyncio.Task[None]] = set()
+    stopped: set[asyncio.Task[None]] = set()
     victims = list(supervisor.children.values())
     strokes = 0
     while True:
@@ -206,27 +206,13 @@ async def _strike(
             await nats.start()
             report.server_restarts += 1
         elif chance.random() < 0.5:
-            _signal(victim.pid, signal.SIGKILL)
+            send(victim.pid, signal.SIGKILL)
             report.kills += 1
         else:
-            _signal(victim.pid, signal.SIGSTOP)
             report.stops += 1
-            waking = asyncio.create_task(_wake(victim.pid, chance.uniform(*plan.stopped)))
-            resuming.add(waking)
-            waking.add_done_callback(resuming.discard)
-
-
-async def _wake(pid: int | None, after: float) -> None:
-    await asyncio.sleep(after)
-    _signal(pid, signal.SIGCONT)
-
-
-def _signal(pid: int | None, number: signal.Signals) -> None:
-    if pid is not None:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            return  # Dead already, and about to be started again.
+            stopping = asyncio.create_task(hold(victim.pid, chance.uniform(*plan.stopped)))
+            stopped.add(stopping)
+            stopping.add_done_callback(stopped.discard)
 
 
 async def _until_empty(store: Store) -> None:

@@ -51,7 +51,8 @@ CREATE TABLE seaway_relay (
 INSERT INTO seaway_relay DEFAULT VALUES;
 
 -- What the streams acknowledged, kept for a while so that it can be traced and sent again. One
--- partition a day, dropped whole; the default takes what comes when no day is ready.
+-- partition a day, dropped whole; the default takes what comes when no day is ready. An event that
+-- starts a chain is its own correlation, and has none here.
 CREATE TABLE seaway_sent (
     position       bigint      NOT NULL,
     event_id       uuid        NOT NULL,
@@ -70,15 +71,22 @@ CREATE TABLE seaway_sent (
 CREATE TABLE seaway_sent_default PARTITION OF seaway_sent DEFAULT;
 
 CREATE INDEX seaway_sent_event_id ON seaway_sent (event_id);
-CREATE INDEX seaway_sent_correlation_id ON seaway_sent (correlation_id);
+CREATE INDEX seaway_sent_correlation_id ON seaway_sent (correlation_id)
+    WHERE correlation_id IS NOT NULL;
 
--- Which consumer has which event's effects. Written in the transaction of those effects.
+-- Which consumer has which event's effects. Written in the transaction of those effects. One
+-- partition for each day that event ids (UUIDv7, whose order is time) begin with, dropped whole;
+-- ids above every UUIDv7 of this century have one of their own, and the default takes the rest.
 CREATE TABLE seaway_inbox (
     consumer     text        NOT NULL,
     event_id     text        NOT NULL COLLATE "C",
     processed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT seaway_inbox_pkey PRIMARY KEY (consumer, event_id)
-);
+    CONSTRAINT seaway_inbox_pkey PRIMARY KEY (event_id, consumer)
+) PARTITION BY RANGE (event_id);
 
-CREATE INDEX seaway_inbox_event_id ON seaway_inbox (event_id);
+CREATE TABLE seaway_inbox_default PARTITION OF seaway_inbox DEFAULT
+    WITH (autovacuum_vacuum_scale_factor = 0.02);
+CREATE TABLE seaway_inbox_other PARTITION OF seaway_inbox FOR VALUES FROM ('04') TO (MAXVALUE)
+    WITH (autovacuum_vacuum_scale_factor = 0.02);
+
 CREATE INDEX seaway_inbox_processed_at ON seaway_inbox USING brin (processed_at);

@@ -40,8 +40,7 @@ CREATE TABLE seaway_inbox (
     consumer     TEXT    NOT NULL,
     event_id     TEXT    NOT NULL,
     processed_at INTEGER NOT NULL,
-    PRIMARY KEY (consumer, event_id)
+    PRIMARY KEY (event_id, consumer)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX seaway_inbox_event_id ON seaway_inbox (event_id);
 CREATE INDEX seaway_inbox_processed_at ON seaway_inbox (processed_at);

@@ -2,11 +2,8 @@
 INSERT INTO seaway_inbox (consumer, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING
 
 -- name: claim_many
-INSERT INTO seaway_inbox (consumer, event_id) SELECT $1, unnest($2::text[])
+INSERT INTO seaway_inbox (consumer, event_id) SELECT $1, unnest(CAST($2 AS text[]))
 ON CONFLICT DO NOTHING RETURNING event_id
 
 -- name: processed
 SELECT consumer, processed_at FROM seaway_inbox WHERE event_id = $1 ORDER BY consumer
-
--- name: forget
-DELETE FROM seaway_inbox WHERE processed_at < $1

@@ -3,7 +3,13 @@ SELECT (SELECT count(*) FROM seaway_outbox),
        (SELECT count(*) FROM seaway_outbox WHERE parked_at IS NOT NULL),
        (SELECT added_at FROM seaway_outbox WHERE parked_at IS NULL ORDER BY position LIMIT 1),
        pg_stat_get_dead_tuples(to_regclass($1)),
-       coalesce((SELECT shards FROM seaway_relay), 1)
+       coalesce((SELECT shards FROM seaway_relay), 1),
+       (SELECT sum(pg_stat_get_dead_tuples(relid)) FROM pg_partition_tree(to_regclass($2))
+        WHERE isleaf)::bigint,
+       (SELECT sum(pg_stat_get_live_tuples(relid)) FROM pg_partition_tree(to_regclass($3))
+        WHERE isleaf)::bigint,
+       (SELECT sum(pg_stat_get_dead_tuples(relid)) FROM pg_partition_tree(to_regclass($3))
+        WHERE isleaf)::bigint
 
 -- name: entries
 SELECT position, event_id::text, subject, payload, headers::text, added_at, attempts, last_error,
@@ -26,6 +32,7 @@ UPDATE seaway_relay SET releases = releases + 1
 SELECT position, event_id::text, subject, payload, headers::text, added_at, attempts, NULL::text,
        NULL::timestamptz, 0, stream, stream_seq
 FROM seaway_sent
-WHERE ($1::uuid[] IS NULL OR event_id = ANY ($1)) AND ($2::text IS NULL OR correlation_id = $2)
+WHERE ($1::uuid[] IS NULL OR event_id = ANY ($1))
+  AND ($2::text IS NULL OR correlation_id = $2 OR event_id = ANY ($4::uuid[]))
 ORDER BY sent_at DESC, position DESC
 LIMIT $3

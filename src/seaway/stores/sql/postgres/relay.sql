@@ -98,8 +98,9 @@ INSERT INTO seaway_sent (
     position, event_id, correlation_id, subject, ordering_key, payload, headers, added_at,
     attempts, stream, stream_seq, sent_at
 )
-SELECT s.position, s.event_id, s.headers ->> 'X-Correlation-Id', s.subject, s.ordering_key,
-       s.payload, s.headers, s.added_at, s.attempts, s.stream, s.stream_seq, now()
+SELECT s.position, s.event_id, nullif(s.headers ->> 'X-Correlation-Id', s.event_id::text),
+       s.subject, s.ordering_key, s.payload, s.headers, s.added_at, s.attempts, s.stream,
+       s.stream_seq, now()
 FROM settled s
 
 -- name: settle_and_forget

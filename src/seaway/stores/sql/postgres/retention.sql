@@ -1,25 +1,41 @@
 -- name: alone
-SELECT pg_advisory_xact_lock(to_regclass($1)::oid::integer, -2)
+-- For one transaction; false where another process is at this table.
+SELECT pg_try_advisory_xact_lock(to_regclass($1)::oid::integer, -2)
 
--- name: days
--- The days of seaway_sent that have a partition of their own, by their names.
-SELECT c.relname
+-- name: partitions
+-- Of a table: the schema, ready to be written, and the partitions' names.
+SELECT quote_ident(n.nspname), c.relname
 FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-WHERE i.inhparent = to_regclass($1) AND c.relname ~ 'seaway_sent_[0-9]{8}$'
+JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace n ON n.oid = p.relnamespace
+WHERE i.inhparent = to_regclass($1)
 
 -- name: make
-SELECT format('CREATE TABLE IF NOT EXISTS %I.%I PARTITION OF %s FOR VALUES FROM (%L) TO (%L)',
-              n.nspname, $2::text, c.oid::regclass, $3::text, $4::text)
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.oid = to_regclass($1)
+-- Attached, not made in place: that waits for nobody who has rows of other days in hand.
+CREATE TABLE {name} (LIKE {table} INCLUDING ALL);
+ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ('{first}') TO ('{next}')
+
+-- name: keep_out
+LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE
+
+-- name: young
+SELECT EXISTS (SELECT FROM {name} WHERE {moment} >= $1)
+
+-- name: empty
+TRUNCATE {name}
 
 -- name: drop
-SELECT format('DROP TABLE IF EXISTS %I.%I', n.nspname, $2::text)
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.oid = to_regclass($1)
+DROP TABLE {name}
 
--- name: prune_default
-DELETE FROM seaway_sent_default WHERE sent_at < $1
+-- name: count
+SELECT count(*) FROM {name} WHERE {moment} < $1
 
--- name: prune_all
-DELETE FROM seaway_sent WHERE sent_at < $1
+-- name: begin_deleting
+-- Each old row is fetched by its place, whatever ANALYZE thinks.
+BEGIN;
+SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_mergejoin = off
+
+-- name: delete
+DELETE FROM {name} t
+USING (SELECT tableoid, ctid FROM {name} WHERE {moment} < $1 LIMIT {limit}) old
+WHERE t.tableoid = old.tableoid AND t.ctid = old.ctid

@@ -21,7 +21,7 @@ WITH ours AS (
     SELECT c.oid, c.relname, c.relkind FROM pg_class c
     WHERE c.relnamespace = (
         SELECT n.relnamespace FROM pg_class n WHERE n.oid = to_regclass($1)
-    ) AND c.relname LIKE 'seaway\_%' AND c.relname !~ 'seaway_sent_([0-9]{8}|default)'
+    ) AND c.relname LIKE 'seaway\_%' AND c.relname !~ 'seaway_(sent|inbox)_([0-9]{8}|default|other)'
 )
 SELECT 'column ' || o.relname || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
        || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
@@ -39,6 +39,4 @@ FROM ours o JOIN pg_index i ON i.indexrelid = o.oid JOIN pg_class t ON t.oid = i
 UNION ALL
 SELECT 'sequence ' || o.relname || ' cache ' || q.seqcache || ' increment ' || q.seqincrement
 FROM ours o JOIN pg_sequence q ON q.seqrelid = o.oid
-UNION ALL
-SELECT 'row of seaway_relay' FROM seaway_relay
 ORDER BY 1

@@ -1,9 +1,20 @@
 -- name: claim
 INSERT INTO seaway_inbox (consumer, event_id, processed_at) VALUES (:consumer, :event_id, :now)
-ON CONFLICT (consumer, event_id) DO NOTHING
+ON CONFLICT (event_id, consumer) DO NOTHING
+
+-- name: claim_many
+INSERT INTO seaway_inbox (consumer, event_id, processed_at)
+SELECT :consumer, value, :now FROM json_each(:event_ids) WHERE true
+ON CONFLICT (event_id, consumer) DO NOTHING RETURNING event_id
 
 -- name: processed
 SELECT consumer, processed_at FROM seaway_inbox WHERE event_id = :event_id ORDER BY consumer
 
 -- name: forget
-DELETE FROM seaway_inbox WHERE processed_at < :before
+DELETE FROM seaway_inbox
+WHERE (event_id, consumer) IN (
+    SELECT event_id, consumer FROM seaway_inbox WHERE processed_at < :before LIMIT :limit
+)
+
+-- name: overdue
+SELECT count(*) FROM seaway_inbox WHERE processed_at < :before

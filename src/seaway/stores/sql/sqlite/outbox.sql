@@ -82,4 +82,8 @@ ORDER BY sent_at DESC, position DESC
 LIMIT :limit
 
 -- name: prune
-DELETE FROM seaway_sent WHERE sent_at < :before
+DELETE FROM seaway_sent
+WHERE position IN (SELECT position FROM seaway_sent WHERE sent_at < :before LIMIT :limit)
+
+-- name: overdue
+SELECT count(*) FROM seaway_sent WHERE sent_at < :before

@@ -1,0 +1,120 @@
+"""Consuming with effects: the inbox row and one insert for each event, and the same two statements
+in a bare loop.
+
+A round counts only if there are then as many effects, and as many inbox rows, as there were events,
+each of another event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+
+import asyncpg
+
+from bench import stream, workload
+from bench.contenders.consume import DURABLE, WIDE, prepared
+from bench.contenders.relay import opened, sqlite_url
+from bench.database import settle
+from bench.job import Figures, Job, Prepared
+from bench.timing import Stopwatch, rate
+from seaway import Delivery, RawEvent
+from seaway.consumer import Consumer
+from seaway.contracts import Store
+from seaway.stores import statements
+
+WORKERS = 16
+BATCH = 100
+TABLE = "CREATE TABLE effects (event_id text NOT NULL, subject text NOT NULL)"
+ON_POSTGRES = "INSERT INTO effects (event_id, subject) VALUES ($1, $2)"
+ON_SQLITE = "INSERT INTO effects (event_id, subject) VALUES (?, ?)"
+COUNTS = (
+    "SELECT count(*) FROM effects",
+    "SELECT count(DISTINCT event_id) FROM effects",
+    "SELECT count(*) FROM seaway_inbox",
+)
+CLAIM = statements.load("postgres/inbox.sql")["claim"]
+
+
+def _consumer(insert: str, *, one_tuple: bool, batch: int, workers: int) -> Consumer:
+    consumer = Consumer(DURABLE, stream=workload.STREAM, batch=batch, workers=workers)
+
+    @consumer.handler(RawEvent)
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        values = (delivery.event_id, delivery.subject)
+        await delivery.tx.execute(insert, *([values] if one_tuple else values))
+
+    return consumer
+
+
+def _check(events: int, counts: Sequence[int]) -> None:
+    if set(counts) != {events}:
+        effects, distinct, inbox = counts
+        raise stream.WrongResult(
+            f"{effects} effects of {distinct} events and {inbox} inbox rows for {events} events"
+        )
+
+
+@asynccontextmanager
+async def _database(job: Job) -> AsyncIterator[tuple[Store, asyncpg.Connection]]:
+    async with opened(job.postgres_url) as store:
+        database = await asyncpg.connect(job.postgres_url)
+        await database.execute(TABLE)
+        await settle(database)
+        yield store, database
+        _check(job.events, [await database.fetchval(query) for query in COUNTS])
+        await database.close()
+
+
+@asynccontextmanager
+async def _postgres(job: Job, batch: int, workers: int) -> Prepared:
+    consumer = _consumer(ON_POSTGRES, one_tuple=False, batch=batch, workers=workers)
+    async with _database(job) as (store, _), prepared(job, WIDE, consumer, store) as run:
+        yield run
+
+
+@asynccontextmanager
+async def _sqlite(job: Job, batch: int) -> Prepared:
+    consumer = _consumer(ON_SQLITE, one_tuple=True, batch=batch, workers=1)
+    async with opened(sqlite_url(job)) as store:
+        async with store.transaction() as tx:
+            await tx.handle.execute(TABLE)
+        async with prepared(job, WIDE, consumer, store) as run:
+            yield run
+        async with store.transaction() as tx:
+            counts = []
+            for query in COUNTS:
+                cursor = await tx.handle.execute(query)
+                counts.append((await cursor.fetchone())[0])
+        _check(job.events, counts)
+
+
+@asynccontextmanager
+async def bare(job: Job) -> Prepared:
+    """No broker: the two statements, a transaction each, on as many connections as Seaway has."""
+    async with _database(job):
+        pool = await asyncpg.create_pool(job.postgres_url, min_size=WORKERS, max_size=WORKERS)
+        numbers = iter(range(job.events))
+
+        async def work() -> None:
+            async with pool.acquire() as connection:
+                for number in numbers:
+                    event = workload.event_id(number)
+                    async with connection.transaction():
+                        await connection.execute(CLAIM, str(DURABLE), event)
+                        await connection.execute(ON_POSTGRES, event, workload.SUBJECT)
+
+        async def run() -> Figures:
+            watch = Stopwatch()
+            await asyncio.gather(*(work() for _ in range(WORKERS)))
+            return rate(job.events, watch.seconds())
+
+        yield run
+        await pool.close()
+
+
+postgres_single = partial(_postgres, batch=1, workers=WORKERS)
+postgres_batched = partial(_postgres, batch=BATCH, workers=2)
+sqlite_single, sqlite_batched = partial(_sqlite, batch=1), partial(_sqlite, batch=BATCH)

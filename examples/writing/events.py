@@ -1,0 +1,17 @@
+"""The event that the examples write, and the outbox that they write it to."""
+
+from dataclasses import dataclass
+
+from seaway import Outbox, event
+
+TABLE = "CREATE TABLE IF NOT EXISTS cases (id text PRIMARY KEY, title text NOT NULL)"
+
+
+@event(context="sea", version=1)  # travels as sea.event.case_opened.v1
+@dataclass
+class CaseOpened:
+    case_id: str
+    title: str
+
+
+outbox = Outbox()

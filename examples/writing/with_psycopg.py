@@ -1,0 +1,17 @@
+"""python with_psycopg.py postgresql://user@host/database"""
+
+import sys
+
+import psycopg
+from events import TABLE, CaseOpened, outbox
+
+
+def open_case(db: psycopg.Connection, case_id: str, title: str) -> None:
+    with db.transaction():
+        db.execute("INSERT INTO cases VALUES (%s, %s)", (case_id, title))
+        outbox.add(db, CaseOpened(case_id, title), key=case_id)
+
+
+with psycopg.connect(sys.argv[1]) as connection:
+    connection.execute(TABLE)
+    open_case(connection, "case-1", "Broken window")

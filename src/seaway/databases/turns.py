@@ -1,0 +1,35 @@
+"""One at a time, in the order they asked: for databases that have one writer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from seaway.errors import ConfigError
+
+
+class Turns:
+    """``async with turns.own():`` waits for those who came before."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._holder: asyncio.Task[Any] | None = None
+
+    @asynccontextmanager
+    async def own(self) -> AsyncIterator[None]:
+        """The turn of the current task; ``ConfigError`` where it has it already."""
+        task = asyncio.current_task()
+        if self._holder is not None and self._holder is task:
+            # Waiting for itself, it would wait for ever.
+            raise ConfigError(
+                "this task is in a transaction of the store already",
+                hint="use the open transaction; savepoint() nests",
+            )
+        async with self._turn:
+            self._holder = task
+            try:
+                yield
+            finally:
+                self._holder = None

@@ -1,0 +1,91 @@
+"""Inboxes over a function that connects: what it connects to is known when it has.
+
+Owns: the choice of the driver, by the first connection or by the error instead of one. Must not
+import a driver that the function does not use.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from seaway.errors import ConfigError
+from seaway.inbox.connections import Connections
+from seaway.inbox.driver import Driver
+from seaway.inbox.transaction import Inbox, Transaction
+
+
+class ConnectingInbox:
+    """``contracts.InboxStore``. ``connect`` gives a connection, or an awaitable of one."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Any],
+        *,
+        schema: str | None,
+        committed: Callable[[], None] | None,
+    ) -> None:
+        self._connect = connect
+        self._schema = schema
+        self._committed = committed
+        self._connections: Connections[Any] = Connections(self._connected)
+        self._inbox: Inbox | None = None
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """See ``Inbox``."""
+        inbox = await self._decided()
+        async with inbox.transaction() as opened:
+            yield opened
+
+    async def processed(self, event_id: str) -> Mapping[str, datetime]:
+        """See ``Inbox``."""
+        return await (await self._decided()).processed(event_id)
+
+    async def close(self) -> None:
+        """Close every connection: they were made for the inbox. Idempotent."""
+        await self._connections.close()
+
+    async def _connected(self) -> Any:
+        made = self._connect()
+        return await made if inspect.isawaitable(made) else made
+
+    async def _decided(self) -> Inbox:
+        if self._inbox is not None:
+            return self._inbox
+        try:
+            first = await self._connections.take()
+        except Exception as error:
+            driver = self._driver_of(type(error))
+            if driver is None:
+                raise
+            raise driver.translated(error) from error
+        driver = self._driver_of(type(first))
+        if driver is None:
+            raise ConfigError(
+                f"the function given as tx= gives a {_name(type(first))}",
+                hint="it has to give a psycopg AsyncConnection or an aiosqlite Connection",
+            )
+        await self._connections.give_back(first)
+        if self._inbox is None:
+            self._inbox = Inbox(driver, self._committed)
+        return self._inbox
+
+    def _driver_of(self, found: type) -> Driver | None:
+        names = {_name(base) for base in found.__mro__}
+        if names & {"psycopg.AsyncConnection", "psycopg.Error"}:
+            from seaway.inbox import psycopg_driver
+
+            return psycopg_driver.PsycopgDriver(self._connections, self._schema)
+        if names & {"aiosqlite.core.Connection", "sqlite3.Error"}:
+            from seaway.inbox import aiosqlite_driver
+
+            return aiosqlite_driver.AiosqliteDriver(self._connections)
+        return None
+
+
+def _name(found: type) -> str:
+    return f"{found.__module__}.{found.__qualname__}"

@@ -1,0 +1,82 @@
+"""A consumer's inbox for the length of its run, and whether it is the application's own database.
+
+If it were not, effects would be committed where no relay looks for the events beside them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+
+from seaway.contracts import InboxStore, Store
+from seaway.errors import ConfigError, SchemaMismatch, StoreUnavailable
+from seaway.inbox.dispatch import inbox_for
+from seaway.retry import Backoff
+
+logger = logging.getLogger("seaway.inbox")
+
+_OUTAGE = Backoff(timedelta(milliseconds=200), timedelta(seconds=5))
+
+
+@asynccontextmanager
+async def inbox_of(
+    tx: object, store: Store, *, schema: str | None, consumer: str, stop: asyncio.Event
+) -> AsyncIterator[InboxStore]:
+    """``store`` for ``"store"`` and ``None``, else the inbox over what ``tx`` gives, closed after.
+
+    Gives an inbox only once a claim through it was seen in ``store``, or ``stop`` is set; waits for
+    a database that is away. That leaves a row in the inbox, which is forgotten with the others.
+    ``ConfigError`` where the two are not the same database, ``SchemaMismatch`` where the handle
+    finds no inbox; both name the consumer.
+    """
+    if tx is None:
+        logger.warning("%s has no database: its effects are at least once", consumer)
+    if tx is None or tx == "store":
+        yield store
+        return
+    inbox = inbox_for(tx, schema=schema, committed=store.nudge)
+    try:
+        await _reached(inbox, store, consumer, stop)
+        yield inbox
+    finally:
+        await inbox.close()
+
+
+async def _reached(
+    inbox: InboxStore, store: InboxStore, consumer: str, stop: asyncio.Event
+) -> None:
+    attempt = 0
+    while not stop.is_set():
+        try:
+            await _reach(inbox, store, consumer)
+            return
+        except StoreUnavailable as error:
+            attempt += 1
+            logger.warning("%s waits for its database: %s", consumer, error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_OUTAGE.delay(attempt).total_seconds()):
+                    await stop.wait()
+
+
+async def _reach(inbox: InboxStore, store: InboxStore, consumer: str) -> None:
+    probe = f"seaway-start-{uuid.uuid4()}"
+    try:
+        async with inbox.transaction() as tx:
+            await tx.claim(consumer, probe)
+    except SchemaMismatch as error:
+        raise SchemaMismatch(
+            f"consumer {consumer} finds no inbox through the handle given as tx=: run seaway db "
+            f"upgrade on that database, which must be the application's own ({error})"
+        ) from error
+    except ConfigError as error:
+        raise ConfigError(f"consumer {consumer}: {error}") from error
+    if consumer not in await store.processed(probe):
+        raise ConfigError(
+            f"consumer {consumer} works in another database than the application's: events added "
+            "there would never be published",
+            hint="let tx= and database: name the same one, and the same database_schema",
+        )

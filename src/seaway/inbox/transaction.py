@@ -1,0 +1,169 @@
+"""An inbox over a user's own kind of handle: one transaction from BEGIN to its end.
+
+    BEGIN; SAVEPOINT ── claim, body ──> RELEASE; COMMIT
+                                  └───> ROLLBACK TO; ROLLBACK   (any exception, cancellation)
+
+Owns: the order of things, whichever the driver. Guarantees: committed whole or not at all,
+whatever the body does; a body that ends the transaction itself, or passes over a statement that
+aborted it, is found out before anything is taken for committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from typing import Any
+
+from seaway.databases.ending import to_its_end
+from seaway.errors import ConfigError, SeawayError, StoreUnavailable
+from seaway.inbox.driver import Driver, Refusal, Session
+
+
+class Transaction:
+    """``contracts.InboxTransaction``."""
+
+    def __init__(self, driver: Driver, session: Session) -> None:
+        self._driver = driver
+        self._session = session
+
+    @property
+    def handle(self) -> Any:
+        """The user's kind of handle, in an open transaction. Not to be committed or rolled back."""
+        return self._session.handle
+
+    async def claim(self, consumer: str, event_id: str) -> bool:
+        """Write the inbox row. False: it was there, so the effects are too."""
+        with translating(self._driver):
+            query = self._session.queries.claim(consumer, event_id)
+            return await self._session.touched(query) == 1
+
+    async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
+        """Write the inbox rows in one statement; those that were new."""
+        with translating(self._driver):
+            found = await self._session.rows(self._session.queries.claim_many(consumer, event_ids))
+        return {event_id for (event_id,) in found}
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Part of the transaction that an exception undoes alone. May be nested."""
+        failure: BaseException | None = None
+        try:
+            async with self._session.savepoint():
+                try:
+                    yield
+                except BaseException as error:
+                    failure = error
+                    raise
+        except Exception as error:
+            if error is failure:
+                raise
+            # The savepoint's own: it is part of a transaction that is not as it should be.
+            raise _explained(self._driver, error) from error
+
+
+class Inbox:
+    """``contracts.InboxStore``. ``committed`` is called after each commit."""
+
+    def __init__(self, driver: Driver, committed: Callable[[], None] | None = None) -> None:
+        self._driver = driver
+        self._committed = committed
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Commit on leaving, roll back on an exception."""
+        driver = self._driver
+        async with driver.session() as session:
+            with translating(driver):
+                await session.begin()
+            try:
+                yield Transaction(driver, session)
+            except BaseException as error:
+                away = _is_away(driver, session, error)
+                intact = await to_its_end(_undo(driver, session))
+                if away:
+                    raise _unavailable(driver, error) from error
+                if not intact and _may_hide(error):
+                    raise _ended_by_body() from error
+                raise
+            try:
+                await to_its_end(session.commit())
+            except Exception as error:
+                if driver.refusal(error) is Refusal.OTHER:
+                    # A deferred constraint: the body's own doing, and its own error.
+                    raise
+                raise _explained(driver, error) from error
+        if self._committed is not None:
+            self._committed()
+
+    async def processed(self, event_id: str) -> Mapping[str, datetime]:
+        """Which consumers have this event's effects, and since when."""
+        async with self._own() as session:
+            return session.queries.moments(await session.rows(session.queries.processed(event_id)))
+
+    async def close(self) -> None:
+        """Close what was opened for the inbox; what is the user's stays open. Idempotent."""
+        await self._driver.close()
+
+    @asynccontextmanager
+    async def _own(self) -> AsyncIterator[Session]:
+        with translating(self._driver):
+            async with self._driver.session() as session:
+                await session.begin()
+                yield session
+                await to_its_end(session.commit())
+
+
+@contextmanager
+def translating(driver: Driver) -> Iterator[None]:
+    """Turns the driver's errors of our own statements into Seaway's."""
+    try:
+        yield
+    except Exception as error:
+        if not driver.caused(error):
+            raise
+        raise driver.translated(error) from error
+
+
+def _is_away(driver: Driver, session: Session, error: BaseException) -> bool:
+    lost = driver.caused(error) and session.lost
+    return lost or driver.refusal(error) is Refusal.AWAY
+
+
+def _unavailable(driver: Driver, error: BaseException) -> StoreUnavailable:
+    found = driver.translated(error)
+    return found if isinstance(found, StoreUnavailable) else StoreUnavailable(str(found))
+
+
+async def _undo(driver: Driver, session: Session) -> bool:
+    """Whether the transaction was still the one that was begun."""
+    try:
+        await session.roll_back()
+    except Exception as error:
+        return driver.refusal(error) is not Refusal.ENDED
+    return True
+
+
+def _may_hide(error: BaseException) -> bool:
+    return isinstance(error, Exception) and not isinstance(error, StoreUnavailable)
+
+
+def _explained(driver: Driver, error: Exception) -> BaseException:
+    match driver.refusal(error):
+        case Refusal.ENDED:
+            return _ended_by_body()
+        case Refusal.ABORTED:
+            return SeawayError(
+                "nothing was committed, since a statement had failed before: undo such a part "
+                "with a savepoint"
+            )
+        case _:
+            return driver.translated(error) if driver.caused(error) else error
+
+
+def _ended_by_body() -> ConfigError:
+    return ConfigError(
+        "the code inside the transaction committed it or rolled it back itself, so its effects "
+        "and its inbox row may not agree",
+        hint="leave commit and rollback to Seaway; use savepoint() to undo a part",
+    )

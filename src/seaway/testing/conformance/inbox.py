@@ -1,0 +1,229 @@
+"""The suite that every ``contracts.InboxStore`` passes, a whole store or an inbox over a handle.
+
+Derive from ``InboxConformance`` in a test module and give it the fixtures ``store`` (a fresh store
+with its tables) and ``inbox`` (the inbox under test, on the same database). Tests are public: a new
+kind of handle is done when they pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from seaway.contracts import InboxStore, OutboxEntry, Store
+from seaway.errors import ConfigError
+from seaway.events import RawEvent, new_event_id
+from seaway.outbox import Outbox
+
+SUBJECT = "sea.event.case_created.v1"
+CONSUMER = "case_mgmt__from_sea"
+
+
+class Undo(Exception):
+    """Raised in a transaction to have it rolled back."""
+
+
+def undone() -> AbstractContextManager[object, bool]:
+    """Expects ``Undo`` to come out of the body."""
+    return pytest.raises(Undo)
+
+
+async def add_in(handle: Any, *events: RawEvent, key: str | None = None, **more: Any) -> list[str]:
+    """``Outbox.add``, whether the handle is asynchronous or not."""
+    added = Outbox().add(handle, *events, key=key, **more)
+    ids: list[str] = await added if inspect.isawaitable(added) else added
+    return ids
+
+
+def ids(entries: Sequence[OutboxEntry]) -> list[str]:
+    """Their event ids, in order."""
+    return [entry.event_id for entry in entries]
+
+
+async def whole_wherever_cancelled(
+    handle: Callable[[str], Coroutine[Any, Any, None]], *looks: Callable[[str], Awaitable[bool]]
+) -> None:
+    """Run ``handle(event_id)`` again and again, cancelled at its first wait, its second, and so on.
+
+    Each time all ``looks`` agree whether it took effect; it does once nothing cancels it any more.
+    """
+    for turn in itertools.count(1):
+        event_id = new_event_id()
+        task = asyncio.ensure_future(_cancelled_at(turn, handle(event_id)))
+        await asyncio.wait([task])
+        seen = {await look(event_id) for look in looks}
+        assert len(seen) == 1, f"cancelled at wait {turn}, it is half done"
+        if not task.cancelled():
+            task.result()
+            assert seen == {True}
+            return
+
+
+@types.coroutine
+def _cancelled_at(turn: int, work: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
+    task, waits = asyncio.current_task(), 0
+    assert task is not None
+    step: Callable[[Any], Any] = work.send
+    given: Any = None
+    while True:
+        try:
+            waited_for = step(given)
+        except StopIteration:
+            return
+        waits += 1
+        if waits == turn:
+            task.cancel()
+        try:
+            given, step = (yield waited_for), work.send
+        except BaseException as error:
+            given, step = error, work.throw
+
+
+class InboxConformance:
+    """Fixtures to give: ``store``, and ``inbox`` on its database."""
+
+    async def test_a_rolled_back_transaction_leaves_nothing(
+        self, inbox: InboxStore, store: Store
+    ) -> None:
+        with undone():
+            async with inbox.transaction() as tx:
+                assert await tx.claim(CONSUMER, "e1")
+                await add_in(tx.handle, RawEvent(SUBJECT, b"{}"))
+                raise Undo
+        assert await store.entries() == []
+        assert await inbox.processed("e1") == {}
+
+    async def test_a_rolled_back_savepoint_leaves_nothing(
+        self, inbox: InboxStore, store: Store
+    ) -> None:
+        async with inbox.transaction() as tx:
+            (kept,) = await add_in(tx.handle, RawEvent(SUBJECT, b"1"))
+            with undone():
+                async with tx.savepoint():
+                    await add_in(tx.handle, RawEvent(SUBJECT, b"2"))
+                    await tx.claim(CONSUMER, "e1")
+                    raise Undo
+            async with tx.savepoint():
+                (also,) = await add_in(tx.handle, RawEvent(SUBJECT, b"3"))
+        assert ids(await store.entries()) == [kept, also]
+        assert await inbox.processed("e1") == {}
+
+    async def test_savepoints_nest(self, inbox: InboxStore, store: Store) -> None:
+        async with inbox.transaction() as tx:
+            async with tx.savepoint():
+                (outer,) = await add_in(tx.handle, RawEvent(SUBJECT, b"1"))
+                with undone():
+                    async with tx.savepoint():
+                        await add_in(tx.handle, RawEvent(SUBJECT, b"2"))
+                        raise Undo
+            with undone():
+                async with tx.savepoint():
+                    async with tx.savepoint():
+                        await add_in(tx.handle, RawEvent(SUBJECT, b"3"))
+                    raise Undo
+        assert ids(await store.entries()) == [outer]
+
+    async def test_a_consumer_claims_an_event_once(self, inbox: InboxStore) -> None:
+        async with inbox.transaction() as tx:
+            assert await tx.claim(CONSUMER, "e1")
+            assert not await tx.claim(CONSUMER, "e1")
+        async with inbox.transaction() as tx:
+            assert not await tx.claim(CONSUMER, "e1")
+            assert await tx.claim("analytics__from_sea", "e1")
+        processed = await inbox.processed("e1")
+        assert set(processed) == {CONSUMER, "analytics__from_sea"}
+        assert all(abs(datetime.now(UTC) - at) < timedelta(minutes=1) for at in processed.values())
+
+    async def test_a_rolled_back_claim_can_be_made_again(self, inbox: InboxStore) -> None:
+        with undone():
+            async with inbox.transaction() as tx:
+                assert await tx.claim(CONSUMER, "e1")
+                raise Undo
+        async with inbox.transaction() as tx:
+            assert await tx.claim(CONSUMER, "e1")
+
+    async def test_of_many_at_once_one_claims(self, inbox: InboxStore) -> None:
+        async def claim() -> bool:
+            async with inbox.transaction() as tx:
+                return await tx.claim(CONSUMER, "e1")
+
+        outcomes = await asyncio.gather(*[claim() for _ in range(20)])
+        assert sorted(outcomes) == [False] * 19 + [True]
+
+    async def test_inbox_rows_are_claimed_together(self, inbox: InboxStore) -> None:
+        async with inbox.transaction() as tx:
+            assert await tx.claim(CONSUMER, "e2")
+            assert await tx.claim_many(CONSUMER, []) == set()
+            assert await tx.claim_many(CONSUMER, ["e3", "e1", "e2", "e1"]) == {"e1", "e3"}
+            assert await tx.claim_many("another__from_sea", ["e1"]) == {"e1"}
+        with undone():
+            async with inbox.transaction() as tx:
+                assert await tx.claim_many(CONSUMER, ["e1", "e4"]) == {"e4"}
+                raise Undo
+        assert set(await inbox.processed("e1")) == {CONSUMER, "another__from_sea"}
+        assert await inbox.processed("e4") == {}
+
+    async def test_a_cancelled_transaction_leaves_nothing(
+        self, inbox: InboxStore, store: Store
+    ) -> None:
+        inside = asyncio.Event()
+
+        async def handle() -> None:
+            async with inbox.transaction() as tx:
+                await tx.claim(CONSUMER, "e1")
+                await add_in(tx.handle, RawEvent(SUBJECT, b"{}"))
+                inside.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(handle())
+        await inside.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await store.entries() == []
+        async with inbox.transaction() as tx:
+            assert await tx.claim(CONSUMER, "e1")
+
+    async def test_cancelled_at_any_await_a_transaction_is_whole(
+        self, inbox: InboxStore, store: Store
+    ) -> None:
+        async def handle(event_id: str) -> None:
+            async with inbox.transaction() as tx:
+                await tx.claim(CONSUMER, event_id)
+                async with tx.savepoint():
+                    await add_in(tx.handle, RawEvent(SUBJECT, b"{}", event_id=event_id))
+
+        async def claimed(event_id: str) -> bool:
+            return bool(await inbox.processed(event_id))
+
+        async def added(event_id: str) -> bool:
+            return bool(await store.entries(event_id=event_id))
+
+        await whole_wherever_cancelled(handle, claimed, added)
+        await asyncio.wait_for(handle(new_event_id()), 5)
+
+    async def test_a_task_cannot_wait_for_itself(self, inbox: InboxStore, store: Store) -> None:
+        if store.capabilities.concurrent_transactions:
+            async with inbox.transaction() as outer, inbox.transaction() as inner:
+                assert outer.handle is not inner.handle
+            return
+        async with inbox.transaction() as tx:
+            with pytest.raises(ConfigError, match="already"):
+                async with inbox.transaction():
+                    pass
+            assert await tx.claim(CONSUMER, "e1")
+        assert set(await inbox.processed("e1")) == {CONSUMER}
+
+    async def test_closing_twice_is_closing(self, inbox: InboxStore) -> None:
+        async with inbox.transaction() as tx:
+            assert await tx.claim(CONSUMER, "e1")
+        await inbox.close()
+        await inbox.close()

@@ -1,0 +1,57 @@
+"""A drill as a program: options from its plan, progress on stderr, the report on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    P = TypeVar("P", bound=DataclassInstance)
+
+
+class Report(Protocol):
+    """What a drill tells in the end."""
+
+    @property
+    def passed(self) -> bool: ...
+
+    def as_json(self) -> dict[str, Any]: ...
+
+
+class Drill(Protocol):
+    """Carries out a plan; ``keep`` is an empty folder for the processes' logs."""
+
+    def __call__(self, plan: Any, *, keep: Path | None, said: Any) -> Awaitable[Report]: ...
+
+
+def carry_out(plan: P, options: Sequence[str], drill: Drill, *, about: str | None) -> int:
+    """Run ``drill`` as the command line says; 0 only if it was passed.
+
+    ``options`` are fields of ``plan`` that are whole numbers; its values are the defaults.
+    """
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
+    for name in options:
+        default = getattr(plan, name.replace("-", "_"))
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the processes' logs there")
+    given = vars(parser.parse_args())
+    keep = given.pop("keep")
+
+    async def work() -> Report:
+        return await drill(replace(plan, **given), keep=keep, said=_say)
+
+    report = asyncio.run(work())
+    print(json.dumps(report.as_json(), indent=2))
+    return 0 if report.passed else 1
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,167 @@
+"""The deploy drill: the processes of one durable are replaced one after the other, under load.
+
+    service 1  ──SIGTERM──> drains, ends with 0 ──> started anew, handles again ──┐
+    service 2  <──────────────────────────── only then ───────────────────────────┘
+
+Owns: the plan, the rolling restart, and the load, which lasts as long as that. Guarantees: there is
+always something waiting on the stream, so that any gap between two effects is one in service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+from seaway.demo.supervisor import Child
+from seaway.testing.drills.command import carry_out
+from seaway.testing.drills.evidence import Findings, gather, judge
+from seaway.testing.drills.service import Temper
+from seaway.testing.drills.signals import send
+from seaway.testing.drills.stage import Stage, opened
+
+_LOOK = 0.02
+_ENOUGH_WAITING = 2_000
+_AT_A_TIME = 500
+
+_LONGEST_GAP = """
+SELECT extract(epoch FROM max(handled_at - before)) FROM (
+    SELECT handled_at, lag(handled_at) OVER (ORDER BY handled_at) AS before FROM effects) AS gaps
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do. ``rounds``: how often each process is replaced."""
+
+    rounds: int = 3
+    keys: int = 500
+    processes: int = 3
+    workers: int = 8
+    work: timedelta = timedelta(milliseconds=20)
+    """What each call of the handler takes, besides its transaction."""
+    ack_wait: timedelta = timedelta(seconds=30)
+    seed: int = 0
+    patience: timedelta = timedelta(seconds=60)
+    """For one process to drain, to come back, and for the rest at the end."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """What happened."""
+
+    findings: Findings
+    replaced: int
+    bad_ends: int
+    """Processes that did not end with 0."""
+    longest_drain_seconds: float
+    longest_gap_seconds: float
+    """Between two effects, while something waited."""
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether no event was handled twice or given up, and every process ended well.
+
+        Redeliveries are told and not judged: what a process had not started when it was told to
+        stop comes again, to another one, and is handled there for the first time.
+        """
+        found = self.findings
+        return found.exact and not (found.called_again or found.dead or self.bad_ends)
+
+    def as_json(self) -> dict[str, Any]:
+        """The verdict first."""
+        rest = {
+            "replaced": self.replaced,
+            "bad_ends": self.bad_ends,
+            "longest_drain_seconds": self.longest_drain_seconds,
+            "longest_gap_seconds": self.longest_gap_seconds,
+            "seconds": self.seconds,
+        }
+        return {"clean": self.passed} | self.findings.as_json() | rest
+
+
+async def run(
+    plan: Plan, *, keep: Path | None = None, said: Callable[[str], None] = lambda text: None
+) -> Report:
+    """Carry out ``plan`` on servers of its own. ``keep``: an empty folder for the logs.
+
+    ``TimeoutError`` where a process does not drain, or come back, within ``plan.patience``.
+    """
+    began = time.monotonic()
+    temper = Temper(work_seconds=plan.work.total_seconds())
+    async with opened(ack_wait=plan.ack_wait, max_deliver=5, keep=keep, said=said) as stage:
+        await stage.start_relay()
+        loading = asyncio.create_task(_load(plan, stage))
+        try:
+            await stage.start_services(plan.processes, temper, workers=plan.workers)
+            await _until(plan, lambda: all(stage.called(one.pid) for one in stage.services))
+            drains = [
+                await _replace(plan, stage, child, said)
+                for _ in range(plan.rounds)
+                for child in stage.services
+            ]
+        finally:
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+        async with asyncio.timeout(plan.patience.total_seconds()):
+            while not await stage.settled():
+                await asyncio.sleep(_LOOK)
+        codes = [code for child in stage.services for code in child.codes]
+        gap = (await stage.rows(_LONGEST_GAP))[0][0]
+        await stage.supervisor.stop()
+        findings = judge(await gather(stage, temper))
+    return Report(
+        findings=findings,
+        replaced=len(codes),
+        bad_ends=sum(code != 0 for code in codes),
+        longest_drain_seconds=round(max(drains), 3),
+        longest_gap_seconds=round(float(gap), 3),
+        seconds=round(time.monotonic() - began, 1),
+    )
+
+
+async def _load(plan: Plan, stage: Stage) -> None:
+    """Have something waiting, until cancelled."""
+    numbers, written = count(), 0
+    while True:
+        while written - await stage.effects() > _ENOUGH_WAITING:
+            await asyncio.sleep(_LOOK)
+        await stage.write(islice(numbers, _AT_A_TIME), keys=plan.keys, seed=written)
+        written += _AT_A_TIME
+
+
+async def _replace(plan: Plan, stage: Stage, child: Child, said: Callable[[str], None]) -> float:
+    """SIGTERM, and wait until the next process handles; how many seconds the old one took to end.
+
+    The supervisor starts the next one by itself.
+    """
+    old, ended, began = child.pid, len(child.codes), time.monotonic()
+    send(old, signal.SIGTERM)
+    await _until(plan, lambda: len(child.codes) > ended)
+    took = time.monotonic() - began
+    await _until(plan, lambda: child.pid not in (None, old) and stage.called(child.pid))
+    said(f"{child.name} drained in {took:.2f} s and is back")
+    return took
+
+
+async def _until(plan: Plan, holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(plan.patience.total_seconds()):
+        while not holds():
+            await asyncio.sleep(_LOOK)
+
+
+def main() -> int:
+    """The command line; exits 0 only if the report is clean."""
+    return carry_out(Plan(), ("rounds", "keys", "processes", "workers", "seed"), run, about=__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

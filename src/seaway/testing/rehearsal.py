@@ -1,0 +1,114 @@
+"""An application's events without a server: its handlers, its outbox, and a broker in memory.
+
+    async with rehearsal(app, store) as stage:
+        await stage.publish(CaseOpened("case-1", "Broken window"), key="case-1")
+        await stage.settled()
+        assert stage.outcomes == {"handled": 1}
+
+Owns: topology, relay and consumers of one application on a ``MemoryBroker``. Guarantees: what is
+published takes the way of a real event: outbox, relay, stream, consumer, inbox, dead letters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from seaway import topology
+from seaway.app import Seaway
+from seaway.contracts import Store
+from seaway.dead_letters import DeadLetters
+from seaway.dead_letters.letter import Letter
+from seaway.relay import Relay
+from seaway.running import Work, run_all
+from seaway.telemetry import Delivered, Signal
+from seaway.testing.memory_broker import MemoryBroker
+
+_LOOK = 0.005
+
+
+class Rehearsal:
+    """An application at work; ``broker`` and ``store`` can be looked into."""
+
+    def __init__(self, app: Seaway, store: Store, broker: MemoryBroker) -> None:
+        self._app = app
+        self.store = store
+        self.broker = broker
+        self.deliveries: list[Delivered] = []
+        """Every delivery that has ended, in order."""
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """How many deliveries ended in which way."""
+        return Counter(one.outcome for one in self.deliveries)
+
+    async def publish(self, *events: object, key: str | None = None) -> list[str]:
+        """Write events to the outbox, in one transaction; their ids in order."""
+        async with self.store.transaction() as tx:
+            added = self._app.outbox.add(tx.handle, *events, key=key)
+            return added if isinstance(added, list) else await added
+
+    async def settled(self, *, within: timedelta = timedelta(seconds=10)) -> None:
+        """Return when nothing waits any more, in the outbox or for a consumer.
+
+        What handlers wrote to the outbox is included. ``TimeoutError`` where a handler does not
+        end, or fails and waits for its next attempt for longer.
+        """
+        async with asyncio.timeout(within.total_seconds()):
+            while await self._waiting():
+                await asyncio.sleep(_LOOK)
+
+    async def letters(self) -> Sequence[Letter]:
+        """The dead letters, oldest first."""
+        return await DeadLetters(self.broker).list()
+
+    async def _waiting(self) -> bool:
+        if (await self.store.backlog()).count:
+            return True
+        for name, consumer in self._app.consumers.items():
+            info = await self.broker.admin.consumer(consumer.stream, name)
+            if info is not None and (info["num_pending"] or info["num_ack_pending"]):
+                return True
+        return False
+
+    def _note(self, signal: Signal) -> None:
+        if isinstance(signal, Delivered):
+            self.deliveries.append(signal)
+
+
+@asynccontextmanager
+async def rehearsal(app: Seaway, store: Store) -> AsyncIterator[Rehearsal]:
+    """Relay and consumers of ``app`` on ``store``, which has its tables, and a broker in memory.
+
+    ``app`` is not connected and its ``database`` not opened. What ends a consumer (a durable that
+    the configuration lacks, a handler that commits) is raised at the end of the block.
+    """
+    broker, stop = MemoryBroker(), asyncio.Event()
+    wanted = topology.desired(app.settings)
+    found = await topology.actual(broker.admin, wanted)
+    await topology.apply(topology.plan(wanted, found), broker.admin)
+    stage = Rehearsal(app, store, broker)
+    forget = app.telemetry.subscribe(stage._note)
+    works: list[Work] = [Relay(store, broker, telemetry=app.telemetry).run]
+    works += [_consuming(app, name, stage) for name in app.consumers]
+    working = asyncio.create_task(run_all(works, stop))
+    try:
+        yield stage
+    finally:
+        stop.set()
+        forget()
+        await working
+
+
+def _consuming(app: Seaway, name: str, stage: Rehearsal) -> Work:
+    return lambda stop: app.consumers[name].run(
+        stage.broker,
+        store=stage.store,
+        outbox=app.outbox,
+        dead_letters=DeadLetters(stage.broker),
+        telemetry=app.telemetry,
+        stop=stop,
+    )

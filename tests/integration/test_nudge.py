@@ -1,0 +1,93 @@
+"""``app.nudge``: the relay of an application hears of a commit, from whichever thread it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, event
+from sqlalchemy.orm import Session, sessionmaker
+
+from seaway.app import Seaway
+from seaway.embedded.nats_server import NatsServer
+from seaway.events import RawEvent
+from seaway.testing.conformance.store import claim_all
+
+pytestmark = pytest.mark.server
+
+FOREVER = timedelta(seconds=60)
+
+
+@pytest.fixture
+async def app(tmp_path: Path, nats_server: NatsServer) -> AsyncIterator[Seaway]:
+    """Connected, with an outbox that is looked at once in a while only."""
+    app = Seaway.from_config(
+        {
+            "nats": {"url": nats_server.url},
+            "database": f"sqlite:///{tmp_path}/app.db",
+            "outbox": {"poll": "60s"},
+            "contexts": ["sea"],
+        }
+    )
+    async with app:
+        from seaway.stores import open_configured
+
+        store = await open_configured(app.settings)
+        await store.schema.upgrade()
+        await store.close()
+        yield app
+
+
+def service(app: Seaway, folder: Path) -> sessionmaker[Session]:
+    """A SQLAlchemy service that tells of its commits, as the documentation says."""
+    sessions = sessionmaker(create_engine(f"sqlite:///{folder}/app.db"))
+    event.listen(sessions, "after_commit", lambda session: app.nudge())
+    return sessions
+
+
+async def test_a_commit_in_another_thread_ends_the_wait(app: Seaway, tmp_path: Path) -> None:
+    store = await app.open_store()
+    sessions = service(app, tmp_path)
+
+    def work() -> None:
+        with sessions() as session, session.begin():
+            handle: Any = session.connection().connection.driver_connection
+            handle.execute("BEGIN")
+            app.outbox.add(handle, RawEvent("sea.event.case_moved.v1", b"{}"))
+
+    await claim_all(store)
+    waiting = asyncio.create_task(store.wait(FOREVER))
+    await asyncio.sleep(0)
+    thread = Thread(target=work)
+    thread.start()
+    await asyncio.wait_for(waiting, 10)
+    thread.join()
+    assert len(await claim_all(store)) == 1
+
+
+async def test_before_and_after_there_is_a_relay_it_does_nothing(app: Seaway) -> None:
+    app.nudge()
+    await app.open_store()
+    app.nudge()
+    await app.__aexit__()
+    app.nudge()
+
+
+def test_after_its_loop_has_ended_it_does_nothing(tmp_path: Path, nats_server: NatsServer) -> None:
+    app = Seaway.from_config(
+        {"nats": {"url": nats_server.url}, "database": f"sqlite:///{tmp_path}/app.db"}
+    )
+
+    async def connect() -> None:
+        await app.__aenter__()
+        with pytest.raises(Exception, match="seaway db upgrade"):
+            await app.open_store()
+        await app.__aexit__()
+
+    asyncio.run(connect())
+    app.nudge()
