@@ -226,7 +226,10 @@ class Seaway:
             if relay:
                 works.append((await self.relay()).run)
             if consumers:
-                works += [self._consume(consumer, store) for consumer in self.consumers.values()]
+                works += [
+                    consuming(self, consumer, self.broker, store)
+                    for consumer in self.consumers.values()
+                ]
                 retention = self.settings.inbox.retention
                 if self.consumers and retention:
                     works.append(Forgetting(store, retention).run)
@@ -241,26 +244,6 @@ class Seaway:
         if self._broker is None:
             await stack.enter_async_context(self)
         await self.open_store()
-
-    def _consume(self, consumer: Consumer, store: Store) -> Work:
-        async def consume(stop: asyncio.Event) -> None:
-            async with inbox_of(
-                consumer.tx,
-                store,
-                schema=self.settings.database_schema,
-                consumer=str(consumer.durable),
-                stop=stop,
-            ) as inbox:
-                await consumer.run(
-                    self.broker,
-                    store=inbox,
-                    outbox=self.outbox,
-                    dead_letters=self.dead_letters,
-                    telemetry=self.telemetry,
-                    stop=stop,
-                )
-
-        return consume
 
     def lifespan(self, *_: Any) -> AbstractAsyncContextManager[dict[str, Any]]:
         """A FastAPI/Starlette lifespan: connected, with relay, consumers and sweeper at work.
@@ -286,3 +269,26 @@ class Seaway:
 def _log_failure(work: asyncio.Task[None]) -> None:
     if not work.cancelled() and (error := work.exception()) is not None:
         logger.error("the application's events have stopped: %s", error)
+
+
+def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> Work:
+    """Run ``consumer`` on ``broker``, its transactions on ``store`` or through its own handles."""
+
+    async def consume(stop: asyncio.Event) -> None:
+        async with inbox_of(
+            consumer.tx,
+            store,
+            schema=app.settings.database_schema,
+            consumer=str(consumer.durable),
+            stop=stop,
+        ) as inbox:
+            await consumer.run(
+                broker,
+                store=inbox,
+                outbox=app.outbox,
+                dead_letters=DeadLetters(broker),
+                telemetry=app.telemetry,
+                stop=stop,
+            )
+
+    return consume
