@@ -35,6 +35,7 @@ test-sqlalchemy20: ## Run the tests of SQLAlchemy's handles on SQLAlchemy 2.0
 	@$(MAKE) --no-print-directory VENV=.venv-sqlalchemy20 CONSTRAINT='sqlalchemy<2.1' install
 	.venv-sqlalchemy20/bin/python -m pytest tests/integration/test_outbox_drivers.py \
 		tests/integration/test_outbox_sqlalchemy.py tests/integration/test_alembic.py \
+		tests/conformance/test_inbox_conformance.py tests/integration/test_inbox_faults.py \
 		-k 'Alchemy or alchemy or alembic' $(ARGS)
 
 lint: $(STAMP) ## Style and formatting

@@ -23,7 +23,7 @@ from bench.timing import Stopwatch, rate
 from seaway import Delivery, RawEvent
 from seaway.consumer import Consumer
 from seaway.contracts import Store
-from seaway.stores import statements
+from seaway.databases import statements
 
 WORKERS = 16
 BATCH = 100

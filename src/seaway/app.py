@@ -226,9 +226,12 @@ class Seaway:
             if relay:
                 works.append((await self.relay()).run)
             if consumers:
-                works += [self._consume(consumer, store) for consumer in self.consumers.values()]
                 works += [
-                    self._release(consumer, store)
+                    consuming(self, consumer, self.broker, store)
+                    for consumer in self.consumers.values()
+                ]
+                works += [
+                    self._releasing(consumer, store)
                     for consumer in self.consumers.values()
                     if consumer.parks
                 ]
@@ -251,27 +254,7 @@ class Seaway:
             await stack.enter_async_context(self)
         await self.open_store()
 
-    def _consume(self, consumer: Consumer, store: Store) -> Work:
-        async def consume(stop: asyncio.Event) -> None:
-            async with inbox_of(
-                consumer.tx,
-                store,
-                schema=self.settings.database_schema,
-                consumer=str(consumer.durable),
-                stop=stop,
-            ) as inbox:
-                await consumer.run(
-                    self.broker,
-                    store=inbox,
-                    outbox=self.outbox,
-                    dead_letters=self.dead_letters,
-                    telemetry=self.telemetry,
-                    stop=stop,
-                )
-
-        return consume
-
-    def _release(self, consumer: Consumer, store: Store) -> Work:
+    def _releasing(self, consumer: Consumer, store: Store) -> Work:
         return Releaser(
             self.broker,
             store,
@@ -304,3 +287,26 @@ class Seaway:
 def _log_failure(work: asyncio.Task[None]) -> None:
     if not work.cancelled() and (error := work.exception()) is not None:
         logger.error("the application's events have stopped: %s", error)
+
+
+def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> Work:
+    """Run ``consumer`` on ``broker``, its transactions on ``store`` or through its own handles."""
+
+    async def consume(stop: asyncio.Event) -> None:
+        async with inbox_of(
+            consumer.tx,
+            store,
+            schema=app.settings.database_schema,
+            consumer=str(consumer.durable),
+            stop=stop,
+        ) as inbox:
+            await consumer.run(
+                broker,
+                store=inbox,
+                outbox=app.outbox,
+                dead_letters=DeadLetters(broker),
+                telemetry=app.telemetry,
+                stop=stop,
+            )
+
+    return consume

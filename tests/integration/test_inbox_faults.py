@@ -150,6 +150,28 @@ async def test_a_serialization_failure_is_a_conflict(
 
 
 @each_postgres
+async def test_a_constraint_that_is_checked_at_the_commit_is_the_bodys_own_error(
+    kind: type[Kind], postgres_url: str, postgres_databases: Databases
+) -> None:
+    postgres_databases.run(
+        "CREATE TABLE effects (number int UNIQUE DEFERRABLE INITIALLY DEFERRED)",
+        postgres_url.rpartition("/")[2],
+    )
+
+    async def handle(inbox: InboxStore, made: Kind) -> None:
+        async with inbox.transaction() as tx:
+            await tx.claim(CONSUMER, "e1")
+            await made.run(tx.handle, "INSERT INTO effects VALUES (1), (1)")
+
+    async with inbox_over(kind, postgres_url) as (made, inbox):
+        with pytest.raises(Exception, match="duplicate key") as raised:
+            await handle(inbox, made)
+        assert not isinstance(raised.value, SeawayError)
+        assert await inbox.processed("e1") == {}
+        assert await claims(inbox)
+
+
+@each_postgres
 @pytest.mark.parametrize("error", [TimeoutError, ConnectionRefusedError, OSError])
 async def test_the_networks_errors_of_a_handler_are_not_the_databases(
     kind: type[Kind], error: type[OSError], postgres_url: str

@@ -353,6 +353,20 @@ async def test_the_bodys_own_errors_are_its_own(store: PostgresStore, database: 
     assert await store.processed("e1") == {}
 
 
+@pytest.mark.parametrize("error", [TimeoutError, ConnectionRefusedError])
+async def test_the_networks_errors_of_a_body_are_not_the_databases(
+    store: PostgresStore, error: type[OSError]
+) -> None:
+    async def handle() -> None:
+        async with store.transaction() as tx:
+            await tx.claim("a__b", "e1")
+            raise error("of somebody else's server")
+
+    with pytest.raises(error):
+        await handle()
+    assert await store.processed("e1") == {}
+
+
 async def test_a_closed_store_says_so(store: PostgresStore) -> None:
     await store.close()
     with pytest.raises(StoreUnavailable, match="closed"):

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from seaway import topology
-from seaway.app import Seaway
+from seaway.app import Seaway, consuming
 from seaway.contracts import Store
 from seaway.dead_letters import DeadLetters
 from seaway.dead_letters.letter import Letter
@@ -83,7 +83,8 @@ class Rehearsal:
 async def rehearsal(app: Seaway, store: Store) -> AsyncIterator[Rehearsal]:
     """Relay and consumers of ``app`` on ``store``, which has its tables, and a broker in memory.
 
-    ``app`` is not connected and its ``database`` not opened. What ends a consumer (a durable that
+    ``app`` is not connected and its ``database`` not opened; a consumer with a ``tx=`` of its own
+    needs a ``store`` on that same database. What ends a consumer (a durable that
     the configuration lacks, a handler that commits) is raised at the end of the block.
     """
     broker, stop = MemoryBroker(), asyncio.Event()
@@ -93,7 +94,7 @@ async def rehearsal(app: Seaway, store: Store) -> AsyncIterator[Rehearsal]:
     stage = Rehearsal(app, store, broker)
     forget = app.telemetry.subscribe(stage._note)
     works: list[Work] = [Relay(store, broker, telemetry=app.telemetry).run]
-    works += [_consuming(app, name, stage) for name in app.consumers]
+    works += [consuming(app, consumer, broker, store) for consumer in app.consumers.values()]
     working = asyncio.create_task(run_all(works, stop))
     try:
         yield stage
@@ -101,14 +102,3 @@ async def rehearsal(app: Seaway, store: Store) -> AsyncIterator[Rehearsal]:
         stop.set()
         forget()
         await working
-
-
-def _consuming(app: Seaway, name: str, stage: Rehearsal) -> Work:
-    return lambda stop: app.consumers[name].run(
-        stage.broker,
-        store=stage.store,
-        outbox=app.outbox,
-        dead_letters=DeadLetters(stage.broker),
-        telemetry=app.telemetry,
-        stop=stop,
-    )

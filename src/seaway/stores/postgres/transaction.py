@@ -16,12 +16,7 @@ from seaway.databases.ending import to_its_end
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.parked import Standing
 from seaway.stores.postgres.connection import Handle, Pool, drop, in_transaction, lost, touched
-from seaway.stores.postgres.errors import (
-    DRIVER_ERRORS,
-    is_transient,
-    translated,
-    translating,
-)
+from seaway.stores.postgres.errors import DRIVER_ERRORS, is_transient, translated, translating
 
 
 class PostgresTransaction:

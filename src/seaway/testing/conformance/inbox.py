@@ -150,6 +150,17 @@ class InboxConformance:
         async with inbox.transaction() as tx:
             assert await tx.claim(CONSUMER, "e1")
 
+    async def test_the_bodys_own_error_is_not_taken_for_the_databases(
+        self, inbox: InboxStore
+    ) -> None:
+        # What a handler meets where a service that it calls is away, or takes too long.
+        for own in (ConnectionRefusedError("the register"), TimeoutError("the register")):
+            with pytest.raises(type(own), match="the register"):  # noqa: PT012
+                async with inbox.transaction() as tx:
+                    await tx.claim(CONSUMER, "e1")
+                    raise own
+        assert await inbox.processed("e1") == {}
+
     async def test_of_many_at_once_one_claims(self, inbox: InboxStore) -> None:
         async def claim() -> bool:
             async with inbox.transaction() as tx:
