@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
@@ -42,6 +43,8 @@ class Run:
         self.deadline = timedelta(seconds=300)
         self.tried: set[tuple[str, int]] = set()
         """Messages that were read from the stream, and that this process has lived through."""
+        self.arrived = self.beaten = -math.inf
+        """The earliest that what comes now may have arrived; when the last heartbeat was."""
         self.breaker = Breaker(durable, ports.telemetry)
         self.pace = Pace()
 
@@ -55,6 +58,7 @@ class Run:
             max_ack_pending=pending if pending > 0 else 1000,
         )
         self.deadline = self.options.deadline or 10 * ack_wait
+        self.arrived = self.beaten = self.now()
 
     async def info(self, stream: str) -> JSON:
         """The durable on ``stream``, asked until there is an answer; empty when told to stop."""
@@ -92,13 +96,33 @@ class Run:
     def take_in(self, batch: Sequence[Incoming], source: Subscription | None) -> None:
         """Put deliveries into their lanes. ``source`` ``None``: read from the stream."""
         for incoming in batch:
-            self.lanes.push(_work(incoming, source))
+            self.lanes.push(_work(incoming, source, self.arrived))
         if batch:
             self.wake.set()
 
     def expect(self, incoming: Incoming, until: float) -> None:
         """Close the lane of what the server will deliver, till then or ``until`` that moment."""
         self.lanes.expect(_work(incoming, None), until)
+
+    def beat(self) -> list[Work]:
+        """What is in hand and may be kept alive. A last delivery whose timer has run out is not:
+        the server has given it up, and said so."""
+        now = self.now()
+        # What comes next may have lain here while nothing ran.
+        stalled = now - self.beaten > self.limits.ack_wait.total_seconds() / 2
+        self.arrived, self.beaten = self.beaten if stalled else now, now
+        kept = [work for work in self.lanes if not self.lapsed(work)]
+        for work in kept:
+            work.alive = now
+        return kept
+
+    def lapsed(self, work: Work) -> bool:
+        """Whether it is a last delivery that nobody here has kept alive: a letter takes its place,
+        and no effect may."""
+        last = 0 < self.limits.max_deliver <= work.incoming.deliveries
+        if work.source is None or not last:
+            return False
+        return self.now() - work.alive >= self.limits.ack_wait.total_seconds()
 
     async def room_or_stop(self) -> None:
         """Return when there may be room for more, at the latest after a moment."""
@@ -115,9 +139,9 @@ class Run:
         return self.stop.is_set()
 
 
-def _work(incoming: Incoming, source: Subscription | None) -> Work:
+def _work(incoming: Incoming, source: Subscription | None, alive: float = math.inf) -> Work:
     subject = original_subject(incoming.message.subject)
-    return Work(incoming, source, h.ordering_key(subject, incoming.message.headers))
+    return Work(incoming, source, h.ordering_key(subject, incoming.message.headers), alive)
 
 
 def by_source(works: Iterable[Work]) -> Iterable[tuple[Subscription, list[Incoming]]]:

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from seaway.consumer.breaker import OUTAGE
 from seaway.consumer.calls import Failure
 from seaway.consumer.lanes import Work
-from seaway.consumer.outcomes import Bury, Step, TryAgain, decide
+from seaway.consumer.outcomes import Bury, Lapsed, Step, TryAgain, decide
 from seaway.consumer.parking import note_failure, note_letter
 from seaway.consumer.run import Run, by_source
 from seaway.contracts import DeadLetterReason, Incoming, Subscription
@@ -92,6 +92,10 @@ class Settler:
         """Its transaction was rolled back."""
         run, work, error = self._run, failure.work, failure.error
         incoming, source = work.incoming, work.source
+        if isinstance(error, Lapsed):
+            logger.warning("%s: %s is left to the sweeper: %s", run.durable, work.place, error)
+            run.lanes.done(work)
+            return
         step = decide(
             error, deliveries=incoming.deliveries, limits=run.limits, policy=run.options.retry
         )
