@@ -242,7 +242,7 @@ class Seaway:
                 sweep = Sweeper(
                     self.broker,
                     store=store,
-                    durables=self.consumers,
+                    durables={name: one.handles for name, one in self.consumers.items()},
                     parking=[name for name, one in self.consumers.items() if one.parks],
                     telemetry=self.telemetry,
                 )
