@@ -208,11 +208,12 @@ class Letters:
 
     async def store(
         self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
-    ) -> None:
+    ) -> int:
         if self.failures:
             self.failures -= 1
             raise BrokerUnavailable("no DLQ")
         self.stored.append((incoming.event_id, reason))
+        return len(self.stored)
 
 
 class Bench:

@@ -18,7 +18,7 @@ from seaway.brokers import jetstream
 from seaway.config import Settings, load_settings, settings_from_mapping
 from seaway.consumer import Consumer
 from seaway.contracts import Broker, Store
-from seaway.dead_letters import DeadLetters, Sweeper
+from seaway.dead_letters import DeadLetters, Releaser, Sweeper
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.forgetting import Forgetting
 from seaway.inbox import inbox_of
@@ -230,12 +230,21 @@ class Seaway:
                     consuming(self, consumer, self.broker, store)
                     for consumer in self.consumers.values()
                 ]
+                works += [
+                    self._release(consumer, store)
+                    for consumer in self.consumers.values()
+                    if consumer.parks
+                ]
                 retention = self.settings.inbox.retention
                 if self.consumers and retention:
                     works.append(Forgetting(store, retention).run)
             if sweeper:
                 sweep = Sweeper(
-                    self.broker, store=store, durables=self.consumers, telemetry=self.telemetry
+                    self.broker,
+                    store=store,
+                    durables=self.consumers,
+                    parking=[name for name, one in self.consumers.items() if one.parks],
+                    telemetry=self.telemetry,
                 )
                 works.append(sweep.run)
             await run_all(works, stop)
@@ -244,6 +253,15 @@ class Seaway:
         if self._broker is None:
             await stack.enter_async_context(self)
         await self.open_store()
+
+    def _release(self, consumer: Consumer, store: Store) -> Work:
+        return Releaser(
+            self.broker,
+            store,
+            consumer=str(consumer.durable),
+            stream=consumer.stream,
+            telemetry=self.telemetry,
+        ).run
 
     def lifespan(self, *_: Any) -> AbstractAsyncContextManager[dict[str, Any]]:
         """A FastAPI/Starlette lifespan: connected, with relay, consumers and sweeper at work.

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, TypeAlias
 
 from seaway import headers as h
+from seaway.parked import ParkedEvent, Standing
 
 JSON: TypeAlias = dict[str, Any]
 """A JSON object as the server sends it. Never narrowed: unknown fields must survive."""
@@ -59,6 +60,11 @@ class StoredMessage:
     stream: str
     stream_seq: int
     stored_at: datetime
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Which message it is: stream and sequence."""
+        return self.stream, self.stream_seq
 
     @property
     def event_id(self) -> str:
@@ -416,6 +422,28 @@ class InboxTransaction(Protocol):
         """Part of the transaction that an exception undoes alone."""
         ...
 
+    async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
+        """Those of ``keys`` of which anything is parked."""
+        ...
+
+    async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
+        """As this transaction sees it; what commits later is not seen."""
+        ...
+
+    async def park(
+        self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
+    ) -> None:
+        """Write its row, without a letter yet. One that was there keeps key and place."""
+        ...
+
+    async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
+        """Its letter is stored; nothing where it is not parked any more."""
+        ...
+
+    async def release(self, consumer: str, event_id: str) -> None:
+        """Remove its row. Idempotent."""
+        ...
+
 
 class InboxStore(Protocol):
     """The consuming service's database."""
@@ -436,7 +464,19 @@ class InboxStore(Protocol):
     async def close(self) -> None: ...
 
 
-DeadLetterReason: TypeAlias = Literal["poison", "undecodable", "exhausted", "terminated"]
+class ParkingStore(InboxStore, Protocol):
+    """An inbox that says which events its consumers have parked."""
+
+    async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
+        """The first parked event of each key, by key."""
+        ...
+
+    async def drop_parked(self, event: ParkedEvent) -> bool:
+        """Remove its row, unless it has another letter by now; whether that was done."""
+        ...
+
+
+DeadLetterReason: TypeAlias = Literal["poison", "undecodable", "exhausted", "terminated", "parked"]
 
 
 class DeadLetterSink(Protocol):
@@ -444,10 +484,10 @@ class DeadLetterSink(Protocol):
 
     async def store(
         self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
-    ) -> None:
-        """Return only when the DLQ stream has acknowledged the letter. Idempotent (the letter's
-        id is made of durable, stream, sequence and event id). ``TransientError`` otherwise: the
-        caller must not settle the message."""
+    ) -> int:
+        """Return only when the DLQ stream has acknowledged the letter: its sequence there.
+        Idempotent (the letter's id is made of durable, stream, sequence and event id).
+        ``TransientError`` otherwise: the caller must not settle the message."""
         ...
 
 
@@ -502,7 +542,7 @@ class SchemaAdmin(Protocol):
         ...
 
 
-class Store(OutboxStore, InboxStore, Protocol):
+class Store(OutboxStore, ParkingStore, Protocol):
     """One database that has both sides and its schema."""
 
     @property

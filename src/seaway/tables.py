@@ -13,7 +13,14 @@ _OURS = re.compile(r"(?<![\w.\"'])seaway_\w+")
 _PARTITION = re.compile(r"seaway_(sent|inbox)_(default|other|[0-9]{8})")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
-TABLES = ("seaway_inbox", "seaway_sent", "seaway_outbox", "seaway_relay", "seaway_schema")
+TABLES = (
+    "seaway_parked",
+    "seaway_inbox",
+    "seaway_sent",
+    "seaway_outbox",
+    "seaway_relay",
+    "seaway_schema",
+)
 """All tables of all engines, without the partitions."""
 
 

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 logger = logging.getLogger("seaway")
 
 HandledAs: TypeAlias = Literal[
-    "handled", "already_processed", "ignored", "dead_lettered", "retried"
+    "handled", "already_processed", "ignored", "dead_lettered", "retried", "parked"
 ]
 
 
@@ -71,13 +71,15 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class DeadLettered:
-    """A letter is stored in the DLQ."""
+    """A letter is stored in the DLQ. ``error``: the first line of what the error says, shortened;
+    empty where there was none."""
 
     stream: str
     consumer: str
     event_id: str
     reason: str
     error_type: str
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,10 @@ from seaway.testing.conformance.inbox import (
     undone,
     whole_wherever_cancelled,
 )
+from seaway.testing.conformance.parking import ParkingConformance
 
 
-class TestInboxes(InboxConformance):
+class TestInboxes(InboxConformance, ParkingConformance):
     @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
     def kind(self, request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
         found: type[Kind] = request.param

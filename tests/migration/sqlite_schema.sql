@@ -16,6 +16,16 @@ CREATE TABLE seaway_outbox (
     last_error   TEXT,
     parked_at    INTEGER
 ) STRICT;
+CREATE TABLE seaway_parked (
+    consumer     TEXT    NOT NULL,
+    event_id     TEXT    NOT NULL,
+    ordering_key TEXT    NOT NULL,
+    place        INTEGER NOT NULL,
+    failed       INTEGER NOT NULL,
+    letter       INTEGER,
+    parked_at    INTEGER NOT NULL,
+    PRIMARY KEY (consumer, event_id)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE seaway_schema (
     version    INTEGER PRIMARY KEY,
     name       TEXT    NOT NULL,
@@ -37,6 +47,7 @@ CREATE TABLE seaway_sent (
 ) STRICT;
 CREATE INDEX seaway_inbox_processed_at ON seaway_inbox (processed_at);
 CREATE INDEX seaway_outbox_parked ON seaway_outbox (position) WHERE parked_at IS NOT NULL;
+CREATE INDEX seaway_parked_order ON seaway_parked (consumer, ordering_key, place, event_id);
 CREATE INDEX seaway_sent_correlation_id ON seaway_sent (correlation_id);
 CREATE INDEX seaway_sent_event_id ON seaway_sent (event_id);
 CREATE INDEX seaway_sent_sent_at ON seaway_sent (sent_at);

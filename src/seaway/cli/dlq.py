@@ -6,10 +6,11 @@ import base64
 import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 from rich.markup import escape
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from seaway.cli import session
 from seaway.config import parse_duration
+from seaway.contracts import DeadLetterReason
 from seaway.dead_letters import DeadLetters, Letter, Selection
 from seaway.errors import ConfigError, NotFound
 from seaway.headers import parse_time
@@ -29,7 +31,9 @@ Ids = Annotated[
 ]
 Consumer = Annotated[str | None, typer.Option(help="Letters of this durable.")]
 Subject = Annotated[str | None, typer.Option(help="The event's subject, wildcards allowed.")]
-Reason = Annotated[str | None, typer.Option(help="poison, undecodable, exhausted or terminated.")]
+Reason = Annotated[
+    str | None, typer.Option(help="poison, undecodable, exhausted, terminated or parked.")
+]
 ErrorType = Annotated[str | None, typer.Option(help="The exception's class.")]
 Since = Annotated[str | None, typer.Option(help="Failed since: a time, or an age like 2h.")]
 Until = Annotated[str | None, typer.Option(help="Failed before: a time, or an age.")]
@@ -89,7 +93,7 @@ def _selection(
     since: str | None,
     until: str | None,
 ) -> Selection:
-    reasons = ("poison", "undecodable", "exhausted", "terminated")
+    reasons = get_args(DeadLetterReason)
     if reason is not None and reason not in reasons:
         raise ConfigError(f"--reason {reason!r} is none of {', '.join(reasons)}")
     return Selection(
@@ -120,20 +124,31 @@ def list_letters(
     async def work() -> None:
         selection = _selection(None, consumer, subject, reason, error_type, since, until)
         async with session.open_app(ctx) as application:
-            letters = await application.dead_letters.list(selection, limit=limit)
+            queue = application.dead_letters
+            letters = await queue.list(selection, limit=limit, payloads=False)
+            behind = _behind(letters, await queue.waiting(letters))
         if as_json:
-            session.print_json([letter.summary() for letter in letters])
+            session.print_json(
+                [letter.summary() | {"waiting": behind[letter.id]} for letter in letters]
+            )
         elif not letters:
             session.err.print("No dead letters.")
         else:
-            session.out.print(_table(letters))
+            session.out.print(_table(letters, behind))
 
     session.run(work())
 
 
-def _table(letters: Sequence[Letter]) -> Table:
+def _behind(letters: Sequence[Letter], waiting: Sequence[Letter]) -> dict[str, int]:
+    """How many wait behind each of ``letters``, by its id."""
+    counts = Counter((one.consumer, one.key) for one in waiting)
+    return {one.id: 0 if one.waits else counts[one.consumer, one.key] for one in letters}
+
+
+def _table(letters: Sequence[Letter], behind: Mapping[str, int]) -> Table:
     table = Table(box=None, header_style="bold")
-    for title in ("ID", "FAILED AT", "CONSUMER", "SUBJECT", "REASON", "TRIES", "ERROR"):
+    titles = ("ID", "FAILED AT", "CONSUMER", "SUBJECT", "KEY", "REASON", "TRIES", "BEHIND", "ERROR")
+    for title in titles:
         table.add_column(title, overflow="fold")
     for letter in letters:
         error = (
@@ -144,8 +159,10 @@ def _table(letters: Sequence[Letter]) -> Table:
             f"{letter.failed_at:%Y-%m-%d %H:%M:%S}",
             letter.consumer,
             letter.subject,
+            letter.key,
             letter.reason,
             str(letter.deliveries),
+            str(behind[letter.id] or ""),
             error[:120],
         )
         table.add_row(*(escape(printable(cell)) for cell in cells))
@@ -200,7 +217,7 @@ def _details(letter: Letter, payload: bytes) -> dict[str, Any]:
 async def _chosen(letters: DeadLetters, selection: Selection, everything: bool) -> Sequence[Letter]:
     if selection == Selection() and not everything:
         raise ConfigError("nothing is selected", hint="give ids, a filter, or --all")
-    found = await letters.list(selection)
+    found = await letters.list(selection, payloads=False)
     known = {name for letter in found for name in (letter.id, letter.event_id)}
     missing = [wanted for wanted in selection.ids if wanted not in known]
     if missing:
@@ -242,8 +259,9 @@ def redrive(
             chosen = await _chosen(queue, selection, everything)
             if body is not None and len(chosen) != 1:
                 raise ConfigError(f"--payload is for one letter, and {len(chosen)} are selected")
+            behind = _behind(chosen, await queue.waiting(chosen) if target == "consumer" else ())
             if dry_run:
-                _report(chosen, "would be redriven", as_json)
+                _report(chosen, "would be redriven", as_json, behind)
                 return
             done: list[Letter] = []
             try:
@@ -259,7 +277,7 @@ def redrive(
                                 f"stays: {printable(str(error))}", markup=False, soft_wrap=True
                             )
             finally:
-                _report(done, "redriven", as_json)
+                _report(done, "redriven", as_json, behind)
         if len(done) < len(chosen):
             raise typer.Exit(1)
 
@@ -294,28 +312,43 @@ def discard(
     since: Since = None,
     until: Until = None,
     everything: All = False,
+    with_waiting: Annotated[
+        bool, typer.Option("--with-waiting", help="Also those that wait behind them.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: session.Json = False,
 ) -> None:
-    """Remove dead letters for good."""
+    """Remove dead letters for good; what waits behind them is handled, unless told otherwise."""
 
     async def work() -> None:
         selection = _selection(ids, consumer, subject, reason, error_type, since, until)
         async with session.open_app(ctx) as application:
             queue = application.dead_letters
-            chosen = await _chosen(queue, selection, everything)
+            chosen = list(await _chosen(queue, selection, everything))
+            waiting = await queue.waiting(chosen)
+            if with_waiting:
+                known = {letter.id for letter in chosen}
+                chosen += [letter for letter in waiting if letter.id not in known]
             if chosen and not yes:
                 typer.confirm(f"Remove {len(chosen)} dead letters for good?", abort=True, err=True)
+            # Whoever waits is free to go as soon as nothing is before it: the last ones first.
+            chosen.sort(key=lambda letter: (not letter.waits, -letter.stream_seq))
             done = [letter for letter in chosen if await queue.discard(letter)]
-        _report(done, "discarded", as_json)
+        gone = {letter.id for letter in done}
+        left = [letter for letter in waiting if letter.id not in gone]
+        _report(done, "discarded", as_json, _behind(done, left))
 
     session.run(work())
 
 
-def _report(letters: Sequence[Letter], what: str, as_json: bool) -> None:
+def _report(letters: Sequence[Letter], what: str, as_json: bool, behind: Mapping[str, int]) -> None:
     if as_json:
-        session.print_json([letter.summary() for letter in letters])
+        session.print_json(
+            [letter.summary() | {"waiting": behind[letter.id]} for letter in letters]
+        )
         return
     for letter in letters:
-        typer.echo(printable(f"{letter.id}  {letter.event_id}  {letter.consumer}"))
+        count = behind[letter.id]
+        follow = f"  {count} behind it follow in order" if count else ""
+        typer.echo(printable(f"{letter.id}  {letter.event_id}  {letter.consumer}{follow}"))
     session.err.print(f"{len(letters)} {what}.")

@@ -189,10 +189,9 @@ def log_signals(telemetry: Telemetry) -> None:
                 logger.info("relay resumed after %.1f s", paused_for.total_seconds())
             case Parked(event_id, subject, error):
                 logger.error("event %s (%s) is parked: %s", event_id, subject, error)
-            case DeadLettered(_, consumer, event_id, reason, error_type):
-                logger.error(
-                    "%s: %s is a dead letter: %s %s", consumer, event_id, reason, error_type
-                )
+            case DeadLettered(_, consumer, event_id, reason, error_type, error):
+                why = ": ".join(text for text in (error_type, error) if text)
+                logger.error("%s: %s is a dead letter: %s %s", consumer, event_id, reason, why)
             case ConsumerPaused(consumer, reason):
                 logger.warning("%s paused: %s", consumer, reason)
             case ConsumerResumed(consumer):

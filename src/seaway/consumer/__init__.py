@@ -39,6 +39,10 @@ class Consumer:
     - ``grace`` (30 s): how long running handlers may go on after a stop.
     - ``retry``: the backoff of failed handlers (base 1 s, cap ``ack_wait``, full jitter), or a
       ``RetryPolicy`` by type of exception.
+    - ``on_failure`` (``"continue"``): after an event has become a dead letter, the later ones of
+      its key go on; ``"park"``: they wait behind it in the dead letter queue, and are handled in
+      order once it is redriven or discarded (ADR 0010). It costs each transaction a look at what
+      is parked.
     - ``tx`` (``"store"``): the application's own database; or what gives the handler's handles,
       which only ``Seaway.consumer`` can resolve; ``None`` works without a database, and effects
       are then at least once.
@@ -55,18 +59,39 @@ class Consumer:
         deadline: timedelta | None = None,
         grace: timedelta = timedelta(seconds=30),
         retry: Backoff | RetryPolicy | None = None,
+        on_failure: Literal["continue", "park"] = "continue",
         tx: object = "store",
     ) -> None:
         if batch < 1 or workers < 1:
             raise ConfigError(f"consumer {durable}: batch and workers are 1 or more")
         if ordering not in ("key", "none"):
             raise ConfigError(f"consumer {durable}: ordering is 'key' or 'none', not {ordering!r}")
+        if on_failure not in ("continue", "park"):
+            raise ConfigError(
+                f"consumer {durable}: on_failure is 'continue' or 'park', not {on_failure!r}"
+            )
+        if on_failure == "park" and tx is None:
+            raise ConfigError(
+                f"consumer {durable}: on_failure='park' needs a database, to remember which keys "
+                "wait",
+                hint="leave tx=None out, or use on_failure='continue'",
+            )
+        if on_failure == "park" and tx not in (None, "store"):
+            raise ConfigError(
+                f"consumer {durable}: on_failure='park' needs the application's own store",
+                hint="leave tx= out, or use on_failure='continue'",
+            )
+        if on_failure == "park" and ordering != "key":
+            raise ConfigError(f"consumer {durable}: on_failure='park' needs ordering='key'")
         self.durable = durable
+        self.parks = on_failure == "park"
         self.stream = stream
         self.tx = tx
         self._handlers = HandlerTable(str(durable))
         policy = retry if isinstance(retry, RetryPolicy) else RetryPolicy(backoff=retry)
-        self._options = Options(batch, workers, ordering == "key", deadline, grace, policy)
+        self._options = Options(
+            batch, workers, ordering == "key", deadline, grace, policy, self.parks
+        )
 
     def handler(self, event: type[E]) -> Callable[[Handler[E]], Handler[E]]:
         """Decorate ``async def handle(event, delivery)`` for an ``@event`` class.
@@ -115,6 +140,8 @@ class Consumer:
         """
         if not len(self._handlers):
             raise ConfigError(f"consumer {self.durable} has no handlers")
+        if self.parks and store is None:
+            raise ConfigError(f"consumer {self.durable}: on_failure='park' needs a store")
         streams = [self.stream, redrive_stream(stream_context(self.stream))]
         ports = Ports(broker, None if self.tx is None else store, outbox, dead_letters, telemetry)
         runtime = Runtime(str(self.durable), streams, self._handlers, self._options, ports)

@@ -27,7 +27,7 @@ class Work:
     @property
     def place(self) -> tuple[str, int]:
         """Which message it is."""
-        return self.incoming.stream, self.incoming.stream_seq
+        return self.incoming.place
 
 
 @dataclass(slots=True)
@@ -48,6 +48,7 @@ class Lanes:
         self._running: dict[str, int] = {}
         self._held: dict[str, Held] = {}
         self._in_hand: dict[tuple[str, int], Work] = {}
+        self._expected: set[tuple[str, int]] = set()
         self._counts: Counter[int] = Counter()
 
     def __len__(self) -> int:
@@ -127,6 +128,7 @@ class Lanes:
     def done(self, work: Work) -> None:
         """It is settled, one way or the other, and out of our hands."""
         self._forget(work)
+        self._expected.discard(work.place)
         self._leave(self._lane_of(work))
 
     def drop(self, work: Work) -> None:
@@ -145,12 +147,31 @@ class Lanes:
         if self._ordered:
             self._held[self._lane_of(work)] = Held(work.place, until, work.incoming.deliveries)
 
+    def expect(self, work: Work, until: float) -> bool:
+        """It is not here yet: its lane waits for it as for a held one, unless it waits already."""
+        lane = self._lane_of(work)
+        if not self._ordered or lane in self._held or work.place in self._in_hand:
+            return False
+        self._held[lane] = Held(work.place, until, work.incoming.deliveries)
+        self._expected.add(work.place)
+        return True
+
+    @property
+    def expecting(self) -> bool:
+        """Whether anything is expected that has not come, or is not settled."""
+        return bool(self._expected)
+
+    def expects(self, place: tuple[str, int]) -> bool:
+        """Whether this is expected."""
+        return place in self._expected
+
     def overdue(self, now: float) -> list[Held]:
         """What should have come again by now. Its lane still waits."""
         return [held for held in self._held.values() if held.until <= now]
 
     def release(self, place: tuple[str, int]) -> None:
         """It will not come again here: its lane goes on without it. Idempotent."""
+        self._expected.discard(place)
         for lane, held in tuple(self._held.items()):
             if held.place == place:
                 del self._held[lane]

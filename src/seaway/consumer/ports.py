@@ -20,6 +20,8 @@ class Options:
     deadline: timedelta | None
     grace: timedelta
     retry: RetryPolicy
+    parks: bool = False
+    """Later events wait behind a failed one of their key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,9 @@ After a crash or a lost connection the server gives that out again only after ``
 newer events at once: a key's later event would overtake. Read from the stream it can be handled
 first; the inbox skips what had taken effect, and whatever the server redelivers later is then
 already processed. Only a consumer with an inbox may do this (ADR 0007).
+
+The server counts no such attempt. So each event has one over all lives of the processes, noted
+before it begins: what kills its process comes by the server the next time, and its deliveries end.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import AsyncIterator
 
 from seaway.consumer.run import Run
 from seaway.contracts import JSON, BrokerAdmin, Incoming, StoredMessage
-from seaway.errors import TransientError
+from seaway.errors import StoreUnavailable, TransientError
 
 
 async def recover(run: Run, stream: str) -> None:
@@ -25,16 +28,37 @@ async def recover(run: Run, stream: str) -> None:
     async for found in in_flight(run.ports.broker.admin, info):
         if run.stop.is_set():
             break
-        run.take_in([unowned(found, run.durable, deliveries=1)], None)
+        incoming = unowned(found, run.durable, deliveries=1)
+        if await _may_be_tried(run, incoming):
+            run.take_in([incoming], None)
+        else:
+            run.expect(incoming, run.now() + 2 * run.limits.ack_wait.total_seconds())
         while run.lanes.moving(None) >= run.capacity and not run.stop.is_set():
             await run.room_or_stop()
+
+
+async def _may_be_tried(run: Run, incoming: Incoming) -> bool:
+    """Whether it has not been tried like this before, or we have survived it."""
+    store = run.ports.store
+    if store is None or incoming.place in run.tried:
+        return True
+    try:
+        if run.durable in await store.processed(incoming.event_id):
+            return True
+        async with store.transaction() as tx:
+            fresh = await tx.claim(f"{run.durable} recovery", incoming.event_id)
+    except StoreUnavailable:
+        return True  # It cannot begin before the database is back.
+    if fresh:
+        run.tried.add(incoming.place)
+    return fresh
 
 
 async def read_overdue(run: Run, now: float) -> None:
     """Read what should have come again from the stream: a nak or a delivery was lost, or
     another process has it, and then the inbox knows or will know."""
     for held in run.lanes.overdue(now):
-        if run.ports.store is None:
+        if run.ports.store is None or run.lanes.expects(held.place):
             run.lanes.release(held.place)
             continue
         try:

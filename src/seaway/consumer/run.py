@@ -40,6 +40,8 @@ class Run:
         """Something may be pulled."""
         self.limits = Limits(timedelta(seconds=30), -1, 1)
         self.deadline = timedelta(seconds=300)
+        self.tried: set[tuple[str, int]] = set()
+        """Messages that were read from the stream, and that this process has lived through."""
         self.breaker = Breaker(durable, ports.telemetry)
         self.pace = Pace()
 
@@ -76,8 +78,9 @@ class Run:
     @property
     def capacity(self) -> int:
         """How many deliveries of one stream may be in hand: those that the workers have, and those
-        that they can start soon. While the breaker is open, one to probe with."""
-        if self.breaker.open:
+        that they can start soon. One to probe with while the breaker is open, and while something
+        may be on its way that kills the process: others in hand would lose a delivery each time."""
+        if self.breaker.open or self.lanes.expecting:
             return 1
         at_work = self.options.batch * self.options.workers
         workers = min(self.options.workers, max(1, self.lanes.open))
@@ -89,12 +92,13 @@ class Run:
     def take_in(self, batch: Sequence[Incoming], source: Subscription | None) -> None:
         """Put deliveries into their lanes. ``source`` ``None``: read from the stream."""
         for incoming in batch:
-            key = h.ordering_key(
-                original_subject(incoming.message.subject), incoming.message.headers
-            )
-            self.lanes.push(Work(incoming, source, key))
+            self.lanes.push(_work(incoming, source))
         if batch:
             self.wake.set()
+
+    def expect(self, incoming: Incoming, until: float) -> None:
+        """Close the lane of what the server will deliver, till then or ``until`` that moment."""
+        self.lanes.expect(_work(incoming, None), until)
 
     async def room_or_stop(self) -> None:
         """Return when there may be room for more, at the latest after a moment."""
@@ -109,6 +113,11 @@ class Run:
             async with asyncio.timeout(delay.total_seconds()):
                 await self.stop.wait()
         return self.stop.is_set()
+
+
+def _work(incoming: Incoming, source: Subscription | None) -> Work:
+    subject = original_subject(incoming.message.subject)
+    return Work(incoming, source, h.ordering_key(subject, incoming.message.headers))
 
 
 def by_source(works: Iterable[Work]) -> Iterable[tuple[Subscription, list[Incoming]]]:

@@ -17,8 +17,9 @@ from seaway.consumer.breaker import OUTAGE
 from seaway.consumer.calls import Failure
 from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import Bury, Step, TryAgain, decide
+from seaway.consumer.parking import note_failure, note_letter
 from seaway.consumer.run import Run, by_source
-from seaway.contracts import Incoming, Subscription
+from seaway.contracts import DeadLetterReason, Incoming, Subscription
 from seaway.errors import TransientError
 from seaway.telemetry import DeadLettered, Delivered, HandledAs
 
@@ -43,14 +44,18 @@ class Settler:
     async def acknowledge(self, done: Sequence[Done]) -> None:
         """Their transaction has committed: they are out of our hands, and their acks on their way.
 
-        Waits only while more are unconfirmed than the server would have out.
+        Waits while more are unconfirmed than the server would have out, and for the letters of
+        those that were parked.
         """
-        if not done:
-            return
-        for work, _, _ in done:
+        effective = [one for one in done if one[1] != "parked"]
+        for work, _, _ in effective:
             self._run.lanes.done(work)
-        self._unconfirmed += done
-        self._more.set()
+        self._unconfirmed += effective
+        if effective:
+            self._more.set()
+        for work, outcome, took in done:
+            if outcome == "parked" and await self._bury(work, "parked", None):
+                self._tell(work, "parked", took)
         while len(self._unconfirmed) + len(self._asked) > self._run.limits.max_ack_pending:
             self._fewer.clear()
             await self._fewer.wait()
@@ -90,13 +95,15 @@ class Settler:
         step = decide(
             error, deliveries=incoming.deliveries, limits=run.limits, policy=run.options.retry
         )
+        if isinstance(step, Bury) and (source is not None or run.options.parks):
+            # Also what was read from the stream, where the later ones of its key are to wait.
+            if await self._bury(work, step.reason, error):
+                self._tell(work, "dead_lettered", failure.took, error)
+            return
         if source is None:
             self._unowned_failed(work, step)
             return
         match step:
-            case Bury():
-                if await self._bury(work, step, error):
-                    self._tell(work, "dead_lettered", failure.took, error)
             case TryAgain(delay):
                 logger.debug("%s: %s comes again: %r", run.durable, incoming.event_id, error)
                 # Held first: without a delay it may be back before the nak returns.
@@ -116,12 +123,14 @@ class Settler:
     def _hold(self, work: Work, patience: timedelta) -> None:
         self._run.lanes.hold(work, self._run.now() + patience.total_seconds())
 
-    async def _bury(self, work: Work, step: Bury, error: BaseException) -> bool:
+    async def _bury(
+        self, work: Work, reason: DeadLetterReason, error: BaseException | None
+    ) -> bool:
         """Whether the letter is stored and the message acknowledged. Tries until it is stopped."""
         run, incoming, attempt = self._run, work.incoming, 0
         while True:
             try:
-                await run.ports.dead_letters.store(incoming, reason=step.reason, error=error)
+                written = await self._store(work, reason, error)
                 break
             except TransientError as failure:
                 # Not acknowledged, and kept alive by the heartbeat: on its last delivery a nak
@@ -135,12 +144,31 @@ class Settler:
         if work.source is not None:
             await work.source.ack(incoming)
         run.lanes.done(work)
-        run.ports.telemetry.emit(
-            DeadLettered(
-                incoming.stream, run.durable, incoming.event_id, step.reason, type(error).__name__
+        if written:
+            kind, said = ("", "") if error is None else (type(error).__name__, first_line(error))
+            run.ports.telemetry.emit(
+                DeadLettered(incoming.stream, run.durable, incoming.event_id, reason, kind, said)
             )
+        else:
+            self._tell(work, "already_processed", 0.0)
+        return written
+
+    async def _store(
+        self, work: Work, reason: DeadLetterReason, error: BaseException | None
+    ) -> bool:
+        """The letter, and what the later events of its key have to know of it; false where it has
+        taken effect after all."""
+        run, incoming = self._run, work.incoming
+        store = run.ports.store if run.options.parks else None
+        # The row before the letter: nobody can redrive or discard what has no row yet.
+        needed = (
+            store is None or reason == "parked" or await note_failure(store, incoming, work.key)
         )
-        return True
+        if needed:
+            letter = await run.ports.dead_letters.store(incoming, reason=reason, error=error)
+            if store is not None:
+                await note_letter(store, incoming, letter)
+        return needed
 
     # ------------------------------------------------------------------ giving back
 
@@ -176,3 +204,12 @@ class Settler:
                 error=None if error is None else f"{type(error).__name__}: {error}",
             )
         )
+
+
+def first_line(error: BaseException) -> str:
+    """What the error says, as much as a log line may hold of it; a hostile ``str`` says nothing."""
+    try:
+        line, *_ = str(error).strip().splitlines() or [""]
+    except Exception:
+        return ""
+    return "".join(char if char.isprintable() else " " for char in line[:200])

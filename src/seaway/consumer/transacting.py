@@ -11,7 +11,7 @@ blamed only for what its handler says of it, or for failing alone; where somethi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from seaway.consumer.calling import call_handler
@@ -28,6 +28,7 @@ from seaway.consumer.calls import (
 from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import is_verdict, outage
+from seaway.consumer.parking import Place, take_turns
 from seaway.consumer.run import Run
 from seaway.consumer.settling import Done
 from seaway.contracts import InboxTransaction
@@ -155,21 +156,36 @@ class Transactor:
     async def _transaction(self, part: Part, attempt: _Attempt) -> list[Done]:
         store = self._run.ports.store
         if store is None:
-            return await self._call_all(part, None, set(), attempt)
+            return await self._call_all(part, None, set(), {}, attempt)
         async with store.transaction() as tx:
-            ids = [item.metadata.event_id for call in part for item in call.items]
+            aside: dict[Place, HandledAs] = {}
+            if self._run.options.parks:
+                aside = await take_turns(tx, works_of(part))
+            ids = [
+                item.metadata.event_id
+                for call in part
+                for item in call.items
+                if item.work.place not in aside
+            ]
             fresh = await tx.claim_many(self._run.durable, ids)
-            return await self._call_all(part, tx, fresh, attempt)
+            return await self._call_all(part, tx, fresh, aside, attempt)
 
     async def _call_all(
-        self, part: Part, tx: InboxTransaction | None, fresh: set[str], attempt: _Attempt
+        self,
+        part: Part,
+        tx: InboxTransaction | None,
+        fresh: set[str],
+        aside: Mapping[Place, HandledAs],
+        attempt: _Attempt,
     ) -> list[Done]:
         done: list[Done] = []
         for at, call in enumerate(part):
             began = self._run.now()
             wanted = []
             for item in call.items:
-                if tx is None or item.metadata.event_id in fresh:
+                if item.work.place in aside:
+                    done.append((item.work, aside[item.work.place], 0.0))
+                elif tx is None or item.metadata.event_id in fresh:
                     # Of two deliveries of one event, the first.
                     fresh.discard(item.metadata.event_id)
                     wanted.append(item)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -21,3 +23,9 @@ def moment(value: int) -> datetime:
 def now() -> int:
     """The current time as stored."""
     return microseconds(datetime.now(UTC))
+
+
+def parked(row: Sequence[Any]) -> tuple[Any, ...]:
+    """A row of ``seaway_parked``, and whether its event is in the inbox, as values."""
+    event_id, key, place, failed, letter, parked_at, processed = row
+    return event_id, key, place, bool(failed), letter, moment(parked_at), bool(processed)

@@ -2,6 +2,7 @@
 
 from seaway.dead_letters.letter import Letter
 from seaway.dead_letters.queue import DeadLetters, Selection
+from seaway.dead_letters.releaser import Releaser
 from seaway.dead_letters.sweeper import Sweeper
 
-__all__ = ["DeadLetters", "Letter", "Selection", "Sweeper"]
+__all__ = ["DeadLetters", "Letter", "Releaser", "Selection", "Sweeper"]

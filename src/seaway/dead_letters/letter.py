@@ -65,6 +65,8 @@ class Letter:
     failed_at: datetime
     problem: str = ""
     """Why it cannot be read as a letter of Seaway's; such a one can be seen and discarded."""
+    bare: bool = False
+    """Listed without its payload."""
 
     @property
     def by_reference(self) -> bool:
@@ -77,8 +79,20 @@ class Letter:
         return f"{self.stored.stream}:{self.stored.stream_seq}"
 
     @property
+    def key(self) -> str:
+        """The event's ordering key."""
+        return h.ordering_key(self.subject, self.stored.message.headers)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is here for an earlier event of its key, and did not fail itself."""
+        return self.reason == "parked"
+
+    @property
     def payload(self) -> bytes:
-        """The event's payload."""
+        """The event's payload; empty in a letter by reference. ``ValueError`` in a ``bare`` one."""
+        if self.bare:
+            raise ValueError(f"{self.id} was listed without its payload")
         return self.stored.message.payload
 
     def summary(self) -> dict[str, Any]:
@@ -87,6 +101,7 @@ class Letter:
             "id": self.id,
             "event_id": self.event_id,
             "subject": self.subject,
+            "key": self.key,
             "consumer": self.consumer,
             "stream": self.stream,
             "stream_seq": self.stream_seq,
@@ -171,7 +186,7 @@ def _identity(incoming: Incoming) -> str:
     return incoming.event_id
 
 
-def read(stored: StoredMessage) -> Letter:
+def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
     """The letter in a stored message. Never fails, or one foreign message would hide all others.
 
     What somebody else put into the queue, or a header that is not as it should be, gives a letter
@@ -212,6 +227,7 @@ def read(stored: StoredMessage) -> Letter:
         stack=_unescape(headers.get(h.DLQ_ERROR_STACK, "")),
         failed_at=failed_at,
         problem=problem,
+        bare=bare,
     )
 
 

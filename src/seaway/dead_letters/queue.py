@@ -3,6 +3,7 @@
 Authoritative: the ``{CONTEXT}_DLQ`` stream; there is no second list anywhere.
 
 Listing reads the queue, oldest first: its price grows with the queue, unless letter ids are given.
+Payloads are read only where they are asked for.
 
 Redrive publishes first and removes the letter after the acknowledgement. A crash in between leaves
 the letter, and redriving it again publishes under the same message id: within the stream's
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -82,8 +83,8 @@ class DeadLetters:
 
     async def store(
         self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
-    ) -> None:
-        """Return when the queue has acknowledged the letter.
+    ) -> int:
+        """Return when the queue has acknowledged the letter: its sequence there.
 
         ``TransientError`` otherwise: leave the message where it is. Idempotent within the queue's
         duplicate window.
@@ -99,10 +100,15 @@ class DeadLetters:
         )
         if form.PAYLOAD in message.headers:
             await self._check_kept(incoming)
-        await self._publish(stream, message)
+        return await self._publish(stream, message)
 
-    async def letters(self, selection: Selection | None = None) -> AsyncGenerator[Letter]:
-        """The selected letters, oldest first in each queue. Close it where you leave it early."""
+    async def letters(
+        self, selection: Selection | None = None, *, payloads: bool = True
+    ) -> AsyncGenerator[Letter]:
+        """The selected letters, oldest first in each queue. Close it where you leave it early.
+
+        Without ``payloads``, ``bare`` ones, and the server sends headers only.
+        """
         wanted = selection or Selection()
         if wanted.ids and all(map(_LETTER_ID.fullmatch, wanted.ids)):
             for place in dict.fromkeys(wanted.ids):
@@ -115,17 +121,21 @@ class DeadLetters:
             filters = []
             if wanted.subject is not None:
                 filters = [f"{stream_context(stream)}.dlq.{wanted.subject}"]
-            queue = self._broker.admin.read(stream, filter_subjects=filters)
+            queue = self._broker.admin.read(
+                stream, filter_subjects=filters, headers_only=not payloads
+            )
             # Left to the garbage collector, a reader abandoned early outlives its connection.
             async with aclosing(cast(AsyncGenerator[StoredMessage], queue)):
                 async for stored in queue:
-                    if wanted.takes(letter := form.read(stored)):
+                    if wanted.takes(letter := form.read(stored, bare=not payloads)):
                         yield letter
 
-    async def list(self, selection: Selection | None = None, *, limit: int = 0) -> Sequence[Letter]:
-        """The selected letters; at most ``limit`` where it is not 0."""
+    async def list(
+        self, selection: Selection | None = None, *, limit: int = 0, payloads: bool = True
+    ) -> Sequence[Letter]:
+        """The selected letters; at most ``limit`` where it is not 0. See ``letters``."""
         found: list[Letter] = []
-        async with aclosing(self.letters(selection)) as letters:
+        async with aclosing(self.letters(selection, payloads=payloads)) as letters:
             async for letter in letters:
                 found.append(letter)
                 if len(found) == limit:
@@ -134,13 +144,25 @@ class DeadLetters:
 
     async def get(self, letter_id: str, *, consumer: str | None = None) -> Letter:
         """One letter by its id or its event's id; ``NotFound``, or ``ConfigError`` for several."""
-        found = await self.list(Selection(ids=(letter_id,), consumer=consumer))
+        found = await self.list(Selection(ids=(letter_id,), consumer=consumer), payloads=False)
         if not found:
             raise NotFound(f"there is no dead letter {letter_id}")
         if len(found) > 1:
             names = ", ".join(f"{letter.id} ({letter.consumer})" for letter in found)
             raise ConfigError(f"{letter_id} has several letters: {names}", hint="name one of them")
-        return found[0]
+        return await self._whole(found[0])
+
+    async def waiting(self, letters: Iterable[Letter] | None = None) -> Sequence[Letter]:
+        """Who waits behind ``letters`` (``None``: behind any), oldest first.
+
+        Those of the same consumer and key that did not fail themselves and are later in the event
+        stream.
+        """
+        found = await self.list(Selection(reason="parked"), payloads=False)
+        if letters is None:
+            return found
+        failed = {(one.consumer, one.key) for one in letters if not one.waits}
+        return [one for one in found if (one.consumer, one.key) in failed]
 
     async def count(self) -> dict[str, int]:
         """How many letters each queue holds."""
@@ -152,6 +174,7 @@ class DeadLetters:
 
     async def payload(self, letter: Letter) -> bytes:
         """The event's payload, also of a letter by reference; ``NotFound`` where it has gone."""
+        letter = await self._whole(letter)
         if not letter.by_reference:
             return letter.payload
         found = await self._broker.admin.get(letter.stream, letter.stream_seq)
@@ -177,6 +200,7 @@ class DeadLetters:
         """
         if letter.problem:
             raise ConfigError(f"{letter.id} cannot be redriven: {letter.problem}; discard it")
+        letter = await self._whole(letter)
         if payload is None:
             payload = await self.payload(letter) if letter.by_reference else None
         try:
@@ -250,10 +274,18 @@ class DeadLetters:
                 hint="give a smaller --payload, or raise max_payload",
             )
 
-    async def _publish(self, stream: str, message: Message) -> None:
+    async def _whole(self, letter: Letter) -> Letter:
+        if not letter.bare:
+            return letter
+        stored = await self._broker.admin.get(letter.stored.stream, letter.stored.stream_seq)
+        if stored is None:
+            raise NotFound(f"there is no dead letter {letter.id} any more")
+        return form.read(stored)
+
+    async def _publish(self, stream: str, message: Message) -> int:
         [outcome] = await self._broker.publish(stream, [message], timeout=_TIMEOUT)
         if isinstance(outcome, Stored):
-            return
+            return outcome.stream_seq
         if await self._broker.admin.stream(stream) is None:
             raise BrokerUnavailable(f"there is no stream {stream}: run `seaway topology apply`")
         reason = outcome.description if isinstance(outcome, Refused) else str(outcome)

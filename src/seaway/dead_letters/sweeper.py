@@ -22,6 +22,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from seaway import headers as h
 from seaway.contracts import (
     Broker,
     DeadLetterReason,
@@ -103,12 +104,14 @@ class Sweeper:
         *,
         store: InboxStore | None = None,
         durables: Collection[str] = (),
+        parking: Collection[str] = (),
         telemetry: Telemetry | None = None,
     ) -> None:
         self._broker = broker
         self._letters = DeadLetters(broker)
         self._store = store
         self._durables = frozenset(durables)
+        self._parking = frozenset(parking)
         self._telemetry = telemetry or Telemetry()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -246,12 +249,27 @@ class Sweeper:
         )
         needed = not await self._took_effect(incoming) and not await self._is_there(incoming, since)
         if needed:
-            await self._letters.store(incoming, reason=reason, error=None)
+            await self._store_letter(incoming, reason)
             self._telemetry.emit(DeadLettered(found.stream, consumer, found.event_id, reason, ""))
         if found.stream == redrive_stream(stream_context(found.stream)):
             # A work queue keeps what nobody acknowledges: its letter stands for it now.
             await self._broker.admin.delete_message(found.stream, found.stream_seq)
         return needed
+
+    async def _store_letter(self, incoming: Incoming, reason: DeadLetterReason) -> None:
+        """The later events of its key wait, if this store is the one that remembers it."""
+        store, consumer, event_id = self._store, incoming.consumer, incoming.event_id
+        if store is None or consumer not in self._parking:
+            await self._letters.store(incoming, reason=reason, error=None)
+            return
+        subject = original_subject(incoming.message.subject)
+        key = h.ordering_key(subject, incoming.message.headers)
+        place = incoming.stream_seq if subject == incoming.message.subject else 0
+        async with store.transaction() as tx:
+            await tx.park(consumer, event_id, key, place=place, failed=True)
+        letter = await self._letters.store(incoming, reason=reason, error=None)
+        async with store.transaction() as tx:
+            await tx.set_letter(consumer, event_id, letter)
 
     async def _took_effect(self, incoming: Incoming) -> bool:
         """Only its acknowledgement was lost."""
@@ -276,7 +294,8 @@ class Sweeper:
             Selection(
                 consumer=incoming.consumer,
                 subject=original_subject(incoming.message.subject),
-            )
+            ),
+            payloads=False,
         )
         place = (incoming.stream, incoming.stream_seq)
         return any((letter.stream, letter.stream_seq) == place for letter in known)

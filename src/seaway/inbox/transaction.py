@@ -10,7 +10,7 @@ aborted it, is found out before anything is taken for committed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 from seaway.databases.ending import to_its_end
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 from seaway.inbox.driver import Driver, Refusal, Session
+from seaway.inbox.queries import Query
+from seaway.parked import Standing
 
 
 class Transaction:
@@ -43,6 +45,37 @@ class Transaction:
         with translating(self._driver):
             found = await self._session.rows(self._session.queries.claim_many(consumer, event_ids))
         return {event_id for (event_id,) in found}
+
+    async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
+        """Those of ``keys`` of which anything is parked."""
+        with translating(self._driver):
+            found = await self._session.rows(self._session.queries.parked_keys(consumer, keys))
+        return {key for (key,) in found}
+
+    async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
+        """Where an event stands among the parked ones of its key."""
+        queries = self._session.queries
+        with translating(self._driver):
+            found = await self._session.rows(queries.standing(consumer, event_id, key))
+        return Standing.of(consumer, event_id, queries.parked(found))
+
+    async def park(
+        self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
+    ) -> None:
+        """Write its row, or make it one without a letter again."""
+        await self._touch(self._session.queries.park(consumer, event_id, key, place, failed))
+
+    async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
+        """Its letter is stored."""
+        await self._touch(self._session.queries.set_letter(consumer, event_id, letter))
+
+    async def release(self, consumer: str, event_id: str) -> None:
+        """Remove its row. Idempotent."""
+        await self._touch(self._session.queries.release(consumer, event_id))
+
+    async def _touch(self, query: Query) -> None:
+        with translating(self._driver):
+            await self._session.touched(query)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

@@ -37,6 +37,7 @@ from seaway.databases.turns import Turns
 from seaway.errors import ConfigError, OutsideTransaction
 from seaway.outbox.adapters import Place, register
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
+from seaway.parked import ParkedEvent, Standing
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -47,20 +48,31 @@ class _Tables:
 
     outbox: dict[str, OutboxEntry] = field(default_factory=dict)
     inbox: dict[tuple[str, str], datetime] = field(default_factory=dict)
+    parked: dict[tuple[str, str], ParkedEvent] = field(default_factory=dict)
     effects: dict[Any, Any] = field(default_factory=dict)
 
     def copy(self) -> _Tables:
-        return _Tables(dict(self.outbox), dict(self.inbox), dict(self.effects))
+        return _Tables(dict(self.outbox), dict(self.inbox), dict(self.parked), dict(self.effects))
 
     def restore(self, before: _Tables) -> None:
         # In place: whoever took ``effects`` before a savepoint goes on with the same dictionary.
         for table, old in (
             (self.outbox, before.outbox),
             (self.inbox, before.inbox),
+            (self.parked, before.parked),
             (self.effects, before.effects),
         ):
             table.clear()
             table.update(old)  # type: ignore[arg-type]
+
+    def parked_of(self, consumer: str) -> list[ParkedEvent]:
+        """A consumer's, by key and place."""
+        found = [
+            replace(one, processed=place in self.inbox)
+            for place, one in self.parked.items()
+            if one.consumer == consumer
+        ]
+        return sorted(found, key=lambda one: (one.key, one.place, one.event_id))
 
 
 class MemoryTransaction:
@@ -96,6 +108,37 @@ class MemoryTransaction:
     async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
         """Write the inbox rows; those that were new."""
         return {event_id for event_id in event_ids if await self.claim(consumer, event_id)}
+
+    async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
+        """Those of ``keys`` of which anything is parked."""
+        return {one.key for one in self._tables.parked_of(consumer) if one.key in keys}
+
+    async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
+        """Where an event stands among the parked ones of its key."""
+        found = self._tables.parked_of(consumer)
+        own = next((one for one in found if one.event_id == event_id), None)
+        first = next((one for one in found if one.key == key and not one.processed), None)
+        if own is None and first is None:
+            return Standing()
+        return Standing((consumer, event_id) in self._tables.inbox, own, first)
+
+    async def park(
+        self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
+    ) -> None:
+        """Write its row, or make it one without a letter again."""
+        row = ParkedEvent(consumer, event_id, key, place, failed, None, datetime.now(UTC), False)
+        known = self._tables.parked.get((consumer, event_id), row)
+        self._tables.parked[consumer, event_id] = replace(known, failed=failed, letter=None)
+
+    async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
+        """Its letter is stored."""
+        known = self._tables.parked.get((consumer, event_id))
+        if known is not None:
+            self._tables.parked[consumer, event_id] = replace(known, letter=letter)
+
+    async def release(self, consumer: str, event_id: str) -> None:
+        """Remove its row. Idempotent."""
+        self._tables.parked.pop((consumer, event_id), None)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -359,6 +402,23 @@ class MemoryStore:
         async with self._turns.own():
             for row in [row for row, at in self._tables.inbox.items() if at < before]:
                 del self._tables.inbox[row]
+
+    async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
+        """The first parked event of each key, by key."""
+        first: dict[str, ParkedEvent] = {}
+        for one in self._tables.parked_of(consumer):
+            first.setdefault(one.key, one)
+        return list(first.values())
+
+    async def drop_parked(self, event: ParkedEvent) -> bool:
+        """Remove its row, unless it has another letter by now; whether that was done."""
+        async with self._turns.own():
+            place = event.consumer, event.event_id
+            known = self._tables.parked.get(place)
+            if known is None or known.letter != event.letter:
+                return False
+            del self._tables.parked[place]
+        return True
 
     async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
         """How many rows ``prune`` and ``forget`` would remove."""

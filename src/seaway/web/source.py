@@ -77,7 +77,7 @@ class Live:
     async def letters(self, limit: int) -> Sequence[Letter]:
         """See ``Source``."""
         self._connected()
-        return await self._app.dead_letters.list(limit=limit)
+        return await self._app.dead_letters.list(limit=limit, payloads=False)
 
     async def letter(self, letter_id: str) -> Letter:
         """See ``Source``."""

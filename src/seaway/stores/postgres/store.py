@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 
 from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
 from seaway.databases import statements
+from seaway.parked import ParkedEvent
 from seaway.stores.postgres import rows
 from seaway.stores.postgres.address import parse
 from seaway.stores.postgres.connection import Pool, touched
@@ -54,7 +55,10 @@ class PostgresStore:
         self._estimated = [name(table, schema) for table in ("seaway_sent", "seaway_inbox")]
         self._relay_sql = statements.load("postgres/relay.sql", schema)
         self._outbox_sql = statements.load("postgres/outbox.sql", schema)
-        self._inbox_sql = statements.load("postgres/inbox.sql", schema)
+        self._inbox_sql = {
+            **statements.load("postgres/inbox.sql", schema),
+            **statements.load("postgres/parking.sql", schema),
+        }
         self._sent = Retention(pool, schema, SENT)
         self._inbox = Retention(pool, schema, INBOX)
         self._horizon, self._floors = Horizon(), Floors()
@@ -235,6 +239,16 @@ class PostgresStore:
     async def forget(self, before: datetime) -> None:
         """Drop the days of events all of whose rows are older, and make those that come."""
         await self._inbox.prune(before)
+
+    async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
+        """The first parked event of each key, by key."""
+        found = await self._pool.rows(self._inbox_sql["heads"], consumer)
+        return [ParkedEvent(consumer, *row) for row in found]
+
+    async def drop_parked(self, event: ParkedEvent) -> bool:
+        """Remove its row, unless it has another letter by now; whether that was done."""
+        given = event.consumer, event.event_id, event.letter
+        return bool(await self._pool.run(self._inbox_sql["drop"], *given))
 
     async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
         """How many rows ``prune`` and ``forget`` would remove, by partition."""

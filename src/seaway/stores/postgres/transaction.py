@@ -1,19 +1,20 @@
 """One transaction of the consuming service on PostgreSQL, from BEGIN to its end.
 
-Owns: beginning, the inbox row, savepoints and the end. Guarantees: committed whole or not at all,
-whatever the body does, also when it is cancelled; a body that ends the transaction itself is found
-out.
+Owns: beginning, the inbox row, the row of a parked event, savepoints and the end. Guarantees:
+committed whole or not at all, whatever the body does, also when it is cancelled; a body that ends
+the transaction itself is found out.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
 
 from seaway.databases.ending import to_its_end
 from seaway.errors import ConfigError, StoreUnavailable
+from seaway.parked import Standing
 from seaway.stores.postgres.connection import Handle, Pool, drop, in_transaction, lost, touched
 from seaway.stores.postgres.errors import DRIVER_ERRORS, is_transient, translated, translating
 
@@ -48,6 +49,36 @@ class PostgresTransaction:
             rows = await self._connection.fetch(self._sql["claim_many"], consumer, wanted)
         return {row[0] for row in rows}
 
+    async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
+        """Those of ``keys`` of which anything is parked."""
+        with translating(self._shown):
+            found = await self._connection.fetch(self._sql["parked_keys"], consumer, list(keys))
+        return {row[0] for row in found}
+
+    async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
+        """Where an event stands among the parked ones of its key."""
+        with translating(self._shown):
+            found = await self._connection.fetch(self._sql["standing"], consumer, event_id, key)
+        return Standing.of(consumer, event_id, map(tuple, found))
+
+    async def park(
+        self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
+    ) -> None:
+        """Write its row, or make it one without a letter again."""
+        await self._execute("park", consumer, event_id, key, place, failed)
+
+    async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
+        """Its letter is stored."""
+        await self._execute("set_letter", consumer, event_id, letter)
+
+    async def release(self, consumer: str, event_id: str) -> None:
+        """Remove its row. Idempotent."""
+        await self._execute("release", consumer, event_id)
+
+    async def _execute(self, name: str, *parameters: object) -> None:
+        with translating(self._shown):
+            await self._connection.execute(self._sql[name], *parameters)
+
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
         """Part of the transaction that an exception undoes alone. May be nested."""
@@ -72,7 +103,7 @@ async def transaction(pool: Pool, sql: Mapping[str, str]) -> AsyncIterator[Postg
     async with pool.connection() as connection:
         whole = connection.transaction()
         with translating(pool.shown):
-            await whole.start()
+            await to_its_end(whole.start())
         try:
             yield PostgresTransaction(connection, sql, pool.shown)
         except BaseException as error:

@@ -25,6 +25,7 @@ from seaway.databases.ending import to_its_end
 from seaway.databases.sqlite_codes import translating
 from seaway.databases.turns import Turns
 from seaway.errors import ConfigError
+from seaway.parked import ParkedEvent
 from seaway.stores.sqlite import rows
 from seaway.stores.sqlite.connection import Connection, checked, connect
 from seaway.stores.sqlite.lease import Pulse, SqliteLease, read_pulse, relay_lock
@@ -34,7 +35,7 @@ from seaway.stores.sqlite.transaction import SqliteTransaction, transaction
 T = TypeVar("T")
 
 _OUTBOX = statements.load("sqlite/outbox.sql")
-_INBOX = statements.load("sqlite/inbox.sql")
+_INBOX = {**statements.load("sqlite/inbox.sql"), **statements.load("sqlite/parking.sql")}
 
 _SHORTEST_POLL = timedelta(milliseconds=10)
 _CHUNK = 1000
@@ -215,6 +216,17 @@ class SqliteStore:
     async def forget(self, before: datetime) -> None:
         """Drop inbox rows written before then."""
         await self._delete(_INBOX["forget"], before)
+
+    async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
+        """The first parked event of each key, by key."""
+        given = {"consumer": consumer}
+        found = await self._read(lambda db: db.execute(_INBOX["heads"], given).fetchall())
+        return [ParkedEvent(consumer, *times.parked(row)) for row in found]
+
+    async def drop_parked(self, event: ParkedEvent) -> bool:
+        """Remove its row, unless it has another letter by now; whether that was done."""
+        given = {"consumer": event.consumer, "event_id": event.event_id, "letter": event.letter}
+        return bool(await self._write(lambda db: db.execute(_INBOX["drop"], given).rowcount))
 
     async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
         """How many rows ``prune`` and ``forget`` would remove."""

@@ -1,25 +1,28 @@
 """One transaction of the consuming service on SQLite, from BEGIN to its end.
 
-Owns: beginning, the inbox row, savepoints and the end. Guarantees: committed whole or not at all,
-whatever the body does, also when it is cancelled; a body that ends the transaction itself is
-found out, because a savepoint of ours spans the whole of it and dies with any COMMIT or ROLLBACK.
+Owns: beginning, the inbox row, the row of a parked event, savepoints and the end. Guarantees:
+committed whole or not at all, whatever the body does, also when it is cancelled; a body that ends
+the transaction itself is found out, because a savepoint of ours spans the whole of it and dies
+with any COMMIT or ROLLBACK.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from seaway.databases import sqlite_times as times
 from seaway.databases import statements
 from seaway.databases.ending import to_its_end
 from seaway.databases.sqlite_codes import is_transient, translated, translating
 from seaway.errors import ConfigError, StoreUnavailable
+from seaway.parked import Standing
 from seaway.stores.sqlite.connection import Connection
 
-_SQL = statements.load("sqlite/inbox.sql")
+_SQL = {**statements.load("sqlite/inbox.sql"), **statements.load("sqlite/parking.sql")}
 _GUARD = "seaway_transaction"
 
 
@@ -53,6 +56,35 @@ class SqliteTransaction:
                 lambda db: db.execute(_SQL["claim_many"], given).fetchall()
             )
         return {event_id for (event_id,) in found}
+
+    async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
+        """Those of ``keys`` of which anything is parked."""
+        found = await self._rows("parked_keys", consumer=consumer, keys=json.dumps(list(keys)))
+        return {key for (key,) in found}
+
+    async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
+        """Where an event stands among the parked ones of its key."""
+        found = await self._rows("standing", consumer=consumer, event_id=event_id, key=key)
+        return Standing.of(consumer, event_id, map(times.parked, found))
+
+    async def park(
+        self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
+    ) -> None:
+        """Write its row, or make it one without a letter again."""
+        own = {"consumer": consumer, "event_id": event_id, "key": key}
+        await self._rows("park", **own, place=place, failed=failed, now=times.now())
+
+    async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
+        """Its letter is stored."""
+        await self._rows("set_letter", consumer=consumer, event_id=event_id, letter=letter)
+
+    async def release(self, consumer: str, event_id: str) -> None:
+        """Remove its row. Idempotent."""
+        await self._rows("release", consumer=consumer, event_id=event_id)
+
+    async def _rows(self, name: str, **given: object) -> list[tuple[Any, ...]]:
+        with translating(self._path):
+            return await self._connection.run(lambda db: db.execute(_SQL[name], given).fetchall())
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

@@ -29,6 +29,7 @@ from seaway.testing.conformance.inbox import (
     ids,
     undone,
 )
+from seaway.testing.conformance.parking import ParkingConformance
 
 Reopen = Callable[[], Awaitable[Store]]
 
@@ -72,7 +73,7 @@ def later() -> datetime:
     return datetime.now(UTC) + timedelta(hours=1)
 
 
-class StoreConformance(InboxConformance):
+class StoreConformance(InboxConformance, ParkingConformance):
     """Fixtures to give: ``store``; and ``reopen`` where ``capabilities.shared``."""
 
     @pytest.fixture

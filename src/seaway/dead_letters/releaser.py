@@ -1,0 +1,213 @@
+"""Lets events go that wait behind a dead letter, once that has been redriven or discarded.
+
+Of each key of a parking consumer, the first row of its store says what it waits for (ADR 0010):
+
+    failed, its letter in the queue ... a person; everything behind it waits
+    waiting, its letter in the queue .. it is its turn: redriven here, one of a key at a time
+    its letter on the way as a redrive  the consumer; the row goes with the effects
+    its letter nowhere ................ nobody: discarded, or removed by hand; the row goes
+
+Owns: nothing; looks at rows and letters as they are, so a crash, or many of these at once, changes
+nothing: a redrive has the same message id whoever sends it. Looks at once after a redrive of its
+consumer was settled in this process, and every ``every`` for what was done elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from seaway.contracts import Broker, ParkingStore
+from seaway.dead_letters.letter import Letter
+from seaway.dead_letters.queue import DeadLetters, Selection
+from seaway.errors import ApiError, NotFound, SeawayError, TransientError
+from seaway.naming import dlq_stream, redrive_stream, stream_context
+from seaway.parked import ParkedEvent
+from seaway.retry import Backoff
+from seaway.telemetry import Delivered, Signal, Telemetry
+
+logger = logging.getLogger("seaway.releaser")
+
+_BACKOFF = Backoff(timedelta(milliseconds=500), timedelta(seconds=30))
+_UNDER_WAY = timedelta(minutes=1)
+"""How long a row without a letter is taken for one whose letter is being written."""
+
+
+class Releaser:
+    """For one parking consumer; any number of processes may run one."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        store: ParkingStore,
+        *,
+        consumer: str,
+        stream: str,
+        telemetry: Telemetry,
+        every: timedelta = timedelta(seconds=5),
+    ) -> None:
+        context = stream_context(stream)
+        self._broker = broker
+        self._store = store
+        self._consumer = consumer
+        self._stream = stream
+        self._queue, self._redrives = dlq_stream(context), redrive_stream(context)
+        self._on_its_way = f"{context}.redrive.{consumer}.>"
+        self._letters = DeadLetters(broker)
+        self._telemetry = telemetry
+        self._every = every
+        self._nudge = asyncio.Event()
+        self._seen: set[tuple[str, int | None]] = set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until ``stop``. Heals outages by itself."""
+        forget = self._telemetry.subscribe(self._on_signal)
+        stopping = asyncio.create_task(stop.wait())
+        attempt, thorough = 0, True
+        try:
+            while not stop.is_set():
+                self._nudge.clear()
+                try:
+                    await self.release(thorough=thorough)
+                    attempt, pause = 0, self._every
+                except (TransientError, NotFound, ApiError) as error:
+                    attempt += 1
+                    log = logger.warning if attempt == 1 else logger.debug
+                    log("%s: nothing is released: %s", self._consumer, error)
+                    pause = _BACKOFF.delay(attempt)
+                nudged = asyncio.create_task(self._nudge.wait())
+                done, _ = await asyncio.wait(
+                    {nudged, stopping},
+                    timeout=pause.total_seconds(),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                nudged.cancel()
+                thorough = not done
+        finally:
+            stopping.cancel()
+            forget()
+
+    def _on_signal(self, signal: Signal) -> None:
+        if (
+            isinstance(signal, Delivered)
+            and signal.consumer == self._consumer
+            and (signal.stream == self._redrives or signal.outcome == "parked")
+        ):
+            self._nudge.set()
+
+    async def release(self, *, thorough: bool = True) -> int:
+        """Redrive the letters whose turn it is; how many.
+
+        ``thorough``: also look what became of letters that somebody else may have taken out.
+        """
+        released = 0
+        if thorough:
+            self._seen.clear()
+        while True:
+            heads = await self._store.parked_heads(self._consumer)
+            gone: list[ParkedEvent] = []
+            dropped = 0
+            for head in heads:
+                if head.processed:
+                    dropped += await self._store.drop_parked(head)
+                    continue
+                mark = head.event_id, head.letter
+                if mark in self._seen or (head.failed and not thorough) or _under_way(head):
+                    continue
+                letter = await self._letter_of(head)
+                if letter is None:
+                    gone.append(head)
+                    continue
+                self._seen.add(mark)
+                if not head.failed:
+                    released += await self._redrive(letter)
+            if thorough and gone:
+                dropped += await self._find(gone)
+            if not dropped:
+                return released
+
+    async def _letter_of(self, head: ParkedEvent) -> Letter | None:
+        if head.letter is None:
+            return None
+        for letter in await self._letters.list(Selection(ids=(f"{self._queue}:{head.letter}",))):
+            if (letter.consumer, letter.event_id) == (self._consumer, head.event_id):
+                return letter
+        return None
+
+    async def _redrive(self, letter: Letter) -> bool:
+        try:
+            await self._letters.redrive(letter)
+        except NotFound as error:
+            if await self._broker.admin.consumer(self._redrives, self._consumer) is None:
+                raise
+            self._complain(letter, error)
+        except (TransientError, ApiError):
+            raise
+        except SeawayError as error:
+            self._complain(letter, error)
+        else:
+            return True
+        return False
+
+    def _complain(self, letter: Letter, error: SeawayError) -> None:
+        logger.error(
+            "%s: it is the turn of %s, which cannot be redriven and holds up its key %r: %s",
+            self._consumer,
+            letter.id,
+            letter.key,
+            error,
+        )
+
+    async def _find(self, heads: list[ParkedEvent]) -> int:
+        """What became of rows whose letters are not where they were; how many rows changed."""
+        changed = 0
+        # In this order: a redrive is stored before its letter goes, a letter before its redrive.
+        on_its_way = {
+            stored.event_id
+            async for stored in self._broker.admin.read(
+                self._redrives, filter_subjects=[self._on_its_way], headers_only=True
+            )
+        }
+        lost = [head for head in heads if head.event_id not in on_its_way]
+        if not lost:
+            return 0
+        letters = await self._letters_by_event()
+        for head in lost:
+            letter = letters.get(head.event_id)
+            if letter is not None:
+                await self._adopt(head, letter)
+                changed += 1
+            elif head.letter is not None or await self._was_settled(head):
+                changed += await self._store.drop_parked(head)
+        return changed
+
+    async def _letters_by_event(self) -> Mapping[str, Letter]:
+        if await self._broker.admin.stream(self._queue) is None:
+            raise NotFound(f"there is no stream {self._queue}: run `seaway topology apply`")
+        found = await self._letters.list(Selection(consumer=self._consumer), payloads=False)
+        return {letter.event_id: letter for letter in found}
+
+    async def _adopt(self, head: ParkedEvent, letter: Letter) -> None:
+        """Its letter was written by a process that died, or by a sweeper without this store."""
+        async with self._store.transaction() as tx:
+            await tx.park(
+                head.consumer,
+                head.event_id,
+                head.key,
+                place=head.place,
+                failed=not letter.waits,
+            )
+            await tx.set_letter(head.consumer, head.event_id, letter.stored.stream_seq)
+
+    async def _was_settled(self, head: ParkedEvent) -> bool:
+        """Nobody will write the letter any more: the durable is past it, or it was a redrive."""
+        info = await self._broker.admin.consumer(self._stream, self._consumer)
+        if info is None:
+            return False
+        return head.place <= int(info["ack_floor"]["stream_seq"])
+
+
+def _under_way(head: ParkedEvent) -> bool:
+    return head.letter is None and datetime.now(UTC) - head.parked_at < _UNDER_WAY

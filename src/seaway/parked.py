@@ -1,0 +1,54 @@
+"""Events that wait in a dead letter queue: what a database remembers of them, as values. Pure.
+
+Owns: the order of a key's parked events, which is that of their places (ADR 0010).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedEvent:
+    """An event of a consumer that waits in the dead letter queue, in its place among those of its
+    key (ADR 0010)."""
+
+    consumer: str
+    event_id: str
+    key: str
+    place: int
+    """Its sequence in the event stream; 0 for what a redrive brought and the stream did not."""
+    failed: bool
+    """It is there of its own fault, until somebody redrives or discards it; else it waits behind
+    an earlier one."""
+    letter: int | None
+    """The letter's sequence in its queue; ``None`` until it is known to be stored."""
+    parked_at: datetime
+    processed: bool
+    """Its effects are there all the same: nothing waits behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where an event stands among those of its key: ``own`` is its row, ``first`` the first of its
+    key that has no effects yet (which may be its own). ``processed``: it has its effects itself;
+    not looked for where both are ``None``."""
+
+    processed: bool = False
+    own: ParkedEvent | None = None
+    first: ParkedEvent | None = None
+
+    @classmethod
+    def of(cls, consumer: str, event_id: str, rows: Iterable[Sequence[Any]]) -> Standing:
+        """What the statement ``standing`` gives: its own row and the first of its key, in order of
+        their places, each with whether the event (not the row's) is in the inbox."""
+        found = [ParkedEvent(consumer, *row) for row in rows]
+        if not found:
+            return cls()
+        processed = found[0].processed
+        own = next((one for one in found if one.event_id == event_id), None)
+        first = next((one for one in found if one.event_id != event_id or not processed), None)
+        return cls(processed, own, first and replace(first, processed=False))
