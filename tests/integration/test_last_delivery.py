@@ -164,24 +164,5 @@ async def test_a_process_that_dies_on_every_attempt_leaves_one_letter(
     assert sorted(effects(tmp_path)) == sorted(f"e{n}" for n in range(EVENTS) if n != BAD)
 
 
-async def test_a_process_that_wakes_after_its_letter_was_written_has_no_effect(
-    broker: JetStreamBroker, nats_server_own: NatsServer, tmp_path: Path
-) -> None:
-    await prepare(broker, tmp_path, max_deliver=1)
-    async with (
-        sweeping(broker, tmp_path),
-        kept_running("frozen", nats_server_own.url, tmp_path),
-    ):
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while not await letters(broker):
-                await asyncio.sleep(0.05)
-        (tmp_path / "go").touch()
-        others = {f"e{n}" for n in range(EVENTS) if n != BAD}
-        dead = {event_id for event_id, _ in await letters(broker)}
-        await until(lambda: others - dead <= set(effects(tmp_path)), "the others handled")
-        dead = {event_id for event_id, _ in await letters(broker)}
-    assert dead & set(effects(tmp_path)) == set()
-
-
 if __name__ == "__main__":
     asyncio.run(consume(sys.argv[1], sys.argv[2], Path(sys.argv[3])))
