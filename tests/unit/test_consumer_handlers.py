@@ -150,3 +150,9 @@ def test_options_have_the_documented_defaults() -> None:
     options = consumer()._options
     assert (options.batch, options.workers, options.ordered) == (1, 1, True)
     assert options.grace == timedelta(seconds=30)
+
+
+def test_parking_needs_the_applications_own_store() -> None:
+    for tx in (None, object()):
+        with pytest.raises(ConfigError, match="on_failure='park' needs"):
+            Consumer(Durable("case_mgmt", "x"), stream="SEA_EVENTS", on_failure="park", tx=tx)

@@ -59,7 +59,7 @@ def test_the_lane_of_what_is_expected_waits_for_it() -> None:
     lanes.push(work(1, "a"))
     [first] = lanes.take(1)
     assert places([first]) == [1]
-    assert lanes.expecting, "it is not settled yet"
+    assert lanes.expects(("SEA_EVENTS", 1)), "it is not settled yet"
     lanes.done(first)
     assert not lanes.expecting
     assert places(lanes.take(5)) == [2]

@@ -76,6 +76,11 @@ class Consumer:
                 "wait",
                 hint="leave tx=None out, or use on_failure='continue'",
             )
+        if on_failure == "park" and tx not in (None, "store"):
+            raise ConfigError(
+                f"consumer {durable}: on_failure='park' needs the application's own store",
+                hint="leave tx= out, or use on_failure='continue'",
+            )
         if on_failure == "park" and ordering != "key":
             raise ConfigError(f"consumer {durable}: on_failure='park' needs ordering='key'")
         self.durable = durable

@@ -5,8 +5,10 @@ newer events at once: a key's later event would overtake. Read from the stream i
 first; the inbox skips what had taken effect, and whatever the server redelivers later is then
 already processed. Only a consumer with an inbox may do this (ADR 0007).
 
-The server counts no such attempt. So each event has one over all lives of the processes, noted
-before it begins: what kills its process comes by the server the next time, and its deliveries end.
+The server counts no such attempt. So each event has three over all lives of the processes, noted
+before they begin: what kills its process again and again comes by the server then, and its
+deliveries end. One would be too few: a process that is killed from outside has many events on their
+way, and those of one key that all wait for the server may come among newer ones.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from collections.abc import AsyncIterator
 from seaway.consumer.run import Run
 from seaway.contracts import JSON, BrokerAdmin, Incoming, StoredMessage
 from seaway.errors import StoreUnavailable, TransientError
+
+_LIVES = 3
 
 
 async def recover(run: Run, stream: str) -> None:
@@ -38,15 +42,18 @@ async def recover(run: Run, stream: str) -> None:
 
 
 async def _may_be_tried(run: Run, incoming: Incoming) -> bool:
-    """Whether it has not been tried like this before, or we have survived it."""
+    """Whether it has not been tried like this in three lives, or we have survived it."""
     store = run.ports.store
     if store is None or incoming.place in run.tried:
         return True
     try:
         if run.durable in await store.processed(incoming.event_id):
             return True
-        async with store.transaction() as tx:
-            fresh = await tx.claim(f"{run.durable} recovery", incoming.event_id)
+        for life in range(1, _LIVES + 1):
+            async with store.transaction() as tx:
+                fresh = await tx.claim(f"{run.durable} recovery {life}", incoming.event_id)
+            if fresh:
+                break
     except StoreUnavailable:
         return True  # It cannot begin before the database is back.
     if fresh:

@@ -92,7 +92,7 @@ class Pool:
     async def untranslated(self, begin: str = "BEGIN") -> AsyncIterator[Handle]:
         """The same, where the caller knows better what the driver's errors mean."""
         async with self.connection() as connection:
-            await connection.execute(begin)
+            await to_its_end(connection.execute(begin))
             yield connection
             await to_its_end(connection.execute("COMMIT"))
 

@@ -103,7 +103,7 @@ async def transaction(pool: Pool, sql: Mapping[str, str]) -> AsyncIterator[Postg
     async with pool.connection() as connection:
         whole = connection.transaction()
         with translating(pool.shown):
-            await whole.start()
+            await to_its_end(whole.start())
         try:
             yield PostgresTransaction(connection, sql, pool.shown)
         except BaseException as error:
