@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 
 from seaway import headers as h
@@ -26,8 +26,17 @@ from seaway.naming import original_subject
 class Run:
     """One run of one consumer on its durable."""
 
-    def __init__(self, durable: str, options: Options, ports: Ports, stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        durable: str,
+        options: Options,
+        ports: Ports,
+        stop: asyncio.Event,
+        handles: Callable[[str], bool],
+    ) -> None:
         self.durable = durable
+        self.handles = handles
+        """Whether there is a handler for a subject."""
         self.options = options
         self.ports = ports
         self.lanes = Lanes(ordered=options.ordered)
@@ -43,6 +52,10 @@ class Run:
         self.deadline = timedelta(seconds=300)
         self.tried: set[tuple[str, int]] = set()
         """Messages that were read from the stream, and that this process has lived through."""
+        self.expected: dict[tuple[str, int], str] = {}
+        """The event ids of what was expected."""
+        self.looked = -math.inf
+        """When the inbox was last asked for what is expected."""
         self.arrived = self.beaten = -math.inf
         """The earliest that what comes now may have arrived; when the last heartbeat was."""
         self.breaker = Breaker(durable, ports.telemetry)
@@ -102,7 +115,8 @@ class Run:
 
     def expect(self, incoming: Incoming, until: float) -> None:
         """Close the lane of what the server will deliver, till then or ``until`` that moment."""
-        self.lanes.expect(_work(incoming, None), until)
+        if self.lanes.expect(_work(incoming, None), until):
+            self.expected[incoming.place] = incoming.event_id
 
     def beat(self) -> list[Work]:
         """What is in hand and may be kept alive. A last delivery whose timer has run out is not:

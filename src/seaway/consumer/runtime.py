@@ -50,7 +50,13 @@ class Runtime:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop``, then drain. Raises the first thing that no retry can mend."""
-        run = Run(self._durable, self._options, self._ports, stop)
+        run = Run(
+            self._durable,
+            self._options,
+            self._ports,
+            stop,
+            lambda subject: self._handlers.find(subject) is not None,
+        )
         infos = [await run.info(stream) for stream in self._streams]
         if stop.is_set():
             return

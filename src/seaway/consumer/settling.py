@@ -163,15 +163,18 @@ class Settler:
         """The letter, and what the later events of its key have to know of it; false where it has
         taken effect after all."""
         run, incoming = self._run, work.incoming
-        store = run.ports.store if run.options.parks else None
+        store, parks = run.ports.store, run.options.parks
         # The row before the letter: nobody can redrive or discard what has no row yet.
         needed = (
-            store is None or reason == "parked" or await note_failure(store, incoming, work.key)
+            store is None
+            or not parks
+            or reason == "parked"
+            or await note_failure(store, incoming, work.key)
         )
         if needed:
             letter = await run.ports.dead_letters.store(incoming, reason=reason, error=error)
             if store is not None:
-                await note_letter(store, incoming, letter)
+                await note_letter(store, incoming, letter, parks=parks)
         return needed
 
     # ------------------------------------------------------------------ giving back

@@ -28,11 +28,12 @@ from seaway.consumer.calls import (
 from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import Lapsed, is_verdict, outage
-from seaway.consumer.parking import Place, take_turns
+from seaway.consumer.parking import take_turns
 from seaway.consumer.run import Run
 from seaway.consumer.settling import Done
 from seaway.contracts import InboxTransaction
 from seaway.errors import ConfigError, StoreUnavailable, TransactionConflict
+from seaway.parked import Place
 from seaway.telemetry import HandledAs
 
 _CONFLICTS = 4

@@ -33,7 +33,14 @@ from seaway.contracts import (
 )
 from seaway.dead_letters.queue import DeadLetters, Selection
 from seaway.dead_letters.unreported import Handles, Unreported
-from seaway.errors import ApiError, DecodeError, InvalidName, NotFound, TransientError
+from seaway.errors import (
+    ApiError,
+    DecodeError,
+    InvalidName,
+    NotFound,
+    StoreUnavailable,
+    TransientError,
+)
 from seaway.naming import (
     ADVISORY_STREAM,
     MAX_DELIVERIES_PREFIX,
@@ -44,6 +51,7 @@ from seaway.naming import (
     redrive_stream,
     stream_context,
 )
+from seaway.parked import letter_row
 from seaway.retry import Backoff
 from seaway.telemetry import DeadLettered, Telemetry
 
@@ -119,6 +127,7 @@ class Sweeper:
         self._durables = durables or {}
         self._unreported = None if store is None else Unreported(broker, store, self._durables)
         self._look_again = math.inf
+        self._unnoted: list[tuple[str, str]] = []
         self._parking = frozenset(parking)
         self._telemetry = telemetry or Telemetry()
 
@@ -171,6 +180,7 @@ class Sweeper:
                     return
                 for incoming in pull.result():
                     await self._settle(source, incoming)
+                await self._note()
                 due = asyncio.get_running_loop().time() >= self._look_again
                 if due and self._unreported is not None and self._unreported.undecided:
                     await self.sweep_unreported()
@@ -215,6 +225,7 @@ class Sweeper:
         async for given_up in self._unreported.find():
             incoming = _incoming(given_up.found, given_up.consumer, given_up.deliveries)
             buried += await self._bury(incoming, "exhausted")
+        await self._note()
         return buried
 
     async def _bury(self, incoming: Incoming, reason: DeadLetterReason) -> bool:
@@ -236,17 +247,34 @@ class Sweeper:
     async def _store_letter(self, incoming: Incoming, reason: DeadLetterReason) -> None:
         """The later events of its key wait, if this store is the one that remembers it."""
         store, consumer, event_id = self._store, incoming.consumer, incoming.event_id
-        if store is None or consumer not in self._parking:
-            await self._letters.store(incoming, reason=reason, error=None)
-            return
-        subject = original_subject(incoming.message.subject)
-        key = h.ordering_key(subject, incoming.message.headers)
-        place = incoming.stream_seq if subject == incoming.message.subject else 0
-        async with store.transaction() as tx:
-            await tx.park(consumer, event_id, key, place=place, failed=True)
+        parks = store is not None and consumer in self._parking
+        if store is not None and parks:
+            subject = original_subject(incoming.message.subject)
+            key = h.ordering_key(subject, incoming.message.headers)
+            place = incoming.stream_seq if subject == incoming.message.subject else 0
+            async with store.transaction() as tx:
+                await tx.park(consumer, event_id, key, place=place, failed=True)
         letter = await self._letters.store(incoming, reason=reason, error=None)
-        async with store.transaction() as tx:
-            await tx.set_letter(consumer, event_id, letter)
+        if store is not None and parks:
+            async with store.transaction() as tx:
+                await tx.set_letter(consumer, event_id, letter)
+        if consumer in self._durables:
+            self._unnoted.append(letter_row(consumer, incoming.place))
+
+    async def _note(self) -> None:
+        """Tell the consumers of this store which messages have letters. Not before each letter:
+        whoever has the database locked may be the one that does not move."""
+        if self._store is None or not self._unnoted:
+            return
+        try:
+            async with self._store.transaction() as tx:
+                for row in self._unnoted:
+                    await tx.claim(*row)
+        except StoreUnavailable as error:
+            logger.debug("letters are noted later: %s", error)
+            del self._unnoted[:-_BATCH]
+        else:
+            self._unnoted.clear()
 
     async def _took_effect(self, incoming: Incoming) -> bool:
         """Only its acknowledgement was lost."""
