@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, cast
+from typing import Literal
 
 from seaway.contracts import (
     Broker,
@@ -27,7 +27,6 @@ from seaway.contracts import (
     Message,
     Refused,
     Stored,
-    StoredMessage,
 )
 from seaway.dead_letters import letter as form
 from seaway.dead_letters.letter import Letter
@@ -125,7 +124,7 @@ class DeadLetters:
                 stream, filter_subjects=filters, headers_only=not payloads
             )
             # Left to the garbage collector, a reader abandoned early outlives its connection.
-            async with aclosing(cast(AsyncGenerator[StoredMessage], queue)):
+            async with aclosing(queue):
                 async for stored in queue:
                     if wanted.takes(letter := form.read(stored, bare=not payloads)):
                         yield letter

@@ -19,6 +19,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Collection
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -211,16 +212,18 @@ class Sweeper:
                 ):
                     continue
                 filters = [config["filter_subject"]] if config.get("filter_subject") else []
-                async for found in self._broker.admin.read(
+                stored = self._broker.admin.read(
                     stream, filter_subjects=filters, from_seq=floor + 1
-                ):
-                    if found.stream_seq > delivered:
-                        break
-                    if name in await self._store.processed(found.event_id):
-                        continue
-                    if await self._gave_up_on(stream, name):
-                        deliveries = int(config.get("max_deliver", 0))
-                        buried += await self._bury(found, name, deliveries, "exhausted", None)
+                )
+                async with aclosing(stored):
+                    async for found in stored:
+                        if found.stream_seq > delivered:
+                            break
+                        if name in await self._store.processed(found.event_id):
+                            continue
+                        if await self._gave_up_on(stream, name):
+                            deliveries = int(config.get("max_deliver", 0))
+                            buried += await self._bury(found, name, deliveries, "exhausted", None)
         return buried
 
     async def _gave_up_on(self, stream: str, consumer: str) -> bool:
