@@ -10,7 +10,7 @@ All methods are safe to cancel: a cancelled call has either happened or not, nev
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -209,8 +209,10 @@ class BrokerAdmin(Protocol):
         from_seq: int | None = None,
         from_time: datetime | None = None,
         headers_only: bool = False,
-    ) -> AsyncIterator[StoredMessage]:
+    ) -> AsyncGenerator[StoredMessage, None]:
         """What the stream holds at the time of the call, in order, then ends.
+
+        Close it (``aclosing``) where it may be left early: the server keeps its reader until then.
 
         Touches no durable. ``headers_only`` gives empty payloads. Raises ``NotFound`` for an
         unknown stream.

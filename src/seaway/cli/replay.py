@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -76,7 +75,7 @@ def replay(
                 from_time=moment(since, "--from"),
             )
             # A reader left early must remove its consumer while it is still connected.
-            async with aclosing(cast(AsyncGenerator[StoredMessage], history)):
+            async with aclosing(history):
                 async for stored in history:
                     if to_seq is not None and stored.stream_seq > to_seq:
                         break

@@ -13,8 +13,8 @@ way, and those of one key that all wait for the server may come among newer ones
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from typing import Literal
 
 from seaway.consumer.run import Run
@@ -34,19 +34,20 @@ async def recover(run: Run, stream: str) -> None:
     info = await run.info(stream)
     if run.stop.is_set():
         return
-    async for found in in_flight(run.ports.broker.admin, info):
-        if run.stop.is_set():
-            break
-        incoming = unowned(found, run.durable, deliveries=1)
-        match await _what_to_do(run, incoming):
-            case "try":
-                run.take_in([incoming], None)
-            case "expect":
-                run.expect(incoming, run.now() + 2 * run.limits.ack_wait.total_seconds())
-            case "settled":
-                continue
-        while run.lanes.moving(None) >= run.capacity and not run.stop.is_set():
-            await run.room_or_stop()
+    async with aclosing(in_flight(run.ports.broker.admin, info)) as lost:
+        async for found in lost:
+            if run.stop.is_set():
+                break
+            incoming = unowned(found, run.durable, deliveries=1)
+            match await _what_to_do(run, incoming):
+                case "try":
+                    run.take_in([incoming], None)
+                case "expect":
+                    run.expect(incoming, run.now() + 2 * run.limits.ack_wait.total_seconds())
+                case "settled":
+                    continue
+            while run.lanes.moving(None) >= run.capacity and not run.stop.is_set():
+                await run.room_or_stop()
 
 
 async def _what_to_do(run: Run, incoming: Incoming) -> Literal["try", "expect", "settled"]:
@@ -87,7 +88,7 @@ async def _look_for_expected(run: Run, store: InboxStore, now: float) -> None:
         if not run.lanes.expects(place):
             del run.expected[place]
             continue
-        with contextlib.suppress(StoreUnavailable):
+        with suppress(StoreUnavailable):
             if await _is_settled(run, store, place, event_id):
                 run.lanes.release(place)
 
@@ -111,7 +112,7 @@ async def read_overdue(run: Run, now: float) -> None:
             run.take_in([unowned(found, run.durable, deliveries=held.deliveries + 1)], None)
 
 
-async def in_flight(admin: BrokerAdmin, info: JSON) -> AsyncIterator[StoredMessage]:
+async def in_flight(admin: BrokerAdmin, info: JSON) -> AsyncGenerator[StoredMessage, None]:
     """The durable's messages behind its ack floor that were delivered, in order.
 
     ``info`` is the durable's own, fresh from the server. Some of them may be acknowledged.
@@ -122,10 +123,12 @@ async def in_flight(admin: BrokerAdmin, info: JSON) -> AsyncIterator[StoredMessa
         return
     single = config.get("filter_subject")
     filters = [single] if single else list(config.get("filter_subjects") or ())
-    async for found in admin.read(info["stream_name"], filter_subjects=filters, from_seq=floor + 1):
-        if found.stream_seq > delivered:
-            return
-        yield found
+    stored = admin.read(info["stream_name"], filter_subjects=filters, from_seq=floor + 1)
+    async with aclosing(stored):
+        async for found in stored:
+            if found.stream_seq > delivered:
+                return
+            yield found
 
 
 def unowned(found: StoredMessage, consumer: str, *, deliveries: int) -> Incoming:

@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, cast
+from typing import Literal
 
 from seaway import headers as h
 from seaway.contracts import (
@@ -134,7 +134,7 @@ class DeadLetters:
                 stream, filter_subjects=filters, headers_only=not payloads
             )
             # Left to the garbage collector, a reader abandoned early outlives its connection.
-            async with aclosing(cast(AsyncGenerator[StoredMessage], queue)):
+            async with aclosing(queue):
                 async for stored in queue:
                     if not wanted.may_take(stored):
                         continue

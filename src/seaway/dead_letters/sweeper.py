@@ -19,6 +19,7 @@ import json
 import logging
 import math
 from collections.abc import Collection, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -222,9 +223,10 @@ class Sweeper:
         if self._unreported is None:
             return 0
         buried = 0
-        async for given_up in self._unreported.find():
-            incoming = _incoming(given_up.found, given_up.consumer, given_up.deliveries)
-            buried += await self._bury(incoming, "exhausted")
+        async with aclosing(self._unreported.find()) as found:
+            async for given_up in found:
+                incoming = _incoming(given_up.found, given_up.consumer, given_up.deliveries)
+                buried += await self._bury(incoming, "exhausted")
         await self._note()
         return buried
 

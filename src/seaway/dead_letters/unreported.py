@@ -15,11 +15,11 @@ What an operator discarded in that time looks the same, and becomes a letter aga
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from seaway import headers as h
 from seaway.contracts import JSON, Broker, InboxStore, StoredMessage
@@ -50,7 +50,7 @@ class Unreported:
         self.undecided = False
         """Whether the last look left out what may still be on its way: look again later."""
 
-    async def find(self) -> AsyncIterator[GivenUp]:
+    async def find(self) -> AsyncGenerator[GivenUp]:
         """What has no letter yet. Look again after an error."""
         self.undecided = False
         advisories = await self._broker.admin.stream(ADVISORY_STREAM)
@@ -62,24 +62,27 @@ class Unreported:
             for consumer in await self._broker.admin.consumers(stream):
                 if consumer["name"] not in self._durables:
                     continue
-                async for one in self._of(consumer, made):
-                    yield one
+                async with aclosing(self._of(consumer, made)) as found:
+                    async for one in found:
+                        yield one
 
-    async def _of(self, consumer: JSON, made: str) -> AsyncIterator[GivenUp]:
+    async def _of(self, consumer: JSON, made: str) -> AsyncGenerator[GivenUp]:
         name, stream = consumer["name"], consumer["stream_name"]
         mark = f"{stream} {made}"
         looked = not made or name in await self._marks(mark)
         known: set[str] | None = None
-        async for found in self._candidates(consumer, None if looked else h.parse_time(made)):
-            if not self._durables[name](original_subject(found.message.subject)):
-                continue
-            if name in await self._store.processed(found.event_id):
-                continue
-            if known is None:
-                known = await self._known(stream, name)
-            if found.event_id not in known:
-                deliveries = int(consumer["config"].get("max_deliver", 0))
-                yield GivenUp(await self._whole(found), name, deliveries)
+        before = None if looked else h.parse_time(made)
+        async with aclosing(self._candidates(consumer, before)) as candidates:
+            async for found in candidates:
+                if not self._durables[name](original_subject(found.message.subject)):
+                    continue
+                if name in await self._store.processed(found.event_id):
+                    continue
+                if known is None:
+                    known = await self._known(stream, name)
+                if found.event_id not in known:
+                    deliveries = int(consumer["config"].get("max_deliver", 0))
+                    yield GivenUp(await self._whole(found), name, deliveries)
         undecided = await self._waits(stream, name)
         self.undecided |= undecided
         if not looked and not undecided:
@@ -88,7 +91,7 @@ class Unreported:
 
     async def _candidates(
         self, consumer: JSON, before: datetime | None
-    ) -> AsyncIterator[StoredMessage]:
+    ) -> AsyncGenerator[StoredMessage]:
         """What the durable was given and does not wait for; below its floor, where acknowledged
         messages stay, only what is older than ``before``."""
         name, stream = consumer["name"], consumer["stream_name"]
@@ -96,17 +99,19 @@ class Unreported:
         delivered = int(consumer["delivered"]["stream_seq"])
         keeps = stream != redrive_stream(stream_context(stream))
         if before is not None or not keeps:
-            async for found in self._read(consumer, None):
-                late = keeps and before is not None and found.stored_at >= before
-                if late or found.stream_seq > floor:
-                    break
-                yield found
+            async with aclosing(self._read(consumer, None)) as oldest:
+                async for found in oldest:
+                    late = keeps and before is not None and found.stored_at >= before
+                    if late or found.stream_seq > floor:
+                        break
+                    yield found
         if floor < delivered and not consumer.get("num_ack_pending"):
-            async for found in self._read(consumer, floor + 1):
-                # Nothing may have come to be on its way since then.
-                if found.stream_seq > delivered or await self._waits(stream, name):
-                    break
-                yield found
+            async with aclosing(self._read(consumer, floor + 1)) as newest:
+                async for found in newest:
+                    # Nothing may have come to be on its way since then.
+                    if found.stream_seq > delivered or await self._waits(stream, name):
+                        break
+                    yield found
 
     async def _waits(self, stream: str, consumer: str) -> bool:
         """Whether the durable waits for anything that it was given."""
@@ -117,16 +122,13 @@ class Unreported:
         suffix = _marked("")
         return {one.removesuffix(suffix) for one in await self._store.processed(mark)}
 
-    async def _read(self, consumer: JSON, first: int | None) -> AsyncIterator[StoredMessage]:
+    def _read(self, consumer: JSON, first: int | None) -> AsyncGenerator[StoredMessage]:
         config = consumer["config"]
         single = config.get("filter_subject")
         filters = [single] if single else list(config.get("filter_subjects") or ())
-        stored = self._broker.admin.read(
+        return self._broker.admin.read(
             consumer["stream_name"], filter_subjects=filters, from_seq=first, headers_only=True
         )
-        async with aclosing(cast(AsyncGenerator[StoredMessage], stored)):
-            async for one in stored:
-                yield one
 
     async def _known(self, stream: str, consumer: str) -> set[str]:
         """The events that have a letter of this consumer, or are redriven to it."""

@@ -295,7 +295,8 @@ class Run:
             left = (await store.backlog()).count
             for stream in (STREAM, redrive_stream(CONTEXT)):
                 for info in await app.broker.admin.consumers(stream):
-                    left += int(info["num_pending"]) + int(info["num_ack_pending"])
+                    if info["config"].get("durable_name"):  # Not whoever reads the stream.
+                        left += int(info["num_pending"]) + int(info["num_ack_pending"])
         except TransientError:
             return None
         return left

@@ -7,13 +7,11 @@ by whomever; memory for one chunk of ids, however long the stream.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
-from typing import cast
 
 from seaway import headers as h
-from seaway.contracts import BrokerAdmin, Lease, Sent, StoredMessage
+from seaway.contracts import BrokerAdmin, Lease, Sent
 from seaway.errors import NotFound
 
 _CHUNK = 1000
@@ -38,7 +36,7 @@ async def settle_published(
 
     stored = admin.read(stream, from_time=since, headers_only=True)
     try:
-        async with aclosing(cast(AsyncGenerator[StoredMessage, None], stored)):
+        async with aclosing(stored):
             async for each in stored:
                 message_id = each.message.headers.get(h.MSG_ID)
                 if message_id is not None:

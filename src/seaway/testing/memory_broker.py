@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -382,7 +382,7 @@ class MemoryAdmin:
         from_seq: int | None = None,
         from_time: datetime | None = None,
         headers_only: bool = False,
-    ) -> AsyncIterator[StoredMessage]:
+    ) -> AsyncGenerator[StoredMessage, None]:
         found = self._streams.get(stream)
         if found is None:
             raise NotFound(f"there is no stream {stream}")

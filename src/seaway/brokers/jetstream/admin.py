@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -122,7 +122,7 @@ class JetStreamAdmin:
         from_seq: int | None = None,
         from_time: datetime | None = None,
         headers_only: bool = False,
-    ) -> AsyncIterator[StoredMessage]:
+    ) -> AsyncGenerator[StoredMessage, None]:
         info = await self.stream(stream)
         if info is None:
             raise NotFound(f"there is no stream {stream}")
@@ -160,7 +160,7 @@ class JetStreamAdmin:
         from_time: datetime | None,
         headers_only: bool,
         last_seq: int,
-    ) -> AsyncGenerator[StoredMessage]:
+    ) -> AsyncGenerator[StoredMessage, None]:
         """Through a consumer of its own; ``NotFound`` where the server has lost that."""
         name = f"seaway_read_{uuid.uuid4().hex}"
         config: JSON = {
@@ -208,7 +208,7 @@ class JetStreamAdmin:
         from_time: datetime | None,
         headers_only: bool,
         last_seq: int,
-    ) -> AsyncIterator[StoredMessage]:
+    ) -> AsyncGenerator[StoredMessage, None]:
         next_seq = from_seq or 1
         while next_seq <= last_seq:
             found = await self._get(stream, {"seq": next_seq, "next_by_subj": ">"})
