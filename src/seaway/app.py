@@ -231,7 +231,7 @@ class Seaway:
                     for consumer in self.consumers.values()
                 ]
                 works += [
-                    self._release(consumer, store)
+                    self._releasing(consumer, store)
                     for consumer in self.consumers.values()
                     if consumer.parks
                 ]
@@ -242,7 +242,7 @@ class Seaway:
                 sweep = Sweeper(
                     self.broker,
                     store=store,
-                    durables=self.consumers,
+                    durables={name: one.handles for name, one in self.consumers.items()},
                     parking=[name for name, one in self.consumers.items() if one.parks],
                     telemetry=self.telemetry,
                 )
@@ -254,7 +254,7 @@ class Seaway:
             await stack.enter_async_context(self)
         await self.open_store()
 
-    def _release(self, consumer: Consumer, store: Store) -> Work:
+    def _releasing(self, consumer: Consumer, store: Store) -> Work:
         return Releaser(
             self.broker,
             store,

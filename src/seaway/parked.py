@@ -1,6 +1,7 @@
-"""Events that wait in a dead letter queue: what a database remembers of them, as values. Pure.
+"""Events in a dead letter queue: what a database remembers of them, as values. Pure.
 
-Owns: the order of a key's parked events, which is that of their places (ADR 0010).
+Owns: the order of a key's parked events, which is that of their places (ADR 0010); the inbox row
+that says of a message that its letter stands for it.
 """
 
 from __future__ import annotations
@@ -8,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
+
+Place: TypeAlias = tuple[str, int]
+"""Which message: its stream and its sequence there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +56,10 @@ class Standing:
         own = next((one for one in found if one.event_id == event_id), None)
         first = next((one for one in found if one.event_id != event_id or not processed), None)
         return cls(processed, own, first and replace(first, processed=False))
+
+
+def letter_row(consumer: str, place: Place) -> tuple[str, str]:
+    """``claim``'s arguments for a message that has become a letter, whoever wrote that: nobody is
+    to read it from its stream any more. A redrive is another message."""
+    stream, stream_seq = place
+    return f"{consumer} letters", f"{stream}:{stream_seq}"

@@ -20,7 +20,7 @@ from seaway import topology
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.cli import app
 from seaway.config import settings_from_mapping
-from seaway.contracts import Incoming, Message, Stored
+from seaway.contracts import DeadLetterReason, Incoming, Message, Stored
 from seaway.dead_letters import DeadLetters, Letter
 from seaway.embedded.nats_server import NatsServer
 
@@ -239,6 +239,47 @@ async def test_discarding_asks_first(desk: Desk) -> None:
     done = await desk.run("dlq", "discard", first.id, "--yes")
     assert (done.code, "1 discarded" in done.err) == (0, True)
     assert [one.id for one in await desk.here()] == [second.id]
+
+
+async def test_who_waits_behind_a_letter_is_shown_and_goes_with_it(desk: Desk) -> None:
+    await desk.publish(*(b"%d" % number for number in range(4)))
+    for number in range(4):
+        incoming = await desk.take(desk.stream)
+        reason: DeadLetterReason = "parked" if number else "poison"
+        await desk.letters.store(incoming, reason=reason, error=None)
+    first, second, *_ = await desk.here()
+    key = f"{desk.context}.event.case_created.v1"
+    listed, shown, dry, waiting = await asyncio.gather(
+        desk.run("dlq", "ls", "--consumer", desk.durable),
+        desk.json("dlq", "ls", "--json", "--consumer", desk.durable),
+        desk.run("dlq", "redrive", first.id, "--dry-run"),
+        desk.json("dlq", "ls", "--json", "--consumer", desk.durable, "--reason", "parked"),
+    )
+    assert (listed.code, "BEHIND" in listed.out) == (0, True)
+    assert [(one["key"], one["waiting"]) for one in shown] == [
+        (key, 3),
+        (key, 0),
+        (key, 0),
+        (key, 0),
+    ]
+    assert "3 behind it follow in order" in dry.out
+    assert [one["reason"] for one in waiting] == ["parked"] * 3
+
+    [told] = await desk.json("dlq", "redrive", first.id, "--json")
+    assert told["waiting"] == 3
+    assert len(await desk.here()) == 3, "the consumer releases them, one after the other"
+    only = await desk.run("dlq", "discard", second.id, "--yes")
+    assert "1 discarded" in only.err
+
+    incoming = await desk.take(desk.redrives)
+    await desk.letters.store(incoming, reason="poison", error=None)
+    again = await desk.letters.get(first.event_id)
+    kept = await desk.run("dlq", "discard", again.id, "--with-waiting", stdin="n\n")
+    assert (kept.code, "Remove 3 dead letters" in kept.err) == (1, True)
+    gone = await desk.run("dlq", "discard", again.id, "--with-waiting", "--yes")
+    assert "3 discarded" in gone.err
+    assert gone.out.splitlines()[-1].startswith(again.id), "last, or the others would be free to go"
+    assert await desk.here() == []
 
 
 async def test_a_server_that_is_away(desk: Desk) -> None:

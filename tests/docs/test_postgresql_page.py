@@ -136,3 +136,16 @@ async def test_the_consumers_where_the_owner_made_the_days(roles: Roles) -> None
             assert await tx.claim("case_mgmt__from_sea", event_id)
         await store.forget(datetime.now(UTC) + timedelta(days=2))
         assert await store.processed(event_id) == {}
+
+
+async def test_the_consumers_that_park(roles: Roles) -> None:
+    durable = "case_mgmt__from_sea"
+    async with await roles.open("consumer") as store:
+        async with store.transaction() as tx:
+            await tx.park(durable, "e1", "case-1", place=1, failed=True)
+            await tx.set_letter(durable, "e1", 17)
+            assert await tx.parked_keys(durable, ["case-1"]) == {"case-1"}
+            await tx.park(durable, "e2", "case-1", place=2, failed=False)
+            await tx.release(durable, "e2")
+        [head] = await store.parked_heads(durable)
+        assert await store.drop_parked(head)

@@ -139,7 +139,7 @@ async def sweeping(broker: JetStreamBroker, folder: Path) -> AsyncIterator[None]
     """The sweeper of another process of the same service."""
     stop = asyncio.Event()
     async with await SqliteStore.open(folder / "app.db") as store:
-        sweeper = Sweeper(broker, store=store, durables=[str(DURABLE)])
+        sweeper = Sweeper(broker, store=store, durables={str(DURABLE): lambda _: True})
         work = asyncio.create_task(sweeper.run(stop))
         try:
             yield
@@ -162,6 +162,27 @@ async def test_a_process_that_dies_on_every_attempt_leaves_one_letter(
                 await asyncio.sleep(0.05)
     assert await letters(broker) == [(f"e{BAD}", "exhausted")]
     assert sorted(effects(tmp_path)) == sorted(f"e{n}" for n in range(EVENTS) if n != BAD)
+
+
+async def test_a_process_that_wakes_after_its_letter_was_written_has_no_effect(
+    broker: JetStreamBroker, nats_server_own: NatsServer, tmp_path: Path
+) -> None:
+    await prepare(broker, tmp_path, max_deliver=1)
+    async with (
+        sweeping(broker, tmp_path),
+        kept_running("frozen", nats_server_own.url, tmp_path),
+    ):
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not await letters(broker):
+                await asyncio.sleep(0.05)
+        (tmp_path / "go").touch()
+        others = {f"e{n}" for n in range(EVENTS) if n != BAD}
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            # What it had in hand beside that one gets its letter in its own time.
+            while not others <= {one for one, _ in await letters(broker)} | set(effects(tmp_path)):
+                await asyncio.sleep(0.05)
+        dead = {event_id for event_id, _ in await letters(broker)}
+    assert dead & set(effects(tmp_path)) == set()
 
 
 if __name__ == "__main__":

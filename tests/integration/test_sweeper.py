@@ -16,7 +16,7 @@ import pytest
 from seaway import topology
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.config import settings_from_mapping
-from seaway.contracts import JSON, Message, Stored
+from seaway.contracts import JSON, Incoming, Message, Stored, StoredMessage
 from seaway.dead_letters import DeadLetters, Letter, Sweeper
 from seaway.dead_letters.sweeper import DURABLE
 from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX
@@ -26,6 +26,11 @@ from seaway.telemetry import DeadLettered, Signal, Telemetry
 pytestmark = pytest.mark.server
 TIMEOUT = timedelta(seconds=5)
 MOMENT = timedelta(milliseconds=100)
+
+
+def anything(subject: str) -> bool:
+    """A durable with a handler for whatever comes."""
+    return True
 
 
 async def until(there: Callable[[], Awaitable[bool]]) -> None:
@@ -266,12 +271,123 @@ async def test_without_advisories_the_inbox_tells_what_was_given_up(
     await shop.publish("done", "lost")
     async with store.transaction() as tx:
         assert await tx.claim(shop.durable, "done")
-    sweeper = Sweeper(shop.broker, store=store, durables=[shop.durable])
+    sweeper = Sweeper(shop.broker, store=store, durables={shop.durable: anything})
     await shop.exhaust(2)
     assert await sweeper.sweep_unreported() == 1
     [letter] = await shop.here()
     assert (letter.event_id, letter.reason) == ("lost", "exhausted")
     assert await sweeper.sweep_unreported() == 0
-    foreign = Sweeper(shop.broker, store=store, durables=["analytics__from_sea"])
+    foreign = Sweeper(shop.broker, store=store, durables={"analytics__from_sea": anything})
     assert await foreign.sweep_unreported() == 0
     assert await Sweeper(shop.broker).sweep_unreported() == 0
+
+
+async def without_advisories(shop: Shop) -> JSON:
+    """Take the stream of advisories away; its configuration, to make it anew."""
+    info = await shop.broker.admin.stream(ADVISORY_STREAM)
+    assert info is not None
+    await shop.broker.admin.delete_stream(ADVISORY_STREAM)
+    config: JSON = info["config"]
+    return config
+
+
+async def given_up(shop: Shop, stream: str, *, floor: int) -> None:
+    """Take what there is, acknowledge none; then one more that is, so that the floor passes all."""
+    async with shop.broker.subscribe(stream, shop.durable) as source:
+
+        async def nothing_pends() -> bool:
+            await source.next(10, timeout=MOMENT)
+            info = await shop.consumer(stream, shop.durable)
+            return not info["num_pending"] and not info["num_ack_pending"]
+
+        await until(nothing_pends)
+        if stream == shop.stream:
+            await shop.publish("fine")
+            [fine] = await source.next(1, timeout=TIMEOUT)
+            await source.ack(fine)
+
+        async def passed() -> bool:
+            info = await shop.consumer(stream, shop.durable)
+            return bool(info["ack_floor"]["stream_seq"] == floor)
+
+        await until(passed)
+
+
+async def test_what_was_given_up_while_there_were_no_advisories_is_found_below_the_floor(
+    shop: Shop, store: SqliteStore
+) -> None:
+    config = await without_advisories(shop)
+    try:
+        await shop.publish("done", "lost", "buried", "lost-too", "redriven")
+        unknown = f"{shop.context}.event.unknown.v1"
+        await shop.put(shop.stream, Message(unknown, b"{}", {"Nats-Msg-Id": "ignored"}))
+        await given_up(shop, shop.stream, floor=7)
+    finally:
+        await shop.broker.admin.create_stream(config)
+    await shop.publish("later")
+    async with store.transaction() as tx:
+        for event_id in ("done", "fine"):
+            assert await tx.claim(shop.durable, event_id)
+    for number in (3, 5):
+        found = await shop.broker.admin.get(shop.stream, number)
+        assert found is not None
+        await shop.letters.store(delivered(found, shop), reason="poison", error=None)
+    await shop.letters.redrive(await shop.letters.get("redriven"))
+
+    def handled(subject: str) -> bool:
+        return subject != unknown
+
+    sweepers = [
+        Sweeper(shop.broker, store=store, durables={shop.durable: handled}) for _ in range(2)
+    ]
+    # Two processes at once.
+    assert sum(await asyncio.gather(*(one.sweep_unreported() for one in sweepers))) >= 1
+    assert sorted((one.event_id, one.reason) for one in await shop.here()) == [
+        ("buried", "poison"),
+        ("lost", "exhausted"),
+        ("lost-too", "exhausted"),
+    ]
+    for letter in await shop.here():
+        await shop.letters.discard(letter)
+    assert await sweepers[0].sweep_unreported() == 0, "looked through once for each time"
+
+
+async def test_a_redrive_given_up_without_an_advisory_is_a_letter_again(
+    shop: Shop, store: SqliteStore
+) -> None:
+    await shop.publish("bad", "other")
+    for number in (1, 2):
+        found = await shop.broker.admin.get(shop.stream, number)
+        assert found is not None
+        await shop.letters.store(delivered(found, shop), reason="poison", error=None)
+    config = await without_advisories(shop)
+    try:
+        await shop.letters.redrive(await shop.letters.get("bad"))
+        await given_up(shop, shop.redrives, floor=0)
+    finally:
+        await shop.broker.admin.create_stream(config)
+    sweeper = Sweeper(shop.broker, store=store, durables={shop.durable: anything})
+    assert await sweeper.sweep_unreported() == 1
+    again = await shop.letters.get("bad")
+    assert (again.stream, again.reason) == (shop.redrives, "exhausted")
+    assert await sweeper.sweep_unreported() == 0
+
+
+async def test_what_may_be_on_its_way_is_left_alone_and_looked_at_again(
+    shop: Shop, store: SqliteStore
+) -> None:
+    await shop.publish("one", "two")
+    sweeper = Sweeper(shop.broker, store=store, durables={shop.durable: anything})
+    async with shop.broker.subscribe(shop.stream, shop.durable) as source:
+        held = [*await source.next(2, timeout=TIMEOUT)]
+        while len(held) < 2:
+            held += await source.next(2 - len(held), timeout=TIMEOUT)
+        await source.ack(held[1])
+        assert await sweeper.sweep_unreported() == 0
+    assert await shop.here() == []
+
+
+def delivered(found: StoredMessage, shop: Shop) -> Incoming:
+    return Incoming(
+        found.message, found.stream, found.stream_seq, found.stored_at, shop.durable, 1, 1, 0
+    )

@@ -49,6 +49,31 @@ def test_deliveries_of_one_lane_may_share_a_batch_in_order() -> None:
     assert places(lanes_of(*(work(n, "a") for n in (1, 2, 3))).take(2)) == [1, 2]
 
 
+def test_the_lane_of_what_is_expected_waits_for_it() -> None:
+    lanes = lanes_of(work(2, "a"), work(3, "b"))
+    assert lanes.expect(work(1, "a"), LATER)
+    assert not lanes.expect(work(4, "a"), LATER), "it waits already"
+    assert not lanes.expect(work(3, "b"), LATER), "it is here"
+    assert places(lanes.take(5)) == [3]
+    assert (lanes.expecting, lanes.expects(("SEA_EVENTS", 1))) == (True, True)
+    lanes.push(work(1, "a"))
+    [first] = lanes.take(1)
+    assert places([first]) == [1]
+    assert lanes.expects(("SEA_EVENTS", 1)), "it is not settled yet"
+    lanes.done(first)
+    assert not lanes.expecting
+    assert places(lanes.take(5)) == [2]
+
+
+def test_what_is_expected_and_does_not_come_is_released() -> None:
+    lanes = lanes_of(work(2, "a"))
+    lanes.expect(work(1, "a"), LATER)
+    [held] = lanes.overdue(LATER)
+    lanes.release(held.place)
+    assert not lanes.expecting
+    assert places(lanes.take(5)) == [2]
+
+
 def test_a_key_that_never_runs_dry_does_not_starve_the_others() -> None:
     lanes = lanes_of(*(work(n, "busy") for n in range(1, 4)), work(4, "rare"))
     taken: list[int] = []

@@ -29,6 +29,7 @@ from seaway.contracts import Message
 from seaway.errors import AlreadyProcessed, ConfigError, NotFound, Poison, Retry, StoreUnavailable
 from seaway.events import RawEvent, event
 from seaway.naming import Durable
+from seaway.parked import letter_row
 from seaway.telemetry import ConsumerPaused, ConsumerResumed, Delivered
 
 
@@ -538,3 +539,33 @@ def collecting(errors: list[str]) -> Iterator[None]:
         yield
     except ConfigError as error:
         errors.append(str(error))
+
+
+async def test_what_a_letter_stands_for_is_not_read_from_the_stream(bench: Bench) -> None:
+    await bench.events.publish(message("e1"), message("e2"))
+    await bench.events.deliver_to_another(2)
+    async with bench.store.transaction() as tx:
+        await tx.claim(*letter_row(DURABLE, (EVENTS, 1)))
+    bench.start(consumer(note))
+    await until(lambda: "e2" in bench.store.effects)
+    await bench.finish()
+    assert set(bench.store.effects) == {"e2"}
+
+
+async def test_what_three_lives_have_tried_is_waited_for_until_another_has_it(
+    bench: Bench,
+) -> None:
+    await bench.events.publish(message("e1"))
+    await bench.events.deliver_to_another(1)
+    async with bench.store.transaction() as tx:
+        for life in (1, 2, 3):
+            await tx.claim(f"{DURABLE} recovery {life}", "e1")
+    await bench.events.publish(message("e2"), message("other", "case-2"))
+    bench.start(consumer(note))
+    await until(lambda: "other" in bench.store.effects)
+    assert "e2" not in bench.store.effects
+    async with bench.store.transaction() as tx:
+        await tx.claim(DURABLE, "e1")
+    await until(lambda: "e2" in bench.store.effects)
+    await bench.finish()
+    assert set(bench.store.effects) == {"e2", "other"}

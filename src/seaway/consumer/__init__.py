@@ -121,6 +121,10 @@ class Consumer:
 
         return decorate
 
+    def handles(self, subject: str) -> bool:
+        """Whether there is a handler for this subject; events without one are ignored."""
+        return self._handlers.find(subject) is not None
+
     async def run(
         self,
         broker: Broker,

@@ -9,6 +9,7 @@ counts, since only that can be acknowledged.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ class Work:
     incoming: Incoming
     source: Subscription | None
     key: str
+    alive: float = math.inf
+    """When its ack timer was last known to run."""
 
     @property
     def place(self) -> tuple[str, int]:
@@ -89,6 +92,7 @@ class Lanes:
             if work.source is not None:
                 self._forget(known)
                 known.incoming, known.source = work.incoming, work.source
+                known.alive = work.alive
                 self._remember(known)
             return
         self._remember(work)

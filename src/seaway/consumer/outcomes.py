@@ -47,6 +47,10 @@ class TryAgain:
 Step: TypeAlias = Bury | TryAgain
 
 
+class Lapsed(Exception):
+    """Not the handler's: while nothing ran in this process, the server gave the message up."""
+
+
 def decide(error: BaseException, *, deliveries: int, limits: Limits, policy: RetryPolicy) -> Step:
     """The step after ``error``, which is no outage, on the ``deliveries``-th attempt."""
     if isinstance(error, DecodeError):

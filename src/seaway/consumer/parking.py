@@ -18,12 +18,10 @@ from typing import Literal, TypeAlias
 
 from seaway.consumer.lanes import Work
 from seaway.contracts import InboxStore, InboxTransaction, Incoming
+from seaway.errors import StoreUnavailable
 from seaway.naming import original_subject
-from seaway.parked import Standing
+from seaway.parked import Place, Standing, letter_row
 from seaway.telemetry import HandledAs
-
-Place: TypeAlias = tuple[str, int]
-"""Which message: its stream and its sequence there."""
 
 Turn: TypeAlias = Literal["handle", "park", "lettered"]
 
@@ -79,10 +77,17 @@ async def note_failure(store: InboxStore, incoming: Incoming, key: str) -> bool:
     return True
 
 
-async def note_letter(store: InboxStore, incoming: Incoming, letter: int) -> None:
+async def note_letter(store: InboxStore, incoming: Incoming, letter: int, *, parks: bool) -> None:
     """The letter is stored: the message may be acknowledged."""
-    async with store.transaction() as tx:
-        await tx.set_letter(incoming.consumer, incoming.event_id, letter)
+    try:
+        async with store.transaction() as tx:
+            await tx.claim(*letter_row(incoming.consumer, incoming.place))
+            if parks:
+                await tx.set_letter(incoming.consumer, incoming.event_id, letter)
+    except StoreUnavailable:
+        # Not worth waiting for, unless there is somebody who waits for the letter.
+        if parks:
+            raise
 
 
 def is_redriven(incoming: Incoming) -> bool:

@@ -14,13 +14,17 @@ way, and those of one key that all wait for the server may come among newer ones
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from typing import Literal
 
 from seaway.consumer.run import Run
-from seaway.contracts import JSON, BrokerAdmin, Incoming, StoredMessage
+from seaway.contracts import JSON, BrokerAdmin, InboxStore, Incoming, StoredMessage
 from seaway.errors import StoreUnavailable, TransientError
+from seaway.naming import original_subject
+from seaway.parked import Place, letter_row
 
 _LIVES = 3
+_LOOK_SECONDS = 1.0
 
 
 async def recover(run: Run, stream: str) -> None:
@@ -35,37 +39,65 @@ async def recover(run: Run, stream: str) -> None:
             if run.stop.is_set():
                 break
             incoming = unowned(found, run.durable, deliveries=1)
-            if await _may_be_tried(run, incoming):
-                run.take_in([incoming], None)
-            else:
-                run.expect(incoming, run.now() + 2 * run.limits.ack_wait.total_seconds())
+            match await _what_to_do(run, incoming):
+                case "try":
+                    run.take_in([incoming], None)
+                case "expect":
+                    run.expect(incoming, run.now() + 2 * run.limits.ack_wait.total_seconds())
+                case "settled":
+                    continue
             while run.lanes.moving(None) >= run.capacity and not run.stop.is_set():
                 await run.room_or_stop()
 
 
-async def _may_be_tried(run: Run, incoming: Incoming) -> bool:
-    """Whether it has not been tried like this in three lives, or we have survived it."""
+async def _what_to_do(run: Run, incoming: Incoming) -> Literal["try", "expect", "settled"]:
+    """Try it, unless it has been tried like this in three lives and we are not in one of them."""
     store = run.ports.store
     if store is None or incoming.place in run.tried:
-        return True
+        return "try"
+    if not run.handles(original_subject(incoming.message.subject)):
+        return "settled"
     try:
-        if run.durable in await store.processed(incoming.event_id):
-            return True
+        if await _is_settled(run, store, incoming.place, incoming.event_id):
+            return "settled"
         for life in range(1, _LIVES + 1):
             async with store.transaction() as tx:
                 fresh = await tx.claim(f"{run.durable} recovery {life}", incoming.event_id)
             if fresh:
-                break
+                run.tried.add(incoming.place)
+                return "try"
     except StoreUnavailable:
-        return True  # It cannot begin before the database is back.
-    if fresh:
-        run.tried.add(incoming.place)
-    return fresh
+        return "try"  # It cannot begin before the database is back.
+    return "expect"
+
+
+async def _is_settled(run: Run, store: InboxStore, place: Place, event_id: str) -> bool:
+    """It has taken effect, or a letter stands for it."""
+    if run.durable in await store.processed(event_id):
+        return True
+    consumer, letter = letter_row(run.durable, place)
+    return consumer in await store.processed(letter)
+
+
+async def _look_for_expected(run: Run, store: InboxStore, now: float) -> None:
+    """Once a second: what another process has settled meanwhile does not come here any more."""
+    if not run.lanes.expecting or now - run.looked < _LOOK_SECONDS:
+        return
+    run.looked = now
+    for place, event_id in tuple(run.expected.items()):
+        if not run.lanes.expects(place):
+            del run.expected[place]
+            continue
+        with suppress(StoreUnavailable):
+            if await _is_settled(run, store, place, event_id):
+                run.lanes.release(place)
 
 
 async def read_overdue(run: Run, now: float) -> None:
     """Read what should have come again from the stream: a nak or a delivery was lost, or
     another process has it, and then the inbox knows or will know."""
+    if run.ports.store is not None:
+        await _look_for_expected(run, run.ports.store, now)
     for held in run.lanes.overdue(now):
         if run.ports.store is None or run.lanes.expects(held.place):
             run.lanes.release(held.place)

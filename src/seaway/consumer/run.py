@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 
 from seaway import headers as h
@@ -25,8 +26,17 @@ from seaway.naming import original_subject
 class Run:
     """One run of one consumer on its durable."""
 
-    def __init__(self, durable: str, options: Options, ports: Ports, stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        durable: str,
+        options: Options,
+        ports: Ports,
+        stop: asyncio.Event,
+        handles: Callable[[str], bool],
+    ) -> None:
         self.durable = durable
+        self.handles = handles
+        """Whether there is a handler for a subject."""
         self.options = options
         self.ports = ports
         self.lanes = Lanes(ordered=options.ordered)
@@ -42,6 +52,12 @@ class Run:
         self.deadline = timedelta(seconds=300)
         self.tried: set[tuple[str, int]] = set()
         """Messages that were read from the stream, and that this process has lived through."""
+        self.expected: dict[tuple[str, int], str] = {}
+        """The event ids of what was expected."""
+        self.looked = -math.inf
+        """When the inbox was last asked for what is expected."""
+        self.arrived = self.beaten = -math.inf
+        """The earliest that what comes now may have arrived; when the last heartbeat was."""
         self.breaker = Breaker(durable, ports.telemetry)
         self.pace = Pace()
 
@@ -55,6 +71,7 @@ class Run:
             max_ack_pending=pending if pending > 0 else 1000,
         )
         self.deadline = self.options.deadline or 10 * ack_wait
+        self.arrived = self.beaten = self.now()
 
     async def info(self, stream: str) -> JSON:
         """The durable on ``stream``, asked until there is an answer; empty when told to stop."""
@@ -92,13 +109,34 @@ class Run:
     def take_in(self, batch: Sequence[Incoming], source: Subscription | None) -> None:
         """Put deliveries into their lanes. ``source`` ``None``: read from the stream."""
         for incoming in batch:
-            self.lanes.push(_work(incoming, source))
+            self.lanes.push(_work(incoming, source, self.arrived))
         if batch:
             self.wake.set()
 
     def expect(self, incoming: Incoming, until: float) -> None:
         """Close the lane of what the server will deliver, till then or ``until`` that moment."""
-        self.lanes.expect(_work(incoming, None), until)
+        if self.lanes.expect(_work(incoming, None), until):
+            self.expected[incoming.place] = incoming.event_id
+
+    def beat(self) -> list[Work]:
+        """What is in hand and may be kept alive. A last delivery whose timer has run out is not:
+        the server has given it up, and said so."""
+        now = self.now()
+        # What comes next may have lain here while nothing ran.
+        stalled = now - self.beaten > self.limits.ack_wait.total_seconds() / 2
+        self.arrived, self.beaten = self.beaten if stalled else now, now
+        kept = [work for work in self.lanes if not self.lapsed(work)]
+        for work in kept:
+            work.alive = now
+        return kept
+
+    def lapsed(self, work: Work) -> bool:
+        """Whether it is a last delivery that nobody here has kept alive: a letter takes its place,
+        and no effect may."""
+        last = 0 < self.limits.max_deliver <= work.incoming.deliveries
+        if work.source is None or not last:
+            return False
+        return self.now() - work.alive >= self.limits.ack_wait.total_seconds()
 
     async def room_or_stop(self) -> None:
         """Return when there may be room for more, at the latest after a moment."""
@@ -115,9 +153,9 @@ class Run:
         return self.stop.is_set()
 
 
-def _work(incoming: Incoming, source: Subscription | None) -> Work:
+def _work(incoming: Incoming, source: Subscription | None, alive: float = math.inf) -> Work:
     subject = original_subject(incoming.message.subject)
-    return Work(incoming, source, h.ordering_key(subject, incoming.message.headers))
+    return Work(incoming, source, h.ordering_key(subject, incoming.message.headers), alive)
 
 
 def by_source(works: Iterable[Work]) -> Iterable[tuple[Subscription, list[Incoming]]]:

@@ -50,7 +50,13 @@ class Runtime:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop``, then drain. Raises the first thing that no retry can mend."""
-        run = Run(self._durable, self._options, self._ports, stop)
+        run = Run(
+            self._durable,
+            self._options,
+            self._ports,
+            stop,
+            lambda subject: self._handlers.find(subject) is not None,
+        )
         infos = [await run.info(stream) for stream in self._streams]
         if stop.is_set():
             return
@@ -83,11 +89,11 @@ async def _heartbeat(run: Run) -> None:
     """Restart the ack timer of everything in hand, running or waiting."""
     interval = run.limits.ack_wait.total_seconds() / 3
     while not run.drained.is_set():
+        for source, batch in by_source(run.beat()):
+            await source.in_progress(*batch)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(interval):
                 await run.drained.wait()
-        for source, batch in by_source(run.lanes):
-            await source.in_progress(*batch)
 
 
 async def _drain(run: Run, settler: Settler, working: Sequence[asyncio.Task[None]]) -> None:

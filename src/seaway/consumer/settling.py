@@ -16,7 +16,7 @@ from typing import TypeAlias
 from seaway.consumer.breaker import OUTAGE
 from seaway.consumer.calls import Failure
 from seaway.consumer.lanes import Work
-from seaway.consumer.outcomes import Bury, Step, TryAgain, decide
+from seaway.consumer.outcomes import Bury, Lapsed, Step, TryAgain, decide
 from seaway.consumer.parking import note_failure, note_letter
 from seaway.consumer.run import Run, by_source
 from seaway.contracts import DeadLetterReason, Incoming, Subscription
@@ -92,6 +92,10 @@ class Settler:
         """Its transaction was rolled back."""
         run, work, error = self._run, failure.work, failure.error
         incoming, source = work.incoming, work.source
+        if isinstance(error, Lapsed):
+            logger.warning("%s: %s is left to the sweeper: %s", run.durable, work.place, error)
+            run.lanes.done(work)
+            return
         step = decide(
             error, deliveries=incoming.deliveries, limits=run.limits, policy=run.options.retry
         )
@@ -159,15 +163,18 @@ class Settler:
         """The letter, and what the later events of its key have to know of it; false where it has
         taken effect after all."""
         run, incoming = self._run, work.incoming
-        store = run.ports.store if run.options.parks else None
+        store, parks = run.ports.store, run.options.parks
         # The row before the letter: nobody can redrive or discard what has no row yet.
         needed = (
-            store is None or reason == "parked" or await note_failure(store, incoming, work.key)
+            store is None
+            or not parks
+            or reason == "parked"
+            or await note_failure(store, incoming, work.key)
         )
         if needed:
             letter = await run.ports.dead_letters.store(incoming, reason=reason, error=error)
             if store is not None:
-                await note_letter(store, incoming, letter)
+                await note_letter(store, incoming, letter, parks=parks)
         return needed
 
     # ------------------------------------------------------------------ giving back

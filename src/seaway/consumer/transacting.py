@@ -27,12 +27,13 @@ from seaway.consumer.calls import (
 )
 from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.lanes import Work
-from seaway.consumer.outcomes import is_verdict, outage
-from seaway.consumer.parking import Place, take_turns
+from seaway.consumer.outcomes import Lapsed, is_verdict, outage
+from seaway.consumer.parking import take_turns
 from seaway.consumer.run import Run
 from seaway.consumer.settling import Done
 from seaway.contracts import InboxTransaction
 from seaway.errors import ConfigError, StoreUnavailable, TransactionConflict
+from seaway.parked import Place
 from seaway.telemetry import HandledAs
 
 _CONFLICTS = 4
@@ -168,7 +169,10 @@ class Transactor:
                 if item.work.place not in aside
             ]
             fresh = await tx.claim_many(self._run.durable, ids)
-            return await self._call_all(part, tx, fresh, aside, attempt)
+            done = await self._call_all(part, tx, fresh, aside, attempt)
+            if any(self._run.lapsed(work) for work in works_of(part)):
+                raise Lapsed("its last delivery was not kept alive")
+            return done
 
     async def _call_all(
         self,

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from seaway import headers as h
 from seaway.contracts import (
     Broker,
     DeadLetterReason,
@@ -27,6 +28,7 @@ from seaway.contracts import (
     Message,
     Refused,
     Stored,
+    StoredMessage,
 )
 from seaway.dead_letters import letter as form
 from seaway.dead_letters.letter import Letter
@@ -60,6 +62,14 @@ class Selection:
     def __post_init__(self) -> None:
         if self.subject is not None:
             check_filter(self.subject)
+
+    def may_take(self, stored: StoredMessage) -> bool:
+        """What two headers say, before the others are looked at: queues can be long."""
+        headers = stored.message.headers
+        return self.reason in (None, headers.get(h.DLQ_REASON, "")) and self.consumer in (
+            None,
+            headers.get(h.DLQ_CONSUMER, ""),
+        )
 
     def takes(self, letter: Letter) -> bool:
         """Whether ``letter`` is one of them."""
@@ -126,6 +136,8 @@ class DeadLetters:
             # Left to the garbage collector, a reader abandoned early outlives its connection.
             async with aclosing(queue):
                 async for stored in queue:
+                    if not wanted.may_take(stored):
+                        continue
                     if wanted.takes(letter := form.read(stored, bare=not payloads)):
                         yield letter
 

@@ -7,9 +7,8 @@ consumer may have stored the letter itself before it lost its acknowledgement: t
 the same, so the queue takes it once; for an advisory that is older than the queue's memory of ids
 (it had waited for a sweeper), the queue is searched first.
 
-At start it also looks where advisories may be missing (their stream did not exist yet): a durable
-with ``ack_floor < delivered`` and nothing pending has given up on something in between. Which of
-those were handled, only its inbox knows: so this is done for the durables of this store alone.
+At start it also looks for what no advisory says (``unreported``), and once a minute again while
+some of that may still be on its way to a handler.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -33,7 +33,15 @@ from seaway.contracts import (
     Subscription,
 )
 from seaway.dead_letters.queue import DeadLetters, Selection
-from seaway.errors import ApiError, DecodeError, InvalidName, NotFound, TransientError
+from seaway.dead_letters.unreported import Handles, Unreported
+from seaway.errors import (
+    ApiError,
+    DecodeError,
+    InvalidName,
+    NotFound,
+    StoreUnavailable,
+    TransientError,
+)
 from seaway.naming import (
     ADVISORY_STREAM,
     MAX_DELIVERIES_PREFIX,
@@ -44,6 +52,7 @@ from seaway.naming import (
     redrive_stream,
     stream_context,
 )
+from seaway.parked import letter_row
 from seaway.retry import Backoff
 from seaway.telemetry import DeadLettered, Telemetry
 
@@ -53,6 +62,7 @@ DURABLE = "seaway__sweeper"
 _BATCH = 100
 _POLL = timedelta(seconds=5)
 _BACKOFF = Backoff(timedelta(milliseconds=500), timedelta(seconds=30))
+_AGAIN = timedelta(minutes=1)
 _RETRY = Backoff(timedelta(seconds=1), timedelta(minutes=5), timedelta(seconds=1))
 
 
@@ -97,21 +107,28 @@ class Advisory:
 
 
 class Sweeper:
-    """One sweep of the advisories, by any number of processes: they share a durable."""
+    """One sweep of the advisories, by any number of processes: they share a durable.
+
+    ``store``: the inbox of ``durables``, which say what they have handlers for; of these,
+    ``parking`` keep later events behind a failed one.
+    """
 
     def __init__(
         self,
         broker: Broker,
         *,
         store: InboxStore | None = None,
-        durables: Collection[str] = (),
+        durables: Mapping[str, Handles] | None = None,
         parking: Collection[str] = (),
         telemetry: Telemetry | None = None,
     ) -> None:
         self._broker = broker
         self._letters = DeadLetters(broker)
         self._store = store
-        self._durables = frozenset(durables)
+        self._durables = durables or {}
+        self._unreported = None if store is None else Unreported(broker, store, self._durables)
+        self._look_again = math.inf
+        self._unnoted: list[tuple[str, str]] = []
         self._parking = frozenset(parking)
         self._telemetry = telemetry or Telemetry()
 
@@ -164,6 +181,10 @@ class Sweeper:
                     return
                 for incoming in pull.result():
                     await self._settle(source, incoming)
+                await self._note()
+                due = asyncio.get_running_loop().time() >= self._look_again
+                if due and self._unreported is not None and self._unreported.undecided:
+                    await self.sweep_unreported()
         finally:
             stopping.cancel()
 
@@ -190,89 +211,72 @@ class Sweeper:
                 "%s gave up on %s:%d, which is gone", advisory.consumer, stream, stream_seq
             )
             return
-        await self._bury(found, advisory.consumer, advisory.deliveries, advisory.reason, said_at)
+        incoming = _incoming(found, advisory.consumer, advisory.deliveries)
+        if await self._is_there(incoming, said_at):
+            await self._forget(incoming)
+        else:
+            await self._bury(incoming, advisory.reason)
 
     async def sweep_unreported(self) -> int:
         """Bury what durables gave up on without an advisory; how many letters were written."""
-        if self._store is None:
+        self._look_again = asyncio.get_running_loop().time() + _AGAIN.total_seconds()
+        if self._unreported is None:
             return 0
         buried = 0
-        for info in await self._broker.admin.streams():
-            stream = info["config"]["name"]
-            if not stream.endswith("_EVENTS"):
-                continue
-            for consumer in await self._broker.admin.consumers(stream):
-                name, config = consumer["name"], consumer["config"]
-                floor = int(consumer["ack_floor"]["stream_seq"])
-                delivered = int(consumer["delivered"]["stream_seq"])
-                if (
-                    floor >= delivered
-                    or consumer.get("num_ack_pending")
-                    or name not in self._durables
-                ):
-                    continue
-                filters = [config["filter_subject"]] if config.get("filter_subject") else []
-                stored = self._broker.admin.read(
-                    stream, filter_subjects=filters, from_seq=floor + 1
-                )
-                async with aclosing(stored):
-                    async for found in stored:
-                        if found.stream_seq > delivered:
-                            break
-                        if name in await self._store.processed(found.event_id):
-                            continue
-                        if await self._gave_up_on(stream, name):
-                            deliveries = int(config.get("max_deliver", 0))
-                            buried += await self._bury(found, name, deliveries, "exhausted", None)
+        async with aclosing(self._unreported.find()) as found:
+            async for given_up in found:
+                incoming = _incoming(given_up.found, given_up.consumer, given_up.deliveries)
+                buried += await self._bury(incoming, "exhausted")
+        await self._note()
         return buried
 
-    async def _gave_up_on(self, stream: str, consumer: str) -> bool:
-        """Still nothing pending: the message is not merely on its way to somebody."""
-        info = await self._broker.admin.consumer(stream, consumer)
-        return info is not None and not info.get("num_ack_pending")
-
-    async def _bury(
-        self,
-        found: StoredMessage,
-        consumer: str,
-        deliveries: int,
-        reason: DeadLetterReason,
-        since: datetime | None,
-    ) -> bool:
-        """Whether a letter was written. ``since``: when it was given up on; ``None``: not known."""
-        incoming = Incoming(
-            message=found.message,
-            stream=found.stream,
-            stream_seq=found.stream_seq,
-            stored_at=found.stored_at,
-            consumer=consumer,
-            consumer_seq=0,
-            deliveries=deliveries,
-            pending=0,
-        )
-        needed = not await self._took_effect(incoming) and not await self._is_there(incoming, since)
+    async def _bury(self, incoming: Incoming, reason: DeadLetterReason) -> bool:
+        """Whether a letter was written."""
+        needed = not await self._took_effect(incoming)
         if needed:
             await self._store_letter(incoming, reason)
-            self._telemetry.emit(DeadLettered(found.stream, consumer, found.event_id, reason, ""))
-        if found.stream == redrive_stream(stream_context(found.stream)):
-            # A work queue keeps what nobody acknowledges: its letter stands for it now.
-            await self._broker.admin.delete_message(found.stream, found.stream_seq)
+            self._telemetry.emit(
+                DeadLettered(incoming.stream, incoming.consumer, incoming.event_id, reason, "")
+            )
+        await self._forget(incoming)
         return needed
+
+    async def _forget(self, incoming: Incoming) -> None:
+        """A work queue keeps what nobody acknowledges: its letter stands for it now."""
+        if incoming.stream == redrive_stream(stream_context(incoming.stream)):
+            await self._broker.admin.delete_message(incoming.stream, incoming.stream_seq)
 
     async def _store_letter(self, incoming: Incoming, reason: DeadLetterReason) -> None:
         """The later events of its key wait, if this store is the one that remembers it."""
         store, consumer, event_id = self._store, incoming.consumer, incoming.event_id
-        if store is None or consumer not in self._parking:
-            await self._letters.store(incoming, reason=reason, error=None)
-            return
-        subject = original_subject(incoming.message.subject)
-        key = h.ordering_key(subject, incoming.message.headers)
-        place = incoming.stream_seq if subject == incoming.message.subject else 0
-        async with store.transaction() as tx:
-            await tx.park(consumer, event_id, key, place=place, failed=True)
+        parks = store is not None and consumer in self._parking
+        if store is not None and parks:
+            subject = original_subject(incoming.message.subject)
+            key = h.ordering_key(subject, incoming.message.headers)
+            place = incoming.stream_seq if subject == incoming.message.subject else 0
+            async with store.transaction() as tx:
+                await tx.park(consumer, event_id, key, place=place, failed=True)
         letter = await self._letters.store(incoming, reason=reason, error=None)
-        async with store.transaction() as tx:
-            await tx.set_letter(consumer, event_id, letter)
+        if store is not None and parks:
+            async with store.transaction() as tx:
+                await tx.set_letter(consumer, event_id, letter)
+        if consumer in self._durables:
+            self._unnoted.append(letter_row(consumer, incoming.place))
+
+    async def _note(self) -> None:
+        """Tell the consumers of this store which messages have letters. Not before each letter:
+        whoever has the database locked may be the one that does not move."""
+        if self._store is None or not self._unnoted:
+            return
+        try:
+            async with self._store.transaction() as tx:
+                for row in self._unnoted:
+                    await tx.claim(*row)
+        except StoreUnavailable as error:
+            logger.debug("letters are noted later: %s", error)
+            del self._unnoted[:-_BATCH]
+        else:
+            self._unnoted.clear()
 
     async def _took_effect(self, incoming: Incoming) -> bool:
         """Only its acknowledgement was lost."""
@@ -282,7 +286,7 @@ class Sweeper:
             and incoming.consumer in await self._store.processed(incoming.event_id)
         )
 
-    async def _is_there(self, incoming: Incoming, since: datetime | None) -> bool:
+    async def _is_there(self, incoming: Incoming, since: datetime) -> bool:
         """Whether the queue holds the letter, though it may have forgotten the letter's id."""
         queue = dlq_stream(stream_context(incoming.stream))
         info = await self._broker.admin.stream(queue)
@@ -291,7 +295,7 @@ class Sweeper:
         )
         # The consumer's own letter is older than the advisory by its ack_wait: half is on the safe
         # side, and searching the queue for each advisory of a flood would take for ever.
-        if since is not None and datetime.now(UTC) - since < window / 2:
+        if datetime.now(UTC) - since < window / 2:
             return False
         known = await self._letters.list(
             Selection(
@@ -302,3 +306,16 @@ class Sweeper:
         )
         place = (incoming.stream, incoming.stream_seq)
         return any((letter.stream, letter.stream_seq) == place for letter in known)
+
+
+def _incoming(found: StoredMessage, consumer: str, deliveries: int) -> Incoming:
+    return Incoming(
+        message=found.message,
+        stream=found.stream,
+        stream_seq=found.stream_seq,
+        stored_at=found.stored_at,
+        consumer=consumer,
+        consumer_seq=0,
+        deliveries=deliveries,
+        pending=0,
+    )

@@ -1,0 +1,157 @@
+"""What durables gave up on and no advisory says, since the stream of advisories was not there.
+
+Nothing at the server says it either. Its acknowledgement floor stays below such a message only
+until the next acknowledgement while nothing else is pending; so the streams are read, headers only,
+and compared with the inbox, the dead letters and the redrives:
+
+- what a durable has been given and does not wait for, at every start, above its floor;
+- below it as well what is older than the stream of advisories, once for each time that it was
+  made anew; an inbox row says that it was done. Usually that is nothing.
+- of a redrive stream, which forgets what is acknowledged, everything below the floor.
+
+Only for the durables of this application's own store: which messages were handled, its inbox knows.
+What an operator discarded in that time looks the same, and becomes a letter again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+from seaway import headers as h
+from seaway.contracts import JSON, Broker, InboxStore, StoredMessage
+from seaway.dead_letters.queue import DeadLetters, Selection
+from seaway.naming import ADVISORY_STREAM, original_subject, redrive_stream, stream_context
+
+Handles: TypeAlias = Callable[[str], bool]
+"""Whether a durable has a handler for a subject: what it ignores leaves no row in the inbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A message that its durable does not get any more."""
+
+    found: StoredMessage
+    consumer: str
+    deliveries: int
+
+
+class Unreported:
+    """Looks through the streams of ``durables``."""
+
+    def __init__(self, broker: Broker, store: InboxStore, durables: Mapping[str, Handles]) -> None:
+        self._broker = broker
+        self._store = store
+        self._durables = durables
+        self._letters = DeadLetters(broker)
+        self.undecided = False
+        """Whether the last look left out what may still be on its way: look again later."""
+
+    async def find(self) -> AsyncGenerator[GivenUp]:
+        """What has no letter yet. Look again after an error."""
+        self.undecided = False
+        advisories = await self._broker.admin.stream(ADVISORY_STREAM)
+        made = str(advisories["created"]) if advisories else ""
+        for info in await self._broker.admin.streams():
+            stream = info["config"]["name"]
+            if not stream.endswith(("_EVENTS", "_REDRIVE")):
+                continue
+            for consumer in await self._broker.admin.consumers(stream):
+                if consumer["name"] not in self._durables:
+                    continue
+                async with aclosing(self._of(consumer, made)) as found:
+                    async for one in found:
+                        yield one
+
+    async def _of(self, consumer: JSON, made: str) -> AsyncGenerator[GivenUp]:
+        name, stream = consumer["name"], consumer["stream_name"]
+        mark = f"{stream} {made}"
+        looked = not made or name in await self._marks(mark)
+        known: set[str] | None = None
+        before = None if looked else h.parse_time(made)
+        async with aclosing(self._candidates(consumer, before)) as candidates:
+            async for found in candidates:
+                if not self._durables[name](original_subject(found.message.subject)):
+                    continue
+                if name in await self._store.processed(found.event_id):
+                    continue
+                if known is None:
+                    known = await self._known(stream, name)
+                if found.event_id not in known:
+                    deliveries = int(consumer["config"].get("max_deliver", 0))
+                    yield GivenUp(await self._whole(found), name, deliveries)
+        undecided = await self._waits(stream, name)
+        self.undecided |= undecided
+        if not looked and not undecided:
+            async with self._store.transaction() as tx:
+                await tx.claim(_marked(name), mark)
+
+    async def _candidates(
+        self, consumer: JSON, before: datetime | None
+    ) -> AsyncGenerator[StoredMessage]:
+        """What the durable was given and does not wait for; below its floor, where acknowledged
+        messages stay, only what is older than ``before``."""
+        name, stream = consumer["name"], consumer["stream_name"]
+        floor = int(consumer["ack_floor"]["stream_seq"])
+        delivered = int(consumer["delivered"]["stream_seq"])
+        keeps = stream != redrive_stream(stream_context(stream))
+        if before is not None or not keeps:
+            async with aclosing(self._read(consumer, None)) as oldest:
+                async for found in oldest:
+                    late = keeps and before is not None and found.stored_at >= before
+                    if late or found.stream_seq > floor:
+                        break
+                    yield found
+        if floor < delivered and not consumer.get("num_ack_pending"):
+            async with aclosing(self._read(consumer, floor + 1)) as newest:
+                async for found in newest:
+                    # Nothing may have come to be on its way since then.
+                    if found.stream_seq > delivered or await self._waits(stream, name):
+                        break
+                    yield found
+
+    async def _waits(self, stream: str, consumer: str) -> bool:
+        """Whether the durable waits for anything that it was given."""
+        info = await self._broker.admin.consumer(stream, consumer)
+        return info is None or bool(info.get("num_ack_pending"))
+
+    async def _marks(self, mark: str) -> set[str]:
+        suffix = _marked("")
+        return {one.removesuffix(suffix) for one in await self._store.processed(mark)}
+
+    def _read(self, consumer: JSON, first: int | None) -> AsyncGenerator[StoredMessage]:
+        config = consumer["config"]
+        single = config.get("filter_subject")
+        filters = [single] if single else list(config.get("filter_subjects") or ())
+        return self._broker.admin.read(
+            consumer["stream_name"], filter_subjects=filters, from_seq=first, headers_only=True
+        )
+
+    async def _known(self, stream: str, consumer: str) -> set[str]:
+        """The events that have a letter of this consumer, or are redriven to it."""
+        context = stream_context(stream)
+        redrives = redrive_stream(context)
+        known = set()
+        if stream != redrives:
+            # First: a redrive that fails becomes a letter before it goes from here.
+            known = {
+                one.event_id
+                async for one in self._broker.admin.read(
+                    redrives,
+                    filter_subjects=[f"{context}.redrive.{consumer}.>"],
+                    headers_only=True,
+                )
+            }
+        letters = await self._letters.list(Selection(consumer=consumer), payloads=False)
+        return known | {letter.event_id for letter in letters}
+
+    async def _whole(self, found: StoredMessage) -> StoredMessage:
+        return await self._broker.admin.get(found.stream, found.stream_seq) or found
+
+
+def _marked(consumer: str) -> str:
+    """The name in the inbox under which a durable's streams are noted as looked through."""
+    return f"{consumer} unreported"
