@@ -81,6 +81,13 @@ class _SturdyClient(Client):
         self._pending_data_size = 0
         await super()._attempt_reconnect()
 
+    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
+        # Its PONG is to say that what waits here has been read too, an UNSUB above all: what the
+        # server sends after a PONG that was asked for before would be lost until ack_wait.
+        if self.is_connected:
+            self.write(())
+        await super()._send_ping(future)
+
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
     ) -> None:
