@@ -200,3 +200,33 @@ async def test_what_a_former_subscription_asked_for_is_not_lost(own: JetStreamBr
         found = await receive(source, 60)
         assert sorted(one.stream_seq for one in found) == list(range(1, 61))
         assert {one.deliveries for one in found} == {1}
+
+
+async def test_a_drain_has_the_server_read_its_end_first(
+    own: JetStreamBroker, nats_server_own: NatsServer
+) -> None:
+    """What is sent after the PONG that it waits for would be lost until ``ack_wait``."""
+    said = bytearray()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", nats_server_own.port)
+
+        async def one_way(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                if source is reader:
+                    said.extend(data)
+                target.write(data)
+            target.close()
+
+        await asyncio.gather(one_way(reader, back), one_way(there, writer))
+
+    async with await asyncio.start_server(carry, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        heard = await connect(NatsSettings(url=f"nats://127.0.0.1:{port}"))
+        async with heard.subscribe(STREAM, DURABLE):
+            await heard.admin.stream(STREAM)
+            said.clear()
+        verbs = [line.split()[0] for line in bytes(said).splitlines()]
+        await heard.close()
+    assert b"PING" in verbs[verbs.index(b"UNSUB") :]
+    assert b"PING" not in verbs[: verbs.index(b"UNSUB")]
