@@ -83,7 +83,7 @@ class Incoming(StoredMessage):
     pending: int
     """How many more messages the durable had waiting when this one was sent."""
     reply: str = ""
-    """Opaque to everybody but the subscription that delivered it."""
+    """Opaque to everybody but the subscription that delivered it; empty where none has."""
 
 
 # ----------------------------------------------------------------------------- publishing
@@ -148,7 +148,11 @@ class Subscription(Protocol):
         ...
 
     async def ack(self, *incoming: Incoming) -> Sequence[bool]:
-        """Double ack: for each, whether the server confirmed. False: it may come again."""
+        """Double ack: for each, whether the server confirmed. False: it may come again.
+
+        Also for what the durable was given elsewhere and was read from its stream: a ``reply`` is
+        not needed, the place is enough.
+        """
         ...
 
     async def nak(self, incoming: Incoming, *, delay: timedelta) -> None:

@@ -50,7 +50,7 @@ class Puller:
         while not run.stop.is_set():
             try:
                 async with run.ports.broker.subscribe(stream, run.durable) as source:
-                    attempt = 0
+                    attempt, run.open[stream] = 0, source
                     await self._pull_until_stop_or_stall(stream, source)
                     if not run.stop.is_set():
                         self._tell(stream, "stalled")
@@ -75,7 +75,7 @@ class Puller:
             while not run.stop.is_set():
                 if epoch != self._epoch:
                     epoch = self._epoch
-                    await recover(run, stream)
+                    await recover(run, stream, source)
                 # What waits behind a held delivery does not count: that one must be able to come.
                 free = run.capacity - run.lanes.moving(source)
                 if free < 1 or run.breaker.stuck:
@@ -89,7 +89,7 @@ class Puller:
                     break
                 if epoch != self._epoch:
                     epoch = self._epoch
-                    await recover(run, stream)
+                    await recover(run, stream, source)
                 run.take_in(batch, source)
                 if batch:
                     quiet_since, suspicious = run.now(), False

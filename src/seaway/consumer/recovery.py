@@ -5,6 +5,8 @@ newer events at once: a key's later event would overtake. Read from the stream i
 first; the inbox skips what had taken effect, and whatever the server redelivers later is then
 already processed. Only a consumer with an inbox may do this (ADR 0007).
 
+Settled it is acknowledged like any other, so that it does not fill ``max_ack_pending`` till then.
+
 The server counts no such attempt. So each event has three over all lives of the processes, noted
 before they begin: what kills its process again and again comes by the server then, and its
 deliveries end. One would be too few: a process that is killed from outside has many events on their
@@ -18,22 +20,27 @@ from contextlib import aclosing, suppress
 from typing import Literal
 
 from seaway.consumer.run import Run
-from seaway.contracts import JSON, BrokerAdmin, InboxStore, Incoming, StoredMessage
+from seaway.contracts import JSON, BrokerAdmin, InboxStore, Incoming, StoredMessage, Subscription
 from seaway.errors import StoreUnavailable, TransientError
 from seaway.naming import original_subject
 from seaway.parked import Place, letter_row
 
+_BATCH = 100
 _LIVES = 3
 _LOOK_SECONDS = 1.0
 
 
-async def recover(run: Run, stream: str) -> None:
-    """Take in first what was on its way when a process died or a connection was lost."""
+async def recover(run: Run, stream: str, source: Subscription) -> None:
+    """Take in first what was on its way when a process died or a connection was lost.
+
+    What of it is settled already is acknowledged over ``source``.
+    """
     if not run.options.ordered or run.ports.store is None:
         return
     info = await run.info(stream)
     if run.stop.is_set():
         return
+    settled: list[Incoming] = []
     async with aclosing(in_flight(run.ports.broker.admin, info)) as lost:
         async for found in lost:
             if run.stop.is_set():
@@ -45,9 +52,14 @@ async def recover(run: Run, stream: str) -> None:
                 case "expect":
                     run.expect(incoming, run.now() + 2 * run.limits.ack_wait.total_seconds())
                 case "settled":
-                    continue
+                    settled.append(incoming)
             while run.lanes.moving(None) >= run.capacity and not run.stop.is_set():
                 await run.room_or_stop()
+            if len(settled) == _BATCH:
+                await source.ack(*settled)
+                settled.clear()
+    if settled:
+        await source.ack(*settled)
 
 
 async def _what_to_do(run: Run, incoming: Incoming) -> Literal["try", "expect", "settled"]:
@@ -132,7 +144,7 @@ async def in_flight(admin: BrokerAdmin, info: JSON) -> AsyncGenerator[StoredMess
 
 
 def unowned(found: StoredMessage, consumer: str, *, deliveries: int) -> Incoming:
-    """A stored message as a delivery that cannot be settled."""
+    """A stored message as a delivery of which only the place is known."""
     return Incoming(
         message=found.message,
         stream=found.stream,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 
 from seaway import headers as h
@@ -50,6 +50,8 @@ class Run:
         """Something may be pulled."""
         self.limits = Limits(timedelta(seconds=30), -1, 1)
         self.deadline = timedelta(seconds=300)
+        self.open: dict[str, Subscription] = {}
+        """The latest subscription of each stream."""
         self.tried: set[tuple[str, int]] = set()
         """Messages that were read from the stream, and that this process has lived through."""
         self.expected: dict[tuple[str, int], str] = {}
@@ -158,10 +160,16 @@ def _work(incoming: Incoming, source: Subscription | None, alive: float = math.i
     return Work(incoming, source, h.ordering_key(subject, incoming.message.headers), alive)
 
 
-def by_source(works: Iterable[Work]) -> Iterable[tuple[Subscription, list[Incoming]]]:
-    """The deliveries of each subscription; without those that nobody can settle."""
+def by_source(
+    works: Iterable[Work], otherwise: Mapping[str, Subscription] | None = None
+) -> Iterable[tuple[Subscription, list[Incoming]]]:
+    """The deliveries of each subscription. What was read from a stream has none: it is left out,
+    or goes to the one that is open ``otherwise``."""
     grouped: dict[int, tuple[Subscription, list[Incoming]]] = {}
     for work in works:
-        if work.source is not None:
-            grouped.setdefault(id(work.source), (work.source, []))[1].append(work.incoming)
+        source = work.source
+        if source is None and otherwise is not None:
+            source = otherwise.get(work.incoming.stream)
+        if source is not None:
+            grouped.setdefault(id(source), (source, []))[1].append(work.incoming)
     return grouped.values()

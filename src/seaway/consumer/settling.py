@@ -68,7 +68,9 @@ class Settler:
                 await self._more.wait()
             self._asked, self._unconfirmed = self._unconfirmed, []
             try:
-                for source, batch in by_source(work for work, _, _ in self._asked):
+                for source, batch in by_source(
+                    (work for work, _, _ in self._asked), self._run.open
+                ):
                     await source.ack(*batch)
             finally:
                 done, self._asked = self._asked, []
@@ -145,8 +147,8 @@ class Settler:
                     run.lanes.put_back([work])
                     return False
         run.breaker.resume("dead letters")
-        if work.source is not None:
-            await work.source.ack(incoming)
+        for source, batch in by_source([work], run.open):
+            await source.ack(*batch)
         run.lanes.done(work)
         if written:
             kind, said = ("", "") if error is None else (type(error).__name__, first_line(error))

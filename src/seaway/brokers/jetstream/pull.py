@@ -56,6 +56,14 @@ def parse_reply(reply: str) -> tuple[str, str, int, int, int, int, int]:
     )
 
 
+def ack_subject(incoming: Incoming) -> str:
+    """Where its acknowledgement goes. The server looks for the sequence in the stream alone: what
+    was read from there has no other, and no number of the durable's that might be mistaken."""
+    if incoming.reply:
+        return incoming.reply
+    return f"$JS.ACK.{incoming.stream}.{incoming.consumer}.1.{incoming.stream_seq}.0.0.0"
+
+
 def incoming_of(frame: Frame) -> Incoming:
     """The delivery that a frame carries; ``ValueError`` where its reply is not JetStream's."""
     reply = frame.reply
@@ -248,7 +256,7 @@ class Pull:
     async def ack(self, *incoming: Incoming) -> Sequence[bool]:
         with self._replies.ask(len(incoming)) as asked:
             pairs = zip(incoming, asked.replies, strict=True)
-            frames = [wire.bare(delivery.reply, "+ACK", reply) for delivery, reply in pairs]
+            frames = [wire.bare(ack_subject(delivery), "+ACK", reply) for delivery, reply in pairs]
             sent = await self._connection.send(frames, timeout=_ACK_TIMEOUT)
             answers = await asked.answers(timeout=_ACK_TIMEOUT, asked=sent)
         return [answer is not None and answer.status != "503" for answer in answers]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -355,6 +356,24 @@ class BrokerConformance:
             assert list(await pull.ack(first)) == [True]
         assert await broker.admin.get(stream, 1) is None
         assert await broker.admin.get(stream, 2) is not None
+
+    async def test_what_was_delivered_elsewhere_is_acknowledged_by_its_place(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={"max_ack_pending": 3})
+        await publish(broker, *events(context, 6))
+        async with (
+            broker.subscribe(stream, DURABLE) as former,
+            broker.subscribe(stream, DURABLE) as pull,
+        ):
+            found = [replace(one, reply="", consumer_seq=0) for one in await receive(former, 3)]
+            # In another order than the durable's, and one of them twice.
+            mixed = [found[2], found[0], found[2], found[1]]
+            assert list(await pull.ack(*mixed)) == [True] * 4
+            assert payloads(await receive(pull, 3)) == [b"3", b"4", b"5"]
+            info = await broker.admin.consumer(stream, DURABLE)
+        assert info is not None
+        assert (info["ack_floor"]["stream_seq"], info["num_ack_pending"]) == (3, 3)
 
     async def test_leaving_gives_back_what_was_not_handed_out(
         self, broker: Broker, context: str, stream: str
