@@ -50,7 +50,7 @@ SELECT o.position, o.event_id::text, o.subject, o.payload, o.headers::text, o.ad
 FROM seaway_outbox o
 WHERE o.position > $1
   AND o.parked_at IS NULL
-  AND o.position <> ALL ($2::bigint[])
+  AND o.position NOT IN (SELECT unnest($2::bigint[]))
   AND o.ordering_key <> ALL ($3::text[])
   AND ($4::integer[] IS NULL
        OR ((hashtextextended(o.ordering_key, 0) & 2147483647) % $5::integer) = ANY ($4))
