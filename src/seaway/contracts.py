@@ -10,6 +10,7 @@ All methods are safe to cancel: a cancelled call has either happened or not, nev
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -227,7 +228,12 @@ class Broker(Protocol):
     def admin(self) -> BrokerAdmin: ...
 
     async def publish(
-        self, stream: str, messages: Sequence[Message], *, timeout: timedelta
+        self,
+        stream: str,
+        messages: Sequence[Message],
+        *,
+        timeout: timedelta,
+        after: asyncio.Future[bool] | None = None,
     ) -> Sequence[PublishOutcome]:
         """One outcome a message, in the order given. All messages belong to ``stream``.
 
@@ -235,6 +241,8 @@ class Broker(Protocol):
         ``Stored``, the later ones of that key are not stored either (``Held``, or refused with
         it). Uses an atomic batch where stream and server (>= 2.12) allow. ``timeout``: how long the
         server may say nothing; a process that was itself stopped for longer sends nothing more.
+        ``after``: nothing is stored before it is there, and nothing at all where it is false (all
+        are ``Held``); what can be made ready until then, is. Awaited more than once: a future.
         Never raises for what happens to a message.
         """
         ...

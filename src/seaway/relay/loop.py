@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast
@@ -40,6 +40,8 @@ FENCE = timedelta(seconds=5)
 """A claim this old is published only after the lease was confirmed."""
 MOST_LANES = 4
 """Of how many shards a claim takes a batch: so many are in flight at a time."""
+MOST_UNDER_WAY = 2
+"""Claims with the broker: one that is stored, one that is made ready."""
 PRUNE_EVERY = timedelta(minutes=10)
 CLOCK_SKEW = timedelta(minutes=1)
 """How far the writer's clock may be ahead of the server's when ids are looked up."""
@@ -89,6 +91,30 @@ class _Claim:
     entries: Sequence[OutboxEntry] = ()
     began: float = 0.0
     complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Publication:
+    """A claim on its way to its streams. ``allowed``: whether it may be stored as it is, where the
+    one before it is under way too."""
+
+    claimed: _Claim
+    sorted_out: decisions.Sorted
+    allowed: asyncio.Future[bool] | None
+    verdicts: asyncio.Task[Sequence[Verdict]]
+
+    async def is_allowed(self) -> bool:
+        return self.allowed is None or await self.allowed
+
+
+async def _give_up(publications: Iterable[_Publication]) -> None:
+    for each in publications:
+        tasks: list[asyncio.Future[Any]] = [each.verdicts]
+        if each.allowed is not None:
+            tasks.append(each.allowed)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Relay:
@@ -203,32 +229,87 @@ class Relay:
         return turn
 
     async def _lead(self, lease: Lease, turn: _Turn, stop: asyncio.Event, *, until: float) -> None:
-        """Work through claims; while one is published, settle the one before and claim the next."""
+        """Work through claims, four at a time: one is read while the one before it is made ready,
+        the one before that stored, and the one before that settled."""
         claimed = await self._claim(lease, turn)
         verdicts: Sequence[Verdict] = ()
-        while claimed.entries:
-            sorted_out = decisions.sort_out(
-                claimed.entries, keys=turn.keys, streams=turn.streams, settled=turn.found
-            )
-            turn.waiting += sorted_out.skipped
-            publishing = asyncio.create_task(self._publish(lease, claimed, sorted_out, turn, stop))
-            try:
-                claimed = await self._meanwhile(lease, turn, verdicts, last=_over(stop, until))
-                verdicts = await publishing
-            finally:
-                if not publishing.done():
-                    publishing.cancel()
-                    await asyncio.gather(publishing, return_exceptions=True)
-            if sorted_out.unroutable:
-                verdicts = [*verdicts, Verdict("", failed=sorted_out.unroutable)]
-            for verdict in verdicts:
-                turn.keys |= verdict.stuck
-                turn.waiting += len(verdict.kept)
-                if verdict.trouble:
-                    turn.streams.add(verdict.stream)
-            if self._silence():
-                break
+        under_way: deque[_Publication] = deque()
+        try:
+            while claimed.entries or under_way:
+                if claimed.entries:
+                    under_way.append(self._begin(lease, claimed, turn, stop, under_way))
+                last = not claimed.entries or _over(stop, until)
+                claimed = await self._meanwhile(lease, turn, verdicts, last=last)
+                verdicts = ()
+                if claimed.entries and len(under_way) < MOST_UNDER_WAY:
+                    continue
+                verdicts = await self._end(under_way.popleft(), turn)
+                if self._silence():
+                    break
+                if under_way and not await under_way[0].is_allowed():
+                    # Made ready without knowing of what has failed.
+                    again = under_way.popleft()
+                    await again.verdicts
+                    if not stop.is_set():
+                        under_way.append(self._begin(lease, again.claimed, turn, stop, ()))
+        finally:
+            await _give_up(under_way)
         await self._settle(lease, turn, verdicts)
+
+    def _begin(
+        self,
+        lease: Lease,
+        claimed: _Claim,
+        turn: _Turn,
+        stop: asyncio.Event,
+        under_way: Sequence[_Publication],
+    ) -> _Publication:
+        sorted_out = decisions.sort_out(
+            claimed.entries, keys=turn.keys, streams=turn.streams, settled=turn.found
+        )
+        allowed: asyncio.Future[bool] | None = None
+        if under_way:
+            allowed = asyncio.ensure_future(
+                self._allowed(lease, claimed, under_way[-1], turn, len(turn.found), stop)
+            )
+        publishing = self._publish(lease, claimed, sorted_out, turn, stop, allowed)
+        return _Publication(claimed, sorted_out, allowed, asyncio.create_task(publishing))
+
+    async def _allowed(
+        self,
+        lease: Lease,
+        claimed: _Claim,
+        before: _Publication,
+        turn: _Turn,
+        found: int,
+        stop: asyncio.Event,
+    ) -> bool:
+        """Whether a claim may be stored as it was made ready: once the one before it is, whole."""
+        verdicts = await before.verdicts
+        whole = not before.sorted_out.unroutable and all(verdict.whole for verdict in verdicts)
+        if stop.is_set() or not whole or len(turn.found) > found:
+            return False
+        await self._still_ours(lease, claimed)
+        return True
+
+    async def _still_ours(self, lease: Lease, claimed: _Claim) -> None:
+        if running_time() - claimed.began > FENCE.total_seconds():
+            # This process may have been stopped for longer than the lease was left to it.
+            await lease.confirm()
+
+    async def _end(self, publication: _Publication, turn: _Turn) -> Sequence[Verdict]:
+        """Its verdicts, and what they mean for the rest of the turn."""
+        verdicts = await publication.verdicts
+        sorted_out = publication.sorted_out
+        turn.waiting += sorted_out.skipped
+        if sorted_out.unroutable:
+            verdicts = [*verdicts, Verdict("", failed=sorted_out.unroutable)]
+        for verdict in verdicts:
+            turn.keys |= verdict.stuck
+            turn.waiting += len(verdict.kept)
+            if verdict.trouble:
+                turn.streams.add(verdict.stream)
+        return verdicts
 
     async def _meanwhile(
         self, lease: Lease, turn: _Turn, verdicts: Sequence[Verdict], *, last: bool
@@ -291,15 +372,15 @@ class Relay:
         sorted_out: decisions.Sorted,
         turn: _Turn,
         stop: asyncio.Event,
+        allowed: asyncio.Future[bool] | None,
     ) -> Sequence[Verdict]:
         """Each stream's lanes at the same time: they do not depend on one another."""
-        if running_time() - claimed.began > FENCE.total_seconds():
-            # This process may have been stopped for longer than the lease was left to it.
-            await lease.confirm()
+        if allowed is None:
+            await self._still_ours(lease, claimed)
         complete = claimed.complete and not sorted_out.skipped
         found = await asyncio.gather(
             *(
-                self._publish_stream(lease, stream, lanes, turn, stop, complete=complete)
+                self._publish_stream(lease, stream, lanes, turn, stop, allowed, complete=complete)
                 for stream, lanes in sorted_out.shares.items()
             )
         )
@@ -312,13 +393,14 @@ class Relay:
         lanes: Mapping[int, Sequence[OutboxEntry]],
         turn: _Turn,
         stop: asyncio.Event,
+        allowed: asyncio.Future[bool] | None,
         *,
         complete: bool,
     ) -> Sequence[Verdict]:
         memory = self._streams[stream]
         entries = [entry for lane in lanes.values() for entry in lane]
         try:
-            found = await self._reconcile(lease, stream, entries, stop) if memory.suspect else set()
+            found = await self._reconcile(lease, stream, entries, stop, allowed)
         except (TransientError, ApiError) as error:
             cause = Unconfirmed(str(error))
             verdict = Verdict(stream, kept=[Kept(entry, cause) for entry in entries])
@@ -334,6 +416,7 @@ class Relay:
                 self._publish_share(
                     stream,
                     [e for e in lane if e.event_id not in found] if found else lane,
+                    allowed,
                     complete=complete,
                 )
                 for lane in lanes.values()
@@ -341,16 +424,26 @@ class Relay:
         )
 
     async def _publish_share(
-        self, stream: str, share: Sequence[OutboxEntry], *, complete: bool
+        self,
+        stream: str,
+        share: Sequence[OutboxEntry],
+        allowed: asyncio.Future[bool] | None,
+        *,
+        complete: bool,
     ) -> Verdict:
         memory, began = self._streams[stream], time.monotonic()
         outcomes = (
             await self._broker.publish(
-                stream, [entry.message for entry in share], timeout=self._publish_timeout
+                stream,
+                [entry.message for entry in share],
+                timeout=self._publish_timeout,
+                after=allowed,
             )
             if share
             else ()
         )
+        if allowed is not None and not await allowed:
+            return Verdict(stream)
         verdict = decisions.judge(stream, share, outcomes, max_attempts=self._max_attempts)
         if isinstance(verdict.trouble, Refused):
             verdict = await self._reconsider(memory, verdict)
@@ -392,13 +485,20 @@ class Relay:
         return None if info is None else cast(Mapping[str, Any], info["config"])
 
     async def _reconcile(
-        self, lease: Lease, stream: str, entries: Sequence[OutboxEntry], stop: asyncio.Event
+        self,
+        lease: Lease,
+        stream: str,
+        entries: Sequence[OutboxEntry],
+        stop: asyncio.Event,
+        allowed: asyncio.Future[bool] | None,
     ) -> set[str] | None:
         """Settle what the stream holds by now, where it may have forgotten the ids of ``entries``.
 
         The ids of what was settled; ``None``: stopped before it was known.
         """
         memory = self._streams[stream]
+        if not memory.suspect:
+            return set()
         if memory.window is None:
             config = await self._config(stream)
             if config is None:
@@ -407,6 +507,8 @@ class Relay:
         oldest = decisions.oldest_beyond(entries, now=self._clock.now(), window=memory.window)
         if oldest is None:
             return set()
+        if allowed is not None and not (await allowed and memory.suspect):
+            return set()  # The claim before this one was looked up, or is not over yet.
         found = await settle_published(
             self._broker.admin, stream, lease, since=oldest - CLOCK_SKEW, stop=stop
         )
