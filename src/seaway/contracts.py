@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping, Sequ
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from seaway import headers as h
 from seaway.parked import ParkedEvent, Standing
@@ -90,8 +90,7 @@ class Incoming(StoredMessage):
 # ----------------------------------------------------------------------------- publishing
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """The stream acknowledged it. ``duplicate``: it had been there already under this id."""
 
     stream_seq: int
@@ -259,8 +258,7 @@ class Broker(Protocol):
 # ----------------------------------------------------------------------------- the outbox
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxEntry:
+class OutboxEntry(NamedTuple):
     """A committed, not yet settled event. ``position`` is its place in outbox order."""
 
     position: int
@@ -279,8 +277,7 @@ class OutboxEntry:
         return self.message.key
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """Settlement of an entry that the stream acknowledged."""
 
     entry: OutboxEntry
