@@ -47,6 +47,8 @@ class ScriptedBroker:
     def __init__(self, *, window: timedelta = timedelta(minutes=2)) -> None:
         self.stored: dict[str, list[Message]] = {}
         self.answer: Answer = lambda stream, message: None
+        self.given: list[list[str]] = []
+        self.news = asyncio.Event()
         self.published: list[list[str]] = []
         self.reads = 0
         self.window = window
@@ -77,6 +79,8 @@ class ScriptedBroker:
         timeout: timedelta,
         after: asyncio.Future[bool] | None = None,
     ) -> Sequence[PublishOutcome]:
+        self.given.append([message.headers["Nats-Msg-Id"] for message in messages])
+        self.news.set()
         if after is not None and not await after:
             return [Held()] * len(messages)
         if self.before_publish is not None:
@@ -176,6 +180,55 @@ async def test_batches_are_sent_in_order_and_reported(
     assert broker.ids() == written
     assert [len(batch) for batch in broker.published] == [10, 10, 5]
     assert [signal.sent for signal in said if isinstance(signal, Relayed)] == [10, 10, 5]
+
+
+async def test_a_claim_is_with_the_broker_while_the_one_before_it_is_stored(
+    store: TroubledStore, broker: ScriptedBroker, said: list[Signal]
+) -> None:
+    written = await write(store, *"aabbcc")
+    seen: list[int] = []
+
+    async def hold() -> None:
+        while len(broker.given) < min(3, len(broker.published) + 2):
+            broker.news.clear()
+            await broker.news.wait()
+        seen.append(len(broker.given) - len(broker.published))
+
+    broker.before_publish = hold
+    async with asyncio.timeout(10):
+        assert await make_relay(store, broker, said, batch=2).drain() == 6
+    assert seen == [2, 2, 1]
+    assert broker.ids() == written
+
+
+async def test_a_claim_made_ready_before_a_refusal_is_sorted_out_anew(
+    store: TroubledStore, broker: ScriptedBroker, said: list[Signal]
+) -> None:
+    first, second, third, other = await write(store, *"aaab")
+    broker.answer = lambda _, message: WRONG if message.headers["Nats-Msg-Id"] == first else None
+    assert await make_relay(store, broker, said, batch=2, max_attempts=1).drain() == 1
+    assert broker.given == [[first, second], [third, other], [other]]
+    assert broker.published == [[first, second], [other]]
+    assert broker.ids() == [other]
+
+
+async def test_what_was_made_ready_stays_when_told_to_stop(
+    store: TroubledStore, broker: ScriptedBroker, said: list[Signal]
+) -> None:
+    written = await write(store, *"aaaaaaaa")
+    stop = asyncio.Event()
+
+    async def hold() -> None:
+        while len(broker.given) < 2:
+            broker.news.clear()
+            await broker.news.wait()
+        stop.set()
+
+    broker.before_publish = hold
+    async with asyncio.timeout(10):
+        await make_relay(store, broker, said, batch=2).run(stop)
+    assert broker.ids() == written[:2]
+    assert (await store.backlog()).count == 6
 
 
 async def test_what_failed_in_one_claim_holds_its_key_in_the_next(

@@ -92,6 +92,11 @@ class _Claim:
     began: float = 0.0
     complete: bool = True
 
+    @property
+    def old(self) -> bool:
+        """Whether the lease may be another's by now."""
+        return running_time() - self.began > FENCE.total_seconds()
+
 
 @dataclass(frozen=True, slots=True)
 class _Publication:
@@ -105,6 +110,19 @@ class _Publication:
 
     async def is_allowed(self) -> bool:
         return self.allowed is None or await self.allowed
+
+
+async def _allowed(
+    claimed: _Claim, before: _Publication, turn: _Turn, found: int, stop: asyncio.Event
+) -> bool:
+    """Whether a claim may be stored as it was made ready: once the one before it is, whole.
+
+    Else it is begun anew, in the light of what has failed, been found (``found``: how many had
+    been when it was sorted out), or taken so long.
+    """
+    verdicts = await before.verdicts
+    whole = not before.sorted_out.unroutable and all(verdict.whole for verdict in verdicts)
+    return whole and len(turn.found) == found and not claimed.old and not stop.is_set()
 
 
 async def _give_up(publications: Iterable[_Publication]) -> None:
@@ -247,11 +265,11 @@ class Relay:
                 if self._silence():
                     break
                 if under_way and not await under_way[0].is_allowed():
-                    # Made ready without knowing of what has failed.
                     again = under_way.popleft()
                     await again.verdicts
-                    if not stop.is_set():
-                        under_way.append(self._begin(lease, again.claimed, turn, stop, ()))
+                    if stop.is_set():
+                        break  # Nor may what was claimed behind it be sent.
+                    under_way.append(self._begin(lease, again.claimed, turn, stop, ()))
         finally:
             await _give_up(under_way)
         await self._settle(lease, turn, verdicts)
@@ -270,32 +288,10 @@ class Relay:
         allowed: asyncio.Future[bool] | None = None
         if under_way:
             allowed = asyncio.ensure_future(
-                self._allowed(lease, claimed, under_way[-1], turn, len(turn.found), stop)
+                _allowed(claimed, under_way[-1], turn, len(turn.found), stop)
             )
         publishing = self._publish(lease, claimed, sorted_out, turn, stop, allowed)
         return _Publication(claimed, sorted_out, allowed, asyncio.create_task(publishing))
-
-    async def _allowed(
-        self,
-        lease: Lease,
-        claimed: _Claim,
-        before: _Publication,
-        turn: _Turn,
-        found: int,
-        stop: asyncio.Event,
-    ) -> bool:
-        """Whether a claim may be stored as it was made ready: once the one before it is, whole."""
-        verdicts = await before.verdicts
-        whole = not before.sorted_out.unroutable and all(verdict.whole for verdict in verdicts)
-        if stop.is_set() or not whole or len(turn.found) > found:
-            return False
-        await self._still_ours(lease, claimed)
-        return True
-
-    async def _still_ours(self, lease: Lease, claimed: _Claim) -> None:
-        if running_time() - claimed.began > FENCE.total_seconds():
-            # This process may have been stopped for longer than the lease was left to it.
-            await lease.confirm()
 
     async def _end(self, publication: _Publication, turn: _Turn) -> Sequence[Verdict]:
         """Its verdicts, and what they mean for the rest of the turn."""
@@ -375,8 +371,9 @@ class Relay:
         allowed: asyncio.Future[bool] | None,
     ) -> Sequence[Verdict]:
         """Each stream's lanes at the same time: they do not depend on one another."""
-        if allowed is None:
-            await self._still_ours(lease, claimed)
+        if allowed is None and claimed.old:
+            # This process may have been stopped for longer than the lease was left to it.
+            await lease.confirm()
         complete = claimed.complete and not sorted_out.skipped
         found = await asyncio.gather(
             *(
