@@ -340,7 +340,8 @@ async def test_a_claim_that_has_waited_is_published_only_under_a_confirmed_lease
 ) -> None:
     """As after SIGSTOP: the lease may be another's by now, and its events published."""
     seconds = iter(range(0, 10_000, 6))
-    monkeypatch.setattr("seaway.relay.loop.running_time", lambda: float(next(seconds)))
+    for module in ("loop", "publishing"):
+        monkeypatch.setattr(f"seaway.relay.{module}.running_time", lambda: float(next(seconds)))
     store.faults = {"confirm": [StoreUnavailable()]}
     written = await write(store, "a")
     await make_relay(store, broker, said).drain()
