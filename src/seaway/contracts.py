@@ -10,11 +10,12 @@ All methods are safe to cancel: a cancelled call has either happened or not, nev
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from seaway import headers as h
 from seaway.parked import ParkedEvent, Standing
@@ -89,8 +90,7 @@ class Incoming(StoredMessage):
 # ----------------------------------------------------------------------------- publishing
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """The stream acknowledged it. ``duplicate``: it had been there already under this id."""
 
     stream_seq: int
@@ -231,7 +231,12 @@ class Broker(Protocol):
     def admin(self) -> BrokerAdmin: ...
 
     async def publish(
-        self, stream: str, messages: Sequence[Message], *, timeout: timedelta
+        self,
+        stream: str,
+        messages: Sequence[Message],
+        *,
+        timeout: timedelta,
+        after: asyncio.Future[bool] | None = None,
     ) -> Sequence[PublishOutcome]:
         """One outcome a message, in the order given. All messages belong to ``stream``.
 
@@ -239,6 +244,8 @@ class Broker(Protocol):
         ``Stored``, the later ones of that key are not stored either (``Held``, or refused with
         it). Uses an atomic batch where stream and server (>= 2.12) allow. ``timeout``: how long the
         server may say nothing; a process that was itself stopped for longer sends nothing more.
+        ``after``: nothing is stored before it is there, and nothing at all where it is false (all
+        are ``Held``); what can be made ready until then, is. Awaited more than once: a future.
         Never raises for what happens to a message.
         """
         ...
@@ -255,8 +262,7 @@ class Broker(Protocol):
 # ----------------------------------------------------------------------------- the outbox
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxEntry:
+class OutboxEntry(NamedTuple):
     """A committed, not yet settled event. ``position`` is its place in outbox order."""
 
     position: int
@@ -275,8 +281,7 @@ class OutboxEntry:
         return self.message.key
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """Settlement of an entry that the stream acknowledged."""
 
     entry: OutboxEntry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
 
@@ -353,9 +354,48 @@ async def test_a_cancelled_call_leaves_no_question_open(
     assert own._publisher._replies._waiting == {}
 
 
+def leave_given(given: bool) -> asyncio.Future[bool]:
+    leave: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    leave.set_result(given)
+    return leave
+
+
+async def test_batches_without_leave_take_no_room_on_the_server(own: JetStreamBroker) -> None:
+    """It holds 50 unfinished ones of a stream, each for 10 s."""
+    await make(own, allow_atomic=True)
+    sent = events(3)
+    for _ in range(60):
+        outcomes = await own.publish(STREAM, sent, timeout=TIMEOUT, after=leave_given(False))
+        assert outcomes == [Held()] * 3
+    headers = {"Nats-Batch-Id": "another", "Nats-Batch-Sequence": "1", "Nats-Batch-Commit": "1"}
+    answer = await own._connection.request(SUBJECT, b"x", headers=headers)
+    assert json.loads(answer.data)["seq"] == 1
+
+
+async def test_a_batch_is_not_committed_on_another_connection_than_its_own(
+    own: JetStreamBroker, nats_server_own: NatsServer
+) -> None:
+    await make(own, allow_atomic=True)
+    leave: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    sent = events(3)
+    waiting = asyncio.create_task(own.publish(STREAM, sent, timeout=TIMEOUT, after=leave))
+    assert await own.publish(STREAM, events(4)[3:], timeout=TIMEOUT) == [Stored(1)]
+    before = own._connection.epoch
+    await nats_server_own.kill()
+    await nats_server_own.start()
+    async with asyncio.timeout(10):
+        while own._connection.epoch == before or not own.connected:
+            await asyncio.sleep(0.01)
+    leave.set_result(True)
+    outcomes = await waiting
+    assert all(isinstance(one, Refused) and one.heals for one in outcomes)
+    assert await stored_ids(own) == ["id-3"]
+
+
+@pytest.mark.parametrize("leave", [True, False], ids=["after leave", "at once"])
 @pytest.mark.parametrize("atomic", [True, False])
 async def test_a_process_that_was_stopped_sends_nothing_more(
-    own: JetStreamBroker, atomic: bool, monkeypatch: pytest.MonkeyPatch
+    own: JetStreamBroker, atomic: bool, leave: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after SIGSTOP: the clock leaps, and the right to publish may be another's."""
     await make(own, allow_atomic=atomic)
@@ -364,6 +404,7 @@ async def test_a_process_that_was_stopped_sends_nothing_more(
     moments = iter(range(0, 1_000_000, 60))
     monkeypatch.setattr("seaway.clocks.running_time", lambda: float(next(moments)))
     # A known id makes a batch fall apart into singles; those wait for one another by key.
-    outcomes = await own.publish(STREAM, events(5), timeout=TIMEOUT)
+    after = leave_given(True) if leave else None
+    outcomes = await own.publish(STREAM, events(5), timeout=TIMEOUT, after=after)
     assert not any(isinstance(outcome, Stored) for outcome in outcomes)
     assert await stored_ids(own) == ["id-0"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -57,7 +56,7 @@ def test_a_claim_is_sorted_by_stream_in_order() -> None:
 
 
 def test_lanes_are_kept_apart() -> None:
-    claimed = [replace(entry(place), lane=lane) for place, lane in enumerate([2, 0, 2, 0, 5])]
+    claimed = [entry(place)._replace(lane=lane) for place, lane in enumerate([2, 0, 2, 0, 5])]
     found = decisions.sort_out(claimed, keys=(), streams=())
     assert positions(found) == {"SEA_EVENTS": {2: [0, 2], 0: [1, 3], 5: [4]}}
 
@@ -102,7 +101,7 @@ def test_only_acknowledgements_settle_and_outages_count_for_nothing() -> None:
 def test_a_refused_message_parks_at_the_last_attempt(
     outcome: Refused, attempts: int, park: bool
 ) -> None:
-    tried = replace(entry(1), attempts=attempts)
+    tried = entry(1)._replace(attempts=attempts)
     verdict = decisions.judge("SEA_EVENTS", [tried], [outcome], max_attempts=10)
     [failed] = verdict.failed
     assert failed.park is park
@@ -146,8 +145,8 @@ def test_a_missing_stream_is_told_from_one_without_leader_and_from_a_foreign_sub
 
 
 def test_only_entries_older_than_half_the_window_give_cause_to_ask() -> None:
-    young = replace(entry(1), added_at=NOW - timedelta(seconds=59))
-    old = replace(entry(2), added_at=NOW - timedelta(seconds=61))
+    young = entry(1)._replace(added_at=NOW - timedelta(seconds=59))
+    old = entry(2)._replace(added_at=NOW - timedelta(seconds=61))
     window = timedelta(minutes=2)
     assert decisions.oldest_beyond([young, old], now=NOW, window=window) == old.added_at
     assert decisions.oldest_beyond([young], now=NOW, window=window) is None

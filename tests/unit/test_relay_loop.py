@@ -47,6 +47,8 @@ class ScriptedBroker:
     def __init__(self, *, window: timedelta = timedelta(minutes=2)) -> None:
         self.stored: dict[str, list[Message]] = {}
         self.answer: Answer = lambda stream, message: None
+        self.given: list[list[str]] = []
+        self.news = asyncio.Event()
         self.published: list[list[str]] = []
         self.reads = 0
         self.window = window
@@ -70,8 +72,17 @@ class ScriptedBroker:
             yield StoredMessage(message, stream, number, from_time)
 
     async def publish(
-        self, stream: str, messages: Sequence[Message], *, timeout: timedelta
+        self,
+        stream: str,
+        messages: Sequence[Message],
+        *,
+        timeout: timedelta,
+        after: asyncio.Future[bool] | None = None,
     ) -> Sequence[PublishOutcome]:
+        self.given.append([message.headers["Nats-Msg-Id"] for message in messages])
+        self.news.set()
+        if after is not None and not await after:
+            return [Held()] * len(messages)
         if self.before_publish is not None:
             await self.before_publish()
         self.published.append([message.headers["Nats-Msg-Id"] for message in messages])
@@ -171,6 +182,55 @@ async def test_batches_are_sent_in_order_and_reported(
     assert [signal.sent for signal in said if isinstance(signal, Relayed)] == [10, 10, 5]
 
 
+async def test_a_claim_is_with_the_broker_while_the_one_before_it_is_stored(
+    store: TroubledStore, broker: ScriptedBroker, said: list[Signal]
+) -> None:
+    written = await write(store, *"aabbcc")
+    seen: list[int] = []
+
+    async def hold() -> None:
+        while len(broker.given) < min(3, len(broker.published) + 2):
+            broker.news.clear()
+            await broker.news.wait()
+        seen.append(len(broker.given) - len(broker.published))
+
+    broker.before_publish = hold
+    async with asyncio.timeout(10):
+        assert await make_relay(store, broker, said, batch=2).drain() == 6
+    assert seen == [2, 2, 1]
+    assert broker.ids() == written
+
+
+async def test_a_claim_made_ready_before_a_refusal_is_sorted_out_anew(
+    store: TroubledStore, broker: ScriptedBroker, said: list[Signal]
+) -> None:
+    first, second, third, other = await write(store, *"aaab")
+    broker.answer = lambda _, message: WRONG if message.headers["Nats-Msg-Id"] == first else None
+    assert await make_relay(store, broker, said, batch=2, max_attempts=1).drain() == 1
+    assert broker.given == [[first, second], [third, other], [other]]
+    assert broker.published == [[first, second], [other]]
+    assert broker.ids() == [other]
+
+
+async def test_what_was_made_ready_stays_when_told_to_stop(
+    store: TroubledStore, broker: ScriptedBroker, said: list[Signal]
+) -> None:
+    written = await write(store, *"aaaaaaaa")
+    stop = asyncio.Event()
+
+    async def hold() -> None:
+        while len(broker.given) < 2:
+            broker.news.clear()
+            await broker.news.wait()
+        stop.set()
+
+    broker.before_publish = hold
+    async with asyncio.timeout(10):
+        await make_relay(store, broker, said, batch=2).run(stop)
+    assert broker.ids() == written[:2]
+    assert (await store.backlog()).count == 6
+
+
 async def test_what_failed_in_one_claim_holds_its_key_in_the_next(
     store: TroubledStore, broker: ScriptedBroker, said: list[Signal]
 ) -> None:
@@ -237,7 +297,8 @@ async def test_published_but_unsettled_events_are_looked_up_beyond_the_window(
     written = await write(store, *"abcabc")
     assert await make_relay(store, broker, said, batch=2).drain() == 6
     assert broker.ids() == written
-    assert sum(signal.duplicates for signal in said if isinstance(signal, Relayed)) == 2
+    # Two claims: the second is stored while the first is settled.
+    assert sum(signal.duplicates for signal in said if isinstance(signal, Relayed)) == 4
 
 
 async def test_nothing_is_looked_up_within_the_window(
@@ -279,7 +340,8 @@ async def test_a_claim_that_has_waited_is_published_only_under_a_confirmed_lease
 ) -> None:
     """As after SIGSTOP: the lease may be another's by now, and its events published."""
     seconds = iter(range(0, 10_000, 6))
-    monkeypatch.setattr("seaway.relay.loop.running_time", lambda: float(next(seconds)))
+    for module in ("loop", "publishing"):
+        monkeypatch.setattr(f"seaway.relay.{module}.running_time", lambda: float(next(seconds)))
     store.faults = {"confirm": [StoreUnavailable()]}
     written = await write(store, "a")
     await make_relay(store, broker, said).drain()

@@ -65,7 +65,7 @@ def test_a_single_frame_reads_back(headers: dict[str, str], payload: bytes) -> N
 @given(sent=st.lists(st.tuples(lines, payloads), min_size=1, max_size=5))
 def test_a_batch_reads_back(sent: list[tuple[dict[str, str], bytes]]) -> None:
     messages = [wire.prepare(Message("a", payload, headers)) for headers, payload in sent]
-    frames = list(wire.batch(messages, BATCH, REPLY))
+    frames = list(wire.Batch(BATCH).whole(messages, REPLY))
     assert len(frames) == len(sent)
     for place, (frame, (headers, payload)) in enumerate(zip(frames, sent, strict=True), start=1):
         member = {"Nats-Batch-Id": BATCH, "Nats-Batch-Sequence": str(place)}
@@ -79,7 +79,7 @@ def test_a_batch_reads_back(sent: list[tuple[dict[str, str], bytes]]) -> None:
 def test_sizes_are_what_the_server_counts(headers: dict[str, str], payload: bytes) -> None:
     message = wire.prepare(Message("a", payload, headers))
     assert message.size == wire_bytes(headers, payload)
-    [frame] = wire.batch([message], BATCH, REPLY)
+    [frame] = wire.Batch(BATCH).whole([message], REPLY)
     match = HPUB.match(frame)
     assert match is not None
     assert int(match[4]) - message.size <= wire.BATCH_HEADER_BYTES

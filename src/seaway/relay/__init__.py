@@ -12,7 +12,8 @@ has been. The relay itself remembers nothing that it could not lose.
 
     waiting ──lease, claim──> claimed             lease ──> claim ──> publish ──> settle ─┐
        ^                         │                  ^         ^   (claim n+1 and settle   │
-       │                      publish               │         │    n-1 while n is sent)   │
+       │                      publish               │         │    n-2, while n is sent   │
+       │                         │                  │         │    and n-1 is stored)     │
        │                         │                  │         └───────────────────────────┤
        ├──── no answer, ─────────┤                  │                      none left, or its turn
        │     full, no leader,    ├── acknowledged   │                      is over
@@ -46,6 +47,10 @@ than that (the first entries of a relay's life, after any trouble, after a long 
 leases of a shard), the relay reads the headers of all that the stream has stored since the oldest
 of them was written, and settles what is in the outbox as well, whatever its place there
 (``reconcile``). Then the stream is trusted until the next unclean end.
+
+A claim is handed to the broker while the one before it is still being stored; the broker makes it
+ready and stores nothing of it until that one is whole on its streams. Whatever else that one comes to
+(a refusal, silence, ids that the stream had), the claim is sorted out and begun anew.
 
 Several relays divide the ordering keys: a lease holds a fair share of the shards, and is left every
 second, so that a relay which has come finds its own. Entries of different shards are published at

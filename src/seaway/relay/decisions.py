@@ -116,6 +116,11 @@ class Verdict:
         return None
 
     @property
+    def whole(self) -> bool:
+        """Whether every entry was acknowledged."""
+        return not self.failed and not self.kept
+
+    @property
     def stuck(self) -> set[str]:
         """Ordering keys that nothing more may be sent of before these entries are.
 

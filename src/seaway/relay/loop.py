@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, cast
+from typing import Literal
 
 from seaway.clocks import running_time
 from seaway.contracts import (
     Broker,
     Clock,
-    Held,
     Lease,
-    OutboxEntry,
     OutboxStore,
-    Refused,
-    Unconfirmed,
 )
-from seaway.errors import ApiError, TransientError
+from seaway.errors import TransientError
 from seaway.relay import decisions
-from seaway.relay.decisions import Kept, Verdict
+from seaway.relay.decisions import Verdict
 from seaway.relay.memory import StreamMemory, Troubles, next_due
-from seaway.relay.reconcile import settle_published
+from seaway.relay.publishing import Claim, Publication, Publishing, Turn, give_up
 from seaway.retry import Backoff
 from seaway.telemetry import Parked, Relayed, Telemetry
 
@@ -36,13 +31,11 @@ IDLE = timedelta(seconds=1)
 FREE_LEASE_POLL = timedelta(milliseconds=250)
 """How often to see whether the relay that has the lease is gone."""
 LEAST_REST = timedelta(milliseconds=100)
-FENCE = timedelta(seconds=5)
-"""A claim this old is published only after the lease was confirmed."""
 MOST_LANES = 4
 """Of how many shards a claim takes a batch: so many are in flight at a time."""
+MOST_UNDER_WAY = 2
+"""Claims with the broker: one that is stored, one that is made ready."""
 PRUNE_EVERY = timedelta(minutes=10)
-CLOCK_SKEW = timedelta(minutes=1)
-"""How far the writer's clock may be ahead of the server's when ids are looked up."""
 DEFAULT_BACKOFF = Backoff(base=timedelta(milliseconds=100), cap=timedelta(seconds=5))
 
 
@@ -59,36 +52,6 @@ class _SystemClock:
 
     async def sleep(self, delay: timedelta) -> None:
         await asyncio.sleep(max(0.0, delay.total_seconds()))
-
-
-@dataclass(slots=True)
-class _Turn:
-    """What one lease came to."""
-
-    led: bool = True
-    settled: int = 0
-    failed: int = 0
-    waiting: int = 0
-    """Entries that were claimed and stay in the outbox."""
-    exhausted: bool = False
-    took: timedelta = timedelta()
-    keys: set[str] = field(default_factory=set)
-    streams: set[str] = field(default_factory=set)
-    found: set[str] = field(default_factory=set)
-    """Settled because their stream held them, perhaps after they were claimed."""
-
-    @property
-    def progress(self) -> bool:
-        return self.settled + self.failed > 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Claim:
-    """What was claimed, by a read that began at ``began``; ``complete``: there was no more."""
-
-    entries: Sequence[OutboxEntry] = ()
-    began: float = 0.0
-    complete: bool = True
 
 
 class Relay:
@@ -118,18 +81,25 @@ class Relay:
         backoff: Backoff = DEFAULT_BACKOFF,
     ) -> None:
         self._store = store
-        self._broker = broker
         self._telemetry = telemetry
         self._batch = batch
-        self._max_attempts = max_attempts
         self._retention = retention
         self._hold = on_parked == "wait"
-        self._stream_grace = stream_grace
         self._clock = clock or _SystemClock()
-        self._publish_timeout = publish_timeout
         self._backoff = backoff
         self._streams: defaultdict[str, StreamMemory] = defaultdict(StreamMemory)
         self._troubles = Troubles(telemetry)
+        self._publishing = Publishing(
+            broker,
+            self._streams,
+            self._troubles,
+            telemetry=telemetry,
+            clock=self._clock,
+            max_attempts=max_attempts,
+            stream_grace=stream_grace,
+            timeout=publish_timeout,
+            backoff=backoff,
+        )
         self._resting_keys: dict[str, float] = {}
         self._store_failures = 0
         self._led_at: dict[str, datetime] = {}
@@ -180,15 +150,15 @@ class Relay:
 
     # ------------------------------------------------------------------ one lease
 
-    async def _turn(self, stop: asyncio.Event) -> _Turn:
+    async def _turn(self, stop: asyncio.Event) -> Turn:
         began = time.monotonic()
         async with self._store.lease(hold=self._hold) as lease:
             if lease is None:
                 # Inside, so that the others see that somebody wants a share.
                 await self._sleep(stop, FREE_LEASE_POLL)
-                return _Turn(led=False)
+                return Turn(led=False)
             self._forget_after_a_gap(lease.shards)
-            turn = _Turn(
+            turn = Turn(
                 keys={key for key, until in self._resting_keys.items() if until > began},
                 streams={name for name, s in self._streams.items() if s.rests_until > began},
             )
@@ -198,61 +168,77 @@ class Relay:
                 # Published but unsettled: only the stream knows which.
                 self._lost_track()
                 raise
+            finally:
+                self._settled += turn.settled
             self._led_at.update(dict.fromkeys(lease.shards, self._clock.now()))
         turn.took = timedelta(seconds=time.monotonic() - began)
         return turn
 
-    async def _lead(self, lease: Lease, turn: _Turn, stop: asyncio.Event, *, until: float) -> None:
-        """Work through claims; while one is published, settle the one before and claim the next."""
+    async def _lead(self, lease: Lease, turn: Turn, stop: asyncio.Event, *, until: float) -> None:
+        """Work through claims, four at a time: one is read while the one before it is made ready,
+        the one before that stored, and the one before that settled."""
         claimed = await self._claim(lease, turn)
         verdicts: Sequence[Verdict] = ()
-        while claimed.entries:
-            sorted_out = decisions.sort_out(
-                claimed.entries, keys=turn.keys, streams=turn.streams, settled=turn.found
-            )
-            turn.waiting += sorted_out.skipped
-            publishing = asyncio.create_task(self._publish(lease, claimed, sorted_out, turn, stop))
-            try:
-                claimed = await self._meanwhile(lease, turn, verdicts, last=_over(stop, until))
-                verdicts = await publishing
-            finally:
-                if not publishing.done():
-                    publishing.cancel()
-                    await asyncio.gather(publishing, return_exceptions=True)
-            if sorted_out.unroutable:
-                verdicts = [*verdicts, Verdict("", failed=sorted_out.unroutable)]
-            for verdict in verdicts:
-                turn.keys |= verdict.stuck
-                turn.waiting += len(verdict.kept)
-                if verdict.trouble:
-                    turn.streams.add(verdict.stream)
-            if self._silence():
-                break
+        under_way: deque[Publication] = deque()
+        try:
+            while claimed.entries or under_way:
+                if claimed.entries:
+                    under_way.append(self._publishing.begin(lease, claimed, turn, stop, under_way))
+                last = not claimed.entries or _over(stop, until)
+                claimed = await self._meanwhile(lease, turn, verdicts, last=last)
+                verdicts = ()
+                if claimed.entries and len(under_way) < MOST_UNDER_WAY:
+                    continue
+                verdicts = await self._end(under_way.popleft(), turn)
+                if self._silence():
+                    break
+                if under_way and not await under_way[0].is_allowed():
+                    again = under_way.popleft()
+                    await again.verdicts
+                    if stop.is_set():
+                        break  # Nor may what was claimed behind it be sent.
+                    under_way.append(self._publishing.begin(lease, again.claimed, turn, stop, ()))
+        finally:
+            await give_up(under_way)
         await self._settle(lease, turn, verdicts)
 
+    async def _end(self, publication: Publication, turn: Turn) -> Sequence[Verdict]:
+        """Its verdicts, and what they mean for the rest of the turn."""
+        verdicts = await publication.verdicts
+        sorted_out = publication.sorted_out
+        turn.waiting += sorted_out.skipped
+        if sorted_out.unroutable:
+            verdicts = [*verdicts, Verdict("", failed=sorted_out.unroutable)]
+        for verdict in verdicts:
+            turn.keys |= verdict.stuck
+            turn.waiting += len(verdict.kept)
+            if verdict.trouble:
+                turn.streams.add(verdict.stream)
+        return verdicts
+
     async def _meanwhile(
-        self, lease: Lease, turn: _Turn, verdicts: Sequence[Verdict], *, last: bool
-    ) -> _Claim:
+        self, lease: Lease, turn: Turn, verdicts: Sequence[Verdict], *, last: bool
+    ) -> Claim:
         """Settle ``verdicts`` and claim what comes next, at the same time."""
         settling = self._settle(lease, turn, verdicts)
         if last or any(verdict.failed for verdict in verdicts):
             # A failure holds back its key, and the claim has to know.
             await settling
-            return _Claim() if last else await self._claim(lease, turn)
+            return Claim() if last else await self._claim(lease, turn)
         settled = asyncio.create_task(settling)
         try:
             return await self._claim(lease, turn)
         finally:
             await settled
 
-    async def _claim(self, lease: Lease, turn: _Turn) -> _Claim:
+    async def _claim(self, lease: Lease, turn: Turn) -> Claim:
         began = running_time()
         limit = self._batch * min(len(lease.shards), MOST_LANES)
         entries = await lease.claim(limit)
         turn.exhausted = not entries
-        return _Claim(entries, began, complete=len(entries) < limit)
+        return Claim(entries, began, complete=len(entries) < limit)
 
-    async def _settle(self, lease: Lease, turn: _Turn, verdicts: Sequence[Verdict]) -> None:
+    async def _settle(self, lease: Lease, turn: Turn, verdicts: Sequence[Verdict]) -> None:
         sent = [each for verdict in verdicts for each in verdict.sent]
         failed = [each for verdict in verdicts for each in verdict.failed]
         if not sent and not failed:
@@ -260,7 +246,6 @@ class Relay:
         await lease.settle(sent, failed)
         turn.settled += len(sent)
         turn.failed += len(failed)
-        self._settled += len(sent)
         now = time.monotonic()
         for each in failed:
             entry = each.entry
@@ -282,140 +267,6 @@ class Relay:
                     )
                 )
 
-    # ------------------------------------------------------------------ one claim
-
-    async def _publish(
-        self,
-        lease: Lease,
-        claimed: _Claim,
-        sorted_out: decisions.Sorted,
-        turn: _Turn,
-        stop: asyncio.Event,
-    ) -> Sequence[Verdict]:
-        """Each stream's lanes at the same time: they do not depend on one another."""
-        if running_time() - claimed.began > FENCE.total_seconds():
-            # This process may have been stopped for longer than the lease was left to it.
-            await lease.confirm()
-        complete = claimed.complete and not sorted_out.skipped
-        found = await asyncio.gather(
-            *(
-                self._publish_stream(lease, stream, lanes, turn, stop, complete=complete)
-                for stream, lanes in sorted_out.shares.items()
-            )
-        )
-        return [verdict for verdicts in found for verdict in verdicts]
-
-    async def _publish_stream(
-        self,
-        lease: Lease,
-        stream: str,
-        lanes: Mapping[int, Sequence[OutboxEntry]],
-        turn: _Turn,
-        stop: asyncio.Event,
-        *,
-        complete: bool,
-    ) -> Sequence[Verdict]:
-        memory = self._streams[stream]
-        entries = [entry for lane in lanes.values() for entry in lane]
-        try:
-            found = await self._reconcile(lease, stream, entries, stop) if memory.suspect else set()
-        except (TransientError, ApiError) as error:
-            cause = Unconfirmed(str(error))
-            verdict = Verdict(stream, kept=[Kept(entry, cause) for entry in entries])
-            self._learn(memory, verdict, complete=False)
-            return [verdict]
-        if found is None:
-            return [Verdict(stream, kept=[Kept(entry, Held()) for entry in entries])]
-        turn.found |= found
-        turn.settled += len(found)
-        self._settled += len(found)
-        return await asyncio.gather(
-            *(
-                self._publish_share(
-                    stream,
-                    [e for e in lane if e.event_id not in found] if found else lane,
-                    complete=complete,
-                )
-                for lane in lanes.values()
-            )
-        )
-
-    async def _publish_share(
-        self, stream: str, share: Sequence[OutboxEntry], *, complete: bool
-    ) -> Verdict:
-        memory, began = self._streams[stream], time.monotonic()
-        outcomes = (
-            await self._broker.publish(
-                stream, [entry.message for entry in share], timeout=self._publish_timeout
-            )
-            if share
-            else ()
-        )
-        verdict = decisions.judge(stream, share, outcomes, max_attempts=self._max_attempts)
-        if isinstance(verdict.trouble, Refused):
-            verdict = await self._reconsider(memory, verdict)
-        else:
-            memory.missing_since = None
-        self._learn(memory, verdict, complete=complete)
-        return replace(verdict, took=timedelta(seconds=time.monotonic() - began))
-
-    async def _reconsider(self, memory: StreamMemory, verdict: Verdict) -> Verdict:
-        try:
-            config = await self._config(verdict.stream)
-        except (TransientError, ApiError) as error:
-            return decisions.unanswered(verdict, str(error))
-        if config is not None:
-            memory.missing_since = None
-            return decisions.reconsider(verdict, config)
-        now = time.monotonic()
-        if memory.missing_since is None:
-            memory.missing_since = now
-        verdict = decisions.reconsider(verdict, None)
-        if now - memory.missing_since < self._stream_grace.total_seconds():
-            return verdict
-        return decisions.given_up(verdict)
-
-    def _learn(self, memory: StreamMemory, verdict: Verdict, *, complete: bool) -> None:
-        stream, trouble, now = verdict.stream, verdict.trouble, time.monotonic()
-        if trouble is not None:
-            progress = bool(verdict.sent)
-            memory.stumbled(trouble, progress=progress, now=now, backoff=self._backoff)
-            topic = decisions.topic(stream, trouble)
-            text = decisions.reason(stream, trouble)
-            self._troubles.began(stream, topic=topic, reason=text, now=now)
-        else:
-            memory.worked(complete=complete and not verdict.kept)
-            self._troubles.ended(stream, now=now)
-
-    async def _config(self, stream: str) -> Mapping[str, Any] | None:
-        info = await self._broker.admin.stream(stream)
-        return None if info is None else cast(Mapping[str, Any], info["config"])
-
-    async def _reconcile(
-        self, lease: Lease, stream: str, entries: Sequence[OutboxEntry], stop: asyncio.Event
-    ) -> set[str] | None:
-        """Settle what the stream holds by now, where it may have forgotten the ids of ``entries``.
-
-        The ids of what was settled; ``None``: stopped before it was known.
-        """
-        memory = self._streams[stream]
-        if memory.window is None:
-            config = await self._config(stream)
-            if config is None:
-                return set()
-            memory.window = timedelta(microseconds=config.get("duplicate_window", 0) / 1000)
-        oldest = decisions.oldest_beyond(entries, now=self._clock.now(), window=memory.window)
-        if oldest is None:
-            return set()
-        found = await settle_published(
-            self._broker.admin, stream, lease, since=oldest - CLOCK_SKEW, stop=stop
-        )
-        if found is not None:
-            memory.reconciled()
-            if found:
-                self._telemetry.emit(Relayed(stream, len(found), len(found), 0, timedelta()))
-        return found
-
     # ------------------------------------------------------------------ between leases
 
     def _lost_track(self) -> None:
@@ -436,7 +287,7 @@ class Relay:
         """Whether nothing answers at all, so that looking at other entries is in vain."""
         return bool(self._streams) and all(s.silent for s in self._streams.values())
 
-    async def _drained(self, turn: _Turn) -> bool:
+    async def _drained(self, turn: Turn) -> bool:
         if turn.progress or turn.waiting or (turn.led and not turn.exhausted):
             return False
         backlog = await self._store.backlog()
@@ -450,7 +301,7 @@ class Relay:
             self._prune_at = now + PRUNE_EVERY.total_seconds()
             await self._store.prune(self._clock.now() - self._retention)
 
-    async def _rest(self, turn: _Turn, stop: asyncio.Event) -> None:
+    async def _rest(self, turn: Turn, stop: asyncio.Event) -> None:
         if turn.progress:
             await asyncio.sleep(0)
             return

@@ -64,9 +64,16 @@ class MemoryBroker:
         return self._admin
 
     async def publish(
-        self, stream: str, messages: Sequence[Message], *, timeout: timedelta
+        self,
+        stream: str,
+        messages: Sequence[Message],
+        *,
+        timeout: timedelta,
+        after: asyncio.Future[bool] | None = None,
     ) -> Sequence[PublishOutcome]:
         """See ``contracts.Broker.publish``; answers at once."""
+        if after is not None and not await after:
+            return [Held()] * len(messages)
         outcomes: list[PublishOutcome] = []
         blocked: set[str] = set()
         for message in messages:

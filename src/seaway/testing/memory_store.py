@@ -312,12 +312,11 @@ class MemoryStore:
                 held = outbox.get(done.entry.event_id)
                 if held is not None and held.position == done.entry.position:
                     del outbox[held.event_id]
-                    self._sent.append((now, replace(done, entry=held)))
+                    self._sent.append((now, done._replace(entry=held)))
             for failure in failed:
                 held = outbox.get(failure.entry.event_id)
                 if held is not None and held.attempts == failure.entry.attempts:
-                    outbox[held.event_id] = replace(
-                        held,
+                    outbox[held.event_id] = held._replace(
                         attempts=held.attempts + 1,
                         last_error=failure.error,
                         parked_at=now if failure.park else None,
@@ -352,7 +351,7 @@ class MemoryStore:
                 and (event_ids is None or entry.event_id in event_ids)
             ]
             for entry in parked:
-                self._tables.outbox[entry.event_id] = replace(entry, parked_at=None, attempts=0)
+                self._tables.outbox[entry.event_id] = entry._replace(parked_at=None, attempts=0)
         self.nudge()
         return len(parked)
 

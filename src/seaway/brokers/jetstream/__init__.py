@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -40,10 +41,15 @@ class JetStreamBroker:
         return self._connection.connected
 
     async def publish(
-        self, stream: str, messages: Sequence[Message], *, timeout: timedelta
+        self,
+        stream: str,
+        messages: Sequence[Message],
+        *,
+        timeout: timedelta,
+        after: asyncio.Future[bool] | None = None,
     ) -> Sequence[PublishOutcome]:
         await self._publisher.open()
-        return await self._publisher.publish(stream, messages, timeout=timeout)
+        return await self._publisher.publish(stream, messages, timeout=timeout, after=after)
 
     @asynccontextmanager
     async def subscribe(self, stream: str, durable: str) -> AsyncIterator[Subscription]:

@@ -11,11 +11,14 @@ ordering key, nothing is stored behind a message that was not.
        └ cannot be sent at all (too large, no subject) ──> Refused, and its key is Held
 
 A run is encoded while it is sent, so the server works at the same time, and a long call neither
-blocks the loop nor holds all of its bytes. Source: nats-server 2.12 and newer, ADR-50 of NATS.
+blocks the loop nor holds all of its bytes. A call that has to wait for leave sends its first run
+but for the commit meanwhile: the server stores nothing of it, and drops it at a frame that leaves
+a gap, or after 10 s. Source: nats-server 2.12 and newer, ADR-50 of NATS.
 """
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -32,9 +35,30 @@ from seaway.brokers.jetstream.replies import Replies
 from seaway.brokers.jetstream.runs import Cut, Run
 from seaway.brokers.jetstream.window import Window
 from seaway.clocks import Gap
-from seaway.contracts import Message, PublishOutcome, Refused, Stored, Unconfirmed
+from seaway.contracts import Held, Message, PublishOutcome, Refused, Stored, Unconfirmed
 
 _NO_ATOMIC_BEFORE = (2, 12)
+
+
+class _Gate:
+    """What a call waits for until anything of it may be stored. ``gap`` begins again with it."""
+
+    def __init__(self, after: asyncio.Future[bool] | None, gap: Gap) -> None:
+        self._after = after
+        self._gap = gap
+
+    @property
+    def closed(self) -> bool:
+        return self._after is not None
+
+    async def opens(self) -> bool:
+        """Wait for it; at once where it is open. False: it never will be."""
+        if self._after is not None:
+            if not await self._after:
+                return False
+            self._after = None
+            self._gap.too_long()
+        return True
 
 
 class Publisher:
@@ -54,17 +78,25 @@ class Publisher:
         await self._replies.close()
 
     async def publish(
-        self, stream: str, messages: Sequence[Message], *, timeout: timedelta
+        self,
+        stream: str,
+        messages: Sequence[Message],
+        *,
+        timeout: timedelta,
+        after: asyncio.Future[bool] | None = None,
     ) -> list[PublishOutcome]:
         """See ``contracts.Broker.publish``."""
         gap = Gap(2 * timeout)  # A batch waits twice at the most: to be sent, to be answered.
+        gate = _Gate(after, gap)
         cut = Cut(messages, limit=self._connection.server_info().max_payload_bytes)
         while True:
             run, outcomes = Run(), None
             gap.too_long()
             atomic = len(messages) > 1 and self._may_be_atomic(stream) and not cut.stands_alone()
             if atomic:
-                outcomes = await self._atomic(stream, cut, run, timeout)
+                outcomes = await self._atomic(stream, cut, run, timeout, gate)
+            if not await gate.opens():
+                return [Held()] * len(messages)
             if outcomes is None and run.places and gap.too_long():
                 # Stopped in the middle of a batch, which the server has dropped: by now another
                 # may have our right to publish.
@@ -83,9 +115,10 @@ class Publisher:
         return tuple(int(part) for part in version[:2] if part.isdigit()) >= _NO_ATOMIC_BEFORE
 
     async def _atomic(
-        self, stream: str, cut: Cut, run: Run, timeout: timedelta
+        self, stream: str, cut: Cut, run: Run, timeout: timedelta, gate: _Gate
     ) -> Sequence[PublishOutcome] | None:
-        """Outcomes; ``None``: nothing was stored, and a window will tell which message is why."""
+        """Outcomes; ``None``: nothing was stored, and a window will tell which message is why,
+        unless ``gate`` stays closed."""
         refused = False
         with self._replies.ask(1) as asked, ExitStack() as watching:
 
@@ -96,8 +129,20 @@ class Publisher:
                     asked.end()
 
             watching.callback(self._connection.on_denial(on_denial))
-            frames = wire.batch(cut.draw(run), uuid.uuid4().hex, asked.replies[0].encode())
-            sent = await self._connection.send(frames, timeout=timeout)
+            batch, reply = wire.Batch(uuid.uuid4().hex), asked.replies[0].encode()
+            if gate.closed:
+                epoch = self._connection.epoch
+                sent = await self._connection.send(batch.members(cut.draw(run)), timeout=timeout)
+                whole = sent + 1 == len(run.messages)
+                if not await gate.opens():
+                    if whole and self._connection.epoch == epoch:
+                        await self._connection.send([batch.drop()], timeout=timeout)
+                    return None
+                if whole and self._connection.epoch == epoch:
+                    sent += await self._connection.send([batch.commit(reply)], timeout=timeout)
+            else:
+                frames = batch.whole(cut.draw(run), reply)
+                sent = await self._connection.send(frames, timeout=timeout)
             last = len(run.messages)
             if last == 0:
                 return []

@@ -46,20 +46,21 @@ class Cut:
     def stands_alone(self) -> bool:
         """Whether the next message has no room for the headers of a batch."""
         ahead = self._peek()
-        return ahead is not None and self._alone(ahead[1])
+        return ahead is not None and ahead[1].size + wire.BATCH_HEADER_BYTES > self._limit
 
     def draw(self, run: Run) -> Iterator[wire.Prepared]:
         """The next batch's messages, put into ``run`` as they are taken; none at the end."""
-        room = BATCH_BYTES
+        places, messages, room = run.places, run.messages, BATCH_BYTES
+        most = self._limit - wire.BATCH_HEADER_BYTES
         while (ahead := self._peek()) is not None:
             place, message = ahead
             room -= message.size
-            alone = self._alone(message)
-            if run.places and (alone or room < 0 or len(run.places) == BATCH_MESSAGES):
+            alone = message.size > most
+            if places and (alone or room < 0 or len(places) == BATCH_MESSAGES):
                 return
             self._ahead = None
-            run.places.append(place)
-            run.messages.append(message)
+            places.append(place)
+            messages.append(message)
             yield message
             if alone:
                 return
@@ -78,23 +79,19 @@ class Cut:
             self.outcomes[first:] = [ill] * (len(self.outcomes) - first)
         return ill is None
 
-    def _alone(self, message: wire.Prepared) -> bool:
-        return message.size + wire.BATCH_HEADER_BYTES > self._limit
-
     def _peek(self) -> tuple[int, wire.Prepared] | None:
         # What was encoded ahead may wait behind a message of the run before it.
-        while self._ahead is None or self._waits(self._messages[self._ahead[0]]):
-            self._ahead = next(self._source, None)
-            if self._ahead is None:
-                return None
-        return self._ahead
-
-    def _waits(self, message: Message) -> bool:
-        return bool(self._blocked) and message.key in self._blocked
+        ahead = self._ahead
+        while ahead is None or (self._blocked and self._messages[ahead[0]].key in self._blocked):
+            ahead = next(self._source, None)
+            if ahead is None:
+                break
+        self._ahead = ahead
+        return ahead
 
     def _sendable(self) -> Iterator[tuple[int, wire.Prepared]]:
         for place, message in enumerate(self._messages):
-            if self._waits(message):
+            if self._blocked and message.key in self._blocked:
                 continue
             try:
                 prepared = wire.prepare(message)

@@ -6,7 +6,7 @@ message, whatever it holds, ends its frame early or makes the server close the c
 headers that it was made of, but for blanks around a value, which readers drop.
 
     message ──prepare──> Prepared ──┬── single ──> one frame
-                                    └── batch ───> frames of one atomic batch (ADR-50 of NATS)
+                                    └── Batch ───> frames of one atomic batch (ADR-50 of NATS)
     a delivery's reply subject ──bare──> one frame
 """
 
@@ -66,24 +66,41 @@ def bare(subject: str, payload: str, reply: str = "") -> bytes:
     return f"PUB {subject} {reply} {len(payload.encode())}\r\n{payload}\r\n".encode()
 
 
-def batch(messages: Iterable[Prepared], batch_id: str, reply: bytes) -> Iterator[bytes]:
-    """One frame a message, the last with the commit, whose acknowledgement goes to ``reply``.
+class Batch:
+    """One atomic batch, to be sent once. The server stores nothing of it before its commit."""
 
-    Takes from ``messages`` as it goes, always one ahead.
-    """
-    member = b"Nats-Batch-Id: %b\r\nNats-Batch-Sequence: " % batch_id.encode()
-    held: Prepared | None = None
-    place = 0
-    for message in messages:
-        if held is not None:
-            subject, lines, payload, _ = held
-            yield _hpub(subject, b"", b"%b%b%d\r\n" % (lines, member, place), payload)
-        held = message
-        place += 1
-    if held is not None:
-        subject, lines, payload, _ = held
-        commit = b"%b%b%d\r\nNats-Batch-Commit: 1\r\n" % (lines, member, place)
-        yield _hpub(subject, reply, commit, payload)
+    def __init__(self, batch_id: str) -> None:
+        self._member = b"Nats-Batch-Id: %b\r\nNats-Batch-Sequence: " % batch_id.encode()
+        self._last: Prepared | None = None
+        self._place = 0
+
+    def whole(self, messages: Iterable[Prepared], reply: bytes) -> Iterator[bytes]:
+        """One frame a message, the last with the commit; none where there are no messages."""
+        yield from self.members(messages)
+        if self._last is not None:
+            yield self.commit(reply)
+
+    def members(self, messages: Iterable[Prepared]) -> Iterator[bytes]:
+        """One frame a message but for the last. Takes from ``messages`` always one ahead."""
+        member = self._member
+        for message in messages:
+            if self._last is not None:
+                subject, lines, payload, _ = self._last
+                yield _hpub(subject, b"", b"%b%b%d\r\n" % (lines, member, self._place), payload)
+            self._last = message
+            self._place += 1
+
+    def commit(self, reply: bytes) -> bytes:
+        """The frame of the last message, which stores all. ``reply``: for the acknowledgement."""
+        assert self._last is not None
+        subject, lines, payload, _ = self._last
+        commit = b"%b%b%d\r\nNats-Batch-Commit: 1\r\n" % (lines, self._member, self._place)
+        return _hpub(subject, reply, commit, payload)
+
+    def drop(self) -> bytes:
+        """A frame with a gap before it: the server forgets the members at once."""
+        assert self._last is not None
+        return _hpub(self._last.subject, b"", b"%b%d\r\n" % (self._member, self._place + 1), b"")
 
 
 def chunks(frames: Iterable[bytes], size: int) -> Iterator[list[bytes]]:

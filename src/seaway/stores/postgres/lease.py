@@ -18,6 +18,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import groupby
 
 from seaway.contracts import Failed, OutboxEntry, Sent
 from seaway.databases.ending import to_its_end
@@ -97,7 +98,7 @@ class PostgresLease:
                 found = await self._connection.fetch(
                     sql["claim"],
                     self.floor,
-                    [position for position in self._claimed if position > self.floor],
+                    rows.numbers(each for each in self._claimed if each > self.floor),
                     list(self._blocked),
                     share.filter,
                     share.shards,
@@ -118,19 +119,20 @@ class PostgresLease:
         if not sent and not failed:
             return
         async with self._pool.transaction(self._sql["begin_settling"]) as connection:
-            positions = [each.entry.position for each in sent]
-            if sent and self._keep_sent:
-                streams = [each.stream for each in sent]
-                numbers = [each.stream_seq for each in sent]
-                await connection.execute(self._sql["settle"], positions, streams, numbers)
-            elif sent:
-                await connection.execute(self._sql["settle_and_forget"], positions)
+            for stream, settled in groupby(sent, key=lambda each: each.stream):
+                one = list(settled)
+                positions = rows.numbers(each.entry.position for each in one)
+                if self._keep_sent:
+                    places = rows.numbers(each.stream_seq for each in one)
+                    await connection.execute(self._sql["settle"], positions, places, stream)
+                else:
+                    await connection.execute(self._sql["settle_and_forget"], positions)
             for each in failed:
                 entry = each.entry
                 await connection.execute(
                     self._sql["fail"], entry.position, entry.attempts, each.error, each.park
                 )
-        self._claimed.difference_update(positions)
+        self._claimed.difference_update(each.entry.position for each in sent)
 
     async def find(self, event_ids: Sequence[str]) -> Sequence[OutboxEntry]:
         """Those of ``event_ids`` that are in the outbox; one short read."""

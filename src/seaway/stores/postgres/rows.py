@@ -41,3 +41,9 @@ def uuids(texts: Iterable[str]) -> list[uuid.UUID]:
         except ValueError:
             continue
     return found
+
+
+def numbers(integers: Iterable[int]) -> str:
+    """An array as text, for ``$1::text::bigint[]``: the driver's own arrays look at each member
+    several times."""
+    return "{" + ",".join(map(str, integers)) + "}"

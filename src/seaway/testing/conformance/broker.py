@@ -142,6 +142,33 @@ class BrokerConformance:
         assert found == [b"0", b"1", b"2", b"3"][: len(found)]
         assert len(found) >= len(stored)
 
+    async def test_nothing_is_stored_before_its_leave(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, allow_atomic=True)
+        sent = events(context, 5)
+        leave: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        waiting = asyncio.ensure_future(broker.publish(stream, sent, timeout=TIMEOUT, after=leave))
+        assert await publish(broker, *events(context, 1)) == [Stored(1)]
+        assert payloads(await everything(broker, context)) == [b"0"]
+        leave.set_result(True)
+        assert list(await waiting) == [Stored(n) for n in range(2, 7)]
+        found = payloads(await everything(broker, context))
+        assert found == [b"0", b"0", b"1", b"2", b"3", b"4"]
+
+    @pytest.mark.parametrize("count", [1, 5])
+    async def test_nothing_is_stored_without_leave(
+        self, broker: Broker, context: str, stream: str, count: int
+    ) -> None:
+        await make(broker, context, allow_atomic=True)
+        sent = events(context, count, ids=True)
+        leave: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        leave.set_result(False)
+        outcomes = await broker.publish(stream, sent, timeout=TIMEOUT, after=leave)
+        assert list(outcomes) == [Held()] * count
+        assert await publish(broker, *sent) == [Stored(n + 1) for n in range(count)]
+        assert len(await everything(broker, context)) == count
+
     async def test_an_invalid_subject_is_refused(self, broker: Broker, context: str) -> None:
         await make(broker, context)
         [outcome] = await publish(broker, Message(f"{context}.event.a b.v1", b"x"))

@@ -50,7 +50,7 @@ SELECT o.position, o.event_id::text, o.subject, o.payload, o.headers::text, o.ad
 FROM seaway_outbox o
 WHERE o.position > $1
   AND o.parked_at IS NULL
-  AND o.position <> ALL ($2::bigint[])
+  AND o.position NOT IN (SELECT unnest($2::text::bigint[]))
   AND o.ordering_key <> ALL ($3::text[])
   AND ($4::integer[] IS NULL
        OR ((hashtextextended(o.ordering_key, 0) & 2147483647) % $5::integer) = ANY ($4))
@@ -88,23 +88,27 @@ SET LOCAL enable_hashjoin = off;
 SET LOCAL enable_mergejoin = off
 
 -- name: settle
+-- Most events start a chain, and are their own correlation: that is seen without reading the JSON.
 WITH settled AS (
     DELETE FROM seaway_outbox o
-    USING unnest($1::bigint[], $2::text[], $3::bigint[]) AS g (position, stream, stream_seq)
+    USING unnest($1::text::bigint[], $2::text::bigint[]) AS g (position, stream_seq)
     WHERE o.position = g.position
-    RETURNING o.*, g.stream, g.stream_seq
+    RETURNING o.position, o.event_id, CASE
+        WHEN strpos(o.headers::text, '"X-Correlation-Id":"' || o.event_id::text || '"') = 0
+        THEN nullif(o.headers ->> 'X-Correlation-Id', o.event_id::text)
+    END AS correlation_id, o.subject, o.ordering_key, o.payload, o.headers, o.added_at, o.attempts,
+    g.stream_seq
 )
 INSERT INTO seaway_sent (
     position, event_id, correlation_id, subject, ordering_key, payload, headers, added_at,
     attempts, stream, stream_seq, sent_at
 )
-SELECT s.position, s.event_id, nullif(s.headers ->> 'X-Correlation-Id', s.event_id::text),
-       s.subject, s.ordering_key, s.payload, s.headers, s.added_at, s.attempts, s.stream,
-       s.stream_seq, now()
+SELECT s.position, s.event_id, s.correlation_id, s.subject, s.ordering_key, s.payload, s.headers,
+       s.added_at, s.attempts, $3, s.stream_seq, now()
 FROM settled s
 
 -- name: settle_and_forget
-DELETE FROM seaway_outbox o WHERE o.position = ANY ($1)
+DELETE FROM seaway_outbox o WHERE o.position = ANY ($1::text::bigint[])
 
 -- name: fail
 -- Counts an attempt once, however often it is recorded.
