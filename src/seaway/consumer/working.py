@@ -16,7 +16,7 @@ from seaway.consumer.run import Run
 from seaway.consumer.settling import Settler
 from seaway.consumer.transacting import Results, Transactor
 
-_SLICE_SECONDS = 0.005
+_SLICE_SECONDS = 0.0005
 _MOMENT_SECONDS = 0.25
 _POLL_SECONDS = 5.0
 
@@ -72,8 +72,7 @@ class Workers:
         await self._settler.acknowledge(results.done)
         for failure in results.failed:
             await self._settler.failed(failure)
-        run.wake.set()
-        run.room.set()
+        run.go_on()
 
     def _note(self, results: Results) -> None:
         """Tell the breaker what was found."""
