@@ -54,11 +54,15 @@ async def test_who_goes_on_although_cancelled_may_end(deadlines: Deadlines) -> N
 
 
 async def test_who_is_late_and_raises_has_raised_that(deadlines: Deadlines) -> None:
-    with pytest.raises(ZeroDivisionError), Deadline(deadlines, task()):
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            _ = 1 / 0
+    async def fail_late() -> None:
+        with Deadline(deadlines, task()):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.create_task(fail_late())
 
 
 async def test_who_is_cancelled_from_outside_as_well_stays_cancelled(deadlines: Deadlines) -> None:

@@ -1,9 +1,11 @@
 """What follows a transaction: the ack, the nak and its lane, the dead letter, and the telling.
 
 Owns: what the server is told of a delivery. Guarantees: acknowledged only after the commit, or
-after the dead letter queue has the letter. Acks leave with the event loop's next turn, all that
-have come up until then, and their confirmations are awaited while the next transactions run: what
-stays unconfirmed comes again, and meets the inbox.
+after the dead letter queue has the letter. The confirmations of acks are awaited while the next
+transactions run: what stays unconfirmed comes again, and meets the inbox.
+
+Acks leave at once while none is unconfirmed; later ones wait for that confirmation, so that they
+leave together, but no more of them than a quarter of what the server lets out.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ class Settler:
         self._run = run
         self._spawn = spawn
         self._unasked: list[Done] = []
+        self._asked = 0
         self._owed: Counter[int] = Counter()
-        self._unconfirmed = 0
         self._fewer = asyncio.Event()
 
     # ------------------------------------------------------------------ acknowledging
@@ -57,27 +59,32 @@ class Settler:
                 continue
             self._run.lanes.done(one[0])
             self._owed[id(one[0].source)] += 1
-            if not self._unasked:
-                self._spawn(self._ask())
             self._unasked.append(one)
-            self._unconfirmed += 1
+        self._ask_if_due()
         for work, outcome, took in parked:
             if await self._bury(work, "parked", None):
                 self._tell(work, outcome, took)
         await self._at_most(self._run.limits.max_ack_pending)
 
-    async def _ask(self) -> None:
-        """Acknowledge all that has come up, and see it confirmed."""
-        asked, self._unasked = self._unasked, []
+    def _ask_if_due(self) -> None:
+        most = max(1, self._run.limits.max_ack_pending // 4)
+        if len(self._unasked) >= (most if self._asked else 1):
+            asked, self._unasked = self._unasked, []
+            self._asked += len(asked)
+            self._spawn(self._ask(asked))
+
+    async def _ask(self, asked: Sequence[Done]) -> None:
+        """Acknowledge, and see it confirmed."""
         try:
             for source, batch in by_source(work for work, _, _ in asked):
                 await source.ack(*batch)
         finally:
-            self._unconfirmed -= len(asked)
+            self._asked -= len(asked)
             self._fewer.set()
             for work, outcome, took in asked:
                 self._owed[id(work.source)] -= 1
                 self._tell(work, outcome, took)
+        self._ask_if_due()
 
     def owes(self, source: Subscription) -> bool:
         """Whether acks over ``source`` wait for their confirmation."""
@@ -88,7 +95,7 @@ class Settler:
         await self._at_most(0)
 
     async def _at_most(self, unconfirmed: int) -> None:
-        while self._unconfirmed > unconfirmed:
+        while len(self._unasked) + self._asked > unconfirmed:
             self._fewer.clear()
             await self._fewer.wait()
 
