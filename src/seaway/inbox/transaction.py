@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any
 
+from seaway.contracts import Claim
 from seaway.databases.ending import to_its_end
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 from seaway.inbox.driver import Driver, Refusal, Session
@@ -28,6 +29,7 @@ class Transaction:
     def __init__(self, driver: Driver, session: Session) -> None:
         self._driver = driver
         self._session = session
+        self.fresh: Collection[str] = ()
 
     @property
     def handle(self) -> Any:
@@ -42,6 +44,8 @@ class Transaction:
 
     async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
         """Write the inbox rows in one statement; those that were new."""
+        if len(event_ids) == 1:
+            return {event_ids[0]} if await self.claim(consumer, event_ids[0]) else set()
         with translating(self._driver):
             found = await self._session.rows(self._session.queries.claim_many(consumer, event_ids))
         return {event_id for (event_id,) in found}
@@ -103,14 +107,17 @@ class Inbox:
         self._committed = committed
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    async def transaction(self, claim: Claim | None = None) -> AsyncIterator[Transaction]:
         """Commit on leaving, roll back on an exception."""
         driver = self._driver
         async with driver.session() as session:
             with translating(driver):
                 await session.begin()
+            opened = Transaction(driver, session)
             try:
-                yield Transaction(driver, session)
+                if claim is not None:
+                    opened.fresh = await opened.claim_many(*claim)
+                yield opened
             except BaseException as error:
                 away = _is_away(driver, session, error)
                 intact = await to_its_end(_undo(driver, session))

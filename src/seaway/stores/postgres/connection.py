@@ -7,14 +7,15 @@ transaction mode; a commit or rollback is never left half done by a cancellation
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from seaway.databases.ending import to_its_end
+from seaway.databases.ending import statement_to_its_end, to_its_end
 from seaway.errors import StoreUnavailable
 from seaway.stores.postgres.address import Address
 from seaway.stores.postgres.errors import DRIVER_ERRORS, translating
@@ -24,6 +25,7 @@ Row: TypeAlias = "asyncpg.Record"
 
 CONNECT_SECONDS = 10.0
 _STATEMENTS = 256
+_SPARE_SECONDS = 1.0
 
 
 class _HonestConnection(asyncpg.Connection):
@@ -33,9 +35,37 @@ class _HonestConnection(asyncpg.Connection):
     effect would be lost, and its message acknowledged.
     """
 
-    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
-        tag: str = await super().execute(query, *args, timeout=timeout)
-        if tag == "ROLLBACK" and query.startswith("COMMIT"):
+    _first = _tag = ""
+
+    async def begin(self, first: str) -> tuple[asyncpg.transaction.Transaction, str]:
+        """A transaction whose first statement goes with its BEGIN, and that one's tag."""
+        self._first, whole = first, self.transaction()
+        try:
+            await whole.start()
+        except BaseException:
+            # Begun or not, the driver takes it for its own to this session's end.
+            self.terminate()
+            raise
+        return whole, self._tag
+
+    def execute(
+        self, query: str, *args: Any, timeout: float | None = None
+    ) -> Coroutine[Any, Any, str]:
+        if query.startswith("COMMIT"):
+            return self._commit(query, timeout)
+        if self._first and query == "BEGIN;":
+            return self._begin(query)
+        running: Coroutine[Any, Any, str] = super().execute(query, *args, timeout=timeout)
+        return running
+
+    async def _begin(self, query: str) -> str:
+        first, self._first = self._first, ""
+        self._tag = await super().execute(f"{query} {first}")
+        return self._tag
+
+    async def _commit(self, query: str, timeout: float | None) -> str:
+        tag: str = await super().execute(query, timeout=timeout)
+        if tag == "ROLLBACK":
             raise asyncpg.InFailedSQLTransactionError(
                 "nothing was committed, since a statement had failed before: undo such a part "
                 "with a savepoint"
@@ -44,11 +74,19 @@ class _HonestConnection(asyncpg.Connection):
 
 
 class Pool:
-    """A few connections, made when they are first needed. ``open`` it, ``close`` it."""
+    """A few connections, made when they are first needed. ``open`` it, ``close`` it.
+
+    What was given back is kept out of the driver's pool for a moment, since taking it there and
+    back costs as much as a round trip to the server.
+    """
 
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record], address: Address) -> None:
         self._pool = pool
         self.shown = address.shown
+        self._idle: list[Handle] = []
+        self._spare = 0
+        self._waiting = 0
+        self._returning: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, address: Address, *, size: int) -> Pool:
@@ -67,19 +105,21 @@ class Pool:
 
     async def close(self) -> None:
         """Close every connection, after what is under way. Idempotent."""
-        await self._pool.close()
+        closing = asyncio.create_task(self._pool.close())
+        if self._returning is not None:
+            self._returning.cancel()
+        while self._idle:
+            await to_its_end(self._pool.release(self._idle.pop()))
+        await closing
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Handle]:
         """A connection of one's own; none of its transactions is open before or after."""
-        if self._pool.is_closing():
-            raise StoreUnavailable("the store is closed")
-        with translating(self.shown):
-            connection = await self._pool.acquire()
+        connection = await self.take()
         try:
             yield connection
         finally:
-            await to_its_end(self._give_back(connection))
+            await self.give_back(connection)
 
     @asynccontextmanager
     async def transaction(self, begin: str = "BEGIN") -> AsyncIterator[Handle]:
@@ -92,9 +132,9 @@ class Pool:
     async def untranslated(self, begin: str = "BEGIN") -> AsyncIterator[Handle]:
         """The same, where the caller knows better what the driver's errors mean."""
         async with self.connection() as connection:
-            await to_its_end(connection.execute(begin))
+            await statement_to_its_end(connection.execute(begin))
             yield connection
-            await to_its_end(connection.execute("COMMIT"))
+            await statement_to_its_end(connection.execute("COMMIT"))
 
     async def rows(self, statement: str, *parameters: object) -> Sequence[Row]:
         """What ``statement`` returns, in a transaction of its own."""
@@ -111,7 +151,42 @@ class Pool:
         async with self.transaction() as connection:
             return touched(await connection.execute(statement, *parameters))
 
-    async def _give_back(self, connection: Handle) -> None:
+    async def take(self) -> Handle:
+        """A connection of one's own, without a transaction. ``give_back`` it."""
+        if self._pool.is_closing():
+            raise StoreUnavailable("the store is closed")
+        while self._idle:
+            connection = self._idle.pop()
+            self._spare = min(self._spare, len(self._idle))
+            if not lost(connection):
+                return connection
+            await to_its_end(self._pool.release(connection))
+        self._waiting += 1
+        try:
+            with translating(self.shown):
+                return await self._pool.acquire()
+        finally:
+            self._waiting -= 1
+
+    async def give_back(self, connection: Handle) -> None:
+        """Nothing is to stay open on it."""
+        if self._waiting or self._pool.is_closing() or not _is_clean(connection):
+            await to_its_end(self._release(connection))
+            return
+        self._idle.append(connection)
+        if self._returning is None or self._returning.done():
+            self._returning = asyncio.create_task(self._return_spare())
+
+    async def _return_spare(self) -> None:
+        """Give back those that nobody took for a while: the driver's pool closes them in time."""
+        while self._idle:
+            self._spare = len(self._idle)
+            await asyncio.sleep(_SPARE_SECONDS)
+            while self._spare:
+                self._spare -= 1
+                await to_its_end(self._pool.release(self._idle.pop(0)))
+
+    async def _release(self, connection: Handle) -> None:
         if in_transaction(connection):
             # Left by an error or a cancellation: what it did must not reach the next one.
             try:
@@ -119,6 +194,17 @@ class Pool:
             except DRIVER_ERRORS:
                 drop(connection)
         await self._pool.release(connection)
+
+
+async def begin(
+    connection: Handle, first: str | None
+) -> tuple[asyncpg.transaction.Transaction, str]:
+    """A transaction, as the driver knows it, and the tag of its ``first`` statement, if any."""
+    if first is None:
+        whole = connection.transaction()
+        await whole.start()
+        return whole, ""
+    return await cast(_HonestConnection, connection).begin(first)
 
 
 def lost(connection: Handle) -> bool:
@@ -132,6 +218,10 @@ def lost(connection: Handle) -> bool:
 def in_transaction(connection: Handle) -> bool:
     """Whether a transaction is open on it; false for a lost one."""
     return not lost(connection) and connection.is_in_transaction()
+
+
+def _is_clean(connection: Handle) -> bool:
+    return not lost(connection) and not connection.is_in_transaction()
 
 
 def drop(connection: Handle) -> None:

@@ -34,6 +34,7 @@ class SqliteTransaction:
         self._path = path
         self._savepoints = 0
         self._left: str | None = None
+        self.fresh: Collection[str] = ()
 
     @property
     def handle(self) -> Connection:
