@@ -61,10 +61,11 @@ class PostgresTransaction:
         self._connection = await self._pool.take()
         try:
             first = self._claim and _without_parameters(self._sql["claim"], *self._claim)
-            with translating(self._shown):
-                self._whole, tag = await begin(self._connection, first)
-        except BaseException:
+            self._whole, tag = await begin(self._connection, first)
+        except BaseException as error:
             await self._pool.give_back(self._connection)
+            if isinstance(error, DRIVER_ERRORS):
+                raise translated(error, self._shown) from error
             raise
         if first and self._claim:
             self.fresh = self._claim[1] if touched(tag) else ()
