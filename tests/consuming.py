@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from seaway.consumer import Consumer, Delivery
-from seaway.contracts import JSON, Claim, DeadLetterReason, Incoming, Message, Subscription
+from seaway.contracts import JSON, DeadLetterReason, Incoming, Message, Subscription
 from seaway.errors import BrokerUnavailable, StoreUnavailable
 from seaway.events import RawEvent
 from seaway.naming import Durable
@@ -186,12 +186,12 @@ class FragileStore(MemoryStore):
         self.begun = 0
 
     @asynccontextmanager
-    async def transaction(self, claim: Claim | None = None) -> AsyncIterator[Any]:
+    async def transaction(self) -> AsyncIterator[Any]:
         self.begun += 1
         if self.away:
             self.away -= 1
             raise StoreUnavailable("locked")
-        async with super().transaction(claim) as tx:
+        async with super().transaction() as tx:
             yield tx
             if self.commit_errors:
                 raise self.commit_errors.popleft()

@@ -401,17 +401,8 @@ class OutboxStore(Protocol):
 # ----------------------------------------------------------------------------- the inbox
 
 
-Claim: TypeAlias = tuple[str, Sequence[str]]
-"""A consumer, and the events whose inbox rows are to be written: see ``claim_many``."""
-
-
 class InboxTransaction(Protocol):
     """One open transaction of the consuming service."""
-
-    @property
-    def fresh(self) -> Collection[str]:
-        """Of the events that it began with a claim of: those whose rows were new."""
-        ...
 
     @property
     def handle(self) -> Any:
@@ -459,12 +450,8 @@ class InboxTransaction(Protocol):
 class InboxStore(Protocol):
     """The consuming service's database."""
 
-    def transaction(
-        self, claim: Claim | None = None
-    ) -> AbstractAsyncContextManager[InboxTransaction]:
+    def transaction(self) -> AbstractAsyncContextManager[InboxTransaction]:
         """Commit on leaving, roll back on an exception (also on cancellation).
-
-        ``claim``: what to write first, with the beginning itself where the database can.
 
         ``StoreUnavailable`` where the database is away or stays locked: nothing happened.
         ``TransactionConflict``, one of those, where the same transaction may succeed at once; also

@@ -11,7 +11,7 @@ blamed only for what its handler says of it, or for failing alone; where somethi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from seaway.consumer.calling import call_handler
@@ -165,12 +165,17 @@ class Transactor:
         attempt.done = []
         if store is None:
             return await self._call_all(part, None, set(), {}, attempt)
-        durable, parks = self._run.durable, self._run.options.parks
-        async with store.transaction(None if parks else (durable, _ids_of(part, ()))) as tx:
-            fresh, aside = set(tx.fresh), dict[Place, HandledAs]()
-            if parks:
+        async with store.transaction() as tx:
+            aside: dict[Place, HandledAs] = {}
+            if self._run.options.parks:
                 aside = await take_turns(tx, works_of(part))
-                fresh = await tx.claim_many(durable, _ids_of(part, aside))
+            ids = [
+                item.metadata.event_id
+                for call in part
+                for item in call.items
+                if item.work.place not in aside
+            ]
+            fresh = await tx.claim_many(self._run.durable, ids)
             await self._call_all(part, tx, fresh, aside, attempt)
             if any(self._run.lapsed(work) for work in works_of(part)):
                 raise Lapsed("its last delivery was not kept alive")
@@ -205,16 +210,6 @@ class Transactor:
             outcome: HandledAs = "handled" if handled else "already_processed"
             for item in wanted:
                 done.append((item.work, outcome, took))
-
-
-def _ids_of(part: Part, aside: Collection[Place]) -> list[str]:
-    """The events of ``part``, but for those ``aside``."""
-    return [
-        item.metadata.event_id
-        for call in part
-        for item in call.items
-        if item.work.place not in aside
-    ]
 
 
 def _unclaimed(

@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
-from seaway.contracts import Claim
 from seaway.errors import ConfigError
 from seaway.inbox.connections import Connections
 from seaway.inbox.driver import Driver
@@ -36,10 +35,10 @@ class ConnectingInbox:
         self._inbox: Inbox | None = None
 
     @asynccontextmanager
-    async def transaction(self, claim: Claim | None = None) -> AsyncIterator[Transaction]:
+    async def transaction(self) -> AsyncIterator[Transaction]:
         """See ``Inbox``."""
         inbox = await self._decided()
-        async with inbox.transaction(claim) as opened:
+        async with inbox.transaction() as opened:
             yield opened
 
     async def processed(self, event_id: str) -> Mapping[str, datetime]:

@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any
 
-from seaway.contracts import Claim
 from seaway.databases.ending import to_its_end
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 from seaway.inbox.driver import Driver, Refusal, Session
@@ -29,7 +28,6 @@ class Transaction:
     def __init__(self, driver: Driver, session: Session) -> None:
         self._driver = driver
         self._session = session
-        self.fresh: Collection[str] = ()
 
     @property
     def handle(self) -> Any:
@@ -107,17 +105,14 @@ class Inbox:
         self._committed = committed
 
     @asynccontextmanager
-    async def transaction(self, claim: Claim | None = None) -> AsyncIterator[Transaction]:
+    async def transaction(self) -> AsyncIterator[Transaction]:
         """Commit on leaving, roll back on an exception."""
         driver = self._driver
         async with driver.session() as session:
             with translating(driver):
                 await session.begin()
-            opened = Transaction(driver, session)
             try:
-                if claim is not None:
-                    opened.fresh = await opened.claim_many(*claim)
-                yield opened
+                yield Transaction(driver, session)
             except BaseException as error:
                 away = _is_away(driver, session, error)
                 intact = await to_its_end(_undo(driver, session))

@@ -26,7 +26,6 @@ from seaway import headers as h
 from seaway.contracts import (
     Backlog,
     Capabilities,
-    Claim,
     Failed,
     Message,
     OutboxEntry,
@@ -83,7 +82,6 @@ class MemoryTransaction:
         self._tables = tables
         self._next_position = next_position
         self._open = True
-        self.fresh: Collection[str] = ()
 
     @property
     def handle(self) -> MemoryTransaction:
@@ -379,13 +377,11 @@ class MemoryStore:
     # ------------------------------------------------------------------- the inbox
 
     @asynccontextmanager
-    async def transaction(self, claim: Claim | None = None) -> AsyncIterator[MemoryTransaction]:
+    async def transaction(self) -> AsyncIterator[MemoryTransaction]:
         """Commit on leaving, roll back on an exception."""
         async with self._turns.own():
             opened = MemoryTransaction(self._tables.copy(), self._next_position)
             try:
-                if claim is not None:
-                    opened.fresh = await opened.claim_many(*claim)
                 yield opened
             except BaseException:
                 opened.end()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -26,6 +26,7 @@ Row: TypeAlias = "asyncpg.Record"
 CONNECT_SECONDS = 10.0
 _STATEMENTS = 256
 _SPARE_SECONDS = 1.0
+_BEGUN_SECONDS = 0.005
 
 
 class _HonestConnection(asyncpg.Connection):
@@ -35,33 +36,13 @@ class _HonestConnection(asyncpg.Connection):
     effect would be lost, and its message acknowledged.
     """
 
-    _first = _tag = ""
-
-    async def begin(self, first: str) -> tuple[asyncpg.transaction.Transaction, str]:
-        """A transaction whose first statement goes with its BEGIN, and that one's tag."""
-        self._first, whole = first, self.transaction()
-        try:
-            await whole.start()
-        except BaseException:
-            # Begun or not, the driver takes it for its own to this session's end.
-            self.terminate()
-            raise
-        return whole, self._tag
-
     def execute(
         self, query: str, *args: Any, timeout: float | None = None
     ) -> Coroutine[Any, Any, str]:
         if query.startswith("COMMIT"):
             return self._commit(query, timeout)
-        if self._first and query == "BEGIN;":
-            return self._begin(query)
         running: Coroutine[Any, Any, str] = super().execute(query, *args, timeout=timeout)
         return running
-
-    async def _begin(self, query: str) -> str:
-        first, self._first = self._first, ""
-        self._tag = await super().execute(f"{query} {first}")
-        return self._tag
 
     async def _commit(self, query: str, timeout: float | None) -> str:
         tag: str = await super().execute(query, timeout=timeout)
@@ -73,19 +54,32 @@ class _HonestConnection(asyncpg.Connection):
         return tag
 
 
+class _Begun(NamedTuple):
+    """An empty transaction, since when it is open."""
+
+    connection: Handle
+    whole: asyncpg.transaction.Transaction
+    at: float = 0.0
+
+
 class Pool:
     """A few connections, made when they are first needed. ``open`` it, ``close`` it.
 
     What was given back is kept out of the driver's pool for a moment, since taking it there and
-    back costs as much as a round trip to the server.
+    back costs as much as a round trip to the server. A transaction that is committed begins the
+    next one on its connection, which saves one: it does nothing, holds nothing, and unless it is
+    taken is ended within ``_BEGUN_SECONDS``, so that ``now()`` is never older in it.
     """
 
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record], address: Address) -> None:
         self._pool = pool
         self.shown = address.shown
+        self._chains = not address.pgbouncer  # Its server connections are for everybody.
+        self._begun: list[_Begun] = []
         self._idle: list[Handle] = []
         self._spare = 0
         self._waiting = 0
+        self._ending: asyncio.Task[None] | None = None
         self._returning: asyncio.Task[None] | None = None
 
     @classmethod
@@ -106,10 +100,13 @@ class Pool:
     async def close(self) -> None:
         """Close every connection, after what is under way. Idempotent."""
         closing = asyncio.create_task(self._pool.close())
-        if self._returning is not None:
-            self._returning.cancel()
+        for task in (self._ending, self._returning):
+            if task is not None:
+                task.cancel()
+        while self._begun:
+            await self.put_away(await self._unbegun(self._begun.pop()))
         while self._idle:
-            await to_its_end(self._pool.release(self._idle.pop()))
+            await self.put_away(self._idle.pop())
         await closing
 
     @asynccontextmanager
@@ -160,7 +157,9 @@ class Pool:
             self._spare = min(self._spare, len(self._idle))
             if not lost(connection):
                 return connection
-            await to_its_end(self._pool.release(connection))
+            await self.put_away(connection)
+        if self._begun:
+            return await self._unbegun(self._begun.pop(0))
         self._waiting += 1
         try:
             with translating(self.shown):
@@ -168,14 +167,73 @@ class Pool:
         finally:
             self._waiting -= 1
 
+    async def begin(self) -> tuple[Handle, asyncpg.transaction.Transaction]:
+        """A transaction on a connection of one's own, that has done nothing. ``commit`` it, or end
+        it and ``put_away`` the connection."""
+        latest = asyncio.get_running_loop().time() - _BEGUN_SECONDS
+        if self._begun and self._begun[-1].at > latest:
+            begun = self._begun.pop()
+            if in_transaction(begun.connection):
+                return begun.connection, begun.whole
+            await self.put_away(begun.connection)
+        connection = await self.take()
+        try:
+            whole = connection.transaction()
+            await whole.start()
+        except BaseException:
+            await self.put_away(connection)
+            raise
+        return connection, whole
+
+    async def commit(self, connection: Handle, whole: asyncpg.transaction.Transaction) -> None:
+        """Whole, even when cancelled meanwhile, and give the connection back."""
+        if self._waiting or self._pool.is_closing() or not self._chains:
+            await statement_to_its_end(whole.commit())
+            await self.give_back(connection)
+            return
+        try:
+            await statement_to_its_end(connection.execute("COMMIT AND CHAIN"))
+        except asyncio.CancelledError:
+            # Committed all the same, or lost: nothing but an empty transaction is to be ended.
+            await self.give_back(await self._unbegun(_Begun(connection, whole)))
+            raise
+        except BaseException:
+            await self._unbegun(_Begun(connection, whole))
+            raise
+        self._begun.append(_Begun(connection, whole, asyncio.get_running_loop().time()))
+        if self._ending is None or self._ending.done():
+            self._ending = asyncio.create_task(self._end_begun())
+
+    async def _end_begun(self) -> None:
+        """End those that nobody took."""
+        while self._begun:
+            await asyncio.sleep(_BEGUN_SECONDS)
+            latest = asyncio.get_running_loop().time() - _BEGUN_SECONDS
+            while self._begun and self._begun[0].at <= latest:
+                await self.give_back(await self._unbegun(self._begun.pop(0)))
+
+    async def _unbegun(self, begun: _Begun) -> Handle:
+        try:
+            await statement_to_its_end(begun.whole.rollback())
+        except DRIVER_ERRORS:
+            drop(begun.connection)
+        except BaseException:
+            await self.put_away(begun.connection)
+            raise
+        return begun.connection
+
     async def give_back(self, connection: Handle) -> None:
         """Nothing is to stay open on it."""
         if self._waiting or self._pool.is_closing() or not _is_clean(connection):
-            await to_its_end(self._release(connection))
+            await self.put_away(connection)
             return
         self._idle.append(connection)
         if self._returning is None or self._returning.done():
             self._returning = asyncio.create_task(self._return_spare())
+
+    async def put_away(self, connection: Handle) -> None:
+        """Give it back to the driver's pool, which also sets its own books right."""
+        await to_its_end(self._release(connection))
 
     async def _return_spare(self) -> None:
         """Give back those that nobody took for a while: the driver's pool closes them in time."""
@@ -184,7 +242,7 @@ class Pool:
             await asyncio.sleep(_SPARE_SECONDS)
             while self._spare:
                 self._spare -= 1
-                await to_its_end(self._pool.release(self._idle.pop(0)))
+                await self.put_away(self._idle.pop(0))
 
     async def _release(self, connection: Handle) -> None:
         if in_transaction(connection):
@@ -194,17 +252,6 @@ class Pool:
             except DRIVER_ERRORS:
                 drop(connection)
         await self._pool.release(connection)
-
-
-async def begin(
-    connection: Handle, first: str | None
-) -> tuple[asyncpg.transaction.Transaction, str]:
-    """A transaction, as the driver knows it, and the tag of its ``first`` statement, if any."""
-    if first is None:
-        whole = connection.transaction()
-        await whole.start()
-        return whole, ""
-    return await cast(_HonestConnection, connection).begin(first)
 
 
 def lost(connection: Handle) -> bool:

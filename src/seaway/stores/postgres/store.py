@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
-from seaway.contracts import Backlog, Capabilities, Claim, OutboxEntry, Sent
+from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
 from seaway.databases import statements
 from seaway.parked import ParkedEvent
 from seaway.stores.postgres import rows
@@ -225,9 +225,9 @@ class PostgresStore:
 
     # ------------------------------------------------------------------- the inbox
 
-    def transaction(self, claim: Claim | None = None) -> PostgresTransaction:
+    def transaction(self) -> PostgresTransaction:
         """A transaction on a connection of its own; others may be open at the same time."""
-        return PostgresTransaction(self._pool, self._inbox_sql, claim, self.nudge)
+        return PostgresTransaction(self._pool, self._inbox_sql, self.nudge)
 
     async def processed(self, event_id: str) -> Mapping[str, datetime]:
         """Which consumers have this event's effects, and since when."""

@@ -7,7 +7,6 @@ the transaction itself is found out.
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -15,22 +14,11 @@ from typing import Self
 
 import asyncpg
 
-from seaway.contracts import Claim
 from seaway.databases.ending import statement_to_its_end
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.parked import Standing
-from seaway.stores.postgres.connection import (
-    Handle,
-    Pool,
-    begin,
-    drop,
-    in_transaction,
-    lost,
-    touched,
-)
+from seaway.stores.postgres.connection import Handle, Pool, drop, in_transaction, lost, touched
 from seaway.stores.postgres.errors import DRIVER_ERRORS, is_transient, translated, translating
-
-_PLAIN = re.compile(r"[\w:.-]+", re.ASCII)
 
 
 class PostgresTransaction:
@@ -43,38 +31,17 @@ class PostgresTransaction:
     _connection: Handle
     _whole: asyncpg.transaction.Transaction
 
-    def __init__(
-        self,
-        pool: Pool,
-        sql: Mapping[str, str],
-        claim: Claim | None = None,
-        committed: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, pool: Pool, sql: Mapping[str, str], committed: Callable[[], None]) -> None:
         self._pool = pool
         self._sql = sql
         self._shown = pool.shown
-        self._claim = claim
         self._committed = committed
-        self.fresh: Collection[str] = ()
 
     async def __aenter__(self) -> Self:
-        self._connection = await self._pool.take()
         try:
-            first = self._claim and _without_parameters(self._sql["claim"], *self._claim)
-            self._whole, tag = await begin(self._connection, first)
-        except BaseException as error:
-            await self._pool.give_back(self._connection)
-            if isinstance(error, DRIVER_ERRORS):
-                raise translated(error, self._shown) from error
-            raise
-        if first and self._claim:
-            self.fresh = self._claim[1] if touched(tag) else ()
-        elif self._claim:
-            try:
-                self.fresh = await self.claim_many(*self._claim)
-            except BaseException as error:
-                await self.__aexit__(type(error), error, error.__traceback__)
-                raise
+            self._connection, self._whole = await self._pool.begin()
+        except DRIVER_ERRORS as error:
+            raise translated(error, self._shown) from error
         return self
 
     async def __aexit__(
@@ -83,20 +50,24 @@ class PostgresTransaction:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            await (self._commit() if error is None else self._undo(error))
-        finally:
-            await self._pool.give_back(self._connection)
         if error is None:
+            await self._commit()
             self._committed()
+            return
+        try:
+            await self._undo(error)
+        finally:
+            await self._pool.put_away(self._connection)
 
     async def _commit(self) -> None:
-        connection = self._connection
+        connection, whole = self._connection, self._whole
         if not in_transaction(connection) and not lost(connection):
+            await self._pool.put_away(connection)
             raise _ended_by_body()
         try:
-            await statement_to_its_end(self._whole.commit())
+            await self._pool.commit(connection, whole)
         except DRIVER_ERRORS as error:
+            await self._pool.put_away(connection)
             if is_transient(error):
                 raise translated(error, self._shown) from error
             # A deferred constraint: the body's own doing, and its own error.
@@ -183,13 +154,6 @@ class PostgresTransaction:
             raise _ended_by_body()
         with translating(self._shown):
             await statement_to_its_end(savepoint.commit())
-
-
-def _without_parameters(claim: str, consumer: str, event_ids: Sequence[str]) -> str | None:
-    """The claim of one id, as far as it needs nobody's quoting; ``None`` for any other."""
-    if len(event_ids) != 1 or not _PLAIN.fullmatch(consumer + event_ids[0]):
-        return None
-    return claim.replace("$1", f"'{consumer}'").replace("$2", f"'{event_ids[0]}'")
 
 
 def _ended_it(error: BaseException, connection: Handle) -> bool:

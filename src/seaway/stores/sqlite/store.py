@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from seaway.contracts import Backlog, Capabilities, Claim, OutboxEntry, Sent
+from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
 from seaway.databases import sqlite_times as times
 from seaway.databases import statements
 from seaway.databases.ending import to_its_end
@@ -201,11 +201,9 @@ class SqliteStore:
     # ------------------------------------------------------------------- the inbox
 
     @asynccontextmanager
-    async def transaction(self, claim: Claim | None = None) -> AsyncIterator[SqliteTransaction]:
+    async def transaction(self) -> AsyncIterator[SqliteTransaction]:
         """The writer, in a transaction; others of this process wait their turn."""
         async with self._turns.own(), transaction(self._writer, str(self.path)) as opened:
-            if claim is not None:
-                opened.fresh = await opened.claim_many(*claim)
             yield opened
         self.nudge()
 

@@ -34,7 +34,6 @@ class SqliteTransaction:
         self._path = path
         self._savepoints = 0
         self._left: str | None = None
-        self.fresh: Collection[str] = ()
 
     @property
     def handle(self) -> Connection:
