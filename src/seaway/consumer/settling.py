@@ -4,8 +4,8 @@ Owns: what the server is told of a delivery. Guarantees: acknowledged only after
 after the dead letter queue has the letter. The confirmations of acks are awaited while the next
 transactions run: what stays unconfirmed comes again, and meets the inbox.
 
-Acks leave together: all that come up within a few milliseconds, but no more of them than a quarter
-of what the server lets out, so that it has always something to send.
+Acks leave at once while none is unconfirmed; later ones wait for that confirmation, so that they
+leave together, but no more of them than a quarter of what the server lets out.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from seaway.telemetry import DeadLettered, Delivered, HandledAs
 
 logger = logging.getLogger("seaway.consumer")
 
-_LINGER_SECONDS = 0.005
-
 Done: TypeAlias = tuple[Work, HandledAs, float]
 """A delivery that took effect, how, and in how many seconds."""
 
@@ -43,7 +41,6 @@ class Settler:
         self._spawn = spawn
         self._unasked: list[Done] = []
         self._asked = 0
-        self._lingering = False
         self._owed: Counter[int] = Counter()
         self._fewer = asyncio.Event()
 
@@ -70,21 +67,11 @@ class Settler:
         await self._at_most(self._run.limits.max_ack_pending)
 
     def _ask_if_due(self) -> None:
-        if len(self._unasked) >= max(1, self._run.limits.max_ack_pending // 4):
-            self._spawn(self._ask(self._taken()))
-        elif self._unasked and not self._lingering:
-            self._lingering = True
-            self._spawn(self._linger())
-
-    async def _linger(self) -> None:
-        await asyncio.sleep(_LINGER_SECONDS)
-        self._lingering = False
-        await self._ask(self._taken())
-
-    def _taken(self) -> Sequence[Done]:
-        taken, self._unasked = self._unasked, []
-        self._asked += len(taken)
-        return taken
+        most = max(1, self._run.limits.max_ack_pending // 4)
+        if len(self._unasked) >= (most if self._asked else 1):
+            asked, self._unasked = self._unasked, []
+            self._asked += len(asked)
+            self._spawn(self._ask(asked))
 
     async def _ask(self, asked: Sequence[Done]) -> None:
         """Acknowledge, and see it confirmed."""
@@ -97,6 +84,7 @@ class Settler:
             for work, outcome, took in asked:
                 self._owed[id(work.source)] -= 1
                 self._tell(work, outcome, took)
+        self._ask_if_due()
 
     def owes(self, source: Subscription) -> bool:
         """Whether acks over ``source`` wait for their confirmation."""
