@@ -26,7 +26,7 @@ from seaway.contracts import Store
 from seaway.databases import statements
 
 WORKERS = 16
-BATCH = 100
+BATCH, BATCH_WORKERS = 100, 8
 TABLE = "CREATE TABLE effects (event_id text NOT NULL, subject text NOT NULL)"
 ON_POSTGRES = "INSERT INTO effects (event_id, subject) VALUES ($1, $2)"
 ON_SQLITE = "INSERT INTO effects (event_id, subject) VALUES (?, ?)"
@@ -116,5 +116,5 @@ async def bare(job: Job) -> Prepared:
 
 
 postgres_single = partial(_postgres, batch=1, workers=WORKERS)
-postgres_batched = partial(_postgres, batch=BATCH, workers=2)
+postgres_batched = partial(_postgres, batch=BATCH, workers=BATCH_WORKERS)
 sqlite_single, sqlite_batched = partial(_sqlite, batch=1), partial(_sqlite, batch=BATCH)

@@ -45,14 +45,18 @@ def chained(
         yield chain
 
 
-@contextmanager
-def continued(chain: Chain | None) -> Iterator[Chain]:
+class continued:
     """Events written inside belong to ``chain``; ``None``: to the one that they belong to now."""
-    if chain is None:
-        yield _current.get()
-        return
-    token = _current.set(chain)
-    try:
-        yield chain
-    finally:
-        _current.reset(token)
+
+    __slots__ = ("_chain", "_token")
+
+    def __init__(self, chain: Chain | None) -> None:
+        self._chain = chain
+
+    def __enter__(self) -> Chain:
+        chain = self._chain or _current.get()
+        self._token = _current.set(chain)
+        return chain
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)

@@ -201,8 +201,10 @@ def original_subject(subject: str) -> str:
     Never fails, so that any foreign subject can be dead-lettered under its own name.
     """
     context, separator, rest = subject.partition(".redrive.")
+    if not separator:
+        return subject
     original = rest.partition(".")[2]
-    if separator and "." not in context and original.startswith(f"{context}."):
+    if "." not in context and original.startswith(f"{context}."):
         return original
     return subject
 

@@ -132,9 +132,9 @@ async def test_an_event_without_handler_is_acknowledged_and_counted(bench: Bench
     bench.start(made)
     await bench.events.publish(message("e1"))
     await bench.events.publish(message("e2", subject="memo.event.only_this.v7"))
-    await until(lambda: bench.events.acked == [1, 2])
+    await until(lambda: sorted(bench.events.acked) == [1, 2])
     await bench.finish()
-    assert bench.outcomes() == ["ignored", "dead_lettered"]
+    assert sorted(bench.outcomes()) == ["dead_lettered", "ignored"]
     assert bench.letters.stored == [("e2", "undecodable")]
     assert not await bench.store.processed("e1")
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from seaway.chain import Chain, continued
 from seaway.consumer.calls import Item
+from seaway.consumer.deadlines import Deadline
 from seaway.consumer.delivery import Delivery
 from seaway.consumer.handlers import Registration
 from seaway.consumer.run import Run
-from seaway.contracts import InboxTransaction
+from seaway.contracts import InboxTransaction, OutboxWriter
 from seaway.errors import AlreadyProcessed
 
 
@@ -30,48 +31,36 @@ async def call_handler(
 
     Raises what the handler raises, ``TimeoutError`` past its deadline.
     """
-    in_list = registration.takes_lists
-    deliveries = [_delivery(run, item, tx, in_list=in_list) for item in items]
+    handle, outbox = None if tx is None else tx.handle, run.ports.outbox
+    task = asyncio.current_task()
+    assert task is not None
     try:
-        async with asyncio.timeout(run.deadline.total_seconds()):
-            if in_list:
+        with Deadline(run.deadlines, task):
+            if registration.takes_lists:
+                deliveries = [_delivery(item, handle, outbox, _chain(item)) for item in items]
                 await registration.handler(events, deliveries)
             else:
-                with continued(_chain(items[0])):
-                    await registration.handler(events[0], deliveries[0])
+                (item,) = items
+                delivery = _delivery(item, handle, outbox)
+                with continued(_chain(item)):
+                    await registration.handler(events[0], delivery)
     except AlreadyProcessed:
         return False
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if task.cancelling():
             raise
         # Not our cancellation: it would end this worker without a word.
         raise RuntimeError("the handler awaited something that was cancelled") from error
     return True
 
 
+def _delivery(
+    item: Item, tx: Any, outbox: OutboxWriter | None, chain: Chain | None = None
+) -> Delivery:
+    work = item.work
+    return Delivery(work.incoming, work.subject, item.metadata, tx, outbox, chain)
+
+
 def _chain(item: Item) -> Chain:
     found = item.metadata
     return Chain(found.correlation_id, found.event_id, found.traceparent, found.tracestate)
-
-
-def _delivery(run: Run, item: Item, tx: InboxTransaction | None, *, in_list: bool) -> Delivery:
-    incoming, metadata = item.work.incoming, item.metadata
-    return Delivery(
-        event_id=metadata.event_id,
-        subject=item.subject,
-        stream=incoming.stream,
-        stream_seq=incoming.stream_seq,
-        consumer=run.durable,
-        deliveries=incoming.deliveries,
-        correlation_id=metadata.correlation_id,
-        causation_id=metadata.causation_id,
-        key=metadata.key,
-        occurred_at=metadata.occurred_at,
-        stored_at=incoming.stored_at,
-        headers=incoming.message.headers,
-        redriven=item.subject != incoming.message.subject,
-        _tx=None if tx is None else tx.handle,
-        _outbox=run.ports.outbox,
-        _chain=_chain(item) if in_list else None,
-    )

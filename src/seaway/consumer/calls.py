@@ -8,25 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from seaway import headers as h
 from seaway.consumer.handlers import HandlerTable, Registration
 from seaway.consumer.lanes import Work
 from seaway.errors import DecodeError
-from seaway.naming import original_subject
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """A delivery whose headers have been read."""
 
     work: Work
-    subject: str
     metadata: h.Metadata
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A handler and the deliveries it is called with: one, or for a batch handler several."""
 
     registration: Registration
@@ -66,8 +63,7 @@ def plan(works: Iterable[Work], handlers: HandlerTable, *, ordered: bool) -> Pla
     last_of_key: dict[str, int] = {}
     for work in works:
         incoming = work.incoming
-        subject = original_subject(incoming.message.subject)
-        registration = handlers.find(subject)
+        registration = handlers.find(work.subject)
         if registration is None:
             made.ignored.append(work)
             continue
@@ -81,7 +77,7 @@ def plan(works: Iterable[Work], handlers: HandlerTable, *, ordered: bool) -> Pla
             made.steps.append(Failure(work, error))
             calls, open_calls, last_of_key = [], {}, {}
             continue
-        item = Item(work, subject, metadata)
+        item = Item(work, metadata)
         at = open_calls.get(id(registration)) if registration.takes_lists else None
         if at is not None and (not ordered or last_of_key.get(work.key, at) <= at):
             calls[at] = Call(registration, (*calls[at].items, item))

@@ -4,40 +4,98 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from seaway.chain import Chain, continued
-from seaway.contracts import OutboxWriter
+from seaway.contracts import Incoming, OutboxWriter
 from seaway.errors import ConfigError
+from seaway.headers import Metadata
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """One attempt to handle one event. Valid only while its handler runs."""
 
-    event_id: str
-    subject: str
-    """The event's own subject, also where it came by a redrive."""
-    stream: str
-    stream_seq: int
-    consumer: str
-    deliveries: int
-    """1 at the first attempt. Not counted: attempts that an outage or a conflict between
-    transactions undid, and those of a batch that failed for another event's sake."""
-    correlation_id: str
-    causation_id: str | None
-    key: str | None
-    occurred_at: datetime | None
-    stored_at: datetime
-    headers: Mapping[str, str]
-    redriven: bool
-    """Whether it comes from the dead letter queue."""
-    _tx: Any = field(default=None, repr=False)
-    _outbox: OutboxWriter | None = field(default=None, repr=False)
-    _chain: Chain | None = field(default=None, repr=False)
-    """For a delivery among several: whose chain ``add`` continues."""
+    __slots__ = ("_chain", "_incoming", "_metadata", "_outbox", "_subject", "_tx")
+
+    def __init__(
+        self,
+        incoming: Incoming,
+        subject: str,
+        metadata: Metadata,
+        tx: Any = None,
+        outbox: OutboxWriter | None = None,
+        chain: Chain | None = None,
+    ) -> None:
+        """``chain``: for a delivery among several, whose chain ``add`` continues."""
+        self._incoming = incoming
+        self._subject = subject
+        self._metadata = metadata
+        self._tx = tx
+        self._outbox = outbox
+        self._chain = chain
+
+    def __repr__(self) -> str:
+        return (
+            f"<Delivery {self.deliveries} of {self.event_id} to {self.consumer}: "
+            f"{self.subject}, {self.stream} {self.stream_seq}>"
+        )
+
+    @property
+    def event_id(self) -> str:
+        return self._metadata.event_id
+
+    @property
+    def subject(self) -> str:
+        """The event's own subject, also where it came by a redrive."""
+        return self._subject
+
+    @property
+    def stream(self) -> str:
+        return self._incoming.stream
+
+    @property
+    def stream_seq(self) -> int:
+        return self._incoming.stream_seq
+
+    @property
+    def consumer(self) -> str:
+        return self._incoming.consumer
+
+    @property
+    def deliveries(self) -> int:
+        """1 at the first attempt. Not counted: attempts that an outage or a conflict between
+        transactions undid, and those of a batch that failed for another event's sake."""
+        return self._incoming.deliveries
+
+    @property
+    def correlation_id(self) -> str:
+        return self._metadata.correlation_id
+
+    @property
+    def causation_id(self) -> str | None:
+        return self._metadata.causation_id
+
+    @property
+    def key(self) -> str | None:
+        return self._metadata.key
+
+    @property
+    def occurred_at(self) -> datetime | None:
+        return self._metadata.occurred_at
+
+    @property
+    def stored_at(self) -> datetime:
+        return self._incoming.stored_at
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._incoming.message.headers
+
+    @property
+    def redriven(self) -> bool:
+        """Whether it comes from the dead letter queue."""
+        return self._subject != self._incoming.message.subject
 
     @property
     def tx(self) -> Any:

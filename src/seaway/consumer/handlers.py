@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from seaway.consumer.delivery import Delivery
-from seaway.contracts import Message
+from seaway.consumer.lanes import Work
 from seaway.errors import ConfigError
 from seaway.events import EventType, RawEvent, event_type_of
 from seaway.headers import Metadata
@@ -31,12 +31,13 @@ class Registration:
     event_type: EventType[Any] | None
     takes_lists: bool = False
 
-    def read(self, subject: str, message: Message, metadata: Metadata) -> Any:
+    def read(self, work: Work, metadata: Metadata) -> Any:
         """The event for the handler; ``DecodeError`` where the payload is not one."""
+        message = work.incoming.message
         if self.event_type is not None:
             return self.event_type.decode(message.payload)
         return RawEvent(
-            subject=subject,
+            subject=work.subject,
             payload=message.payload,
             key=metadata.key,
             event_id=metadata.event_id,

@@ -12,9 +12,14 @@ import contextlib
 import math
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from seaway.contracts import Incoming, Subscription
+from seaway.naming import original_subject
+from seaway.parked import Place
+
+Lane: TypeAlias = str | Place
 
 
 @dataclass(slots=True, eq=False)
@@ -26,18 +31,21 @@ class Work:
     key: str
     alive: float = math.inf
     """When its ack timer was last known to run."""
+    place: Place = field(init=False)
+    """Which message it is."""
+    subject: str = field(init=False)
+    """The event's own."""
 
-    @property
-    def place(self) -> tuple[str, int]:
-        """Which message it is."""
-        return self.incoming.place
+    def __post_init__(self) -> None:
+        self.place = self.incoming.place
+        self.subject = original_subject(self.incoming.message.subject)
 
 
 @dataclass(slots=True)
 class Held:
     """A delivery that was given back: its lane waits for it."""
 
-    place: tuple[str, int]
+    place: Place
     until: float
     deliveries: int
 
@@ -47,12 +55,14 @@ class Lanes:
 
     def __init__(self, *, ordered: bool = True) -> None:
         self._ordered = ordered
-        self._waiting: dict[str, deque[Work]] = {}
-        self._running: dict[str, int] = {}
-        self._held: dict[str, Held] = {}
-        self._in_hand: dict[tuple[str, int], Work] = {}
-        self._expected: set[tuple[str, int]] = set()
+        self._waiting: dict[Lane, deque[Work]] = {}
+        self._running: dict[Lane, int] = {}
+        self._held: dict[Lane, Held] = {}
+        self._in_hand: dict[Place, Work] = {}
+        self._expected: set[Place] = set()
         self._counts: Counter[int] = Counter()
+        self.left = 0
+        """How many deliveries have gone out of our hands by now."""
 
     def __len__(self) -> int:
         return len(self._in_hand)
@@ -110,7 +120,7 @@ class Lanes:
 
         Several of one lane follow each other; the lane is closed until all are ``done``.
         """
-        chosen: list[str] = []
+        chosen: list[Lane] = []
         left = limit
         for lane, queue in self._waiting.items():
             if left < 1:
@@ -132,12 +142,14 @@ class Lanes:
     def done(self, work: Work) -> None:
         """It is settled, one way or the other, and out of our hands."""
         self._forget(work)
+        self.left += 1
         self._expected.discard(work.place)
         self._leave(self._lane_of(work))
 
     def drop(self, work: Work) -> None:
         """It has not been started and was given back."""
         self._forget(work)
+        self.left += 1
         queue = self._waiting.get(self._lane_of(work))
         if queue is not None:
             with contextlib.suppress(ValueError):
@@ -165,7 +177,7 @@ class Lanes:
         """Whether anything is expected that has not come, or is not settled."""
         return bool(self._expected)
 
-    def expects(self, place: tuple[str, int]) -> bool:
+    def expects(self, place: Place) -> bool:
         """Whether this is expected."""
         return place in self._expected
 
@@ -173,7 +185,7 @@ class Lanes:
         """What should have come again by now. Its lane still waits."""
         return [held for held in self._held.values() if held.until <= now]
 
-    def release(self, place: tuple[str, int]) -> None:
+    def release(self, place: Place) -> None:
         """It will not come again here: its lane goes on without it. Idempotent."""
         self._expected.discard(place)
         for lane, held in tuple(self._held.items()):
@@ -186,6 +198,11 @@ class Lanes:
             lane = self._lane_of(work)
             self._waiting.setdefault(lane, deque()).appendleft(work)
             self._leave(lane)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be started."""
+        return not self._waiting
 
     def waiting(self) -> list[Work]:
         """What is in hand and not started."""
@@ -203,10 +220,10 @@ class Lanes:
             if not self._counts[source]:
                 del self._counts[source]
 
-    def _lane_of(self, work: Work) -> str:
-        return work.key if self._ordered else f"{work.incoming.stream}:{work.incoming.stream_seq}"
+    def _lane_of(self, work: Work) -> Lane:
+        return work.key if self._ordered else work.place
 
-    def _leave(self, lane: str) -> None:
+    def _leave(self, lane: Lane) -> None:
         left = self._running.get(lane, 0) - 1
         if left > 0:
             self._running[lane] = left

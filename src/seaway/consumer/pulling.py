@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, TypeAlias
 
 from seaway.consumer.breaker import OUTAGE
 from seaway.consumer.recovery import recover
-from seaway.consumer.run import Run
+from seaway.consumer.run import Run, Spawn
 from seaway.consumer.settling import Settler
 from seaway.contracts import Incoming, Subscription
 from seaway.errors import BrokerUnavailable, NotFound
@@ -25,8 +24,6 @@ POLL = timedelta(seconds=5)
 """How long a pull waits for a message."""
 STALL = timedelta(seconds=15)
 """How long nothing may come, while something is there and there is room for it."""
-
-Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], object]
 
 
 class Puller:
@@ -77,9 +74,12 @@ class Puller:
                     epoch = self._epoch
                     await recover(run, stream, source)
                 # What waits behind a held delivery does not count: that one must be able to come.
-                free = run.capacity - run.lanes.moving(source)
-                if free < 1 or run.breaker.stuck:
-                    await run.room_or_stop()
+                capacity = run.capacity
+                free = capacity - run.lanes.moving(source)
+                # One request for many: each costs as much as some messages.
+                needed = max(1, capacity // 4)
+                if free < needed or run.breaker.stuck:
+                    await run.room_or_stop(needed - free)
                     quiet_since = run.now()
                     continue
                 batch = await _next(source, free)

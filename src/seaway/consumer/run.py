@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
+from typing import Any, TypeAlias
 
 from seaway import headers as h
 from seaway.consumer.breaker import OUTAGE, Breaker
+from seaway.consumer.deadlines import Deadlines
 from seaway.consumer.lanes import Lanes, Work
 from seaway.consumer.outcomes import Limits
 from seaway.consumer.pace import Pace
@@ -21,6 +23,8 @@ from seaway.consumer.ports import Options, Ports
 from seaway.contracts import JSON, Incoming, Subscription
 from seaway.errors import BrokerUnavailable, NotFound
 from seaway.naming import original_subject
+
+Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], object]
 
 
 class Run:
@@ -46,10 +50,9 @@ class Run:
         self.drained = asyncio.Event()
         self.wake = asyncio.Event()
         """Something may be started."""
-        self.room = asyncio.Event()
-        """Something may be pulled."""
+        self._short: list[tuple[int, asyncio.Event]] = []
         self.limits = Limits(timedelta(seconds=30), -1, 1)
-        self.deadline = timedelta(seconds=300)
+        self.deadlines = Deadlines(self.now)
         self.open: dict[str, Subscription] = {}
         """The latest subscription of each stream."""
         self.tried: set[tuple[str, int]] = set()
@@ -72,7 +75,7 @@ class Run:
             max_deliver=int(config.get("max_deliver", -1)),
             max_ack_pending=pending if pending > 0 else 1000,
         )
-        self.deadline = self.options.deadline or 10 * ack_wait
+        self.deadlines.length = self.options.deadline or 10 * ack_wait
         self.arrived = self.beaten = self.now()
 
     async def info(self, stream: str) -> JSON:
@@ -140,12 +143,24 @@ class Run:
             return False
         return self.now() - work.alive >= self.limits.ack_wait.total_seconds()
 
-    async def room_or_stop(self) -> None:
-        """Return when there may be room for more, at the latest after a moment."""
-        self.room.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.25):
-                await self.room.wait()
+    async def room_or_stop(self, lacking: int = 1) -> None:
+        """Return when so many may have gone out of our hands, at the latest after a moment."""
+        waiting = self.lanes.left + lacking, asyncio.Event()
+        self._short.append(waiting)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.25):
+                    await waiting[1].wait()
+        finally:
+            self._short.remove(waiting)
+
+    def go_on(self) -> None:
+        """A transaction has ended: wake who can go on."""
+        if not self.lanes.idle:
+            self.wake.set()
+        for left, room in self._short:
+            if self.lanes.left >= left:
+                room.set()
 
     async def stopped_within(self, delay: timedelta) -> bool:
         """Wait so long; whether the run was told to stop meanwhile."""
@@ -156,8 +171,9 @@ class Run:
 
 
 def _work(incoming: Incoming, source: Subscription | None, alive: float = math.inf) -> Work:
-    subject = original_subject(incoming.message.subject)
-    return Work(incoming, source, h.ordering_key(subject, incoming.message.headers), alive)
+    message = incoming.message
+    key = message.headers.get(h.ORDERING_KEY) or original_subject(message.subject)
+    return Work(incoming, source, key, alive)
 
 
 def by_source(

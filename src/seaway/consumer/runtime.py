@@ -61,13 +61,13 @@ class Runtime:
         if stop.is_set():
             return
         run.learn(infos[0]["config"])
-        settler = Settler(run)
-        workers = Workers(run, Transactor(run, self._handlers), settler)
         try:
             async with asyncio.TaskGroup() as tasks, AsyncExitStack() as ending:
+                settler = Settler(run, tasks.create_task)
+                workers = Workers(run, Transactor(run, self._handlers), settler)
                 puller = Puller(run, settler, tasks.create_task)
                 ending.callback(self._ports.telemetry.subscribe(puller.on_signal))
-                confirming = tasks.create_task(settler.confirm(), name=f"{self._durable} acks")
+                watching = tasks.create_task(run.deadlines.watch())
                 tasks.create_task(_heartbeat(run), name=f"{self._durable} heartbeat")
                 working = [
                     tasks.create_task(workers.work(), name=f"{self._durable} worker {number}")
@@ -79,7 +79,7 @@ class Runtime:
                 run.wake.set()
                 await _drain(run, settler, working)
                 await settler.confirmed()
-                confirming.cancel()
+                watching.cancel()
                 run.drained.set()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None

@@ -3,12 +3,16 @@
 Owns: what the server is told of a delivery. Guarantees: acknowledged only after the commit, or
 after the dead letter queue has the letter. The confirmations of acks are awaited while the next
 transactions run: what stays unconfirmed comes again, and meets the inbox.
+
+Acks leave at once while none is unconfirmed; later ones wait for that confirmation, so that they
+leave together, but no more of them than a quarter of what the server lets out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TypeAlias
@@ -18,7 +22,7 @@ from seaway.consumer.calls import Failure
 from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import Bury, Lapsed, Step, TryAgain, decide
 from seaway.consumer.parking import note_failure, note_letter
-from seaway.consumer.run import Run, by_source
+from seaway.consumer.run import Run, Spawn, by_source
 from seaway.contracts import DeadLetterReason, Incoming, Subscription
 from seaway.errors import TransientError
 from seaway.telemetry import DeadLettered, Delivered, HandledAs
@@ -30,13 +34,14 @@ Done: TypeAlias = tuple[Work, HandledAs, float]
 
 
 class Settler:
-    """Settles one consumer's deliveries."""
+    """Settles one consumer's deliveries. ``spawn`` starts a task of the run."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, spawn: Spawn) -> None:
         self._run = run
-        self._unconfirmed: list[Done] = []
-        self._asked: list[Done] = []
-        self._more = asyncio.Event()
+        self._spawn = spawn
+        self._unasked: list[Done] = []
+        self._asked = 0
+        self._owed: Counter[int] = Counter()
         self._fewer = asyncio.Event()
 
     # ------------------------------------------------------------------ acknowledging
@@ -47,44 +52,50 @@ class Settler:
         Waits while more are unconfirmed than the server would have out, and for the letters of
         those that were parked.
         """
-        effective = [one for one in done if one[1] != "parked"]
-        for work, _, _ in effective:
-            self._run.lanes.done(work)
-        self._unconfirmed += effective
-        if effective:
-            self._more.set()
-        for work, outcome, took in done:
-            if outcome == "parked" and await self._bury(work, "parked", None):
-                self._tell(work, "parked", took)
-        while len(self._unconfirmed) + len(self._asked) > self._run.limits.max_ack_pending:
-            self._fewer.clear()
-            await self._fewer.wait()
+        parked = []
+        for one in done:
+            if one[1] == "parked":
+                parked.append(one)
+                continue
+            self._run.lanes.done(one[0])
+            self._owed[id(one[0].source)] += 1
+            self._unasked.append(one)
+        self._ask_if_due()
+        for work, outcome, took in parked:
+            if await self._bury(work, "parked", None):
+                self._tell(work, outcome, took)
+        await self._at_most(self._run.limits.max_ack_pending)
 
-    async def confirm(self) -> None:
-        """Ask the server to confirm acks, all that have come up at a time, until cancelled."""
-        while True:
-            while not self._unconfirmed:
-                self._more.clear()
-                await self._more.wait()
-            self._asked, self._unconfirmed = self._unconfirmed, []
-            try:
-                for source, batch in by_source(
-                    (work for work, _, _ in self._asked), self._run.open
-                ):
-                    await source.ack(*batch)
-            finally:
-                done, self._asked = self._asked, []
-                self._fewer.set()
-                for work, outcome, took in done:
-                    self._tell(work, outcome, took)
+    def _ask_if_due(self) -> None:
+        most = max(1, self._run.limits.max_ack_pending // 4)
+        if len(self._unasked) >= (most if self._asked else 1):
+            asked, self._unasked = self._unasked, []
+            self._asked += len(asked)
+            self._spawn(self._ask(asked))
+
+    async def _ask(self, asked: Sequence[Done]) -> None:
+        """Acknowledge, and see it confirmed."""
+        try:
+            for source, batch in by_source((work for work, _, _ in asked), self._run.open):
+                await source.ack(*batch)
+        finally:
+            self._asked -= len(asked)
+            self._fewer.set()
+            for work, outcome, took in asked:
+                self._owed[id(work.source)] -= 1
+                self._tell(work, outcome, took)
+        self._ask_if_due()
 
     def owes(self, source: Subscription) -> bool:
         """Whether acks over ``source`` wait for their confirmation."""
-        return any(work.source is source for work, _, _ in (*self._unconfirmed, *self._asked))
+        return self._owed[id(source)] > 0
 
     async def confirmed(self) -> None:
         """Return when no ack waits for its confirmation."""
-        while self._unconfirmed or self._asked:
+        await self._at_most(0)
+
+    async def _at_most(self, unconfirmed: int) -> None:
+        while len(self._unasked) + self._asked > unconfirmed:
             self._fewer.clear()
             await self._fewer.wait()
 

@@ -56,11 +56,13 @@ class Results:
 
 @dataclass(slots=True)
 class _Attempt:
-    """Who was at work, and what went wrong there."""
+    """Who was at work, since when, what went wrong there, and what had ended well before."""
 
     at: int = 0
+    began: float = 0.0
     item: Item | None = None
     error: Exception | None = None
+    done: list[Done] = field(default_factory=list)
 
 
 class Transactor:
@@ -80,9 +82,6 @@ class Transactor:
         planned = plan(works, self._handlers, ordered=ordered)
         results = Results(done=[(work, "ignored", 0.0) for work in planned.ignored])
         steps = planned.steps[::-1]
-        if self._run.ports.store is None:
-            # Nothing is rolled back here, so each call has its own outcome.
-            steps = [part for step in steps for part in _call_by_call(step)]
         failed_keys: set[str] = set()
         while steps:
             step = steps.pop()
@@ -103,7 +102,7 @@ class Transactor:
         """One transaction for all of ``part``; where it failed, what to do instead."""
         attempt, began = _Attempt(), self._run.now()
         try:
-            done = await self._without_conflict(part, attempt)
+            await self._without_conflict(part, attempt)
         except StoreUnavailable as error:
             results.outage = error
             results.kept += works_of(part)
@@ -111,7 +110,14 @@ class Transactor:
         except Exception as error:
             results.reached = True
             if error is attempt.error:
-                return await self._blame(part, attempt, self._run.now() - began, results)
+                if self._run.ports.store is not None:
+                    return await self._blame(part, attempt, self._run.now() - began, results)
+                # Nothing is rolled back here, so each call has its own outcome.
+                results.done += attempt.done
+                call, after = part[attempt.at : attempt.at + 1], part[attempt.at + 1 :]
+                attempt.at = 0
+                steps = await self._blame(call, attempt, self._run.now() - attempt.began, results)
+                return [*steps, after] if after else steps
             if isinstance(error, ConfigError):
                 raise
             # Refused as a whole, at the commit say.
@@ -119,7 +125,7 @@ class Transactor:
                 return halves(part)
             return [Failure(works[0], error, self._run.now() - began)]
         results.reached = True
-        results.done += done
+        results.done += attempt.done
         return []
 
     async def _blame(
@@ -146,7 +152,7 @@ class Transactor:
             return around(part, at, None, None)
         return halves(part)
 
-    async def _without_conflict(self, part: Part, attempt: _Attempt) -> list[Done]:
+    async def _without_conflict(self, part: Part, attempt: _Attempt) -> None:
         for _ in range(_CONFLICTS):
             try:
                 return await self._transaction(part, attempt)
@@ -154,8 +160,9 @@ class Transactor:
                 continue
         return await self._transaction(part, attempt)
 
-    async def _transaction(self, part: Part, attempt: _Attempt) -> list[Done]:
+    async def _transaction(self, part: Part, attempt: _Attempt) -> None:
         store = self._run.ports.store
+        attempt.done = []
         if store is None:
             return await self._call_all(part, None, set(), {}, attempt)
         async with store.transaction() as tx:
@@ -169,10 +176,10 @@ class Transactor:
                 if item.work.place not in aside
             ]
             fresh = await tx.claim_many(self._run.durable, ids)
-            done = await self._call_all(part, tx, fresh, aside, attempt)
+            await self._call_all(part, tx, fresh, aside, attempt)
             if any(self._run.lapsed(work) for work in works_of(part)):
                 raise Lapsed("its last delivery was not kept alive")
-            return done
+        return None
 
     async def _call_all(
         self,
@@ -181,38 +188,46 @@ class Transactor:
         fresh: set[str],
         aside: Mapping[Place, HandledAs],
         attempt: _Attempt,
-    ) -> list[Done]:
-        done: list[Done] = []
+    ) -> None:
+        now, done = self._run.now, attempt.done
+        attempt.error = None
         for at, call in enumerate(part):
-            began = self._run.now()
-            wanted = []
-            for item in call.items:
-                if item.work.place in aside:
-                    done.append((item.work, aside[item.work.place], 0.0))
-                elif tx is None or item.metadata.event_id in fresh:
-                    # Of two deliveries of one event, the first.
-                    fresh.discard(item.metadata.event_id)
-                    wanted.append(item)
-                else:
-                    done.append((item.work, "already_processed", 0.0))
-            if not wanted:
+            wanted: Sequence[Item] = call.items
+            if tx is not None and not (wanted := _unclaimed(call.items, fresh, aside, done)):
                 continue
-            attempt.at, attempt.item, attempt.error = at, None, None
+            attempt.at, attempt.began = at, now()
             try:
                 events = []
                 for item in wanted:
                     attempt.item = item
-                    message = item.work.incoming.message
-                    events.append(call.registration.read(item.subject, message, item.metadata))
+                    events.append(call.registration.read(item.work, item.metadata))
                 attempt.item = None
                 handled = await call_handler(self._run, call.registration, wanted, events, tx)
             except Exception as error:
                 attempt.error = error
                 raise
-            took = self._run.now() - began
+            took = now() - attempt.began
             outcome: HandledAs = "handled" if handled else "already_processed"
-            done += [(item.work, outcome, took) for item in wanted]
-        return done
+            for item in wanted:
+                done.append((item.work, outcome, took))
+
+
+def _unclaimed(
+    items: Sequence[Item], fresh: set[str], aside: Mapping[Place, HandledAs], done: list[Done]
+) -> list[Item]:
+    """Those to be handled now; the others are ``done``."""
+    wanted = []
+    for item in items:
+        work, event_id = item.work, item.metadata.event_id
+        if work.place in aside:
+            done.append((work, aside[work.place], 0.0))
+        elif event_id in fresh:
+            # Of two deliveries of one event, the first.
+            fresh.discard(event_id)
+            wanted.append(item)
+        else:
+            done.append((work, "already_processed", 0.0))
+    return wanted
 
 
 def _without(part: Part, failed_keys: set[str], results: Results) -> Part:
@@ -227,8 +242,3 @@ def _without(part: Part, failed_keys: set[str], results: Results) -> Part:
         if items:
             left.append(Call(call.registration, items))
     return left
-
-
-def _call_by_call(step: Part | Failure) -> list[Part | Failure]:
-    """Last first, as steps are taken from the end."""
-    return [step] if isinstance(step, Failure) else [[call] for call in reversed(step)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 
 from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import outage
@@ -16,7 +17,7 @@ from seaway.consumer.run import Run
 from seaway.consumer.settling import Settler
 from seaway.consumer.transacting import Results, Transactor
 
-_SLICE_SECONDS = 0.005
+_SLICE_SECONDS = 0.0005
 _MOMENT_SECONDS = 0.25
 _POLL_SECONDS = 5.0
 
@@ -28,24 +29,34 @@ class Workers:
         self._run = run
         self._transactor = transactor
         self._settler = settler
+        self._slice_ends = math.inf
 
     async def work(self) -> None:
         """One worker, until the run stops."""
-        run, slice_ends = self._run, 0.0
+        run = self._run
         while not run.stop.is_set():
             run.wake.clear()
             if run.lanes.held:
                 await read_overdue(run, run.now())
             works = run.lanes.take(run.breaker.allowance(run.options.batch, now=run.now()))
             if works:
+                self._begin_slice()
                 await self._process(works)
-                if run.now() > slice_ends:
+                if run.now() > self._slice_ends:
                     await asyncio.sleep(0)
-                    slice_ends = run.now() + _SLICE_SECONDS
                 continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._patience()):
                     await run.wake.wait()
+
+    def _begin_slice(self) -> None:
+        """Of the event loop's present turn, unless another worker has begun one; over with it."""
+        if self._slice_ends == math.inf:
+            self._slice_ends = self._run.now() + _SLICE_SECONDS
+            asyncio.get_running_loop().call_soon(self._end_slice)
+
+    def _end_slice(self) -> None:
+        self._slice_ends = math.inf
 
     def _patience(self) -> float:
         """Seconds until there may be something to start that nobody wakes a worker for."""
@@ -72,8 +83,7 @@ class Workers:
         await self._settler.acknowledge(results.done)
         for failure in results.failed:
             await self._settler.failed(failure)
-        run.wake.set()
-        run.room.set()
+        run.go_on()
 
     def _note(self, results: Results) -> None:
         """Tell the breaker what was found."""

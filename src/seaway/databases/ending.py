@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import types
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -29,3 +31,62 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
             task.exception()
         raise cancelled
     return task.result()
+
+
+@types.coroutine
+def statement_to_its_end(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """The same without a task, whose turns of the event loop cost as much as a statement does.
+
+    Only for ``work`` that waits for nothing but futures: an ``asyncio.timeout`` inside would take
+    part in what is kept off here.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while True:
+        try:
+            waited = work.send(None)
+        except StopIteration as end:
+            if cancelled is not None:
+                raise cancelled from None
+            result: T = end.value
+            return result
+        except BaseException:
+            if cancelled is not None:
+                raise cancelled from None
+            raise
+        try:
+            yield None if waited is None else _Uncancelled(waited)
+        except asyncio.CancelledError as error:
+            # Ours, or that of the future, which ``work`` is told of by itself.
+            if waited is None or not waited.cancelled():
+                cancelled = error
+        except BaseException:
+            # The future's own, likewise.
+            pass
+
+
+class _Uncancelled:
+    """A future as a task waits for it, that stays when the task is cancelled.
+
+    The task is told so when the future is done, and not before.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_future")
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        future._asyncio_future_blocking = False
+        self._asyncio_future_blocking = True
+        self._future = future
+
+    def add_done_callback(
+        self, callback: Callable[[asyncio.Future[Any]], object], *, context: Context | None = None
+    ) -> None:
+        """See ``asyncio.Future``."""
+        self._future.add_done_callback(callback, context=context)
+
+    def cancel(self, msg: object = None) -> bool:
+        """Not done."""
+        return False
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """See ``asyncio.Future``."""
+        return self._future.get_loop()

@@ -42,6 +42,8 @@ class Transaction:
 
     async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
         """Write the inbox rows in one statement; those that were new."""
+        if len(event_ids) == 1:
+            return {event_ids[0]} if await self.claim(consumer, event_ids[0]) else set()
         with translating(self._driver):
             found = await self._session.rows(self._session.queries.claim_many(consumer, event_ids))
         return {event_id for (event_id,) in found}

@@ -7,14 +7,15 @@ transaction mode; a commit or rollback is never left half done by a cancellation
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from seaway.databases.ending import to_its_end
+from seaway.databases.ending import statement_to_its_end, to_its_end
 from seaway.errors import StoreUnavailable
 from seaway.stores.postgres.address import Address
 from seaway.stores.postgres.errors import DRIVER_ERRORS, translating
@@ -24,6 +25,8 @@ Row: TypeAlias = "asyncpg.Record"
 
 CONNECT_SECONDS = 10.0
 _STATEMENTS = 256
+_SPARE_SECONDS = 1.0
+_BEGUN_SECONDS = 0.005
 
 
 class _HonestConnection(asyncpg.Connection):
@@ -33,9 +36,17 @@ class _HonestConnection(asyncpg.Connection):
     effect would be lost, and its message acknowledged.
     """
 
-    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
-        tag: str = await super().execute(query, *args, timeout=timeout)
-        if tag == "ROLLBACK" and query.startswith("COMMIT"):
+    def execute(
+        self, query: str, *args: Any, timeout: float | None = None
+    ) -> Coroutine[Any, Any, str]:
+        if query.startswith("COMMIT"):
+            return self._commit(query, timeout)
+        running: Coroutine[Any, Any, str] = super().execute(query, *args, timeout=timeout)
+        return running
+
+    async def _commit(self, query: str, timeout: float | None) -> str:
+        tag: str = await super().execute(query, timeout=timeout)
+        if tag == "ROLLBACK":
             raise asyncpg.InFailedSQLTransactionError(
                 "nothing was committed, since a statement had failed before: undo such a part "
                 "with a savepoint"
@@ -43,12 +54,33 @@ class _HonestConnection(asyncpg.Connection):
         return tag
 
 
+class _Begun(NamedTuple):
+    """An empty transaction, since when it is open."""
+
+    connection: Handle
+    whole: asyncpg.transaction.Transaction
+    at: float = 0.0
+
+
 class Pool:
-    """A few connections, made when they are first needed. ``open`` it, ``close`` it."""
+    """A few connections, made when they are first needed. ``open`` it, ``close`` it.
+
+    What was given back is kept out of the driver's pool for a moment, since taking it there and
+    back costs as much as a round trip to the server. A transaction that is committed begins the
+    next one on its connection, which saves one: it does nothing, holds nothing, and unless it is
+    taken is ended within ``_BEGUN_SECONDS``, so that ``now()`` is never older in it.
+    """
 
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record], address: Address) -> None:
         self._pool = pool
         self.shown = address.shown
+        self._chains = not address.pgbouncer  # Its server connections are for everybody.
+        self._begun: list[_Begun] = []
+        self._idle: list[Handle] = []
+        self._spare = 0
+        self._waiting = 0
+        self._ending: asyncio.Task[None] | None = None
+        self._returning: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, address: Address, *, size: int) -> Pool:
@@ -67,19 +99,24 @@ class Pool:
 
     async def close(self) -> None:
         """Close every connection, after what is under way. Idempotent."""
-        await self._pool.close()
+        closing = asyncio.create_task(self._pool.close())
+        for task in (self._ending, self._returning):
+            if task is not None:
+                task.cancel()
+        while self._begun:
+            await self.put_away(await self._unbegun(self._begun.pop()))
+        while self._idle:
+            await self.put_away(self._idle.pop())
+        await closing
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Handle]:
         """A connection of one's own; none of its transactions is open before or after."""
-        if self._pool.is_closing():
-            raise StoreUnavailable("the store is closed")
-        with translating(self.shown):
-            connection = await self._pool.acquire()
+        connection = await self.take()
         try:
             yield connection
         finally:
-            await to_its_end(self._give_back(connection))
+            await self.give_back(connection)
 
     @asynccontextmanager
     async def transaction(self, begin: str = "BEGIN") -> AsyncIterator[Handle]:
@@ -92,9 +129,9 @@ class Pool:
     async def untranslated(self, begin: str = "BEGIN") -> AsyncIterator[Handle]:
         """The same, where the caller knows better what the driver's errors mean."""
         async with self.connection() as connection:
-            await to_its_end(connection.execute(begin))
+            await statement_to_its_end(connection.execute(begin))
             yield connection
-            await to_its_end(connection.execute("COMMIT"))
+            await statement_to_its_end(connection.execute("COMMIT"))
 
     async def rows(self, statement: str, *parameters: object) -> Sequence[Row]:
         """What ``statement`` returns, in a transaction of its own."""
@@ -111,7 +148,103 @@ class Pool:
         async with self.transaction() as connection:
             return touched(await connection.execute(statement, *parameters))
 
-    async def _give_back(self, connection: Handle) -> None:
+    async def take(self) -> Handle:
+        """A connection of one's own, without a transaction. ``give_back`` it."""
+        if self._pool.is_closing():
+            raise StoreUnavailable("the store is closed")
+        while self._idle:
+            connection = self._idle.pop()
+            self._spare = min(self._spare, len(self._idle))
+            if not lost(connection):
+                return connection
+            await self.put_away(connection)
+        if self._begun:
+            return await self._unbegun(self._begun.pop(0))
+        self._waiting += 1
+        try:
+            with translating(self.shown):
+                return await self._pool.acquire()
+        finally:
+            self._waiting -= 1
+
+    async def begin(self) -> tuple[Handle, asyncpg.transaction.Transaction]:
+        """A transaction on a connection of one's own, that has done nothing. ``commit`` it, or end
+        it and ``put_away`` the connection."""
+        latest = asyncio.get_running_loop().time() - _BEGUN_SECONDS
+        if self._begun and self._begun[-1].at > latest:
+            begun = self._begun.pop()
+            if in_transaction(begun.connection):
+                return begun.connection, begun.whole
+            await self.put_away(begun.connection)
+        connection = await self.take()
+        try:
+            whole = connection.transaction()
+            await whole.start()
+        except BaseException:
+            await self.put_away(connection)
+            raise
+        return connection, whole
+
+    async def commit(self, connection: Handle, whole: asyncpg.transaction.Transaction) -> None:
+        """Whole, even when cancelled meanwhile, and give the connection back."""
+        if self._waiting or self._pool.is_closing() or not self._chains:
+            await statement_to_its_end(whole.commit())
+            await self.give_back(connection)
+            return
+        try:
+            await statement_to_its_end(connection.execute("COMMIT AND CHAIN"))
+        except asyncio.CancelledError:
+            # Committed all the same, or lost: nothing but an empty transaction is to be ended.
+            await self.give_back(await self._unbegun(_Begun(connection, whole)))
+            raise
+        except BaseException:
+            await self._unbegun(_Begun(connection, whole))
+            raise
+        self._begun.append(_Begun(connection, whole, asyncio.get_running_loop().time()))
+        if self._ending is None or self._ending.done():
+            self._ending = asyncio.create_task(self._end_begun())
+
+    async def _end_begun(self) -> None:
+        """End those that nobody took."""
+        while self._begun:
+            await asyncio.sleep(_BEGUN_SECONDS)
+            latest = asyncio.get_running_loop().time() - _BEGUN_SECONDS
+            while self._begun and self._begun[0].at <= latest:
+                await self.give_back(await self._unbegun(self._begun.pop(0)))
+
+    async def _unbegun(self, begun: _Begun) -> Handle:
+        try:
+            await statement_to_its_end(begun.whole.rollback())
+        except DRIVER_ERRORS:
+            drop(begun.connection)
+        except BaseException:
+            await self.put_away(begun.connection)
+            raise
+        return begun.connection
+
+    async def give_back(self, connection: Handle) -> None:
+        """Nothing is to stay open on it."""
+        if self._waiting or self._pool.is_closing() or not _is_clean(connection):
+            await self.put_away(connection)
+            return
+        self._idle.append(connection)
+        if self._returning is None or self._returning.done():
+            self._returning = asyncio.create_task(self._return_spare())
+
+    async def put_away(self, connection: Handle) -> None:
+        """Give it back to the driver's pool, which also sets its own books right."""
+        await to_its_end(self._release(connection))
+
+    async def _return_spare(self) -> None:
+        """Give back those that nobody took for a while: the driver's pool closes them in time."""
+        while self._idle:
+            self._spare = len(self._idle)
+            await asyncio.sleep(_SPARE_SECONDS)
+            while self._spare:
+                self._spare -= 1
+                await self.put_away(self._idle.pop(0))
+
+    async def _release(self, connection: Handle) -> None:
         if in_transaction(connection):
             # Left by an error or a cancellation: what it did must not reach the next one.
             try:
@@ -132,6 +265,10 @@ def lost(connection: Handle) -> bool:
 def in_transaction(connection: Handle) -> bool:
     """Whether a transaction is open on it; false for a lost one."""
     return not lost(connection) and connection.is_in_transaction()
+
+
+def _is_clean(connection: Handle) -> bool:
+    return not lost(connection) and not connection.is_in_transaction()
 
 
 def drop(connection: Handle) -> None:

@@ -24,7 +24,7 @@ from seaway.stores.postgres.lease import PostgresLease, Share, kept_alive, outbo
 from seaway.stores.postgres.listener import Listener
 from seaway.stores.postgres.retention import DAY, INBOX, SENT, Retention
 from seaway.stores.postgres.schema import PostgresSchema, name
-from seaway.stores.postgres.transaction import PostgresTransaction, transaction
+from seaway.stores.postgres.transaction import PostgresTransaction
 
 _SHORTEST_POLL = timedelta(milliseconds=5)
 _RESHARD_PATIENCE = "BEGIN; SET LOCAL lock_timeout = '60s'"
@@ -225,12 +225,9 @@ class PostgresStore:
 
     # ------------------------------------------------------------------- the inbox
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[PostgresTransaction]:
+    def transaction(self) -> PostgresTransaction:
         """A transaction on a connection of its own; others may be open at the same time."""
-        async with transaction(self._pool, self._inbox_sql) as opened:
-            yield opened
-        self.nudge()
+        return PostgresTransaction(self._pool, self._inbox_sql, self.nudge)
 
     async def processed(self, event_id: str) -> Mapping[str, datetime]:
         """Which consumers have this event's effects, and since when."""

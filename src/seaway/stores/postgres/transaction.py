@@ -7,12 +7,14 @@ the transaction itself is found out.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
 
 import asyncpg
 
-from seaway.databases.ending import to_its_end
+from seaway.databases.ending import statement_to_its_end
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.parked import Standing
 from seaway.stores.postgres.connection import Handle, Pool, drop, in_transaction, lost, touched
@@ -20,12 +22,66 @@ from seaway.stores.postgres.errors import DRIVER_ERRORS, is_transient, translate
 
 
 class PostgresTransaction:
-    """``contracts.InboxTransaction``; ``handle`` is the asyncpg connection."""
+    """``contracts.InboxTransaction``; ``handle`` is the asyncpg connection.
 
-    def __init__(self, connection: Handle, sql: Mapping[str, str], shown: str) -> None:
-        self._connection = connection
+    Its context is its time, on a connection that nobody else uses meanwhile. ``committed`` is
+    called after the commit.
+    """
+
+    _connection: Handle
+    _whole: asyncpg.transaction.Transaction
+
+    def __init__(self, pool: Pool, sql: Mapping[str, str], committed: Callable[[], None]) -> None:
+        self._pool = pool
         self._sql = sql
-        self._shown = shown
+        self._shown = pool.shown
+        self._committed = committed
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._connection, self._whole = await self._pool.begin()
+        except DRIVER_ERRORS as error:
+            raise translated(error, self._shown) from error
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            await self._commit()
+            self._committed()
+            return
+        try:
+            await self._undo(error)
+        finally:
+            await self._pool.put_away(self._connection)
+
+    async def _commit(self) -> None:
+        connection, whole = self._connection, self._whole
+        if not in_transaction(connection) and not lost(connection):
+            await self._pool.put_away(connection)
+            raise _ended_by_body()
+        try:
+            await self._pool.commit(connection, whole)
+        except DRIVER_ERRORS as error:
+            await self._pool.put_away(connection)
+            if is_transient(error):
+                raise translated(error, self._shown) from error
+            # A deferred constraint: the body's own doing, and its own error.
+            raise
+
+    async def _undo(self, error: BaseException) -> None:
+        connection = self._connection
+        intact = lost(connection) or connection.is_in_transaction()
+        if in_transaction(connection):
+            await statement_to_its_end(_roll_back(self._whole, connection))
+        if _ended_it(error, connection):
+            raise translated(error, self._shown) from error
+        if not intact and isinstance(error, Exception) and not isinstance(error, StoreUnavailable):
+            raise _ended_by_body() from error
 
     @property
     def handle(self) -> Handle:
@@ -43,6 +99,9 @@ class PostgresTransaction:
 
     async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
         """Write the inbox rows in one statement; those that were new. Waits like ``claim``."""
+        if len(event_ids) == 1:
+            # What most transactions ask: the plain statement costs the server half as much.
+            return {event_ids[0]} if await self.claim(consumer, event_ids[0]) else set()
         # Sorted: two transactions with the same rows in hand wait for each other in one direction.
         wanted = sorted(set(event_ids))
         with translating(self._shown):
@@ -89,45 +148,12 @@ class PostgresTransaction:
             yield
         except BaseException:
             if in_transaction(self._connection):
-                await to_its_end(savepoint.rollback())
+                await statement_to_its_end(savepoint.rollback())
             raise
         if not in_transaction(self._connection) and not lost(self._connection):
             raise _ended_by_body()
         with translating(self._shown):
-            await to_its_end(savepoint.commit())
-
-
-@asynccontextmanager
-async def transaction(pool: Pool, sql: Mapping[str, str]) -> AsyncIterator[PostgresTransaction]:
-    """A transaction on a connection that nobody else uses meanwhile."""
-    async with pool.connection() as connection:
-        whole = connection.transaction()
-        with translating(pool.shown):
-            await to_its_end(whole.start())
-        try:
-            yield PostgresTransaction(connection, sql, pool.shown)
-        except BaseException as error:
-            intact = lost(connection) or connection.is_in_transaction()
-            if in_transaction(connection):
-                await to_its_end(_roll_back(whole, connection))
-            if _ended_it(error, connection):
-                raise translated(error, pool.shown) from error
-            if (
-                not intact
-                and isinstance(error, Exception)
-                and not isinstance(error, StoreUnavailable)
-            ):
-                raise _ended_by_body() from error
-            raise
-        if not in_transaction(connection) and not lost(connection):
-            raise _ended_by_body()
-        try:
-            await to_its_end(whole.commit())
-        except DRIVER_ERRORS as error:
-            if is_transient(error):
-                raise translated(error, pool.shown) from error
-            # A deferred constraint: the body's own doing, and its own error.
-            raise
+            await statement_to_its_end(savepoint.commit())
 
 
 def _ended_it(error: BaseException, connection: Handle) -> bool:

@@ -12,7 +12,7 @@ import inspect
 import itertools
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -208,7 +208,7 @@ class InboxConformance:
     ) -> None:
         async def handle(event_id: str) -> None:
             async with inbox.transaction() as tx:
-                await tx.claim(CONSUMER, event_id)
+                await tx.claim_many(CONSUMER, [event_id])
                 async with tx.savepoint():
                     await add_in(tx.handle, RawEvent(SUBJECT, b"{}", event_id=event_id))
 
@@ -220,6 +220,30 @@ class InboxConformance:
 
         await whole_wherever_cancelled(handle, claimed, added)
         await asyncio.wait_for(handle(new_event_id()), 5)
+
+    async def test_many_are_claimed_as_one_is(self, inbox: InboxStore) -> None:
+        odd = 'it\'s \\ "e1" $1 $2; --'
+        for claimed in (["e1"], [odd], ["e2", "e3", "e2"], []):
+            for fresh in (set(claimed), set[str]()):
+                async with inbox.transaction() as tx:
+                    assert await tx.claim_many(CONSUMER, claimed) == fresh
+            assert all([await inbox.processed(event_id) for event_id in claimed])
+
+    async def test_one_transaction_after_another_has_its_own_time_and_end(
+        self, inbox: InboxStore, store: Store
+    ) -> None:
+        """Also where the end of one is the beginning of the next."""
+        for number in range(6):
+            event_id = f"e{number}"
+            with undone() if number % 2 else nullcontext():
+                async with inbox.transaction() as tx:
+                    assert await tx.claim_many(CONSUMER, [event_id]) == {event_id}
+                    await add_in(tx.handle, RawEvent(SUBJECT, b"{}"))
+                    if number % 2:
+                        raise Undo
+        assert len(await store.entries()) == 3
+        for number in range(6):
+            assert bool(await inbox.processed(f"e{number}")) is (number % 2 == 0)
 
     async def test_a_task_cannot_wait_for_itself(self, inbox: InboxStore, store: Store) -> None:
         if store.capabilities.concurrent_transactions:
