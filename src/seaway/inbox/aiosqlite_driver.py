@@ -98,13 +98,17 @@ class AiosqliteDriver:
             session = AiosqliteSession(handle, self._queries)
             try:
                 yield session
-            finally:
-                await to_its_end(self._give_back(session))
+            except BaseException:
+                await to_its_end(self._clear(session))
+                raise
+            await to_its_end(self._connections.give_back(handle))
 
-    async def _give_back(self, session: AiosqliteSession) -> None:
+    async def _clear(self, session: AiosqliteSession) -> None:
         lost = session.lost
-        if not lost and session.handle.in_transaction:
+        if not lost:
             try:
+                # Whether it is in a transaction or not: the connection's thread may have a BEGIN
+                # before it whose caller was cancelled.
                 await session.handle.rollback()
             except sqlite3.Error:
                 lost = True
