@@ -49,8 +49,8 @@ of them was written, and settles what is in the outbox as well, whatever its pla
 (``reconcile``). Then the stream is trusted until the next unclean end.
 
 A claim is handed to the broker while the one before it is still being stored; the broker makes it
-ready and stores nothing of it until that one is whole on its streams. Whatever else that one comes to
-(a refusal, silence, ids that the stream had), the claim is sorted out and begun anew.
+ready and stores nothing of it until that one is whole on its streams. Whatever else that one comes
+to (a refusal, silence, ids that the stream had), the claim is sorted out and begun anew.
 
 Several relays divide the ordering keys: a lease holds a fair share of the shards, and is left every
 second, so that a relay which has come finds its own. Entries of different shards are published at
