@@ -13,7 +13,6 @@ from seaway import headers as h
 from seaway.consumer.handlers import HandlerTable, Registration
 from seaway.consumer.lanes import Work
 from seaway.errors import DecodeError
-from seaway.naming import original_subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ def plan(works: Iterable[Work], handlers: HandlerTable, *, ordered: bool) -> Pla
     last_of_key: dict[str, int] = {}
     for work in works:
         incoming = work.incoming
-        subject = original_subject(incoming.message.subject)
+        subject = incoming.event_subject
         registration = handlers.find(subject)
         if registration is None:
             made.ignored.append(work)

@@ -83,6 +83,10 @@ class HandlerTable:
         else:
             self._typed[subject] = registration
 
+    def handles(self, subject: str) -> bool:
+        """Whether there is a handler for it; events without one are ignored."""
+        return self.find(subject) is not None
+
     def find(self, subject: str) -> Registration | None:
         """The handler for a subject: the typed one, else the raw one, else none."""
         return self._typed.get(subject, self._raw)

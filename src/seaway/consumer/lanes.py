@@ -51,7 +51,7 @@ class Lanes:
         self._running: dict[str, int] = {}
         self._held: dict[str, Held] = {}
         self._in_hand: dict[tuple[str, int], Work] = {}
-        self._expected: set[tuple[str, int]] = set()
+        self._expected: dict[tuple[str, int], Work] = {}
         self._counts: Counter[int] = Counter()
 
     def __len__(self) -> int:
@@ -132,7 +132,7 @@ class Lanes:
     def done(self, work: Work) -> None:
         """It is settled, one way or the other, and out of our hands."""
         self._forget(work)
-        self._expected.discard(work.place)
+        self._expected.pop(work.place, None)
         self._leave(self._lane_of(work))
 
     def drop(self, work: Work) -> None:
@@ -157,12 +157,17 @@ class Lanes:
         if not self._ordered or lane in self._held or work.place in self._in_hand:
             return False
         self._held[lane] = Held(work.place, until, work.incoming.deliveries)
-        self._expected.add(work.place)
+        self._expected[work.place] = work
         return True
 
     @property
+    def expected(self) -> list[Work]:
+        """What is expected and has not come, or is not settled."""
+        return list(self._expected.values())
+
+    @property
     def expecting(self) -> bool:
-        """Whether anything is expected that has not come, or is not settled."""
+        """Whether there is any such."""
         return bool(self._expected)
 
     def expects(self, place: tuple[str, int]) -> bool:
@@ -175,7 +180,7 @@ class Lanes:
 
     def release(self, place: tuple[str, int]) -> None:
         """It will not come again here: its lane goes on without it. Idempotent."""
-        self._expected.discard(place)
+        self._expected.pop(place, None)
         for lane, held in tuple(self._held.items()):
             if held.place == place:
                 del self._held[lane]
