@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from seaway import headers as h
+from seaway.naming import original_subject
 from seaway.parked import ParkedEvent, Standing
 
 JSON: TypeAlias = dict[str, Any]
@@ -68,6 +69,21 @@ class StoredMessage:
         return self.stream, self.stream_seq
 
     @property
+    def event_subject(self) -> str:
+        """The subject that its event was published to, also where it is redriven or a letter."""
+        return original_subject(self.message.subject)
+
+    @property
+    def redriven(self) -> bool:
+        """Whether it is not the event itself, but sent again to one consumer."""
+        return self.event_subject != self.message.subject
+
+    @property
+    def key(self) -> str:
+        """The event's ordering key."""
+        return h.ordering_key(self.event_subject, self.message.headers)
+
+    @property
     def event_id(self) -> str:
         """The event's identity, ``{stream}:{stream_seq}`` for a foreign message without one."""
         return h.identity(self.message.headers, fallback_id=f"{self.stream}:{self.stream_seq}")
@@ -85,6 +101,20 @@ class Incoming(StoredMessage):
     """How many more messages the durable had waiting when this one was sent."""
     reply: str = ""
     """Opaque to everybody but the subscription that delivered it; empty where none has."""
+
+    @classmethod
+    def read(cls, found: StoredMessage, consumer: str, *, deliveries: int) -> Incoming:
+        """What was read from its stream, as a delivery of which only the place is known."""
+        return cls(
+            message=found.message,
+            stream=found.stream,
+            stream_seq=found.stream_seq,
+            stored_at=found.stored_at,
+            consumer=consumer,
+            consumer_seq=0,
+            deliveries=deliveries,
+            pending=0,
+        )
 
 
 # ----------------------------------------------------------------------------- publishing

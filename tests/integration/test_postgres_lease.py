@@ -14,7 +14,7 @@ import pytest
 from seaway.contracts import Lease, Sent
 from seaway.errors import SchemaMismatch, StoreUnavailable
 from seaway.events import RawEvent, new_event_id
-from seaway.stores.postgres import PostgresStore
+from seaway.stores.postgres import PostgresStore, rows
 from seaway.testing.conformance.inbox import add_in, ids
 from seaway.testing.conformance.store import add, claim_all, fail
 
@@ -301,3 +301,15 @@ async def test_ids_that_are_no_uuids_are_nobodys(store: PostgresStore) -> None:
     assert await store.entries(event_id="SEA_EVENTS:4") == []
     assert await store.sent(event_id="x") == []
     assert await store.unpark(["x", new_event_id()]) == 0
+
+
+async def test_looking_up_ids_does_not_read_the_whole_outbox(store: PostgresStore) -> None:
+    written = await add(store, *keyed(2000))
+    async with store._pool.transaction() as connection:
+        await connection.execute("ANALYZE seaway_outbox")
+    async with store.lease() as lease:
+        assert lease is not None
+        wanted = rows.uuids(written[-100:])
+        plan = await lease._connection.fetch(f"EXPLAIN {lease._sql['find']}", wanted)
+        assert "seaway_outbox_event_id_key" in plan[0][0]
+        assert ids(await lease.find(written[:-6:-1])) == written[-5:]

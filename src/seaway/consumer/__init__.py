@@ -123,7 +123,7 @@ class Consumer:
 
     def handles(self, subject: str) -> bool:
         """Whether there is a handler for this subject; events without one are ignored."""
-        return self._handlers.find(subject) is not None
+        return self._handlers.handles(subject)
 
     async def run(
         self,

@@ -63,7 +63,7 @@ def plan(works: Iterable[Work], handlers: HandlerTable, *, ordered: bool) -> Pla
     last_of_key: dict[str, int] = {}
     for work in works:
         incoming = work.incoming
-        registration = handlers.find(work.subject)
+        registration = handlers.find(incoming.event_subject)
         if registration is None:
             made.ignored.append(work)
             continue

@@ -16,12 +16,11 @@ from seaway.headers import Metadata
 class Delivery:
     """One attempt to handle one event. Valid only while its handler runs."""
 
-    __slots__ = ("_chain", "_incoming", "_metadata", "_outbox", "_subject", "_tx")
+    __slots__ = ("_chain", "_incoming", "_metadata", "_outbox", "_tx")
 
     def __init__(
         self,
         incoming: Incoming,
-        subject: str,
         metadata: Metadata,
         tx: Any = None,
         outbox: OutboxWriter | None = None,
@@ -29,7 +28,6 @@ class Delivery:
     ) -> None:
         """``chain``: for a delivery among several, whose chain ``add`` continues."""
         self._incoming = incoming
-        self._subject = subject
         self._metadata = metadata
         self._tx = tx
         self._outbox = outbox
@@ -48,7 +46,7 @@ class Delivery:
     @property
     def subject(self) -> str:
         """The event's own subject, also where it came by a redrive."""
-        return self._subject
+        return self._incoming.event_subject
 
     @property
     def stream(self) -> str:
@@ -95,7 +93,7 @@ class Delivery:
     @property
     def redriven(self) -> bool:
         """Whether it comes from the dead letter queue."""
-        return self._subject != self._incoming.message.subject
+        return self._incoming.redriven
 
     @property
     def tx(self) -> Any:

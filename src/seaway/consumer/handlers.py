@@ -37,7 +37,7 @@ class Registration:
         if self.event_type is not None:
             return self.event_type.decode(message.payload)
         return RawEvent(
-            subject=work.subject,
+            subject=work.incoming.event_subject,
             payload=message.payload,
             key=metadata.key,
             event_id=metadata.event_id,
@@ -83,6 +83,10 @@ class HandlerTable:
             self._raw = registration
         else:
             self._typed[subject] = registration
+
+    def handles(self, subject: str) -> bool:
+        """Whether there is a handler for it; events without one are ignored."""
+        return self.find(subject) is not None
 
     def find(self, subject: str) -> Registration | None:
         """The handler for a subject: the typed one, else the raw one, else none."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from seaway.contracts import Incoming, Subscription
-from seaway.naming import original_subject
 from seaway.parked import Place
 
 Lane: TypeAlias = str | Place
@@ -33,12 +32,9 @@ class Work:
     """When its ack timer was last known to run."""
     place: Place = field(init=False)
     """Which message it is."""
-    subject: str = field(init=False)
-    """The event's own."""
 
     def __post_init__(self) -> None:
         self.place = self.incoming.place
-        self.subject = original_subject(self.incoming.message.subject)
 
 
 @dataclass(slots=True)
@@ -59,7 +55,7 @@ class Lanes:
         self._running: dict[Lane, int] = {}
         self._held: dict[Lane, Held] = {}
         self._in_hand: dict[Place, Work] = {}
-        self._expected: set[Place] = set()
+        self._expected: dict[Place, Work] = {}
         self._counts: Counter[int] = Counter()
         self.left = 0
         """How many deliveries have gone out of our hands by now."""
@@ -143,7 +139,7 @@ class Lanes:
         """It is settled, one way or the other, and out of our hands."""
         self._forget(work)
         self.left += 1
-        self._expected.discard(work.place)
+        self._expected.pop(work.place, None)
         self._leave(self._lane_of(work))
 
     def drop(self, work: Work) -> None:
@@ -169,12 +165,17 @@ class Lanes:
         if not self._ordered or lane in self._held or work.place in self._in_hand:
             return False
         self._held[lane] = Held(work.place, until, work.incoming.deliveries)
-        self._expected.add(work.place)
+        self._expected[work.place] = work
         return True
 
     @property
+    def expected(self) -> list[Work]:
+        """What is expected and has not come, or is not settled."""
+        return list(self._expected.values())
+
+    @property
     def expecting(self) -> bool:
-        """Whether anything is expected that has not come, or is not settled."""
+        """Whether there is any such."""
         return bool(self._expected)
 
     def expects(self, place: Place) -> bool:
@@ -187,7 +188,7 @@ class Lanes:
 
     def release(self, place: Place) -> None:
         """It will not come again here: its lane goes on without it. Idempotent."""
-        self._expected.discard(place)
+        self._expected.pop(place, None)
         for lane, held in tuple(self._held.items()):
             if held.place == place:
                 del self._held[lane]

@@ -19,7 +19,6 @@ from typing import Literal, TypeAlias
 from seaway.consumer.lanes import Work
 from seaway.contracts import InboxStore, InboxTransaction, Incoming
 from seaway.errors import StoreUnavailable
-from seaway.naming import original_subject
 from seaway.parked import Place, Standing, letter_row
 from seaway.telemetry import HandledAs
 
@@ -56,7 +55,7 @@ async def take_turns(tx: InboxTransaction, works: Sequence[Work]) -> dict[Place,
 
 
 async def _take_turn(tx: InboxTransaction, incoming: Incoming, key: str) -> Turn:
-    consumer, event_id, redriven = incoming.consumer, incoming.event_id, is_redriven(incoming)
+    consumer, event_id, redriven = incoming.consumer, incoming.event_id, incoming.redriven
     standing = await tx.standing(consumer, event_id, key)
     turn = decide(standing, event_id=event_id, place=incoming.stream_seq, redriven=redriven)
     if turn == "park":
@@ -71,7 +70,7 @@ async def note_failure(store: InboxStore, incoming: Incoming, key: str) -> bool:
     consumer, event_id = incoming.consumer, incoming.event_id
     if consumer in await store.processed(event_id):
         return False
-    place = 0 if is_redriven(incoming) else incoming.stream_seq
+    place = 0 if incoming.redriven else incoming.stream_seq
     async with store.transaction() as tx:
         await tx.park(consumer, event_id, key, place=place, failed=True)
     return True
@@ -88,9 +87,3 @@ async def note_letter(store: InboxStore, incoming: Incoming, letter: int, *, par
         # Not worth waiting for, unless there is somebody who waits for the letter.
         if parks:
             raise
-
-
-def is_redriven(incoming: Incoming) -> bool:
-    """Whether it comes from the redrive stream."""
-    subject = incoming.message.subject
-    return original_subject(subject) != subject

@@ -22,8 +22,8 @@ from typing import Literal
 from seaway.consumer.run import Run
 from seaway.contracts import JSON, BrokerAdmin, InboxStore, Incoming, StoredMessage, Subscription
 from seaway.errors import StoreUnavailable, TransientError
-from seaway.naming import original_subject
-from seaway.parked import Place, letter_row
+from seaway.naming import filter_subjects
+from seaway.parked import letter_row
 
 _BATCH = 100
 _LIVES = 3
@@ -45,7 +45,7 @@ async def recover(run: Run, stream: str, source: Subscription) -> None:
         async for found in lost:
             if run.stop.is_set():
                 break
-            incoming = unowned(found, run.durable, deliveries=1)
+            incoming = Incoming.read(found, run.durable, deliveries=1)
             match await _what_to_do(run, incoming):
                 case "try":
                     run.take_in([incoming], None)
@@ -67,10 +67,10 @@ async def _what_to_do(run: Run, incoming: Incoming) -> Literal["try", "expect", 
     store = run.ports.store
     if store is None or incoming.place in run.tried:
         return "try"
-    if not run.handles(original_subject(incoming.message.subject)):
+    if not run.handles(incoming.event_subject):
         return "settled"
     try:
-        if await _is_settled(run, store, incoming.place, incoming.event_id):
+        if await _is_settled(run, store, incoming):
             return "settled"
         for life in range(1, _LIVES + 1):
             async with store.transaction() as tx:
@@ -83,11 +83,11 @@ async def _what_to_do(run: Run, incoming: Incoming) -> Literal["try", "expect", 
     return "expect"
 
 
-async def _is_settled(run: Run, store: InboxStore, place: Place, event_id: str) -> bool:
+async def _is_settled(run: Run, store: InboxStore, incoming: Incoming) -> bool:
     """It has taken effect, or a letter stands for it."""
-    if run.durable in await store.processed(event_id):
+    if run.durable in await store.processed(incoming.event_id):
         return True
-    consumer, letter = letter_row(run.durable, place)
+    consumer, letter = letter_row(run.durable, incoming.place)
     return consumer in await store.processed(letter)
 
 
@@ -96,13 +96,10 @@ async def _look_for_expected(run: Run, store: InboxStore, now: float) -> None:
     if not run.lanes.expecting or now - run.looked < _LOOK_SECONDS:
         return
     run.looked = now
-    for place, event_id in tuple(run.expected.items()):
-        if not run.lanes.expects(place):
-            del run.expected[place]
-            continue
+    for work in run.lanes.expected:
         with suppress(StoreUnavailable):
-            if await _is_settled(run, store, place, event_id):
-                run.lanes.release(place)
+            if await _is_settled(run, store, work.incoming):
+                run.lanes.release(work.place)
 
 
 async def read_overdue(run: Run, now: float) -> None:
@@ -121,7 +118,7 @@ async def read_overdue(run: Run, now: float) -> None:
         if found is None:
             run.lanes.release(held.place)
         else:
-            run.take_in([unowned(found, run.durable, deliveries=held.deliveries + 1)], None)
+            run.take_in([Incoming.read(found, run.durable, deliveries=held.deliveries + 1)], None)
 
 
 async def in_flight(admin: BrokerAdmin, info: JSON) -> AsyncGenerator[StoredMessage, None]:
@@ -133,25 +130,11 @@ async def in_flight(admin: BrokerAdmin, info: JSON) -> AsyncGenerator[StoredMess
     floor = int(info["ack_floor"]["stream_seq"])
     if int(info.get("num_ack_pending", 0)) == 0 or floor >= delivered:
         return
-    single = config.get("filter_subject")
-    filters = [single] if single else list(config.get("filter_subjects") or ())
-    stored = admin.read(info["stream_name"], filter_subjects=filters, from_seq=floor + 1)
+    stored = admin.read(
+        info["stream_name"], filter_subjects=filter_subjects(config), from_seq=floor + 1
+    )
     async with aclosing(stored):
         async for found in stored:
             if found.stream_seq > delivered:
                 return
             yield found
-
-
-def unowned(found: StoredMessage, consumer: str, *, deliveries: int) -> Incoming:
-    """A stored message as a delivery of which only the place is known."""
-    return Incoming(
-        message=found.message,
-        stream=found.stream,
-        stream_seq=found.stream_seq,
-        stored_at=found.stored_at,
-        consumer=consumer,
-        consumer_seq=0,
-        deliveries=deliveries,
-        pending=0,
-    )

@@ -13,7 +13,6 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeAlias
 
-from seaway import headers as h
 from seaway.consumer.breaker import OUTAGE, Breaker
 from seaway.consumer.deadlines import Deadlines
 from seaway.consumer.lanes import Lanes, Work
@@ -22,7 +21,6 @@ from seaway.consumer.pace import Pace
 from seaway.consumer.ports import Options, Ports
 from seaway.contracts import JSON, Incoming, Subscription
 from seaway.errors import BrokerUnavailable, NotFound
-from seaway.naming import original_subject
 
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], object]
 
@@ -57,8 +55,6 @@ class Run:
         """The latest subscription of each stream."""
         self.tried: set[tuple[str, int]] = set()
         """Messages that were read from the stream, and that this process has lived through."""
-        self.expected: dict[tuple[str, int], str] = {}
-        """The event ids of what was expected."""
         self.looked = -math.inf
         """When the inbox was last asked for what is expected."""
         self.arrived = self.beaten = -math.inf
@@ -120,8 +116,7 @@ class Run:
 
     def expect(self, incoming: Incoming, until: float) -> None:
         """Close the lane of what the server will deliver, till then or ``until`` that moment."""
-        if self.lanes.expect(_work(incoming, None), until):
-            self.expected[incoming.place] = incoming.event_id
+        self.lanes.expect(_work(incoming, None), until)
 
     def beat(self) -> list[Work]:
         """What is in hand and may be kept alive. A last delivery whose timer has run out is not:
@@ -171,9 +166,7 @@ class Run:
 
 
 def _work(incoming: Incoming, source: Subscription | None, alive: float = math.inf) -> Work:
-    message = incoming.message
-    key = message.headers.get(h.ORDERING_KEY) or original_subject(message.subject)
-    return Work(incoming, source, key, alive)
+    return Work(incoming, source, incoming.key, alive)
 
 
 def by_source(

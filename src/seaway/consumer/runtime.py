@@ -50,13 +50,7 @@ class Runtime:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop``, then drain. Raises the first thing that no retry can mend."""
-        run = Run(
-            self._durable,
-            self._options,
-            self._ports,
-            stop,
-            lambda subject: self._handlers.find(subject) is not None,
-        )
+        run = Run(self._durable, self._options, self._ports, stop, self._handlers.handles)
         infos = [await run.info(stream) for stream in self._streams]
         if stop.is_set():
             return

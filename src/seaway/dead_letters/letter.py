@@ -24,7 +24,6 @@ from seaway.errors import InvalidName
 from seaway.naming import (
     dlq_stream,
     events_stream,
-    original_subject,
     redrive_stream,
     redrive_subject,
     stream_context,
@@ -120,7 +119,7 @@ def queue_of(incoming: Incoming) -> tuple[str, str]:
     The context is the stream's: it is the event's own too, but for a foreign subject.
     """
     context = stream_context(incoming.stream)
-    return dlq_stream(context), f"{context}.dlq.{original_subject(incoming.message.subject)}"
+    return dlq_stream(context), f"{context}.dlq.{incoming.event_subject}"
 
 
 def write(

@@ -23,13 +23,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from seaway import headers as h
 from seaway.contracts import (
     Broker,
     DeadLetterReason,
     InboxStore,
     Incoming,
-    StoredMessage,
     Subscription,
 )
 from seaway.dead_letters.queue import DeadLetters, Selection
@@ -48,7 +46,6 @@ from seaway.naming import (
     Durable,
     dlq_stream,
     events_stream,
-    original_subject,
     redrive_stream,
     stream_context,
 )
@@ -211,7 +208,7 @@ class Sweeper:
                 "%s gave up on %s:%d, which is gone", advisory.consumer, stream, stream_seq
             )
             return
-        incoming = _incoming(found, advisory.consumer, advisory.deliveries)
+        incoming = Incoming.read(found, advisory.consumer, deliveries=advisory.deliveries)
         if await self._is_there(incoming, said_at):
             await self._forget(incoming)
         else:
@@ -225,7 +222,9 @@ class Sweeper:
         buried = 0
         async with aclosing(self._unreported.find()) as found:
             async for given_up in found:
-                incoming = _incoming(given_up.found, given_up.consumer, given_up.deliveries)
+                incoming = Incoming.read(
+                    given_up.found, given_up.consumer, deliveries=given_up.deliveries
+                )
                 buried += await self._bury(incoming, "exhausted")
         await self._note()
         return buried
@@ -248,16 +247,14 @@ class Sweeper:
 
     async def _store_letter(self, incoming: Incoming, reason: DeadLetterReason) -> None:
         """The later events of its key wait, if this store is the one that remembers it."""
-        store, consumer, event_id = self._store, incoming.consumer, incoming.event_id
-        parks = store is not None and consumer in self._parking
-        if store is not None and parks:
-            subject = original_subject(incoming.message.subject)
-            key = h.ordering_key(subject, incoming.message.headers)
-            place = incoming.stream_seq if subject == incoming.message.subject else 0
+        consumer, event_id = incoming.consumer, incoming.event_id
+        store = self._store if consumer in self._parking else None
+        if store is not None:
+            place = 0 if incoming.redriven else incoming.stream_seq
             async with store.transaction() as tx:
-                await tx.park(consumer, event_id, key, place=place, failed=True)
+                await tx.park(consumer, event_id, incoming.key, place=place, failed=True)
         letter = await self._letters.store(incoming, reason=reason, error=None)
-        if store is not None and parks:
+        if store is not None:
             async with store.transaction() as tx:
                 await tx.set_letter(consumer, event_id, letter)
         if consumer in self._durables:
@@ -300,22 +297,8 @@ class Sweeper:
         known = await self._letters.list(
             Selection(
                 consumer=incoming.consumer,
-                subject=original_subject(incoming.message.subject),
+                subject=incoming.event_subject,
             ),
             payloads=False,
         )
-        place = (incoming.stream, incoming.stream_seq)
-        return any((letter.stream, letter.stream_seq) == place for letter in known)
-
-
-def _incoming(found: StoredMessage, consumer: str, deliveries: int) -> Incoming:
-    return Incoming(
-        message=found.message,
-        stream=found.stream,
-        stream_seq=found.stream_seq,
-        stored_at=found.stored_at,
-        consumer=consumer,
-        consumer_seq=0,
-        deliveries=deliveries,
-        pending=0,
-    )
+        return any((letter.stream, letter.stream_seq) == incoming.place for letter in known)

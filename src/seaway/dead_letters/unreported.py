@@ -24,7 +24,7 @@ from typing import TypeAlias
 from seaway import headers as h
 from seaway.contracts import JSON, Broker, InboxStore, StoredMessage
 from seaway.dead_letters.queue import DeadLetters, Selection
-from seaway.naming import ADVISORY_STREAM, original_subject, redrive_stream, stream_context
+from seaway.naming import ADVISORY_STREAM, filter_subjects, redrive_stream, stream_context
 
 Handles: TypeAlias = Callable[[str], bool]
 """Whether a durable has a handler for a subject: what it ignores leaves no row in the inbox."""
@@ -74,7 +74,7 @@ class Unreported:
         before = None if looked else h.parse_time(made)
         async with aclosing(self._candidates(consumer, before)) as candidates:
             async for found in candidates:
-                if not self._durables[name](original_subject(found.message.subject)):
+                if not self._durables[name](found.event_subject):
                     continue
                 if name in await self._store.processed(found.event_id):
                     continue
@@ -123,11 +123,11 @@ class Unreported:
         return {one.removesuffix(suffix) for one in await self._store.processed(mark)}
 
     def _read(self, consumer: JSON, first: int | None) -> AsyncGenerator[StoredMessage]:
-        config = consumer["config"]
-        single = config.get("filter_subject")
-        filters = [single] if single else list(config.get("filter_subjects") or ())
         return self._broker.admin.read(
-            consumer["stream_name"], filter_subjects=filters, from_seq=first, headers_only=True
+            consumer["stream_name"],
+            filter_subjects=filter_subjects(consumer["config"]),
+            from_seq=first,
+            headers_only=True,
         )
 
     async def _known(self, stream: str, consumer: str) -> set[str]:

@@ -129,7 +129,6 @@ class ConsumerView:
     def read(cls, info: JSON) -> ConsumerView:
         """From the server's CONSUMER.INFO."""
         config = info["config"]
-        single = config.get("filter_subject")
         return cls(
             stream=info["stream_name"],
             durable=info["name"],
@@ -142,7 +141,7 @@ class ConsumerView:
             stream_seq=info["delivered"]["stream_seq"],
             ack_floor=info["ack_floor"]["stream_seq"],
             max_ack_pending=_limit(config.get("max_ack_pending")),
-            filters=(single,) if single else tuple(config.get("filter_subjects") or ()),
+            filters=tuple(naming.filter_subjects(config)),
         )
 
 

@@ -172,7 +172,7 @@ def differences(
         if not _same(name, value, kept.get(name)):
             yield name, kept.get(name), value
     if wanted.keys() & _FILTERS:
-        new, old = _filters(wanted), _filters(kept) or list(subjects)
+        new, old = naming.filter_subjects(wanted), naming.filter_subjects(kept) or list(subjects)
         if set(new) != set(old):
             yield "filter_subjects", old, new
 
@@ -186,11 +186,6 @@ def _same(name: str, wanted: Any, kept: Any) -> bool:
 
 def _absent(value: Any) -> bool:
     return value is None or value == "none" or value in (0, "", [])
-
-
-def _filters(config: JSON) -> list[str]:
-    single = config.get("filter_subject")
-    return [single] if single else list(config.get("filter_subjects") or ())
 
 
 def _creation(config: JSON, stream: str, durable: str | None = None, note: str = "") -> Change:

@@ -139,7 +139,7 @@ class PostgresLease:
         async with self._turn:
             with translating(self._pool.shown):
                 found = await self._connection.fetch(self._sql["find"], rows.uuids(event_ids))
-        return [rows.entry(row) for row in found]
+        return sorted(map(rows.entry, found), key=lambda entry: entry.position)
 
     async def confirm(self) -> None:
         """Return while the lease is still held, ``StoreUnavailable`` once it is lost."""

@@ -8,8 +8,6 @@ when they pass.
 from __future__ import annotations
 
 import asyncio
-import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -22,13 +20,10 @@ from seaway.contracts import (
     Held,
     Message,
     Stored,
-    StoredMessage,
 )
-from seaway.errors import BrokerUnavailable, NotFound
+from seaway.errors import NotFound
 from seaway.testing.conformance.broker_words import (
-    AT_ONCE,
     DURABLE,
-    SOON,
     TIMEOUT,
     consumer,
     durable_config,
@@ -36,27 +31,16 @@ from seaway.testing.conformance.broker_words import (
     everything,
     expect_refused,
     make,
-    nanoseconds,
     payloads,
     publish,
     receive,
     refusal,
-    until,
 )
+from seaway.testing.conformance.subscription import SubscriptionConformance
 
 
-class BrokerConformance:
+class BrokerConformance(SubscriptionConformance):
     """Fixtures to give: ``broker`` and ``context``."""
-
-    @pytest.fixture
-    def stream(self, context: str) -> str:
-        """The name of the context's event stream."""
-        return naming.events_stream(context)
-
-    @pytest.fixture
-    def subject(self, context: str) -> str:
-        """An event's subject in that stream."""
-        return f"{context}.event.case_created.v1"
 
     # ----------------------------------------------------------------- publishing
 
@@ -173,283 +157,6 @@ class BrokerConformance:
         await make(broker, context)
         [outcome] = await publish(broker, Message(f"{context}.event.a b.v1", b"x"))
         assert expect_refused(outcome).heals is False
-
-    # ----------------------------------------------------------------- delivery
-
-    async def test_delivers_in_order_with_its_metadata(
-        self, broker: Broker, context: str, stream: str, subject: str
-    ) -> None:
-        await make(broker, context, durable={})
-        await publish(broker, *events(context, 3))
-        async with broker.subscribe(stream, DURABLE) as pull:
-            incoming = await receive(pull, 3)
-            assert payloads(incoming) == [b"0", b"1", b"2"]
-            first = incoming[0]
-            assert (first.stream, first.consumer, first.message.subject) == (
-                stream,
-                DURABLE,
-                subject,
-            )
-            assert [one.stream_seq for one in incoming] == [1, 2, 3]
-            assert [one.consumer_seq for one in incoming] == [1, 2, 3]
-            assert [one.deliveries for one in incoming] == [1, 1, 1]
-            assert [one.pending for one in incoming] == [2, 1, 0]
-            assert list(await pull.ack(*incoming)) == [True] * 3
-            assert await pull.next(1, timeout=AT_ONCE) == []
-
-    async def test_gives_no_more_than_the_limit(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        await make(broker, context, durable={})
-        await publish(broker, *events(context, 3))
-        async with broker.subscribe(stream, DURABLE) as pull:
-            assert len(await receive(pull, 2)) == 2
-            info = await consumer(broker, stream)
-            assert (info["num_ack_pending"], info["num_pending"]) == (2, 1)
-
-    async def test_an_empty_stream_gives_nothing_in_time(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        await make(broker, context, durable={})
-        async with broker.subscribe(stream, DURABLE) as pull:
-            async with asyncio.timeout(5):
-                assert await pull.next(1, timeout=SOON) == []
-
-    async def test_what_is_published_later_is_delivered(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        await make(broker, context, durable={})
-        async with broker.subscribe(stream, DURABLE) as pull:
-            waiting = asyncio.create_task(receive(pull, 1))
-
-            async def asked() -> bool:
-                return int((await consumer(broker, stream))["num_waiting"]) > 0
-
-            await until(asked)
-            await publish(broker, *events(context, 1))
-            assert payloads(await waiting) == [b"0"]
-
-    async def test_a_cancelled_next_loses_nothing(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        await make(broker, context, durable={})
-        async with broker.subscribe(stream, DURABLE) as pull:
-            waiting = asyncio.create_task(pull.next(1, timeout=TIMEOUT))
-
-            async def asked() -> bool:
-                return int((await consumer(broker, stream))["num_waiting"]) > 0
-
-            await until(asked)
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
-            await publish(broker, *events(context, 1))
-            [incoming] = await receive(pull, 1)
-            assert (incoming.message.payload, incoming.deliveries) == (b"0", 1)
-
-    async def test_only_what_its_filter_matches(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        await make(broker, context, durable={"filter_subject": f"{context}.event.case_closed.v1"})
-        closed = Message(f"{context}.event.case_closed.v1", b"closed")
-        await publish(broker, *events(context, 2), closed)
-        async with broker.subscribe(stream, DURABLE) as pull:
-            assert payloads(await receive(pull, 1)) == [b"closed"]
-            assert await pull.next(1, timeout=AT_ONCE) == []
-
-    async def test_two_subscriptions_share_a_durable(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        await make(broker, context, durable={})
-        await publish(broker, *events(context, 2))
-        async with (
-            broker.subscribe(stream, DURABLE) as one,
-            broker.subscribe(stream, DURABLE) as other,
-        ):
-            found = payloads([*await receive(one, 1), *await receive(other, 1)])
-            assert sorted(found) == [b"0", b"1"]
-
-    async def test_no_more_than_max_ack_pending_are_out(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        await make(broker, context, durable={"max_ack_pending": 1})
-        await publish(broker, *events(context, 2))
-        async with broker.subscribe(stream, DURABLE) as pull:
-            [first] = await receive(pull, 1)
-            assert await pull.next(1, timeout=SOON) == []
-            await pull.ack(first)
-            assert payloads(await receive(pull, 1)) == [b"1"]
-
-    # ----------------------------------------------------------------- settling
-
-    async def test_a_nak_brings_it_again(self, broker: Broker, context: str, stream: str) -> None:
-        await make(broker, context, durable={})
-        await publish(broker, *events(context, 1))
-        async with broker.subscribe(stream, DURABLE) as pull:
-            [first] = await receive(pull, 1)
-            await pull.nak(first, delay=AT_ONCE)
-            [again] = await receive(pull, 1)
-            assert (again.stream_seq, again.deliveries, again.consumer_seq) == (1, 2, 2)
-            assert (await consumer(broker, stream))["num_redelivered"] == 1
-            assert list(await pull.ack(again)) == [True]
-
-    async def test_a_delayed_nak_waits(self, broker: Broker, context: str, stream: str) -> None:
-        await make(broker, context, durable={})
-        await publish(broker, *events(context, 1))
-        loop = asyncio.get_running_loop()
-        async with broker.subscribe(stream, DURABLE) as pull:
-            [first] = await receive(pull, 1)
-            since = loop.time()
-            await pull.nak(first, delay=timedelta(milliseconds=400))
-            [again] = await receive(pull, 1)
-            assert loop.time() - since >= 0.35
-            assert again.deliveries == 2
-
-    async def test_a_silent_consumer_gets_it_again(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        await make(broker, context, durable={"ack_wait": nanoseconds(SOON)})
-        await publish(broker, *events(context, 1))
-        async with broker.subscribe(stream, DURABLE) as pull:
-            await receive(pull, 1)
-            [again] = await receive(pull, 1)
-            assert again.deliveries == 2
-
-    async def test_in_progress_restarts_the_ack_timer(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        wait = timedelta(milliseconds=1500)
-        await make(broker, context, durable={"ack_wait": nanoseconds(wait)})
-        await publish(broker, *events(context, 1))
-        loop = asyncio.get_running_loop()
-        async with broker.subscribe(stream, DURABLE) as pull:
-            [first] = await receive(pull, 1)
-            since = loop.time()
-            assert await pull.next(1, timeout=wait / 2) == []
-            await pull.in_progress(first)
-            [again] = await receive(pull, 1)
-            assert again.deliveries == 2
-            assert loop.time() - since >= 1.5 * wait.total_seconds() * 0.9
-
-    async def test_a_terminated_message_does_not_come_again(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        await make(broker, context, durable={"ack_wait": nanoseconds(SOON)})
-        await publish(broker, *events(context, 2))
-        async with broker.subscribe(stream, DURABLE) as pull:
-            [first] = await receive(pull, 1)
-            await pull.term(first, reason="poison")
-            [second] = await receive(pull, 1)
-            assert second.message.payload == b"1"
-            await pull.ack(second)
-
-            async def settled() -> bool:
-                return int((await consumer(broker, stream))["num_ack_pending"]) == 0
-
-            await until(settled)
-            assert await pull.next(1, timeout=2 * SOON) == []
-
-    async def test_exhausted_deliveries_give_an_advisory(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        wanted = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.>"
-        advisories = f"{context.upper()}_ADVISORIES"
-        await broker.admin.create_stream(
-            {"name": advisories, "subjects": [wanted], "storage": "memory"}
-        )
-        await make(broker, context, durable={"max_deliver": 2})
-        await publish(broker, *events(context, 1))
-        async with broker.subscribe(stream, DURABLE) as pull:
-            for _ in range(2):
-                [incoming] = await receive(pull, 1)
-                await pull.nak(incoming, delay=AT_ONCE)
-
-            async def advised() -> StoredMessage | None:
-                assert await pull.next(1, timeout=timedelta(milliseconds=20)) == []
-                return await broker.admin.get(advisories, 1)
-
-            advisory = json.loads((await until(advised)).message.payload)
-        assert (advisory["stream"], advisory["consumer"]) == (stream, DURABLE)
-        assert (advisory["stream_seq"], advisory["deliveries"]) == (1, 2)
-        assert await broker.admin.get(stream, 1) is not None
-
-    async def test_a_work_queue_forgets_what_is_acknowledged(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        await make(broker, context, durable={}, retention="workqueue")
-        await publish(broker, *events(context, 2))
-        async with broker.subscribe(stream, DURABLE) as pull:
-            [first] = await receive(pull, 1)
-            assert list(await pull.ack(first)) == [True]
-        assert await broker.admin.get(stream, 1) is None
-        assert await broker.admin.get(stream, 2) is not None
-
-    async def test_what_was_delivered_elsewhere_is_acknowledged_by_its_place(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        await make(broker, context, durable={"max_ack_pending": 3})
-        await publish(broker, *events(context, 6))
-        async with (
-            broker.subscribe(stream, DURABLE) as former,
-            broker.subscribe(stream, DURABLE) as pull,
-        ):
-            found = [replace(one, reply="", consumer_seq=0) for one in await receive(former, 3)]
-            # In another order than the durable's, and one of them twice.
-            mixed = [found[2], found[0], found[2], found[1]]
-            assert list(await pull.ack(*mixed)) == [True] * 4
-            assert payloads(await receive(pull, 3)) == [b"3", b"4", b"5"]
-            info = await broker.admin.consumer(stream, DURABLE)
-        assert info is not None
-        assert (info["ack_floor"]["stream_seq"], info["num_ack_pending"]) == (3, 3)
-
-    async def test_leaving_gives_back_what_was_not_handed_out(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        await make(broker, context, durable={})
-        async with broker.subscribe(stream, DURABLE) as pull:
-            assert await pull.next(5, timeout=AT_ONCE) == []
-            await publish(broker, *events(context, 5))
-        async with broker.subscribe(stream, DURABLE) as pull:
-            found = await receive(pull, 5)
-            assert sorted(payloads(found)) == [b"0", b"1", b"2", b"3", b"4"]
-
-    # ----------------------------------------------------------------- what is not there
-
-    async def test_no_subscription_without_its_durable(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        with pytest.raises(NotFound):
-            async with broker.subscribe(stream, DURABLE):
-                pass
-        await make(broker, context)
-        with pytest.raises(NotFound):
-            async with broker.subscribe(stream, DURABLE):
-                pass
-
-    async def test_a_deleted_durable_ends_its_pulls(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        await make(broker, context, durable={})
-        async with broker.subscribe(stream, DURABLE) as pull:
-            waiting = asyncio.create_task(pull.next(1, timeout=TIMEOUT))
-
-            async def asked() -> bool:
-                return int((await consumer(broker, stream))["num_waiting"]) > 0
-
-            await until(asked)
-            assert await broker.admin.delete_consumer(stream, DURABLE)
-            with pytest.raises(NotFound):
-                await waiting
-
-    async def test_a_closed_broker_delivers_nothing(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        await make(broker, context, durable={})
-        async with broker.subscribe(stream, DURABLE) as pull:
-            await broker.close()
-            await broker.close()
-            with pytest.raises(BrokerUnavailable):
-                await pull.next(1, timeout=TIMEOUT)
 
     # ----------------------------------------------------------------- administration
 

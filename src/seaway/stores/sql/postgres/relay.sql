@@ -62,11 +62,11 @@ ORDER BY o.position
 LIMIT $8
 
 -- name: find
+-- Unordered: with sorting off, an order would be had by reading the whole outbox along its key.
 SELECT o.position, o.event_id::text, o.subject, o.payload, o.headers::text, o.added_at, o.attempts,
        o.last_error, o.parked_at, 0
 FROM seaway_outbox o
 WHERE o.event_id = ANY ($1::uuid[])
-ORDER BY o.position
 
 -- name: waiting
 SELECT EXISTS (
