@@ -186,19 +186,20 @@ class Pool:
         return connection, whole
 
     async def commit(self, connection: Handle, whole: asyncpg.transaction.Transaction) -> None:
-        """Whole, even when cancelled meanwhile, and give the connection back."""
+        """Whole, even when cancelled meanwhile. The connection is given back whatever happens."""
         if self._waiting or self._pool.is_closing() or not self._chains:
-            await statement_to_its_end(whole.commit())
+            try:
+                await statement_to_its_end(whole.commit())
+            except BaseException:
+                await self.put_away(connection)
+                raise
             await self.give_back(connection)
             return
         try:
             await statement_to_its_end(connection.execute("COMMIT AND CHAIN"))
-        except asyncio.CancelledError:
-            # Committed all the same, or lost: nothing but an empty transaction is to be ended.
-            await self.give_back(await self._unbegun(_Begun(connection, whole)))
-            raise
         except BaseException:
-            await self._unbegun(_Begun(connection, whole))
+            # Committed all the same, refused, or lost: at most an empty transaction is to be ended.
+            await self.put_away(await self._unbegun(_Begun(connection, whole)))
             raise
         self._begun.append(_Begun(connection, whole, asyncio.get_running_loop().time()))
         if self._ending is None or self._ending.done():

@@ -67,7 +67,6 @@ class PostgresTransaction:
         try:
             await self._pool.commit(connection, whole)
         except DRIVER_ERRORS as error:
-            await self._pool.put_away(connection)
             if is_transient(error):
                 raise translated(error, self._shown) from error
             # A deferred constraint: the body's own doing, and its own error.
