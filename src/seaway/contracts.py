@@ -173,8 +173,9 @@ class Subscription(Protocol):
         ...
 
     async def drain(self) -> None:
-        """Receive no more: pulls end, ``next`` gives nothing from now on and at once, and what had
-        arrived and was not handed out is nak'ed. Settling goes on. Idempotent."""
+        """Receive no more. ``next`` goes on to hand out what had arrived, and after that gives
+        nothing, and at once; what nobody took is nak'ed on leaving. Settling goes on. Idempotent.
+        """
         ...
 
     async def ack(self, *incoming: Incoming) -> Sequence[bool]:

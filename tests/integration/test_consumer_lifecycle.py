@@ -285,8 +285,8 @@ async def test_two_processes_may_have_events_of_one_key_at_a_time(
     stop = asyncio.Event()
     async with another_connection(nats_server) as connection:
         other = Service(connection, service.context)
-        tasks = [service.run(first, stop)]
-        # As many as one worker may have in hand.
+        tasks = [service.run(first, stop, workers=2)]
+        # As many as two workers have, though of one key only one is at work.
         await service.publish(0, 5)
         await running.wait()
 

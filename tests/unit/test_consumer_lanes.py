@@ -45,6 +45,17 @@ def test_a_lane_is_closed_while_one_of_its_deliveries_runs() -> None:
     assert places(lanes.take(5)) == [2]
 
 
+def test_what_is_blocked_waits_behind_what_was_given_back() -> None:
+    lanes = lanes_of(*(work(n, key) for n, key in enumerate("abacaab", 1)))
+    assert lanes.blocked() == []
+    held = lanes.take(1)
+    lanes.hold(held[0], LATER)
+    assert places(lanes.blocked()) == [3, 5, 6]
+    assert places(lanes.waiting()) == [2, 7, 4, 3, 5, 6]
+    lanes.hold(lanes.take(1)[0], LATER)
+    assert sorted(places(lanes.blocked())) == [3, 5, 6, 7]
+
+
 def test_deliveries_of_one_lane_may_share_a_batch_in_order() -> None:
     assert places(lanes_of(*(work(n, "a") for n in (1, 2, 3))).take(2)) == [1, 2]
 

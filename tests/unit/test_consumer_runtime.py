@@ -30,6 +30,7 @@ from seaway.errors import AlreadyProcessed, ConfigError, NotFound, Poison, Retry
 from seaway.events import RawEvent, event
 from seaway.naming import Durable
 from seaway.parked import letter_row
+from seaway.retry import RetryPolicy
 from seaway.telemetry import ConsumerPaused, ConsumerResumed, Delivered
 
 
@@ -419,7 +420,7 @@ async def test_drain_lets_the_running_end_and_gives_back_the_rest(bench: Bench) 
         await go_on.wait()
 
     await bench.events.publish(message("e1"), message("e2"))
-    bench.start(consumer(handle))
+    bench.start(consumer(handle, workers=2))
     await running.wait()
     await until(lambda: len(bench.events.pending) == 2)
     bench.stop.set()
@@ -429,6 +430,56 @@ async def test_drain_lets_the_running_end_and_gives_back_the_rest(bench: Bench) 
     await bench.ended()
     assert bench.events.acked == [1]
     assert len(bench.events.asked) == asked
+
+
+async def test_drain_works_off_what_would_start_soon(bench: Bench) -> None:
+    """Given back, it would have lost a delivery with each stop."""
+    started: list[str] = []
+    running, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        started.append(delivery.event_id)
+        if delivery.event_id == "e4":
+            running.set()
+            await go_on.wait()
+
+    events = [message(f"e{number}") for number in range(1, 31)]
+    await bench.events.publish(*events[:3])
+    bench.start(consumer(handle, tx=None))
+    await until(lambda: bench.events.acked == [1, 2, 3])
+    await bench.events.publish(*events[3:])
+    await running.wait()
+    await until(lambda: len(bench.events.pending) == 27)
+    bench.stop.set()
+    await bench.events.publish(message("e31"))
+    go_on.set()
+    await bench.ended()
+    assert bench.events.acked == list(range(1, 31))
+    assert bench.events.naks == []
+    assert started == [f"e{number}" for number in range(1, 31)]
+
+
+async def test_drain_gives_up_what_would_start_soon_where_something_is_away(bench: Bench) -> None:
+    running, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        if delivery.event_id == "e4":
+            running.set()
+            await go_on.wait()
+            raise ConnectionError("the downstream is away")
+
+    await bench.events.publish(*(message(f"e{number}") for number in range(1, 4)))
+    policy = RetryPolicy(outages=(ConnectionError,))
+    bench.start(consumer(handle, tx=None, retry=policy))
+    await until(lambda: bench.events.acked == [1, 2, 3])
+    await bench.events.publish(*(message(f"e{number}") for number in range(4, 9)))
+    await running.wait()
+    await until(lambda: len(bench.events.pending) == 5)
+    bench.stop.set()
+    go_on.set()
+    await bench.ended()
+    assert bench.events.acked == [1, 2, 3]
+    assert sorted(seq for seq, _ in bench.events.naks) == [4, 5, 6, 7, 8]
 
 
 async def test_grace_ends_and_the_transaction_is_rolled_back(bench: Bench) -> None:
@@ -474,9 +525,9 @@ async def test_prefetch_stays_within_what_can_be_started() -> None:
 
     await bench.events.publish(*(message(f"e{n}", f"case-{n}") for n in range(1, 40)))
     bench.start(consumer(handle, batch=3))
-    await until(lambda: len(bench.events.pending) == 6)
+    await until(lambda: len(bench.events.pending) == 3)
     await asyncio.sleep(0)
-    assert len(bench.events.pending) == 6
+    assert len(bench.events.pending) == 3
     blocked.set()
     await until(lambda: len(bench.events.acked) == 39)
     await bench.finish()

@@ -42,6 +42,11 @@ class Breaker:
         return not self._troubles.isdisjoint(_PROBED)
 
     @property
+    def troubled(self) -> bool:
+        """Whether anything is away."""
+        return bool(self._troubles)
+
+    @property
     def stuck(self) -> bool:
         """Whether nothing at all may be pulled: a dead letter waits for its queue."""
         return "dead letters" in self._troubles

@@ -209,6 +209,10 @@ class Lanes:
         """What is in hand and not started."""
         return [work for queue in self._waiting.values() for work in queue]
 
+    def blocked(self) -> list[Work]:
+        """What of it waits behind a delivery that was given back."""
+        return [work for lane in self._held for work in self._waiting.get(lane, ())]
+
     def _remember(self, work: Work) -> None:
         self._in_hand[work.place] = work
         self._counts[id(work.source)] += 1

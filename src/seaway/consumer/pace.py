@@ -30,10 +30,10 @@ class Pace:
         else:
             self._seconds = known + _BELIEF * (sample - known)
 
-    def startable(self, workers: int, *, ack_wait: timedelta) -> int | None:
+    def startable(self, workers: int, *, ack_wait: timedelta) -> int:
         """How many deliveries so many ``workers`` start within the horizon, which is never more
-        than half of ``ack_wait``; ``None`` before anything is known."""
+        than half of ``ack_wait``; 0 before anything is known."""
         if self._seconds is None:
-            return None
+            return 0
         within = min(HORIZON, ack_wait / 2).total_seconds()
         return int(workers * within / max(self._seconds, 1e-6))

@@ -34,6 +34,8 @@ class Puller:
         self._settler = settler
         self._spawn = spawn
         self._epoch = 0
+        self._bringing = 0
+        self._fewer = asyncio.Event()
 
     def on_signal(self, signal: Signal) -> None:
         """A telemetry listener."""
@@ -48,10 +50,9 @@ class Puller:
             try:
                 async with run.ports.broker.subscribe(stream, run.durable) as source:
                     attempt, run.open[stream] = 0, source
-                    await self._pull_until_stop_or_stall(stream, source)
+                    await self._bring(stream, source)
                     if not run.stop.is_set():
                         self._tell(stream, "stalled")
-                        await source.drain()
                         self._spawn(self.pull(stream))
                     await self._settled(source)
                     return
@@ -63,6 +64,25 @@ class Puller:
                 run.breaker.pause("server", str(error))
                 await self._until_made_again(stream)
                 self._tell(stream, "deleted")
+
+    async def dry(self) -> None:
+        """Return when no subscription brings anything any more. For after the stop."""
+        while self._bringing:
+            self._fewer.clear()
+            await self._fewer.wait()
+
+    async def _bring(self, stream: str, source: Subscription) -> None:
+        """Everything from ``source`` into the lanes, until the run stops or it has stalled."""
+        run = self._run
+        self._bringing += 1
+        try:
+            await self._pull_until_stop_or_stall(stream, source)
+            await source.drain()
+            while batch := await source.next(run.capacity, timeout=timedelta(0)):
+                run.take_in(batch, source)
+        finally:
+            self._bringing -= 1
+            self._fewer.set()
 
     async def _pull_until_stop_or_stall(self, stream: str, source: Subscription) -> None:
         run, epoch = self._run, -1
@@ -84,9 +104,6 @@ class Puller:
                     continue
                 batch = await _next(source, free)
                 run.breaker.resume("server")
-                if run.stop.is_set():
-                    await self._settler.give_back(source, batch)
-                    break
                 if epoch != self._epoch:
                     epoch = self._epoch
                     await recover(run, stream, source)

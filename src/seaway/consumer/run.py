@@ -45,6 +45,8 @@ class Run:
         self.stop = stop
         self.now = asyncio.get_running_loop().time
         """The event loop's clock, in seconds."""
+        self.last = False
+        """Whether what is in hand is all that there will be."""
         self.drained = asyncio.Event()
         self.wake = asyncio.Event()
         """Something may be started."""
@@ -101,9 +103,13 @@ class Run:
         if self.breaker.open or self.lanes.expecting:
             return 1
         at_work = self.options.batch * self.options.workers
+        return min(self.limits.max_ack_pending, at_work + self.soon)
+
+    @property
+    def soon(self) -> int:
+        """How many deliveries the workers start soon; 0 before their pace is known."""
         workers = min(self.options.workers, max(1, self.lanes.open))
-        soon = self.pace.startable(workers, ack_wait=self.limits.ack_wait)
-        return min(self.limits.max_ack_pending, at_work + (at_work if soon is None else soon))
+        return self.pace.startable(workers, ack_wait=self.limits.ack_wait)
 
     # ------------------------------------------------------------------ what is in hand
 
@@ -156,6 +162,12 @@ class Run:
         for left, room in self._short:
             if self.lanes.left >= left:
                 room.set()
+
+    def hurry(self) -> None:
+        """The run ends: wake all who wait for something."""
+        self.wake.set()
+        for _, room in self._short:
+            room.set()
 
     async def stopped_within(self, delay: timedelta) -> bool:
         """Wait so long; whether the run was told to stop meanwhile."""

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from seaway.consumer.handlers import HandlerTable
+from seaway.consumer.pace import HORIZON
 from seaway.consumer.ports import Options, Ports
 from seaway.consumer.pulling import Puller
 from seaway.consumer.run import Run, by_source
@@ -70,8 +71,8 @@ class Runtime:
                 for stream in self._streams:
                     tasks.create_task(puller.pull(stream), name=f"{self._durable} {stream}")
                 await stop.wait()
-                run.wake.set()
-                await _drain(run, settler, working)
+                run.hurry()
+                await _drain(run, puller, settler, working)
                 await settler.confirmed()
                 watching.cancel()
                 run.drained.set()
@@ -90,10 +91,23 @@ async def _heartbeat(run: Run) -> None:
                 await run.drained.wait()
 
 
-async def _drain(run: Run, settler: Settler, working: Sequence[asyncio.Task[None]]) -> None:
-    await settler.give_back_waiting()
-    _, late = await asyncio.wait(working, timeout=run.options.grace.total_seconds())
+async def _drain(
+    run: Run, puller: Puller, settler: Settler, working: Sequence[asyncio.Task[None]]
+) -> None:
+    """What starts in a moment is worked off: given back, each stop would cost it a delivery. The
+    rest goes to others at once."""
+    ends = run.now() + run.options.grace.total_seconds()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(ends):
+            await puller.dry()
+    lanes, now = run.lanes, run.now()
+    await settler.give_back(lanes.blocked() if run.soon else lanes.waiting())
+    run.last = True
+    run.hurry()
+    for until in (min(ends, now + 2 * HORIZON.total_seconds()), ends):
+        _, late = await asyncio.wait(working, timeout=max(0.0, until - run.now()))
+        await settler.give_back(lanes.waiting())
     for worker in late:
         worker.cancel()
     await asyncio.gather(*late, return_exceptions=True)
-    await settler.give_back_waiting()
+    await settler.give_back(lanes.waiting())

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TypeAlias
 
@@ -23,7 +23,7 @@ from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import Bury, Lapsed, Step, TryAgain, decide
 from seaway.consumer.parking import note_failure, note_letter
 from seaway.consumer.run import Run, Spawn, by_source
-from seaway.contracts import DeadLetterReason, Incoming, Subscription
+from seaway.contracts import DeadLetterReason, Subscription
 from seaway.errors import TransientError
 from seaway.telemetry import DeadLettered, Delivered, HandledAs
 
@@ -192,21 +192,16 @@ class Settler:
 
     # ------------------------------------------------------------------ giving back
 
-    async def give_back_waiting(self) -> None:
-        """Everything that is in hand and was not started, at once."""
-        waiting = self._run.lanes.waiting()
-        for work in waiting:
+    async def give_back(self, works: Sequence[Work]) -> None:
+        """Have others be given what is in hand and was not started, at once."""
+        for work in works:
             self._run.lanes.drop(work)
-        for source, batch in by_source(waiting):
-            await self.give_back(source, batch)
-
-    async def give_back(self, source: Subscription, batch: Iterable[Incoming]) -> None:
-        """Have others be given it."""
         most = self._run.limits.max_deliver
-        for incoming in batch:
-            # The last delivery is left to its timer and the sweeper: a nak would end it here.
-            if not 0 < most <= incoming.deliveries:
-                await source.nak(incoming, delay=timedelta(0))
+        for source, batch in by_source(works):
+            for incoming in batch:
+                # The last delivery is left to its timer and the sweeper: a nak would end it here.
+                if not 0 < most <= incoming.deliveries:
+                    await source.nak(incoming, delay=timedelta(0))
 
     def _tell(
         self, work: Work, outcome: HandledAs, took: float, error: BaseException | None = None

@@ -32,11 +32,11 @@ class Workers:
         self._slice_ends = math.inf
 
     async def work(self) -> None:
-        """One worker, until the run stops."""
+        """One worker, until the run stops and nothing is left to start, or something is away."""
         run = self._run
-        while not run.stop.is_set():
+        while not (run.stop.is_set() and run.breaker.troubled):
             run.wake.clear()
-            if run.lanes.held:
+            if run.lanes.held and not run.stop.is_set():
                 await read_overdue(run, run.now())
             works = run.lanes.take(run.breaker.allowance(run.options.batch, now=run.now()))
             if works:
@@ -45,6 +45,8 @@ class Workers:
                 if run.now() > self._slice_ends:
                     await asyncio.sleep(0)
                 continue
+            if run.last:
+                return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._patience()):
                     await run.wake.wait()

@@ -35,6 +35,8 @@ logger = logging.getLogger("seaway.nats")
 _EXPIRES = timedelta(seconds=30)
 _HEARTBEAT = timedelta(seconds=2)
 _ACK_TIMEOUT = timedelta(seconds=5)
+_SERVING = timedelta(milliseconds=100)
+_QUIET = timedelta(milliseconds=10)
 _BACKOFF = Backoff(timedelta(milliseconds=50), timedelta(seconds=2))
 
 
@@ -101,7 +103,7 @@ class Pull:
         self._not_before = 0.0
         self._unsure = False
         self._gone: str | None = None
-        self._drained = False
+        self._asks, self._drained = True, False
         self._news = asyncio.Event()
         self._unsubscribe: Callable[[], Awaitable[None]] | None = None
         self._forget: Callable[[], None] = lambda: None
@@ -119,31 +121,43 @@ class Pull:
         trace: TracebackType | None,
     ) -> None:
         await self.drain()
+        while self._arrived:
+            await self.nak(self._arrived.popleft(), delay=timedelta(0))
         await self._replies.close()
 
     async def drain(self) -> None:
-        self._drained = True
-        self._news.set()
+        self._asks = False
         self._forget()
         unsubscribe, self._unsubscribe = self._unsubscribe, None
         if unsubscribe is not None:
-            # Before the naks: what the server has sent already must be nak'ed, not dropped, or it
-            # would come again only after ack_wait.
+            await self._served()
+            # Until what the server has sent is here: dropped, it would come again only after
+            # ack_wait.
             await unsubscribe()
-        while self._arrived:
-            await self.nak(self._arrived.popleft(), delay=timedelta(0))
+        self._drained = True
+        self._news.set()
+
+    async def _served(self) -> None:
+        """Until the server has sent what it is at, or is at nothing: what it finds no subscriber
+        for it delivers again, which counts against the message."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SERVING.total_seconds()):
+                while self._outstanding and self._connection.connected:
+                    self._news.clear()
+                    async with asyncio.timeout(_QUIET.total_seconds()):
+                        await self._news.wait()
 
     # ------------------------------------------------------------------ receiving
 
     async def next(self, limit: int, *, timeout: timedelta) -> Sequence[Incoming]:
         deadline = self._now() + timeout.total_seconds()
         while True:
-            if self._drained:
-                return []
             if self._arrived:
                 await self._ask_ahead(limit, self._now())
                 if self._arrived:  # Another caller may have been given it meanwhile.
                     return [self._arrived.popleft() for _ in range(min(limit, len(self._arrived)))]
+            if self._drained:
+                return []
             if self._gone is not None:
                 raise NotFound(self._gone)
             if self._connection.closed:
@@ -180,7 +194,7 @@ class Pull:
 
     async def _ask_up_to(self, limit: int, now: float) -> None:
         coming = self._outstanding + len(self._arrived)
-        if coming > limit // 2:
+        if not self._asks or coming > limit // 2:
             return  # One request for many: each costs as much as some messages.
         count, sent = limit - coming, 0
         frame = wire.bare(self._subject, f'{{"batch":{count},{_TERMS}}}', self._inbox)

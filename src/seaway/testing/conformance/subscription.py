@@ -12,6 +12,7 @@ import pytest
 from seaway import naming
 from seaway.contracts import (
     Broker,
+    Incoming,
     Message,
     StoredMessage,
 )
@@ -44,6 +45,40 @@ class SubscriptionConformance:
     def subject(self, context: str) -> str:
         """An event's subject in that stream."""
         return f"{context}.event.case_created.v1"
+
+    # ----------------------------------------------------------------- the end
+
+    async def test_drained_it_hands_out_what_had_arrived_and_nothing_else(
+        self, broker: Broker, context: str, stream: str, subject: str
+    ) -> None:
+        await make(broker, context, durable={"ack_wait": nanoseconds(timedelta(minutes=5))})
+        async with broker.subscribe(stream, DURABLE) as pull:
+            assert await pull.next(8, timeout=SOON) == []
+            await publish(broker, *events(context, 8))
+            await pull.drain()
+            await pull.drain()
+            arrived: list[Incoming] = []
+            while batch := await pull.next(3, timeout=TIMEOUT):
+                arrived += batch
+            assert await pull.next(8, timeout=TIMEOUT) == []
+            async with broker.subscribe(stream, DURABLE) as other:
+                # What had not arrived has not been delivered either: nobody waits for it.
+                rest = await receive(other, 8 - len(arrived))
+            found = sorted([*arrived, *rest], key=lambda one: one.stream_seq)
+            assert payloads(found) == [str(number).encode() for number in range(8)]
+            assert {one.deliveries for one in found} == {1}
+            assert all(await pull.ack(*arrived))
+
+    async def test_what_nobody_took_comes_again_at_once(
+        self, broker: Broker, context: str, stream: str, subject: str
+    ) -> None:
+        await make(broker, context, durable={"ack_wait": nanoseconds(timedelta(minutes=5))})
+        async with broker.subscribe(stream, DURABLE) as pull:
+            assert await pull.next(8, timeout=SOON) == []
+            await publish(broker, *events(context, 8))
+            await pull.drain()
+        async with broker.subscribe(stream, DURABLE) as other:
+            assert len(await receive(other, 8)) == 8
 
     # ----------------------------------------------------------------- delivery
 

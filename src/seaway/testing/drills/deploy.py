@@ -70,8 +70,8 @@ class Report:
     def passed(self) -> bool:
         """Whether no event was handled twice or given up, and every process ended well.
 
-        Redeliveries are told and not judged: what a process had not started when it was told to
-        stop comes again, to another one, and is handled there for the first time.
+        Redeliveries are told and not judged: what a process cannot work off in a moment when it
+        is told to stop comes again, to another one, and is handled there for the first time.
         """
         found = self.findings
         return found.exact and not (found.called_again or found.dead or self.bad_ends)
