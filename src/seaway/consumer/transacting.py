@@ -102,7 +102,13 @@ class Transactor:
         """One transaction for all of ``part``; where it failed, what to do instead."""
         attempt, began = _Attempt(), self._run.now()
         try:
-            await self._without_conflict(part, attempt)
+            for times in range(_CONFLICTS + 1):
+                try:
+                    await self._transaction(part, attempt)
+                    break
+                except TransactionConflict:
+                    if times == _CONFLICTS:
+                        raise
         except StoreUnavailable as error:
             results.outage = error
             results.kept += works_of(part)
@@ -152,14 +158,6 @@ class Transactor:
             return around(part, at, None, None)
         return halves(part)
 
-    async def _without_conflict(self, part: Part, attempt: _Attempt) -> None:
-        for _ in range(_CONFLICTS):
-            try:
-                return await self._transaction(part, attempt)
-            except TransactionConflict:
-                continue
-        return await self._transaction(part, attempt)
-
     async def _transaction(self, part: Part, attempt: _Attempt) -> None:
         store = self._run.ports.store
         attempt.done = []
@@ -177,8 +175,9 @@ class Transactor:
             ]
             fresh = await tx.claim_many(self._run.durable, ids)
             await self._call_all(part, tx, fresh, aside, attempt)
-            if any(self._run.lapsed(work) for work in works_of(part)):
-                raise Lapsed("its last delivery was not kept alive")
+            for work in works_of(part):
+                if self._run.lapsed(work):
+                    raise Lapsed("its last delivery was not kept alive")
         return None
 
     async def _call_all(

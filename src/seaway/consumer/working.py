@@ -90,6 +90,8 @@ class Workers:
     def _note(self, results: Results) -> None:
         """Tell the breaker what was found."""
         breaker, error = self._run.breaker, results.outage
+        if error is None and not breaker.troubled:
+            return
         away = None if error is None else outage(error, self._run.options.retry)
         if results.reached and away != "database":
             breaker.resume("database")

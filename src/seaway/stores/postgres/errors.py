@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 import asyncpg
 
@@ -41,10 +40,22 @@ def translated(error: BaseException, where: str) -> SeawayError:
     return sqlstates.translated(code, said, where)
 
 
-@contextmanager
-def translating(where: str) -> Iterator[None]:
+class translating:
     """Turns the driver's errors of our own statements into Seaway's."""
-    try:
-        yield
-    except DRIVER_ERRORS as error:
-        raise translated(error, where) from error
+
+    __slots__ = ("_where",)
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, DRIVER_ERRORS):
+            raise translated(error, self._where) from error
