@@ -219,7 +219,7 @@ class Seaway:
         async with AsyncExitStack() as stack:
             if stop is None:
                 stop = stack.enter_context(stop_on_signals())
-            if not await done_before(stop, self._ready(stack)):
+            if not await self.open_in(stack, stop):
                 return
             store = await self.open_store()
             works: list[Work] = []
@@ -249,10 +249,16 @@ class Seaway:
                 works.append(sweep.run)
             await run_all(works, stop)
 
-    async def _ready(self, stack: AsyncExitStack) -> None:
-        if self._broker is None:
-            await stack.enter_async_context(self)
-        await self.open_store()
+    async def open_in(self, stack: AsyncExitStack, stop: asyncio.Event) -> bool:
+        """Connect to server and database, as long as ``stack`` is open; false where ``stop`` was set
+        before that was done."""
+
+        async def connect() -> None:
+            if self._broker is None:
+                await stack.enter_async_context(self)
+            await self.open_store()
+
+        return await done_before(stop, connect())
 
     def _releasing(self, consumer: Consumer, store: Store) -> Work:
         return Releaser(

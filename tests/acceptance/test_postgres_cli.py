@@ -259,7 +259,7 @@ def test_no_such_database_is_one_line(shell: Shell) -> None:
 
 def test_a_server_that_is_away_is_3(tmp_path: Path) -> None:
     shell = Shell(tmp_path, f"postgresql://app:{SECRET}@127.0.0.1:1/app")
-    for command in ("db plan", "db upgrade", "db verify", "outbox status", "outbox list", "relay"):
+    for command in ("db plan", "db upgrade", "db verify", "outbox status", "outbox list"):
         assert "127.0.0.1:1" in shell.refused(*command.split(), code=3)
 
 

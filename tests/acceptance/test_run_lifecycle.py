@@ -176,6 +176,28 @@ async def test_a_durable_that_the_server_does_not_have_is_one_line(
 
 
 @pytest.mark.parametrize("away", ["server", "database"])
+async def test_a_relay_waits_likewise(
+    tmp_path: Path,
+    nats_server_own: NatsServer,
+    postgres_server_own: PostgresServer,
+    away: str,
+) -> None:
+    service = Service(tmp_path, nats_server_own.url, postgres_server_own.url())
+    await service.prepare()
+    await asyncio.to_thread(service.seaway, "outbox", "add", "events.jsonl")
+    missing = nats_server_own if away == "server" else postgres_server_own
+    await missing.stop()
+    said = "disconnected" if away == "server" else "waiting for the database:"
+    with service.running(*SEAWAY, "relay"):
+        await service.eventually(lambda: said in service.said(), "words")
+    with service.running(*SEAWAY, "relay", "--drain") as process:
+        await service.eventually(lambda: service.said().count(said) == 2, "words again")
+        await missing.start()
+        assert await asyncio.to_thread(process.wait, 30) == 0
+    assert f"{EVENTS} events relayed." in service.said()
+
+
+@pytest.mark.parametrize("away", ["server", "database"])
 async def test_it_waits_for_what_is_away_at_the_start_and_says_so(
     tmp_path: Path,
     nats_server_own: NatsServer,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from rich.logging import RichHandler
 from seaway.app import Seaway
 from seaway.cli import session
 from seaway.contracts import Backlog, OutboxEntry
+from seaway.errors import StoreUnavailable
 from seaway.telemetry import Relayed, Signal
 
 NAMED = 20
@@ -46,7 +48,7 @@ def relay(
 ) -> None:
     """Publish the outbox until SIGINT or SIGTERM; the batch in flight is finished.
 
-    Keeps trying where the server is away, saying so once; --drain does too.
+    Keeps trying where the server or the database is away, saying so once; --drain does too.
     """
     logging.basicConfig(
         level=logging.INFO,
@@ -75,14 +77,17 @@ def relay(
 
 
 async def _relay(ctx: typer.Context, drain: bool) -> Tally:
-    async with session.open_database(ctx):
-        pass  # A wrong database is said before anyone waits for a server.
+    with suppress(StoreUnavailable):  # It is waited for, below.
+        async with session.open_database(ctx):
+            pass  # A wrong database is said before anyone waits for a server.
     tally = Tally()
     app = Seaway(session.settings(ctx), wait=True)
     session.log_signals(app.telemetry)
-    async with app:
+    async with AsyncExitStack() as stack:
         with session.stop_on_signals() as stop, session.progress("relayed", None) as advance:
             app.telemetry.subscribe(lambda signal: advance(tally.count(signal)))
+            if not await app.open_in(stack, stop):
+                return tally
             worker = await app.relay()
             await (worker.drain(stop) if drain else worker.run(stop))
         store = await app.open_store()

@@ -87,15 +87,23 @@ class Pool:
         """``size``: connections at the most. Connects once, to say early what is wrong."""
         options: dict[str, Any] = {"timeout": CONNECT_SECONDS, **address.options}
         with translating(address.shown):
-            pool = await asyncpg.create_pool(
-                min_size=1,
+            driver = await asyncpg.create_pool(
+                # Not one that the driver would keep up by itself: while the server is away, that
+                # fills the log with its attempts.
+                min_size=0,
                 max_size=size,
                 reset=_keep_as_it_is,
                 connection_class=_HonestConnection,
                 statement_cache_size=0 if address.pgbouncer else _STATEMENTS,
                 **options,
             )
-        return cls(pool, address)
+        pool = cls(driver, address)
+        try:
+            await pool.put_away(await pool.take())
+        except BaseException:
+            driver.terminate()
+            raise
+        return pool
 
     async def close(self) -> None:
         """Close every connection, after what is under way. Idempotent."""
