@@ -250,8 +250,8 @@ class Seaway:
             await run_all(works, stop)
 
     async def open_in(self, stack: AsyncExitStack, stop: asyncio.Event) -> bool:
-        """Connect to server and database, as long as ``stack`` is open; false where ``stop`` was set
-        before that was done."""
+        """Connect to server and database, for as long as ``stack`` is open; false where ``stop``
+        was set before that was done."""
 
         async def connect() -> None:
             if self._broker is None:
