@@ -50,9 +50,13 @@ class AlchemySession:
 
     async def begin(self) -> None:
         """See ``driver.Session``."""
-        self._connection = await self.handle.connection()
+        connecting = self.handle.connection()
         if self._sqlite:
+            # Cut short, an opened file would be nobody's to close.
+            self._connection = await to_its_end(connecting)
             await self._begin_writing(self._connection)
+        else:
+            self._connection = await connecting
         try:
             await self.handle.execute(_text(d.SAVE))
         except DBAPIError as error:
