@@ -46,6 +46,7 @@ class AlchemyConnection(Alchemy):
             yield handle
         finally:
             handle.close()
+            engine.dispose()
 
     def handle(self, engine: Any) -> Any:
         return engine.connect()

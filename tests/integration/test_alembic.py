@@ -136,10 +136,8 @@ def test_sqlalchemy_neither_makes_nor_drops_it(connection: Connection, metadata:
             metadata.drop_all(connection)
     with connection.begin():
         assert inspect(connection).has_table("seaway_outbox")
-    with (
-        create_engine("sqlite://").connect() as bare,
-        pytest.raises(ConfigError, match="seaway db upgrade"),
-    ):
+    engine = create_engine("sqlite://", poolclass=NullPool)
+    with engine.connect() as bare, pytest.raises(ConfigError, match="seaway db upgrade"):
         metadata.create_all(bare)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, event
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import NullPool
 
 from seaway.app import Seaway
 from seaway.embedded.nats_server import NatsServer
@@ -45,7 +46,7 @@ async def app(tmp_path: Path, nats_server: NatsServer) -> AsyncIterator[Seaway]:
 
 def service(app: Seaway, folder: Path) -> sessionmaker[Session]:
     """A SQLAlchemy service that tells of its commits, as the documentation says."""
-    sessions = sessionmaker(create_engine(f"sqlite:///{folder}/app.db"))
+    sessions = sessionmaker(create_engine(f"sqlite:///{folder}/app.db", poolclass=NullPool))
     event.listen(sessions, "after_commit", lambda session: app.nudge())
     return sessions
 

@@ -115,7 +115,7 @@ def test_other_dialects_are_refused_by_name(
 @pytest.mark.parametrize("events", [1, 2])
 def test_sqlite_that_never_begins_is_in_autocommit_mode(events: int) -> None:
     options: Any = {"connect_args": {"isolation_level": None}}
-    with create_engine("sqlite://", **options).begin() as connection:
+    with create_engine("sqlite://", poolclass=NullPool, **options).begin() as connection:
         with pytest.raises(OutsideTransaction, match="autocommit"):
             outbox.add(connection, *[EVENT] * events)
         connection.exec_driver_sql("BEGIN")
