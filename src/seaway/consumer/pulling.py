@@ -18,7 +18,7 @@ from seaway.consumer.run import Run, Spawn
 from seaway.consumer.settling import Settler
 from seaway.contracts import Incoming, Subscription
 from seaway.errors import BrokerUnavailable, NotFound
-from seaway.telemetry import Reconnected, Resubscribed, Signal
+from seaway.telemetry import Resubscribed
 
 POLL = timedelta(seconds=5)
 """How long a pull waits for a message."""
@@ -33,13 +33,6 @@ class Puller:
         self._run = run
         self._settler = settler
         self._spawn = spawn
-        self._epoch = 0
-
-    def on_signal(self, signal: Signal) -> None:
-        """A telemetry listener."""
-        if isinstance(signal, Reconnected):
-            # What the server had sent may have been lost on the way.
-            self._epoch += 1
 
     async def pull(self, stream: str) -> None:
         """Until the run stops; each subscription stays open until its deliveries are settled."""
@@ -65,13 +58,13 @@ class Puller:
                 self._tell(stream, "deleted")
 
     async def _pull_until_stop_or_stall(self, stream: str, source: Subscription) -> None:
-        run, epoch = self._run, -1
+        run, gaps = self._run, -1
         quiet_since, suspicious = run.now(), False
         draining = asyncio.create_task(self._drain_on_stop(source))
         try:
             while not run.stop.is_set():
-                if epoch != self._epoch:
-                    epoch = self._epoch
+                if gaps != source.gaps:
+                    gaps = source.gaps
                     await recover(run, stream, source)
                 # What waits behind a held delivery does not count: that one must be able to come.
                 capacity = run.capacity
@@ -87,14 +80,14 @@ class Puller:
                 if run.stop.is_set():
                     await self._settler.give_back(source, batch)
                     break
-                if epoch != self._epoch:
-                    epoch = self._epoch
+                if gaps != source.gaps:
+                    gaps = source.gaps
                     await recover(run, stream, source)
                 run.take_in(batch, source)
                 if batch:
                     quiet_since, suspicious = run.now(), False
                 elif run.now() >= quiet_since + STALL.total_seconds():
-                    if not await self._has_something_to_give(stream):
+                    if not await self._has_something_to_give(stream, source):
                         quiet_since, suspicious = run.now(), False
                     elif suspicious:
                         return
@@ -119,13 +112,17 @@ class Puller:
                 async with asyncio.timeout(1):
                     await run.drained.wait()
 
-    async def _has_something_to_give(self, stream: str) -> bool:
+    async def _has_something_to_give(self, stream: str, source: Subscription) -> bool:
         try:
             info = await self._run.ports.broker.admin.consumer(stream, self._run.durable)
         except BrokerUnavailable:
             return False
         if info is None or info.get("paused") or int(info["num_pending"]) == 0:
             return False
+        if source.standby and any(
+            state.get("pinned_client_id") for state in info.get("priority_groups") or ()
+        ):
+            return False  # Not to us.
         return int(info["num_ack_pending"]) < self._run.limits.max_ack_pending
 
     async def _until_made_again(self, stream: str) -> None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 
 from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.ports import Options, Ports
@@ -56,11 +55,10 @@ class Runtime:
             return
         run.learn(infos[0]["config"])
         try:
-            async with asyncio.TaskGroup() as tasks, AsyncExitStack() as ending:
+            async with asyncio.TaskGroup() as tasks:
                 settler = Settler(run, tasks.create_task)
                 workers = Workers(run, Transactor(run, self._handlers), settler)
                 puller = Puller(run, settler, tasks.create_task)
-                ending.callback(self._ports.telemetry.subscribe(puller.on_signal))
                 watching = tasks.create_task(run.deadlines.watch())
                 tasks.create_task(_heartbeat(run), name=f"{self._durable} heartbeat")
                 working = [
