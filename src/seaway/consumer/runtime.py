@@ -11,8 +11,9 @@ A crash anywhere leaves the message unacknowledged: it comes again after ``ack_w
 inbox.
 
 Order: of one ordering key, effects follow the stream while one process runs the durable, over its
-own crashes too (``recovery``). Several processes of one durable each keep the order of what they
-are given, and the server deals a key's events to whichever asks.
+own crashes too (``recovery``), and over all processes of an exclusive durable (ADR 0012). Those of
+any other each keep the order of what they are given, and the server deals a key's events to
+whichever asks.
 """
 
 from __future__ import annotations

@@ -59,6 +59,8 @@ class Plan:
     slow: float = 0.001
     deadly: int = 1
     """Events whose handling kills the process, every time."""
+    exclusive: bool = False
+    """The durable's setting. The faults then strike the process that is at work."""
     ack_wait: timedelta = timedelta(seconds=2)
     max_deliver: int = 5
     stopped: tuple[float, float] = (1.2, 2.5)
@@ -122,7 +124,11 @@ async def run(
     """Carry out ``plan`` on servers of its own. ``keep``: an empty folder for the logs."""
     began, done = time.monotonic(), Counter[str]()
     async with opened(
-        ack_wait=plan.ack_wait, max_deliver=plan.max_deliver, keep=keep, said=said
+        ack_wait=plan.ack_wait,
+        max_deliver=plan.max_deliver,
+        exclusive=plan.exclusive,
+        keep=keep,
+        said=said,
     ) as stage:
         await stage.start_relay()
         await stage.start_services(plan.processes, plan.temper, workers=plan.workers)
@@ -160,7 +166,7 @@ async def _strike(
                 while await stage.effects() < share * plan.events:
                     await asyncio.sleep(_LOOK)
             said(f"{fault} at {share:.0%}")
-            victim = chance.choice(stage.services)
+            victim = stage.at_work if plan.exclusive else chance.choice(stage.services)
             match fault:
                 case "kill":
                     send(victim.pid, signal.SIGKILL)
@@ -206,7 +212,7 @@ def main() -> int:
     """The command line; exits 0 only if the report is exact."""
     options = (
         *("events", "keys", "processes", "workers", "kills", "stops"),
-        *("nats-restarts", "postgres-restarts", "deadly", "max-deliver", "seed"),
+        *("nats-restarts", "postgres-restarts", "deadly", "exclusive", "max-deliver", "seed"),
     )
     return carry_out(Plan(), options, run, about=__doc__)
 
