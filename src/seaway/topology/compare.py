@@ -293,7 +293,7 @@ def _unmanaged(desired: Topology, actual: ServerState) -> Iterator[Change]:
 
 def shown(name: str, value: Any) -> str:
     """A server value as the file writes it: ``7d``, ``10GB``."""
-    if value is None or value == "":
+    if value is None or value == "" or (name == "priority_timeout" and not value):
         return "none"
     if name in _DURATIONS and isinstance(value, int):
         return format_duration(from_nanoseconds(value)) if value else "unlimited"

@@ -21,17 +21,18 @@ import json
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 from seaway.brokers.jetstream import wire
 from seaway.brokers.jetstream.api import CONSUMER_NOT_FOUND, PREFIX, STREAM_NOT_FOUND, Api
 from seaway.brokers.jetstream.connection import Connection
+from seaway.brokers.jetstream.deliveries import ack_subject, incoming_of
 from seaway.brokers.jetstream.frames import Frame
 from seaway.brokers.jetstream.pin import WRONG_PIN, Pin
 from seaway.brokers.jetstream.replies import Replies
-from seaway.contracts import Incoming, Message
+from seaway.contracts import Incoming
 from seaway.errors import ApiError, BrokerUnavailable, NotFound
 from seaway.retry import Backoff
 
@@ -41,51 +42,6 @@ _EXPIRES = timedelta(seconds=30)
 _HEARTBEAT = timedelta(seconds=2)
 _ACK_TIMEOUT = timedelta(seconds=5)
 _BACKOFF = Backoff(timedelta(milliseconds=50), timedelta(seconds=2))
-
-
-def parse_reply(reply: str) -> tuple[str, str, int, int, int, int, int]:
-    """``(stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending)``.
-
-    Reads both forms of ``$JS.ACK``: 9 tokens, and 11 or 12 with domain and account. ``ValueError``
-    for anything else.
-    """
-    tokens = reply.split(".")
-    if len(tokens) in (11, 12):
-        del tokens[2:4], tokens[9:]
-    if len(tokens) != 9 or tokens[0] != "$JS" or tokens[1] != "ACK":
-        raise ValueError(f"{reply!r} is not an acknowledgement subject of JetStream")
-    _, _, stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending = tokens
-    return (
-        *(stream, consumer),
-        *(int(deliveries), int(stream_seq), int(consumer_seq), int(nanoseconds), int(pending)),
-    )
-
-
-def ack_subject(incoming: Incoming) -> str:
-    """Where its acknowledgement goes. The server looks for the sequence in the stream alone: what
-    was read from there has no other, and no number of the durable's that might be mistaken."""
-    if incoming.reply:
-        return incoming.reply
-    return f"$JS.ACK.{incoming.stream}.{incoming.consumer}.1.{incoming.stream_seq}.0.0.0"
-
-
-def incoming_of(frame: Frame) -> Incoming:
-    """The delivery that a frame carries; ``ValueError`` where its reply is not JetStream's."""
-    reply = frame.reply
-    stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending = parse_reply(
-        reply
-    )
-    return Incoming(
-        Message(frame.subject, frame.data, frame.headers),
-        stream,
-        stream_seq,
-        datetime.fromtimestamp(nanoseconds / 1e9, UTC),
-        consumer,
-        consumer_seq,
-        deliveries,
-        pending,
-        reply,
-    )
 
 
 class Pull:

@@ -63,6 +63,8 @@ class Report:
     """What happened."""
 
     findings: Findings
+    in_order: bool
+    """Whether order by key over all processes was promised."""
     replaced: int
     bad_ends: int
     """Processes that did not end with 0."""
@@ -79,7 +81,8 @@ class Report:
         stop comes again, to another one, and is handled there for the first time.
         """
         found = self.findings
-        return found.exact and not (found.called_again or found.dead or self.bad_ends)
+        exact = found.passes(in_order=self.in_order)
+        return exact and not (found.called_again or found.dead or self.bad_ends)
 
     def as_json(self) -> dict[str, Any]:
         """The verdict first."""
@@ -128,6 +131,7 @@ async def run(
         findings = judge(await gather(stage, temper))
     return Report(
         findings=findings,
+        in_order=plan.exclusive,
         replaced=len(codes),
         bad_ends=sum(code != 0 for code in codes),
         longest_drain_seconds=round(max(drains), 3),

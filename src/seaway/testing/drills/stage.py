@@ -195,7 +195,8 @@ async def opened(
 ) -> AsyncIterator[Stage]:
     """Servers, topology and tables, and nothing at work yet. The end stops the children first.
 
-    ``exclusive``: as the durable's setting. ``keep``: an empty folder for the children's logs, which otherwise go with the stage.
+    ``exclusive``: the durable's setting. ``keep``: an empty folder for the children's logs, which
+    otherwise go with the stage.
     """
     async with (
         PostgresServer(settings={"max_connections": "250"}) as postgres,
