@@ -106,6 +106,14 @@ class _Watched:
         self._durable = durable
         self.silent = durable.silent
 
+    @property
+    def gaps(self) -> int:
+        return self._inner.gaps
+
+    @property
+    def standby(self) -> bool:
+        return self._inner.standby
+
     async def next(self, limit: int, *, timeout: timedelta) -> Sequence[Incoming]:
         if self._durable.away:
             self._durable.away = False

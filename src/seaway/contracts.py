@@ -160,7 +160,24 @@ PublishOutcome: TypeAlias = Stored | Refused | Unconfirmed | Held
 
 
 class Subscription(Protocol):
-    """An open pull on one durable. Settling is only possible while it is open."""
+    """An open pull on one durable. Settling is only possible while it is open.
+
+    Of an exclusive durable one subscription at a time is given messages, until it is left (then
+    the next one at once) or says nothing any more. Another one's are not redelivered for that.
+    """
+
+    @property
+    def gaps(self) -> int:
+        """How often by now the durable may have given messages out that did not come here: after a
+        reconnect, and since others of an exclusive durable had their turn. Counted before ``next``
+        gives what came after."""
+        ...
+
+    @property
+    def standby(self) -> bool:
+        """Whether it has no turn: the durable is exclusive, and none of its messages came here
+        yet, or another subscription is given them now."""
+        ...
 
     async def next(self, limit: int, *, timeout: timedelta) -> Sequence[Incoming]:
         """Up to ``limit`` (>= 1) messages, in delivery order, as soon as one is there.

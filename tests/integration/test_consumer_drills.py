@@ -6,6 +6,7 @@ import pytest
 
 from seaway.consumer.pace import HORIZON
 from seaway.testing.drills import consumer, deploy
+from seaway.topology.shape import TURN
 
 pytestmark = pytest.mark.server
 
@@ -49,3 +50,42 @@ async def test_replaced_one_after_the_other_under_load_nothing_is_handled_twice(
     assert found.calls == found.committed == found.took_effect > 0
     # None, unless the machine stands still: then what one process has in hand may come again.
     assert found.redeliveries <= plan.workers * (HORIZON / plan.work)
+
+
+@pytest.mark.timeout(240)
+async def test_of_an_exclusive_durable_effects_are_in_order_through_kills_and_freezes() -> None:
+    """Each fault strikes the process that is at work; few keys, so that each has many at a time."""
+    plan = consumer.Plan(
+        exclusive=True,
+        events=3_000,
+        keys=12,
+        kills=4,
+        stops=1,
+        nats_restarts=2,
+        postgres_restarts=1,
+        deadly=0,
+        poison=0,
+        # Longer than a turn: another one has taken over when it wakes.
+        stopped=(6.0, 7.0),
+        seed=11,
+    )
+    report = await consumer.run(plan, said=print)
+    assert report.passed, report
+    assert report.faults.total() == 8
+    found = report.findings
+    assert found.keys == plan.keys
+    assert found.keys_out_of_order == 0
+    assert found.took_effect == found.committed > 0
+
+
+@pytest.mark.timeout(180)
+async def test_of_an_exclusive_durable_a_deploy_leaves_order_and_service_as_they_are() -> None:
+    plan = deploy.Plan(exclusive=True, rounds=2, keys=12, seed=11)
+    report = await deploy.run(plan, said=print)
+    assert report.passed, report
+    assert report.replaced == plan.rounds * plan.processes
+    found = report.findings
+    assert found.calls == found.committed == found.took_effect > 0
+    assert found.keys_out_of_order == 0
+    # The turn was handed over each time, and none had to run out.
+    assert report.longest_gap_seconds < TURN.total_seconds() / 2

@@ -11,7 +11,8 @@ from datetime import timedelta
 import pytest
 
 from seaway import headers as h
-from seaway.brokers.jetstream import JetStreamBroker, connect, pull
+from seaway.brokers.jetstream import JetStreamBroker, connect, pin, pull
+from seaway.brokers.jetstream.pull import Pull
 from seaway.config import NatsSettings
 from seaway.contracts import Message, Stored
 from seaway.embedded.nats_server import NatsServer
@@ -230,3 +231,144 @@ async def test_a_drain_has_the_server_read_its_end_first(
         await heard.close()
     assert b"PING" in verbs[verbs.index(b"UNSUB") :]
     assert b"PING" not in verbs[: verbs.index(b"UNSUB")]
+
+
+# ------------------------------------------------------------------------------ taking turns
+
+
+@pytest.fixture
+async def exclusive(
+    own: JetStreamBroker, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Pull, Pull]]:
+    """Two pulls of the durable, which takes turns of a second; the first has its turn."""
+    monkeypatch.setattr(pin, "_EVERY", timedelta(milliseconds=200))
+    info = await own.admin.consumer(STREAM, DURABLE)
+    assert info is not None
+    turns = {
+        "priority_policy": "pinned_client",
+        "priority_groups": ["seaway"],
+        "priority_timeout": 10**9,
+    }
+    await own.admin.update_consumer(STREAM, info["config"] | turns)
+    async with own.subscribe(STREAM, DURABLE) as one, own.subscribe(STREAM, DURABLE) as other:
+        assert isinstance(one, Pull)
+        assert isinstance(other, Pull)
+        await publish(own, 1)
+        assert all(await one.ack(*await receive(one, 1)))
+        yield one, other
+
+
+def hush(pull: Pull) -> None:
+    """As when its process is stopped: no sign of life from now on."""
+    assert pull._pin is not None
+    assert pull._pin._keeping is not None
+    pull._pin._keeping.cancel()
+
+
+async def waiting_for(own: JetStreamBroker) -> str | None:
+    """Whose turn it is."""
+    info = await own.admin.consumer(STREAM, DURABLE)
+    assert info is not None
+    [state] = info["priority_groups"]
+    found: str | None = state.get("pinned_client_id")
+    return found
+
+
+async def test_a_turn_lasts_while_hands_are_full(
+    own: JetStreamBroker, exclusive: tuple[Pull, Pull]
+) -> None:
+    one, other = exclusive
+    await publish(own, 5)
+    [held] = await receive(one, 1)
+    # One more may be on its way: asked for ahead.
+    assert await other.next(5, timeout=timedelta(seconds=3)) == []
+    assert (one.standby, other.standby) == (False, True)
+    assert all(await one.ack(held))
+    assert [found.stream_seq for found in await receive(one, 4)] == [3, 4, 5, 6]
+    assert (one.gaps, other.gaps) == (1, 0)
+
+
+async def test_a_silent_one_loses_its_turn_and_stands_by(
+    own: JetStreamBroker, exclusive: tuple[Pull, Pull]
+) -> None:
+    one, other = exclusive
+    hush(one)
+    assert await one.next(5, timeout=timedelta(milliseconds=10)) == []
+
+    async def over() -> bool:
+        return await waiting_for(own) is None
+
+    await until(over)
+    await publish(own, 2)
+    assert [found.stream_seq for found in await receive(other, 2)] == [2, 3]
+    assert await one.next(5, timeout=timedelta(milliseconds=500)) == []
+    assert (one.standby, one.gaps) == (True, 1)
+    assert (other.standby, other.gaps) == (False, 1)
+
+
+async def test_a_turn_that_comes_back_is_a_new_one(
+    own: JetStreamBroker, exclusive: tuple[Pull, Pull]
+) -> None:
+    one, other = exclusive
+    hush(one)
+
+    async def over() -> bool:
+        return await waiting_for(own) is None
+
+    await until(over)
+    await publish(own, 1)
+    assert len(await receive(other, 1)) == 1
+    assert await one.next(5, timeout=timedelta(milliseconds=200)) == []
+    waiting = asyncio.create_task(receive(one, 1))
+    await other.__aexit__(None, None, None)
+    await publish(own, 1)
+    [found] = await waiting
+    assert (found.stream_seq, one.gaps, one.standby) == (3, 2, False)
+
+
+async def test_who_leaves_takes_no_turn_from_another(
+    own: JetStreamBroker, exclusive: tuple[Pull, Pull]
+) -> None:
+    one, other = exclusive
+    hush(one)
+
+    async def over() -> bool:
+        return await waiting_for(own) is None
+
+    await until(over)
+    await publish(own, 1)
+    assert len(await receive(other, 1)) == 1
+    turn = await waiting_for(own)
+    assert not one.standby  # It has not heard of it.
+    await one.__aexit__(None, None, None)
+    assert await waiting_for(own) == turn
+
+
+async def test_a_turn_ends_with_its_server(
+    own: JetStreamBroker, nats_server_own: NatsServer, exclusive: tuple[Pull, Pull]
+) -> None:
+    one, _ = exclusive
+    waiting = asyncio.create_task(receive(one, 3))
+    await nats_server_own.kill()
+    await nats_server_own.start()
+
+    async def back() -> bool:
+        return own.connected
+
+    await until(back)
+    await publish(own, 3)
+    found = await waiting
+    assert [delivery.stream_seq for delivery in found] == [2, 3, 4]
+    assert one.gaps >= 2  # The connection, and the turn.
+
+
+async def test_a_durable_that_is_not_exclusive_any_more_goes_on(
+    own: JetStreamBroker, exclusive: tuple[Pull, Pull]
+) -> None:
+    one, _ = exclusive
+    info = await own.admin.consumer(STREAM, DURABLE)
+    assert info is not None
+    shared = {"priority_policy": "none", "priority_groups": [], "priority_timeout": 0}
+    await own.admin.update_consumer(STREAM, info["config"] | shared)
+    await publish(own, 20)
+    assert len(await receive(one, 10)) == 10

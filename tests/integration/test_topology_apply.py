@@ -246,7 +246,7 @@ async def test_an_export_loads_back_to_an_empty_plan(
     try:
         wanted = file.topology(
             {"max_age": "36h", "max_msgs": 100, "compression": "s2"},
-            {"ack_wait": "250ms", "max_waiting": 9},
+            {"ack_wait": "250ms", "max_waiting": 9, "exclusive": True},
         )
         await applied(wanted, broker.admin)
         found = await topology.export(broker.admin)
@@ -255,6 +255,23 @@ async def test_an_export_loads_back_to_an_empty_plan(
         assert (await planned(again, broker.admin)).empty
     finally:
         await broker.close()
+
+
+async def test_exclusive_is_changed_in_place_and_back(broker: JetStreamBroker, file: File) -> None:
+    admin = broker.admin
+    await applied(file.topology(), admin)
+    await publish(broker, file, 3)
+    await acknowledge(broker, file, 1)
+    for exclusive, policy in ((True, "pinned_client"), (False, "none")):
+        wanted = file.topology(consumer={"exclusive": exclusive})
+        plan = await applied(wanted, admin)
+        assert {change.kind for change in plan.changes} == {"in_place"}
+        assert len(plan.changes) == 2
+        assert (await planned(wanted, admin)).empty
+        info = await admin.consumer(file.stream, file.durable)
+        assert info is not None
+        assert info["config"].get("priority_policy", "none") == policy
+        assert (info["ack_floor"]["stream_seq"], info["num_pending"]) == (1, 2)
 
 
 async def test_replicas_on_a_single_server_name_the_profile_that_fits(

@@ -56,9 +56,12 @@ def test_each_way_to_be_wrong_is_found(figure: str, broken: Evidence) -> None:
     assert getattr(found, figure) == 1
 
 
-def test_order_is_reported_and_judged_by_nobody() -> None:
+def test_order_is_reported_and_judged_where_it_was_promised() -> None:
     found = judge(replace(PASSED, effects=["a2", "a1", "b2"]))
     assert found.exact
+    assert found.passes(in_order=False)
+    assert not found.passes(in_order=True)
+    assert judge(PASSED).passes(in_order=True)
     assert (found.out_of_order, found.keys_out_of_order) == (1, 1)
 
 

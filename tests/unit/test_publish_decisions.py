@@ -9,8 +9,8 @@ import pytest
 
 from seaway.brokers.jetstream import wire
 from seaway.brokers.jetstream.answers import classify
+from seaway.brokers.jetstream.deliveries import incoming_of, parse_reply
 from seaway.brokers.jetstream.frames import Frame
-from seaway.brokers.jetstream.pull import incoming_of, parse_reply
 from seaway.brokers.jetstream.runs import BATCH_BYTES, BATCH_MESSAGES, Cut, Run
 from seaway.contracts import Held, Message, PublishOutcome, Refused, Stored, Unconfirmed
 

@@ -74,6 +74,18 @@ def test_every_event_stream_implies_its_dead_letters_and_redrives() -> None:
     assert redrive["max_deliver"] == 20
 
 
+def test_an_exclusive_durable_takes_turns_and_so_does_its_redrive_twin() -> None:
+    whole = wanted(consumer={"exclusive": True})
+    for durable in whole.consumers.values():
+        assert durable["priority_policy"] == "pinned_client"
+        assert len(durable["priority_groups"]) == 1
+        assert durable["priority_timeout"] == 10 * 10**9
+    [change, twin] = topology.plan(wanted(), server(whole)).changes
+    assert (change.kind, twin.kind) == ("in_place", "in_place")
+    said = {str(one) for one in change.differences}
+    assert {"priority_policy: pinned_client -> none", "priority_timeout: 10s -> none"} < said
+
+
 def test_nothing_configured_asks_for_nothing() -> None:
     assert topology.desired(settings_from_mapping({}, environ={})).streams == {}
 
@@ -146,6 +158,7 @@ def test_a_stream_made_anew_takes_its_consumers_along() -> None:
         ({"ack_wait": "30s", "max_deliver": 5, "max_ack_pending": 7}, "in_place"),
         ({"filter_subject": "sea.event.a.*"}, "in_place"),
         ({"deliver_policy": "new"}, None),
+        ({"exclusive": True}, "in_place"),
         ({"max_waiting": 100}, "recreate_consumer"),
     ],
 )

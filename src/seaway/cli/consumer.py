@@ -74,9 +74,20 @@ def info(
             ("settled", f"all up to sequence {view.ack_floor:,}"),
             ("ack wait", f"{config.get('ack_wait', 0) / 1e9:g} s"),
             ("max deliver", str(config.get("max_deliver", "–"))),
+            ("exclusive", _turn(found)),
             ("created", view.created),
         ],
     )
+
+
+def _turn(found: JSON) -> str:
+    """Whether one process at a time is given messages, and since when that is this one."""
+    if found["config"].get("priority_policy") != "pinned_client":
+        return "no"
+    for state in found.get("priority_groups") or ():
+        if state.get("pinned_client_id"):
+            return f"yes, to one process since {state['pinned_ts']}"
+    return "yes, to no process now"
 
 
 async def _consumers(ctx: typer.Context, stream: str) -> list[JSON]:

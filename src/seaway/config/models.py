@@ -211,7 +211,10 @@ class StreamSettings(Section):
 
 
 class ConsumerSettings(Section):
-    """A durable pull consumer. Without a filter it takes all of its stream's subjects."""
+    """A durable pull consumer. Without a filter it takes all of its stream's subjects.
+
+    ``exclusive``: of all its processes one at a time is given messages (nats-server >= 2.11).
+    """
 
     stream: str
     durable: str
@@ -221,6 +224,7 @@ class ConsumerSettings(Section):
     ack_wait: Period = timedelta(seconds=120)
     max_deliver: Count = 20
     max_ack_pending: Count = 50
+    exclusive: StrictBool = False
     deliver_policy: Literal["all", "new", "last", "last_per_subject"] = "all"
     description: str | None = None
     max_waiting: Count | None = None

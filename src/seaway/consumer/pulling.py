@@ -18,7 +18,7 @@ from seaway.consumer.run import Run, Spawn
 from seaway.consumer.settling import Settler
 from seaway.contracts import Incoming, Subscription
 from seaway.errors import BrokerUnavailable, NotFound
-from seaway.telemetry import Reconnected, Resubscribed, Signal
+from seaway.telemetry import Resubscribed
 
 POLL = timedelta(seconds=5)
 """How long a pull waits for a message."""
@@ -33,15 +33,8 @@ class Puller:
         self._run = run
         self._settler = settler
         self._spawn = spawn
-        self._epoch = 0
         self._bringing = 0
         self._fewer = asyncio.Event()
-
-    def on_signal(self, signal: Signal) -> None:
-        """A telemetry listener."""
-        if isinstance(signal, Reconnected):
-            # What the server had sent may have been lost on the way.
-            self._epoch += 1
 
     async def pull(self, stream: str) -> None:
         """Until the run stops; each subscription stays open until its deliveries are settled."""
@@ -76,23 +69,25 @@ class Puller:
         run = self._run
         self._bringing += 1
         try:
-            await self._pull_until_stop_or_stall(stream, source)
+            gaps = await self._pull_until_stop_or_stall(stream, source)
             await source.drain()
             while batch := await source.next(run.capacity, timeout=timedelta(0)):
-                run.take_in(batch, source)
+                if source.gaps == gaps:
+                    run.take_in(batch, source)
+                else:
+                    await self._settler.refuse(source, batch)
         finally:
             self._bringing -= 1
             self._fewer.set()
 
-    async def _pull_until_stop_or_stall(self, stream: str, source: Subscription) -> None:
-        run, epoch = self._run, -1
+    async def _pull_until_stop_or_stall(self, stream: str, source: Subscription) -> int:
+        """How many gaps were filled; behind one that was not, nothing may be taken in."""
+        run, gaps = self._run, -1
         quiet_since, suspicious = run.now(), False
         draining = asyncio.create_task(self._drain_on_stop(source))
         try:
             while not run.stop.is_set():
-                if epoch != self._epoch:
-                    epoch = self._epoch
-                    await recover(run, stream, source)
+                gaps = await self._fill(gaps, stream, source)
                 # What waits behind a held delivery does not count: that one must be able to come.
                 capacity = run.capacity
                 free = capacity - run.lanes.moving(source)
@@ -104,23 +99,36 @@ class Puller:
                     continue
                 batch = await _next(source, free)
                 run.breaker.resume("server")
-                if epoch != self._epoch:
-                    epoch = self._epoch
-                    await recover(run, stream, source)
+                gaps = await self._fill(gaps, stream, source)
+                if gaps != source.gaps:
+                    await self._settler.refuse(source, batch)
+                    break
                 run.take_in(batch, source)
                 if batch:
                     quiet_since, suspicious = run.now(), False
                 elif run.now() >= quiet_since + STALL.total_seconds():
-                    if not await self._has_something_to_give(stream):
+                    if not await self._has_something_to_give(stream, source):
                         quiet_since, suspicious = run.now(), False
                     elif suspicious:
-                        return
+                        return gaps
                     else:
                         # It may have come just now: one more pull will tell.
                         suspicious = True
             await draining
+            return gaps
         finally:
             draining.cancel()
+
+    async def _fill(self, gaps: int, stream: str, source: Subscription) -> int:
+        """Take in what the gaps beyond the first ``gaps`` have left out; how many are filled now.
+        Fewer than there are where the run stops meanwhile."""
+        run = self._run
+        while gaps != source.gaps and not run.stop.is_set():
+            found = source.gaps
+            await recover(run, stream, source)
+            if not run.stop.is_set():
+                gaps = found
+        return gaps
 
     async def _drain_on_stop(self, source: Subscription) -> None:
         await self._run.stop.wait()
@@ -136,13 +144,17 @@ class Puller:
                 async with asyncio.timeout(1):
                     await run.drained.wait()
 
-    async def _has_something_to_give(self, stream: str) -> bool:
+    async def _has_something_to_give(self, stream: str, source: Subscription) -> bool:
         try:
             info = await self._run.ports.broker.admin.consumer(stream, self._run.durable)
         except BrokerUnavailable:
             return False
         if info is None or info.get("paused") or int(info["num_pending"]) == 0:
             return False
+        if source.standby and any(
+            state.get("pinned_client_id") for state in info.get("priority_groups") or ()
+        ):
+            return False  # Not to us.
         return int(info["num_ack_pending"]) < self._run.limits.max_ack_pending
 
     async def _until_made_again(self, stream: str) -> None:

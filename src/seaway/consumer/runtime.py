@@ -11,8 +11,9 @@ A crash anywhere leaves the message unacknowledged: it comes again after ``ack_w
 inbox.
 
 Order: of one ordering key, effects follow the stream while one process runs the durable, over its
-own crashes too (``recovery``). Several processes of one durable each keep the order of what they
-are given, and the server deals a key's events to whichever asks.
+own crashes too (``recovery``), and over all processes of an exclusive durable (ADR 0012). Those of
+any other each keep the order of what they are given, and the server deals a key's events to
+whichever asks.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 
 from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.pace import HORIZON
@@ -57,11 +57,10 @@ class Runtime:
             return
         run.learn(infos[0]["config"])
         try:
-            async with asyncio.TaskGroup() as tasks, AsyncExitStack() as ending:
+            async with asyncio.TaskGroup() as tasks:
                 settler = Settler(run, tasks.create_task)
                 workers = Workers(run, Transactor(run, self._handlers), settler)
                 puller = Puller(run, settler, tasks.create_task)
-                ending.callback(self._ports.telemetry.subscribe(puller.on_signal))
                 watching = tasks.create_task(run.deadlines.watch())
                 tasks.create_task(_heartbeat(run), name=f"{self._durable} heartbeat")
                 working = [

@@ -23,7 +23,7 @@ from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import Bury, Lapsed, Step, TryAgain, decide
 from seaway.consumer.parking import note_failure, note_letter
 from seaway.consumer.run import Run, Spawn, by_source
-from seaway.contracts import DeadLetterReason, Subscription
+from seaway.contracts import DeadLetterReason, Incoming, Subscription
 from seaway.errors import TransientError
 from seaway.telemetry import DeadLettered, Delivered, HandledAs
 
@@ -196,12 +196,16 @@ class Settler:
         """Have others be given what is in hand and was not started, at once."""
         for work in works:
             self._run.lanes.drop(work)
-        most = self._run.limits.max_deliver
         for source, batch in by_source(works):
-            for incoming in batch:
-                # The last delivery is left to its timer and the sweeper: a nak would end it here.
-                if not 0 < most <= incoming.deliveries:
-                    await source.nak(incoming, delay=timedelta(0))
+            await self.refuse(source, batch)
+
+    async def refuse(self, source: Subscription, batch: Sequence[Incoming]) -> None:
+        """The same for what was not taken in."""
+        most = self._run.limits.max_deliver
+        for incoming in batch:
+            # The last delivery is left to its timer and the sweeper: a nak would end it here.
+            if not 0 < most <= incoming.deliveries:
+                await source.nak(incoming, delay=timedelta(0))
 
     def _tell(
         self, work: Work, outcome: HandledAs, took: float, error: BaseException | None = None

@@ -92,7 +92,7 @@ class MemoryBroker:
         try:
             yield pull
         finally:
-            pull.open = False
+            pull.leave()
 
     async def close(self) -> None:
         """Refuse everything from now on. Idempotent; the streams stay readable for the test."""
@@ -152,7 +152,25 @@ class _MemoryPull:
         self._stream = stream
         self._durable = durable
         self.open = True
+        self.gaps = 0
         self._drained = False
+
+    @property
+    def standby(self) -> bool:
+        try:
+            _, consumer = self._broker._find(self._stream, self._durable)
+        except NotFound:
+            return False
+        return consumer.exclusive and consumer.pinned is not self
+
+    def leave(self) -> None:
+        """Settle nothing any more, and let another have its turn."""
+        self.open = False
+        with contextlib.suppress(NotFound):
+            _, consumer = self._broker._find(self._stream, self._durable)
+            if consumer.pinned is self:
+                consumer.pinned = None
+                self._broker._tell()
 
     async def next(self, limit: int, *, timeout: timedelta) -> Sequence[Incoming]:
         loop = asyncio.get_running_loop()
@@ -181,6 +199,8 @@ class _MemoryPull:
         self, stream: MemoryStream, consumer: MemoryConsumer, limit: int, now: float
     ) -> Sequence[Incoming]:
         """What can be delivered now: what comes again first, then the new."""
+        if consumer.exclusive and consumer.pinned not in (None, self):
+            return []
         stream.expire(utc_now())
         taken: list[tuple[int, int]] = []
         most = consumer.config["max_deliver"]
@@ -205,6 +225,9 @@ class _MemoryPull:
         for seq, deliveries in taken:
             left -= deliveries == 1
             delivered.append(self._deliver(stream, consumer, seq, deliveries, now, left))
+        if delivered and consumer.exclusive and consumer.pinned is None:
+            consumer.pinned = self
+            self.gaps += 1
         return delivered
 
     def _deliver(

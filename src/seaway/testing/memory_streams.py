@@ -69,6 +69,13 @@ class MemoryConsumer:
     consumer_seq: int = 0
     waiting: int = 0
     out: dict[int, Delivered] = field(default_factory=dict)
+    pinned: object = None
+    """Of an exclusive durable: who is given its messages."""
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether one subscription at a time is given messages."""
+        return bool(self.config.get("priority_policy") == "pinned_client")
 
     def takes(self, subject: str) -> bool:
         """Whether its filters let this subject through."""
@@ -218,6 +225,14 @@ class MemoryStream:
             lowest = min(delivered.consumer_seq for delivered in consumer.out.values())
             floor = {"consumer_seq": lowest - 1, "stream_seq": min(consumer.out) - 1}
         again = sum(delivered.deliveries > 1 for delivered in consumer.out.values())
+        groups = {}
+        if consumer.exclusive:
+            pinned = (
+                {} if consumer.pinned is None else {"pinned_client_id": str(id(consumer.pinned))}
+            )
+            groups = {
+                "priority_groups": [{"group": consumer.config["priority_groups"][0], **pinned}]
+            }
         return {
             "stream_name": self.name,
             "name": consumer.config["name"],
@@ -232,6 +247,7 @@ class MemoryStream:
             "num_redelivered": again,
             "num_waiting": consumer.waiting,
             "num_pending": len(self.pending(consumer)),
+            **groups,
         }
 
 

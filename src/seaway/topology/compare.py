@@ -29,7 +29,9 @@ _FILTERS = frozenset({"filter_subject", "filter_subjects"})
 _NEW_CONSUMER = frozenset({"ack_policy", "max_waiting", "deliver_subject", "replay_policy"})
 _NEW_STREAM = frozenset({"storage", "max_consumers"})
 _CANNOT_UNSET = frozenset({"deny_delete", "deny_purge"})
-_DURATIONS = frozenset({"max_age", "duplicate_window", "ack_wait", "inactive_threshold"})
+_DURATIONS = frozenset(
+    {"max_age", "duplicate_window", "ack_wait", "inactive_threshold", "priority_timeout"}
+)
 _SIZES = frozenset({"max_bytes", "max_msg_size"})
 _LIMITS = {"max_bytes": "bytes", "max_msgs": "messages"}
 _FOREIGN = ("KV_", "OBJ_", "$MQTT_")
@@ -291,7 +293,7 @@ def _unmanaged(desired: Topology, actual: ServerState) -> Iterator[Change]:
 
 def shown(name: str, value: Any) -> str:
     """A server value as the file writes it: ``7d``, ``10GB``."""
-    if value is None or value == "":
+    if value is None or value == "" or (name == "priority_timeout" and not value):
         return "none"
     if name in _DURATIONS and isinstance(value, int):
         return format_duration(from_nanoseconds(value)) if value else "unlimited"

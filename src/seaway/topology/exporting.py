@@ -40,6 +40,10 @@ def _same(value: Any) -> Any:
     return value
 
 
+def _pinned(policy: str) -> bool:
+    return policy == "pinned_client"
+
+
 _STREAM_FIELDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "name": ("name", _same),
     "description": ("description", _same),
@@ -84,9 +88,10 @@ _CONSUMER_FIELDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "ack_wait": ("ack_wait", _duration),
     "max_deliver": ("max_deliver", _same),
     "max_ack_pending": ("max_ack_pending", _same),
+    "priority_policy": ("exclusive", _pinned),
     "max_waiting": ("max_waiting", _same),
 }
-_CONSUMER_DEFAULTS: Mapping[str, Any] = {"max_waiting": 512}
+_CONSUMER_DEFAULTS: Mapping[str, Any] = {"exclusive": False, "max_waiting": 512}
 
 
 async def export(admin: BrokerAdmin) -> Export:
@@ -126,6 +131,8 @@ def exported(state: ServerState) -> Export:
             reason = _refusal({"streams": [*streams], "consumers": [*consumers, consumer]})
             if found["config"].get("deliver_subject"):
                 reason = "it is a push consumer"
+            if found["config"].get("priority_policy") in ("overflow", "prioritized"):
+                reason = f"its pulls have priorities: {found['config']['priority_policy']}"
             if reason:
                 left_out.append(f"consumer {name} > {durable}: {reason}")
             else:

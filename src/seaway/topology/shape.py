@@ -28,6 +28,17 @@ ADVISORY_AGE = timedelta(days=7)
 LETTER_WINDOW = timedelta(hours=1)
 """How long the same letter, stored again because its delivery was not acknowledged, is known."""
 
+TURN = timedelta(seconds=10)
+"""How long the process that an exclusive durable gives its messages to may say nothing until
+another has its turn. It says something every two seconds."""
+
+_EXCLUSIVE: JSON = {
+    "priority_policy": "pinned_client",
+    "priority_groups": ["seaway"],
+    "priority_timeout": to_nanoseconds(TURN),
+}
+_SHARED: JSON = {"priority_policy": "none", "priority_groups": [], "priority_timeout": 0}
+
 _OPTIONAL_STREAM_FIELDS = (
     "description",
     "discard",
@@ -160,5 +171,6 @@ def _durable(consumer: ConsumerSettings, filters: tuple[str, ...]) -> JSON:
         "headers_only": False,
         "inactive_threshold": 0,
         "deliver_subject": "",
+        **(_EXCLUSIVE if consumer.exclusive else _SHARED),
         **{name: value for name, value in values.items() if value is not None},
     }

@@ -1,4 +1,5 @@
-"""NATS JetStream (``contracts.Broker``), on server 2.9 and newer; atomic batches from 2.12.
+"""NATS JetStream (``contracts.Broker``), on server 2.9 and newer; exclusive durables from 2.11,
+atomic batches from 2.12.
 
 ``connection`` speaks to the client, ``api`` to JetStream's JSON API; ``publish``, ``pull`` and
 ``admin`` are the protocol's three sides, and this class joins them.
@@ -13,6 +14,7 @@ from datetime import timedelta
 
 from seaway.brokers.jetstream.admin import JetStreamAdmin
 from seaway.brokers.jetstream.connection import Connection, open_connection
+from seaway.brokers.jetstream.pin import pinned_group
 from seaway.brokers.jetstream.publish import Publisher
 from seaway.brokers.jetstream.pull import Pull
 from seaway.config import NatsSettings
@@ -53,11 +55,13 @@ class JetStreamBroker:
 
     @asynccontextmanager
     async def subscribe(self, stream: str, durable: str) -> AsyncIterator[Subscription]:
-        if await self._admin.consumer(stream, durable) is None:
+        info = await self._admin.consumer(stream, durable)
+        if info is None:
             raise NotFound(
                 f"there is no consumer {durable} on {stream}: run `seaway topology apply`"
             )
-        async with Pull(self._connection, stream, durable) as pull:
+        group = pinned_group(info["config"])
+        async with Pull(self._connection, stream, durable, group=group) as pull:
             yield pull
 
     async def close(self) -> None:

@@ -6,7 +6,11 @@ what was not handed out is nak'ed on leaving; a pull that died with a server, a 
 connection is noticed (reconnect, status, missed heartbeats) and made anew.
 
 A pull request ends by delivering its batch, by a status that says how much of it was not used
-(404, 408, 409), or silently with its server: hence the heartbeats.
+(404, 408, 409), or silently with its server: hence the heartbeats. A status tells by its subject
+which requests it is about: those that are not counted on any more say nothing.
+
+Of an exclusive durable (``pin``) it asks for a single message until it is pinned: what else that
+request asked for would be no one's to give or to count.
 """
 
 from __future__ import annotations
@@ -17,16 +21,18 @@ import json
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 from seaway.brokers.jetstream import wire
 from seaway.brokers.jetstream.api import CONSUMER_NOT_FOUND, PREFIX, STREAM_NOT_FOUND, Api
 from seaway.brokers.jetstream.connection import Connection
+from seaway.brokers.jetstream.deliveries import ack_subject, incoming_of
 from seaway.brokers.jetstream.frames import Frame
+from seaway.brokers.jetstream.pin import WRONG_PIN, Pin
 from seaway.brokers.jetstream.replies import Replies
-from seaway.contracts import Incoming, Message
+from seaway.contracts import Incoming
 from seaway.errors import ApiError, BrokerUnavailable, NotFound
 from seaway.retry import Backoff
 
@@ -40,63 +46,24 @@ _QUIET = timedelta(milliseconds=10)
 _BACKOFF = Backoff(timedelta(milliseconds=50), timedelta(seconds=2))
 
 
-def parse_reply(reply: str) -> tuple[str, str, int, int, int, int, int]:
-    """``(stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending)``.
-
-    Reads both forms of ``$JS.ACK``: 9 tokens, and 11 or 12 with domain and account. ``ValueError``
-    for anything else.
-    """
-    tokens = reply.split(".")
-    if len(tokens) in (11, 12):
-        del tokens[2:4], tokens[9:]
-    if len(tokens) != 9 or tokens[0] != "$JS" or tokens[1] != "ACK":
-        raise ValueError(f"{reply!r} is not an acknowledgement subject of JetStream")
-    _, _, stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending = tokens
-    return (
-        *(stream, consumer),
-        *(int(deliveries), int(stream_seq), int(consumer_seq), int(nanoseconds), int(pending)),
-    )
-
-
-def ack_subject(incoming: Incoming) -> str:
-    """Where its acknowledgement goes. The server looks for the sequence in the stream alone: what
-    was read from there has no other, and no number of the durable's that might be mistaken."""
-    if incoming.reply:
-        return incoming.reply
-    return f"$JS.ACK.{incoming.stream}.{incoming.consumer}.1.{incoming.stream_seq}.0.0.0"
-
-
-def incoming_of(frame: Frame) -> Incoming:
-    """The delivery that a frame carries; ``ValueError`` where its reply is not JetStream's."""
-    reply = frame.reply
-    stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending = parse_reply(
-        reply
-    )
-    return Incoming(
-        Message(frame.subject, frame.data, frame.headers),
-        stream,
-        stream_seq,
-        datetime.fromtimestamp(nanoseconds / 1e9, UTC),
-        consumer,
-        consumer_seq,
-        deliveries,
-        pending,
-        reply,
-    )
-
-
 class Pull:
-    """``contracts.Subscription``; its context is the time that it is open."""
+    """``contracts.Subscription``; its context is the time that it is open.
 
-    def __init__(self, connection: Connection, stream: str, durable: str) -> None:
+    ``group``: of an exclusive durable, that of its pulls.
+    """
+
+    def __init__(
+        self, connection: Connection, stream: str, durable: str, *, group: str | None = None
+    ) -> None:
         self._connection = connection
         self._replies = Replies(connection)
         self._stream = stream
         self._durable = durable
         self._subject = f"{PREFIX}.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._inbox = connection.new_inbox()
+        self._pin = None if group is None else Pin(connection, stream, durable, group, self._inbox)
         self._arrived: deque[Incoming] = deque()
-        self._outstanding = 0
+        self._outstanding = self._renewals = self._gaps = 0
         self._now = asyncio.get_running_loop().time
         self._heard = 0.0
         self._failures = 0
@@ -110,8 +77,10 @@ class Pull:
 
     async def __aenter__(self) -> Self:
         await self._replies.open()
-        self._unsubscribe = await self._connection.subscribe(self._inbox, self._on_frame)
+        self._unsubscribe = await self._connection.subscribe(f"{self._inbox}.*", self._on_frame)
         self._forget = self._connection.on_reconnect(self._restart)
+        if self._pin is not None:
+            self._pin.open()
         return self
 
     async def __aexit__(
@@ -123,7 +92,17 @@ class Pull:
         await self.drain()
         while self._arrived:
             await self.nak(self._arrived.popleft(), delay=timedelta(0))
+        if self._pin is not None:
+            await self._pin.close()
         await self._replies.close()
+
+    @property
+    def gaps(self) -> int:
+        return self._gaps
+
+    @property
+    def standby(self) -> bool:
+        return self._pin is not None and self._pin.id is None
 
     async def drain(self) -> None:
         self._asks = False
@@ -174,12 +153,12 @@ class Pull:
     async def _keep_asking(self, limit: int, now: float) -> float:
         """Have ``limit`` messages asked for; when to look again without news."""
         if not self._connection.connected:
-            self._outstanding = 0
+            self._renew()
             return now + _HEARTBEAT.total_seconds()
         silent_at = self._heard + 2.5 * _HEARTBEAT.total_seconds()
         if self._outstanding and now >= silent_at:
             logger.warning("%s: no heartbeat for its pull, pulling anew", self._durable)
-            self._outstanding = 0
+            self._renew()
         if now < self._not_before:
             return self._not_before
         if self._unsure:
@@ -193,11 +172,14 @@ class Pull:
             await self._ask_up_to(limit, now)
 
     async def _ask_up_to(self, limit: int, now: float) -> None:
+        if self.standby:
+            limit = 1
         coming = self._outstanding + len(self._arrived)
         if not self._asks or coming > limit // 2:
             return  # One request for many: each costs as much as some messages.
         count, sent = limit - coming, 0
-        frame = wire.bare(self._subject, f'{{"batch":{count},{_TERMS}}}', self._inbox)
+        terms = _TERMS if self._pin is None else _TERMS + self._pin.terms
+        frame = wire.bare(self._subject, f'{{"batch":{count},{terms}}}', self._reply)
         self._outstanding += count
         self._heard = now
         try:
@@ -222,20 +204,38 @@ class Pull:
             self._gone = f"there is no consumer {self._durable} on {self._stream}"
             self._news.set()
 
+    @property
+    def _reply(self) -> str:
+        return f"{self._inbox}.{self._renewals}"
+
+    def _renew(self) -> None:
+        """Count on none of the requests that are out."""
+        self._outstanding = 0
+        self._renewals += 1
+
     def _on_frame(self, frame: Frame) -> None:
-        self._heard = self._now()
+        pin, status = self._pin, None
         if frame.reply.startswith("$JS.ACK.") or (status := frame.status) is None:
             self._outstanding = max(0, self._outstanding - 1)
             self._failures = 0
+            if pin is not None and pin.begins(frame):
+                # Requests that do not say the new id are given nothing any more.
+                self._renew()
+                self._gaps += 1
             try:
                 self._arrived.append(incoming_of(frame))
             except ValueError:
                 logger.exception("%s: a delivery without JetStream's reply", self._durable)
-        elif status == "100":
+        elif pin is not None and status == WRONG_PIN and frame.subject in (self._reply, pin.reply):
+            pin.id = None
+            self._renew()
+        elif frame.subject != self._reply:
             return
-        else:
+        elif status != "100":
             self._on_status(status, frame)
-        self._news.set()
+        self._heard = self._now()
+        if status != "100":
+            self._news.set()
 
     def _on_status(self, status: str, frame: Frame) -> None:
         text = frame.description.lower()
@@ -249,8 +249,10 @@ class Pull:
         if "deleted" in text or "push based" in text:
             self._gone = f"consumer {self._durable} on {self._stream}: {frame.description}"
             return
+        if status == "400" and self._pin is not None:
+            self._pin.id = None  # The durable is not exclusive any more.
         # 503, or 409 for a shutdown, a new leader, too many waiting pulls.
-        self._outstanding = 0
+        self._renew()
         self._unsure = True
         self._retry_later()
 
@@ -260,7 +262,8 @@ class Pull:
         self._not_before = self._now() + delay
 
     def _restart(self) -> None:
-        self._outstanding = 0
+        self._gaps += 1
+        self._renew()
         self._not_before = 0.0
         self._unsure = True
         self._news.set()

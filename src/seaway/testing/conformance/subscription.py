@@ -32,6 +32,13 @@ from seaway.testing.conformance.broker_words import (
     until,
 )
 
+TURN = timedelta(seconds=10)
+EXCLUSIVE = {
+    "priority_policy": "pinned_client",
+    "priority_groups": ["seaway"],
+    "priority_timeout": nanoseconds(TURN),
+}
+
 
 class SubscriptionConformance:
     """Fixtures to give: ``broker`` and ``context``."""
@@ -185,6 +192,68 @@ class SubscriptionConformance:
             assert await pull.next(1, timeout=SOON) == []
             await pull.ack(first)
             assert payloads(await receive(pull, 1)) == [b"1"]
+
+    # ----------------------------------------------------------------- taking turns
+
+    async def test_one_subscription_of_an_exclusive_durable_is_given_messages(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable=EXCLUSIVE)
+        await publish(broker, *events(context, 3))
+        async with (
+            broker.subscribe(stream, DURABLE) as one,
+            broker.subscribe(stream, DURABLE) as other,
+        ):
+            assert (one.standby, one.gaps) == (True, 0)
+            assert payloads(await receive(one, 2)) == [b"0", b"1"]
+            assert (one.standby, one.gaps) == (False, 1)
+            assert await other.next(3, timeout=SOON) == []
+            assert payloads(await receive(one, 1)) == [b"2"]
+            assert (one.standby, one.gaps) == (False, 1)
+            assert (other.standby, other.gaps) == (True, 0)
+
+    async def test_who_leaves_an_exclusive_durable_is_followed_at_once(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable=EXCLUSIVE)
+        await publish(broker, *events(context, 4))
+        async with broker.subscribe(stream, DURABLE) as other:
+            async with broker.subscribe(stream, DURABLE) as one:
+                taken = await receive(one, 2)
+                waiting = asyncio.create_task(receive(other, 2))
+                await one.drain()
+                done, _ = await asyncio.wait({waiting}, timeout=SOON.total_seconds())
+                assert not done  # What it has in hand is its own until it is left.
+                assert list(await one.ack(*taken)) == [True, True]
+            async with asyncio.timeout(TURN.total_seconds() / 2):
+                assert payloads(await waiting) == [b"2", b"3"]
+            assert (other.standby, other.gaps) == (False, 1)
+
+    async def test_the_next_of_an_exclusive_durable_has_what_was_given_back(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable=EXCLUSIVE)
+        await publish(broker, *events(context, 3))
+        async with broker.subscribe(stream, DURABLE) as one:
+            first, second = await receive(one, 2)
+            assert list(await one.ack(first)) == [True]
+            await one.nak(second, delay=AT_ONCE)
+        async with broker.subscribe(stream, DURABLE) as other:
+            found = await receive(other, 2)
+            assert sorted(payloads(found)) == [b"1", b"2"]
+            assert list(await other.ack(*found)) == [True, True]
+            assert (await consumer(broker, stream))["num_ack_pending"] == 0
+
+    async def test_an_exclusive_delivery_is_the_stored_message(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable=EXCLUSIVE)
+        await publish(broker, *events(context, 1, key="case-1"))
+        async with broker.subscribe(stream, DURABLE) as pull:
+            [incoming] = await receive(pull, 1)
+        stored = await broker.admin.get(stream, 1)
+        assert stored is not None
+        assert incoming.message == stored.message
 
     # ----------------------------------------------------------------- settling
 

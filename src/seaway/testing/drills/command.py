@@ -35,12 +35,16 @@ class Drill(Protocol):
 def carry_out(plan: P, options: Sequence[str], drill: Drill, *, about: str | None) -> int:
     """Run ``drill`` as the command line says; 0 only if it was passed.
 
-    ``options`` are fields of ``plan`` that are whole numbers; its values are the defaults.
+    ``options`` are fields of ``plan`` that are whole numbers, or switches; its values are the
+    defaults.
     """
     parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
     for name in options:
         default = getattr(plan, name.replace("-", "_"))
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
+        if isinstance(default, bool):
+            parser.add_argument(f"--{name}", action="store_true", default=default)
+        else:
+            parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the processes' logs there")
     given = vars(parser.parse_args())
     keep = given.pop("keep")

@@ -3,6 +3,9 @@
     service 1  ──SIGTERM──> drains, ends with 0 ──> started anew, handles again ──┐
     service 2  <──────────────────────────── only then ───────────────────────────┘
 
+Of an exclusive durable one process handles: that one is replaced each time, and the next one's
+turn comes when another handles.
+
 Owns: the plan, the rolling restart, and the load, which lasts as long as that. Guarantees: there is
 always something waiting on the stream, so that any gap between two effects is one in service.
 """
@@ -48,6 +51,8 @@ class Plan:
     work: timedelta = timedelta(milliseconds=20)
     """What each call of the handler takes, besides its transaction."""
     ack_wait: timedelta = timedelta(seconds=30)
+    exclusive: bool = False
+    """The durable's setting."""
     seed: int = 0
     patience: timedelta = timedelta(seconds=60)
     """For one process to drain, to come back, and for the rest at the end."""
@@ -58,6 +63,8 @@ class Report:
     """What happened."""
 
     findings: Findings
+    in_order: bool
+    """Whether order by key over all processes was promised."""
     replaced: int
     bad_ends: int
     """Processes that did not end with 0."""
@@ -74,7 +81,8 @@ class Report:
         is told to stop comes again, to another one, and is handled there for the first time.
         """
         found = self.findings
-        return found.exact and not (found.called_again or found.dead or self.bad_ends)
+        exact = found.passes(in_order=self.in_order)
+        return exact and not (found.called_again or found.dead or self.bad_ends)
 
     def as_json(self) -> dict[str, Any]:
         """The verdict first."""
@@ -97,14 +105,17 @@ async def run(
     """
     began = time.monotonic()
     temper = Temper(work_seconds=plan.work.total_seconds())
-    async with opened(ack_wait=plan.ack_wait, max_deliver=5, keep=keep, said=said) as stage:
+    async with opened(
+        ack_wait=plan.ack_wait, max_deliver=5, exclusive=plan.exclusive, keep=keep, said=said
+    ) as stage:
         await stage.start_relay()
         loading = asyncio.create_task(_load(plan, stage))
         try:
             await stage.start_services(plan.processes, temper, workers=plan.workers)
-            await _until(plan, lambda: all(stage.called(one.pid) for one in stage.services))
+            enough = any if plan.exclusive else all
+            await _until(plan, lambda: enough(stage.called(one.pid) for one in stage.services))
             drains = [
-                await _replace(plan, stage, child, said)
+                await _replace(plan, stage, stage.at_work if plan.exclusive else child, said)
                 for _ in range(plan.rounds)
                 for child in stage.services
             ]
@@ -120,6 +131,7 @@ async def run(
         findings = judge(await gather(stage, temper))
     return Report(
         findings=findings,
+        in_order=plan.exclusive,
         replaced=len(codes),
         bad_ends=sum(code != 0 for code in codes),
         longest_drain_seconds=round(max(drains), 3),
@@ -147,7 +159,14 @@ async def _replace(plan: Plan, stage: Stage, child: Child, said: Callable[[str],
     send(old, signal.SIGTERM)
     await _until(plan, lambda: len(child.codes) > ended)
     took = time.monotonic() - began
-    await _until(plan, lambda: child.pid not in (None, old) and stage.called(child.pid))
+    await _until(plan, lambda: child.pid not in (None, old))
+    if plan.exclusive:
+        done = await stage.effects()
+        async with asyncio.timeout(plan.patience.total_seconds()):
+            while await stage.effects() == done:
+                await asyncio.sleep(_LOOK)
+    else:
+        await _until(plan, lambda: stage.called(child.pid))
     said(f"{child.name} drained in {took:.2f} s and is back")
     return took
 
@@ -160,7 +179,8 @@ async def _until(plan: Plan, holds: Callable[[], bool]) -> None:
 
 def main() -> int:
     """The command line; exits 0 only if the report is clean."""
-    return carry_out(Plan(), ("rounds", "keys", "processes", "workers", "seed"), run, about=__doc__)
+    options = ("rounds", "keys", "processes", "workers", "exclusive", "seed")
+    return carry_out(Plan(), options, run, about=__doc__)
 
 
 if __name__ == "__main__":

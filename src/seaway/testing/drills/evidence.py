@@ -89,6 +89,10 @@ class Findings:
             + self.misjudged
         )
 
+    def passes(self, *, in_order: bool) -> bool:
+        """Whether it is exact and, where that was promised, in order by key."""
+        return self.exact and not (in_order and self.out_of_order)
+
     def as_json(self) -> dict[str, Any]:
         """The figures under their names."""
         return asdict(self)

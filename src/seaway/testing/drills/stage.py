@@ -94,6 +94,16 @@ class Stage:
             name = f"{SERVICE} {number}"
             await self.supervisor.start(name, command, log=self.folder / f"{name}.log")
 
+    @property
+    def at_work(self) -> Child:
+        """The process whose handler was called last."""
+
+        def called_at(child: Child) -> float:
+            noted = self.notes / str(child.pid)
+            return noted.stat().st_mtime if self.called(child.pid) else 0.0
+
+        return max(self.services, key=called_at)
+
     def called(self, pid: int | None) -> bool:
         """Whether the handler of this process was called."""
         noted = self.notes / str(pid)
@@ -176,11 +186,17 @@ class Stage:
 
 @asynccontextmanager
 async def opened(
-    *, ack_wait: timedelta, max_deliver: int, keep: Path | None, said: Callable[[str], None]
+    *,
+    ack_wait: timedelta,
+    max_deliver: int,
+    exclusive: bool,
+    keep: Path | None,
+    said: Callable[[str], None],
 ) -> AsyncIterator[Stage]:
     """Servers, topology and tables, and nothing at work yet. The end stops the children first.
 
-    ``keep``: an empty folder for the children's logs, which otherwise go with the stage.
+    ``exclusive``: the durable's setting. ``keep``: an empty folder for the children's logs, which
+    otherwise go with the stage.
     """
     async with (
         PostgresServer(settings={"max_connections": "250"}) as postgres,
@@ -190,7 +206,8 @@ async def opened(
             folder = keep or Path(name)
             folder.mkdir(parents=True, exist_ok=True)
             settings = load_settings(
-                _configure(folder, nats.url, postgres.url(), ack_wait, max_deliver), environ={}
+                _configure(folder, nats.url, postgres.url(), ack_wait, max_deliver, exclusive),
+                environ={},
             )
             store = await open_store(settings.database)
             broker = await connect(settings.nats)
@@ -213,13 +230,14 @@ async def opened(
 
 
 def _configure(
-    folder: Path, nats: str, database: str, ack_wait: timedelta, max_deliver: int
+    folder: Path, nats: str, database: str, ack_wait: timedelta, max_deliver: int, exclusive: bool
 ) -> Path:
     durable = {
         "stream": STREAM,
         "durable": DURABLE,
         "ack_wait": f"{ack_wait.total_seconds():g}s",
         "max_deliver": max_deliver,
+        "exclusive": exclusive,
         # Delayed negative acks keep their places: room for them and for every process.
         "max_ack_pending": 1000,
     }
