@@ -150,9 +150,10 @@ class _Watched:
 
 
 class _WatchedAdmin(MemoryAdmin):
-    failures = 0
+    failures = asked = 0
 
     async def consumer(self, stream: str, durable: str) -> JSON | None:
+        self.asked += 1
         if self.failures:
             self.failures -= 1
             raise BrokerUnavailable("no answer")

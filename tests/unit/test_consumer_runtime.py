@@ -32,6 +32,7 @@ from seaway.naming import Durable
 from seaway.parked import letter_row
 from seaway.retry import RetryPolicy
 from seaway.telemetry import ConsumerPaused, ConsumerResumed, Delivered
+from seaway.testing.memory_broker import MemoryBroker
 
 
 @pytest.fixture
@@ -614,14 +615,19 @@ async def test_what_a_letter_stands_for_is_not_read_from_the_stream(bench: Bench
     assert set(bench.store.effects) == {"e2"}
 
 
+async def tried_in_three_lives(bench: Bench, *event_ids: str) -> None:
+    async with bench.store.transaction() as tx:
+        for life in (1, 2, 3):
+            for event_id in event_ids:
+                await tx.claim(f"{DURABLE} recovery {life}", event_id)
+
+
 async def test_what_three_lives_have_tried_is_waited_for_until_another_has_it(
     bench: Bench,
 ) -> None:
     await bench.events.publish(message("e1"))
     await bench.events.deliver_to_another(1)
-    async with bench.store.transaction() as tx:
-        for life in (1, 2, 3):
-            await tx.claim(f"{DURABLE} recovery {life}", "e1")
+    await tried_in_three_lives(bench, "e1")
     await bench.events.publish(message("e2"), message("other", "case-2"))
     bench.start(consumer(note))
     await until(lambda: "other" in bench.store.effects)
@@ -631,3 +637,42 @@ async def test_what_three_lives_have_tried_is_waited_for_until_another_has_it(
     await until(lambda: "e2" in bench.store.effects)
     await bench.finish()
     assert set(bench.store.effects) == {"e2", "other"}
+
+
+async def test_what_three_lives_have_tried_is_waited_for_as_long_as_the_server_may_deliver_it(
+    bench: Bench,
+) -> None:
+    """And what lies between several of them keeps its place."""
+    events = [message(f"e{number}") for number in range(1, 6)]
+    await bench.events.publish(*events, message("other", "case-2"))
+    await bench.events.deliver_to_another(4)
+    await tried_in_three_lives(bench, "e2", "e4")
+    # The server will deliver them in half a minute, which is more than twice this.
+    await bench.events.configure(ack_wait=1_000_000)
+    bench.start(consumer(note, workers=2))
+    await until(lambda: {"e1", "other"} <= bench.store.effects.keys())
+    asked = bench.broker.watched_admin.asked
+    await until(lambda: bench.broker.watched_admin.asked > asked + 3)
+    assert set(bench.store.effects) == {"e1", "other"}
+    bench.events.again(4)
+    bench.events.again(2)
+    await until(lambda: len(bench.store.effects) == 6)
+    await bench.finish()
+    effects = [event_id for event_id in bench.store.effects if event_id != "other"]
+    assert effects == ["e1", "e2", "e3", "e4", "e5"]
+
+
+async def test_what_the_server_has_done_with_is_not_waited_for(bench: Bench) -> None:
+    await bench.events.publish(message("e1"), message("e2"))
+    async with MemoryBroker.subscribe(bench.broker, EVENTS, DURABLE) as other:
+        [first] = await other.next(1, timeout=SOON)
+        await tried_in_three_lives(bench, "e1")
+        await bench.events.configure(ack_wait=1_000_000)
+        bench.start(consumer(note))
+        await until(lambda: bench.broker.watched_admin.asked > 5)
+        assert bench.store.effects == {}
+        # Its last delivery, say: there is no row of it yet.
+        assert await other.ack(first) == [True]
+        await until(lambda: "e2" in bench.store.effects)
+    await bench.finish()
+    assert set(bench.store.effects) == {"e2"}

@@ -2,8 +2,8 @@
 
 Owns: what may be started next. Guarantees, within one process: the deliveries of a key are given
 out one run after the other in stream order; a lane whose delivery was given back waits until that
-one has come again, or is released; of a delivery that the server sends twice, the newest copy
-counts, since only that can be acknowledged.
+one has come again, or is released; so does what is newer than a delivery that is expected; of a
+delivery that the server sends twice, the newest copy counts, since only that can be acknowledged.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from itertools import islice
+from typing import NamedTuple, TypeAlias
 
 from seaway.contracts import Incoming, Subscription
 from seaway.parked import Place
@@ -46,6 +47,13 @@ class Held:
     deliveries: int
 
 
+class Expected(NamedTuple):
+    """A delivery that has not come yet: what is newer in its lane waits for it."""
+
+    work: Work
+    until: float
+
+
 class Lanes:
     """``ordered=False``: every delivery is a lane of its own."""
 
@@ -55,7 +63,7 @@ class Lanes:
         self._running: dict[Lane, int] = {}
         self._held: dict[Lane, Held] = {}
         self._in_hand: dict[Place, Work] = {}
-        self._expected: dict[Place, Work] = {}
+        self._expected: dict[Place, Expected] = {}
         self._counts: Counter[int] = Counter()
         self.left = 0
         """How many deliveries have gone out of our hands by now."""
@@ -67,9 +75,9 @@ class Lanes:
         return iter(tuple(self._in_hand.values()))
 
     @property
-    def held(self) -> int:
-        """How many lanes wait for a delivery to come back."""
-        return len(self._held)
+    def waits(self) -> bool:
+        """Whether any lane waits for a delivery to come back, or to come at all."""
+        return bool(self._held or self._expected)
 
     @property
     def open(self) -> int:
@@ -82,14 +90,10 @@ class Lanes:
         return self._counts[id(source)]
 
     def moving(self, source: Subscription | None) -> int:
-        """How many deliveries of one source are in hand and do not wait behind a held one."""
-        if not self._held:
+        """How many deliveries of one source are in hand and need not wait for one that is not."""
+        if not self.waits:
             return self.count(source)
-        return sum(
-            1
-            for work in self._in_hand.values()
-            if work.source is source and self._lane_of(work) not in self._held
-        )
+        return self.count(source) - sum(work.source is source for work in self.blocked())
 
     def push(self, work: Work) -> None:
         """Take a delivery in."""
@@ -116,18 +120,18 @@ class Lanes:
 
         Several of one lane follow each other; the lane is closed until all are ``done``.
         """
-        chosen: list[Lane] = []
+        chosen: list[tuple[Lane, int]] = []
         left = limit
         for lane, queue in self._waiting.items():
             if left < 1:
                 break
-            if lane not in self._running and lane not in self._held:
-                chosen.append(lane)
-                left -= len(queue)
+            if lane not in self._running and (ready := self._ready(lane, queue)):
+                chosen.append((lane, ready))
+                left -= ready
         taken: list[Work] = []
-        for lane in chosen:
+        for lane, ready in chosen:
             queue = self._waiting.pop(lane)
-            count = min(limit - len(taken), len(queue))
+            count = min(limit - len(taken), ready)
             taken += [queue.popleft() for _ in range(count)]
             self._running[lane] = count
             if queue:
@@ -160,18 +164,17 @@ class Lanes:
             self._held[self._lane_of(work)] = Held(work.place, until, work.incoming.deliveries)
 
     def expect(self, work: Work, until: float) -> bool:
-        """It is not here yet: its lane waits for it as for a held one, unless it waits already."""
-        lane = self._lane_of(work)
-        if not self._ordered or lane in self._held or work.place in self._in_hand:
+        """It is not here yet: what is newer in its lane waits for it; ``overdue`` after ``until``.
+        False where it is here."""
+        if not self._ordered or work.place in self._in_hand:
             return False
-        self._held[lane] = Held(work.place, until, work.incoming.deliveries)
-        self._expected[work.place] = work
+        self._expected[work.place] = Expected(work, until)
         return True
 
     @property
     def expected(self) -> list[Work]:
         """What is expected and has not come, or is not settled."""
-        return list(self._expected.values())
+        return [expected.work for expected in self._expected.values()]
 
     @property
     def expecting(self) -> bool:
@@ -183,8 +186,12 @@ class Lanes:
         return place in self._expected
 
     def overdue(self, now: float) -> list[Held]:
-        """What should have come again by now. Its lane still waits."""
-        return [held for held in self._held.values() if held.until <= now]
+        """What should have come by now. Its lane still waits."""
+        return [held for held in self._held.values() if held.until <= now] + [
+            Held(place, until, work.incoming.deliveries)
+            for place, (work, until) in self._expected.items()
+            if until <= now and place not in self._in_hand
+        ]
 
     def release(self, place: Place) -> None:
         """It will not come again here: its lane goes on without it. Idempotent."""
@@ -210,8 +217,28 @@ class Lanes:
         return [work for queue in self._waiting.values() for work in queue]
 
     def blocked(self) -> list[Work]:
-        """What of it waits behind a delivery that was given back."""
-        return [work for lane in self._held for work in self._waiting.get(lane, ())]
+        """What of it waits for a delivery that is not here."""
+        return [
+            work
+            for lane, queue in self._waiting.items()
+            for work in islice(queue, self._ready(lane, queue), None)
+        ]
+
+    def _ready(self, lane: Lane, queue: deque[Work]) -> int:
+        """How many of a lane's deliveries need not wait for one that is not here."""
+        if lane in self._held:
+            return 0
+        if not self._expected:
+            return len(queue)
+        absent = [
+            work.incoming
+            for place, (work, _) in self._expected.items()
+            if place not in self._in_hand and self._lane_of(work) == lane
+        ]
+        for at, work in enumerate(queue):
+            if any(_is_newer(work.incoming, one) for one in absent):
+                return at
+        return len(queue)
 
     def _remember(self, work: Work) -> None:
         self._in_hand[work.place] = work
@@ -242,7 +269,12 @@ def _insert(queue: deque[Work], work: Work) -> None:
     for at in range(len(queue) - 1, -1, -1):
         # A lane may hold deliveries of two streams, events and redrives, in any mixture.
         if queue[at].incoming.stream == work.incoming.stream:
-            if queue[at].incoming.stream_seq < work.incoming.stream_seq:
+            if _is_newer(work.incoming, queue[at].incoming):
                 break
             place = at
     queue.insert(place, work)
+
+
+def _is_newer(one: Incoming, other: Incoming) -> bool:
+    """Of the same stream, and behind it."""
+    return one.stream == other.stream and one.stream_seq > other.stream_seq

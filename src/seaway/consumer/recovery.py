@@ -50,7 +50,7 @@ async def recover(run: Run, stream: str, source: Subscription) -> None:
                 case "try":
                     run.take_in([incoming], None)
                 case "expect":
-                    run.expect(incoming, run.now() + 2 * run.limits.ack_wait.total_seconds())
+                    run.expect(incoming)
                 case "settled":
                     settled.append(incoming)
             while run.lanes.moving(None) >= run.capacity and not run.stop.is_set():
@@ -108,17 +108,35 @@ async def read_overdue(run: Run, now: float) -> None:
     if run.ports.store is not None:
         await _look_for_expected(run, run.ports.store, now)
     for held in run.lanes.overdue(now):
-        if run.ports.store is None or run.lanes.expects(held.place):
+        if run.ports.store is None:
             run.lanes.release(held.place)
             continue
         try:
             found = await run.ports.broker.admin.get(*held.place)
+            if run.lanes.expects(held.place):
+                if found is not None and await _may_come(run, *held.place):
+                    run.expect(Incoming.read(found, run.durable, deliveries=held.deliveries))
+                else:
+                    run.lanes.release(held.place)
+                continue
         except TransientError:
             return
         if found is None:
             run.lanes.release(held.place)
         else:
             run.take_in([Incoming.read(found, run.durable, deliveries=held.deliveries + 1)], None)
+
+
+async def _may_come(run: Run, stream: str, stream_seq: int) -> bool:
+    """Whether the server has not done with it. Where it has, somebody has settled it, or it had its
+    last delivery and the sweeper has or will have the letter."""
+    info = await run.ports.broker.admin.consumer(stream, run.durable)
+    if info is None:
+        return False
+    if stream_seq > int(info["delivered"]["stream_seq"]):
+        return True
+    floor = int(info["ack_floor"]["stream_seq"])
+    return stream_seq > floor and int(info.get("num_ack_pending", 0)) > 0
 
 
 async def in_flight(admin: BrokerAdmin, info: JSON) -> AsyncGenerator[StoredMessage, None]:

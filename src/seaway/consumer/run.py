@@ -120,8 +120,10 @@ class Run:
         if batch:
             self.wake.set()
 
-    def expect(self, incoming: Incoming, until: float) -> None:
-        """Close the lane of what the server will deliver, till then or ``until`` that moment."""
+    def expect(self, incoming: Incoming) -> None:
+        """Have what is newer of its key wait for what the server will deliver, which it should in
+        two ``ack_wait``."""
+        until = self.now() + 2 * self.limits.ack_wait.total_seconds()
         self.lanes.expect(_work(incoming, None), until)
 
     def beat(self) -> list[Work]:

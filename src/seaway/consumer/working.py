@@ -36,7 +36,7 @@ class Workers:
         run = self._run
         while not (run.stop.is_set() and run.breaker.troubled):
             run.wake.clear()
-            if run.lanes.held and not run.stop.is_set():
+            if run.lanes.waits and not run.stop.is_set():
                 await read_overdue(run, run.now())
             works = run.lanes.take(run.breaker.allowance(run.options.batch, now=run.now()))
             if works:
@@ -65,7 +65,7 @@ class Workers:
         run = self._run
         if run.breaker.open and (left := run.breaker.pause_left(now=run.now())):
             return min(left, _MOMENT_SECONDS)
-        return _MOMENT_SECONDS if run.breaker.open or run.lanes.held else _POLL_SECONDS
+        return _MOMENT_SECONDS if run.breaker.open or run.lanes.waits else _POLL_SECONDS
 
     async def _process(self, works: list[Work]) -> None:
         """One transaction for all of them; afterwards each is settled, held, or put back."""
