@@ -249,10 +249,12 @@ def test_parked_events_are_named_and_can_be_retried(served: Folder) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("options", "code"), [((), 0), (("--drain",), 130)])
 def test_a_relay_without_a_server_says_so_and_ends_on_a_signal(
-    folder: Folder, number: signal.Signals
+    folder: Folder, options: Sequence[str], code: int, number: signal.Signals
 ) -> None:
-    relay = folder.spawn("relay")
+    """What was to be drained was not."""
+    relay = folder.spawn("relay", *options)
     assert relay.stderr is not None
     said = ""
     while "no NATS server answers" not in said:
@@ -261,7 +263,7 @@ def test_a_relay_without_a_server_says_so_and_ends_on_a_signal(
         said += line
     relay.send_signal(number)
     _, rest = relay.communicate(timeout=20)
-    assert relay.returncode == 130
+    assert relay.returncode == code
     assert "Traceback" not in rest
 
 

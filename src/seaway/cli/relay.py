@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
@@ -87,6 +88,8 @@ async def _relay(ctx: typer.Context, drain: bool) -> Tally:
         with session.stop_on_signals() as stop, session.progress("relayed", None) as advance:
             app.telemetry.subscribe(lambda signal: advance(tally.count(signal)))
             if not await app.open_in(stack, stop):
+                if drain:
+                    raise asyncio.CancelledError  # Nobody knows what is left.
                 return tally
             worker = await app.relay()
             await (worker.drain(stop) if drain else worker.run(stop))
