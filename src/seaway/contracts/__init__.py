@@ -1,0 +1,69 @@
+"""The ports: what Seaway needs from a database and from a broker, and the values they exchange.
+
+Owns: the Protocols that every engine implements and the data that crosses them. Must not know any
+engine. Guarantees: an implementation passes the one conformance suite of its port
+(``seaway.testing.conformance``), so callers never ask which engine they have; where engines differ,
+``Capabilities`` says so.
+
+All methods are safe to cancel: a cancelled call has either happened or not, never half.
+"""
+
+from __future__ import annotations
+
+from seaway.contracts.broker import (
+    Broker,
+    BrokerAdmin,
+    Held,
+    PublishOutcome,
+    Refused,
+    ServerInfo,
+    Stored,
+    Subscription,
+    Unconfirmed,
+)
+from seaway.contracts.clock import Clock
+from seaway.contracts.inbox import (
+    DeadLetterReason,
+    DeadLetterSink,
+    InboxStore,
+    InboxTransaction,
+    OutboxWriter,
+    ParkingStore,
+)
+from seaway.contracts.messages import JSON, Incoming, Message, StoredMessage
+from seaway.contracts.outbox import Backlog, Failed, Lease, OutboxEntry, OutboxStore, Sent
+from seaway.contracts.store import Capabilities, Phase, SchemaAdmin, SchemaChange, Store
+
+__all__ = [
+    "JSON",
+    "Backlog",
+    "Broker",
+    "BrokerAdmin",
+    "Capabilities",
+    "Clock",
+    "DeadLetterReason",
+    "DeadLetterSink",
+    "Failed",
+    "Held",
+    "InboxStore",
+    "InboxTransaction",
+    "Incoming",
+    "Lease",
+    "Message",
+    "OutboxEntry",
+    "OutboxStore",
+    "OutboxWriter",
+    "ParkingStore",
+    "Phase",
+    "PublishOutcome",
+    "Refused",
+    "SchemaAdmin",
+    "SchemaChange",
+    "Sent",
+    "ServerInfo",
+    "Store",
+    "Stored",
+    "StoredMessage",
+    "Subscription",
+    "Unconfirmed",
+]

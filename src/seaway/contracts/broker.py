@@ -1,0 +1,196 @@
+"""The broker: publishing and its outcomes, pulls, streams and durables."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol, TypeAlias
+
+from seaway.contracts.messages import JSON, Incoming, Message, StoredMessage
+
+
+class Stored(NamedTuple):
+    """The stream acknowledged it. ``duplicate``: it had been there already under this id."""
+
+    stream_seq: int
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The stream refused it; nothing was stored.
+
+    ``heals``: the refusal is about the stream's present state (full, no leader, no such stream
+    yet), not about the message; sending it again later can succeed.
+    """
+
+    description: str
+    code: int
+    err_code: int
+    heals: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unconfirmed:
+    """No answer: it may be stored or not. Send it again under the same id."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Not sent, because an earlier message of its ordering key was not stored."""
+
+
+PublishOutcome: TypeAlias = Stored | Refused | Unconfirmed | Held
+
+
+class Subscription(Protocol):
+    """An open pull on one durable. Settling is only possible while it is open.
+
+    Of an exclusive durable one subscription at a time is given messages, until it is left (then
+    the next one at once) or says nothing any more. Another one's are not redelivered for that.
+    """
+
+    @property
+    def gaps(self) -> int:
+        """How often by now the durable may have given messages out that did not come here: after a
+        reconnect, and since others of an exclusive durable had their turn. Counted before ``next``
+        gives what came after."""
+        ...
+
+    @property
+    def standby(self) -> bool:
+        """Whether it has no turn: the durable is exclusive, and none of its messages came here
+        yet, or another subscription is given them now."""
+        ...
+
+    async def next(self, limit: int, *, timeout: timedelta) -> Sequence[Incoming]:
+        """Up to ``limit`` (>= 1) messages, in delivery order, as soon as one is there.
+
+        Empty when ``timeout`` passed without any. Never asks the server for more than ``limit``
+        messages beyond those it has handed out, so nothing waits here while its ack timer runs.
+        Heals by itself over reconnects, restarts and lost leaders. Raises ``NotFound`` when the
+        durable or stream is gone, ``BrokerUnavailable`` when the connection is closed for good.
+        """
+        ...
+
+    async def drain(self) -> None:
+        """Receive no more. ``next`` goes on to hand out what had arrived, and after that gives
+        nothing, and at once; what nobody took is nak'ed on leaving. Settling goes on. Idempotent.
+        """
+        ...
+
+    async def ack(self, *incoming: Incoming) -> Sequence[bool]:
+        """Double ack: for each, whether the server confirmed. False: it may come again.
+
+        Also for what the durable was given elsewhere and was read from its stream: a ``reply`` is
+        not needed, the place is enough.
+        """
+        ...
+
+    async def nak(self, incoming: Incoming, *, delay: timedelta) -> None:
+        """Ask for redelivery after ``delay`` (0: at once). Best effort."""
+        ...
+
+    async def in_progress(self, *incoming: Incoming) -> None:
+        """Restart the ack timer of each. Best effort."""
+        ...
+
+    async def term(self, incoming: Incoming, *, reason: str) -> None:
+        """Stop deliveries for good. Only for messages that are safe elsewhere. Best effort."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What the server says of itself. ``version`` as text (``2.15.1``)."""
+
+    version: str
+    jetstream: bool
+    max_payload_bytes: int
+    server_name: str = ""
+    cluster: str | None = None
+    url: str = ""
+
+
+class BrokerAdmin(Protocol):
+    """Streams and consumers as the server's own JSON (shape of ``$JS.API`` responses).
+
+    Unknown streams and consumers give ``None`` or ``False``; every other refusal raises
+    ``ApiError`` with the server's code and err_code; no answer raises ``BrokerUnavailable``.
+    """
+
+    async def server_info(self) -> ServerInfo: ...
+    async def streams(self) -> Sequence[JSON]: ...
+    async def stream(self, name: str) -> JSON | None: ...
+    async def create_stream(self, config: JSON) -> JSON: ...
+    async def update_stream(self, config: JSON) -> JSON: ...
+    async def delete_stream(self, name: str) -> bool: ...
+    async def consumers(self, stream: str) -> Sequence[JSON]: ...
+    async def consumer(self, stream: str, durable: str) -> JSON | None: ...
+    async def create_consumer(self, stream: str, config: JSON) -> JSON:
+        """Create; ``ApiError`` where a consumer of this name differs (err_code 10148)."""
+        ...
+
+    async def update_consumer(self, stream: str, config: JSON) -> JSON: ...
+    async def delete_consumer(self, stream: str, durable: str) -> bool: ...
+
+    async def get(self, stream: str, stream_seq: int) -> StoredMessage | None: ...
+    async def delete_message(self, stream: str, stream_seq: int) -> bool: ...
+
+    def read(
+        self,
+        stream: str,
+        *,
+        filter_subjects: Sequence[str] = (),
+        from_seq: int | None = None,
+        from_time: datetime | None = None,
+        headers_only: bool = False,
+    ) -> AsyncGenerator[StoredMessage, None]:
+        """What the stream holds at the time of the call, in order, then ends.
+
+        Close it (``aclosing``) where it may be left early: the server keeps its reader until then.
+
+        Touches no durable. ``headers_only`` gives empty payloads. Raises ``NotFound`` for an
+        unknown stream.
+        """
+        ...
+
+
+class Broker(Protocol):
+    """A connection to the streams."""
+
+    @property
+    def admin(self) -> BrokerAdmin: ...
+
+    async def publish(
+        self,
+        stream: str,
+        messages: Sequence[Message],
+        *,
+        timeout: timedelta,
+        after: asyncio.Future[bool] | None = None,
+    ) -> Sequence[PublishOutcome]:
+        """One outcome a message, in the order given. All messages belong to ``stream``.
+
+        Messages of one ordering key are stored in the order given: once one of a key is not
+        ``Stored``, the later ones of that key are not stored either (``Held``, or refused with
+        it). Uses an atomic batch where stream and server (>= 2.12) allow. ``timeout``: how long the
+        server may say nothing; a process that was itself stopped for longer sends nothing more.
+        ``after``: nothing is stored before it is there, and nothing at all where it is false (all
+        are ``Held``); what can be made ready until then, is. Awaited more than once: a future.
+        Never raises for what happens to a message.
+        """
+        ...
+
+    def subscribe(self, stream: str, durable: str) -> AbstractAsyncContextManager[Subscription]:
+        """Pull from an existing durable. ``NotFound`` where stream or durable does not exist."""
+        ...
+
+    async def close(self) -> None:
+        """Flush and close. Idempotent."""
+        ...

@@ -1,0 +1,115 @@
+"""The inbox: a consumer's transactions, and where it puts what it gives up on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Any, Literal, Protocol, TypeAlias
+
+from seaway.contracts.messages import Incoming
+from seaway.parked import ParkedEvent, Standing
+
+
+class InboxTransaction(Protocol):
+    """One open transaction of the consuming service."""
+
+    @property
+    def handle(self) -> Any:
+        """The driver's own connection: ``delivery.tx``. ``Outbox.add`` takes it."""
+        ...
+
+    async def claim(self, consumer: str, event_id: str) -> bool:
+        """Write the inbox row. False: it was there, so the effects are too."""
+        ...
+
+    async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
+        """Write the inbox rows, in one statement where the database can; those that were new.
+
+        An id may be given twice. ``TransactionConflict`` where another transaction was in the way.
+        """
+        ...
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        """Part of the transaction that an exception undoes alone."""
+        ...
+
+    async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
+        """Those of ``keys`` of which anything is parked."""
+        ...
+
+    async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
+        """As this transaction sees it; what commits later is not seen."""
+        ...
+
+    async def park(
+        self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
+    ) -> None:
+        """Write its row, without a letter yet. One that was there keeps key and place."""
+        ...
+
+    async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
+        """Its letter is stored; nothing where it is not parked any more."""
+        ...
+
+    async def release(self, consumer: str, event_id: str) -> None:
+        """Remove its row. Idempotent."""
+        ...
+
+
+class InboxStore(Protocol):
+    """The consuming service's database."""
+
+    def transaction(self) -> AbstractAsyncContextManager[InboxTransaction]:
+        """Commit on leaving, roll back on an exception (also on cancellation).
+
+        ``StoreUnavailable`` where the database is away or stays locked: nothing happened.
+        ``TransactionConflict``, one of those, where the same transaction may succeed at once; also
+        in place of the body's own exception, where that was the driver's for such a conflict.
+        """
+        ...
+
+    async def processed(self, event_id: str) -> Mapping[str, datetime]:
+        """Which consumers have this event's effects, and since when."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class ParkingStore(InboxStore, Protocol):
+    """An inbox that says which events its consumers have parked."""
+
+    async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
+        """The first parked event of each key, by key."""
+        ...
+
+    async def drop_parked(self, event: ParkedEvent) -> bool:
+        """Remove its row, unless it has another letter by now; whether that was done."""
+        ...
+
+
+DeadLetterReason: TypeAlias = Literal["poison", "undecodable", "exhausted", "terminated", "parked"]
+
+
+class DeadLetterSink(Protocol):
+    """Where a consumer puts what it gives up on."""
+
+    async def store(
+        self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
+    ) -> int:
+        """Return only when the DLQ stream has acknowledged the letter: its sequence there.
+        Idempotent (the letter's id is made of durable, stream, sequence and event id).
+        ``TransientError`` otherwise: the caller must not settle the message."""
+        ...
+
+
+class OutboxWriter(Protocol):
+    """What a delivery needs to write events in its handler's transaction (``Outbox``)."""
+
+    def add(
+        self,
+        tx: Any,
+        *events: object,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> list[str] | Awaitable[list[str]]: ...

@@ -1,0 +1,156 @@
+"""The outbox: what is written, claimed and settled there, and by whom."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol
+
+from seaway.contracts.messages import Message
+
+
+class OutboxEntry(NamedTuple):
+    """A committed, not yet settled event. ``position`` is its place in outbox order."""
+
+    position: int
+    event_id: str
+    message: Message
+    added_at: datetime
+    attempts: int = 0
+    last_error: str | None = None
+    parked_at: datetime | None = None
+    lane: int = 0
+    """Entries of two lanes need not keep an order between them: they have no key in common."""
+
+    @property
+    def key(self) -> str:
+        """The ordering key."""
+        return self.message.key
+
+
+class Sent(NamedTuple):
+    """Settlement of an entry that the stream acknowledged."""
+
+    entry: OutboxEntry
+    stream: str
+    stream_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Settlement of an entry that was refused: one more attempt, and ``park`` it or try again."""
+
+    entry: OutboxEntry
+    error: str
+    park: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How much waits: ``count`` includes the parked, ``oldest_at`` looks at the others.
+
+    ``shards``: into how many the ordering keys are divided. The others are what the database
+    estimates, ``None`` where it does not: ``dead_rows`` of the outbox, which were settled and are
+    not vacuumed yet, those of the sent events and of the inbox, and the rows of the inbox.
+    """
+
+    count: int
+    parked: int
+    oldest_at: datetime | None
+    dead_rows: int | None = None
+    shards: int = 1
+    sent_dead_rows: int | None = None
+    inbox_rows: int | None = None
+    inbox_dead_rows: int | None = None
+
+
+class Lease(Protocol):
+    """The exclusive right to publish some shards' entries, ended by leaving its context.
+
+    A crash of its holder ends it; no clock and no name is involved (ADR 0006).
+    """
+
+    @property
+    def shards(self) -> Collection[str]:
+        """What it holds, each by a name that changes when the shards are divided anew."""
+        ...
+
+    async def claim(self, limit: int) -> Sequence[OutboxEntry]:
+        """The oldest entries not yet claimed under this lease, in outbox order; empty: none left.
+
+        Leaves out parked entries and those whose ordering key has a parked (unless the lease was
+        taken with ``hold=False``) or failed entry before them. ``StoreUnavailable`` once the lease
+        is lost.
+        """
+        ...
+
+    async def find(self, event_ids: Sequence[str]) -> Sequence[OutboxEntry]:
+        """Those of ``event_ids`` that are in the outbox, parked or not, of whichever shard."""
+        ...
+
+    async def confirm(self) -> None:
+        """Return while the lease is still held, ``StoreUnavailable`` once it is lost."""
+        ...
+
+    async def settle(self, sent: Sequence[Sent], failed: Sequence[Failed] = ()) -> None:
+        """Take sent entries out of the outbox, record failures. Durable when the call returns
+        or, at the latest, when the lease is left without an error. Idempotent."""
+        ...
+
+
+class OutboxStore(Protocol):
+    """The relay's and operator's side of the outbox table. Writers go through ``Outbox.add``."""
+
+    def lease(self, *, hold: bool = True) -> AbstractAsyncContextManager[Lease | None]:
+        """Take this process' share of the free shards, at once; ``None`` where none is free.
+
+        ``hold``: events wait behind a parked one of their key. To stay inside with ``None`` is to
+        ask for a share: the others leave one.
+        """
+        ...
+
+    async def reshard(self, shards: int) -> None:
+        """Divide the ordering keys into ``shards`` (1: total order) from now on; safe at any time.
+
+        Waits for the leases that are held; ``StoreUnavailable`` where they do not end. Idempotent.
+        ``ConfigError`` for more than one where ``capabilities.shards`` is false.
+        """
+        ...
+
+    async def wait(self, timeout: timedelta) -> None:
+        """Return when there may be new entries, at the latest after ``timeout``."""
+        ...
+
+    def nudge(self) -> None:
+        """End ``wait`` now: the caller knows of a commit. Call it in the store's event loop."""
+        ...
+
+    async def backlog(self) -> Backlog: ...
+
+    async def entries(
+        self, *, parked: bool | None = None, event_id: str | None = None, limit: int = 100
+    ) -> Sequence[OutboxEntry]:
+        """Unsettled entries in outbox order; ``parked`` True: only those, False: only others."""
+        ...
+
+    async def unpark(self, event_ids: Sequence[str] | None = None) -> int:
+        """Let parked entries (all: ``None``) be tried again; how many there were."""
+        ...
+
+    async def sent(
+        self, *, event_id: str | None = None, correlation_id: str | None = None, limit: int = 100
+    ) -> Sequence[Sent]:
+        """Settled entries that retention still keeps, newest first."""
+        ...
+
+    async def prune(self, before: datetime) -> None:
+        """Forget what was settled before then, at the latest ``capabilities.pruned_by`` later.
+
+        Holds up no writer for more than two seconds at a time. Does less where another process is
+        doing so, or has the table in hand: to be called again.
+        """
+        ...
+
+    async def close(self) -> None: ...

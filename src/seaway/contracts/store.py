@@ -1,0 +1,89 @@
+"""A database with both sides and its schema, and where databases differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal, Protocol, TypeAlias
+
+from seaway.contracts.inbox import ParkingStore
+from seaway.contracts.outbox import OutboxStore
+
+Phase: TypeAlias = Literal["pre", "post"]
+"""Of a rolling upgrade: before the first new process, or after the last old one."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaChange:
+    """A numbered migration: ``version``, ``name``, whether this database has it, its phase."""
+
+    version: int
+    name: str
+    applied: bool
+    phase: Phase = "pre"
+
+
+class SchemaAdmin(Protocol):
+    """The library's own tables in one database."""
+
+    async def plan(self) -> Sequence[SchemaChange]: ...
+    async def upgrade(self, phase: Phase | None = None) -> Sequence[SchemaChange]:
+        """Apply what is missing, one transaction each; what was applied. Idempotent.
+
+        ``phase``: only that phase of a rolling upgrade; ``ConfigError`` where one of the other
+        must come first.
+        """
+        ...
+
+    async def verify(self) -> None:
+        """Raise ``SchemaMismatch`` unless the tables are as this version needs them.
+
+        What is left for the second phase of a rolling upgrade is no mismatch, nor is what a newer
+        Seaway's first phase has added.
+        """
+        ...
+
+    def sql(self) -> str:
+        """All migrations as one script."""
+        ...
+
+
+class Store(OutboxStore, ParkingStore, Protocol):
+    """One database that has both sides and its schema."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def schema(self) -> SchemaAdmin: ...
+
+    async def forget(self, before: datetime) -> None:
+        """Drop inbox rows written before then, as ``prune`` does, and none that is younger.
+
+        Where they go in bulk, a row stays until all others of events of the same day are that old,
+        and ``capabilities.pruned_by`` longer.
+        """
+        ...
+
+    async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
+        """How many rows ``prune(sent)`` and ``forget(processed)`` would remove now, by table or
+        partition; empty: none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Where stores honestly differ. The conformance suite reads it, and so may callers."""
+
+    durable: bool
+    """Survives the process."""
+    shared: bool
+    """Several processes may use it at once."""
+    concurrent_transactions: bool
+    """Two transactions may be open for writing at the same time."""
+    shards: bool = False
+    """Several leases may be held at once, each for its share of the ordering keys."""
+    pruned_by: timedelta = timedelta()
+    """How much longer than asked for settled events and inbox rows may be kept, since they go in
+    bulk."""
