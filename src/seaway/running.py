@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
+T = TypeVar("T")
 Work: TypeAlias = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 """Runs until the event is set."""
 
@@ -45,6 +46,18 @@ async def done_before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> b
         for one in (task, stopping):
             one.cancel()
         await asyncio.gather(task, stopping, return_exceptions=True)
+
+
+async def heeding(work: Awaitable[T]) -> T:
+    """``work``, and cancelled where it was cancelled: ``asyncio.wait_for`` of Python 3.11, in ours
+    or a library's hands, gives an answer that came together with a cancellation and forgets that.
+    """
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    found = await work
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return found
 
 
 @contextmanager

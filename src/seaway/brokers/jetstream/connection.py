@@ -32,6 +32,7 @@ from seaway.config import NatsSettings
 from seaway.contracts import ServerInfo
 from seaway.errors import BrokerUnavailable, ConfigError, SeawayError
 from seaway.retry import Backoff
+from seaway.running import heeding
 from seaway.telemetry import Disconnected, Reconnected, Telemetry
 
 logger = logging.getLogger("seaway.nats")
@@ -291,8 +292,10 @@ class Connection:
             raise self.away()
         limit = (timeout or self.request_timeout).total_seconds()
         try:
-            answer = await self.client.request(
-                subject, payload, timeout=limit, headers=dict(headers) if headers else None
+            answer = await heeding(
+                self.client.request(
+                    subject, payload, timeout=limit, headers=dict(headers) if headers else None
+                )
             )
         except nats.errors.NoRespondersError:
             return Frame(subject, "", {"Status": "503", "Description": "No Responders"}, b"")
@@ -335,7 +338,7 @@ class Connection:
     async def flush(self) -> None:
         """Return when the server has read all that was sent."""
         try:
-            await self.client.flush(max(1, int(self.request_timeout.total_seconds())))
+            await heeding(self.client.flush(max(1, int(self.request_timeout.total_seconds()))))
         except nats.errors.Error as error:
             raise self._translate(error, "flush") from error
 

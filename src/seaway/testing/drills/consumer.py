@@ -151,9 +151,8 @@ async def run(
         findings = judge(await gather(stage, plan.temper))
         exits = sum(child.exits for child in stage.supervisor.children.values())
     seconds = round(time.monotonic() - began, 1)
-    return Report(
-        findings=findings, in_order=plan.exclusive, faults=done, exits=exits, seconds=seconds
-    )
+    in_order = plan.exclusive or plan.processes == 1
+    return Report(findings=findings, in_order=in_order, faults=done, exits=exits, seconds=seconds)
 
 
 async def _strike(
