@@ -676,3 +676,22 @@ async def test_what_the_server_has_done_with_is_not_waited_for(bench: Bench) -> 
         await until(lambda: "e2" in bench.store.effects)
     await bench.finish()
     assert set(bench.store.effects) == {"e2"}
+
+
+async def test_what_has_become_a_letter_since_it_was_read_from_the_stream_takes_no_effect(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.events.publish(message("e1"), message("e2"), message("e3"))
+    await bench.events.deliver_to_another(3)
+    async with bench.store.transaction() as tx:
+        await tx.claim(*letter_row(DURABLE, (EVENTS, 2)))
+
+    async def not_yet(event_id: str) -> set[str]:
+        return set()
+
+    # When it was looked for, it was not there.
+    monkeypatch.setattr(bench.store, "processed", not_yet)
+    bench.start(consumer(note))
+    await until(lambda: "e3" in bench.store.effects)
+    await bench.finish()
+    assert list(bench.store.effects) == ["e1", "e3"]

@@ -33,7 +33,7 @@ from seaway.consumer.run import Run
 from seaway.consumer.settling import Done
 from seaway.contracts import InboxTransaction
 from seaway.errors import ConfigError, StoreUnavailable, TransactionConflict
-from seaway.parked import Place
+from seaway.parked import Place, letter_row
 from seaway.telemetry import HandledAs
 
 _CONFLICTS = 4
@@ -167,6 +167,11 @@ class Transactor:
             aside: dict[Place, HandledAs] = {}
             if self._run.options.parks:
                 aside = await take_turns(tx, works_of(part))
+            for work in works_of(part):
+                # Nobody keeps alive what was read from the stream: a letter may stand for it now.
+                row = letter_row(self._run.durable, work.place)
+                if work.source is None and not await tx.claim(*row):
+                    aside.setdefault(work.place, "already_processed")
             ids = [
                 item.metadata.event_id
                 for call in part
