@@ -274,6 +274,15 @@ async def waiting_for(own: JetStreamBroker) -> str | None:
     return found
 
 
+async def turn_is_over(own: JetStreamBroker) -> None:
+    """Return when no pull is given messages."""
+
+    async def over() -> bool:
+        return await waiting_for(own) is None
+
+    await until(over)
+
+
 async def test_a_turn_lasts_while_hands_are_full(
     own: JetStreamBroker, exclusive: tuple[Pull, Pull]
 ) -> None:
@@ -294,11 +303,7 @@ async def test_a_silent_one_loses_its_turn_and_stands_by(
     one, other = exclusive
     hush(one)
     assert await one.next(5, timeout=timedelta(milliseconds=10)) == []
-
-    async def over() -> bool:
-        return await waiting_for(own) is None
-
-    await until(over)
+    await turn_is_over(own)
     await publish(own, 2)
     assert [found.stream_seq for found in await receive(other, 2)] == [2, 3]
     assert await one.next(5, timeout=timedelta(milliseconds=500)) == []
@@ -311,11 +316,7 @@ async def test_a_turn_that_comes_back_is_a_new_one(
 ) -> None:
     one, other = exclusive
     hush(one)
-
-    async def over() -> bool:
-        return await waiting_for(own) is None
-
-    await until(over)
+    await turn_is_over(own)
     await publish(own, 1)
     assert len(await receive(other, 1)) == 1
     assert await one.next(5, timeout=timedelta(milliseconds=200)) == []
@@ -331,11 +332,7 @@ async def test_who_leaves_takes_no_turn_from_another(
 ) -> None:
     one, other = exclusive
     hush(one)
-
-    async def over() -> bool:
-        return await waiting_for(own) is None
-
-    await until(over)
+    await turn_is_over(own)
     await publish(own, 1)
     assert len(await receive(other, 1)) == 1
     turn = await waiting_for(own)

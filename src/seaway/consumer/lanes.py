@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple, TypeAlias
@@ -121,11 +121,11 @@ class Lanes:
         Several of one lane follow each other; the lane is closed until all are ``done``.
         """
         chosen: list[tuple[Lane, int]] = []
-        left = limit
+        left, absent = limit, self._absent()
         for lane, queue in self._waiting.items():
             if left < 1:
                 break
-            if lane not in self._running and (ready := self._ready(lane, queue)):
+            if lane not in self._running and (ready := self._ready(lane, queue, absent)):
                 chosen.append((lane, ready))
                 left -= ready
         taken: list[Work] = []
@@ -218,26 +218,31 @@ class Lanes:
 
     def blocked(self) -> list[Work]:
         """What of it waits for a delivery that is not here."""
+        absent = self._absent()
         return [
             work
             for lane, queue in self._waiting.items()
-            for work in islice(queue, self._ready(lane, queue), None)
+            for work in islice(queue, self._ready(lane, queue, absent), None)
         ]
 
-    def _ready(self, lane: Lane, queue: deque[Work]) -> int:
+    def _absent(self) -> Mapping[Lane, Sequence[Incoming]]:
+        """What is expected and has not come, by lane."""
+        absent: dict[Lane, list[Incoming]] = {}
+        for place, (work, _) in self._expected.items():
+            if place not in self._in_hand:
+                absent.setdefault(self._lane_of(work), []).append(work.incoming)
+        return absent
+
+    def _ready(
+        self, lane: Lane, queue: deque[Work], absent: Mapping[Lane, Sequence[Incoming]]
+    ) -> int:
         """How many of a lane's deliveries need not wait for one that is not here."""
         if lane in self._held:
             return 0
-        if not self._expected:
-            return len(queue)
-        absent = [
-            work.incoming
-            for place, (work, _) in self._expected.items()
-            if place not in self._in_hand and self._lane_of(work) == lane
-        ]
-        for at, work in enumerate(queue):
-            if any(_is_newer(work.incoming, one) for one in absent):
-                return at
+        if lane in absent:
+            for at, work in enumerate(queue):
+                if any(_is_newer(work.incoming, one) for one in absent[lane]):
+                    return at
         return len(queue)
 
     def _remember(self, work: Work) -> None:
@@ -268,9 +273,9 @@ def _insert(queue: deque[Work], work: Work) -> None:
     place = len(queue)
     for at in range(len(queue) - 1, -1, -1):
         # A lane may hold deliveries of two streams, events and redrives, in any mixture.
-        if queue[at].incoming.stream == work.incoming.stream:
-            if _is_newer(work.incoming, queue[at].incoming):
-                break
+        if _is_newer(work.incoming, queue[at].incoming):
+            break
+        if _is_newer(queue[at].incoming, work.incoming):
             place = at
     queue.insert(place, work)
 

@@ -107,14 +107,19 @@ async def read_overdue(run: Run, now: float) -> None:
     another process has it, and then the inbox knows or will know."""
     if run.ports.store is not None:
         await _look_for_expected(run, run.ports.store, now)
+    infos: dict[str, JSON | None] = {}
+    admin = run.ports.broker.admin
     for held in run.lanes.overdue(now):
         if run.ports.store is None:
             run.lanes.release(held.place)
             continue
         try:
-            found = await run.ports.broker.admin.get(*held.place)
+            found = await admin.get(*held.place)
             if run.lanes.expects(held.place):
-                if found is not None and await _may_come(run, *held.place):
+                stream, stream_seq = held.place
+                if stream not in infos:
+                    infos[stream] = await admin.consumer(stream, run.durable)
+                if found is not None and _may_come(infos[stream], stream_seq):
                     run.expect(Incoming.read(found, run.durable, deliveries=held.deliveries))
                 else:
                     run.lanes.release(held.place)
@@ -127,10 +132,9 @@ async def read_overdue(run: Run, now: float) -> None:
             run.take_in([Incoming.read(found, run.durable, deliveries=held.deliveries + 1)], None)
 
 
-async def _may_come(run: Run, stream: str, stream_seq: int) -> bool:
+def _may_come(info: JSON | None, stream_seq: int) -> bool:
     """Whether the server has not done with it. Where it has, somebody has settled it, or it had its
     last delivery and the sweeper has or will have the letter."""
-    info = await run.ports.broker.admin.consumer(stream, run.durable)
     if info is None:
         return False
     if stream_seq > int(info["delivered"]["stream_seq"]):

@@ -167,11 +167,9 @@ class Transactor:
             aside: dict[Place, HandledAs] = {}
             if self._run.options.parks:
                 aside = await take_turns(tx, works_of(part))
-            for work in works_of(part):
-                # Nobody keeps alive what was read from the stream: a letter may stand for it now.
-                row = letter_row(self._run.durable, work.place)
-                if work.source is None and not await tx.claim(*row):
-                    aside.setdefault(work.place, "already_processed")
+            # Nobody keeps alive what was read from the stream: a letter may stand for it now.
+            if unowned := [work for work in works_of(part) if work.source is None]:
+                aside = await self._without_letter(tx, unowned) | aside
             ids = [
                 item.metadata.event_id
                 for call in part
@@ -184,6 +182,17 @@ class Transactor:
                 if self._run.lapsed(work):
                     raise Lapsed("its last delivery was not kept alive")
         return None
+
+    async def _without_letter(
+        self, tx: InboxTransaction, works: Sequence[Work]
+    ) -> dict[Place, HandledAs]:
+        """Keep letters from being written for them in this transaction; those that have one."""
+        rows = {work.place: letter_row(self._run.durable, work.place) for work in works}
+        (consumer,) = {consumer for consumer, _ in rows.values()}
+        fresh = await tx.claim_many(consumer, [letter for _, letter in rows.values()])
+        return {
+            place: "already_processed" for place, (_, letter) in rows.items() if letter not in fresh
+        }
 
     async def _call_all(
         self,
