@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,6 +16,7 @@ from seaway.errors import BrokerUnavailable, StoreUnavailable
 from seaway.events import RawEvent
 from seaway.naming import Durable
 from seaway.outbox import Outbox
+from seaway.parked import Place
 from seaway.telemetry import Delivered, Signal, Telemetry
 from seaway.testing.memory_broker import MemoryAdmin, MemoryBroker
 from seaway.testing.memory_store import MemoryStore
@@ -223,6 +224,10 @@ class Letters:
             raise BrokerUnavailable("no DLQ")
         self.stored.append((incoming.event_id, reason))
         return len(self.stored)
+
+    async def lettered(self, consumer: str, messages: Collection[Incoming]) -> set[Place]:
+        stored = {event_id for event_id, _ in self.stored}
+        return {one.place for one in messages if one.event_id in stored}
 
 
 class Bench:

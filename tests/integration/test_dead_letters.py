@@ -137,6 +137,21 @@ async def test_two_consumers_have_two_letters_of_one_event(shop: Shop) -> None:
     assert letter.consumer == shop.other
 
 
+async def test_the_queue_tells_which_messages_have_letters(shop: Shop) -> None:
+    await shop.publish(3)
+    await shop.publish(1, "case_closed")
+    messages = await shop.take(shop.failing, 4)
+    for incoming in (messages[0], messages[3]):
+        await shop.letters.store(incoming, reason="poison", error=None)
+    lettered = shop.letters.lettered
+    assert await lettered(shop.failing, messages) == {messages[0].place, messages[3].place}
+    assert await lettered(shop.failing, messages[:2]) == {messages[0].place}
+    assert await lettered(shop.other, messages) == set()
+    assert await lettered(shop.failing, []) == set()
+    await shop.broker.admin.delete_stream(shop.queue)
+    assert await lettered(shop.failing, messages) == set()
+
+
 async def test_messages_of_an_atomic_batch_can_be_buried(shop: Shop) -> None:
     letters = await shop.bury(count=3)
     events = [stored async for stored in shop.broker.admin.read(shop.stream)]

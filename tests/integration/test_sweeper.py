@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 import uuid
@@ -20,6 +21,7 @@ from seaway.contracts import JSON, Incoming, Message, Stored, StoredMessage
 from seaway.dead_letters import DeadLetters, Letter, Sweeper
 from seaway.dead_letters.sweeper import DURABLE
 from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX
+from seaway.parked import letter_row
 from seaway.stores.sqlite import SqliteStore
 from seaway.telemetry import DeadLettered, Signal, Telemetry
 
@@ -122,9 +124,14 @@ class Shop:
         return not info["num_pending"] and not info["num_ack_pending"]
 
     @asynccontextmanager
-    async def sweeping(self, telemetry: Telemetry | None = None) -> AsyncIterator[None]:
+    async def sweeping(
+        self, telemetry: Telemetry | None = None, store: SqliteStore | None = None
+    ) -> AsyncIterator[None]:
         stop = asyncio.Event()
-        work = asyncio.create_task(Sweeper(self.broker, telemetry=telemetry).run(stop))
+        sweeper = Sweeper(
+            self.broker, store=store, durables={self.durable: anything}, telemetry=telemetry
+        )
+        work = asyncio.create_task(sweeper.run(stop))
         try:
             yield
             stop.set()
@@ -280,6 +287,41 @@ async def test_without_advisories_the_inbox_tells_what_was_given_up(
     foreign = Sweeper(shop.broker, store=store, durables={"analytics__from_sea": anything})
     assert await foreign.sweep_unreported() == 0
     assert await Sweeper(shop.broker).sweep_unreported() == 0
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+async def test_an_effect_in_the_making_is_waited_for(
+    shop: Shop, store: SqliteStore, tmp_path: Path, ends: str
+) -> None:
+    """Another process read the message from the stream, and has it in its transaction."""
+    await shop.publish("e1")
+    await shop.exhaust()
+
+    async def tried() -> bool:
+        info = await shop.broker.admin.consumer(ADVISORY_STREAM, DURABLE)
+        return info is not None and int(info["delivered"]["consumer_seq"]) > 0
+
+    class Undo(Exception):
+        pass
+
+    async with (
+        await SqliteStore.open(tmp_path / "inbox.db") as other,
+        shop.sweeping(store=store),
+    ):
+        with contextlib.suppress(Undo):
+            async with other.transaction() as tx:
+                await tx.claim(*letter_row(shop.durable, (shop.stream, 1)))
+                await tx.claim(shop.durable, "e1")
+                await until(tried)
+                assert await shop.here() == []
+                if ends == "rollback":
+                    raise Undo
+        await until(shop.is_swept)
+    assert [letter.event_id for letter in await shop.here()] == (
+        ["e1"] if ends == "rollback" else []
+    )
+    consumer, row = letter_row(shop.durable, (shop.stream, 1))
+    assert await store.claimed(consumer, [row]) == {row}
 
 
 async def without_advisories(shop: Shop) -> JSON:

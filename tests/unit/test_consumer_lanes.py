@@ -65,11 +65,11 @@ def test_the_lane_of_what_is_expected_waits_for_it() -> None:
     assert lanes.expect(work(1, "a"), LATER)
     assert not lanes.expect(work(3, "b"), LATER), "it is here"
     assert places(lanes.take(5)) == [3]
-    assert (lanes.expecting, lanes.expects(("SEA_EVENTS", 1))) == (True, True)
+    assert places(lanes.expected) == [1]
     lanes.push(work(1, "a"))
     [first] = lanes.take(1)
     assert places([first]) == [1]
-    assert lanes.expects(("SEA_EVENTS", 1)), "it is not settled yet"
+    assert places(lanes.expected) == [1], "it is not settled yet"
     lanes.done(first)
     assert not lanes.expecting
     assert places(lanes.take(5)) == [2]
@@ -92,9 +92,12 @@ def test_what_is_newer_waits_for_what_is_expected_and_what_is_older_does_not() -
 
 def test_what_is_expected_and_does_not_come_is_released() -> None:
     lanes = lanes_of(work(2, "a"))
-    lanes.expect(work(1, "a"), LATER)
-    [held] = lanes.overdue(LATER)
-    lanes.release(held.place)
+    lanes.expect(work(1, "a"), LATER, LATER + 5)
+    assert lanes.late(LATER - 1) == []
+    lanes.expect(work(1, "a"), LATER + 1, LATER + 6)
+    [late] = lanes.late(LATER + 1)
+    assert late.last == LATER + 5, "it is as late as when it was first expected"
+    lanes.release(late.work.place)
     assert not lanes.expecting
     assert places(lanes.take(5)) == [2]
 

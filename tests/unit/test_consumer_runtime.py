@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ from consuming import (
     until,
 )
 from seaway.chain import current_chain
-from seaway.consumer import Consumer, Delivery
+from seaway.consumer import Consumer, Delivery, recovery
 from seaway.contracts import Message
 from seaway.errors import AlreadyProcessed, ConfigError, NotFound, Poison, Retry, StoreUnavailable
 from seaway.events import RawEvent, event
@@ -200,7 +200,7 @@ async def test_a_letter_that_cannot_be_stored_keeps_its_message(bench: Bench) ->
         one for one in bench.signals if isinstance(one, ConsumerPaused | ConsumerResumed)
     ]
     assert isinstance(paused, ConsumerPaused)
-    assert "a dead letter cannot be stored" in paused.reason
+    assert "a dead letter waits" in paused.reason
     assert isinstance(resumed, ConsumerResumed)
 
 
@@ -615,6 +615,15 @@ async def test_what_a_letter_stands_for_is_not_read_from_the_stream(bench: Bench
     assert set(bench.store.effects) == {"e2"}
 
 
+SHORT = 300 * 10**6
+"""An ``ack_wait``: twenty of them are longer than these tests take."""
+
+
+@pytest.fixture
+def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "_LOOK_SECONDS", 0.01)
+
+
 async def tried_in_three_lives(bench: Bench, *event_ids: str) -> None:
     async with bench.store.transaction() as tx:
         for life in (1, 2, 3):
@@ -639,6 +648,7 @@ async def test_what_three_lives_have_tried_is_waited_for_until_another_has_it(
     assert set(bench.store.effects) == {"e2", "other"}
 
 
+@pytest.mark.usefixtures("looking_often")
 async def test_what_three_lives_have_tried_is_waited_for_as_long_as_the_server_may_deliver_it(
     bench: Bench,
 ) -> None:
@@ -648,7 +658,7 @@ async def test_what_three_lives_have_tried_is_waited_for_as_long_as_the_server_m
     await bench.events.deliver_to_another(4)
     await tried_in_three_lives(bench, "e2", "e4")
     # The server will deliver them in half a minute, which is more than twice this.
-    await bench.events.configure(ack_wait=1_000_000)
+    await bench.events.configure(ack_wait=SHORT)
     bench.start(consumer(note, workers=2))
     await until(lambda: {"e1", "other"} <= bench.store.effects.keys())
     asked = bench.broker.watched_admin.asked
@@ -662,18 +672,92 @@ async def test_what_three_lives_have_tried_is_waited_for_as_long_as_the_server_m
     assert effects == ["e1", "e2", "e3", "e4", "e5"]
 
 
+@pytest.mark.usefixtures("looking_often")
 async def test_what_the_server_has_done_with_is_not_waited_for(bench: Bench) -> None:
     await bench.events.publish(message("e1"), message("e2"))
     async with MemoryBroker.subscribe(bench.broker, EVENTS, DURABLE) as other:
         [first] = await other.next(1, timeout=SOON)
         await tried_in_three_lives(bench, "e1")
-        await bench.events.configure(ack_wait=1_000_000)
+        await bench.events.configure(ack_wait=SHORT)
         bench.start(consumer(note))
         await until(lambda: bench.broker.watched_admin.asked > 5)
         assert bench.store.effects == {}
         # Its last delivery, say: there is no row of it yet.
         assert await other.ack(first) == [True]
         await until(lambda: "e2" in bench.store.effects)
+    await bench.finish()
+    assert set(bench.store.effects) == {"e2"}
+
+
+@pytest.mark.usefixtures("looking_often")
+async def test_what_has_a_letter_that_the_inbox_does_not_know_is_not_waited_for(
+    bench: Bench,
+) -> None:
+    """A sweeper of another database wrote it, and the server has others of its key pending."""
+    await bench.events.publish(message("e1"), message("e2"), message("e3"))
+    await bench.events.deliver_to_another(1)
+    await tried_in_three_lives(bench, "e1")
+    await bench.events.configure(ack_wait=SHORT)
+    bench.start(consumer(note))
+    await until(lambda: len(bench.events.pending) > 1)
+    assert bench.store.effects == {}
+    bench.letters.stored.append(("e1", "exhausted"))
+    await until(lambda: len(bench.store.effects) == 2)
+    await bench.finish()
+    assert list(bench.store.effects) == ["e2", "e3"]
+    # The next start need not look for it.
+    assert await bench.store.claimed(*_row_of(1)) == {letter_row(DURABLE, (EVENTS, 1))[1]}
+
+
+def _row_of(stream_seq: int) -> tuple[str, list[str]]:
+    consumer, row = letter_row(DURABLE, (EVENTS, stream_seq))
+    return consumer, [row]
+
+
+@pytest.mark.usefixtures("looking_often")
+async def test_what_nobody_knows_of_is_not_waited_for_without_end(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Acknowledged by hand, say, while the floor stays below it."""
+    await bench.events.publish(message("e1"), message("e2"))
+    await bench.events.deliver_to_another(1)
+    await tried_in_three_lives(bench, "e1")
+    await bench.events.configure(ack_wait=5_000_000)
+    bench.start(consumer(note))
+    await until(lambda: "e2" in bench.store.effects)
+    await bench.finish()
+    assert set(bench.store.effects) == {"e2"}
+    assert f"{EVENTS}:1 was delivered before and has not come again" in caplog.text
+
+
+async def test_a_letter_is_not_acknowledged_before_the_inbox_knows_of_it(bench: Bench) -> None:
+    """What is neither pending nor known would be waited for after a crash."""
+
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        bench.store.away = 1_000_000
+        raise Poison("bad")
+
+    bench.start(consumer(handle))
+    await bench.events.publish(message("e1"))
+    await until(lambda: bool(bench.letters.stored))
+    await until(lambda: any(isinstance(one, ConsumerPaused) for one in bench.signals))
+    assert bench.events.acked == []
+    bench.store.away = 0
+    await until(lambda: bench.events.acked == [1])
+    await bench.finish()
+    assert bench.letters.stored == [("e1", "poison")], "one letter, however long that took"
+    assert await bench.store.claimed(*_row_of(1))
+
+
+async def test_what_comes_again_after_its_letter_takes_no_effect(bench: Bench) -> None:
+    """Only its acknowledgement was lost; this time the handler would succeed."""
+    await bench.events.publish(message("e1"), message("e2", "case-2"))
+    async with bench.store.transaction() as tx:
+        await tx.claim(*letter_row(DURABLE, (EVENTS, 1)))
+    await bench.events.deliver_to_another(1)
+    bench.start(consumer(note, ordering="none"))
+    bench.events.again(1)
+    await until(lambda: sorted(bench.events.acked) == [1, 2])
     await bench.finish()
     assert set(bench.store.effects) == {"e2"}
 
@@ -686,11 +770,11 @@ async def test_what_has_become_a_letter_since_it_was_read_from_the_stream_takes_
     async with bench.store.transaction() as tx:
         await tx.claim(*letter_row(DURABLE, (EVENTS, 2)))
 
-    async def not_yet(event_id: str) -> set[str]:
+    async def not_yet(consumer: str, event_ids: Collection[str]) -> set[str]:
         return set()
 
     # When it was looked for, it was not there.
-    monkeypatch.setattr(bench.store, "processed", not_yet)
+    monkeypatch.setattr(bench.store, "claimed", not_yet)
     bench.start(consumer(note))
     await until(lambda: "e3" in bench.store.effects)
     await bench.finish()

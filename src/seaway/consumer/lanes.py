@@ -48,10 +48,12 @@ class Held:
 
 
 class Expected(NamedTuple):
-    """A delivery that has not come yet: what is newer in its lane waits for it."""
+    """A delivery that has not come yet: what is newer in its lane waits for it, until ``last`` at
+    the latest."""
 
     work: Work
     until: float
+    last: float
 
 
 class Lanes:
@@ -163,12 +165,14 @@ class Lanes:
         if self._ordered:
             self._held[self._lane_of(work)] = Held(work.place, until, work.incoming.deliveries)
 
-    def expect(self, work: Work, until: float) -> bool:
-        """It is not here yet: what is newer in its lane waits for it; ``overdue`` after ``until``.
-        False where it is here."""
+    def expect(self, work: Work, until: float, last: float = math.inf) -> bool:
+        """It is not here yet: what is newer in its lane waits for it; ``late`` after ``until``.
+        False where it is here. Expected already it keeps its ``last``."""
         if not self._ordered or work.place in self._in_hand:
             return False
-        self._expected[work.place] = Expected(work, until)
+        if (known := self._expected.get(work.place)) is not None:
+            last = known.last
+        self._expected[work.place] = Expected(work, until, last)
         return True
 
     @property
@@ -181,16 +185,16 @@ class Lanes:
         """Whether there is any such."""
         return bool(self._expected)
 
-    def expects(self, place: Place) -> bool:
-        """Whether this is expected."""
-        return place in self._expected
-
     def overdue(self, now: float) -> list[Held]:
-        """What should have come by now. Its lane still waits."""
-        return [held for held in self._held.values() if held.until <= now] + [
-            Held(place, until, work.incoming.deliveries)
-            for place, (work, until) in self._expected.items()
-            if until <= now and place not in self._in_hand
+        """What was given back and should have come again by now. Its lane still waits."""
+        return [held for held in self._held.values() if held.until <= now]
+
+    def late(self, now: float) -> list[Expected]:
+        """What was expected and should have come by now. What is newer still waits."""
+        return [
+            expected
+            for place, expected in self._expected.items()
+            if expected.until <= now and place not in self._in_hand
         ]
 
     def release(self, place: Place) -> None:
@@ -228,8 +232,9 @@ class Lanes:
     def _absent(self) -> Mapping[Lane, Sequence[Incoming]]:
         """What is expected and has not come, by lane."""
         absent: dict[Lane, list[Incoming]] = {}
-        for place, (work, _) in self._expected.items():
+        for place, expected in self._expected.items():
             if place not in self._in_hand:
+                work = expected.work
                 absent.setdefault(self._lane_of(work), []).append(work.incoming)
         return absent
 

@@ -18,7 +18,6 @@ from typing import Literal, TypeAlias
 
 from seaway.consumer.lanes import Work
 from seaway.contracts import InboxStore, InboxTransaction, Incoming
-from seaway.errors import StoreUnavailable
 from seaway.parked import Place, Standing, letter_row
 from seaway.telemetry import HandledAs
 
@@ -77,13 +76,9 @@ async def note_failure(store: InboxStore, incoming: Incoming, key: str) -> bool:
 
 
 async def note_letter(store: InboxStore, incoming: Incoming, letter: int, *, parks: bool) -> None:
-    """The letter is stored: the message may be acknowledged."""
-    try:
-        async with store.transaction() as tx:
-            await tx.claim(*letter_row(incoming.consumer, incoming.place))
-            if parks:
-                await tx.set_letter(incoming.consumer, incoming.event_id, letter)
-    except StoreUnavailable:
-        # Not worth waiting for, unless there is somebody who waits for the letter.
+    """The letter is stored. Not before this may the message be acknowledged: what is neither
+    pending at the server nor known to the inbox would be waited for."""
+    async with store.transaction() as tx:
+        await tx.claim(*letter_row(incoming.consumer, incoming.place))
         if parks:
-            raise
+            await tx.set_letter(incoming.consumer, incoming.event_id, letter)

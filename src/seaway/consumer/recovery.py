@@ -15,15 +15,19 @@ way, and those of one key that all wait for the server may come among newer ones
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
-from typing import Literal
+import logging
+import math
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
+from seaway.consumer.lanes import Expected
 from seaway.consumer.run import Run
 from seaway.contracts import JSON, BrokerAdmin, InboxStore, Incoming, StoredMessage, Subscription
 from seaway.errors import StoreUnavailable, TransientError
 from seaway.naming import filter_subjects
-from seaway.parked import letter_row
+from seaway.parked import Place, letter_row
+
+logger = logging.getLogger("seaway.consumer")
 
 _BATCH = 100
 _LIVES = 3
@@ -35,101 +39,135 @@ async def recover(run: Run, stream: str, source: Subscription) -> None:
 
     What of it is settled already is acknowledged over ``source``.
     """
-    if not run.options.ordered or run.ports.store is None:
+    store = run.ports.store
+    if not run.options.ordered or store is None:
         return
     info = await run.info(stream)
     if run.stop.is_set():
         return
-    settled: list[Incoming] = []
     async with aclosing(in_flight(run.ports.broker.admin, info)) as lost:
-        async for found in lost:
-            if run.stop.is_set():
-                break
-            incoming = Incoming.read(found, run.durable, deliveries=1)
-            match await _what_to_do(run, incoming):
-                case "try":
+        async for some in _batches(lost):
+            found = [Incoming.read(one, run.durable, deliveries=1) for one in some]
+            settled = await _settled(run, store, found)
+            for incoming in found:
+                if run.stop.is_set():
+                    return
+                if incoming.place in settled:
+                    continue
+                if await _may_be_tried(run, store, incoming):
                     run.take_in([incoming], None)
-                case "expect":
+                else:
                     run.expect(incoming)
-                case "settled":
-                    settled.append(incoming)
-            while run.lanes.moving(None) >= run.capacity and not run.stop.is_set():
-                await run.room_or_stop()
-            if len(settled) == _BATCH:
-                await source.ack(*settled)
-                settled.clear()
-    if settled:
-        await source.ack(*settled)
+                while run.lanes.moving(None) >= run.capacity and not run.stop.is_set():
+                    await run.room_or_stop()
+            if settled:
+                await source.ack(*(one for one in found if one.place in settled))
 
 
-async def _what_to_do(run: Run, incoming: Incoming) -> Literal["try", "expect", "settled"]:
-    """Try it, unless it has been tried like this in three lives and we are not in one of them."""
-    store = run.ports.store
-    if store is None or incoming.place in run.tried:
-        return "try"
-    if not run.handles(incoming.event_subject):
-        return "settled"
+async def _settled(run: Run, store: InboxStore, messages: Sequence[Incoming]) -> set[Place]:
+    """Those of the messages that have taken effect, are for no handler, or have become letters.
+    None where the database is away: nothing can begin before it is back."""
+    rows = {letter_row(run.durable, one.place): one.place for one in messages}
     try:
-        if await _is_settled(run, store, incoming):
-            return "settled"
-        for life in range(1, _LIVES + 1):
-            async with store.transaction() as tx:
-                fresh = await tx.claim(f"{run.durable} recovery {life}", incoming.event_id)
-            if fresh:
-                run.tried.add(incoming.place)
-                return "try"
+        effects = await store.claimed(run.durable, {one.event_id for one in messages})
+        letters = {
+            (consumer, letter)
+            for consumer in {consumer for consumer, _ in rows}
+            for letter in await store.claimed(consumer, {letter for _, letter in rows})
+        }
     except StoreUnavailable:
-        return "try"  # It cannot begin before the database is back.
-    return "expect"
+        return set()
+    return {rows[letter] for letter in letters} | {
+        one.place
+        for one in messages
+        if one.event_id in effects or not run.handles(one.event_subject)
+    }
 
 
-async def _is_settled(run: Run, store: InboxStore, incoming: Incoming) -> bool:
-    """It has taken effect, or a letter stands for it."""
-    if run.durable in await store.processed(incoming.event_id):
+async def _may_be_tried(run: Run, store: InboxStore, incoming: Incoming) -> bool:
+    """Unless it has been tried like this in three lives and we are not in one of them."""
+    if incoming.place in run.tried:
         return True
-    consumer, letter = letter_row(run.durable, incoming.place)
-    return consumer in await store.processed(letter)
-
-
-async def _look_for_expected(run: Run, store: InboxStore, now: float) -> None:
-    """Once a second: what another process has settled meanwhile does not come here any more."""
-    if not run.lanes.expecting or now - run.looked < _LOOK_SECONDS:
-        return
-    run.looked = now
-    for work in run.lanes.expected:
-        with suppress(StoreUnavailable):
-            if await _is_settled(run, store, work.incoming):
-                run.lanes.release(work.place)
+    try:
+        async with store.transaction() as tx:
+            for life in range(1, _LIVES + 1):
+                if await tx.claim(f"{run.durable} recovery {life}", incoming.event_id):
+                    break
+            else:
+                return False
+    except StoreUnavailable:
+        return True
+    run.tried.add(incoming.place)
+    return True
 
 
 async def read_overdue(run: Run, now: float) -> None:
-    """Read what should have come again from the stream: a nak or a delivery was lost, or
-    another process has it, and then the inbox knows or will know."""
-    if run.ports.store is not None:
-        await _look_for_expected(run, run.ports.store, now)
-    infos: dict[str, JSON | None] = {}
-    admin = run.ports.broker.admin
+    """See after what should have come, or come again, and did not. One worker at a time."""
+    if now < run.looks_at:
+        return
+    run.looks_at = math.inf
+    try:
+        await _read_held(run, now)
+        if run.lanes.expecting and run.ports.store is not None:
+            await _look_for_expected(run, run.ports.store, now)
+    except TransientError as error:
+        logger.debug("%s: what is overdue is looked for later: %s", run.durable, error)
+    finally:
+        run.looks_at = run.now() + (_LOOK_SECONDS if run.lanes.expecting else 0)
+
+
+async def _read_held(run: Run, now: float) -> None:
+    """Read from the stream what was given back: the nak or a delivery was lost, or another process
+    has it, and then the inbox knows or will know."""
     for held in run.lanes.overdue(now):
-        if run.ports.store is None:
-            run.lanes.release(held.place)
-            continue
-        try:
-            found = await admin.get(*held.place)
-            if run.lanes.expects(held.place):
-                stream, stream_seq = held.place
-                if stream not in infos:
-                    infos[stream] = await admin.consumer(stream, run.durable)
-                if found is not None and _may_come(infos[stream], stream_seq):
-                    run.expect(Incoming.read(found, run.durable, deliveries=held.deliveries))
-                else:
-                    run.lanes.release(held.place)
-                continue
-        except TransientError:
-            return
+        found = None
+        if run.ports.store is not None:
+            found = await run.ports.broker.admin.get(*held.place)
         if found is None:
             run.lanes.release(held.place)
         else:
             run.take_in([Incoming.read(found, run.durable, deliveries=held.deliveries + 1)], None)
+
+
+async def _look_for_expected(run: Run, store: InboxStore, now: float) -> None:
+    """What is expected and has been settled meanwhile does not come here any more."""
+    expected = [work.incoming for work in run.lanes.expected]
+    for place in await _settled(run, store, expected):
+        run.lanes.release(place)
+    if late := run.lanes.late(now):
+        await _look_for_late(run, store, late, now)
+
+
+async def _look_for_late(run: Run, store: InboxStore, late: Sequence[Expected], now: float) -> None:
+    """Wait on for what the server may still deliver, unless the queue has its letter: the inbox
+    may not know of one that a sweeper of another database wrote."""
+    admin, messages = run.ports.broker.admin, [one.work.incoming for one in late]
+    lettered = await run.ports.dead_letters.lettered(run.durable, messages)
+    if lettered:
+        rows = [letter_row(run.durable, place) for place in lettered]
+        async with store.transaction() as tx:
+            await tx.claim_many(rows[0][0], [letter for _, letter in rows])
+    infos = {
+        stream: await admin.consumer(stream, run.durable)
+        for stream in {one.stream for one in messages}
+    }
+    for (_, _, last), incoming in zip(late, messages, strict=True):
+        stream, stream_seq = place = incoming.place
+        if (
+            place in lettered
+            or not _may_come(infos[stream], stream_seq)
+            or await admin.get(stream, stream_seq) is None
+        ):
+            run.lanes.release(place)
+        elif last <= now:
+            logger.warning(
+                "%s: %s:%d was delivered before and has not come again: what is newer of its key "
+                "goes on without it",
+                *(run.durable, stream, stream_seq),
+            )
+            run.lanes.release(place)
+        else:
+            run.expect(incoming)
 
 
 def _may_come(info: JSON | None, stream_seq: int) -> bool:
@@ -160,3 +198,14 @@ async def in_flight(admin: BrokerAdmin, info: JSON) -> AsyncGenerator[StoredMess
             if found.stream_seq > delivered:
                 return
             yield found
+
+
+async def _batches(found: AsyncGenerator[StoredMessage]) -> AsyncGenerator[list[StoredMessage]]:
+    batch = []
+    async for one in found:
+        batch.append(one)
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -22,6 +22,8 @@ from seaway.consumer.ports import Options, Ports
 from seaway.contracts import JSON, Incoming, Subscription
 from seaway.errors import BrokerUnavailable, NotFound
 
+_PATIENCE = 20
+
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], object]
 
 
@@ -57,8 +59,8 @@ class Run:
         """The latest subscription of each stream."""
         self.tried: set[tuple[str, int]] = set()
         """Messages that were read from the stream, and that this process has lived through."""
-        self.looked = -math.inf
-        """When the inbox was last asked for what is expected."""
+        self.looks_at = -math.inf
+        """When to look next for what is expected; infinite while somebody looks."""
         self.arrived = self.beaten = -math.inf
         """The earliest that what comes now may have arrived; when the last heartbeat was."""
         self.breaker = Breaker(durable, ports.telemetry)
@@ -122,9 +124,9 @@ class Run:
 
     def expect(self, incoming: Incoming) -> None:
         """Have what is newer of its key wait for what the server will deliver, which it should in
-        two ``ack_wait``."""
-        until = self.now() + 2 * self.limits.ack_wait.total_seconds()
-        self.lanes.expect(_work(incoming, None), until)
+        two ``ack_wait``; not for ever, since what it will never deliver looks the same."""
+        now, ack_wait = self.now(), self.limits.ack_wait.total_seconds()
+        self.lanes.expect(_work(incoming, None), now + 2 * ack_wait, now + _PATIENCE * ack_wait)
 
     def beat(self) -> list[Work]:
         """What is in hand and may be kept alive. A last delivery whose timer has run out is not:

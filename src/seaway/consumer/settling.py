@@ -145,15 +145,21 @@ class Settler:
     ) -> bool:
         """Whether the letter is stored and the message acknowledged. Tries until it is stopped."""
         run, incoming, attempt = self._run, work.incoming, 0
+        letter: int | None = None
         while True:
             try:
-                written = await self._store(work, reason, error)
+                if letter is None and (written := await self._is_to_be_buried(work, reason)):
+                    letter = await run.ports.dead_letters.store(
+                        incoming, reason=reason, error=error
+                    )
+                if letter is not None and run.ports.store is not None:
+                    await note_letter(run.ports.store, incoming, letter, parks=run.options.parks)
                 break
             except TransientError as failure:
                 # Not acknowledged, and kept alive by the heartbeat: on its last delivery a nak
                 # would lose it to everyone but the sweeper.
                 attempt += 1
-                run.breaker.pause("dead letters", f"a dead letter cannot be stored: {failure}")
+                run.breaker.pause("dead letters", f"a dead letter waits: {failure}")
                 if await run.stopped_within(OUTAGE.delay(attempt)):
                     run.lanes.put_back([work])
                     return False
@@ -170,25 +176,14 @@ class Settler:
             self._tell(work, "already_processed", 0.0)
         return written
 
-    async def _store(
-        self, work: Work, reason: DeadLetterReason, error: BaseException | None
-    ) -> bool:
-        """The letter, and what the later events of its key have to know of it; false where it has
+    async def _is_to_be_buried(self, work: Work, reason: DeadLetterReason) -> bool:
+        """Let the later events of its key know of it where they wait behind it; false where it has
         taken effect after all."""
-        run, incoming = self._run, work.incoming
-        store, parks = run.ports.store, run.options.parks
+        store = self._run.ports.store
+        if store is None or not self._run.options.parks or reason == "parked":
+            return True
         # The row before the letter: nobody can redrive or discard what has no row yet.
-        needed = (
-            store is None
-            or not parks
-            or reason == "parked"
-            or await note_failure(store, incoming, work.key)
-        )
-        if needed:
-            letter = await run.ports.dead_letters.store(incoming, reason=reason, error=error)
-            if store is not None:
-                await note_letter(store, incoming, letter, parks=parks)
-        return needed
+        return await note_failure(store, work.incoming, work.key)
 
     # ------------------------------------------------------------------ giving back
 

@@ -167,9 +167,8 @@ class Transactor:
             aside: dict[Place, HandledAs] = {}
             if self._run.options.parks:
                 aside = await take_turns(tx, works_of(part))
-            # Nobody keeps alive what was read from the stream: a letter may stand for it now.
-            if unowned := [work for work in works_of(part) if work.source is None]:
-                aside = await self._without_letter(tx, unowned) | aside
+            if old := [work for work in works_of(part) if _may_have_letter(work)]:
+                aside = await self._without_letter(tx, old) | aside
             ids = [
                 item.metadata.event_id
                 for call in part
@@ -223,6 +222,12 @@ class Transactor:
             outcome: HandledAs = "handled" if handled else "already_processed"
             for item in wanted:
                 done.append((item.work, outcome, took))
+
+
+def _may_have_letter(work: Work) -> bool:
+    """Nobody keeps alive what was read from the stream; what comes again may have become a letter
+    the time before, or be given up by the server while we are at it."""
+    return work.source is None or work.incoming.deliveries > 1
 
 
 def _unclaimed(

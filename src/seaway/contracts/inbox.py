@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol, TypeAlias
 
 from seaway.contracts.messages import Incoming
-from seaway.parked import ParkedEvent, Standing
+from seaway.parked import ParkedEvent, Place, Standing
 
 
 class InboxTransaction(Protocol):
@@ -73,6 +73,10 @@ class InboxStore(Protocol):
         """Which consumers have this event's effects, and since when."""
         ...
 
+    async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
+        """Those of them that have the consumer's inbox row, in one statement."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -100,6 +104,11 @@ class DeadLetterSink(Protocol):
         """Return only when the DLQ stream has acknowledged the letter: its sequence there.
         Idempotent (the letter's id is made of durable, stream, sequence and event id).
         ``TransientError`` otherwise: the caller must not settle the message."""
+        ...
+
+    async def lettered(self, consumer: str, messages: Collection[Incoming]) -> set[Place]:
+        """Where those lie that have a letter of this consumer. Reads the queue's headers: its
+        price grows with the queue. ``TransientError`` where it cannot be read now."""
         ...
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -41,6 +41,7 @@ from seaway.errors import (
     TransientError,
 )
 from seaway.naming import check_filter, covers, dlq_stream, stream_context
+from seaway.parked import Place
 
 _TIMEOUT = timedelta(seconds=5)
 _LETTER_ID = re.compile(r"([A-Z][A-Z0-9_]*_DLQ):([0-9]{1,19})")
@@ -110,6 +111,28 @@ class DeadLetters:
         if form.PAYLOAD in message.headers:
             await self._check_kept(incoming)
         return await self._publish(stream, message)
+
+    async def lettered(self, consumer: str, messages: Collection[Incoming]) -> set[Place]:
+        """Where those of the messages lie that have a letter of this consumer. Reads headers only,
+        of the letters of events of the same types."""
+        wanted = {message.place for message in messages}
+        queues: dict[str, set[str]] = {}
+        for message in messages:
+            queue, subject = form.queue_of(message)
+            queues.setdefault(queue, set()).add(subject)
+        found: set[Place] = set()
+        for queue, subjects in queues.items():
+            if await self._broker.admin.stream(queue) is None:
+                continue
+            stored = self._broker.admin.read(
+                queue, filter_subjects=sorted(subjects), headers_only=True
+            )
+            async with aclosing(stored):
+                async for one in stored:
+                    letter = form.read(one, bare=True)
+                    if letter.consumer == consumer:
+                        found.add((letter.stream, letter.stream_seq))
+        return found & wanted
 
     async def letters(
         self, selection: Selection | None = None, *, payloads: bool = True

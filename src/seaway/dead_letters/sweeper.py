@@ -30,7 +30,7 @@ from seaway.contracts import (
     Incoming,
     Subscription,
 )
-from seaway.dead_letters.queue import DeadLetters, Selection
+from seaway.dead_letters.queue import DeadLetters
 from seaway.dead_letters.unreported import Handles, Unreported
 from seaway.errors import (
     ApiError,
@@ -60,6 +60,7 @@ _BATCH = 100
 _POLL = timedelta(seconds=5)
 _BACKOFF = Backoff(timedelta(milliseconds=500), timedelta(seconds=30))
 _AGAIN = timedelta(minutes=1)
+_CLAIMING = timedelta(seconds=10)
 _RETRY = Backoff(timedelta(seconds=1), timedelta(minutes=5), timedelta(seconds=1))
 
 
@@ -125,7 +126,6 @@ class Sweeper:
         self._durables = durables or {}
         self._unreported = None if store is None else Unreported(broker, store, self._durables)
         self._look_again = math.inf
-        self._unnoted: list[tuple[str, str]] = []
         self._parking = frozenset(parking)
         self._telemetry = telemetry or Telemetry()
 
@@ -178,7 +178,6 @@ class Sweeper:
                     return
                 for incoming in pull.result():
                     await self._settle(source, incoming)
-                await self._note()
                 due = asyncio.get_running_loop().time() >= self._look_again
                 if due and self._unreported is not None and self._unreported.undecided:
                     await self.sweep_unreported()
@@ -226,12 +225,11 @@ class Sweeper:
                     given_up.found, given_up.consumer, deliveries=given_up.deliveries
                 )
                 buried += await self._bury(incoming, "exhausted")
-        await self._note()
         return buried
 
     async def _bury(self, incoming: Incoming, reason: DeadLetterReason) -> bool:
         """Whether a letter was written."""
-        needed = not await self._took_effect(incoming)
+        needed = await self._claim(incoming)
         if needed:
             await self._store_letter(incoming, reason)
             self._telemetry.emit(
@@ -239,6 +237,24 @@ class Sweeper:
             )
         await self._forget(incoming)
         return needed
+
+    async def _claim(self, incoming: Incoming) -> bool:
+        """Its letter stands for it from now on, and no handler may take it from the stream. False
+        where it has taken effect, and only its acknowledgement was lost.
+
+        The server delivers it no more, so that nothing is lost if we die before there is a letter:
+        we come back to it.
+        """
+        store, consumer = self._store, incoming.consumer
+        if store is None or consumer not in self._durables:
+            return True
+        try:
+            # A handler that has it in hand holds its row; its process may not move.
+            async with asyncio.timeout(_CLAIMING.total_seconds()), store.transaction() as tx:
+                await tx.claim(*letter_row(consumer, incoming.place))
+        except TimeoutError as error:
+            raise StoreUnavailable(f"{consumer} is at work on {incoming.place}") from error
+        return not await store.claimed(consumer, [incoming.event_id])
 
     async def _forget(self, incoming: Incoming) -> None:
         """A work queue keeps what nobody acknowledges: its letter stands for it now."""
@@ -257,31 +273,6 @@ class Sweeper:
         if store is not None:
             async with store.transaction() as tx:
                 await tx.set_letter(consumer, event_id, letter)
-        if consumer in self._durables:
-            self._unnoted.append(letter_row(consumer, incoming.place))
-
-    async def _note(self) -> None:
-        """Tell the consumers of this store which messages have letters. Not before each letter:
-        whoever has the database locked may be the one that does not move."""
-        if self._store is None or not self._unnoted:
-            return
-        try:
-            async with self._store.transaction() as tx:
-                for row in self._unnoted:
-                    await tx.claim(*row)
-        except StoreUnavailable as error:
-            logger.debug("letters are noted later: %s", error)
-            del self._unnoted[:-_BATCH]
-        else:
-            self._unnoted.clear()
-
-    async def _took_effect(self, incoming: Incoming) -> bool:
-        """Only its acknowledgement was lost."""
-        return (
-            self._store is not None
-            and incoming.consumer in self._durables
-            and incoming.consumer in await self._store.processed(incoming.event_id)
-        )
 
     async def _is_there(self, incoming: Incoming, since: datetime) -> bool:
         """Whether the queue holds the letter, though it may have forgotten the letter's id."""
@@ -294,11 +285,4 @@ class Sweeper:
         # side, and searching the queue for each advisory of a flood would take for ever.
         if datetime.now(UTC) - since < window / 2:
             return False
-        known = await self._letters.list(
-            Selection(
-                consumer=incoming.consumer,
-                subject=incoming.event_subject,
-            ),
-            payloads=False,
-        )
-        return any((letter.stream, letter.stream_seq) == incoming.place for letter in known)
+        return bool(await self._letters.lettered(incoming.consumer, [incoming]))

@@ -7,7 +7,7 @@ import a driver that the function does not use.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -44,6 +44,10 @@ class ConnectingInbox:
     async def processed(self, event_id: str) -> Mapping[str, datetime]:
         """See ``Inbox``."""
         return await (await self._decided()).processed(event_id)
+
+    async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
+        """See ``Inbox``."""
+        return await (await self._decided()).claimed(consumer, event_ids)
 
     async def close(self) -> None:
         """Close every connection: they were made for the inbox. Idempotent."""

@@ -34,6 +34,10 @@ class Queries(Protocol):
         """Gives the ids that are new."""
         ...
 
+    def claimed(self, consumer: str, event_ids: Collection[str]) -> Query:
+        """Gives the ids that are there."""
+        ...
+
     def processed(self, event_id: str) -> Query:
         """Gives consumers and times, for ``moments``."""
         ...
@@ -76,6 +80,10 @@ class PostgresQueries:
         """See ``Queries``."""
         # Sorted: two transactions with the same rows in hand wait for each other in one direction.
         return Query(self._sql["claim_many"], (consumer, sorted(set(event_ids))))
+
+    def claimed(self, consumer: str, event_ids: Collection[str]) -> Query:
+        """See ``Queries``."""
+        return Query(self._sql["claimed"], (consumer, list(event_ids)))
 
     def processed(self, event_id: str) -> Query:
         """See ``Queries``."""
@@ -129,6 +137,11 @@ class SqliteQueries:
         """See ``Queries``."""
         given = {"consumer": consumer, "event_ids": json.dumps(list(event_ids)), "now": times.now()}
         return Query(self._sql["claim_many"], given)
+
+    def claimed(self, consumer: str, event_ids: Collection[str]) -> Query:
+        """See ``Queries``."""
+        given = {"consumer": consumer, "event_ids": json.dumps(list(event_ids))}
+        return Query(self._sql["claimed"], given)
 
     def processed(self, event_id: str) -> Query:
         """See ``Queries``."""

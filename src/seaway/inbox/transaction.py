@@ -136,6 +136,12 @@ class Inbox:
         async with self._own() as session:
             return session.queries.moments(await session.rows(session.queries.processed(event_id)))
 
+    async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
+        """Those of them that have the consumer's inbox row."""
+        async with self._own() as session:
+            found = await session.rows(session.queries.claimed(consumer, event_ids))
+        return {event_id for (event_id,) in found}
+
     async def close(self) -> None:
         """Close what was opened for the inbox; what is the user's stays open. Idempotent."""
         await self._driver.close()

@@ -396,6 +396,10 @@ class MemoryStore:
             if known == event_id
         }
 
+    async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
+        """Those of them that have the consumer's inbox row."""
+        return {one for one in event_ids if (consumer, one) in self._tables.inbox}
+
     async def forget(self, before: datetime) -> None:
         """Drop inbox rows written before then."""
         async with self._turns.own():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
@@ -232,6 +232,11 @@ class PostgresStore:
     async def processed(self, event_id: str) -> Mapping[str, datetime]:
         """Which consumers have this event's effects, and since when."""
         return dict(await self._pool.rows(self._inbox_sql["processed"], event_id))  # type: ignore[arg-type]
+
+    async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
+        """Those of them that have the consumer's inbox row."""
+        found = await self._pool.rows(self._inbox_sql["claimed"], consumer, list(event_ids))
+        return {event_id for (event_id,) in found}
 
     async def forget(self, before: datetime) -> None:
         """Drop the days of events all of whose rows are older, and make those that come."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -212,6 +212,12 @@ class SqliteStore:
         given = {"event_id": event_id}
         found = await self._read(lambda db: db.execute(_INBOX["processed"], given).fetchall())
         return {consumer: times.moment(processed_at) for consumer, processed_at in found}
+
+    async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
+        """Those of them that have the consumer's inbox row."""
+        given = {"consumer": consumer, "event_ids": json.dumps(list(event_ids))}
+        found = await self._read(lambda db: db.execute(_INBOX["claimed"], given).fetchall())
+        return {event_id for (event_id,) in found}
 
     async def forget(self, before: datetime) -> None:
         """Drop inbox rows written before then."""

@@ -229,6 +229,15 @@ class InboxConformance:
                     assert await tx.claim_many(CONSUMER, claimed) == fresh
             assert all([await inbox.processed(event_id) for event_id in claimed])
 
+    async def test_which_of_many_are_claimed_is_told_at_once(self, inbox: InboxStore) -> None:
+        odd = 'it\'s \\ "e1" $1 $2; --'
+        async with inbox.transaction() as tx:
+            await tx.claim_many(CONSUMER, ["e1", odd])
+            await tx.claim("another__from_sea", "e2")
+        assert await inbox.claimed(CONSUMER, ["e1", "e2", odd, "e3"]) == {"e1", odd}
+        assert await inbox.claimed(CONSUMER, {"e2"}) == set()
+        assert await inbox.claimed(CONSUMER, []) == set()
+
     async def test_one_transaction_after_another_has_its_own_time_and_end(
         self, inbox: InboxStore, store: Store
     ) -> None:

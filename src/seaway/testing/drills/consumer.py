@@ -36,6 +36,7 @@ Fault: TypeAlias = Literal[
 
 _LOOK = 0.1
 _LAST_FAULT_AT = 0.9
+_COUNTED, _COUNTS = ("delivered", "ack_floor"), ("consumer_seq", "stream_seq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,9 @@ async def _at_rest(plan: Plan, stage: Stage) -> None:
     # Settled is not all: the letter of a message whose last delivery died may be on its way.
     while not await stage.settled() or judge(await gather(stage, plan.temper)).lost:
         durable = await stage.durable()
-        now = (await stage.effects(), durable["delivered"], durable["ack_floor"])
+        # Without the time of its last activity: a heartbeat is one, and brings nothing on.
+        counted = (durable[what][count] for what in _COUNTED for count in _COUNTS)
+        now = (await stage.effects(), durable["num_ack_pending"], *counted)
         if now != seen:
             seen, since = now, loop.time()
         if loop.time() - since > plan.quiet.total_seconds():

@@ -5,5 +5,8 @@ INSERT INTO seaway_inbox (consumer, event_id) VALUES ($1, $2) ON CONFLICT DO NOT
 INSERT INTO seaway_inbox (consumer, event_id) SELECT $1, unnest(CAST($2 AS text[]))
 ON CONFLICT DO NOTHING RETURNING event_id
 
+-- name: claimed
+SELECT event_id FROM seaway_inbox WHERE consumer = $1 AND event_id = ANY (CAST($2 AS text[]))
+
 -- name: processed
 SELECT consumer, processed_at FROM seaway_inbox WHERE event_id = $1 ORDER BY consumer
