@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -125,11 +125,18 @@ class Shop:
 
     @asynccontextmanager
     async def sweeping(
-        self, telemetry: Telemetry | None = None, store: SqliteStore | None = None
+        self,
+        telemetry: Telemetry | None = None,
+        store: SqliteStore | None = None,
+        durables: Collection[str] | None = None,
     ) -> AsyncIterator[None]:
         stop = asyncio.Event()
+        having = [self.durable] if durables is None else durables
         sweeper = Sweeper(
-            self.broker, store=store, durables={self.durable: anything}, telemetry=telemetry
+            self.broker,
+            store=store,
+            durables=dict.fromkeys(having, anything),
+            telemetry=telemetry,
         )
         work = asyncio.create_task(sweeper.run(stop))
         try:
@@ -322,6 +329,35 @@ async def test_an_effect_in_the_making_is_waited_for(
     )
     consumer, row = letter_row(shop.durable, (shop.stream, 1))
     assert await store.claimed(consumer, [row]) == {row}
+
+
+async def test_another_service_leaves_it_to_the_durables_own(
+    shop: Shop, store: SqliteStore
+) -> None:
+    heard: list[Signal] = []
+    telemetry = Telemetry()
+    telemetry.subscribe(heard.append)
+    async with shop.sweeping(durables=["analytics__from_sea"]):
+        for number in range(6):
+            await shop.publish(f"e{number}")
+            await shop.exhaust()
+        async with shop.sweeping(telemetry, store):
+            await until(shop.is_swept)
+    written = {one.event_id for one in heard if isinstance(one, DeadLettered)}
+    assert written == {f"e{number}" for number in range(6)}
+    rows = [letter_row(shop.durable, (shop.stream, seq)) for seq in range(1, 7)]
+    assert len(await store.claimed(rows[0][0], [row for _, row in rows])) == 6
+
+
+async def test_what_nobody_else_buries_another_service_does(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seaway.dead_letters.sweeper._TURNS", 3)
+    await shop.publish("e1")
+    await shop.exhaust()
+    async with shop.sweeping(durables=["analytics__from_sea"]):
+        await until(shop.is_swept)
+    assert [letter.event_id for letter in await shop.here()] == ["e1"]
 
 
 async def without_advisories(shop: Shop) -> JSON:

@@ -7,6 +7,9 @@ consumer may have stored the letter itself before it lost its acknowledgement: t
 the same, so the queue takes it once; for an advisory that is older than the queue's memory of ids
 (it had waited for a sweeper), the queue is searched first.
 
+What another service's durable gave up on is left to that service's own sweeper, which knows what
+took effect and who is to wait; some seconds later to whoever has it.
+
 At start it also looks for what no advisory says (``unreported``), and once a minute again while
 some of that may still be on its way to a handler.
 """
@@ -61,6 +64,8 @@ _POLL = timedelta(seconds=5)
 _BACKOFF = Backoff(timedelta(milliseconds=500), timedelta(seconds=30))
 _AGAIN = timedelta(minutes=1)
 _CLAIMING = timedelta(seconds=10)
+_TURN = timedelta(milliseconds=250)
+_TURNS = 40
 _RETRY = Backoff(timedelta(seconds=1), timedelta(minutes=5), timedelta(seconds=1))
 
 
@@ -126,6 +131,7 @@ class Sweeper:
         self._durables = durables or {}
         self._unreported = None if store is None else Unreported(broker, store, self._durables)
         self._look_again = math.inf
+        self._postponed: set[int] = set()
         self._parking = frozenset(parking)
         self._telemetry = telemetry or Telemetry()
 
@@ -188,16 +194,31 @@ class Sweeper:
         try:
             advisory = Advisory.parse(incoming.message.subject, incoming.message.payload)
             if advisory.ours:
+                if self._is_another_services(advisory, incoming):
+                    await source.nak(incoming, delay=_TURN)
+                    return
                 await self._take(advisory, incoming.stored_at)
         except DecodeError as error:
             logger.error("%s", error)
         except (TransientError, ApiError) as error:
             # One message that cannot be buried now must not keep the others from it.
-            log = logger.warning if incoming.deliveries == 1 else logger.debug
+            again = incoming.stream_seq in self._postponed
+            self._postponed.add(incoming.stream_seq)
+            log = logger.debug if again else logger.warning
             log("the sweeper tries again later: %s", error)
             await source.nak(incoming, delay=_RETRY.delay(incoming.deliveries))
             return
+        self._postponed.discard(incoming.stream_seq)
         await source.ack(incoming)
+
+    def _is_another_services(self, advisory: Advisory, incoming: Incoming) -> bool:
+        """Whether to leave it to a sweeper that has its durable. The pulls are served in turn."""
+        said = datetime.now(UTC) - incoming.stored_at
+        return (
+            advisory.consumer not in self._durables
+            and incoming.deliveries <= _TURNS
+            and said < _TURNS * _TURN
+        )
 
     async def _take(self, advisory: Advisory, said_at: datetime) -> None:
         stream, stream_seq = advisory.stream, advisory.stream_seq
