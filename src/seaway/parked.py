@@ -58,8 +58,9 @@ class Standing:
         return cls(processed, own, first and replace(first, processed=False))
 
 
-def letter_row(consumer: str, place: Place) -> tuple[str, str]:
+def letter_row(consumer: str, place: Place, event_id: str) -> tuple[str, str]:
     """``claim``'s arguments for a message that has become a letter, whoever wrote that: nobody is
-    to read it from its stream any more. A redrive is another message."""
+    to read it from its stream any more. A redrive is another message, and so is what lies in the
+    same place of a stream that was made anew."""
     stream, stream_seq = place
-    return f"{consumer} letters", f"{stream}:{stream_seq}"
+    return f"{consumer} letters", f"{stream}:{stream_seq}:{event_id}"

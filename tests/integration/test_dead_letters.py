@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -148,6 +149,10 @@ async def test_the_queue_tells_which_messages_have_letters(shop: Shop) -> None:
     assert await lettered(shop.failing, messages[:2]) == {messages[0].place}
     assert await lettered(shop.other, messages) == set()
     assert await lettered(shop.failing, []) == set()
+    other = dataclasses.replace(
+        messages[0], message=Message(messages[0].message.subject, b"", {"Nats-Msg-Id": "other"})
+    )
+    assert await lettered(shop.failing, [other]) == set(), "it lies where another one lay"
     await shop.broker.admin.delete_stream(shop.queue)
     assert await lettered(shop.failing, messages) == set()
 

@@ -317,7 +317,7 @@ async def test_an_effect_in_the_making_is_waited_for(
     ):
         with contextlib.suppress(Undo):
             async with other.transaction() as tx:
-                await tx.claim(*letter_row(shop.durable, (shop.stream, 1)))
+                await tx.claim(*letter_row(shop.durable, (shop.stream, 1), "e1"))
                 await tx.claim(shop.durable, "e1")
                 await until(tried)
                 assert await shop.here() == []
@@ -327,7 +327,7 @@ async def test_an_effect_in_the_making_is_waited_for(
     assert [letter.event_id for letter in await shop.here()] == (
         ["e1"] if ends == "rollback" else []
     )
-    consumer, row = letter_row(shop.durable, (shop.stream, 1))
+    consumer, row = letter_row(shop.durable, (shop.stream, 1), "e1")
     assert await store.claimed(consumer, [row]) == {row}
 
 
@@ -345,7 +345,7 @@ async def test_another_service_leaves_it_to_the_durables_own(
             await until(shop.is_swept)
     written = {one.event_id for one in heard if isinstance(one, DeadLettered)}
     assert written == {f"e{number}" for number in range(6)}
-    rows = [letter_row(shop.durable, (shop.stream, seq)) for seq in range(1, 7)]
+    rows = [letter_row(shop.durable, (shop.stream, seq), f"e{seq - 1}") for seq in range(1, 7)]
     assert len(await store.claimed(rows[0][0], [row for _, row in rows])) == 6
 
 

@@ -185,6 +185,10 @@ class Lanes:
         """Whether there is any such."""
         return bool(self._expected)
 
+    def expects(self, place: Place) -> bool:
+        """Whether this is expected."""
+        return place in self._expected
+
     def overdue(self, now: float) -> list[Held]:
         """What was given back and should have come again by now. Its lane still waits."""
         return [held for held in self._held.values() if held.until <= now]

@@ -79,6 +79,6 @@ async def note_letter(store: InboxStore, incoming: Incoming, letter: int, *, par
     """The letter is stored. Not before this may the message be acknowledged: what is neither
     pending at the server nor known to the inbox would be waited for."""
     async with store.transaction() as tx:
-        await tx.claim(*letter_row(incoming.consumer, incoming.place))
+        await tx.claim(*letter_row(incoming.consumer, incoming.place, incoming.event_id))
         if parks:
             await tx.set_letter(incoming.consumer, incoming.event_id, letter)

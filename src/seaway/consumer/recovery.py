@@ -23,7 +23,7 @@ from contextlib import aclosing
 from seaway.consumer.lanes import Expected
 from seaway.consumer.run import Run
 from seaway.contracts import JSON, BrokerAdmin, InboxStore, Incoming, StoredMessage, Subscription
-from seaway.errors import StoreUnavailable, TransientError
+from seaway.errors import ApiError, NotFound, StoreUnavailable, TransientError
 from seaway.naming import filter_subjects
 from seaway.parked import Place, letter_row
 
@@ -67,7 +67,7 @@ async def recover(run: Run, stream: str, source: Subscription) -> None:
 async def _settled(run: Run, store: InboxStore, messages: Sequence[Incoming]) -> set[Place]:
     """Those of the messages that have taken effect, are for no handler, or have become letters.
     None where the database is away: nothing can begin before it is back."""
-    rows = {letter_row(run.durable, one.place): one.place for one in messages}
+    rows = {letter_row(run.durable, one.place, one.event_id): one.place for one in messages}
     try:
         effects = await store.claimed(run.durable, {one.event_id for one in messages})
         letters = {
@@ -142,11 +142,7 @@ async def _look_for_late(run: Run, store: InboxStore, late: Sequence[Expected], 
     """Wait on for what the server may still deliver, unless the queue has its letter: the inbox
     may not know of one that a sweeper of another database wrote."""
     admin, messages = run.ports.broker.admin, [one.work.incoming for one in late]
-    lettered = await run.ports.dead_letters.lettered(run.durable, messages)
-    if lettered:
-        rows = [letter_row(run.durable, place) for place in lettered]
-        async with store.transaction() as tx:
-            await tx.claim_many(rows[0][0], [letter for _, letter in rows])
+    lettered = await _with_unknown_letter(run, store, messages)
     infos = {
         stream: await admin.consumer(stream, run.durable)
         for stream in {one.stream for one in messages}
@@ -166,8 +162,29 @@ async def _look_for_late(run: Run, store: InboxStore, late: Sequence[Expected], 
                 *(run.durable, stream, stream_seq),
             )
             run.lanes.release(place)
-        else:
+        elif run.lanes.expects(place):
             run.expect(incoming)
+
+
+async def _with_unknown_letter(
+    run: Run, store: InboxStore, messages: Sequence[Incoming]
+) -> set[Place]:
+    """Those of which the queue has a letter, and the inbox a row from now on."""
+    try:
+        lettered = await run.ports.dead_letters.lettered(run.durable, messages)
+    except (TransientError, ApiError, NotFound) as error:
+        # A service need not be allowed to read the queue.
+        logger.debug("%s: the dead letters cannot be read: %s", run.durable, error)
+        return set()
+    rows = [
+        letter_row(run.durable, one.place, one.event_id)
+        for one in messages
+        if one.place in lettered
+    ]
+    if rows:
+        async with store.transaction() as tx:
+            await tx.claim_many(rows[0][0], [letter for _, letter in rows])
+    return lettered
 
 
 def _may_come(info: JSON | None, stream_seq: int) -> bool:

@@ -186,7 +186,10 @@ class Transactor:
         self, tx: InboxTransaction, works: Sequence[Work]
     ) -> dict[Place, HandledAs]:
         """Keep letters from being written for them in this transaction; those that have one."""
-        rows = {work.place: letter_row(self._run.durable, work.place) for work in works}
+        durable = self._run.durable
+        rows = {
+            work.place: letter_row(durable, work.place, work.incoming.event_id) for work in works
+        }
         (consumer,) = {consumer for consumer, _ in rows.values()}
         fresh = await tx.claim_many(consumer, [letter for _, letter in rows.values()])
         return {

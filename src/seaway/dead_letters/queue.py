@@ -115,12 +115,11 @@ class DeadLetters:
     async def lettered(self, consumer: str, messages: Collection[Incoming]) -> set[Place]:
         """Where those of the messages lie that have a letter of this consumer. Reads headers only,
         of the letters of events of the same types."""
-        wanted = {message.place for message in messages}
         queues: dict[str, set[str]] = {}
         for message in messages:
             queue, subject = form.queue_of(message)
             queues.setdefault(queue, set()).add(subject)
-        found: set[Place] = set()
+        found: set[tuple[Place, str]] = set()
         for queue, subjects in queues.items():
             if await self._broker.admin.stream(queue) is None:
                 continue
@@ -131,8 +130,8 @@ class DeadLetters:
                 async for one in stored:
                     letter = form.read(one, bare=True)
                     if letter.consumer == consumer:
-                        found.add((letter.stream, letter.stream_seq))
-        return found & wanted
+                        found.add(((letter.stream, letter.stream_seq), letter.event_id))
+        return {one.place for one in messages if (one.place, one.event_id) in found}
 
     async def letters(
         self, selection: Selection | None = None, *, payloads: bool = True

@@ -272,7 +272,7 @@ class Sweeper:
         try:
             # A handler that has it in hand holds its row; its process may not move.
             async with asyncio.timeout(_CLAIMING.total_seconds()), store.transaction() as tx:
-                await tx.claim(*letter_row(consumer, incoming.place))
+                await tx.claim(*letter_row(consumer, incoming.place, incoming.event_id))
         except TimeoutError as error:
             raise StoreUnavailable(f"{consumer} is at work on {incoming.place}") from error
         return not await store.claimed(consumer, [incoming.event_id])
