@@ -61,6 +61,7 @@ class Standing:
 def letter_row(consumer: str, place: Place, event_id: str) -> tuple[str, str]:
     """``claim``'s arguments for a message that has become a letter, whoever wrote that: nobody is
     to read it from its stream any more. A redrive is another message, and so is what lies in the
-    same place of a stream that was made anew."""
+    same place of a stream that was made anew. The event id comes first: by that rows are kept in
+    days (ADR 0011)."""
     stream, stream_seq = place
-    return f"{consumer} letters", f"{stream}:{stream_seq}:{event_id}"
+    return f"{consumer} letters", f"{event_id}:{stream}:{stream_seq}"

@@ -15,6 +15,7 @@ import pytest
 
 from seaway.errors import ConfigError
 from seaway.events import new_event_id
+from seaway.parked import letter_row
 from seaway.stores.postgres import PostgresStore
 from seaway.stores.postgres.retention import first_id
 from seaway.testing.databases import Database, Databases
@@ -113,6 +114,9 @@ async def test_days_are_made_ahead_and_take_their_events(
     old = event_of(today() - 30 * DAY)
     assert await claim(store, of_today, foreign, random, old) == [True] * 4
     assert where(database, of_today) == ahead[0]
+    _, letter = letter_row("c__d", ("SEA_EVENTS", 1), of_today)
+    assert await claim(store, letter) == [True]
+    assert where(database, letter) == ahead[0], "what is said of its letter goes with the event"
     assert where(database, foreign) == where(database, random) == "seaway_inbox_other"
     assert where(database, old) == "seaway_inbox_default"
     await forget(store)
