@@ -63,7 +63,7 @@ _BATCH = 100
 _POLL = timedelta(seconds=5)
 _BACKOFF = Backoff(timedelta(milliseconds=500), timedelta(seconds=30))
 _AGAIN = timedelta(minutes=1)
-_CLAIMING = timedelta(seconds=10)
+_CLAIMING = timedelta(seconds=2)
 _TURN = timedelta(milliseconds=250)
 _TURNS = 40
 _RETRY = Backoff(timedelta(seconds=1), timedelta(minutes=5), timedelta(seconds=1))
