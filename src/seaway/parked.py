@@ -9,10 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 Place: TypeAlias = tuple[str, int]
 """Which message: its stream and its sequence there."""
+
+
+class Placed(Protocol):
+    """A message of a stream."""
+
+    @property
+    def place(self) -> Place: ...
+    @property
+    def event_id(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,4 +73,15 @@ def letter_row(consumer: str, place: Place, event_id: str) -> tuple[str, str]:
     same place of a stream that was made anew. The event id comes first: by that rows are kept in
     days (ADR 0011)."""
     stream, stream_seq = place
-    return f"{consumer} letters", f"{event_id}:{stream}:{stream_seq}"
+    return _letters(consumer), f"{event_id}:{stream}:{stream_seq}"
+
+
+def letter_rows(consumer: str, messages: Iterable[Placed]) -> tuple[str, dict[str, Place]]:
+    """The same for several: the one consumer, and of each row which message it is about."""
+    return _letters(consumer), {
+        letter_row(consumer, one.place, one.event_id)[1]: one.place for one in messages
+    }
+
+
+def _letters(consumer: str) -> str:
+    return f"{consumer} letters"

@@ -67,7 +67,7 @@ async def _take_turn(tx: InboxTransaction, incoming: Incoming, key: str) -> Turn
 async def note_failure(store: InboxStore, incoming: Incoming, key: str) -> bool:
     """Let the later events of its key wait; false where it has taken effect after all."""
     consumer, event_id = incoming.consumer, incoming.event_id
-    if consumer in await store.processed(event_id):
+    if await store.claimed(consumer, [event_id]):
         return False
     place = 0 if incoming.redriven else incoming.stream_seq
     async with store.transaction() as tx:

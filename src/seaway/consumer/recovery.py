@@ -25,7 +25,7 @@ from seaway.consumer.run import Run
 from seaway.contracts import JSON, BrokerAdmin, InboxStore, Incoming, StoredMessage, Subscription
 from seaway.errors import ApiError, NotFound, StoreUnavailable, TransientError
 from seaway.naming import filter_subjects
-from seaway.parked import Place, letter_row
+from seaway.parked import Place, letter_rows
 
 logger = logging.getLogger("seaway.consumer")
 
@@ -67,14 +67,10 @@ async def recover(run: Run, stream: str, source: Subscription) -> None:
 async def _settled(run: Run, store: InboxStore, messages: Sequence[Incoming]) -> set[Place]:
     """Those of the messages that have taken effect, are for no handler, or have become letters.
     None where the database is away: nothing can begin before it is back."""
-    rows = {letter_row(run.durable, one.place, one.event_id): one.place for one in messages}
+    consumer, rows = letter_rows(run.durable, messages)
     try:
         effects = await store.claimed(run.durable, {one.event_id for one in messages})
-        letters = {
-            (consumer, letter)
-            for consumer in {consumer for consumer, _ in rows}
-            for letter in await store.claimed(consumer, {letter for _, letter in rows})
-        }
+        letters = await store.claimed(consumer, rows)
     except StoreUnavailable:
         return set()
     return {rows[letter] for letter in letters} | {
@@ -176,14 +172,12 @@ async def _with_unknown_letter(
         # A service need not be allowed to read the queue.
         logger.debug("%s: the dead letters cannot be read: %s", run.durable, error)
         return set()
-    rows = [
-        letter_row(run.durable, one.place, one.event_id)
-        for one in messages
-        if one.place in lettered
-    ]
-    if rows:
+    if lettered:
+        consumer, rows = letter_rows(
+            run.durable, (one for one in messages if one.place in lettered)
+        )
         async with store.transaction() as tx:
-            await tx.claim_many(rows[0][0], [letter for _, letter in rows])
+            await tx.claim_many(consumer, list(rows))
     return lettered
 
 

@@ -22,9 +22,10 @@ from seaway.consumer.ports import Options, Ports
 from seaway.contracts import JSON, Incoming, Subscription
 from seaway.errors import BrokerUnavailable, NotFound
 
-_PATIENCE = 20
-
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], object]
+
+_PATIENCE = 20
+"""How many ``ack_wait`` an expected delivery is waited for at the most."""
 
 
 class Run:

@@ -148,7 +148,7 @@ class Settler:
         letter: int | None = None
         while True:
             try:
-                if letter is None and (written := await self._is_to_be_buried(work, reason)):
+                if letter is None and await self._is_to_be_buried(work, reason):
                     letter = await run.ports.dead_letters.store(
                         incoming, reason=reason, error=error
                     )
@@ -167,14 +167,14 @@ class Settler:
         for source, batch in by_source([work], run.open):
             await source.ack(*batch)
         run.lanes.done(work)
-        if written:
+        if letter is not None:
             kind, said = ("", "") if error is None else (type(error).__name__, first_line(error))
             run.ports.telemetry.emit(
                 DeadLettered(incoming.stream, run.durable, incoming.event_id, reason, kind, said)
             )
         else:
             self._tell(work, "already_processed", 0.0)
-        return written
+        return letter is not None
 
     async def _is_to_be_buried(self, work: Work, reason: DeadLetterReason) -> bool:
         """Let the later events of its key know of it where they wait behind it; false where it has

@@ -33,7 +33,7 @@ from seaway.consumer.run import Run
 from seaway.consumer.settling import Done
 from seaway.contracts import InboxTransaction
 from seaway.errors import ConfigError, StoreUnavailable, TransactionConflict
-from seaway.parked import Place, letter_row
+from seaway.parked import Place, letter_rows
 from seaway.telemetry import HandledAs
 
 _CONFLICTS = 4
@@ -186,15 +186,9 @@ class Transactor:
         self, tx: InboxTransaction, works: Sequence[Work]
     ) -> dict[Place, HandledAs]:
         """Keep letters from being written for them in this transaction; those that have one."""
-        durable = self._run.durable
-        rows = {
-            work.place: letter_row(durable, work.place, work.incoming.event_id) for work in works
-        }
-        (consumer,) = {consumer for consumer, _ in rows.values()}
-        fresh = await tx.claim_many(consumer, [letter for _, letter in rows.values()])
-        return {
-            place: "already_processed" for place, (_, letter) in rows.items() if letter not in fresh
-        }
+        consumer, rows = letter_rows(self._run.durable, (work.incoming for work in works))
+        fresh = await tx.claim_many(consumer, list(rows))
+        return {place: "already_processed" for row, place in rows.items() if row not in fresh}
 
     async def _call_all(
         self,

@@ -123,14 +123,12 @@ class DeadLetters:
         for queue, subjects in queues.items():
             if await self._broker.admin.stream(queue) is None:
                 continue
-            stored = self._broker.admin.read(
-                queue, filter_subjects=sorted(subjects), headers_only=True
+            selected = self._selected(
+                queue, sorted(subjects), Selection(consumer=consumer), payloads=False
             )
-            async with aclosing(stored):
-                async for one in stored:
-                    letter = form.read(one, bare=True)
-                    if letter.consumer == consumer:
-                        found.add(((letter.stream, letter.stream_seq), letter.event_id))
+            async with aclosing(selected) as letters:
+                async for letter in letters:
+                    found.add(((letter.stream, letter.stream_seq), letter.event_id))
         return {one.place for one in messages if (one.place, one.event_id) in found}
 
     async def letters(
@@ -152,16 +150,23 @@ class DeadLetters:
             filters = []
             if wanted.subject is not None:
                 filters = [f"{stream_context(stream)}.dlq.{wanted.subject}"]
-            queue = self._broker.admin.read(
-                stream, filter_subjects=filters, headers_only=not payloads
-            )
-            # Left to the garbage collector, a reader abandoned early outlives its connection.
-            async with aclosing(queue):
-                async for stored in queue:
-                    if not wanted.may_take(stored):
-                        continue
-                    if wanted.takes(letter := form.read(stored, bare=not payloads)):
-                        yield letter
+            selected = self._selected(stream, filters, wanted, payloads=payloads)
+            async with aclosing(selected) as letters:
+                async for letter in letters:
+                    yield letter
+
+    async def _selected(
+        self, queue: str, subjects: Sequence[str], wanted: Selection, *, payloads: bool
+    ) -> AsyncGenerator[Letter]:
+        """One queue's letters with these subjects (none: all), as far as they are ``wanted``."""
+        stream = self._broker.admin.read(queue, filter_subjects=subjects, headers_only=not payloads)
+        # Left to the garbage collector, a reader abandoned early outlives its connection.
+        async with aclosing(stream):
+            async for stored in stream:
+                if not wanted.may_take(stored):
+                    continue
+                if wanted.takes(letter := form.read(stored, bare=not payloads)):
+                    yield letter
 
     async def list(
         self, selection: Selection | None = None, *, limit: int = 0, payloads: bool = True

@@ -76,7 +76,7 @@ class Unreported:
             async for found in candidates:
                 if not self._durables[name](found.event_subject):
                     continue
-                if name in await self._store.processed(found.event_id):
+                if await self._store.claimed(name, [found.event_id]):
                     continue
                 if known is None:
                     known = await self._known(stream, name)

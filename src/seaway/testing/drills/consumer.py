@@ -36,7 +36,6 @@ Fault: TypeAlias = Literal[
 
 _LOOK = 0.1
 _LAST_FAULT_AT = 0.9
-_COUNTED, _COUNTS = ("delivered", "ack_floor"), ("consumer_seq", "stream_seq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +204,8 @@ async def _at_rest(plan: Plan, stage: Stage) -> None:
     while not await stage.settled() or judge(await gather(stage, plan.temper)).lost:
         durable = await stage.durable()
         # Without the time of its last activity: a heartbeat is one, and brings nothing on.
-        counted = (durable[what][count] for what in _COUNTED for count in _COUNTS)
-        now = (await stage.effects(), durable["num_ack_pending"], *counted)
+        delivered, floor = (durable[what]["consumer_seq"] for what in ("delivered", "ack_floor"))
+        now = (await stage.effects(), delivered, floor, durable["num_ack_pending"])
         if now != seen:
             seen, since = now, loop.time()
         if loop.time() - since > plan.quiet.total_seconds():
