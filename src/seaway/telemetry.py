@@ -1,7 +1,8 @@
 """The catalogue of what Seaway says about itself; part of the public API. No exporter lives here.
 
-Owns: the signals (frozen dataclasses below) and their one way out, ``Telemetry.emit``. The log,
-the metrics and the demo's live view are listeners. A listener must be quick and must not raise;
+Owns: the signals (frozen dataclasses below) and their one way out, ``Telemetry.emit``; and what
+this process waits for now (``Telemetry.waits``). The log, the metrics and the demo's live view are
+listeners. A listener must be quick and must not raise;
 one that raises is reported once and dropped, since telling must never break doing.
 Signals carry no payloads and no secrets.
 """
@@ -9,9 +10,9 @@ Signals carry no payloads and no secrets.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias
 
 logger = logging.getLogger("seaway")
@@ -138,11 +139,42 @@ Signal: TypeAlias = (
 Listener: TypeAlias = Callable[[Signal], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a part of this process waits for now, and why: one line, with the way out.
+
+    ``part``: ``relay``, ``consumer case_mgmt__from_sea``, ``sweeper``. ``about``: what it waits
+    for, such as a stream's name or ``database``; one part may wait for several.
+    """
+
+    part: str
+    about: str
+    reason: str
+    since: datetime
+
+
 @dataclass(slots=True)
 class Telemetry:
     """Hands each signal to every listener, in the order they subscribed."""
 
     _listeners: list[Listener] = field(default_factory=list)
+    _waits: dict[tuple[str, str], Wait] = field(default_factory=dict)
+
+    @property
+    def waits(self) -> Sequence[Wait]:
+        """What is waited for now, the longest wait first."""
+        return sorted(self._waits.values(), key=lambda wait: wait.since)
+
+    def waiting(self, part: str, about: str, reason: str) -> None:
+        """``part`` waits for ``about``; told again, it has waited since the first time."""
+        known = self._waits.get((part, about))
+        if known is None:
+            known = Wait(part, about, reason, datetime.now(UTC))
+        self._waits[part, about] = replace(known, reason=reason)
+
+    def going_on(self, part: str, about: str) -> None:
+        """``part`` does not wait for ``about`` any more. Idempotent."""
+        self._waits.pop((part, about), None)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Add ``listener``; the returned call takes it out again (idempotent)."""

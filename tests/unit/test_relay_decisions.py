@@ -199,8 +199,13 @@ def test_each_trouble_is_said_once_and_its_end_once() -> None:
     for _ in range(3):
         troubles.began("SEA_EVENTS", topic="no answer", reason="sea", now=1.0)
         troubles.began("CASE_EVENTS", topic="no answer", reason="case", now=2.0)
+    assert [(one.part, one.about, one.reason) for one in telemetry.waits] == [
+        ("relay", "SEA_EVENTS", "sea"),
+        ("relay", "CASE_EVENTS", "case"),
+    ]
     troubles.ended("CASE_EVENTS", now=3.0)
     troubles.ended("CASE_EVENTS", now=3.0)
+    assert [one.about for one in telemetry.waits] == ["SEA_EVENTS"]
     assert said == [RelayPaused("sea")]
     troubles.ended("SEA_EVENTS", now=4.0)
     assert said == [RelayPaused("sea"), RelayResumed(timedelta(seconds=3))]

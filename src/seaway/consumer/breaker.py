@@ -56,11 +56,13 @@ class Breaker:
         if not self._troubles:
             self._telemetry.emit(ConsumerPaused(self._consumer, reason))
         self._troubles.add(trouble)
+        self._telemetry.waiting(f"consumer {self._consumer}", trouble, reason)
 
     def resume(self, trouble: Trouble) -> None:
         """It is back. Idempotent."""
         if trouble in self._troubles:
             self._troubles.remove(trouble)
+            self._telemetry.going_on(f"consumer {self._consumer}", trouble)
             if not self.open:
                 self._trips = 0
             if not self._troubles:

@@ -70,6 +70,7 @@ class Troubles:
         if not self._sources:
             self._since = now
         self._sources.add(source)
+        self.telemetry.waiting("relay", source, reason)
         if topic not in self._said:
             self._said.add(topic)
             self.telemetry.emit(RelayPaused(reason))
@@ -78,6 +79,7 @@ class Troubles:
         if source not in self._sources:
             return
         self._sources.remove(source)
+        self.telemetry.going_on("relay", source)
         if not self._sources:
             self._said.clear()
             self.telemetry.emit(RelayResumed(timedelta(seconds=now - self._since)))
