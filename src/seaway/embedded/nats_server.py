@@ -18,7 +18,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-from seaway.embedded.process import START_SECONDS, ServerProcess, free_port, reachable
+from seaway.embedded.process import (
+    START_SECONDS,
+    ServerProcess,
+    free_port,
+    reachable,
+    write_private,
+)
 from seaway.errors import ConfigError, MissingExtra
 
 
@@ -70,7 +76,7 @@ class NatsServer(ServerProcess):
         for stale in self.directory.glob("*.ports"):
             stale.unlink()
         config = self.directory / "server.conf"
-        config.write_text(self._extra)
+        write_private(config, self._extra)
         return [
             *(str(find_binary()), "-a", "127.0.0.1", "-p", str(self._port or -1)),
             *("-c", str(config), "-l", str(self._log), "--ports_file_dir", str(self.directory)),
