@@ -14,7 +14,6 @@ import jinja2
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
@@ -27,7 +26,7 @@ from seaway.monitor import Report, Sample, Snapshot, State, alert_rules, evaluat
 from seaway.monitor.metrics import CONTENT_TYPE
 from seaway.monitor.wording import human_bytes, human_duration
 from seaway.web import pages
-from seaway.web.security import SecurityHeaders
+from seaway.web.security import KnownHosts, SecurityHeaders
 from seaway.web.source import Source
 
 LETTERS_SHOWN = 50
@@ -56,9 +55,7 @@ def build(source: Source, alerts: AlertSettings, allowed_hosts: Sequence[str]) -
         ],
         middleware=[
             Middleware(SecurityHeaders),
-            Middleware(
-                TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False
-            ),
+            Middleware(KnownHosts, hosts=allowed_hosts),
         ],
         exception_handlers={HTTPException: board.http_error},
         lifespan=lifespan,
