@@ -22,6 +22,7 @@ import asyncpg
 
 from seaway.databases import statements
 from seaway.errors import SchemaMismatch
+from seaway.stores.postgres.begins import COUNTING, DELETING, TAKING_A_TABLE, Begin
 from seaway.stores.postgres.connection import Handle, Pool, touched
 from seaway.stores.postgres.errors import translating
 from seaway.tables import within
@@ -29,7 +30,6 @@ from seaway.tables import within
 DAY = timedelta(days=1)
 _AHEAD_DAYS = 2
 _CHUNK = 5000
-_BEGIN = "BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '2s'"
 _LATER = (
     asyncpg.LockNotAvailableError,
     asyncpg.QueryCanceledError,
@@ -137,7 +137,7 @@ class Retention:
         counted = {}
         for name in [*(self._kept.name(day) for day in found.ended(before)), *found.others]:
             whole = name not in found.others
-            async with self._pool.transaction() as connection:
+            async with self._pool.transaction(COUNTING) as connection:
                 if not (whole and await self._has_young(connection, found.place, name, before)):
                     count = self._write("count", found.place, name)
                     counted[name] = int(await connection.fetchval(count, before))
@@ -162,7 +162,7 @@ class Retention:
         held_up = False
         for day in found.ended(before):
             name = self._kept.name(day)
-            async with self._pool.untranslated() as connection:
+            async with self._pool.untranslated(COUNTING) as connection:
                 if await self._has_young(connection, found.place, name, before):
                     continue
             # Its space is free even where handlers that take minutes keep it from being dropped:
@@ -210,15 +210,18 @@ class Retention:
 
     async def _delete(self, place: str, name: str, before: datetime) -> None:
         delete, count = self._write("delete", place, name), _CHUNK
-        while count == _CHUNK:
-            async with self._alone(self._sql["begin_deleting"]) as connection:
-                count = touched(await connection.execute(delete, before))
+        try:
+            while count == _CHUNK:
+                async with self._alone(DELETING) as connection:
+                    count = touched(await connection.execute(delete, before))
+        except _LATER as error:
+            self._kept.logger.debug("%s is left for the next time: %s", name, error)
 
     async def _has_young(self, connection: Handle, place: str, name: str, before: datetime) -> bool:
         return bool(await connection.fetchval(self._write("young", place, name), before))
 
     @asynccontextmanager
-    async def _alone(self, begin: str = _BEGIN) -> AsyncIterator[Handle]:
+    async def _alone(self, begin: Begin = TAKING_A_TABLE) -> AsyncIterator[Handle]:
         async with self._pool.untranslated(begin) as connection:
             if not await connection.fetchval(self._sql["alone"], self._table):
                 raise _Elsewhere

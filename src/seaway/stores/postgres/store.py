@@ -18,6 +18,7 @@ from seaway.databases import statements
 from seaway.parked import ParkedEvent
 from seaway.stores.postgres import rows
 from seaway.stores.postgres.address import parse
+from seaway.stores.postgres.begins import RESHARDING
 from seaway.stores.postgres.connection import Pool, touched
 from seaway.stores.postgres.head import Floors, Horizon
 from seaway.stores.postgres.lease import PostgresLease, Share, kept_alive, outbox_id, take
@@ -27,7 +28,6 @@ from seaway.stores.postgres.schema import PostgresSchema, name
 from seaway.stores.postgres.transaction import PostgresTransaction
 
 _SHORTEST_POLL = timedelta(milliseconds=5)
-_RESHARD_PATIENCE = "BEGIN; SET LOCAL lock_timeout = '60s'"
 
 
 class PostgresStore:
@@ -87,7 +87,7 @@ class PostgresStore:
         ``StoreUnavailable`` where the database is away, ``ConfigError`` where we are not let in.
         """
         address = parse(url)
-        pool = await Pool.open(address, size=connections)
+        pool = await Pool.open(address, size=connections, schema=schema)
         store = cls(pool, schema=schema, keep_sent=keep_sent, poll=poll, listener=None)
         if listen and not address.pgbouncer:
             store._listener = Listener(address, store.nudge)
@@ -149,7 +149,7 @@ class PostgresStore:
         """Divide the ordering keys anew, between two leases; at once where they are so already."""
         if await self._pool.rows(self._relay_sql["divided"], shards):
             return
-        async with self._pool.transaction(_RESHARD_PATIENCE) as connection:
+        async with self._pool.transaction(RESHARDING) as connection:
             await connection.execute(self._relay_sql["divide"], self._outbox)
             await connection.execute(self._relay_sql["reshard"], shards)
 

@@ -29,12 +29,6 @@ DROP TABLE {name}
 -- name: count
 SELECT count(*) FROM {name} WHERE {moment} < $1
 
--- name: begin_deleting
--- Each old row is fetched by its place, whatever ANALYZE thinks.
-BEGIN;
-SET LOCAL enable_hashjoin = off;
-SET LOCAL enable_mergejoin = off
-
 -- name: delete
 DELETE FROM {name} t
 USING (SELECT tableoid, ctid FROM {name} WHERE {moment} < $1 LIMIT {limit}) old
