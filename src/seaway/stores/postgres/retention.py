@@ -91,11 +91,18 @@ INBOX = Kept("seaway_inbox", "processed_at", first_id, logging.getLogger("seaway
 
 @dataclass(slots=True)
 class _Found:
-    """The partitions that there are, in the schema ``place``."""
+    """The partitions that there are, in the schema ``place``, by the database's clock at ``now``.
+
+    ``whole_rows``: a row is its own replica identity. ``unidentified``: partitions without one, of
+    an older Seaway.
+    """
 
     place: str
+    now: datetime
+    whole_rows: bool
     days: set[date] = field(default_factory=set)
     others: list[str] = field(default_factory=list)
+    unidentified: list[str] = field(default_factory=list)
 
     def ended(self, before: datetime) -> list[date]:
         return sorted(day for day in self.days if _start(day) + DAY <= before)
@@ -123,6 +130,7 @@ class Retention:
                 try:
                     await self._drop(found, before)
                     await self._make(found)
+                    await self._identify(found)
                 except asyncpg.InsufficientPrivilegeError as error:
                     singly = [self._kept.table]
                     self._warn(error)
@@ -149,8 +157,11 @@ class Retention:
             raise SchemaMismatch(
                 f"{self._pool.shown}: {self._table} is missing or old: run seaway db verify"
             )
-        found = _Found(rows[0][0])
-        for _, name in rows:
+        place, _, _, whole_rows, now = rows[0]
+        found = _Found(place, now, whole_rows)
+        for _, name, unidentified, *_ in rows:
+            if unidentified:
+                found.unidentified.append(name)
             day = self._kept.day(name)
             if day is None:
                 found.others.append(name)
@@ -192,7 +203,7 @@ class Retention:
         return True
 
     async def _make(self, found: _Found) -> None:
-        today = datetime.now(UTC).date()
+        today = found.now.astimezone(UTC).date()
         for day in (today + ahead * DAY for ahead in range(_AHEAD_DAYS + 1)):
             if day in found.days:
                 continue
@@ -201,12 +212,21 @@ class Retention:
                 name=f"{found.place}.{self._kept.name(day)}",
                 first=self._kept.first(day),
                 next=self._kept.first(day + DAY),
+                identity="FULL" if found.whole_rows else "DEFAULT",
             )
             try:
                 async with self._alone() as connection:
                     await connection.execute(definition)
             except _LATER as error:
                 self._kept.logger.debug("%s is left for the next time: %s", day, error)
+
+    async def _identify(self, found: _Found) -> None:
+        for name in found.unidentified:
+            try:
+                async with self._alone() as connection:
+                    await connection.execute(self._write("identify", found.place, name))
+            except _LATER as error:
+                self._kept.logger.debug("%s is left for the next time: %s", name, error)
 
     async def _delete(self, place: str, name: str, before: datetime) -> None:
         delete, count = self._write("delete", place, name), _CHUNK

@@ -37,6 +37,10 @@ SELECT 'index ' || regexp_replace(pg_get_indexdef(o.oid), ' ON (ONLY )?[^ ]+ USI
        || t.relname || ' USING')
 FROM ours o JOIN pg_index i ON i.indexrelid = o.oid JOIN pg_class t ON t.oid = i.indrelid
 UNION ALL
+SELECT 'replica identity ' || r.relname || ' full' FROM pg_class r
+WHERE r.relreplident = 'f' AND r.relname IN ('seaway_sent', 'seaway_sent_default')
+  AND r.relnamespace = (SELECT n.relnamespace FROM pg_class n WHERE n.oid = to_regclass($1))
+UNION ALL
 SELECT 'sequence ' || o.relname || ' cache ' || q.seqcache || ' increment ' || q.seqincrement
 FROM ours o JOIN pg_sequence q ON q.seqrelid = o.oid
 ORDER BY 1
