@@ -56,11 +56,6 @@ PLANS: Settings = {
     "default_statistics_target": "1",
 }
 NEVER_WRITES: Settings = {"default_transaction_read_only": "on"}
-SHORT: Settings = {
-    "lock_timeout": "5000",
-    "statement_timeout": "5000",
-    "idle_in_transaction_session_timeout": "5000",
-}
 STORES: Mapping[str, Settings] = {
     **ISOLATION,
     "read_only": NEVER_WRITES,
@@ -92,7 +87,7 @@ def hostile_url(postgres_databases: Databases, settings: Settings) -> Iterator[s
 
 
 class TestStores(StoreConformance):
-    @pytest.fixture(params=STORES.values(), ids=STORES)
+    @pytest.fixture(params=list(STORES.values()), ids=list(STORES))
     def settings(self, request: pytest.FixtureRequest) -> Settings:
         found: Settings = request.param
         return found
@@ -112,7 +107,7 @@ class TestStores(StoreConformance):
 
 
 class TestInboxes(InboxConformance, ParkingConformance):
-    @pytest.fixture(params=INBOXES.values(), ids=INBOXES)
+    @pytest.fixture(params=list(INBOXES.values()), ids=list(INBOXES))
     def settings(self, request: pytest.FixtureRequest) -> Settings:
         found: Settings = request.param
         return found

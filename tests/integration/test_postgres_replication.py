@@ -186,7 +186,7 @@ async def test_days_that_an_older_process_makes_afterwards_are_mended(
     start, end = (f"{datetime.now(UTC).date() + n * DAY} 00:00+00" for n in (9, 10))
     values = f"FROM ('{start}') TO ('{end}')"
     database.run(f"CREATE TABLE {name} PARTITION OF seaway_sent FOR VALUES {values}")
-    identity = f"SELECT relreplident FROM pg_class WHERE relname = '{name}'"
+    identity = f"SELECT relreplident FROM pg_class WHERE oid = '{name}'::regclass"  # noqa: S608
     assert database.run(identity) == "d"
     await store.prune(datetime.now(UTC) - 7 * DAY)
     assert database.run(identity) == "f"

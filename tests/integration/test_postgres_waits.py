@@ -16,7 +16,6 @@ from seaway.brokers.jetstream import JetStreamBroker
 from seaway.contracts import Sent
 from seaway.errors import StoreUnavailable
 from seaway.events import RawEvent, new_event_id
-from seaway.outbox import Outbox
 from seaway.relay import Relay
 from seaway.stores.postgres import PostgresStore
 from seaway.stores.postgres import schema as schema_module
@@ -46,7 +45,9 @@ async def other(postgres_url: str) -> AsyncIterator[Connection]:
 
 
 @asynccontextmanager
-async def keeping(other: Connection, table: str, mode: str = "ACCESS EXCLUSIVE") -> AsyncIterator[None]:
+async def keeping(
+    other: Connection, table: str, mode: str = "ACCESS EXCLUSIVE"
+) -> AsyncIterator[None]:
     async with other.transaction():
         await other.execute(f"LOCK TABLE {table} IN {mode} MODE")
         yield
@@ -107,9 +108,7 @@ async def test_a_settlement_gives_up_in_time(
     assert (await store.backlog()).count == 0
 
 
-async def test_nothing_that_asks_waits_without_end(
-    store: PostgresStore, other: Connection
-) -> None:
+async def test_nothing_that_asks_waits_without_end(store: PostgresStore, other: Connection) -> None:
     await claim_all(store)
     async with keeping(other, "seaway_outbox"), keeping_also(store, "seaway_inbox"):
         for ask in (
@@ -143,14 +142,13 @@ async def test_writers_go_on_while_the_outbox_is_vacuumed_whole(
             "duplicate_window": 120_000_000_000,
         }
     )
-    telemetry, written, stops = Telemetry(), [], Stops()
+    written: list[str] = []
+    telemetry, stops = Telemetry(), Stops()
     subject, stop, done = f"{context_name}.event.case_moved.v1", asyncio.Event(), asyncio.Event()
 
     async def write() -> None:
-        event = RawEvent(subject, b"{}", key=f"case-{len(written) % 7}", event_id=new_event_id())
-        async with store.transaction() as tx:
-            await Outbox().add(tx.handle, event)
-        written.append(event.event_id)
+        event = RawEvent(subject, b"{}", key=f"case-{len(written) % 7}")
+        written.extend(await add(store, event))
 
     async def vacuum() -> int:
         for _ in range(8):

@@ -115,10 +115,12 @@ def prune(
     """
 
     async def work() -> tuple[datetime, datetime, Mapping[str, int]]:
-        configured, now = settings(ctx), datetime.now(UTC)
+        configured = settings(ctx)
         retention = configured.inbox.retention
-        sent, processed = now - configured.outbox.retention, now - retention if retention else _EVER
         async with open_database(ctx) as store:
+            now = await store.now()
+            sent = now - configured.outbox.retention
+            processed = now - retention if retention else _EVER
             if not dry_run:
                 await store.prune(sent)
                 if retention:

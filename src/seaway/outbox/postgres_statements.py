@@ -47,7 +47,8 @@ def adding(rows: Sequence[OutboxRow], place: Place) -> Add:
     """One statement for any number of rows; six parameters of plain text, bytes and integers.
 
     One row goes as it is, any other number as an array for each column: most calls add one event,
-    and arrays of one cost drivers and server more.
+    and arrays of one cost drivers and server more. The server's clock dates the rows: what is old
+    in the outbox is asked of that, and the writer's own may be another.
     """
     if len(rows) == 1:
         return Add(_add_statement(place, many=False), rows[0])

@@ -284,6 +284,10 @@ class MemoryStore:
         finally:
             self._leased = False
 
+    async def now(self) -> datetime:
+        """The process' own clock dates the rows."""
+        return datetime.now(UTC)
+
     async def reshard(self, shards: int) -> None:
         """There is one."""
         if shards != 1:

@@ -23,7 +23,7 @@ _HAS_TRANSACTION_TIMEOUT = 17
 class Begin:
     """``statement`` and ``lock``: how long one statement, and one wait for a lock, may take; zero:
     as long as it takes. ``idle``: the server itself ends a transaction whose process says nothing
-    for that long (it was stopped), and with it its locks. ``settings`` are for the planner."""
+    for that long (it was stopped), and with it its locks. ``settings``: any other."""
 
     statement: timedelta = timedelta(minutes=1)
     lock: timedelta = timedelta(seconds=2)
@@ -57,6 +57,8 @@ READING = Begin(writes=False)
 WRITING = Begin()
 COUNTING = Begin(writes=False, statement=timedelta(minutes=10))
 """May read whole partitions."""
+DESCRIBING = Begin(writes=False, settings={"quote_all_identifiers": "off"})
+"""What the server says of its tables is compared as text."""
 
 LEASE = Begin(
     settings={

@@ -19,7 +19,7 @@ from seaway.contracts import Phase, SchemaChange
 from seaway.databases import statements
 from seaway.errors import SchemaMismatch
 from seaway.stores import versions
-from seaway.stores.postgres.begins import READING, WAITING_FOR_UPGRADES
+from seaway.stores.postgres.begins import DESCRIBING, READING, WAITING_FOR_UPGRADES
 from seaway.stores.postgres.connection import Handle, Pool
 from seaway.stores.postgres.errors import translating
 from seaway.stores.scripts import LOCK, PATIENCE, place, postgres_script
@@ -73,7 +73,9 @@ class PostgresSchema:
 
     async def objects(self) -> Sequence[str]:
         """What there is, a line each: what ``verify`` compares."""
-        return [line for (line,) in await self._pool.rows(self._sql["objects"], self._versions)]
+        async with self._pool.transaction(DESCRIBING) as connection:
+            found = await connection.fetch(self._sql["objects"], self._versions)
+        return [line for (line,) in found]
 
     async def _recorded(self) -> Mapping[int, str]:
         async with self._pool.transaction(READING) as connection:

@@ -11,9 +11,10 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
+from seaway.databases import sqlite_times as times
 from seaway.databases import statements
 from seaway.parked import ParkedEvent
 from seaway.stores.postgres import rows
@@ -110,6 +111,11 @@ class PostgresStore:
             await self._listener.close()
         await self._pool.close()
 
+    async def now(self) -> datetime:
+        """What the server's clock says: it dates every row."""
+        (found,) = await self._pool.row(self._outbox_sql["now"])
+        return found  # type: ignore[no-any-return]
+
     # ------------------------------------------------------------------- the outbox
 
     @asynccontextmanager
@@ -187,7 +193,11 @@ class PostgresStore:
     async def backlog(self) -> Backlog:
         """How much waits, and how much is dead by the server's last estimate."""
         statement = self._outbox_sql["backlog"]
-        return Backlog(*await self._pool.row(statement, self._outbox, *self._estimated))
+        count, parked, age, *others = await self._pool.row(
+            statement, self._outbox, *self._estimated
+        )
+        oldest_at = None if age is None else datetime.now(UTC) - max(age, timedelta())
+        return Backlog(count, parked, oldest_at, *others)
 
     async def entries(
         self, *, parked: bool | None = None, event_id: str | None = None, limit: int = 100
@@ -231,7 +241,8 @@ class PostgresStore:
 
     async def processed(self, event_id: str) -> Mapping[str, datetime]:
         """Which consumers have this event's effects, and since when."""
-        return dict(await self._pool.rows(self._inbox_sql["processed"], event_id))  # type: ignore[arg-type]
+        found = await self._pool.rows(self._inbox_sql["processed"], event_id)
+        return {consumer: times.moment(at) for consumer, at in found}
 
     async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
         """Those of them that have the consumer's inbox row."""
@@ -245,7 +256,7 @@ class PostgresStore:
     async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
         """The first parked event of each key, by key."""
         found = await self._pool.rows(self._inbox_sql["heads"], consumer)
-        return [ParkedEvent(consumer, *row) for row in found]
+        return [ParkedEvent(consumer, *times.parked(row)) for row in found]
 
     async def drop_parked(self, event: ParkedEvent) -> bool:
         """Remove its row, unless it has another letter by now; whether that was done."""

@@ -13,11 +13,12 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from seaway.clocks import running_time
 from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
 from seaway.databases import sqlite_times as times
 from seaway.databases import statements
@@ -64,6 +65,7 @@ class SqliteStore:
         self._turns = Turns()
         self._nudge = asyncio.Event()
         self._pulse: Pulse | None = None
+        self._dated = datetime.now(UTC), running_time()
 
     @classmethod
     async def open(
@@ -88,7 +90,9 @@ class SqliteStore:
         except BaseException:
             await to_its_end(writer.close())
             raise
-        return cls(path, writer, reader, keep_sent=keep_sent, poll=poll)
+        store = cls(path, writer, reader, keep_sent=keep_sent, poll=poll)
+        await store._date()
+        return store
 
     async def __aenter__(self) -> SqliteStore:
         return self
@@ -111,6 +115,24 @@ class SqliteStore:
                 await self._reader.close()
             finally:
                 await self._writer.close()
+
+    async def now(self) -> datetime:
+        """The newest row's time when the file was opened, and what has passed since; never more
+        than our own clock says.
+
+        Whoever writes dates the rows. A process whose clock is weeks ahead must not take the rows
+        of today for old ones; a file that was long at rest keeps some of its rows for longer.
+        """
+        moment, asked_at = self._dated
+        passed = timedelta(seconds=running_time() - asked_at)
+        return min(datetime.now(UTC), moment + passed)
+
+    async def _date(self) -> None:
+        if not await self._read(lambda db: db.execute(_OUTBOX["is_made"]).fetchone()):
+            return
+        (newest,) = await self._read(lambda db: db.execute(_OUTBOX["newest"]).fetchone())
+        if newest is not None:
+            self._dated = times.moment(newest), running_time()
 
     # ------------------------------------------------------------------- the outbox
 
@@ -163,7 +185,9 @@ class SqliteStore:
         count, parked, oldest = await self._read(
             lambda db: db.execute(_OUTBOX["backlog"]).fetchone()
         )
-        return Backlog(count, parked, None if oldest is None else times.moment(oldest))
+        if oldest is not None:
+            oldest = times.moment(min(oldest, times.now()))  # Another's clock may be ahead.
+        return Backlog(count, parked, oldest)
 
     async def entries(
         self, *, parked: bool | None = None, event_id: str | None = None, limit: int = 100
