@@ -48,7 +48,7 @@ class Forgetting:
         said = False
         while True:
             try:
-                await self._store.forget(await self._store.now() - self._retention)
+                await self._store.forget(await self._store.before(self._retention))
                 said = False
             except SeawayError as error:
                 log = logger.debug if said else logger.warning

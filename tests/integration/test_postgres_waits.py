@@ -173,6 +173,29 @@ async def test_writers_go_on_while_the_outbox_is_vacuumed_whole(
     assert telemetry.waits == []
 
 
+async def test_a_relay_says_what_it_waits_for_and_goes_on(
+    store: PostgresStore, other: Connection, broker: JetStreamBroker, context_name: str
+) -> None:
+    stream, subject = f"{context_name.upper()}_EVENTS", f"{context_name}.event.case_moved.v1"
+    await broker.admin.create_stream({"name": stream, "subjects": [f"{context_name}.event.>"]})
+    telemetry, stop = Telemetry(), asyncio.Event()
+    written = await add(store, *[RawEvent(subject, b"{}") for _ in range(5)])
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        async with keeping(other, "seaway_outbox"):
+            running = group.create_task(Relay(store, broker, telemetry=telemetry).run(stop))
+            while not telemetry.waits:
+                await asyncio.sleep(0.05)  # polling until the deadline above
+            (wait,) = telemetry.waits
+            assert (wait.part, wait.about) == ("relay", "outbox")
+            assert "VACUUM FULL" in wait.reason
+            assert "pg_blocking_pids" in wait.reason
+        while (await store.backlog()).count or telemetry.waits:
+            await asyncio.sleep(0.05)  # polling until the deadline above
+        stop.set()
+        await running
+    assert [each.event_id async for each in broker.admin.read(stream)] == written
+
+
 # ------------------------------------------------------------------ the inbox
 
 

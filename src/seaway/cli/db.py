@@ -118,9 +118,8 @@ def prune(
         configured = settings(ctx)
         retention = configured.inbox.retention
         async with open_database(ctx) as store:
-            now = await store.now()
-            sent = now - configured.outbox.retention
-            processed = now - retention if retention else _EVER
+            sent = await store.before(configured.outbox.retention)
+            processed = await store.before(retention) if retention else _EVER
             if not dry_run:
                 await store.prune(sent)
                 if retention:

@@ -106,10 +106,14 @@ class OutboxStore(Protocol):
     """The relay's and operator's side of the outbox table. Writers go through ``Outbox.add``."""
 
     async def now(self) -> datetime:
-        """What the time is by the clock that dates the rows, whatever this process' own says.
+        """What the time is by the clock that dates the rows, whatever this process' own says."""
+        ...
 
-        Ask it what is older than a retention: a clock that is weeks ahead would have today's rows
-        dropped. Where processes date the rows, it is behind rather than ahead.
+    async def before(self, retention: timedelta) -> datetime:
+        """Before when a row is older than ``retention``, for ``prune`` and ``forget``.
+
+        By the clock that dates the rows, and by what is there: a process whose clock is weeks ahead
+        must not take the rows of today for old ones.
         """
         ...
 
@@ -158,7 +162,7 @@ class OutboxStore(Protocol):
     async def prune(self, before: datetime) -> None:
         """Forget what was settled before then, at the latest ``capabilities.pruned_by`` later.
 
-        ``before`` is of the clock that ``now`` reads.
+        ``before``: see the method of that name.
         Holds up no writer for more than two seconds at a time. Does less where another process is
         doing so, or has the table in hand: to be called again.
         """

@@ -297,7 +297,7 @@ class Relay:
         now = time.monotonic()
         if now >= self._prune_at:
             self._prune_at = now + PRUNE_EVERY.total_seconds()
-            await self._store.prune(await self._store.now() - self._retention)
+            await self._store.prune(await self._store.before(self._retention))
 
     async def _rest(self, turn: Turn, stop: asyncio.Event) -> None:
         if turn.progress:

@@ -288,6 +288,10 @@ class MemoryStore:
         """The process' own clock dates the rows."""
         return datetime.now(UTC)
 
+    async def before(self, retention: timedelta) -> datetime:
+        """Before when a row is older than ``retention``."""
+        return datetime.now(UTC) - retention
+
     async def reshard(self, shards: int) -> None:
         """There is one."""
         if shards != 1:

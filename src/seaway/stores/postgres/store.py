@@ -116,6 +116,10 @@ class PostgresStore:
         (found,) = await self._pool.row(self._outbox_sql["now"])
         return found  # type: ignore[no-any-return]
 
+    async def before(self, retention: timedelta) -> datetime:
+        """Before when a row is older than ``retention``."""
+        return await self.now() - retention
+
     # ------------------------------------------------------------------- the outbox
 
     @asynccontextmanager

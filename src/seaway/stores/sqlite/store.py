@@ -65,7 +65,8 @@ class SqliteStore:
         self._turns = Turns()
         self._nudge = asyncio.Event()
         self._pulse: Pulse | None = None
-        self._dated = datetime.now(UTC), running_time()
+        self._opened_at = running_time()
+        self._newest: datetime | None = None
 
     @classmethod
     async def open(
@@ -91,7 +92,7 @@ class SqliteStore:
             await to_its_end(writer.close())
             raise
         store = cls(path, writer, reader, keep_sent=keep_sent, poll=poll)
-        await store._date()
+        await store._look_for_the_newest()
         return store
 
     async def __aenter__(self) -> SqliteStore:
@@ -117,22 +118,27 @@ class SqliteStore:
                 await self._writer.close()
 
     async def now(self) -> datetime:
-        """The newest row's time when the file was opened, and what has passed since; never more
-        than our own clock says.
+        """Our own clock: whoever writes dates the rows."""
+        return datetime.now(UTC)
 
-        Whoever writes dates the rows. A process whose clock is weeks ahead must not take the rows
-        of today for old ones; a file that was long at rest keeps some of its rows for longer.
+    async def before(self, retention: timedelta) -> datetime:
+        """Before when a row is older than ``retention``.
+
+        Where nothing was younger than that when the file was opened, either it was long at rest, or
+        our clock is ahead and those rows are of today. So the newest counts as new then, and what
+        was there grows older as time passes: a file that was long at rest keeps the last of its
+        rows for longer.
         """
-        moment, asked_at = self._dated
-        passed = timedelta(seconds=running_time() - asked_at)
-        return min(datetime.now(UTC), moment + passed)
+        passed = timedelta(seconds=running_time() - self._opened_at)
+        now, newest = datetime.now(UTC), self._newest
+        if newest is not None and newest < now - passed - retention:
+            now = newest + passed
+        return now - retention
 
-    async def _date(self) -> None:
-        if not await self._read(lambda db: db.execute(_OUTBOX["is_made"]).fetchone()):
-            return
-        (newest,) = await self._read(lambda db: db.execute(_OUTBOX["newest"]).fetchone())
-        if newest is not None:
-            self._dated = times.moment(newest), running_time()
+    async def _look_for_the_newest(self) -> None:
+        if await self._read(lambda db: db.execute(_OUTBOX["is_made"]).fetchone()):
+            (newest,) = await self._read(lambda db: db.execute(_OUTBOX["newest"]).fetchone())
+            self._newest = None if newest is None else times.moment(newest)
 
     # ------------------------------------------------------------------- the outbox
 
