@@ -1,8 +1,9 @@
-"""Times as SQLite holds them: whole microseconds since 1970, UTC. Pure."""
+"""Times as whole microseconds since 1970, UTC: as SQLite holds them, and as PostgreSQL gives them
+where a driver could not read its own form. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,7 +26,7 @@ def now() -> int:
     return microseconds(datetime.now(UTC))
 
 
-def parked(row: Sequence[Any]) -> tuple[Any, ...]:
+def parked(row: Iterable[Any]) -> tuple[Any, ...]:
     """A row of ``seaway_parked``, and whether its event is in the inbox, as values."""
     event_id, key, place, failed, letter, parked_at, processed = row
     return event_id, key, place, bool(failed), letter, moment(parked_at), bool(processed)

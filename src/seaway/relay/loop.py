@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Collection, Sequence
@@ -37,9 +38,6 @@ MOST_UNDER_WAY = 2
 """Claims with the broker: one that is stored, one that is made ready."""
 PRUNE_EVERY = timedelta(minutes=10)
 DEFAULT_BACKOFF = Backoff(base=timedelta(milliseconds=100), cap=timedelta(seconds=5))
-
-
-_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 def _over(stop: asyncio.Event, until: float) -> bool:
@@ -94,7 +92,7 @@ class Relay:
             self._streams,
             self._troubles,
             telemetry=telemetry,
-            clock=self._clock,
+            dated_by=store.now,
             max_attempts=max_attempts,
             stream_grace=stream_grace,
             timeout=publish_timeout,
@@ -102,7 +100,7 @@ class Relay:
         )
         self._resting_keys: dict[str, float] = {}
         self._store_failures = 0
-        self._led_at: dict[str, datetime] = {}
+        self._led_at: dict[str, float] = {}
         self._prune_at = 0.0
         self._settled = 0
 
@@ -170,7 +168,7 @@ class Relay:
                 raise
             finally:
                 self._settled += turn.settled
-            self._led_at.update(dict.fromkeys(lease.shards, self._clock.now()))
+            self._led_at.update(dict.fromkeys(lease.shards, running_time()))
         turn.took = timedelta(seconds=time.monotonic() - began)
         return turn
 
@@ -276,11 +274,11 @@ class Relay:
     def _forget_after_a_gap(self, shards: Collection[str]) -> None:
         """What other relays sent since the last lease is within the streams' windows, and so is
         safe to send again, unless that lease is long over (a suspended machine, a hung peer)."""
-        now = self._clock.now()
-        led_at = min((self._led_at.get(shard, _NEVER) for shard in shards), default=_NEVER)
+        now = running_time()
+        led_at = min((self._led_at.get(shard, -math.inf) for shard in shards), default=-math.inf)
         for memory in self._streams.values():
             window = memory.window
-            if window is None or now - led_at > window / 2:
+            if window is None or now - led_at > window.total_seconds() / 2:
                 memory.suspected()
 
     def _silence(self) -> bool:
@@ -299,7 +297,7 @@ class Relay:
         now = time.monotonic()
         if now >= self._prune_at:
             self._prune_at = now + PRUNE_EVERY.total_seconds()
-            await self._store.prune(self._clock.now() - self._retention)
+            await self._store.prune(await self._store.before(self._retention))
 
     async def _rest(self, turn: Turn, stop: asyncio.Event) -> None:
         if turn.progress:

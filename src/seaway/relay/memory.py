@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
+from seaway.clocks import running_time
 from seaway.contracts import Unconfirmed
 from seaway.relay.decisions import Cause
 from seaway.retry import Backoff
@@ -24,6 +25,9 @@ class StreamMemory:
     """Entries may be on the stream that the outbox still has."""
     window: timedelta | None = None
     """How long it remembers ids, read from the stream while it is suspected."""
+    dated: tuple[datetime, float] = (datetime.max.replace(tzinfo=UTC), 0.0)
+    """What the time was by the clock that dates the outbox, and when that was asked: our own clock
+    may be another, or be set meanwhile."""
     cause: Cause | None = None
     failures: int = 0
     rests_until: float = 0.0
@@ -50,6 +54,11 @@ class StreamMemory:
     def reconciled(self) -> None:
         """Nothing that it has stored is in the outbox any more."""
         self.suspect = False
+
+    def now(self) -> datetime:
+        """What the time is by the clock that dates the outbox."""
+        moment, asked_at = self.dated
+        return moment + timedelta(seconds=running_time() - asked_at)
 
     @property
     def silent(self) -> bool:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from seaway.clocks import running_time
-from seaway.contracts import Broker, Clock, Held, Lease, OutboxEntry, Refused, Unconfirmed
+from seaway.contracts import Broker, Held, Lease, OutboxEntry, Refused, Unconfirmed
 from seaway.errors import ApiError, TransientError
 from seaway.relay import decisions
 from seaway.relay.decisions import Kept, Verdict
@@ -28,7 +28,7 @@ from seaway.telemetry import Relayed, Telemetry
 FENCE = timedelta(seconds=5)
 """A claim this old is published only after the lease was confirmed."""
 CLOCK_SKEW = timedelta(minutes=1)
-"""How far the writer's clock may be ahead of the server's when ids are looked up."""
+"""How far the database's clock may be ahead of the server's when ids are looked up."""
 
 
 @dataclass(slots=True)
@@ -116,7 +116,7 @@ class Publishing:
         troubles: Troubles,
         *,
         telemetry: Telemetry,
-        clock: Clock,
+        dated_by: Callable[[], Awaitable[datetime]],
         max_attempts: int,
         stream_grace: timedelta,
         timeout: timedelta,
@@ -126,7 +126,7 @@ class Publishing:
         self._streams = streams
         self._troubles = troubles
         self._telemetry = telemetry
-        self._clock = clock
+        self._dated_by = dated_by
         self._max_attempts = max_attempts
         self._stream_grace = stream_grace
         self._publish_timeout = timeout
@@ -290,8 +290,9 @@ class Publishing:
             config = await self._config(stream)
             if config is None:
                 return set()
+            memory.dated = await self._dated_by(), running_time()
             memory.window = timedelta(microseconds=config.get("duplicate_window", 0) / 1000)
-        oldest = decisions.oldest_beyond(entries, now=self._clock.now(), window=memory.window)
+        oldest = decisions.oldest_beyond(entries, now=memory.now(), window=memory.window)
         if oldest is None:
             return set()
         if allowed is not None and not (await allowed and memory.suspect):

@@ -284,6 +284,14 @@ class MemoryStore:
         finally:
             self._leased = False
 
+    async def now(self) -> datetime:
+        """The process' own clock dates the rows."""
+        return datetime.now(UTC)
+
+    async def before(self, retention: timedelta) -> datetime:
+        """Before when a row is older than ``retention``."""
+        return datetime.now(UTC) - retention
+
     async def reshard(self, shards: int) -> None:
         """There is one."""
         if shards != 1:

@@ -14,6 +14,7 @@ from typing import Self
 
 import asyncpg
 
+from seaway.databases import sqlite_times as times
 from seaway.databases.ending import statement_to_its_end
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.parked import Standing
@@ -117,7 +118,7 @@ class PostgresTransaction:
         """Where an event stands among the parked ones of its key."""
         with translating(self._shown):
             found = await self._connection.fetch(self._sql["standing"], consumer, event_id, key)
-        return Standing.of(consumer, event_id, map(tuple, found))
+        return Standing.of(consumer, event_id, map(times.parked, found))
 
     async def park(
         self, consumer: str, event_id: str, key: str, *, place: int, failed: bool

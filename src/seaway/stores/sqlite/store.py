@@ -13,11 +13,12 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from seaway.clocks import running_time
 from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
 from seaway.databases import sqlite_times as times
 from seaway.databases import statements
@@ -64,6 +65,8 @@ class SqliteStore:
         self._turns = Turns()
         self._nudge = asyncio.Event()
         self._pulse: Pulse | None = None
+        self._opened_at = running_time()
+        self._newest: datetime | None = None
 
     @classmethod
     async def open(
@@ -88,7 +91,9 @@ class SqliteStore:
         except BaseException:
             await to_its_end(writer.close())
             raise
-        return cls(path, writer, reader, keep_sent=keep_sent, poll=poll)
+        store = cls(path, writer, reader, keep_sent=keep_sent, poll=poll)
+        await store._look_for_the_newest()
+        return store
 
     async def __aenter__(self) -> SqliteStore:
         return self
@@ -111,6 +116,29 @@ class SqliteStore:
                 await self._reader.close()
             finally:
                 await self._writer.close()
+
+    async def now(self) -> datetime:
+        """Our own clock: whoever writes dates the rows."""
+        return datetime.now(UTC)
+
+    async def before(self, retention: timedelta) -> datetime:
+        """Before when a row is older than ``retention``.
+
+        Where nothing was younger than that when the file was opened, either it was long at rest, or
+        our clock is ahead and those rows are of today. So the newest counts as new then, and what
+        was there grows older as time passes: a file that was long at rest keeps the last of its
+        rows for longer.
+        """
+        passed = timedelta(seconds=running_time() - self._opened_at)
+        now, newest = datetime.now(UTC), self._newest
+        if newest is not None and newest < now - passed - retention:
+            now = newest + passed
+        return now - retention
+
+    async def _look_for_the_newest(self) -> None:
+        if await self._read(lambda db: db.execute(_OUTBOX["is_made"]).fetchone()):
+            (newest,) = await self._read(lambda db: db.execute(_OUTBOX["newest"]).fetchone())
+            self._newest = None if newest is None else times.moment(newest)
 
     # ------------------------------------------------------------------- the outbox
 
@@ -163,7 +191,9 @@ class SqliteStore:
         count, parked, oldest = await self._read(
             lambda db: db.execute(_OUTBOX["backlog"]).fetchone()
         )
-        return Backlog(count, parked, None if oldest is None else times.moment(oldest))
+        if oldest is not None:
+            oldest = times.moment(min(oldest, times.now()))  # Another's clock may be ahead.
+        return Backlog(count, parked, oldest)
 
     async def entries(
         self, *, parked: bool | None = None, event_id: str | None = None, limit: int = 100

@@ -1,7 +1,11 @@
+-- name: now
+SELECT clock_timestamp()
+
 -- name: backlog
 SELECT (SELECT count(*) FROM seaway_outbox),
        (SELECT count(*) FROM seaway_outbox WHERE parked_at IS NOT NULL),
-       (SELECT added_at FROM seaway_outbox WHERE parked_at IS NULL ORDER BY position LIMIT 1),
+       (SELECT clock_timestamp() - added_at FROM seaway_outbox WHERE parked_at IS NULL
+        ORDER BY position LIMIT 1),
        pg_stat_get_dead_tuples(to_regclass($1)),
        coalesce((SELECT shards FROM seaway_relay), 1),
        (SELECT sum(pg_stat_get_dead_tuples(relid)) FROM pg_partition_tree(to_regclass($2))

@@ -1,13 +1,3 @@
--- name: begin
--- The plans of a queue's table must not depend on what ANALYZE last saw of it, full or empty. The
--- server itself ends a lease whose holder says nothing for that long (a stopped process).
-BEGIN;
-SET LOCAL enable_seqscan = off;
-SET LOCAL enable_bitmapscan = off;
-SET LOCAL enable_sort = off;
-SET LOCAL jit = off;
-SET LOCAL idle_in_transaction_session_timeout = '30s'
-
 -- name: outbox
 SELECT to_regclass($1)::oid::integer
 
@@ -34,6 +24,13 @@ FROM layout l LEFT JOIN LATERAL (
     WHERE pg_try_advisory_xact_lock($1::integer, s.shard)
     LIMIT (l.shards + l.relays - 1) / l.relays
 ) t ON true
+
+-- name: hold
+-- What is locked from here on can be let go of while the shards are held.
+SAVEPOINT claims
+
+-- name: let_go
+ROLLBACK TO SAVEPOINT claims
 
 -- name: mark
 SELECT pg_snapshot_xmin(s.now)::text::bigint, pg_snapshot_xmax(s.now)::text::bigint,
@@ -79,13 +76,6 @@ SELECT EXISTS (
           (SELECT min(q.position) FROM seaway_outbox q
            WHERE q.parked_at IS NOT NULL AND q.ordering_key = o.ordering_key), o.position + 1))
 )
-
--- name: begin_settling
--- By the primary key, whatever ANALYZE thinks: a join over the whole backlog would take seconds.
-BEGIN;
-SET LOCAL enable_seqscan = off;
-SET LOCAL enable_hashjoin = off;
-SET LOCAL enable_mergejoin = off
 
 -- name: settle
 -- Most events start a chain, and are their own correlation: that is seen without reading the JSON.

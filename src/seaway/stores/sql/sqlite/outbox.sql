@@ -1,3 +1,13 @@
+-- name: is_made
+SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'seaway_inbox'
+
+-- name: newest
+SELECT max(at) FROM (
+    SELECT max(sent_at) AS at FROM seaway_sent
+    UNION ALL SELECT max(processed_at) FROM seaway_inbox
+    UNION ALL SELECT * FROM (SELECT added_at FROM seaway_outbox ORDER BY position DESC LIMIT 1)
+)
+
 -- name: claim
 -- Entries after a position whose keys are not blocked; parked ones show which keys are.
 SELECT position, event_id, subject, payload, headers, added_at, attempts, last_error, parked_at
