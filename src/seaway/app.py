@@ -21,6 +21,7 @@ from seaway.contracts import Broker, Store
 from seaway.dead_letters import DeadLetters, Releaser, Sweeper
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.forgetting import Forgetting
+from seaway.forks import Opened
 from seaway.inbox import inbox_of
 from seaway.naming import Durable, events_stream
 from seaway.outbox import Outbox
@@ -56,10 +57,12 @@ class Seaway:
         )
         self.consumers: dict[str, Consumer] = {}
         self.wait = wait
+        self._opened: Opened | None = None
         self._broker: Broker | None = None
         self._store: Store | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stack: AsyncExitStack | None = None
+        self._copied: tuple[AsyncExitStack | None, Store | None] = None, None
 
     @classmethod
     def from_config(cls, config: Path | str | Mapping[str, Any] | None = None) -> Self:
@@ -117,15 +120,17 @@ class Seaway:
 
     @property
     def broker(self) -> Broker:
-        """The connection; ``ConfigError`` outside ``async with``."""
-        if self._broker is None:
+        """The connection; ``ConfigError`` outside ``async with``, and in a fork of its process."""
+        if self._broker is None or self._opened is None:
             raise ConfigError("the application is not connected", hint="use: async with app: ...")
+        self._opened.check()
         return self._broker
 
     async def open_store(self) -> Store:
         """The database, opened on first use and verified; ``SchemaMismatch`` names the mending."""
-        if self._stack is None:
+        if self._stack is None or self._opened is None:
             raise ConfigError("the application is not connected", hint="use: async with app: ...")
+        self._opened.check()
         if self._store is None:
             store = await self._reach_store()
             self._stack.push_async_callback(store.close)
@@ -176,7 +181,9 @@ class Seaway:
             self.settings.nats, telemetry=self.telemetry, wait=self.wait
         )
         stack.push_async_callback(self._broker.close)
-        self._stack = stack
+        # In a fork: kept as it was copied, since even forgetting it would end it for the parent.
+        self._copied = self._stack, self._store
+        self._stack, self._store, self._opened = stack, None, Opened("the application")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -254,7 +261,7 @@ class Seaway:
         was set before that was done."""
 
         async def connect() -> None:
-            if self._broker is None:
+            if self._broker is None or self._opened is None or self._opened.elsewhere:
                 await stack.enter_async_context(self)
             await self.open_store()
 

@@ -80,6 +80,11 @@ async def test_the_writers(roles: Roles) -> None:
         await write(store, known)
         with pytest.raises(ConfigError, match=str(known.event_id)):
             await write(store, RawEvent(SUBJECT, b"1"), known)
+        async with await roles.open("relay") as relay:
+            await send(relay)
+        with pytest.raises(ConfigError, match=rf"{known.event_id} .* was sent"):
+            await write(store, known)
+        await write(store)
         with pytest.raises(ConfigError, match="permission denied"):
             await store.entries()
         with pytest.raises(ConfigError, match="permission denied"):

@@ -116,6 +116,12 @@ class ServerInfo:
     cluster: str | None = None
     url: str = ""
 
+    @property
+    def release(self) -> tuple[int, ...]:
+        """``(2, 15)`` of ``2.15.1``; ``()`` where the version is not one."""
+        parts = self.version.split("-")[0].split(".")[:2]
+        return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else ()
+
 
 class BrokerAdmin(Protocol):
     """Streams and consumers as the server's own JSON (shape of ``$JS.API`` responses).

@@ -28,6 +28,11 @@ _NOTIFYING = (
     "WITH added AS ({add}), told AS (SELECT pg_notify('seaway_outbox', ''))\n"
     "SELECT added.event_id FROM added, told"
 )
+# Row by row: a join, which NOT EXISTS becomes, would not keep the rows' order.
+_UNLESS_SENT = (
+    "WHERE (SELECT s.event_id FROM seaway_sent s WHERE s.event_id = CAST(e.event_id AS uuid) "
+    "LIMIT 1) IS NULL"
+)
 _TAKE_BACK = "DELETE FROM seaway_outbox WHERE event_id = ANY (CAST($1 AS uuid[]))"
 _TYPES = ("text", "text", "text", "bytea", "text", "bigint")
 _PAYLOAD = 3
@@ -70,7 +75,10 @@ def _add_statement(place: Place, *, many: bool, in_binary: bool) -> str:
     if many and not in_binary:
         casts[_PAYLOAD] = f"CAST(CAST(${_PAYLOAD + 1} AS text[]) AS bytea[])"
     values = ", ".join(casts)
-    add = _ADD.format(rows=f"unnest({values})" if many else f"(VALUES ({values}))")
+    add = _ADD.format(
+        rows=f"unnest({values})" if many else f"(VALUES ({values}))",
+        unless_sent=_UNLESS_SENT if place.own_ids else "",
+    )
     add = within(add, place.schema)
     return _NOTIFYING.format(add=add) if place.notify else add
 

@@ -78,8 +78,11 @@ class _Tables:
 class MemoryTransaction:
     """One open transaction; its own handle. ``effects`` stands for the service's tables."""
 
-    def __init__(self, tables: _Tables, next_position: int) -> None:
+    def __init__(
+        self, tables: _Tables, next_position: int, sent: Sequence[tuple[datetime, Sent]]
+    ) -> None:
         self._tables = tables
+        self._sent = sent
         self._next_position = next_position
         self._open = True
 
@@ -150,10 +153,13 @@ class MemoryTransaction:
             self._tables.restore(before)
             raise
 
-    def insert(self, rows: Sequence[OutboxRow]) -> None:
+    def insert(self, rows: Sequence[OutboxRow], *, own_ids: bool) -> None:
         """Write all rows to the outbox, or none."""
+        known = set(self._tables.outbox)
+        if own_ids:
+            known |= {done.entry.event_id for _, done in self._sent}
         for row in rows:
-            if row.event_id in self._tables.outbox:
+            if row.event_id in known:
                 raise duplicate(row.event_id)
         for row in rows:
             self._tables.outbox[row.event_id] = OutboxEntry(
@@ -178,7 +184,7 @@ class _MemoryAdapter:
     def insert(
         self, handle: MemoryTransaction, rows: Sequence[OutboxRow], place: Place
     ) -> list[str]:
-        handle.insert(rows)
+        handle.insert(rows, own_ids=place.own_ids)
         return ids_of(rows)
 
 
@@ -387,7 +393,7 @@ class MemoryStore:
     async def transaction(self) -> AsyncIterator[MemoryTransaction]:
         """Commit on leaving, roll back on an exception."""
         async with self._turns.own():
-            opened = MemoryTransaction(self._tables.copy(), self._next_position)
+            opened = MemoryTransaction(self._tables.copy(), self._next_position, self._sent)
             try:
                 yield opened
             except BaseException:

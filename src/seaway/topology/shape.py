@@ -65,6 +65,11 @@ class Topology:
     replicas_of: Mapping[str, int] = field(default_factory=dict)
 
 
+def absent(value: Any) -> bool:
+    """Whether a field with ``value`` may as well not be there; the server leaves out such."""
+    return value is None or value == "none" or value in (0, "", [])
+
+
 def desired(settings: Settings) -> Topology:
     """Event streams, and what each implies: dead letters, redrives, the advisories of all."""
     streams: dict[str, JSON] = {}

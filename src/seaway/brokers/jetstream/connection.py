@@ -31,6 +31,7 @@ from seaway.brokers.jetstream.wire import chunks
 from seaway.config import NatsSettings
 from seaway.contracts import ServerInfo
 from seaway.errors import BrokerUnavailable, ConfigError, SeawayError
+from seaway.forks import Opened
 from seaway.retry import Backoff
 from seaway.running import heeding
 from seaway.telemetry import Disconnected, Reconnected, Telemetry
@@ -167,6 +168,7 @@ class Connection:
     settings: NatsSettings
     telemetry: Telemetry
     client: _SturdyClient = field(default_factory=_SturdyClient)
+    opened: Opened = field(default_factory=lambda: Opened("the connection to NATS"))
     last_error: str = ""
     epoch: int = 0
     """Counts losses of the connection: whoever waits for an answer of an earlier epoch waits in
@@ -235,6 +237,7 @@ class Connection:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Send once, without an answer. ``BrokerUnavailable`` while there is no connection."""
+        self.opened.check()
         if not self.client.is_connected:
             raise self.away()
         try:
@@ -251,6 +254,7 @@ class Connection:
         sent on another), or where the server took nothing for ``timeout``; ``away`` says why.
         Takes from ``frames`` as it goes, and gives the loop a turn every 64 KiB.
         """
+        self.opened.check()
         epoch, sent = self.epoch, 0
         with contextlib.suppress(OSError):  # A TimeoutError is one.
             async with asyncio.timeout(timeout.total_seconds()):
@@ -288,6 +292,7 @@ class Connection:
         An answer of status 503 (nobody listens) is returned as it is: what it means, the caller
         knows.
         """
+        self.opened.check()
         if not self.client.is_connected:
             raise self.away()
         limit = (timeout or self.request_timeout).total_seconds()
@@ -308,6 +313,8 @@ class Connection:
 
         Survives reconnects. ``handler`` must be quick and must not raise.
         """
+
+        self.opened.check()
 
         async def on_message(message: Msg) -> None:
             handler(_frame(message))
@@ -337,6 +344,7 @@ class Connection:
 
     async def flush(self) -> None:
         """Return when the server has read all that was sent."""
+        self.opened.check()
         try:
             await heeding(self.client.flush(max(1, int(self.request_timeout.total_seconds()))))
         except nats.errors.Error as error:

@@ -111,8 +111,7 @@ class Publisher:
     def _may_be_atomic(self, stream: str) -> bool:
         if self._not_atomic.get(stream) == self._connection.epoch:
             return False
-        version = self._connection.server_info().version.split("-")[0].split(".")
-        return tuple(int(part) for part in version[:2] if part.isdigit()) >= _NO_ATOMIC_BEFORE
+        return self._connection.server_info().release >= _NO_ATOMIC_BEFORE
 
     async def _atomic(
         self, stream: str, cut: Cut, run: Run, timeout: timedelta, gate: _Gate

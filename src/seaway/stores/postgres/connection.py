@@ -17,6 +17,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from seaway.databases.ending import statement_to_its_end, to_its_end
 from seaway.errors import StoreUnavailable
+from seaway.forks import Opened
 from seaway.stores.postgres.address import Address
 from seaway.stores.postgres.begins import READING, WRITES, WRITING, Begin
 from seaway.stores.postgres.errors import DRIVER_ERRORS, translating
@@ -89,6 +90,7 @@ class Pool:
     ) -> None:
         self._pool = pool
         self._schema = schema
+        self.opened = Opened(address.shown)
         self.shown = address.shown
         self._chains = not address.pgbouncer  # Its server connections are for everybody.
         self._begun: list[_Begun] = []
@@ -181,6 +183,7 @@ class Pool:
 
     async def take(self) -> Handle:
         """A connection of one's own, without a transaction. ``give_back`` it."""
+        self.opened.check()
         if self._pool.is_closing():
             raise StoreUnavailable("the store is closed")
         while self._idle:
@@ -201,6 +204,7 @@ class Pool:
     async def begin(self) -> tuple[Handle, asyncpg.transaction.Transaction]:
         """A transaction on a connection of one's own, that has done nothing. ``commit`` it, or end
         it and ``put_away`` the connection."""
+        self.opened.check()
         latest = asyncio.get_running_loop().time() - _BEGUN_SECONDS
         if self._begun and self._begun[-1].at > latest:
             begun = self._begun.pop()

@@ -106,7 +106,9 @@ class PostgresStore:
         return self._schema
 
     async def close(self) -> None:
-        """Close every connection, after what is under way. Idempotent."""
+        """Close every connection, after what is under way. Idempotent; in a fork, nothing."""
+        if self._pool.opened.elsewhere:
+            return  # It would end the parent's sessions.
         if self._listener is not None:
             await self._listener.close()
         await self._pool.close()

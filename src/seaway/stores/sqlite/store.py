@@ -107,7 +107,9 @@ class SqliteStore:
         return self._schema
 
     async def close(self) -> None:
-        """Close both connections, after what is under way. Idempotent."""
+        """Close both connections, after what is under way. Idempotent; in a fork, nothing."""
+        if self._writer.opened.elsewhere:
+            return
         await to_its_end(self._close())
 
     async def _close(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -117,6 +118,22 @@ class StoreConformance(InboxConformance, ParkingConformance):
         with pytest.raises(ConfigError, match=event.event_id):
             await add(store, RawEvent(SUBJECT, b"1"), event, RawEvent(SUBJECT, b"2"))
         assert ids(await store.entries()) == [event.event_id]
+
+    async def test_the_id_of_a_sent_event_is_not_used_again(self, store: Store) -> None:
+        event = RawEvent(SUBJECT, b"{}", event_id=new_event_id())
+        await add(store, event)
+        await send(store)
+        again = replace(event, payload=b"another")
+        for events in ([again], [RawEvent(SUBJECT, b"1"), again]):
+            async with store.transaction() as tx:
+                with pytest.raises(ConfigError, match=rf"{event.event_id} .* was sent"):
+                    await add_in(tx.handle, *events)
+                await tx.claim(CONSUMER, "e1")
+            assert await store.entries() == []
+            assert set(await store.processed("e1")) == {CONSUMER}
+        fresh = [RawEvent(SUBJECT, b"{}", event_id=new_event_id()) for _ in range(3)]
+        added = [*await add(store, fresh[0]), *await add(store, *fresh[1:])]
+        assert ids(await store.entries()) == added == [one.event_id for one in fresh]
 
     async def test_a_refused_call_leaves_none_of_its_events(self, store: Store) -> None:
         known = RawEvent(SUBJECT, b"{}", event_id=new_event_id())
