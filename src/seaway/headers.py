@@ -237,6 +237,8 @@ def _texts(text: str) -> dict[str, str]:
 
 def check_headers(headers: Mapping[str, str], event_id: str) -> None:
     """Raise ``InvalidName`` unless these headers publish the event of this id, and no other."""
+    if not event_id:
+        raise InvalidName("it has no event id")
     if isinstance(headers, StoredHeaders):
         if headers.name(event_id):
             return

@@ -153,7 +153,8 @@ async def test_a_backlog_larger_than_a_streams_room_trickles_in_order_by_key(
         broker, context_name, durable=True, allow_atomic=atomic, **BOUNDS[bound]
     )
     await write(lite, *(moved(context_name, number, keys=7) for number in range(600)))
-    stage, found = Stage(lite, broker, max_attempts=1), []
+    stage = Stage(lite, broker, max_attempts=1)
+    found: list[int] = []
     async with stage.running(), broker.subscribe(stream, DURABLE) as pull:
         await until(lambda: has(broker, stream, 60))
         async with asyncio.timeout(30):
@@ -191,7 +192,8 @@ async def test_many_events_go_through_a_small_stream(
         broker, context_name, durable=True, retention="workqueue", max_msgs=100
     )
     await write(store, *(moved(context_name, number, keys=50) for number in range(EVENTS)))
-    stage, found = Stage(store, broker, backoff=Backoff(timedelta(milliseconds=100))), []
+    stage = Stage(store, broker, backoff=Backoff(timedelta(milliseconds=100)))
+    found: list[int] = []
     async with stage.running(), broker.subscribe(stream, DURABLE) as pull:
         async with asyncio.timeout(60):
             while len(found) < EVENTS:
