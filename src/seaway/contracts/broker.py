@@ -13,7 +13,10 @@ from seaway.contracts.messages import JSON, Incoming, Message, StoredMessage
 
 
 class Stored(NamedTuple):
-    """The stream acknowledged it. ``duplicate``: it had been there already under this id."""
+    """The stream acknowledged it. ``duplicate``: something had been there already under this id.
+
+    Whether that is this message is the caller's to see: the stream looks at the id alone.
+    """
 
     stream_seq: int
     duplicate: bool = False
@@ -24,13 +27,15 @@ class Refused:
     """The stream refused it; nothing was stored.
 
     ``heals``: the refusal is about the stream's present state (full, no leader, no such stream
-    yet), not about the message; sending it again later can succeed.
+    yet), not about the message; sending it again later can succeed. ``full``: there is no room for
+    this message at the moment; for one of another subject, or a smaller one, there may be some.
     """
 
     description: str
     code: int
     err_code: int
     heals: bool
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ class Unconfirmed:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Not sent, because an earlier message of its ordering key was not stored."""
+    """Not sent, because an earlier message of its ordering key was not stored, or was there."""
 
 
 PublishOutcome: TypeAlias = Stored | Refused | Unconfirmed | Held
@@ -183,9 +188,10 @@ class Broker(Protocol):
     ) -> Sequence[PublishOutcome]:
         """One outcome a message, in the order given. All messages belong to ``stream``.
 
-        Messages of one ordering key are stored in the order given: once one of a key is not
-        ``Stored``, the later ones of that key are not stored either (``Held``, or refused with
-        it). Uses an atomic batch where stream and server (>= 2.12) allow. ``timeout``: how long the
+        Messages of one ordering key are stored in the order given: once one of a key is not newly
+        ``Stored`` (it is a duplicate, or was not stored), the later ones of that key are not stored
+        either (``Held``, or refused with it). What has no room holds up nothing that has some.
+        Uses an atomic batch where stream and server (>= 2.12) allow. ``timeout``: how long the
         server may say nothing; a process that was itself stopped for longer sends nothing more.
         ``after``: nothing is stored before it is there, and nothing at all where it is false (all
         are ``Held``); what can be made ready until then, is. Awaited more than once: a future.

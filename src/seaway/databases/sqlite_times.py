@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST, _LAST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -17,8 +18,11 @@ def microseconds(moment: datetime) -> int:
 
 
 def moment(value: int) -> datetime:
-    """The inverse of ``microseconds``."""
-    return _EPOCH + value * _MICROSECOND
+    """The inverse of ``microseconds``; what no calendar has is the first or last day of ours."""
+    try:
+        return _EPOCH + value * _MICROSECOND
+    except OverflowError:
+        return _LAST if value > 0 else _FIRST
 
 
 def now() -> int:

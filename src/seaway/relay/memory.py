@@ -1,12 +1,13 @@
 """What the relay remembers from round to round; losing it costs time, never an event.
 
-Owns: per stream, whether ids have to be looked up and until when it rests; which troubles have
-been said. Monotonic seconds come in as ``now``; no I/O but ``Telemetry.emit``.
+Owns: per stream, whether ids have to be looked up and until when it rests, and for which subjects
+it has no room; which troubles have been said. Monotonic seconds come in as ``now``; no I/O but
+``Telemetry.emit``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -15,6 +16,17 @@ from seaway.contracts import Unconfirmed
 from seaway.relay.decisions import Cause
 from seaway.retry import Backoff
 from seaway.telemetry import RelayPaused, RelayResumed, Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """A subject that its stream has no room for: the least bytes that found none, and when to try
+    again."""
+
+    size: int
+    failures: int
+    refused_at: float
+    rests_until: float
 
 
 @dataclass(slots=True)
@@ -33,6 +45,8 @@ class StreamMemory:
     rests_until: float = 0.0
     missing_since: float | None = None
     """Since when there has been no such stream."""
+    full: dict[str, Full] = field(default_factory=dict)
+    """By subject. Others of the stream go on meanwhile."""
 
     def suspected(self) -> None:
         """From now on, look up old entries before they are sent."""
@@ -50,6 +64,29 @@ class StreamMemory:
         self.cause, self.failures, self.rests_until = None, 0, 0.0
         if complete:
             self.suspect = False
+
+    def lacked_room(
+        self, sizes: Mapping[str, int], *, progress: Collection[str], now: float, backoff: Backoff
+    ) -> None:
+        """It had none for ``sizes``, by subject; ``progress``: but stored some of those."""
+        for subject, size in sizes.items():
+            known = self.full.get(subject)
+            failures = 1 if known is None or subject in progress else known.failures + 1
+            if known is not None and known.rests_until > now:
+                size, failures = min(size, known.size), known.failures
+            until = now + backoff.delay(failures).total_seconds()
+            self.full[subject] = Full(size, failures, now, until)
+
+    def looked_through(self, fitting: Collection[str], *, since: float, complete: bool) -> bool:
+        """Forget what found room since then; ``complete``: nothing else waits. Whether any did."""
+        over = [
+            subject
+            for subject, full in self.full.items()
+            if full.rests_until <= since and (complete or subject in fitting)
+        ]
+        for subject in over:
+            del self.full[subject]
+        return bool(over)
 
     def reconciled(self) -> None:
         """Nothing that it has stored is in the outbox any more."""

@@ -79,7 +79,7 @@ class MemoryBroker:
         for message in messages:
             outcome = Held() if message.key in blocked else self._store(message)
             outcomes.append(outcome)
-            if not isinstance(outcome, Stored):
+            if not isinstance(outcome, Stored) or outcome.duplicate:
                 blocked.add(message.key)
         self._tell()
         return outcomes
@@ -108,6 +108,8 @@ class MemoryBroker:
             return Refused("maximum payload exceeded", 400, 10054, heals=False)
         try:
             check_subject(message.subject)
+            for name in message.headers:
+                h.check_control(name)
         except InvalidName as error:
             return Refused(str(error), 400, 0, heals=False)
         for stream in self._streams.values():

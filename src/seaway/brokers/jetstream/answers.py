@@ -14,9 +14,12 @@ from seaway.errors import BrokerUnavailable
 TOO_LARGE = 10054
 ATOMIC_DISABLED = 10174
 
-_HEALING = frozenset({10059, 10076, 10039, 10167})
-"""Stream not found, JetStream not enabled (server, account), too many requests: the way out is
-elsewhere, and the message is fine."""
+_HEALING = frozenset({10059, 10076, 10039, 10167, 10158})
+"""Stream not found, JetStream not enabled (server, account), too many requests, the same id being
+stored just now: the way out is elsewhere, and the message is fine."""
+_FULL = frozenset({10077, 10002, 10023, 10028, 10047})
+"""No room in the stream (whichever of its bounds: the code is one), in the account, in the server's
+memory or on its disk."""
 
 
 def classify(answer: Frame | None) -> PublishOutcome:
@@ -37,13 +40,16 @@ def classify(answer: Frame | None) -> PublishOutcome:
         str(error.get("description", "refused")),
         code=code,
         err_code=err_code,
-        heals=code >= 500 or err_code in _HEALING,
+        heals=code >= 500 or err_code in _HEALING or err_code in _FULL,
+        full=err_code in _FULL,
     )
 
 
 def concerns_the_stream(outcome: PublishOutcome) -> bool:
     """Whether trying further messages now would only find the same."""
-    return isinstance(outcome, Unconfirmed) or (isinstance(outcome, Refused) and outcome.heals)
+    if isinstance(outcome, Refused):
+        return outcome.heals and not outcome.full
+    return isinstance(outcome, Unconfirmed)
 
 
 def denied(subject: str) -> Refused:

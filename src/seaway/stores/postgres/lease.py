@@ -77,6 +77,8 @@ class PostgresLease:
         """Whether any entry may be parked, so that claims have to look."""
         self._claimed: set[int] = set()
         self._blocked: set[str] = set()
+        self._looked = 0
+        """Up to where everything was claimed under this lease, or cannot be."""
         self.floor = floor
 
     @property
@@ -97,10 +99,11 @@ class PostgresLease:
                     xmin, xmax, last, self._parked = mark  # type: ignore[misc]
                     self._horizon.mark(xmin, xmax, last)
                 self._claims += 1
+                after = max(self.floor, self._looked)
                 found = await self._connection.fetch(
                     sql["claim"],
-                    self.floor,
-                    rows.numbers(each for each in self._claimed if each > self.floor),
+                    after,
+                    rows.numbers(each for each in self._claimed if each > after),
                     list(self._blocked),
                     share.filter,
                     share.shards,
@@ -110,6 +113,8 @@ class PostgresLease:
                 )
         entries = [rows.entry(row) for row in found]
         self._claimed.update(entry.position for entry in entries)
+        closed = self._horizon.closed
+        self._looked = min(closed, entries[-1].position) if len(entries) == limit else closed
         if not self._blocked:
             # A late row of a blocked key may lie anywhere, and is in no claim of this lease.
             self.floor = floor_after(self.floor, self._horizon.closed, self._claimed)

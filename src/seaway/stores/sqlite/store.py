@@ -203,7 +203,7 @@ class SqliteStore:
         """Unsettled entries in outbox order."""
         given = {"parked": parked, "event_id": event_id, "limit": limit}
         return await self._read(
-            lambda db: [rows.entry(row) for row in db.execute(_OUTBOX["entries"], given).fetchall()]
+            lambda db: [rows.entry(row) for row in rows.read(db, _OUTBOX["entries"], given)]
         )
 
     async def unpark(self, event_ids: Sequence[str] | None = None) -> int:
@@ -223,7 +223,7 @@ class SqliteStore:
         else:
             statement = _OUTBOX["sent"]
         return await self._read(
-            lambda db: [rows.sent(row) for row in db.execute(statement, given).fetchall()]
+            lambda db: [rows.sent(row) for row in rows.read(db, statement, given)]
         )
 
     async def prune(self, before: datetime) -> None:

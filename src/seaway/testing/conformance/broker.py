@@ -8,6 +8,7 @@ when they pass.
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -73,8 +74,24 @@ class BrokerConformance(SubscriptionConformance):
         assert await publish(broker, known) == [Stored(1)]
         assert await publish(broker, known) == [Stored(1, duplicate=True)]
         outcomes = await publish(broker, known, *fresh)
-        assert outcomes == [Stored(1, duplicate=True), Stored(2), Stored(3)]
+        # Its key waits until somebody has looked whether that is the message.
+        assert outcomes == [Stored(1, duplicate=True), Held(), Held()]
+        assert await publish(broker, *fresh) == [Stored(2), Stored(3)]
         assert len(await everything(broker, context)) == 3
+
+    @pytest.mark.parametrize("atomic", [True, False])
+    async def test_an_id_that_another_message_has_is_a_duplicate_too(
+        self, broker: Broker, context: str, stream: str, subject: str, atomic: bool
+    ) -> None:
+        await make(broker, context, allow_atomic=atomic)
+        one = Message(subject, b"forged", {h.MSG_ID: "one", h.ORDERING_KEY: "a"})
+        assert await publish(broker, one) == [Stored(1)]
+        own = Message(subject, b"own", {h.MSG_ID: "one", h.ORDERING_KEY: "a"})
+        behind = Message(subject, b"behind", {h.MSG_ID: "two", h.ORDERING_KEY: "a"})
+        other = Message(subject, b"other", {h.MSG_ID: "three", h.ORDERING_KEY: "b"})
+        outcomes = await publish(broker, own, behind, other)
+        assert outcomes == [Stored(1, duplicate=True), Held(), Stored(2)]
+        assert payloads(await everything(broker, context)) == [b"forged", b"other"]
 
     async def test_no_stream_takes_it(self, broker: Broker, context: str) -> None:
         [outcome] = await publish(broker, *events(context, 1))
@@ -111,9 +128,100 @@ class BrokerConformance(SubscriptionConformance):
         assert await publish(broker, first) == [Stored(1)]
         [outcome] = await publish(broker, second)
         refused = expect_refused(outcome)
-        assert (refused.heals, refused.code, refused.err_code) == (True, 503, 10077)
+        assert (refused.heals, refused.full) == (True, True)
+        assert (refused.code, refused.err_code) == (503, 10077)
         assert await broker.admin.delete_message(stream, 1)
         assert await publish(broker, second) == [Stored(2)]
+
+    @pytest.mark.parametrize("atomic", [True, False])
+    @pytest.mark.parametrize("retention", ["limits", "workqueue", "interest"])
+    async def test_what_fits_into_a_bounded_stream_is_stored_in_order_by_key(
+        self, broker: Broker, context: str, stream: str, retention: str, atomic: bool
+    ) -> None:
+        await make(
+            broker,
+            context,
+            durable={},
+            max_msgs=5,
+            discard="new",
+            retention=retention,
+            allow_atomic=atomic,
+        )
+        sent = [message for n in range(6) for message in events(context, 2, key=f"k{n}")]
+        outcomes = await publish(broker, *sent)
+        stored = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, Stored)]
+        assert len(stored) == len(await everything(broker, context)) == 5
+        assert all(n % 2 == 0 or n - 1 in stored for n in stored)
+        assert await broker.admin.delete_message(stream, 1)
+        again = await publish(broker, *(m for n, m in enumerate(sent) if n not in stored))
+        assert sum(isinstance(outcome, Stored) for outcome in again) == 1
+
+    @pytest.mark.parametrize("atomic", [True, False])
+    async def test_a_subject_without_room_holds_up_its_keys_alone(
+        self, broker: Broker, context: str, subject: str, atomic: bool
+    ) -> None:
+        await make(
+            broker,
+            context,
+            max_msgs_per_subject=2,
+            discard="new",
+            discard_new_per_subject=True,
+            allow_atomic=atomic,
+        )
+        full = [Message(subject, b"%d" % n, {h.ORDERING_KEY: f"k{n}"}) for n in range(4)]
+        wide = f"{context}.event.other.v1"
+        behind = Message(wide, b"behind", {h.ORDERING_KEY: "k3"})
+        other = Message(wide, b"other", {h.ORDERING_KEY: "k4"})
+        outcomes = await publish(broker, *full, behind, other)
+        assert [isinstance(one, Stored) for one in outcomes[:4]].count(True) == 2
+        lacking = [one for one in outcomes[:4] if not isinstance(one, Stored)]
+        assert all(expect_refused(one).full for one in lacking)
+        assert isinstance(outcomes[5], Stored)
+        assert isinstance(outcomes[4], Stored) == isinstance(outcomes[3], Stored)
+
+    @pytest.mark.parametrize("atomic", [True, False])
+    async def test_what_is_small_enough_finds_room_behind_what_is_not(
+        self, broker: Broker, context: str, subject: str, atomic: bool
+    ) -> None:
+        await make(broker, context, max_bytes=2000, discard="new", allow_atomic=atomic)
+        large = Message(subject, b"x" * 3000, {h.ORDERING_KEY: "a"})
+        behind = Message(subject, b"behind", {h.ORDERING_KEY: "a"})
+        small = Message(subject, b"small", {h.ORDERING_KEY: "b"})
+        outcomes = await publish(broker, large, behind, small)
+        assert expect_refused(outcomes[0]).full
+        assert outcomes[1:] == [Held(), Stored(1)]
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("Nats-Rollup", "all"),
+            ("Nats-Expected-Stream", "OTHER"),
+            ("Nats-Expected-Last-Sequence", "7"),
+            ("Nats-TTL", "1s"),
+            ("Nats-Batch-Id", "theirs"),
+            ("Nats-Schedule", "@at 2099-01-01T00:00:00Z"),
+        ],
+    )
+    @pytest.mark.parametrize("stored_headers", [True, False])
+    async def test_no_header_of_a_message_is_an_order_to_the_server(
+        self,
+        broker: Broker,
+        context: str,
+        subject: str,
+        name: str,
+        value: str,
+        *,
+        stored_headers: bool,
+    ) -> None:
+        await make(broker, context, allow_rollup_hdrs=True)
+        before = Message(subject, b"before", {h.ORDERING_KEY: "a"})
+        pairs = {h.MSG_ID: "one", h.ORDERING_KEY: "b", name: value}
+        headers = h.StoredHeaders(json.dumps(pairs, separators=(",", ":")))
+        order = Message(subject, b"order", headers if stored_headers else pairs)
+        after = Message(subject, b"after", {h.ORDERING_KEY: "c"})
+        outcomes = await publish(broker, before, order, after)
+        assert expect_refused(outcomes[1]).heals is False
+        assert payloads(await everything(broker, context)) == [b"before", b"after"]
 
     async def test_nothing_of_a_key_is_stored_behind_a_gap(
         self, broker: Broker, context: str

@@ -40,9 +40,9 @@ FROM (SELECT pg_current_snapshot() AS now) s, seaway_outbox_position p
 
 -- name: claim
 -- Nothing once a parked event was released: it may lie below the floor, and must not be overtaken.
--- Nothing either once the keys were divided anew.
-SELECT o.position, o.event_id::text, o.subject, o.payload, o.headers::text, o.added_at, o.attempts,
-       o.last_error, o.parked_at,
+-- Nothing either once the keys were divided anew. No time is one that Python does not have.
+SELECT o.position, o.event_id::text, o.subject, o.payload, o.headers::text,
+       greatest(least(o.added_at, '9999-12-30Z'), '0001-01-02Z'), o.attempts, o.last_error, o.parked_at,
        (hashtextextended(o.ordering_key, 0) & 2147483647) % $5::integer
 FROM seaway_outbox o
 WHERE o.position > $1
@@ -60,8 +60,8 @@ LIMIT $8
 
 -- name: find
 -- Unordered: with sorting off, an order would be had by reading the whole outbox along its key.
-SELECT o.position, o.event_id::text, o.subject, o.payload, o.headers::text, o.added_at, o.attempts,
-       o.last_error, o.parked_at, 0
+SELECT o.position, o.event_id::text, o.subject, o.payload, o.headers::text,
+       greatest(least(o.added_at, '9999-12-30Z'), '0001-01-02Z'), o.attempts, o.last_error, o.parked_at, 0
 FROM seaway_outbox o
 WHERE o.event_id = ANY ($1::uuid[])
 

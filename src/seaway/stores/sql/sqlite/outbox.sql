@@ -10,7 +10,8 @@ SELECT max(at) FROM (
 
 -- name: claim
 -- Entries after a position whose keys are not blocked; parked ones show which keys are.
-SELECT position, event_id, subject, payload, headers, added_at, attempts, last_error, parked_at
+SELECT position, event_id, subject, payload, headers, added_at, attempts, last_error, parked_at,
+       ordering_key
 FROM seaway_outbox
 WHERE position > :after
   AND ordering_key NOT IN (SELECT value FROM json_each(:blocked))
