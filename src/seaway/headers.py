@@ -53,6 +53,17 @@ RESERVED = frozenset(
 )
 """Lower-cased names that the writer of an event sets through arguments, never as extra headers."""
 
+HEADER_BLOCK_BYTES = 65_535
+"""The longest header block that a stream stores, counted as ``header_bytes`` counts (nats-server
+2.9 to 2.15; over it the answer is err_code 10097, and an atomic batch is refused whole)."""
+
+EVENT_HEADER_BYTES = HEADER_BLOCK_BYTES - 512
+"""The longest that an event may bring: its way adds lines, in a batch or when it is redriven."""
+
+TEXT_BYTES = 1024
+"""The longest ordering key, correlation id and causation id of an event. PostgreSQL indexes the
+first two, and an index takes no more than 2,700 bytes: a relay could neither settle nor park it."""
+
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(r"[^\r\n\x00\ud800-\udfff]*")
 _VERSION = re.compile(r"[1-9][0-9]{0,254}")
@@ -212,9 +223,14 @@ def ordering_key(subject: str, headers: Mapping[str, str]) -> str:
     return headers.get(ORDERING_KEY) or subject
 
 
+def header_bytes(headers: Mapping[str, str]) -> int:
+    """Bytes of the header block, first line and end included; 0 where there are no headers."""
+    if not headers:
+        return 0
+    texts = len("".join((*headers, *headers.values())).encode())
+    return len(b"NATS/1.0\r\n") + texts + 4 * len(headers) + len(b"\r\n")
+
+
 def wire_bytes(headers: Mapping[str, str], payload: bytes) -> int:
     """Bytes of header block and payload, as the server counts them against ``max_payload``."""
-    if not headers:
-        return len(payload)
-    texts = len("".join((*headers, *headers.values())).encode())
-    return len(b"NATS/1.0\r\n") + texts + 4 * len(headers) + len(b"\r\n") + len(payload)
+    return header_bytes(headers) + len(payload)

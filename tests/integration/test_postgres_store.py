@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, suppress
@@ -13,10 +14,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from seaway.contracts import Sent
+from seaway.contracts import Failed, Sent
 from seaway.embedded.postgres import PostgresServer
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.events import RawEvent
+from seaway.headers import TEXT_BYTES
 from seaway.outbox import Outbox
 from seaway.stores.postgres import PostgresStore
 from seaway.testing.conformance.inbox import add_in, ids
@@ -64,6 +66,25 @@ def doubled() -> AbstractContextManager[object, bool]:
 
 def day(moment: datetime) -> str:
     return f"seaway_sent_{moment:%Y%m%d}"
+
+
+async def test_the_longest_key_and_correlation_can_be_parked_and_settled(
+    store: PostgresStore,
+) -> None:
+    """An index takes no longer ones, unless they compress: the relay would stand still."""
+    longest = secrets.token_hex(TEXT_BYTES // 2)
+    async with store.transaction() as tx:
+        handle: Any = tx.handle
+        event = RawEvent(SUBJECT, b"{}", key=longest, correlation_id=longest)
+        await Outbox().add(handle, event)
+    async with store.lease() as lease:
+        assert lease is not None
+        [entry] = await lease.claim(10)
+        await lease.settle([], [Failed(entry, "refused", park=True)])
+    assert len(await store.entries(parked=True)) == 1
+    await store.unpark()
+    await send(store)
+    assert len(await store.sent(correlation_id=longest)) == 1
 
 
 # ------------------------------------------------------------------ settled events by day

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -13,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from seaway import headers as h
 from seaway.brokers.jetstream import JetStreamBroker, connect
 from seaway.config import NatsSettings
-from seaway.contracts import Message, Stored, StoredMessage
+from seaway.contracts import Message, Refused, Stored, StoredMessage
 from seaway.embedded.nats_server import NatsServer
-from seaway.events import RawEvent
+from seaway.errors import EventTooLarge
+from seaway.events import RawEvent, new_event_id
 from seaway.outbox import Outbox
 from seaway.relay import Relay
 from seaway.retry import Backoff
@@ -147,6 +150,42 @@ async def test_a_known_id_in_a_batch_is_stored_once_and_order_holds(
     assert await make_relay(store, broker, heard, batch=100).drain() == 300
     assert_in_order(await on_stream(broker, stream), written)
     assert sum(signal.duplicates for signal in heard.of(Relayed)) == 7
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+async def test_an_event_with_all_the_headers_that_it_may_have_is_published_among_others(
+    store: SqliteStore, broker: JetStreamBroker, context_name: str, heard: Heard, atomic: bool
+) -> None:
+    stream = await make_stream(broker, context_name, allow_atomic=atomic)
+    written = await write(store, context_name, 10)
+    subject, event_id = f"{context_name}.event.case_moved.v1", new_event_id()
+
+    async def add(note: str) -> Sequence[str]:
+        event = RawEvent(subject, b"{}", event_id=event_id, headers={"X-Note": note})
+        async with store.transaction() as tx:
+            return await Outbox().add(tx.handle, event)
+
+    with pytest.raises(EventTooLarge) as refused:
+        await add("n" * h.HEADER_BLOCK_BYTES)
+    own = int(re.findall(r"are (\d+) bytes", str(refused.value))[0]) - h.HEADER_BLOCK_BYTES
+    with pytest.raises(EventTooLarge):
+        await add("n" * (h.EVENT_HEADER_BYTES - own + 1))
+    assert len(await store.entries(limit=100)) == 10
+    written += await add("n" * (h.EVENT_HEADER_BYTES - own))
+    written += await write(store, context_name, 10)
+    assert await make_relay(store, broker, heard).drain() == 21
+    stored = await on_stream(broker, stream)
+    assert_in_order(stored, written)
+    [message] = [each.message for each in stored if each.event_id == event_id]
+    assert h.header_bytes(message.headers) <= h.HEADER_BLOCK_BYTES
+    assert ("Nats-Batch-Sequence" in message.headers) is atomic
+    # The server's own limit, to the byte.
+    rest = {"Nats-Msg-Id": "another", "X-Note": ""}
+    for over in (0, 1):
+        length = h.HEADER_BLOCK_BYTES - h.header_bytes(rest) + over
+        again = Message(message.subject, b"", {**rest, "X-Note": "n" * length})
+        [outcome] = await broker.publish(stream, [again], timeout=timedelta(seconds=5))
+        assert isinstance(outcome, Refused if over else Stored)
 
 
 async def test_ids_that_the_stream_forgot_are_looked_up(

@@ -15,7 +15,7 @@ from seaway import headers as h
 from seaway.chain import chained
 from seaway.errors import ConfigError, EventTooLarge, InvalidName
 from seaway.events import RawEvent, Registry, event, new_event_id
-from seaway.outbox.encoding import Limits, OutboxRow, Wishes, encode, message_bytes
+from seaway.outbox.encoding import Limits, OutboxRow, Wishes, encode
 
 LIMITS = Limits(1024 * 1024)
 SUBJECT = "sea.event.case_created.v1"
@@ -192,7 +192,7 @@ def test_one_id_twice_in_a_call_is_refused() -> None:
 @given(st.integers(0, 3000))
 def test_the_limit_holds_to_the_byte(length: int) -> None:
     what = RawEvent(SUBJECT, b"x" * length, event_id=new_event_id())
-    size = message_bytes(headers_of(one(what)), what.payload)
+    size = h.wire_bytes(headers_of(one(what)), what.payload)
     encode([what], Wishes(), Limits(size))
     encode([what], Wishes(), Limits(1, {"SEA_EVENTS": size}))
     for limits in (Limits(size - 1), Limits(size, {"SEA_EVENTS": size - 1})):
@@ -202,4 +202,29 @@ def test_the_limit_holds_to_the_byte(length: int) -> None:
 
 def test_the_size_is_the_servers() -> None:
     block = b"NATS/1.0\r\nA: 1\r\nX-B: s\xc3\xbcd\r\n\r\n"
-    assert message_bytes({"A": "1", "X-B": "süd"}, b"12345") == len(block) + 5
+    assert h.wire_bytes({"A": "1", "X-B": "süd"}, b"12345") == len(block) + 5
+
+
+@pytest.mark.parametrize("char", ["v", "ü", "€"])
+@pytest.mark.parametrize("raw", [True, False])
+def test_headers_that_no_stream_stores_are_refused(char: str, raw: bool) -> None:
+    def write(text: str) -> OutboxRow:
+        extra = {"X-Note": text}
+        what = RawEvent(SUBJECT, b"{}", event_id=own_id, headers=extra if raw else {})
+        return one(what, headers={} if raw else extra)
+
+    own_id = new_event_id()
+    room = h.EVENT_HEADER_BYTES - h.header_bytes(headers_of(write("")))
+    fits = char * (room // len(char.encode()))
+    assert h.header_bytes(headers_of(write(fits))) <= h.EVENT_HEADER_BYTES
+    with pytest.raises(EventTooLarge, match=rf"headers are \d+ bytes, {h.EVENT_HEADER_BYTES}"):
+        write(fits + char)
+
+
+@pytest.mark.parametrize("wish", ["key", "correlation_id", "causation_id"])
+@pytest.mark.parametrize("char", ["v", "ü", "€"])
+def test_ids_and_keys_that_no_index_takes_are_refused(wish: str, char: str) -> None:
+    fits = char * (h.TEXT_BYTES // len(char.encode()))
+    one(RawEvent(SUBJECT, b"{}"), **{wish: fits})
+    with pytest.raises(EventTooLarge, match=rf"{wish}.*{h.TEXT_BYTES} are allowed"):
+        one(RawEvent(SUBJECT, b"{}"), **{wish: fits + char})

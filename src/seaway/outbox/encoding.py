@@ -74,11 +74,6 @@ def ids_of(rows: Iterable[OutboxRow]) -> list[str]:
     return [row.event_id for row in rows]
 
 
-def message_bytes(headers: Mapping[str, str], payload: bytes) -> int:
-    """The size that the server counts: the header block as sent, and the payload."""
-    return h.wire_bytes(headers, payload)
-
-
 def _row(event: object, wishes: Wishes, limits: Limits, now: datetime) -> OutboxRow:
     raw = event if isinstance(event, RawEvent) else _raw(event)
     subject = EventSubject.parse(raw.subject)
@@ -141,11 +136,23 @@ def _first(*values: str | None) -> str | None:
 
 
 def _text(what: str, value: str | None) -> str | None:
-    if value is None or (isinstance(value, str) and value):
-        return value
-    raise ConfigError(
-        f"{what} {value!r} is not a non-empty string", hint=f"pass {what}=str(...), or leave it out"
-    )
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value:
+        raise ConfigError(
+            f"{what} {value!r} is not a non-empty string",
+            hint=f"pass {what}=str(...), or leave it out",
+        )
+    if len(value) > h.TEXT_BYTES or (not value.isascii() and _utf8_bytes(value) > h.TEXT_BYTES):
+        raise EventTooLarge(
+            f"{what} {value[:40]}… is {_utf8_bytes(value)} bytes, {h.TEXT_BYTES} are allowed",
+            hint="give the id of a thing, or a hash",
+        )
+    return value
+
+
+def _utf8_bytes(value: str) -> int:
+    return len(value.encode("utf-8", "surrogatepass"))  # Broken text is refused later, by name.
 
 
 def _own_id(event_id: str) -> str:
@@ -197,10 +204,16 @@ def _check_size(
     raw: RawEvent, subject: EventSubject, headers: Mapping[str, str], limits: Limits
 ) -> None:
     try:
-        size = message_bytes(headers, raw.payload)
+        block = h.header_bytes(headers)
     except UnicodeEncodeError as error:
         raise InvalidName(f"{subject}: a header is not valid Unicode: {error}") from error
-    limit = limits.of(subject.context)
+    if block > h.EVENT_HEADER_BYTES:
+        # The server's own bound: no stream and no setting takes more.
+        raise EventTooLarge(
+            f"{subject}: the event's headers are {block} bytes, {h.EVENT_HEADER_BYTES} are allowed",
+            hint="put the content into the payload",
+        )
+    size, limit = block + len(raw.payload), limits.of(subject.context)
     if size > limit:
         raise EventTooLarge(
             f"{subject}: the event is {size} bytes with its headers, {limit} are allowed",
