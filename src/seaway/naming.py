@@ -28,6 +28,9 @@ MAX_DELIVERIES_PREFIX = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 MSG_TERMINATED_PREFIX = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED"
 ADVISORY_SUBJECTS = (f"{MAX_DELIVERIES_PREFIX}.>", f"{MSG_TERMINATED_PREFIX}.>")
 
+MAX_NAME_BYTES = 255
+"""Longest name of a stream or durable: the server's own bound."""
+
 MAX_SUBJECT_BYTES = 255
 """Longest subject that Seaway writes; a dead letter's or redrive's prefix comes on top."""
 
@@ -36,6 +39,16 @@ _VERSION = re.compile(r"v([1-9][0-9]*)")
 _UPPER_PART = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _TOKEN = re.compile(r"[^\s.*>\x00-\x1f\x7f\ud800-\udfff]+")
+
+
+_API_NAME = re.compile(r"[^\s.*>/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+
+
+def is_name(text: str) -> bool:
+    """Whether a stream or durable could have this name: then it can stand in a subject."""
+    return len(text.encode("utf-8", "replace")) <= MAX_NAME_BYTES and bool(
+        _API_NAME.fullmatch(text)
+    )
 
 
 def check_part(value: str, what: str) -> str:
@@ -72,6 +85,15 @@ def check_subject(subject: str) -> str:
     if len(subject.encode()) > MAX_SUBJECT_BYTES:
         raise InvalidName(f"subject {subject[:40]!r}… is longer than {MAX_SUBJECT_BYTES} bytes")
     return subject
+
+
+def is_subject(text: str) -> bool:
+    """Whether ``check_subject`` passes it."""
+    try:
+        check_subject(text)
+    except InvalidName:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, order=True)

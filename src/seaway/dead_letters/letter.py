@@ -34,6 +34,9 @@ BY_REFERENCE = "by-reference"
 ERROR_TYPE_BYTES = 256
 ERROR_BYTES = 1024
 STACK_BYTES = 8 * 1024
+_SUBJECT_BYTES = 3 * 1024
+"""A foreign subject up to this length has room for a letter's and a redrive's prefix."""
+_SUBJECT_SHOWN = 60
 
 _CONTROL = re.compile(r"nats-", re.IGNORECASE)
 """Headers of JetStream's own: an id, an expectation, a batch, a TTL or a schedule belongs to the
@@ -118,8 +121,12 @@ def queue_of(incoming: Incoming) -> tuple[str, str]:
 
     The context is the stream's: it is the event's own too, but for a foreign subject.
     """
-    context = stream_context(incoming.stream)
-    return dlq_stream(context), f"{context}.dlq.{incoming.event_subject}"
+    context, subject = stream_context(incoming.stream), incoming.event_subject
+    if len(subject.encode()) > _SUBJECT_BYTES:
+        # No line of the protocol would hold it; nobody can send it again under this name.
+        digest = hashlib.sha256(subject.encode()).hexdigest()
+        subject = f"{subject[:_SUBJECT_SHOWN].rstrip('.')}.{digest}"
+    return dlq_stream(context), f"{context}.dlq.{subject}"
 
 
 def write(
@@ -138,7 +145,7 @@ def write(
     _, subject = queue_of(incoming)
     own = {
         h.MSG_ID: letter_id(incoming),
-        h.EVENT_ID: _identity(incoming),
+        h.EVENT_ID: incoming.event_id,
         h.DLQ_STREAM: incoming.stream,
         h.DLQ_STREAM_SEQUENCE: str(incoming.stream_seq),
         h.DLQ_CONSUMER: incoming.consumer,
@@ -173,16 +180,7 @@ def write(
 def letter_id(incoming: Incoming) -> str:
     """The message id of the letter: the same whoever writes it, and how often."""
     place = f"{incoming.stream}:{incoming.stream_seq}"
-    return f"dlq:{incoming.consumer}:{place}:{_identity(incoming)}"
-
-
-def _identity(incoming: Incoming) -> str:
-    try:
-        h.check_header(h.EVENT_ID, incoming.event_id)
-    except InvalidName:
-        # An id that no header can carry could never be redriven under its own name.
-        return f"{incoming.stream}:{incoming.stream_seq}"
-    return incoming.event_id
+    return f"dlq:{incoming.consumer}:{place}:{incoming.event_id}"
 
 
 def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
@@ -258,8 +256,11 @@ def redriven(letter: Letter, *, payload: bytes | None, to_all: bool) -> tuple[st
 
 
 def carried(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers that go on with the event: none of JetStream's, none of an earlier letter."""
+    """The headers that go on with the event: none of JetStream's, none of an earlier letter. Its
+    key is the same afterwards, also where it was not usable."""
     kept: dict[str, str] = {}
+    if key := headers.get(h.ORDERING_KEY):
+        headers = {**headers, h.ORDERING_KEY: h.usable_key(key)}
     for name, value in headers.items():
         if _CONTROL.match(name) or name.lower().startswith(h.DLQ_PREFIX.lower()):
             continue

@@ -40,7 +40,7 @@ from seaway.errors import (
     SeawayError,
     TransientError,
 )
-from seaway.naming import check_filter, covers, dlq_stream, stream_context
+from seaway.naming import check_filter, covers, dlq_stream, is_subject, stream_context
 from seaway.parked import Place
 
 _TIMEOUT = timedelta(seconds=5)
@@ -123,9 +123,9 @@ class DeadLetters:
         for queue, subjects in queues.items():
             if await self._broker.admin.stream(queue) is None:
                 continue
-            selected = self._selected(
-                queue, sorted(subjects), Selection(consumer=consumer), payloads=False
-            )
+            # A foreign subject may hold what would be a wildcard in a filter, and meet another's.
+            plain = sorted(subjects) if all(map(is_subject, subjects)) else []
+            selected = self._selected(queue, plain, Selection(consumer=consumer), payloads=False)
             async with aclosing(selected) as letters:
                 async for letter in letters:
                     found.add(((letter.stream, letter.stream_seq), letter.event_id))

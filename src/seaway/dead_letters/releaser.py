@@ -15,10 +15,10 @@ consumer was settled in this process, and every ``every`` for what was done else
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
+from seaway import logs
 from seaway.contracts import Broker, ParkingStore
 from seaway.dead_letters.letter import Letter
 from seaway.dead_letters.queue import DeadLetters, Selection
@@ -28,7 +28,7 @@ from seaway.parked import ParkedEvent
 from seaway.retry import Backoff
 from seaway.telemetry import Delivered, Signal, Telemetry
 
-logger = logging.getLogger("seaway.releaser")
+logger = logs.logger("seaway.releaser")
 
 _BACKOFF = Backoff(timedelta(milliseconds=500), timedelta(seconds=30))
 _UNDER_WAY = timedelta(minutes=1)
