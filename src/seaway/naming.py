@@ -34,6 +34,9 @@ MAX_NAME_BYTES = 255
 MAX_SUBJECT_BYTES = 255
 """Longest subject that Seaway writes; a dead letter's or redrive's prefix comes on top."""
 
+MAX_WIRE_SUBJECT_BYTES = 3840
+"""Longest subject that is sent: the server takes a line of 4,096 bytes with it (its default)."""
+
 _PART = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*")
 _VERSION = re.compile(r"v([1-9][0-9]*)")
 _UPPER_PART = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*")
@@ -140,6 +143,14 @@ def event_name_of(class_name: str) -> str:
 def context_of(subject: str) -> str:
     """The context that a subject belongs to: its first token, validated as a context."""
     return check_part(check_subject(subject).partition(".")[0], "context")
+
+
+def is_event_of(context: str, subject: str) -> bool:
+    """Whether ``subject``, of any length, can be that of a context's event, a foreign one too."""
+    tokens = subject.split(".")
+    return (
+        len(tokens) > 2 and tokens[:2] == [context, "event"] and all(map(_TOKEN.fullmatch, tokens))
+    )
 
 
 def events_stream(context: str) -> str:

@@ -21,7 +21,8 @@ from datetime import UTC, datetime, timedelta
 from seaway import logs
 from seaway.contracts import Broker, ParkingStore
 from seaway.dead_letters.letter import Letter
-from seaway.dead_letters.queue import DeadLetters, Selection
+from seaway.dead_letters.queue import DeadLetters
+from seaway.dead_letters.selection import Selection
 from seaway.errors import ApiError, NotFound, SeawayError, TransientError
 from seaway.naming import dlq_stream, redrive_stream, stream_context
 from seaway.parked import ParkedEvent

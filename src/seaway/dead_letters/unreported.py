@@ -23,7 +23,8 @@ from typing import TypeAlias
 
 from seaway import headers as h
 from seaway.contracts import JSON, Broker, InboxStore, StoredMessage
-from seaway.dead_letters.queue import DeadLetters, Selection
+from seaway.dead_letters.queue import DeadLetters
+from seaway.dead_letters.selection import Selection
 from seaway.errors import StoreRefused
 from seaway.naming import ADVISORY_STREAM, filter_subjects, redrive_stream, stream_context
 
