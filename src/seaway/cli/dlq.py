@@ -17,8 +17,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from seaway.cli import session
+from seaway.cli.session import printable
 from seaway.config import parse_duration
-from seaway.contracts import DeadLetterReason
+from seaway.contracts import DeadLetterReason, Message
 from seaway.dead_letters import DeadLetters, Letter, Selection
 from seaway.errors import ConfigError, NotFound
 from seaway.headers import parse_time
@@ -53,13 +54,6 @@ def moment(text: str | None, option: str) -> datetime | None:
             f"{option} {text!r} is neither a time nor an age",
             hint="like 2026-11-24T08:00:00Z, or 2h",
         ) from None
-
-
-def printable(text: str) -> str:
-    """``text`` without what a terminal would obey: payloads and headers are untrusted."""
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text
-    )
 
 
 def shown(payload: bytes) -> str:
@@ -182,35 +176,43 @@ def show(
         async with session.open_app(ctx) as application:
             queue = application.dead_letters
             letter = await queue.get(letter_id, consumer=consumer)
-            body, gone = letter.payload, ""
+            event, gone = Message(letter.subject, letter.payload, letter.headers), ""
             try:
-                body = await queue.payload(letter)
-            except NotFound as error:
+                event = await queue.event(letter)
+            except (NotFound, ConfigError) as error:
                 gone = str(error)
         if as_json:
-            session.print_json(_details(letter, body))
+            session.print_json(_details(letter, event, gone))
             return
         for name, value in letter.summary().items():
             typer.echo(printable(f"{name + ':':<12} {value}"))
+        if letter.problem:
+            typer.echo("It can be shown and discarded, and nothing else.")
         typer.echo("\nheaders:")
-        for name, value in letter.stored.message.headers.items():
-            if not name.startswith("X-Dlq-"):
-                typer.echo(printable(f"  {name}: {value}"))
+        for name, value in event.headers.items():
+            typer.echo(printable(f"  {name}: {value}"))
+        if gone and letter.headers_by_reference:
+            typer.echo(printable(f"  others cannot be shown: {gone}"))
+        if letter.lacks_headers:
+            typer.echo("  others were left out: there was no room, and nothing keeps them")
         if letter.stack:
             typer.echo("\nstack:\n" + re.sub("^", "  ", printable(letter.stack), flags=re.M))
-        typer.echo(f"\npayload ({len(body)} bytes):\n" + printable(gone or shown(body)))
+        body, why = event.payload, gone if letter.by_reference else ""
+        typer.echo(f"\npayload ({len(body)} bytes):\n" + printable(why or shown(body)))
 
     session.run(work())
 
 
-def _details(letter: Letter, payload: bytes) -> dict[str, Any]:
+def _details(letter: Letter, event: Message, gone: str) -> dict[str, Any]:
     details = letter.summary() | {
-        "headers": dict(letter.stored.message.headers),
+        "headers": {**event.headers, **letter.stored.message.headers},
         "stack": letter.stack,
-        "payload_base64": base64.b64encode(payload).decode(),
+        "payload_base64": base64.b64encode(event.payload).decode(),
     }
+    if gone:
+        details["gone"] = gone
     with contextlib.suppress(ValueError):
-        details["payload"] = json_value(payload)
+        details["payload"] = json_value(event.payload)
     return details
 
 
