@@ -180,7 +180,8 @@ class DeadLetters:
         Those of the same consumer and key that did not fail themselves and are later in the event
         stream.
         """
-        found = await self.list(Selection(reason="parked"), payloads=False)
+        parked = await self.list(Selection(reason="parked"), payloads=False)
+        found = [one for one in parked if one.has_place]
         if letters is None:
             return found
         failed = {(one.consumer, one.key) for one in letters if not one.waits}

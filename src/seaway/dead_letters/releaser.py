@@ -188,7 +188,8 @@ class Releaser:
         if await self._broker.admin.stream(self._queue) is None:
             raise NotFound(f"there is no stream {self._queue}: run `seaway topology apply`")
         found = await self._letters.list(Selection(consumer=self._consumer), payloads=False)
-        return {letter.event_id: letter for letter in found}
+        # Those of somebody else's making stand for nobody.
+        return {letter.event_id: letter for letter in found if letter.has_place}
 
     async def _adopt(self, head: ParkedEvent, letter: Letter) -> None:
         """Its letter was written by a process that died, or by a sweeper without this store."""
