@@ -146,10 +146,14 @@ def context_of(subject: str) -> str:
 
 
 def is_event_of(context: str, subject: str) -> bool:
-    """Whether ``subject``, of any length, can be that of a context's event, a foreign one too."""
+    """Whether ``subject``, of any length, can be that of a context's event, a foreign one too. Not
+    with U+FFFD: that stands for bytes that are no text, and sent it would be another subject."""
     tokens = subject.split(".")
     return (
-        len(tokens) > 2 and tokens[:2] == [context, "event"] and all(map(_TOKEN.fullmatch, tokens))
+        len(tokens) > 2
+        and tokens[:2] == [context, "event"]
+        and "\ufffd" not in subject
+        and all(map(_TOKEN.fullmatch, tokens))
     )
 
 

@@ -209,6 +209,7 @@ async def test_a_letter_of_any_kind_can_be_shown_and_discarded(desk: Desk) -> No
     queue = f"{desk.context.upper()}_DLQ"
     listed = await desk.run("dlq", "ls")
     assert (listed.code, clean(listed.out)) == (0, True)
+    assert "is not the subject of an event" in listed.out
     found = await desk.run("dlq", "ls", "--json")
     assert clean(found.out)
     assert {f"{queue}:{place}" for place in places} <= {one["id"] for one in json.loads(found.out)}
@@ -221,6 +222,10 @@ async def test_a_letter_of_any_kind_can_be_shown_and_discarded(desk: Desk) -> No
     for name in (names[3], names[-2]):
         details = await desk.run("dlq", "show", name, "--json")
         assert (clean(details.out), json.loads(details.out)["id"]) == (True, name)
+    dry = await desk.run("dlq", "redrive", *names, "--dry-run")
+    assert (dry.code, clean(dry.out + dry.err)) == (0, True)
+    assert len([line for line in dry.err.splitlines() if line.startswith("stays: ")]) == 8
+    assert "4 would be redriven" in dry.err
     for to in ("consumer", "all"):
         redriven = await desk.run("dlq", "redrive", *names[:-1], "--to", to)
         assert (redriven.code, clean(redriven.err)) == (1, True)

@@ -391,6 +391,7 @@ def test_a_redrive_to_all_goes_back_onto_the_event_stream(stream: str) -> None:
         "sea.event.a b",
         "sea.event.a\x00b",
         "sea.event.a\x0bb",
+        "sea.event.\ufffd",
         "sea",
         "x",
     ],

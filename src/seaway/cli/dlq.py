@@ -145,9 +145,9 @@ def _table(letters: Sequence[Letter], behind: Mapping[str, int]) -> Table:
     for title in titles:
         table.add_column(title, overflow="fold")
     for letter in letters:
-        error = (
-            f"{letter.error_type.rpartition('.')[2]}: {letter.error}" if letter.error_type else ""
-        )
+        error = letter.problem
+        if letter.error_type and not error:
+            error = f"{letter.error_type.rpartition('.')[2]}: {letter.error}"
         cells = (
             letter.id,
             f"{letter.failed_at:%Y-%m-%d %H:%M:%S}",
@@ -263,7 +263,11 @@ def redrive(
                 raise ConfigError(f"--payload is for one letter, and {len(chosen)} are selected")
             behind = _behind(chosen, await queue.waiting(chosen) if target == "consumer" else ())
             if dry_run:
-                _report(chosen, "would be redriven", as_json, behind)
+                for letter in chosen:
+                    if letter.problem:
+                        _stays(f"{letter.id}: {letter.problem}")
+                sendable = [letter for letter in chosen if not letter.problem]
+                _report(sendable, "would be redriven", as_json, behind)
                 return
             done: list[Letter] = []
             try:
@@ -275,15 +279,17 @@ def redrive(
                         if error is None:
                             done.append(letter)
                         else:
-                            session.err.print(
-                                f"stays: {printable(str(error))}", markup=False, soft_wrap=True
-                            )
+                            _stays(str(error))
             finally:
                 _report(done, "redriven", as_json, behind)
         if len(done) < len(chosen):
             raise typer.Exit(1)
 
     session.run(work())
+
+
+def _stays(why: str) -> None:
+    session.err.print(f"stays: {printable(why)}", markup=False, soft_wrap=True)
 
 
 def _target(text: str) -> Literal["consumer", "all"]:
