@@ -16,6 +16,7 @@ codes are matched, texts never. The docstring's first line is the message where 
     │   ├── BrokerUnavailable  no server, no leader, no answer
     │   └── StoreUnavailable   database away or locked
     │       └── TransactionConflict  another transaction was in the way: again, at once
+    ├── StoreRefused           the database takes no such row: the event's doing, not an outage
     ├── PublishRejected        the server refused and will go on refusing
     ├── PublishUnconfirmed     unknown: send again under the same id
     ├── ApiError               JetStream's API refused a request
@@ -107,6 +108,10 @@ class StoreUnavailable(TransientError):
 
 class TransactionConflict(StoreUnavailable):
     """Another transaction was in the way and this one was rolled back: run it again at once."""
+
+
+class StoreRefused(SeawayError):
+    """The database refuses what a row was to hold; others are not concerned."""
 
 
 class ApiError(SeawayError):

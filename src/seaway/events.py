@@ -79,10 +79,10 @@ class RawEvent:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def json(self) -> Any:
-        """The payload read as JSON; ``DecodeError`` where it is not."""
+        """The payload read as JSON; ``DecodeError`` where it is not, or is nested too deep."""
         try:
             return json.loads(self.payload)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DecodeError(f"{self.subject}: the payload is not JSON: {error}") from error
 
 

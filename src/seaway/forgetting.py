@@ -7,14 +7,14 @@ stops what runs beside it; an outage, or a right that is lacking, is said once.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from datetime import timedelta
 
+from seaway import logs
 from seaway.contracts import Store
 from seaway.errors import SeawayError
 
-logger = logging.getLogger("seaway.inbox")
+logger = logs.logger("seaway.inbox")
 
 EVERY = timedelta(minutes=10)
 _JITTER = 0.2

@@ -1,13 +1,21 @@
 """Header names, and the metadata that they carry.
 
-Owns: which headers an event has, their text form, and the identity rule. Pure.
-Guarantees: ``Metadata.decode(m.encode()) == m``; a malformed header raises ``DecodeError`` that
-names it, and never becomes a default. A foreign message without an id gets
-``{stream}:{stream_seq}``.
+Owns: which headers an event has, their text form, the identity rule, and which foreign texts are
+``usable``. Pure. Guarantees: ``Metadata.decode(m.encode()) == m``; a malformed header raises
+``DecodeError`` that names it, and never becomes a default. Whatever a foreign client sends, ids,
+keys and chains that come out of here can stand in an index, in another header and in a log line:
+
+| not usable | what stands for it |
+| --- | --- |
+| the event id | ``{stream}:{stream_seq}`` |
+| the ordering key, or the subject in its place | a hash of it: its events keep their order |
+| the correlation id | the event id |
+| causation id, trace context | nothing |
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -64,8 +72,17 @@ TEXT_BYTES = 1024
 """The longest ordering key, correlation id and causation id of an event. PostgreSQL indexes the
 first two, and an index takes no more than 2,700 bytes: a relay could neither settle nor park it."""
 
+_READ_BACK = frozenset({MSG_ID, CORRELATION_ID, CAUSATION_ID, ORDERING_KEY, CONTENT_TYPE})
+"""What no reader takes as it is where it is not ``usable``: so it must not be written either."""
+
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(r"[^\r\n\x00\ud800-\udfff]*")
+_UNUSABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
+"""Control characters, and what stands for bytes that are no text: two such ids would be one. By
+their code points: what else is printable depends on the version of Python, and an event's identity
+must not."""
+_TOLD = 80
+"""How many characters of a foreign text an error repeats."""
 _VERSION = re.compile(r"[1-9][0-9]{0,254}")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -87,6 +104,16 @@ def _check_value(name: str, value: str) -> None:
         raise InvalidName(f"header {name}: not UTF-8 text, or a line break, NUL or outer blanks")
 
 
+def usable(text: str) -> bool:
+    """Whether a text of somebody else's may be an id or a key: ``TEXT_BYTES`` at the most, no
+    control character, no broken encoding, no outer blanks. An empty one is not."""
+    if not text or len(text) > TEXT_BYTES or text != text.strip():
+        return False
+    if text.isascii():
+        return text.isprintable()
+    return _UNUSABLE.search(text) is None and len(text.encode()) <= TEXT_BYTES
+
+
 def format_time(moment: datetime) -> str:
     """RFC 3339 in UTC with microseconds: ``2026-11-24T08:00:00.000000Z``."""
     if moment.tzinfo is None:
@@ -98,7 +125,7 @@ def format_time(moment: datetime) -> str:
 def parse_time(text: str) -> datetime:
     """An aware UTC time from RFC 3339 text; ``ValueError`` otherwise. Nanoseconds are cut off."""
     if not _RFC3339.fullmatch(text):
-        raise ValueError(f"{text!r} is not an RFC 3339 time")
+        raise ValueError(f"{text[:_TOLD]!r} is not an RFC 3339 time")
     text = re.sub(r"(\.\d{6})\d+", r"\1", text)
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
@@ -136,11 +163,17 @@ class Metadata:
         headers = {name: value for name, value in pairs.items() if value is not None}
         for name, value in headers.items():
             _check_value(name, value)
+            if name in _READ_BACK and not usable(value):
+                raise InvalidName(
+                    f"header {name}: {value[:_TOLD]!r} is longer than {TEXT_BYTES} bytes, or has "
+                    "a control character or U+FFFD"
+                )
         return headers
 
     @classmethod
     def decode(cls, headers: Mapping[str, str], *, fallback_id: str) -> Metadata:
-        """Read what a message carries; ``fallback_id`` (``{stream}:{stream_seq}``) where no id is.
+        """Read what a message carries; ``fallback_id`` (``{stream}:{stream_seq}``) where no usable
+        id is.
 
         Raises ``DecodeError`` naming the header that cannot be read.
         """
@@ -148,23 +181,31 @@ class Metadata:
         version = headers.get(EVENT_VERSION)
         if version is not None and not _VERSION.fullmatch(version):
             raise DecodeError(
-                f"header {EVENT_VERSION}: {version[:80]!r} is not a version", field=EVENT_VERSION
+                f"header {EVENT_VERSION}: {version[:_TOLD]!r} is not a version",
+                field=EVENT_VERSION,
             )
         moment = headers.get(OCCURRED_AT)
         try:
             occurred_at = None if moment is None else parse_time(moment)
         except ValueError as error:
             raise DecodeError(f"header {OCCURRED_AT}: {error}", field=OCCURRED_AT) from error
+        content_type = headers.get(CONTENT_TYPE) or "application/json"
+        if not usable(content_type):
+            raise DecodeError(
+                f"header {CONTENT_TYPE}: {content_type[:_TOLD]!r} is no content type",
+                field=CONTENT_TYPE,
+            )
+        key = headers.get(ORDERING_KEY)
         return cls(
             event_id=event_id,
-            correlation_id=headers.get(CORRELATION_ID) or event_id,
-            causation_id=headers.get(CAUSATION_ID) or None,
+            correlation_id=_usable(headers, CORRELATION_ID) or event_id,
+            causation_id=_usable(headers, CAUSATION_ID),
             version=None if version is None else int(version),
-            key=headers.get(ORDERING_KEY) or None,
+            key=usable_key(key) if key else None,
             occurred_at=occurred_at,
-            content_type=headers.get(CONTENT_TYPE) or "application/json",
-            traceparent=headers.get(TRACEPARENT),
-            tracestate=headers.get(TRACESTATE),
+            content_type=content_type,
+            traceparent=_usable(headers, TRACEPARENT),
+            tracestate=_usable(headers, TRACESTATE),
         )
 
 
@@ -270,13 +311,29 @@ def check_control(name: str) -> None:
 
 
 def identity(headers: Mapping[str, str], *, fallback_id: str) -> str:
-    """``X-Event-Id``, else ``Nats-Msg-Id``, else ``fallback_id``. Never fails."""
-    return headers.get(EVENT_ID) or headers.get(MSG_ID) or fallback_id
+    """``X-Event-Id``, else ``Nats-Msg-Id``; ``fallback_id`` where there is none that is usable.
+    Never fails."""
+    found = headers.get(EVENT_ID) or headers.get(MSG_ID)
+    return found if found and usable(found) else fallback_id
 
 
 def ordering_key(subject: str, headers: Mapping[str, str]) -> str:
-    """The key whose events keep their order: ``X-Ordering-Key``, else the subject."""
-    return headers.get(ORDERING_KEY) or subject
+    """The key whose events keep their order: ``X-Ordering-Key``, else the subject, as a
+    ``usable_key``. Never fails."""
+    return usable_key(headers.get(ORDERING_KEY) or subject)
+
+
+def usable_key(text: str) -> str:
+    """``text``, or a hash in its place where it is not usable: the same for the same text, so that
+    its events keep their order, in a redrive as well."""
+    if usable(text):
+        return text
+    return f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def _usable(headers: Mapping[str, str], name: str) -> str | None:
+    found = headers.get(name)
+    return found if found and usable(found) else None
 
 
 def header_bytes(headers: Mapping[str, str]) -> int:

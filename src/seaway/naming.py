@@ -28,14 +28,30 @@ MAX_DELIVERIES_PREFIX = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 MSG_TERMINATED_PREFIX = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED"
 ADVISORY_SUBJECTS = (f"{MAX_DELIVERIES_PREFIX}.>", f"{MSG_TERMINATED_PREFIX}.>")
 
+MAX_NAME_BYTES = 255
+"""Longest name of a stream or durable: the server's own bound."""
+
 MAX_SUBJECT_BYTES = 255
 """Longest subject that Seaway writes; a dead letter's or redrive's prefix comes on top."""
+
+MAX_WIRE_SUBJECT_BYTES = 3840
+"""Longest subject that is sent: the server takes a line of 4,096 bytes with it (its default)."""
 
 _PART = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*")
 _VERSION = re.compile(r"v([1-9][0-9]*)")
 _UPPER_PART = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _TOKEN = re.compile(r"[^\s.*>\x00-\x1f\x7f\ud800-\udfff]+")
+
+
+_API_NAME = re.compile(r"[^\s.*>/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+
+
+def is_name(text: str) -> bool:
+    """Whether a stream or durable could have this name: then it can stand in a subject."""
+    return len(text.encode("utf-8", "replace")) <= MAX_NAME_BYTES and bool(
+        _API_NAME.fullmatch(text)
+    )
 
 
 def check_part(value: str, what: str) -> str:
@@ -72,6 +88,15 @@ def check_subject(subject: str) -> str:
     if len(subject.encode()) > MAX_SUBJECT_BYTES:
         raise InvalidName(f"subject {subject[:40]!r}… is longer than {MAX_SUBJECT_BYTES} bytes")
     return subject
+
+
+def is_subject(text: str) -> bool:
+    """Whether ``check_subject`` passes it."""
+    try:
+        check_subject(text)
+    except InvalidName:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -118,6 +143,18 @@ def event_name_of(class_name: str) -> str:
 def context_of(subject: str) -> str:
     """The context that a subject belongs to: its first token, validated as a context."""
     return check_part(check_subject(subject).partition(".")[0], "context")
+
+
+def is_event_of(context: str, subject: str) -> bool:
+    """Whether ``subject``, of any length, can be that of a context's event, a foreign one too. Not
+    with U+FFFD: that stands for bytes that are no text, and sent it would be another subject."""
+    tokens = subject.split(".")
+    return (
+        len(tokens) > 2
+        and tokens[:2] == [context, "event"]
+        and "\ufffd" not in subject
+        and all(map(_TOKEN.fullmatch, tokens))
+    )
 
 
 def events_stream(context: str) -> str:

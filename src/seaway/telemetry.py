@@ -9,13 +9,14 @@ Signals carry no payloads and no secrets.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias
 
-logger = logging.getLogger("seaway")
+from seaway import logs
+
+logger = logs.logger("seaway")
 
 HandledAs: TypeAlias = Literal[
     "handled", "already_processed", "ignored", "dead_lettered", "retried", "parked"

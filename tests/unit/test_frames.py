@@ -94,6 +94,16 @@ async def test_an_odd_line_is_read_as_the_client_reads_it(line: bytes) -> None:
     assert headers(block) == await Client()._process_headers(block)
 
 
+@pytest.mark.parametrize("char", [chr(code) for code in range(0x20) if chr(code) not in "\t\r\n"])
+def test_a_subject_may_hold_any_control_character_and_shows_none(char: str) -> None:
+    """A server takes and delivers it; taken for a blank, it would end the connection's reading."""
+    line = f"MSG sea.event.a{char}b 3 $JS.ACK.S.C.1.2.3.4.5 5\r\nhello\r\n".encode()
+    [arrival] = read(line)
+    found = frame(arrival)
+    assert (found.subject, found.data) == ("sea.event.a\ufffdb", b"hello")
+    assert found.reply == "$JS.ACK.S.C.1.2.3.4.5"
+
+
 @given(
     st.dictionaries(
         st.from_regex(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", fullmatch=True),

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,11 +14,12 @@ from seaway.errors import DecodeError, InvalidName
 from seaway.headers import Metadata
 
 values = st.text(
-    alphabet=st.characters(exclude_characters="\r\n\x00", exclude_categories=["Cs"]),
+    alphabet=st.characters(exclude_characters="\ufffd", exclude_categories=["Cc", "Cs"]),
     min_size=1,
     max_size=40,
 ).filter(lambda text: text == text.strip())
 zones = st.integers(min_value=-23, max_value=23).map(lambda n: timezone(timedelta(hours=n)))
+JSON = "application/json"
 _epoch = datetime(1970, 1, 1, tzinfo=UTC)
 times = st.builds(
     lambda offset, zone: (_epoch + offset).astimezone(zone),
@@ -74,7 +77,8 @@ def test_foreign_headers_decode_or_name_the_header(found: dict[str, str]) -> Non
     except DecodeError as error:
         named = error.field
     else:
-        assert value.event_id == (found.get(h.EVENT_ID) or "S:7")
+        said = found.get(h.EVENT_ID, "")
+        assert value.event_id == (said if h.usable(said) else "S:7")
         assert value.correlation_id == value.event_id
         return
     assert named in found
@@ -143,3 +147,60 @@ def test_stored_headers_reach_the_wire_as_they_were_written(written: dict[str, s
 )
 def test_other_forms_have_to_be_parsed(text: str) -> None:
     assert h.StoredHeaders(text).lines is None
+
+
+UNUSABLE = [
+    "a\x00b",
+    "tab\there",
+    "\x1b[31m",
+    "\x7f",
+    "\x85next",
+    "\ud800",
+    "broken \ufffd",
+    " outer",
+    "\u3000outer",
+    "x" * (h.TEXT_BYTES + 1),
+    "ü" * (h.TEXT_BYTES // 2 + 1),
+]
+
+
+@pytest.mark.parametrize("text", UNUSABLE)
+def test_what_no_index_or_log_line_may_hold_has_something_in_its_place(text: str) -> None:
+    named = {
+        h.EVENT_ID: text,
+        h.CORRELATION_ID: text,
+        h.CAUSATION_ID: text,
+        h.ORDERING_KEY: text,
+        h.TRACEPARENT: text,
+        h.TRACESTATE: text,
+    }
+    found = Metadata.decode(named, fallback_id="S:7")
+    assert found == Metadata(
+        event_id="S:7", correlation_id="S:7", key=h.ordering_key("a.b", named), content_type=JSON
+    )
+    assert h.identity({h.MSG_ID: text}, fallback_id="S:7") == "S:7"
+    assert h.ordering_key(text, {}) == found.key
+    fine = Metadata(event_id="a", correlation_id="b")
+    for name in ("event_id", "correlation_id", "causation_id", "key", "content_type"):
+        changed: dict[str, Any] = {name: text}
+        with pytest.raises(InvalidName):
+            replace(fine, **changed).encode()
+    with pytest.raises(DecodeError) as caught:
+        Metadata.decode({h.CONTENT_TYPE: text}, fallback_id="S:7")
+    assert caught.value.field == h.CONTENT_TYPE
+
+
+@given(st.text(), st.text())
+def test_every_key_is_usable_and_the_same_for_the_same_text(one: str, other: str) -> None:
+    keys = [h.usable_key(one), h.usable_key(other)]
+    assert all(map(h.usable, keys))
+    assert (keys[0] == keys[1]) is (one == other)
+    assert h.usable_key(keys[0]) == keys[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "ä", "0", "'", "%s", "日本", "\U0001f4a5", "x" * h.TEXT_BYTES]
+)
+def test_what_is_usable_stays_as_it_is(text: str) -> None:
+    found = Metadata.decode({h.EVENT_ID: text, h.ORDERING_KEY: text}, fallback_id="S:7")
+    assert (found.event_id, found.correlation_id, found.key) == (text, text, text)

@@ -151,6 +151,16 @@ def test_what_others_wrote_is_never_markup(client: TestClient) -> None:
     assert "seaway dlq redrive SEA_DLQ:17" in shown
 
 
+def test_a_letter_of_somebody_else_s_making_is_said_to_be_one(
+    figures: Figures, client: TestClient
+) -> None:
+    figures.there = [replace(letter(), problem=f"bad {EVIL}")]
+    page = client.get("/dead-letters/SEA_DLQ:17").text
+    assert "bad &lt;script&gt;" in page
+    assert "seaway dlq discard SEA_DLQ:17" in page
+    assert "seaway dlq redrive" not in page
+
+
 def test_every_answer_carries_the_security_headers(client: TestClient) -> None:
     for path in ("/", "/metrics", "/static/seaway.css", "/nope", "/dead-letters/nope"):
         headers = client.get(path).headers

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from seaway.app import Seaway
 from seaway.cli import session
-from seaway.cli.dlq import printable
+from seaway.cli.session import printable
 from seaway.contracts import OutboxEntry, Store
 from seaway.errors import ConfigError
 from seaway.events import RawEvent

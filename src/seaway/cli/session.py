@@ -50,11 +50,13 @@ __all__ = [
     "exit_code",
     "fail",
     "flags",
+    "json_text",
     "log_signals",
     "open_app",
     "open_database",
     "out",
     "print_json",
+    "printable",
     "progress",
     "run",
     "settings",
@@ -115,7 +117,7 @@ def exit_code(error: SeawayError) -> int:
 
 def fail(message: str, code: int) -> NoReturn:
     """Say why on stderr and leave with ``code``."""
-    err.print(f"seaway: {message}", style="red", markup=False, soft_wrap=True)
+    err.print(f"seaway: {printable(message)}", style="red", markup=False, soft_wrap=True)
     raise typer.Exit(code)
 
 
@@ -175,7 +177,27 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 def print_json(value: Any) -> None:
     """``value`` as indented JSON on stdout; times as RFC 3339."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    typer.echo(json_text(value, indent=2))
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """``value`` as JSON in which nothing stands that a terminal would obey."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    # JSON's texts hold no line end of their own.
+    return "\n".join(
+        line if line.isprintable() else "".join(map(_escaped, line)) for line in text.split("\n")
+    )
+
+
+def _escaped(char: str) -> str:
+    return char if char.isprintable() else json.dumps(char)[1:-1]
+
+
+def printable(text: str) -> str:
+    """``text`` without what a terminal would obey: payloads and headers are untrusted."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text
+    )
 
 
 def log_signals(telemetry: Telemetry) -> None:

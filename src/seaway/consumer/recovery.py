@@ -15,19 +15,20 @@ way, and those of one key that all wait for the server may come among newer ones
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from seaway import logs
 from seaway.consumer.lanes import Expected
 from seaway.consumer.run import Run
 from seaway.contracts import JSON, BrokerAdmin, InboxStore, Incoming, StoredMessage, Subscription
-from seaway.errors import ApiError, NotFound, StoreUnavailable, TransientError
+from seaway.errors import ApiError, NotFound, StoreRefused, StoreUnavailable, TransientError
 from seaway.naming import filter_subjects
 from seaway.parked import Place, letter_rows
 
-logger = logging.getLogger("seaway.consumer")
+logger = logs.logger("seaway.consumer")
 
 _BATCH = 100
 _LIVES = 3
@@ -73,6 +74,13 @@ async def _settled(run: Run, store: InboxStore, messages: Sequence[Incoming]) ->
         letters = await store.claimed(consumer, rows)
     except StoreUnavailable:
         return set()
+    except StoreRefused:
+        # The question about one of them spoils that about all: its own delivery will tell.
+        if len(messages) > 1:
+            middle = len(messages) // 2
+            first = await _settled(run, store, messages[:middle])
+            return first | await _settled(run, store, messages[middle:])
+        effects, letters = set(), set()
     return {rows[letter] for letter in letters} | {
         one.place
         for one in messages
@@ -91,8 +99,8 @@ async def _may_be_tried(run: Run, store: InboxStore, incoming: Incoming) -> bool
                     break
             else:
                 return False
-    except StoreUnavailable:
-        return True
+    except (StoreUnavailable, StoreRefused):
+        return True  # Its handler is not called before its own row is written.
     run.tried.add(incoming.place)
     return True
 
@@ -176,8 +184,10 @@ async def _with_unknown_letter(
         consumer, rows = letter_rows(
             run.durable, (one for one in messages if one.place in lettered)
         )
-        async with store.transaction() as tx:
-            await tx.claim_many(consumer, list(rows))
+        for row in rows:
+            with contextlib.suppress(StoreRefused):
+                async with store.transaction() as tx:
+                    await tx.claim(consumer, row)
     return lettered
 
 

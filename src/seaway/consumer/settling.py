@@ -11,12 +11,12 @@ leave together, but no more of them than a quarter of what the server lets out.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TypeAlias
 
+from seaway import logs
 from seaway.consumer.breaker import OUTAGE
 from seaway.consumer.calls import Failure
 from seaway.consumer.lanes import Work
@@ -24,10 +24,10 @@ from seaway.consumer.outcomes import Bury, Lapsed, Step, TryAgain, decide
 from seaway.consumer.parking import note_failure, note_letter
 from seaway.consumer.run import Run, Spawn, by_source
 from seaway.contracts import DeadLetterReason, Incoming, Subscription
-from seaway.errors import TransientError
+from seaway.errors import StoreRefused, TransientError
 from seaway.telemetry import DeadLettered, Delivered, HandledAs
 
-logger = logging.getLogger("seaway.consumer")
+logger = logs.logger("seaway.consumer")
 
 Done: TypeAlias = tuple[Work, HandledAs, float]
 """A delivery that took effect, how, and in how many seconds."""
@@ -155,6 +155,10 @@ class Settler:
                 if letter is not None and run.ports.store is not None:
                     await note_letter(run.ports.store, incoming, letter, parks=run.options.parks)
                 break
+            except StoreRefused as refusal:
+                # Its letter is stored: no row stands beside it, and none is needed for its effect.
+                logger.warning("%s: %s is noted in no row: %s", run.durable, work.place, refusal)
+                break
             except TransientError as failure:
                 # Not acknowledged, and kept alive by the heartbeat: on its last delivery a nak
                 # would lose it to everyone but the sweeper.
@@ -182,8 +186,13 @@ class Settler:
         store = self._run.ports.store
         if store is None or not self._run.options.parks or reason == "parked":
             return True
-        # The row before the letter: nobody can redrive or discard what has no row yet.
-        return await note_failure(store, work.incoming, work.key)
+        try:
+            # The row before the letter: nobody can redrive or discard what has no row yet.
+            return await note_failure(store, work.incoming, work.key)
+        except StoreRefused as refusal:
+            # No event of such a key can be handled, so none overtakes it.
+            logger.warning("%s: nothing waits for %s: %s", self._run.durable, work.place, refusal)
+            return True
 
     # ------------------------------------------------------------------ giving back
 
@@ -215,7 +224,7 @@ class Settler:
                 outcome=outcome,
                 deliveries=incoming.deliveries,
                 took=timedelta(seconds=took),
-                error=None if error is None else f"{type(error).__name__}: {error}",
+                error=None if error is None else f"{type(error).__name__}: {first_line(error)}",
             )
         )
 

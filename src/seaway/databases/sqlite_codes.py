@@ -6,7 +6,13 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from seaway.errors import ConfigError, SchemaMismatch, SeawayError, StoreUnavailable
+from seaway.errors import (
+    ConfigError,
+    SchemaMismatch,
+    SeawayError,
+    StoreRefused,
+    StoreUnavailable,
+)
 
 _TRANSIENT = {
     sqlite3.SQLITE_BUSY: "is locked by another writer",
@@ -51,7 +57,7 @@ def translated(error: sqlite3.Error, path: str) -> SeawayError:
         )
     if code is None:
         return StoreUnavailable(f"{path}: {error}")
-    return SeawayError(f"{path}: {error} (SQLite code {code})")
+    return StoreRefused(f"{path}: {error} (SQLite code {code})")
 
 
 @contextmanager

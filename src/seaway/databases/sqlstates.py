@@ -6,6 +6,7 @@ from seaway.errors import (
     ConfigError,
     SchemaMismatch,
     SeawayError,
+    StoreRefused,
     StoreUnavailable,
     TransactionConflict,
 )
@@ -49,4 +50,4 @@ def translated(code: str, said: str, where: str) -> SeawayError:
         return ConfigError(f"{where} does not let us in: {said}", hint="check user and database")
     if code == _NO_RIGHT:
         return ConfigError(f"{where}: {said}", hint="grant the right to this user")
-    return SeawayError(f"{where}: {said}" + (f" (SQLSTATE {code})" if code else ""))
+    return StoreRefused(f"{where}: {said}" + (f" (SQLSTATE {code})" if code else ""))

@@ -15,20 +15,21 @@ consumer was settled in this process, and every ``every`` for what was done else
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
+from seaway import logs
 from seaway.contracts import Broker, ParkingStore
 from seaway.dead_letters.letter import Letter
-from seaway.dead_letters.queue import DeadLetters, Selection
+from seaway.dead_letters.queue import DeadLetters
+from seaway.dead_letters.selection import Selection
 from seaway.errors import ApiError, NotFound, SeawayError, TransientError
 from seaway.naming import dlq_stream, redrive_stream, stream_context
 from seaway.parked import ParkedEvent
 from seaway.retry import Backoff
 from seaway.telemetry import Delivered, Signal, Telemetry
 
-logger = logging.getLogger("seaway.releaser")
+logger = logs.logger("seaway.releaser")
 
 _BACKOFF = Backoff(timedelta(milliseconds=500), timedelta(seconds=30))
 _UNDER_WAY = timedelta(minutes=1)
@@ -187,7 +188,8 @@ class Releaser:
         if await self._broker.admin.stream(self._queue) is None:
             raise NotFound(f"there is no stream {self._queue}: run `seaway topology apply`")
         found = await self._letters.list(Selection(consumer=self._consumer), payloads=False)
-        return {letter.event_id: letter for letter in found}
+        # Those of somebody else's making stand for nobody.
+        return {letter.event_id: letter for letter in found if letter.has_place}
 
     async def _adopt(self, head: ParkedEvent, letter: Letter) -> None:
         """Its letter was written by a process that died, or by a sweeper without this store."""

@@ -7,6 +7,10 @@ consumer may have stored the letter itself before it lost its acknowledgement: t
 the same, so the queue takes it once; for an advisory that is older than the queue's memory of ids
 (it had waited for a sweeper), the queue is searched first.
 
+Whoever may publish on the advisories' subjects can write one himself. So none is believed against
+what the server says of the durable: what it has not delivered yet is passed over, and what it may
+still be delivering is waited for.
+
 What another service's durable gave up on is left to that service's own sweeper, which knows what
 took effect and who is to wait; some seconds later to whoever has it.
 
@@ -19,13 +23,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import math
 from collections.abc import Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from seaway import logs
 from seaway.contracts import (
     Broker,
     DeadLetterReason,
@@ -37,9 +41,12 @@ from seaway.dead_letters.queue import DeadLetters
 from seaway.dead_letters.unreported import Handles, Unreported
 from seaway.errors import (
     ApiError,
+    ConfigError,
     DecodeError,
     InvalidName,
     NotFound,
+    SeawayError,
+    StoreRefused,
     StoreUnavailable,
     TransientError,
 )
@@ -49,6 +56,7 @@ from seaway.naming import (
     Durable,
     dlq_stream,
     events_stream,
+    is_name,
     redrive_stream,
     stream_context,
 )
@@ -56,7 +64,7 @@ from seaway.parked import letter_row
 from seaway.retry import Backoff
 from seaway.telemetry import DeadLettered, Telemetry
 
-logger = logging.getLogger("seaway.sweeper")
+logger = logs.logger("seaway.sweeper")
 
 DURABLE = "seaway__sweeper"
 _BATCH = 100
@@ -66,6 +74,10 @@ _AGAIN = timedelta(minutes=1)
 _CLAIMING = timedelta(seconds=2)
 _TURN = timedelta(milliseconds=250)
 _TURNS = 40
+_KNOWN = 1000
+_PATIENCE = 20
+"""How many ``ack_wait`` a message that may still be pending is waited for at the most."""
+_PENDING = timedelta(seconds=1)
 _RETRY = Backoff(timedelta(seconds=1), timedelta(minutes=5), timedelta(seconds=1))
 
 
@@ -101,6 +113,8 @@ class Advisory:
     @property
     def ours(self) -> bool:
         """Whether a durable of an event or redrive stream is meant."""
+        if not (is_name(self.stream) and is_name(self.consumer)):
+            return False
         try:
             context = stream_context(self.stream)
             Durable.parse(self.consumer)
@@ -132,6 +146,8 @@ class Sweeper:
         self._unreported = None if store is None else Unreported(broker, store, self._durables)
         self._look_again = math.inf
         self._postponed: set[int] = set()
+        self._others: dict[int, float] = {}
+        """When an advisory about another service's durable was first given to us, to be settled."""
         self._parking = frozenset(parking)
         self._telemetry = telemetry or Telemetry()
 
@@ -194,13 +210,18 @@ class Sweeper:
         try:
             advisory = Advisory.parse(incoming.message.subject, incoming.message.payload)
             if advisory.ours:
+                if await self._may_be_pending(advisory, incoming.stored_at):
+                    await source.nak(incoming, delay=_PENDING)
+                    return
                 if self._is_another_services(advisory, incoming):
                     await source.nak(incoming, delay=_TURN)
                     return
                 await self._take(advisory, incoming.stored_at)
         except DecodeError as error:
             logger.error("%s", error)
-        except (TransientError, ApiError) as error:
+        except ConfigError:
+            raise
+        except SeawayError as error:
             # One message that cannot be buried now must not keep the others from it.
             again = incoming.stream_seq in self._postponed
             self._postponed.add(incoming.stream_seq)
@@ -209,16 +230,33 @@ class Sweeper:
             await source.nak(incoming, delay=_RETRY.delay(incoming.deliveries))
             return
         self._postponed.discard(incoming.stream_seq)
+        self._others.pop(incoming.stream_seq, None)
         await source.ack(incoming)
 
     def _is_another_services(self, advisory: Advisory, incoming: Incoming) -> bool:
         """Whether to leave it to a sweeper that has its durable. The pulls are served in turn."""
-        said = datetime.now(UTC) - incoming.stored_at
-        return (
-            advisory.consumer not in self._durables
-            and incoming.deliveries <= _TURNS
-            and said < _TURNS * _TURN
-        )
+        if advisory.consumer in self._durables:
+            return False
+        now, known = asyncio.get_running_loop().time(), self._others
+        since = known.setdefault(incoming.stream_seq, now)
+        if len(known) > _KNOWN:
+            del known[next(iter(known))]  # Most likely settled elsewhere.
+        return now - since < _TURNS * _TURN.total_seconds()
+
+    async def _may_be_pending(self, advisory: Advisory, said_at: datetime) -> bool:
+        """Whether its durable may still be at work on the message. ``DecodeError`` where it was
+        not given it at all: the server did not say so, or of a durable that is gone."""
+        stream, consumer, stream_seq = advisory.stream, advisory.consumer, advisory.stream_seq
+        info = await self._broker.admin.consumer(stream, consumer)
+        if info is None or stream_seq > int(info["delivered"]["stream_seq"]):
+            raise DecodeError(
+                f"an advisory says that {consumer} gave up on {stream}:{stream_seq}, which it was "
+                "never given: it is passed over"
+            )
+        if stream_seq <= int(info["ack_floor"]["stream_seq"]) or not info.get("num_ack_pending"):
+            return False
+        ack_wait = timedelta(microseconds=int(info["config"].get("ack_wait", 0)) / 1000)
+        return datetime.now(UTC) - said_at < _PATIENCE * ack_wait
 
     async def _take(self, advisory: Advisory, said_at: datetime) -> None:
         stream, stream_seq = advisory.stream, advisory.stream_seq
@@ -269,13 +307,19 @@ class Sweeper:
         store, consumer = self._store, incoming.consumer
         if store is None or consumer not in self._durables:
             return True
+        if not self._durables[consumer](incoming.event_subject):
+            return False  # Nobody takes it: acknowledged, and without a row.
         try:
             # A handler that has it in hand holds its row; its process may not move.
             async with asyncio.timeout(_CLAIMING.total_seconds()), store.transaction() as tx:
                 await tx.claim(*letter_row(consumer, incoming.place, incoming.event_id))
+            return not await store.claimed(consumer, [incoming.event_id])
         except TimeoutError as error:
             raise StoreUnavailable(f"{consumer} is at work on {incoming.place}") from error
-        return not await store.claimed(consumer, [incoming.event_id])
+        except StoreRefused as error:
+            # Then it has had no effect either, and its letter is all that there can be.
+            logger.warning("%s: %s is noted in no row: %s", consumer, incoming.place, error)
+            return True
 
     async def _forget(self, incoming: Incoming) -> None:
         """A work queue keeps what nobody acknowledges: its letter stands for it now."""
@@ -288,8 +332,13 @@ class Sweeper:
         store = self._store if consumer in self._parking else None
         if store is not None:
             place = 0 if incoming.redriven else incoming.stream_seq
-            async with store.transaction() as tx:
-                await tx.park(consumer, event_id, incoming.key, place=place, failed=True)
+            try:
+                async with store.transaction() as tx:
+                    await tx.park(consumer, event_id, incoming.key, place=place, failed=True)
+            except StoreRefused as error:
+                # No event of such a key can be handled, so none overtakes it.
+                logger.warning("%s: nothing waits for %s: %s", consumer, incoming.place, error)
+                store = None
         letter = await self._letters.store(incoming, reason=reason, error=None)
         if store is not None:
             async with store.transaction() as tx:

@@ -23,7 +23,9 @@ from typing import TypeAlias
 
 from seaway import headers as h
 from seaway.contracts import JSON, Broker, InboxStore, StoredMessage
-from seaway.dead_letters.queue import DeadLetters, Selection
+from seaway.dead_letters.queue import DeadLetters
+from seaway.dead_letters.selection import Selection
+from seaway.errors import StoreRefused
 from seaway.naming import ADVISORY_STREAM, filter_subjects, redrive_stream, stream_context
 
 Handles: TypeAlias = Callable[[str], bool]
@@ -76,7 +78,7 @@ class Unreported:
             async for found in candidates:
                 if not self._durables[name](found.event_subject):
                     continue
-                if await self._store.claimed(name, [found.event_id]):
+                if await self._has_effect(name, found):
                     continue
                 if known is None:
                     known = await self._known(stream, name)
@@ -88,6 +90,12 @@ class Unreported:
         if not looked and not undecided:
             async with self._store.transaction() as tx:
                 await tx.claim(_marked(name), mark)
+
+    async def _has_effect(self, consumer: str, found: StoredMessage) -> bool:
+        try:
+            return bool(await self._store.claimed(consumer, [found.event_id]))
+        except StoreRefused:
+            return False  # An id that no row can hold has none.
 
     async def _candidates(
         self, consumer: JSON, before: datetime | None

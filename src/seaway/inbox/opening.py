@@ -6,18 +6,18 @@ If it were not, effects would be committed where no relay looks for the events b
 from __future__ import annotations
 
 import asyncio
-import logging
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
+from seaway import logs
 from seaway.contracts import InboxStore, Store
 from seaway.errors import ConfigError, SchemaMismatch, StoreUnavailable
 from seaway.inbox.dispatch import inbox_for
 from seaway.retry import Backoff
 
-logger = logging.getLogger("seaway.inbox")
+logger = logs.logger("seaway.inbox")
 
 _OUTAGE = Backoff(timedelta(milliseconds=200), timedelta(seconds=5))
 

@@ -14,10 +14,11 @@ from seaway import headers as h
 from seaway.brokers.jetstream import api as codes
 from seaway.brokers.jetstream.api import Api
 from seaway.brokers.jetstream.connection import Connection
+from seaway.brokers.jetstream.frames import headers, subject_text
 from seaway.brokers.jetstream.pull import Pull
 from seaway.contracts import JSON, Message, ServerInfo, StoredMessage
 from seaway.errors import ApiError, BrokerUnavailable, NotFound
-from seaway.naming import covers
+from seaway.naming import covers, is_name
 
 _PAGE = 500
 _PAGE_TIMEOUT = timedelta(seconds=5)
@@ -34,13 +35,25 @@ class JetStreamAdmin:
     async def server_info(self) -> ServerInfo:
         return self._connection.server_info()
 
+    async def _find(
+        self, asked: tuple[str, *tuple[str, ...]], *missing: int, body: JSON | None = None
+    ) -> JSON | None:
+        """Ask the API about the stream or durable that follows; ``None`` where it is missing.
+
+        Nothing but a name is sent as one: letters and advisories bring what a stranger wrote.
+        """
+        call, *names = asked
+        if not all(map(is_name, names)):
+            return None
+        return await self._api.find(".".join((call, *names)), *missing, body=body)
+
     # ------------------------------------------------------------------ streams
 
     async def streams(self) -> Sequence[JSON]:
         return await self._api.pages("STREAM.LIST", "streams")
 
     async def stream(self, name: str) -> JSON | None:
-        return await self._api.find(f"STREAM.INFO.{name}", codes.STREAM_NOT_FOUND)
+        return await self._find(("STREAM.INFO", name), codes.STREAM_NOT_FOUND)
 
     async def create_stream(self, config: JSON) -> JSON:
         return await self._api.call(f"STREAM.CREATE.{config['name']}", config)
@@ -58,8 +71,8 @@ class JetStreamAdmin:
         return await self._api.pages(f"CONSUMER.LIST.{stream}", "consumers")
 
     async def consumer(self, stream: str, durable: str) -> JSON | None:
-        return await self._api.find(
-            f"CONSUMER.INFO.{stream}.{durable}", codes.CONSUMER_NOT_FOUND, codes.STREAM_NOT_FOUND
+        return await self._find(
+            ("CONSUMER.INFO", stream, durable), codes.CONSUMER_NOT_FOUND, codes.STREAM_NOT_FOUND
         )
 
     async def create_consumer(self, stream: str, config: JSON) -> JSON:
@@ -84,11 +97,12 @@ class JetStreamAdmin:
     # ------------------------------------------------------------------ messages
 
     async def get(self, stream: str, stream_seq: int) -> StoredMessage | None:
-        return await self._get(stream, {"seq": stream_seq})
+        # The server takes 0 for a question that was not asked.
+        return await self._get(stream, {"seq": stream_seq}) if stream_seq > 0 else None
 
     async def _get(self, stream: str, wanted: JSON) -> StoredMessage | None:
-        answer = await self._api.find(
-            f"STREAM.MSG.GET.{stream}",
+        answer = await self._find(
+            ("STREAM.MSG.GET", stream),
             codes.MESSAGE_NOT_FOUND,
             codes.STREAM_NOT_FOUND,
             body=wanted,
@@ -97,15 +111,15 @@ class JetStreamAdmin:
             return None
         found = answer["message"]
         message = Message(
-            found["subject"],
+            subject_text(found["subject"]),
             base64.b64decode(found.get("data", "")),
-            parse_headers(base64.b64decode(found.get("hdrs", ""))),
+            headers(base64.b64decode(found.get("hdrs", ""))),
         )
         return StoredMessage(message, stream, int(found["seq"]), h.parse_time(found["time"]))
 
     async def delete_message(self, stream: str, stream_seq: int) -> bool:
-        answer = await self._api.find(
-            f"STREAM.MSG.DELETE.{stream}",
+        answer = await self._find(
+            ("STREAM.MSG.DELETE", stream),
             codes.MESSAGE_NOT_FOUND,
             codes.STREAM_NOT_FOUND,
             10057,  # "message delete failed": it was not there
@@ -235,13 +249,3 @@ class JetStreamAdmin:
         if info is None:
             raise NotFound(f"reading {stream} was interrupted: its consumer is gone")
         return int(info.get("num_pending", 0)) == 0
-
-
-def parse_headers(block: bytes) -> dict[str, str]:
-    """The pairs of a stored header block; what cannot be read is left out, like the client does."""
-    headers: dict[str, str] = {}
-    for line in block.split(b"\r\n")[1:]:
-        name, separator, value = line.partition(b":")
-        if separator and name.isascii() and name.strip() and b" " not in name.strip():
-            headers[name.strip().decode()] = value.strip().decode("utf-8", "replace")
-    return headers

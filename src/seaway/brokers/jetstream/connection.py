@@ -25,6 +25,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.protocol.parser import Parser
 
+from seaway import logs
 from seaway.brokers.jetstream.frames import Frame, cut, frame
 from seaway.brokers.jetstream.options import client_options
 from seaway.brokers.jetstream.wire import chunks
@@ -36,7 +37,7 @@ from seaway.retry import Backoff
 from seaway.running import heeding
 from seaway.telemetry import Disconnected, Reconnected, Telemetry
 
-logger = logging.getLogger("seaway.nats")
+logger = logs.logger("seaway.nats")
 logging.getLogger("nats").setLevel(logging.CRITICAL)  # Everything it says reaches our error_cb.
 
 _PUBLISH_DENIED = re.compile(r'permissions violation for publish to "([^"]*)"', re.IGNORECASE)

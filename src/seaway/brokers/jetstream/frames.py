@@ -2,7 +2,8 @@
 
 Owns: the bytes that arrive, and what is said in a header block. Must not know a connection.
 Guarantees: no message, whatever it holds, makes reading it fail: header lines that say nothing are
-left out, and bytes that are no text become U+FFFD, as in the client's own reading.
+left out, and bytes that are no text become U+FFFD, as in the client's own reading. So do control
+characters in a subject, which stands in other subjects, in lists and in logs.
 
     bytes ──cut──> Arrival ──frame──> Frame
              └──> how many bytes are lacking
@@ -10,6 +11,7 @@ left out, and bytes that are no text become U+FFFD, as in the client's own readi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +19,8 @@ from typing import NamedTuple
 
 _BLANKS = " \t\n\r\v\f"
 _VERSION = "NATS/1.0"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_LONG_NAME = 64
 
 
 @dataclass(slots=True)
@@ -60,8 +64,9 @@ def cut(received: bytes, start: int) -> Arrival | int:
     end = received.find(b"\r\n", start)
     if end < 0:
         return len(received) - start + 1
-    words = received[start:end].split()
-    kind, head = words[0] if words else b"", end + 2
+    # At blanks alone: a foreign subject may hold any other control character.
+    words = received[start:end].split(b" ")
+    kind, head = words[0], end + 2
     if kind == b"HMSG" and 5 <= len(words) <= 6:
         begin = head + int(words[-2])
         reply = words[3] if len(words) == 6 else b""
@@ -83,11 +88,16 @@ def frame(arrival: Arrival) -> Frame:
     """The message of an arrival."""
     _, _, subject, reply, block, data = arrival
     return Frame(
-        subject.decode("utf-8", "replace"),
+        subject_text(subject.decode("utf-8", "replace")),
         reply.decode("utf-8", "replace"),
         headers(block) if block else {},
         data,
     )
+
+
+def subject_text(subject: str) -> str:
+    """A message's subject, with U+FFFD for each control character."""
+    return subject if subject.isprintable() else _CONTROL.sub("\ufffd", subject)
 
 
 def headers(block: bytes) -> dict[str, str]:
@@ -102,13 +112,16 @@ def headers(block: bytes) -> dict[str, str]:
             found["Description"] = description
     for line in lines:
         raw, colon, value = line.partition(":")
-        if colon and (name := _name(raw)):
+        # Remembered are short ones: a stranger's would hold 64 KiB each.
+        if colon and (name := _name(raw) if len(raw) <= _LONG_NAME else _name_in(raw)):
             found[name] = value.strip(_BLANKS)
     return found
 
 
-@lru_cache(maxsize=1024)
-def _name(raw: str) -> str:
+def _name_in(raw: str) -> str:
     """Empty where it is none."""
     name = raw.strip(_BLANKS)
     return name if name.isascii() and len(name.split()) == 1 else ""
+
+
+_name = lru_cache(maxsize=1024)(_name_in)

@@ -18,13 +18,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
+from seaway import logs
 from seaway.brokers.jetstream import wire
 from seaway.brokers.jetstream.api import CONSUMER_NOT_FOUND, PREFIX, STREAM_NOT_FOUND, Api
 from seaway.brokers.jetstream.connection import Connection
@@ -36,7 +36,7 @@ from seaway.contracts import Incoming
 from seaway.errors import ApiError, BrokerUnavailable, NotFound
 from seaway.retry import Backoff
 
-logger = logging.getLogger("seaway.nats")
+logger = logs.logger("seaway.nats")
 
 _EXPIRES = timedelta(seconds=30)
 _HEARTBEAT = timedelta(seconds=2)

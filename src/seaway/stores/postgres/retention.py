@@ -20,6 +20,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 
+from seaway import logs
 from seaway.databases import statements
 from seaway.errors import SchemaMismatch
 from seaway.stores.postgres.begins import COUNTING, DELETING, TAKING_A_TABLE, Begin
@@ -84,9 +85,9 @@ SENT = Kept(
     "seaway_sent",
     "sent_at",
     lambda day: _start(day).isoformat(),
-    logging.getLogger("seaway.outbox"),
+    logs.logger("seaway.outbox"),
 )
-INBOX = Kept("seaway_inbox", "processed_at", first_id, logging.getLogger("seaway.inbox"))
+INBOX = Kept("seaway_inbox", "processed_at", first_id, logs.logger("seaway.inbox"))
 
 
 @dataclass(slots=True)

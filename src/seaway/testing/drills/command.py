@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args, get_type_hints
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -35,14 +35,17 @@ class Drill(Protocol):
 def carry_out(plan: P, options: Sequence[str], drill: Drill, *, about: str | None) -> int:
     """Run ``drill`` as the command line says; 0 only if it was passed.
 
-    ``options`` are fields of ``plan`` that are whole numbers, or switches; its values are the
-    defaults.
+    ``options`` are fields of ``plan`` that are whole numbers, switches, or one of some words; its
+    values are the defaults.
     """
     parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
     for name in options:
         default = getattr(plan, name.replace("-", "_"))
         if isinstance(default, bool):
-            parser.add_argument(f"--{name}", action="store_true", default=default)
+            parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=default)
+        elif isinstance(default, str):
+            choices = get_args(get_type_hints(type(plan))[name])
+            parser.add_argument(f"--{name}", choices=choices, default=default)
         else:
             parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the processes' logs there")

@@ -1,0 +1,41 @@
+"""Seaway's loggers: what they say is one printable line, whoever wrote the texts in it.
+
+Owns: the one place where foreign text (ids, subjects, errors, a server's complaint) is made fit for
+a log. Knows nothing else of the package. Guarantees: no record of a ``seaway`` logger holds a
+control character, so that no message on a stream adds a line of its own to a log, or writes to the
+terminal that shows it; the lines of a traceback are indented, and so are no lines of the log.
+"""
+
+from __future__ import annotations
+
+import logging
+
+_TRACEBACKS = logging.Formatter()
+
+
+def logger(name: str) -> logging.Logger:
+    """The logger of this name, which begins with ``seaway``."""
+    found = logging.getLogger(name)
+    found.addFilter(_printable_record)  # The same one again is not added.
+    return found
+
+
+def printable(text: str) -> str:
+    """``text`` on one line: what is not printable (control characters, line ends, what changes the
+    direction of writing) stands there as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def _printable_record(record: logging.LogRecord) -> bool:
+    try:
+        said = record.getMessage()
+    except Exception:
+        return True  # Its handler will tell of it, and goes on.
+    if not said.isprintable():
+        record.msg, record.args = printable(said), ()
+    if record.exc_info and not record.exc_text:
+        trace = _TRACEBACKS.formatException(record.exc_info)
+        record.exc_text = "\n".join(f"  {printable(line)}" for line in trace.split("\n"))
+    return True
