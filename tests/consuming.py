@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from seaway.consumer import Consumer, Delivery
-from seaway.contracts import JSON, DeadLetterReason, Incoming, Message, Subscription
+from seaway.contracts import JSON, DeadLetterReason, InboxStore, Incoming, Message, Subscription
 from seaway.errors import BrokerUnavailable, StoreUnavailable
 from seaway.events import RawEvent
 from seaway.naming import Durable
@@ -269,12 +269,12 @@ class Bench:
         """What was said besides deliveries, in order."""
         return [type(one) for one in self.signals if not isinstance(one, Delivered)]
 
-    def start(self, consumer: Consumer, *, store: bool = True) -> None:
+    def start(self, consumer: Consumer, *, store: bool | InboxStore = True) -> None:
         self.tasks.append(
             asyncio.create_task(
                 consumer.run(
                     self.broker,
-                    store=self.store if store else None,
+                    store=self.store if store is True else store or None,
                     outbox=Outbox(),
                     dead_letters=self.letters,
                     telemetry=self.telemetry,

@@ -42,6 +42,11 @@ class Breaker:
         return not self._troubles.isdisjoint(_PROBED)
 
     @property
+    def database_away(self) -> bool:
+        """Whether the database is: that it is back, no delivery is needed to find out."""
+        return "database" in self._troubles
+
+    @property
     def troubled(self) -> bool:
         """Whether anything is away."""
         return bool(self._troubles)

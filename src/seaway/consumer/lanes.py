@@ -31,11 +31,18 @@ class Work:
     key: str
     alive: float = math.inf
     """When its ack timer was last known to run."""
+    falls: int = 0
+    """How many outages of the database began while it was at work alone."""
     place: Place = field(init=False)
     """Which message it is."""
 
     def __post_init__(self) -> None:
         self.place = self.incoming.place
+
+    def fell(self) -> int:
+        """One more outage began while it was at work; how many by now."""
+        self.falls += 1
+        return self.falls
 
 
 @dataclass(slots=True)
