@@ -215,6 +215,9 @@ class Letters:
 
     stored: list[tuple[str, DeadLetterReason]] = field(default_factory=list)
     failures: int = 0
+    refused: set[str] = field(default_factory=set)
+    """Events whose letters it does not take."""
+    takes_nothing: bool = False
 
     async def store(
         self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
@@ -222,6 +225,8 @@ class Letters:
         if self.failures:
             self.failures -= 1
             raise BrokerUnavailable("no DLQ")
+        if self.takes_nothing or incoming.event_id in self.refused:
+            raise BrokerUnavailable("MEMO_DLQ did not take it")
         self.stored.append((incoming.event_id, reason))
         return len(self.stored)
 

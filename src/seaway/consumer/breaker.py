@@ -16,8 +16,8 @@ from typing import Literal, TypeAlias
 from seaway.retry import Backoff
 from seaway.telemetry import ConsumerPaused, ConsumerResumed, Telemetry
 
-Trouble: TypeAlias = Literal["server", "database", "downstream", "dead letters"]
-"""The first and the last heal where they are met; the others are probed."""
+Trouble: TypeAlias = Literal["server", "database", "downstream"]
+"""The first heals where it is met; the others are probed."""
 
 OUTAGE = Backoff(timedelta(milliseconds=200), timedelta(seconds=5))
 """Between two looks at something that is away."""
@@ -50,11 +50,6 @@ class Breaker:
     def troubled(self) -> bool:
         """Whether anything is away."""
         return bool(self._troubles)
-
-    @property
-    def stuck(self) -> bool:
-        """Whether nothing at all may be pulled: a dead letter waits for its queue."""
-        return "dead letters" in self._troubles
 
     def pause(self, trouble: Trouble, reason: str) -> None:
         """Something is away; said once until all is well again."""

@@ -109,4 +109,5 @@ async def _drain(
     for worker in late:
         worker.cancel()
     await asyncio.gather(*late, return_exceptions=True)
+    await settler.burials.end(ends)
     await settler.give_back(lanes.waiting())
