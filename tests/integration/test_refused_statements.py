@@ -8,12 +8,15 @@ import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, closing
+from datetime import timedelta
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from consuming import SOON, Bench, consumer, message, until
 from drivers.inboxes import KINDS, AlchemySessions, Kind, PsycopgPool
@@ -330,3 +333,43 @@ async def test_an_outage_that_a_probe_meets_too_burns_no_deliveries(
     assert set(deliveries) == {1}
     assert bench.outcomes() == ["handled"] * EVENTS
     assert bench.states() == [ConsumerPaused, ConsumerResumed]
+
+
+@pytest.mark.parametrize("kind", only("postgres"), ids=named)
+async def test_a_handler_past_its_deadline_is_called_once_a_delivery(
+    bench: Bench, kind: type[Kind] | None, locked: str
+) -> None:
+    """Some drivers give up the session of a statement that is cancelled."""
+    async with inbox_over(kind, locked) as (made, inbox):
+        handler = Handler(Statements(made, locked), {BAD: saying("SELECT pg_sleep(20)")})
+        await bench.events.publish(message(BAD), message("e1", "another"))
+        policy = RetryPolicy(backoff=AT_ONCE)
+        deadline = timedelta(milliseconds=100)
+        bench.start(consumer(handler.handle, retry=policy, deadline=deadline), store=inbox)
+        await until(lambda: len(bench.events.acked) == 2, within=30)
+        await bench.finish()
+    assert bench.letters.stored == [(BAD, "exhausted")]
+    assert handler.tries[BAD] == MAX_DELIVER
+    assert ConsumerPaused not in bench.states()
+
+
+async def test_a_pool_that_the_handler_itself_empties_is_its_own_failure(
+    bench: Bench, locked: str
+) -> None:
+    engine = create_async_engine(
+        locked.replace("://", "+asyncpg://", 1), pool_size=1, max_overflow=0, pool_timeout=0.05
+    )
+    inbox = inbox_for(engine)
+
+    async def another(database: Statements, handle: Any) -> None:
+        async with engine.begin() as second:
+            await second.execute(text("SELECT 1"))
+
+    handler = Handler(Statements(AlchemySessions(locked), locked), {BAD: another})
+    await bench.events.publish(message(BAD), message("e1", "another"))
+    bench.start(consumer(handler.handle, retry=RetryPolicy(backoff=AT_ONCE)), store=inbox)
+    await until(lambda: len(bench.events.acked) == 2, within=30)
+    await bench.finish()
+    await engine.dispose()
+    assert bench.letters.stored == [(BAD, "exhausted")]
+    assert ConsumerPaused not in bench.states()

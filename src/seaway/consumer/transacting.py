@@ -14,7 +14,6 @@ delivery's statement may run into a timeout, a lock or a limit that nobody else 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -33,17 +32,11 @@ from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import Lapsed, is_downstream, is_verdict
 from seaway.consumer.parking import take_turns
+from seaway.consumer.probing import away
 from seaway.consumer.run import Run
 from seaway.consumer.settling import Done
 from seaway.contracts import InboxTransaction
-from seaway.errors import (
-    ConfigError,
-    SeawayError,
-    SessionLost,
-    StoreUnavailable,
-    TransactionConflict,
-)
-from seaway.events import new_event_id
+from seaway.errors import ConfigError, SessionLost, StoreUnavailable, TransactionConflict
 from seaway.parked import Place, letter_rows
 from seaway.telemetry import HandledAs
 
@@ -52,8 +45,6 @@ _CONFLICTS = 4
 _FALLS = 3
 """With how many outages that began during its transaction a delivery is counted as failed: what
 takes the database down with it would never end otherwise."""
-_ANSWER_SECONDS = 10.0
-"""Within which the database has to answer a transaction that does next to nothing."""
 
 
 @dataclass(slots=True)
@@ -130,15 +121,15 @@ class Transactor:
                     continue
                 if results.outage is not None:
                     return []
-                return await self._part(part, attempt, attempt.error or error, began, results)
+                return await self._instead(part, attempt, attempt.error or error, began, results)
             except Exception as error:
                 results.reached = True
-                return await self._part(part, attempt, error, began, results)
+                return await self._instead(part, attempt, error, began, results)
             results.reached = True
             results.done += attempt.done
             return []
 
-    async def _part(
+    async def _instead(
         self, part: Part, attempt: _Attempt, error: Exception, began: float, results: Results
     ) -> list[Part | Failure]:
         """What to do instead of ``part``, which failed with ``error``."""
@@ -172,10 +163,10 @@ class Transactor:
         if self._run.ports.store is None:
             return False
         # Without a transaction there is nobody to blame: that was as little as a probe is.
-        away = await self.away() if attempt.begun else error
+        found = await away(self._run) if attempt.begun else error
         works = works_of(part)
-        if away is not None:
-            results.outage = away
+        if found is not None:
+            results.outage = found
             if attempt.begun and len(works) == 1 and works[0].fell() >= _FALLS:
                 works[0].falls = 0
                 results.failed.append(Failure(works[0], attempt.error or error))
@@ -187,28 +178,6 @@ class Transactor:
             return False
         attempt.again = True
         return True
-
-    async def away(self) -> StoreUnavailable | None:
-        """What a transaction of our own meets, as little as a claim; ``None``: it took effect.
-
-        That leaves a row in the inbox, which is forgotten with the others.
-        """
-        store = self._run.ports.store
-        assert store is not None
-        try:
-            async with asyncio.timeout(_ANSWER_SECONDS), store.transaction() as tx:
-                await tx.claim(f"{self._run.durable} probe", new_event_id())
-        except TransactionConflict:
-            return None
-        except StoreUnavailable as error:
-            return error
-        except TimeoutError:
-            return StoreUnavailable(f"the database did not answer within {_ANSWER_SECONDS:.0f} s")
-        except ConfigError:
-            raise
-        except SeawayError as error:
-            return StoreUnavailable(str(error))
-        return None
 
     async def _blame(
         self, part: Part, attempt: _Attempt, took: float, results: Results
@@ -236,7 +205,7 @@ class Transactor:
 
     async def _transaction(self, part: Part, attempt: _Attempt) -> None:
         store = self._run.ports.store
-        attempt.done, attempt.begun = [], False
+        attempt.done, attempt.begun, attempt.error = [], False, None
         if store is None:
             return await self._call_all(part, None, set(), {}, attempt)
         async with store.transaction() as tx:
@@ -276,7 +245,6 @@ class Transactor:
         attempt: _Attempt,
     ) -> None:
         now, done = self._run.now, attempt.done
-        attempt.error = None
         for at, call in enumerate(part):
             wanted: Sequence[Item] = call.items
             if tx is not None and not (wanted := _unclaimed(call.items, fresh, aside, done)):

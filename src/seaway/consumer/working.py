@@ -12,6 +12,7 @@ import math
 
 from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import is_downstream
+from seaway.consumer.probing import away
 from seaway.consumer.recovery import read_overdue
 from seaway.consumer.run import Run
 from seaway.consumer.settling import Settler
@@ -92,11 +93,11 @@ class Workers:
 
     async def _database_is_back(self) -> bool:
         """Found out by a transaction of our own: no delivery is spent on it."""
-        breaker, away = self._run.breaker, await self._transactor.away()
-        if away is None:
+        breaker, found = self._run.breaker, await away(self._run)
+        if found is None:
             breaker.resume("database")
             return True
-        breaker.trip("database", str(away), now=self._run.now())
+        breaker.trip("database", str(found), now=self._run.now())
         return False
 
     def _note(self, results: Results) -> None:
