@@ -15,7 +15,8 @@ codes are matched, texts never. The docstring's first line is the message where 
     ├── TransientError         nothing is wrong with the call: try again
     │   ├── BrokerUnavailable  no server, no leader, no answer
     │   └── StoreUnavailable   database away or locked
-    │       └── TransactionConflict  another transaction was in the way: again, at once
+    │       ├── TransactionConflict  another transaction was in the way: again, at once
+    │       └── SessionLost    the session ended under its transaction: again, on another
     ├── StoreRefused           the database takes no such row: the event's doing, not an outage
     ├── PublishRejected        the server refused and will go on refusing
     ├── PublishUnconfirmed     unknown: send again under the same id
@@ -108,6 +109,10 @@ class StoreUnavailable(TransientError):
 
 class TransactionConflict(StoreUnavailable):
     """Another transaction was in the way and this one was rolled back: run it again at once."""
+
+
+class SessionLost(StoreUnavailable):
+    """The database's session ended under its transaction, which did nothing: run it again."""
 
 
 class StoreRefused(SeawayError):

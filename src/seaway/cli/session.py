@@ -39,6 +39,7 @@ from seaway.telemetry import (
     RelayPaused,
     RelayResumed,
     Signal,
+    StillWaiting,
     Telemetry,
     logger,
 )
@@ -218,6 +219,9 @@ def log_signals(telemetry: Telemetry) -> None:
                 logger.warning("%s paused: %s", consumer, reason)
             case ConsumerResumed(consumer):
                 logger.info("%s resumed", consumer)
+            case StillWaiting(wait, waited):
+                minutes = waited.total_seconds() / 60
+                logger.warning("%s still waits after %.0f min: %s", wait.part, minutes, wait.reason)
             case Disconnected(reason):
                 logger.warning("disconnected: %s", reason)
             case Reconnected(url):
