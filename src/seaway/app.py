@@ -243,6 +243,7 @@ class Seaway:
                     self.broker,
                     store=store,
                     durables={name: one.handles for name, one in self.consumers.items()},
+                    streams={name: one.stream for name, one in self.consumers.items()},
                     parking=[name for name, one in self.consumers.items() if one.parks],
                     telemetry=self.telemetry,
                 )
@@ -310,7 +311,7 @@ def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> 
                 broker,
                 store=inbox,
                 outbox=app.outbox,
-                dead_letters=DeadLetters(broker),
+                dead_letters=DeadLetters(broker, reader=str(consumer.durable)),
                 telemetry=app.telemetry,
                 stop=stop,
             )

@@ -22,6 +22,7 @@ from typing import Literal
 
 from seaway import headers as h
 from seaway.contracts import (
+    DENIED,
     Broker,
     DeadLetterReason,
     Incoming,
@@ -37,10 +38,11 @@ from seaway.errors import (
     ConfigError,
     InvalidName,
     NotFound,
+    NotPermitted,
     SeawayError,
     TransientError,
 )
-from seaway.naming import check_filter, covers, dlq_stream, stream_context
+from seaway.naming import OPERATOR, check_filter, covers, dlq_stream, stream_context
 from seaway.parked import Place
 
 _TIMEOUT = timedelta(seconds=5)
@@ -86,10 +88,17 @@ class Selection:
 
 
 class DeadLetters:
-    """The letters of every context on this server (``contracts.DeadLetterSink``)."""
+    """The letters of every context on this server (``contracts.DeadLetterSink``).
 
-    def __init__(self, broker: Broker) -> None:
+    ``reader``: as who to read them. ``queues``: the only ones that are looked for letters.
+    """
+
+    def __init__(
+        self, broker: Broker, *, reader: str = OPERATOR, queues: Sequence[str] | None = None
+    ) -> None:
         self._broker = broker
+        self._reader = reader
+        self._queues = queues
 
     async def store(
         self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
@@ -146,7 +155,7 @@ class DeadLetters:
                 if stored is not None and wanted.takes(letter := form.read(stored)):
                     yield letter
             return
-        for stream in sorted(await self.count()):
+        for stream in sorted(await self.count()) if self._queues is None else self._queues:
             filters = []
             if wanted.subject is not None:
                 filters = [f"{stream_context(stream)}.dlq.{wanted.subject}"]
@@ -159,7 +168,9 @@ class DeadLetters:
         self, queue: str, subjects: Sequence[str], wanted: Selection, *, payloads: bool
     ) -> AsyncGenerator[Letter]:
         """One queue's letters with these subjects (none: all), as far as they are ``wanted``."""
-        stream = self._broker.admin.read(queue, filter_subjects=subjects, headers_only=not payloads)
+        stream = self._broker.admin.read(
+            queue, filter_subjects=subjects, headers_only=not payloads, reader=self._reader
+        )
         # Left to the garbage collector, a reader abandoned early outlives its connection.
         async with aclosing(stream):
             async for stored in stream:
@@ -324,6 +335,8 @@ class DeadLetters:
         [outcome] = await self._broker.publish(stream, [message], timeout=_TIMEOUT)
         if isinstance(outcome, Stored):
             return outcome.stream_seq
+        if isinstance(outcome, Refused) and outcome.code == DENIED:
+            raise NotPermitted("publish", message.subject, message.subject)
         if await self._broker.admin.stream(stream) is None:
             raise BrokerUnavailable(f"there is no stream {stream}: run `seaway topology apply`")
         reason = outcome.description if isinstance(outcome, Refused) else str(outcome)

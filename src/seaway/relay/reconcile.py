@@ -13,6 +13,7 @@ from datetime import datetime
 from seaway import headers as h
 from seaway.contracts import BrokerAdmin, Lease, Sent
 from seaway.errors import NotFound
+from seaway.naming import RELAY
 
 _CHUNK = 1000
 
@@ -34,7 +35,7 @@ async def settle_published(
         settled.update(entry.event_id for entry in found)
         chunk.clear()
 
-    stored = admin.read(stream, from_time=since, headers_only=True)
+    stored = admin.read(stream, from_time=since, headers_only=True, reader=RELAY)
     try:
         async with aclosing(stored):
             async for each in stored:

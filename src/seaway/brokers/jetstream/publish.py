@@ -106,7 +106,12 @@ class Publisher:
                 window = Window(self._connection, self._replies, drawn, cut.keys(run))
                 outcomes = await window.publish(timeout=timeout)
             if not run.places or not cut.settle(run, outcomes):
-                return cut.outcomes
+                break
+        if self._connection.denials.known:
+            for message, outcome in zip(messages, cut.outcomes, strict=True):
+                if isinstance(outcome, Stored):
+                    self._connection.denials.answered(message.subject)
+        return cut.outcomes
 
     def _may_be_atomic(self, stream: str) -> bool:
         if self._not_atomic.get(stream) == self._connection.epoch:
