@@ -22,7 +22,7 @@ from seaway.dead_letters import DeadLetters, Releaser, Sweeper
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.forgetting import Forgetting
 from seaway.inbox import inbox_of
-from seaway.naming import Durable, events_stream
+from seaway.naming import Durable, dlq_stream, events_stream
 from seaway.outbox import Outbox
 from seaway.relay import Relay
 from seaway.retry import Backoff
@@ -167,8 +167,9 @@ class Seaway:
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """The dead letter queues of every context."""
-        return DeadLetters(self.broker)
+        """The dead letter queues of the settings' contexts; where there are none, every one."""
+        queues = [dlq_stream(stream.context) for stream in self.settings.streams]
+        return DeadLetters(self.broker, queues=queues or None)
 
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()

@@ -156,6 +156,8 @@ class DeadLetters:
                     yield letter
             return
         for stream in sorted(await self.count()) if self._queues is None else self._queues:
+            if self._queues is not None and await self._broker.admin.stream(stream) is None:
+                continue
             filters = []
             if wanted.subject is not None:
                 filters = [f"{stream_context(stream)}.dlq.{wanted.subject}"]
