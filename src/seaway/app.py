@@ -23,7 +23,7 @@ from seaway.errors import ConfigError, StoreUnavailable
 from seaway.forgetting import Forgetting
 from seaway.forks import Opened
 from seaway.inbox import inbox_of
-from seaway.naming import Durable, events_stream
+from seaway.naming import Durable, dlq_stream, events_stream
 from seaway.outbox import Outbox
 from seaway.relay import Relay
 from seaway.retry import Backoff
@@ -172,8 +172,9 @@ class Seaway:
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """The dead letter queues of every context."""
-        return DeadLetters(self.broker)
+        """The dead letter queues of the settings' contexts; where there are none, every one."""
+        queues = [dlq_stream(stream.context) for stream in self.settings.streams]
+        return DeadLetters(self.broker, queues=queues or None)
 
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()
@@ -250,6 +251,7 @@ class Seaway:
                     self.broker,
                     store=store,
                     durables={name: one.handles for name, one in self.consumers.items()},
+                    streams={name: one.stream for name, one in self.consumers.items()},
                     parking=[name for name, one in self.consumers.items() if one.parks],
                     telemetry=self.telemetry,
                 )
@@ -317,7 +319,7 @@ def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> 
                 broker,
                 store=inbox,
                 outbox=app.outbox,
-                dead_letters=DeadLetters(broker),
+                dead_letters=DeadLetters(broker, reader=str(consumer.durable)),
                 telemetry=app.telemetry,
                 stop=stop,
             )

@@ -23,6 +23,12 @@ from typing import Any
 
 from seaway.errors import InvalidName
 
+RELAY, SWEEPER, OPERATOR, WATCHER = "relay", "sweeper", "operator", "watcher"
+"""Who reads streams, besides the consumers."""
+
+SWEEPER_DURABLE = "seaway__sweeper"
+"""On the stream of advisories; all sweepers share it."""
+
 ADVISORY_STREAM = "SEAWAY_ADVISORIES"
 MAX_DELIVERIES_PREFIX = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 MSG_TERMINATED_PREFIX = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED"
@@ -285,6 +291,12 @@ class Durable:
                 hint="{service}__{purpose}, like case_mgmt__from_sea",
             )
         return cls(service, purpose)
+
+
+def reader_name(reader: str) -> str:
+    """The name at the server of what ``reader`` (``relay``, a durable...) reads streams through.
+    No durable can be called so."""
+    return f"seaway-reader-{reader}"
 
 
 def check_filter(pattern: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.contracts import Message, Stored
 from seaway.monitor import Sampler, Watch
-from seaway.monitor.redeliveries import PROBE_PREFIX, count_between
+from seaway.monitor.redeliveries import count_between
 
 WAIT = timedelta(seconds=5)
 NOW = timedelta(0)
@@ -152,4 +152,4 @@ async def test_counting_leaves_no_consumer_behind_and_ends_at_its_bound(
     assert await count_between(admin, bench.stream, (), after=2, upto=7) == 5
     assert await count_between(admin, bench.stream, opened, after=10, upto=10) == 0
     names = [info["name"] for info in await admin.consumers(bench.stream)]
-    assert not [name for name in names if name.startswith(PROBE_PREFIX)]
+    assert names == [bench.durable]

@@ -16,6 +16,7 @@ from seaway.cli import (
     dev,
     dlq,
     outbox,
+    permissions,
     relay,
     replay,
     run,
@@ -43,6 +44,7 @@ for command in (
     replay.replay,
     check.check,
     serve.serve,
+    permissions.permissions,
 ):
     app.command(name="run" if command is run.run_application else None)(command)
 

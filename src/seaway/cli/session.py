@@ -26,7 +26,7 @@ from rich.progress import Progress
 from seaway.app import Seaway
 from seaway.config import Settings, load_settings
 from seaway.contracts import Store
-from seaway.errors import ConfigError, SeawayError, TransientError
+from seaway.errors import ConfigError, NotPermitted, SeawayError, TransientError
 from seaway.running import stop_on_signals
 from seaway.stores import open_configured
 from seaway.telemetry import (
@@ -111,7 +111,7 @@ async def open_database(ctx: typer.Context) -> AsyncIterator[Store]:
 
 def exit_code(error: SeawayError) -> int:
     """What the shell is told of ``error``."""
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError | NotPermitted):
         return 2
     return 3 if isinstance(error, TransientError) else 1
 

@@ -168,8 +168,6 @@ class Settler:
                 outcome=outcome,
                 deliveries=incoming.deliveries,
                 took=timedelta(seconds=took),
-                error=None
-                if error is None
-                else f"{type(error).__name__}: {logs.first_line(error)}",
+                error=said,
             )
         )

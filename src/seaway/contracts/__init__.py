@@ -11,6 +11,7 @@ All methods are safe to cancel: a cancelled call has either happened or not, nev
 from __future__ import annotations
 
 from seaway.contracts.broker import (
+    DENIED,
     Broker,
     BrokerAdmin,
     Held,
@@ -35,6 +36,7 @@ from seaway.contracts.outbox import Backlog, Failed, Lease, OutboxEntry, OutboxS
 from seaway.contracts.store import Capabilities, Phase, SchemaAdmin, SchemaChange, Store
 
 __all__ = [
+    "DENIED",
     "JSON",
     "Backlog",
     "Broker",

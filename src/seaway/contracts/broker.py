@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol, TypeAlias
 
 from seaway.contracts.messages import JSON, Incoming, Message, StoredMessage
+from seaway.naming import OPERATOR
 
 
 class Stored(NamedTuple):
@@ -36,6 +37,10 @@ class Refused:
     err_code: int
     heals: bool
     full: bool = False
+
+
+DENIED = 403
+"""The code of a ``Refused`` whose subject this user may not publish to. It heals: by a grant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +166,28 @@ class BrokerAdmin(Protocol):
         from_seq: int | None = None,
         from_time: datetime | None = None,
         headers_only: bool = False,
+        reader: str = OPERATOR,
     ) -> AsyncGenerator[StoredMessage, None]:
         """What the stream holds at the time of the call, in order, then ends.
 
-        Close it (``aclosing``) where it may be left early: the server keeps its reader until then.
-
-        Touches no durable. ``headers_only`` gives empty payloads. Raises ``NotFound`` for an
-        unknown stream.
+        Touches no durable. ``headers_only`` gives empty payloads. ``reader``: who reads (``relay``,
+        a durable, ``sweeper``, ``operator``, ``watcher``), which is what the right to do so is
+        granted to; any number may read under one name, and take turns. Nothing is held at the
+        server between two messages. Raises ``NotFound`` for an unknown stream, and
+        ``BrokerUnavailable`` where it goes on no more: read again from behind the last message.
         """
+        ...
+
+    async def count(
+        self,
+        stream: str,
+        *,
+        filter_subjects: Sequence[str] = (),
+        from_seq: int = 1,
+        reader: str = OPERATOR,
+    ) -> int:
+        """How many messages of ``filter_subjects`` (none: of all) the stream holds from
+        ``from_seq`` on. Constant cost, whatever it holds. ``NotFound`` for an unknown stream."""
         ...
 
 

@@ -47,7 +47,7 @@ from seaway.errors import (
     SeawayError,
     TransientError,
 )
-from seaway.naming import dlq_stream, is_subject, redrive_stream, stream_context
+from seaway.naming import OPERATOR, dlq_stream, is_subject, redrive_stream, stream_context
 from seaway.parked import Place
 
 _REFERRING = {form.PAYLOAD, form.HEADERS}
@@ -55,11 +55,18 @@ _LETTER_ID = re.compile(r"([A-Z][A-Z0-9_]*_DLQ):([0-9]{1,19})")
 
 
 class DeadLetters:
-    """The letters of every context on this server (``contracts.DeadLetterSink``)."""
+    """The letters of every context on this server (``contracts.DeadLetterSink``).
 
-    def __init__(self, broker: Broker) -> None:
+    ``reader``: as who to read them. ``queues``: the only ones that are looked for letters.
+    """
+
+    def __init__(
+        self, broker: Broker, *, reader: str = OPERATOR, queues: Sequence[str] | None = None
+    ) -> None:
         self._broker = broker
         self._sender = Sender(broker)
+        self._reader = reader
+        self._queues = queues
 
     async def store(
         self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
@@ -130,7 +137,9 @@ class DeadLetters:
                 if stored is not None and wanted.takes(letter := form.read(stored)):
                     yield letter
             return
-        for stream in sorted(await self.count()):
+        for stream in sorted(await self.count()) if self._queues is None else self._queues:
+            if self._queues is not None and await self._broker.admin.stream(stream) is None:
+                continue
             filters = []
             if wanted.subject is not None:
                 filters = [f"{stream_context(stream)}.dlq.{wanted.subject}"]
@@ -143,7 +152,9 @@ class DeadLetters:
         self, queue: str, subjects: Sequence[str], wanted: Selection, *, payloads: bool
     ) -> AsyncGenerator[Letter]:
         """One queue's letters with these subjects (none: all), as far as they are ``wanted``."""
-        stream = self._broker.admin.read(queue, filter_subjects=subjects, headers_only=not payloads)
+        stream = self._broker.admin.read(
+            queue, filter_subjects=subjects, headers_only=not payloads, reader=self._reader
+        )
         # Left to the garbage collector, a reader abandoned early outlives its connection.
         async with aclosing(stream):
             async for stored in stream:

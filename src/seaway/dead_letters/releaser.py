@@ -56,7 +56,7 @@ class Releaser:
         self._stream = stream
         self._queue, self._redrives = dlq_stream(context), redrive_stream(context)
         self._on_its_way = f"{context}.redrive.{consumer}.>"
-        self._letters = DeadLetters(broker)
+        self._letters = DeadLetters(broker, reader=consumer, queues=[self._queue])
         self._telemetry = telemetry
         self._every = every
         self._nudge = asyncio.Event()
@@ -168,7 +168,10 @@ class Releaser:
         on_its_way = {
             stored.event_id
             async for stored in self._broker.admin.read(
-                self._redrives, filter_subjects=[self._on_its_way], headers_only=True
+                self._redrives,
+                filter_subjects=[self._on_its_way],
+                headers_only=True,
+                reader=self._consumer,
             )
         }
         lost = [head for head in heads if head.event_id not in on_its_way]

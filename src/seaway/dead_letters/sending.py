@@ -11,8 +11,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 from seaway import headers as h
-from seaway.contracts import Broker, Message, PublishOutcome, Refused, Stored
-from seaway.errors import ApiError, BrokerUnavailable
+from seaway.contracts import DENIED, Broker, Message, PublishOutcome, Refused, Stored
+from seaway.errors import ApiError, BrokerUnavailable, NotPermitted
 
 _TIMEOUT = timedelta(seconds=5)
 _TOO_LARGE = 10054
@@ -45,6 +45,8 @@ class Sender:
         self, stream: str, message: Message, outcome: PublishOutcome
     ) -> BrokerUnavailable:
         """Why nothing was stored, for whoever tries again."""
+        if isinstance(outcome, Refused) and outcome.code == DENIED:
+            return NotPermitted("publish", message.subject, message.subject)
         if await self._broker.admin.stream(stream) is None:
             return BrokerUnavailable(f"there is no stream {stream}: run `seaway topology apply`")
         reason = outcome.description if isinstance(outcome, Refused) else str(outcome)

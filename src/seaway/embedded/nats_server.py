@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -71,6 +72,13 @@ class NatsServer(ServerProcess):
     def url(self) -> str:
         """Where clients connect to."""
         return f"nats://127.0.0.1:{self.port}"
+
+    def reload(self, extra_config: str) -> None:
+        """Have it go by another ``extra_config``, as far as that is possible while it runs."""
+        self._extra = extra_config
+        (self.directory / "server.conf").write_text(extra_config)
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGHUP)
 
     def _command(self) -> Sequence[str]:
         for stale in self.directory.glob("*.ports"):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from seaway import headers as h
 from seaway.contracts import BrokerAdmin, OutboxEntry, StoredMessage
+from seaway.naming import RELAY
 
 NEAR = 100
 """Messages between two of ours that are read rather than asked for anew."""
@@ -93,7 +94,7 @@ async def _read(
     ahead = iter(left)
     wanted: int | None = next(ahead)
     hit = left[0]
-    async with aclosing(admin.read(stream, from_seq=left[0])) as reading:
+    async with aclosing(admin.read(stream, from_seq=left[0], reader=RELAY)) as reading:
         async for stored in reading:
             seq = stored.stream_seq
             while wanted is not None and wanted <= seq:

@@ -15,6 +15,7 @@ from datetime import datetime
 from seaway import headers as h
 from seaway.contracts import BrokerAdmin, Failed, Lease, Sent
 from seaway.errors import NotFound
+from seaway.naming import RELAY
 from seaway.relay import decisions
 from seaway.relay.duplicates import look
 
@@ -55,7 +56,7 @@ async def settle_published(
                     found.taken[entry.event_id] = decisions.taken(entry, other)
         chunk.clear()
 
-    stored = admin.read(stream, from_time=since, headers_only=True)
+    stored = admin.read(stream, from_time=since, headers_only=True, reader=RELAY)
     try:
         async with aclosing(stored):
             async for each in stored:

@@ -34,7 +34,7 @@ from seaway.contracts import (
     Subscription,
 )
 from seaway.errors import ApiError, BrokerUnavailable, InvalidName, NotFound
-from seaway.naming import check_subject, covers, overlap
+from seaway.naming import OPERATOR, check_subject, covers, overlap
 from seaway.testing.memory_streams import (
     Delivered,
     MemoryConsumer,
@@ -414,6 +414,7 @@ class MemoryAdmin:
         from_seq: int | None = None,
         from_time: datetime | None = None,
         headers_only: bool = False,
+        reader: str = OPERATOR,
     ) -> AsyncGenerator[StoredMessage, None]:
         found = self._streams.get(stream)
         if found is None:
@@ -430,3 +431,14 @@ class MemoryAdmin:
                 yield replace(stored, message=replace(stored.message, payload=b""))
             else:
                 yield stored
+
+    async def count(
+        self,
+        stream: str,
+        *,
+        filter_subjects: Sequence[str] = (),
+        from_seq: int = 1,
+        reader: str = OPERATOR,
+    ) -> int:
+        found = self.read(stream, filter_subjects=filter_subjects, from_seq=from_seq)
+        return len([stored async for stored in found])

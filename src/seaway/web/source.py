@@ -14,9 +14,11 @@ from typing import Protocol, Self
 
 from seaway.app import Seaway
 from seaway.config import Settings
+from seaway.dead_letters import DeadLetters
 from seaway.dead_letters.letter import Letter
 from seaway.errors import BrokerUnavailable, SeawayError
 from seaway.monitor import Activity, Sample, Sampler, Snapshot, Watch
+from seaway.naming import WATCHER, dlq_stream
 
 
 class Source(Protocol):
@@ -77,12 +79,17 @@ class Live:
     async def letters(self, limit: int) -> Sequence[Letter]:
         """See ``Source``."""
         self._connected()
-        return await self._app.dead_letters.list(limit=limit, payloads=False)
+        return await self._dead_letters.list(limit=limit, payloads=False)
 
     async def letter(self, letter_id: str) -> Letter:
         """See ``Source``."""
         self._connected()
-        return await self._app.dead_letters.get(letter_id)
+        return await self._dead_letters.get(letter_id)
+
+    @property
+    def _dead_letters(self) -> DeadLetters:
+        queues = [dlq_stream(stream.context) for stream in self._settings.streams]
+        return DeadLetters(self._app.broker, reader=WATCHER, queues=queues or None)
 
     def _connected(self) -> None:
         if self._sampler is None:

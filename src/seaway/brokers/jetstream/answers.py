@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from seaway.brokers.jetstream.frames import Frame
-from seaway.contracts import PublishOutcome, Refused, Stored, Unconfirmed
+from seaway.contracts import DENIED, PublishOutcome, Refused, Stored, Unconfirmed
 from seaway.errors import BrokerUnavailable
 
 TOO_LARGE = 10054
@@ -46,15 +46,17 @@ def classify(answer: Frame | None) -> PublishOutcome:
 
 
 def concerns_the_stream(outcome: PublishOutcome) -> bool:
-    """Whether trying further messages now would only find the same."""
+    """Whether trying further messages now would only find the same. What is denied is denied to a
+    subject, and others need not be; nor is what has no room."""
     if isinstance(outcome, Refused):
-        return outcome.heals and not outcome.full
+        return outcome.heals and not outcome.full and outcome.code != DENIED
     return isinstance(outcome, Unconfirmed)
 
 
 def denied(subject: str) -> Refused:
-    """Of a message whose subject the server does not let us publish to."""
-    return Refused(f"no permission to publish to {subject}", code=403, err_code=0, heals=False)
+    """Of a message whose subject the server does not let us publish to: nothing is wrong with the
+    message, and the right may be granted any time."""
+    return Refused(f"no permission to publish to {subject}", code=DENIED, err_code=0, heals=True)
 
 
 def unreachable(error: BrokerUnavailable) -> Refused:

@@ -111,7 +111,12 @@ class Publisher:
                 outcomes = await self._window(stream, cut, run, drawn).publish(timeout=timeout)
                 self._learn(stream, outcomes)
             if not run.places or not cut.settle(run, outcomes):
-                return cut.outcomes
+                break
+        if self._connection.denials.known:
+            for message, outcome in zip(messages, cut.outcomes, strict=True):
+                if isinstance(outcome, Stored):
+                    self._connection.denials.answered(message.subject)
+        return cut.outcomes
 
     def _window(self, stream: str, cut: Cut, run: Run, drawn: Sequence[wire.Prepared]) -> Window:
         width = NARROW if stream in self._tight else WINDOW

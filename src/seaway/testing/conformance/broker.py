@@ -411,6 +411,47 @@ class BrokerConformance(SubscriptionConformance):
     async def test_reading_an_unknown_stream(self, broker: Broker, context: str) -> None:
         with pytest.raises(NotFound):
             await everything(broker, context)
+        with pytest.raises(NotFound):
+            await broker.admin.count(naming.events_stream(context))
+
+    async def test_readers_of_one_name_do_not_disturb_one_another(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, allow_atomic=True)
+        sent = events(context, 2500)
+        await publish(broker, *sent)
+
+        async def read(first: int) -> list[int]:
+            found = broker.admin.read(stream, from_seq=first, headers_only=True, reader="relay")
+            return [stored.stream_seq async for stored in found]
+
+        starts = [1, 1, 700, 2000, 2400]
+        for first, found in zip(starts, await asyncio.gather(*map(read, starts)), strict=True):
+            assert found == list(range(first, 2501))
+        assert await broker.admin.consumers(stream) == []
+
+    async def test_a_reader_that_is_left_early_keeps_nothing(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, allow_atomic=True)
+        await publish(broker, *events(context, 200))
+        found = broker.admin.read(stream)
+        assert (await anext(found)).stream_seq == 1
+        assert await broker.admin.consumers(stream) == [], "nor while its caller thinks"
+        await found.aclose()
+
+    async def test_counting(self, broker: Broker, context: str, stream: str) -> None:
+        await make(broker, context)
+        closed = Message(f"{context}.event.case_closed.v1", b"closed")
+        await publish(broker, *events(context, 3), closed, *events(context, 2))
+        await broker.admin.delete_message(stream, 5)
+        count = broker.admin.count
+        assert await count(stream) == 5
+        assert await count(stream, from_seq=3) == 3
+        assert await count(stream, filter_subjects=[closed.subject]) == 1
+        assert await count(stream, filter_subjects=[closed.subject], from_seq=5) == 0
+        assert await count(stream, from_seq=7) == 0
+        assert await broker.admin.consumers(stream) == []
 
     async def test_the_server_says_who_it_is(self, broker: Broker) -> None:
         info = await broker.admin.server_info()
