@@ -25,12 +25,12 @@ from seaway.brokers.jetstream.deliveries import incoming_of
 from seaway.brokers.jetstream.frames import Frame
 from seaway.cli.permissions import as_server
 from seaway.config import Settings, settings_from_mapping
-from seaway.contracts import Incoming, Message, Stored
+from seaway.contracts import Broker, Incoming, Message, Stored
 from seaway.dead_letters import DeadLetters, Releaser
 from seaway.dead_letters.writing import write
 from seaway.embedded.nats_server import NatsServer
 from seaway.errors import NotPermitted
-from seaway.monitor import Sampler, Watch
+from seaway.monitor import Sampler, Station, Watch
 from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX, WATCHER, covers
 from seaway.topology import Rights, rights
 
@@ -401,7 +401,12 @@ async def watcher(desk: Desk) -> None:
     await desk.publish(E, Message("sea.event.other.v1", b"{}"))
     await desk.publish(ADVISORY_STREAM, Message(advisory, b"{}"))
     async with desk.app as app:
-        sampler = Sampler(app.broker.admin, Watch.of(desk.settings), every=timedelta(0))
+
+        async def connected() -> Broker:
+            return app.broker
+
+        watch = Watch.of(desk.settings)
+        sampler = Sampler(Station("nats", connected), watch, every=timedelta(0))
         await sampler.sample()
         await desk.take(E)
         for stream, (name, _) in others.items():

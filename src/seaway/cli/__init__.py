@@ -24,7 +24,7 @@ from seaway.cli import (
     stream,
     topology,
 )
-from seaway.cli.session import Flags
+from seaway.cli.session import Flags, ending
 
 app = typer.Typer(
     name="seaway",
@@ -105,4 +105,5 @@ def root(
 
 def main() -> None:
     """The console script."""
-    app()
+    with ending():
+        app()
