@@ -277,6 +277,8 @@ class DeadLetters:
         """
         if not letter.has_place:
             raise _only_shown(letter)
+        if letter.stream == redrive_stream(stream_context(letter.stored.stream)):
+            return None  # Which drops what is acknowledged, so that no letter refers there.
         found = await self._broker.admin.get(letter.stream, letter.stream_seq)
         if found is None:
             return None
