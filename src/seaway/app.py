@@ -25,6 +25,7 @@ from seaway.forks import Opened
 from seaway.inbox import inbox_of
 from seaway.naming import Durable, events_stream
 from seaway.outbox import Outbox
+from seaway.presence import Presence
 from seaway.relay import Relay
 from seaway.retry import Backoff
 from seaway.running import Work, done_before, run_all, stop_on_signals
@@ -230,9 +231,12 @@ class Seaway:
                 return
             store = await self.open_store()
             works: list[Work] = []
+            parts: list[str] = []
             if relay:
                 works.append((await self.relay()).run)
+                parts.append("relay")
             if consumers:
+                parts += [f"consumer {name}" for name in self.consumers]
                 works += [
                     consuming(self, consumer, self.broker, store)
                     for consumer in self.consumers.values()
@@ -254,6 +258,8 @@ class Seaway:
                     telemetry=self.telemetry,
                 )
                 works.append(sweep.run)
+                parts.append("sweeper")
+            works.append(Presence(store, self.telemetry, parts).run)
             await run_all(works, stop)
 
     async def open_in(self, stack: AsyncExitStack, stop: asyncio.Event) -> bool:

@@ -32,10 +32,12 @@ from seaway.contracts.inbox import (
 )
 from seaway.contracts.messages import JSON, Incoming, Message, StoredMessage
 from seaway.contracts.outbox import Backlog, Failed, Lease, OutboxEntry, OutboxStore, Sent
+from seaway.contracts.processes import SILENT, Notice, ProcessStore
 from seaway.contracts.store import Capabilities, Phase, SchemaAdmin, SchemaChange, Store
 
 __all__ = [
     "JSON",
+    "SILENT",
     "Backlog",
     "Broker",
     "BrokerAdmin",
@@ -50,11 +52,13 @@ __all__ = [
     "Incoming",
     "Lease",
     "Message",
+    "Notice",
     "OutboxEntry",
     "OutboxStore",
     "OutboxWriter",
     "ParkingStore",
     "Phase",
+    "ProcessStore",
     "PublishOutcome",
     "Refused",
     "SchemaAdmin",

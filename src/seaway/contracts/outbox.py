@@ -66,6 +66,8 @@ class Backlog:
     sent_dead_rows: int | None = None
     inbox_rows: int | None = None
     inbox_dead_rows: int | None = None
+    oldest_held: bool = False
+    """The oldest that is not parked waits behind a parked one of its key."""
 
 
 class Lease(Protocol):

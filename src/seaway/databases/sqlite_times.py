@@ -25,6 +25,16 @@ def moment(value: int) -> datetime:
         return _LAST if value > 0 else _FIRST
 
 
+def span(value: timedelta) -> int:
+    """A span of time as stored."""
+    return value // _MICROSECOND
+
+
+def as_span(value: int) -> timedelta:
+    """The inverse of ``span``."""
+    return value * _MICROSECOND
+
+
 def now() -> int:
     """The current time as stored."""
     return microseconds(datetime.now(UTC))

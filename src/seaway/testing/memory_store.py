@@ -28,6 +28,7 @@ from seaway.contracts import (
     Capabilities,
     Failed,
     Message,
+    Notice,
     OutboxEntry,
     Phase,
     SchemaChange,
@@ -263,6 +264,7 @@ class MemoryStore:
         self.seen: int | None = None
         self._tables = _Tables()
         self._sent: list[tuple[datetime, Sent]] = []
+        self._processes: dict[str, tuple[datetime, Sequence[Notice]]] = {}
         self._next_position = 1
         self._turns = Turns()
         self._changed = asyncio.Event()
@@ -340,8 +342,13 @@ class MemoryStore:
         """How much waits."""
         entries = self.in_order()
         waiting = [entry for entry in entries if entry.parked_at is None]
+        keys = {entry.key: entry.position for entry in reversed(entries) if entry.parked_at}
         return Backlog(
-            len(entries), len(entries) - len(waiting), waiting[0].added_at if waiting else None
+            len(entries),
+            len(entries) - len(waiting),
+            waiting[0].added_at if waiting else None,
+            oldest_held=bool(waiting)
+            and keys.get(waiting[0].key, waiting[0].position) < waiting[0].position,
         )
 
     async def entries(
@@ -444,6 +451,32 @@ class MemoryStore:
             "seaway_inbox": sum(at < processed for at in self._tables.inbox.values()),
         }
         return {table: count for table, count in counts.items() if count}
+
+    # ------------------------------------------------------------------- the processes
+
+    async def tell(self, process: str, notices: Sequence[Notice]) -> None:
+        """Replace what ``process`` says of itself."""
+        now = datetime.now(UTC)
+        self._processes[process] = now, tuple(notices)
+        self._processes = {
+            one: (at, said)
+            for one, (at, said) in self._processes.items()
+            if said and now - at < timedelta(days=1)
+        }
+
+    async def notices(self) -> Sequence[Notice]:
+        """What every process says of itself."""
+        now = datetime.now(UTC)
+        return [
+            replace(
+                one,
+                process=process,
+                lasts=max(timedelta(), one.lasts + (now - at)),
+                silent=now - at,
+            )
+            for process, (at, said) in sorted(self._processes.items())
+            for one in sorted(said, key=lambda one: (one.part, -one.lasts))
+        ]
 
     def nudge(self) -> None:
         """End ``wait`` now."""

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
-from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
+from seaway.contracts import Backlog, Capabilities, Notice, OutboxEntry, Sent
 from seaway.databases import sqlite_times as times
 from seaway.databases import statements
 from seaway.parked import ParkedEvent
@@ -60,6 +60,7 @@ class PostgresStore:
             **statements.load("postgres/inbox.sql", schema),
             **statements.load("postgres/parking.sql", schema),
         }
+        self._processes_sql = statements.load("postgres/processes.sql", schema)
         self._sent = Retention(pool, schema, SENT)
         self._inbox = Retention(pool, schema, INBOX)
         self._horizon, self._floors = Horizon(), Floors()
@@ -272,6 +273,21 @@ class PostgresStore:
     async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
         """How many rows ``prune`` and ``forget`` would remove, by partition."""
         return {**await self._sent.overdue(sent), **await self._inbox.overdue(processed)}
+
+    # ------------------------------------------------------------------- the processes
+
+    async def tell(self, process: str, notices: Sequence[Notice]) -> None:
+        """Replace what ``process`` says of itself."""
+        said = [(one.part, one.about, one.reason, one.lasts.total_seconds()) for one in notices]
+        columns = [[row[place] for row in said] for place in range(4)]
+        async with self._pool.transaction() as connection:
+            await connection.execute(self._processes_sql["forget"], process)
+            if said:
+                await connection.execute(self._processes_sql["tell"], process, *columns)
+
+    async def notices(self) -> Sequence[Notice]:
+        """What every process says of itself."""
+        return [Notice(*row) for row in await self._pool.rows(self._processes_sql["notices"])]
 
     async def _anything_waits(self) -> bool:
         if self._last is None:

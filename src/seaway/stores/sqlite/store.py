@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from seaway.clocks import running_time
-from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
+from seaway.contracts import Backlog, Capabilities, Notice, OutboxEntry, Sent
 from seaway.databases import sqlite_times as times
 from seaway.databases import statements
 from seaway.databases.ending import to_its_end
@@ -27,7 +27,7 @@ from seaway.databases.sqlite_codes import translating
 from seaway.databases.turns import Turns
 from seaway.errors import ConfigError
 from seaway.parked import ParkedEvent
-from seaway.stores.sqlite import rows
+from seaway.stores.sqlite import processes, rows
 from seaway.stores.sqlite.connection import Connection, checked, connect
 from seaway.stores.sqlite.lease import Pulse, SqliteLease, read_pulse, relay_lock
 from seaway.stores.sqlite.schema import SqliteSchema
@@ -190,12 +190,12 @@ class SqliteStore:
 
     async def backlog(self) -> Backlog:
         """How much waits."""
-        count, parked, oldest = await self._read(
+        count, parked, oldest, held = await self._read(
             lambda db: db.execute(_OUTBOX["backlog"]).fetchone()
         )
         if oldest is not None:
             oldest = times.moment(min(oldest, times.now()))  # Another's clock may be ahead.
-        return Backlog(count, parked, oldest)
+        return Backlog(count, parked, oldest, oldest_held=bool(held))
 
     async def entries(
         self, *, parked: bool | None = None, event_id: str | None = None, limit: int = 100
@@ -276,6 +276,16 @@ class SqliteStore:
             given = {"before": times.microseconds(before)}
             found[table] = await self._read(partial(_count, statement, given))
         return {table: count for table, count in found.items() if count}
+
+    # ------------------------------------------------------------------- the processes
+
+    async def tell(self, process: str, notices: Sequence[Notice]) -> None:
+        """Replace what ``process`` says of itself."""
+        await self._write(lambda db: processes.tell(db, process, notices))
+
+    async def notices(self) -> Sequence[Notice]:
+        """What every process says of itself."""
+        return await self._read(processes.notices)
 
     async def _delete(self, statement: str, before: datetime) -> None:
         """In short transactions, with pauses as long: writers of other processes come between.

@@ -31,6 +31,7 @@ from seaway.testing.conformance.inbox import (
     undone,
 )
 from seaway.testing.conformance.parking import ParkingConformance
+from seaway.testing.conformance.processes import ProcessesConformance
 
 Reopen = Callable[[], Awaitable[Store]]
 
@@ -74,7 +75,7 @@ def later() -> datetime:
     return datetime.now(UTC) + timedelta(hours=1)
 
 
-class StoreConformance(InboxConformance, ParkingConformance):
+class StoreConformance(InboxConformance, ParkingConformance, ProcessesConformance):
     """Fixtures to give: ``store``; and ``reopen`` where ``capabilities.shared``."""
 
     @pytest.fixture
@@ -352,6 +353,24 @@ class StoreConformance(InboxConformance, ParkingConformance):
         await add(store)
         (entry,) = await store.entries()
         assert timedelta() <= await store.now() - entry.added_at < timedelta(minutes=1)
+
+    async def test_the_backlog_says_whether_the_oldest_is_held_behind_a_parked_one(
+        self, store: Store
+    ) -> None:
+        assert not (await store.backlog()).oldest_held
+        (before, parked) = await add(store, *[RawEvent(SUBJECT, b"{}")] * 2, key="a")
+        await fail(store, parked, park=True)
+        assert not (await store.backlog()).oldest_held, "it comes before the parked one"
+        async with store.lease() as lease:
+            assert lease is not None
+            (entry,) = await lease.claim(100)
+            assert entry.event_id == before
+            await lease.settle([Sent(entry, "SEA_EVENTS", 1)])
+        await add(store, key="a")
+        await add(store, key="b")
+        assert (await store.backlog()).oldest_held
+        await store.unpark()
+        assert not (await store.backlog()).oldest_held
 
     async def test_entries_are_selected(self, store: Store) -> None:
         added = await add(store, *[RawEvent(SUBJECT, b"%d" % n) for n in range(3)])

@@ -13,7 +13,11 @@ SELECT (SELECT count(*) FROM seaway_outbox),
        (SELECT sum(pg_stat_get_live_tuples(relid)) FROM pg_partition_tree(to_regclass($3))
         WHERE isleaf)::bigint,
        (SELECT sum(pg_stat_get_dead_tuples(relid)) FROM pg_partition_tree(to_regclass($3))
-        WHERE isleaf)::bigint
+        WHERE isleaf)::bigint,
+       coalesce((SELECT EXISTS (SELECT FROM seaway_outbox p
+                  WHERE p.parked_at IS NOT NULL AND p.ordering_key = o.ordering_key
+                    AND p.position < o.position)
+                 FROM seaway_outbox o WHERE o.parked_at IS NULL ORDER BY o.position LIMIT 1), false)
 
 -- name: entries
 SELECT position, event_id::text, subject, payload, headers::text,

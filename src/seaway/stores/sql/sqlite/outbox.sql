@@ -47,7 +47,11 @@ SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'seaway_outbox'), 
 -- name: backlog
 SELECT (SELECT count(*) FROM seaway_outbox),
        (SELECT count(*) FROM seaway_outbox WHERE parked_at IS NOT NULL),
-       (SELECT added_at FROM seaway_outbox WHERE parked_at IS NULL ORDER BY position LIMIT 1)
+       (SELECT added_at FROM seaway_outbox WHERE parked_at IS NULL ORDER BY position LIMIT 1),
+       coalesce((SELECT EXISTS (SELECT 1 FROM seaway_outbox p
+                  WHERE p.parked_at IS NOT NULL AND p.ordering_key = o.ordering_key
+                    AND p.position < o.position)
+                 FROM seaway_outbox o WHERE o.parked_at IS NULL ORDER BY o.position LIMIT 1), 0)
 
 -- name: entries
 SELECT position, event_id, subject, payload, headers, added_at, attempts, last_error, parked_at
