@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from seaway.brokers.jetstream import JetStreamBroker
-from seaway.contracts import Message, Stored
-from seaway.monitor import Sampler, Watch
+from seaway.contracts import Broker, Message, Stored
+from seaway.monitor import Sampler, Station, Watch
 from seaway.monitor.redeliveries import PROBE_PREFIX, count_between
 
 WAIT = timedelta(seconds=5)
@@ -23,9 +23,11 @@ class Bench:
     def __init__(self, broker: JetStreamBroker, context: str, durable: str) -> None:
         self.broker, self.context, self.durable = broker, context, durable
         self.stream = f"{context.upper()}_EVENTS"
-        self.sampler = Sampler(
-            broker.admin, Watch((self.stream,), ((self.stream, durable),)), every=NOW
-        )
+        watch = Watch((self.stream,), ((self.stream, durable),))
+        self.sampler = Sampler(Station("nats", self._connected), watch, every=NOW)
+
+    async def _connected(self) -> Broker:
+        return self.broker
 
     async def publish(self, name: str, count: int) -> None:
         subject = f"{self.context}.event.{name}.v1"

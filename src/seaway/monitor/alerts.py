@@ -11,11 +11,8 @@ from typing import Any
 import yaml
 
 from seaway.config import AlertSettings
-from seaway.monitor.checks import (
-    FULL_WARNING,
-    OUTBOX_AGE_CRITICAL_SECONDS,
-    OUTBOX_AGE_WARNING_SECONDS,
-)
+from seaway.monitor.checks import FULL_WARNING
+from seaway.monitor.standstill import OUTBOX_AGE_CRITICAL_SECONDS, OUTBOX_AGE_WARNING_SECONDS
 
 _CONSUMER = "{{ $labels.stream }} {{ $labels.consumer }}"
 

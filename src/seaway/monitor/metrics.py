@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from seaway.contracts import Backlog
-from seaway.monitor.checks import Report
+from seaway.monitor.findings import Report
 from seaway.monitor.sampler import Sample
 from seaway.telemetry import (
     DeadLettered,

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -312,12 +313,16 @@ class MemoryAdmin:
     async def streams(self) -> Sequence[JSON]:
         return [self._streams[name].info() for name in sorted(self._streams)]
 
-    async def stream(self, name: str) -> JSON | None:
+    async def stream(self, name: str, *, subjects: str | None = None) -> JSON | None:
         found = self._streams.get(name)
         if found is None:
             return None
         found.expire(utc_now())
-        return found.info()
+        info = found.info()
+        if subjects is not None:
+            held = Counter(one.message.subject for one in found.messages.values())
+            info["state"]["subjects"] = {k: n for k, n in held.items() if covers(subjects, k)}
+        return info
 
     async def create_stream(self, config: JSON) -> JSON:
         name, wanted = config["name"], stream_config(config)

@@ -52,8 +52,9 @@ class JetStreamAdmin:
     async def streams(self) -> Sequence[JSON]:
         return await self._api.pages("STREAM.LIST", "streams")
 
-    async def stream(self, name: str) -> JSON | None:
-        return await self._find(("STREAM.INFO", name), codes.STREAM_NOT_FOUND)
+    async def stream(self, name: str, *, subjects: str | None = None) -> JSON | None:
+        wanted = None if subjects is None else {"subjects_filter": subjects}
+        return await self._find(("STREAM.INFO", name), codes.STREAM_NOT_FOUND, body=wanted)
 
     async def create_stream(self, config: JSON) -> JSON:
         return await self._api.call(f"STREAM.CREATE.{config['name']}", config)
