@@ -23,7 +23,7 @@ from seaway.cli import (
     stream,
     topology,
 )
-from seaway.cli.session import Flags
+from seaway.cli.session import Flags, ending
 
 app = typer.Typer(
     name="seaway",
@@ -103,4 +103,5 @@ def root(
 
 def main() -> None:
     """The console script."""
-    app()
+    with ending():
+        app()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seaway.cli.session import err, run, settings, stop_on_signals
+from seaway.cli.session import bounded, err, run, settings, stop_on_signals
 from seaway.errors import ConfigError, MissingExtra
 from seaway.web import ANY_ADDRESS, create_app
 
@@ -50,7 +50,8 @@ async def _serve(ctx: typer.Context, host: str, port: int, names: Sequence[str])
         *names,
         *((ANY_ADDRESS, socket.gethostname()) if opened else ()),
     )
-    web = create_app(Live(configured), configured.alerts, allowed_hosts=hosts)
+    live = Live(configured)
+    web = create_app(live, configured.alerts, allowed_hosts=hosts)
     with listening(host, port) as sock:
         address = f"[{host}]" if ":" in host else host
         err.print(f"Dashboard on http://{address}:{sock.getsockname()[1]} (Ctrl-C ends it)")
@@ -64,7 +65,8 @@ async def _serve(ctx: typer.Context, host: str, port: int, names: Sequence[str])
                 markup=False,
                 soft_wrap=True,
             )
-        await _until_stopped(web, sock)
+        async with bounded(*live.stations):
+            await _until_stopped(web, sock)
 
 
 async def _until_stopped(web: Starlette, sock: socket.socket) -> None:

@@ -14,8 +14,9 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -24,9 +25,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from seaway.app import Seaway
-from seaway.config import Settings, load_settings
+from seaway.config import Settings, load_settings, parse_duration
 from seaway.contracts import Store
 from seaway.errors import ConfigError, SeawayError, TransientError
+from seaway.monitor import Station
 from seaway.running import stop_on_signals
 from seaway.stores import open_configured
 from seaway.telemetry import (
@@ -47,6 +49,10 @@ from seaway.telemetry import (
 __all__ = [
     "Flags",
     "Json",
+    "Timeout",
+    "bounded",
+    "duration",
+    "ending",
     "err",
     "exit_code",
     "fail",
@@ -70,6 +76,25 @@ out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def duration(text: str) -> timedelta:
+    """For ``typer.Option(parser=)``."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Timeout = Annotated[
+    Any,
+    typer.Option(
+        "--timeout",
+        parser=duration,
+        metavar="DURATION",
+        help="How long to wait for the server and the database.",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +149,15 @@ def fail(message: str, code: int) -> NoReturn:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run ``work`` to its end. SIGTERM and SIGINT cancel it, so that its contexts are left."""
+    runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        try:
             return runner.run(_until_signal(work))
+        finally:
+            if not _hung:
+                runner.close()
+            else:
+                _hung.append(runner)  # Kept, since its end would wait for what hangs.
     except SeawayError as error:
         fail(str(error), exit_code(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -135,6 +166,33 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         # The reader of our stdout has gone (``| head``): nothing is wrong, and nothing more to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
+
+
+_hung: list[object] = []
+
+
+@asynccontextmanager
+async def bounded(*stations: Station[Any]) -> AsyncIterator[None]:
+    """Close ``stations`` at the end; this process ends without waiting for one that has hung."""
+    try:
+        yield
+    finally:
+        await asyncio.gather(*(station.close() for station in stations))
+        _hung.extend(station for station in stations if station.left_behind)
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Around the whole command: nothing that hangs in a driver or its thread holds up its end."""
+    try:
+        yield
+    except SystemExit as end:
+        if not _hung or not isinstance(end.code, int | None):
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(end.code or 0)
 
 
 async def _until_signal(work: Coroutine[Any, Any, T]) -> T:

@@ -66,6 +66,13 @@ def alert_rules(alerts: AlertSettings) -> str:
             severity="critical",
         ),
         _rule(
+            "SeawayWaiting",
+            "seaway_process_waits > 0",
+            "{{ $labels.part }} waits for {{ $value }} things",
+            "It says of itself that it does not get on, and why: seaway check",
+            hold="1m",
+        ),
+        _rule(
             "SeawayOutboxParked",
             "seaway_outbox_parked_events > 0",
             "{{ $value }} events will not heal by themselves",

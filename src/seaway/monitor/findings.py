@@ -1,4 +1,4 @@
-"""Findings: what was judged, its value, its threshold and the next move; together a report. Pure."""
+"""Findings: what was judged, its value and threshold, and the next move; and their report. Pure."""
 
 from __future__ import annotations
 

@@ -68,9 +68,7 @@ class Sampler:
             began = self._monotonic()
             if last is not None and began - last.read_at < self._every:
                 return last
-            snapshot = await take_snapshot(
-                self._server, self.watch, self._database, within=within
-            )
+            snapshot = await take_snapshot(self._server, self.watch, self._database, within=within)
             read_at = self._monotonic()
             away_since = None
             if snapshot.server_error is not None:

@@ -229,9 +229,15 @@ class Snapshot:
     @property
     def outbox_age_seconds(self) -> float:
         """How long the oldest event that is not parked has waited; 0 where none waits."""
-        if self.outbox is None or self.outbox.oldest_at is None:
-            return 0.0
-        return max(0.0, (self.taken_at - self.outbox.oldest_at).total_seconds())
+        return (age_seconds(self.outbox, self.taken_at) or 0.0) if self.outbox else 0.0
+
+
+def age_seconds(backlog: Backlog, now: datetime) -> float | None:
+    """How long the oldest event that is not parked has waited; ``None`` where none waits. Never
+    negative: the database's clock may be ahead of ours."""
+    if backlog.oldest_at is None:
+        return None
+    return max(0.0, (now - backlog.oldest_at).total_seconds())
 
 
 async def take_snapshot(

@@ -66,9 +66,7 @@ def _what_publishes(snapshot: Snapshot) -> str:
     return _explained("relay", snapshot.processes) or "no relay says that it runs: seaway relay"
 
 
-def consumers(
-    snapshot: Snapshot, unmoved: Mapping[tuple[str, str], float]
-) -> Iterator[Finding]:
+def consumers(snapshot: Snapshot, unmoved: Mapping[tuple[str, str], float]) -> Iterator[Finding]:
     """Each durable that has something to do, and whether it gets on.
 
     ``unmoved``: for how many seconds a watcher has seen nothing happen to it.
@@ -119,7 +117,7 @@ def _told(subject: str, message: str, next_move: str) -> Finding:
 
 
 def _explained(part: str, processes: Sequence[Notice]) -> str:
-    """What the processes with this part say, or that they do not any more; empty: there are none."""
+    """What the processes with this part say, or that they are silent; empty: there are none."""
     ours = [one for one in processes if one.part == part]
     live = [one for one in ours if one.live]
     if waits := [one for one in live if one.waits]:

@@ -2,7 +2,7 @@
 
 Owns: how long an answer is waited for, and what becomes of a connection that gives none.
 Guarantees: ``ask`` returns or raises in time, whatever hangs in a driver; one question at a time
-hangs, however often the next one is asked.
+hangs, however many are asked after it.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ class Station(Generic[P]):
         self._opened: P | None = None
         self._hanging: asyncio.Task[object] | None = None
         self._hangs_since = 0.0
+        self._timed_out = False
         self._left: set[asyncio.Task[object]] = set()
 
     @property
     def left_behind(self) -> bool:
-        """Whether anything that was asked still hangs; no orderly end is to be had then."""
-        return any(not task.done() for task in self._left)
+        """Whether something gave no answer in time: a thread of a driver may hang in it, and no
+        orderly end is to be had."""
+        return self._timed_out or bool(self._left)
 
     async def ask(self, question: Callable[[P], Awaitable[T]], *, within: timedelta) -> T:
         """What ``question`` answers or raises; ``TransientError`` where it does not in time."""
@@ -57,13 +59,14 @@ class Station(Generic[P]):
         if not await self._ends(asking, within):
             if not asking.done():
                 self._hanging, self._hangs_since = asking, time.monotonic() - _seconds(within)
-            raise TransientError(f"{self.what} did not answer within {_seconds(within):g} s")
+            self._timed_out = True
+            raise TransientError(f"{self.what} did not answer within {_seconds(within):.3g} s")
         return asking.result()
 
     async def close(self, *, within: timedelta = timedelta(seconds=1)) -> None:
-        """Close it if that can be done in time. Idempotent."""
+        """Close it if that can be done in time, and not at all where it has hung. Idempotent."""
         opened, self._opened = self._opened, None
-        if opened is not None and self._close is not None:
+        if opened is not None and self._close is not None and not self.left_behind:
             closing = asyncio.create_task(_awaited(self._close(opened)))
             await self._ends(closing, within)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ class _Board:
     async def _look(self) -> tuple[Sample, Report]:
         sample = await self._source.sample()
         found = pages.recent_rates(self._source.history)
-        return sample, evaluate(sample.snapshot, self._alerts, found)
+        return sample, evaluate(sample.snapshot, self._alerts, found, sample.unmoved)
 
     async def _letters(self, snapshot: Snapshot) -> tuple[Sequence[Letter], str]:
         if not any(snapshot.dead_letters.values()):
@@ -185,6 +185,8 @@ def _plain(value: Any) -> Any:
     match value:
         case datetime():
             return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
         case dict():
             return {key: _plain(inner) for key, inner in value.items()}
         case list() | tuple():

@@ -56,12 +56,10 @@ class Live:
         self._settings = settings
         self._app = Seaway(settings, wait=True)
         self._app.telemetry.subscribe(self.activity.listen)
-        self._database = database_station(settings)
-        self._sampler = Sampler(
-            Station(settings.nats.redacted_url, self._broker),
-            Watch.of(settings),
-            self._database,
-        )
+        server = Station(settings.nats.redacted_url, self._broker)
+        database = database_station(settings)
+        self.stations = server, database
+        self._sampler = Sampler(server, Watch.of(settings), database)
         self._up = False
         self._trouble = f"not connected to {settings.nats.redacted_url}"
         self._stop = asyncio.Event()
@@ -106,7 +104,8 @@ class Live:
             self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
-        await self._database.close()
+        for station in self.stations:
+            await station.close()
 
     async def _hold(self) -> None:
         # One task enters and leaves the application, so that its connections have one owner.
