@@ -6,12 +6,10 @@ what hangs here is left behind, and holds up nobody's work.
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
-
 from seaway.brokers import jetstream
 from seaway.config import Settings
-from seaway.contracts import Broker, Store
-from seaway.monitor import Station
+from seaway.contracts import Broker
+from seaway.monitor import Database, Station
 from seaway.stores import open_configured
 
 
@@ -24,15 +22,10 @@ def server_station(settings: Settings) -> Station[Broker]:
     return Station(settings.nats.redacted_url, connect, lambda broker: broker.close())
 
 
-def database_station(settings: Settings) -> Station[Store]:
-    """The database, whose tables are verified when it is first asked."""
+def database_station(settings: Settings) -> Station[Database]:
+    """The database; asking opens it where need be."""
 
-    async def connect() -> Store:
-        async with AsyncExitStack() as failed:
-            store = await open_configured(settings)
-            failed.push_async_callback(store.close)
-            await store.schema.verify()
-            failed.pop_all()
-        return store
+    async def connect() -> Database:
+        return Database(await open_configured(settings))
 
-    return Station("the database", connect, lambda store: store.close())
+    return Station("the database", connect, lambda database: database.store.close())

@@ -16,7 +16,6 @@ import pytest
 from seaway.embedded.nats_server import NatsServer
 from seaway.embedded.postgres import PostgresServer, find_programs
 from seaway.stores.versions import migrations
-from seaway.stores.versions import migrations
 from seaway.testing.databases import Databases
 
 SEAWAY = (sys.executable, "-m", "seaway")

@@ -20,10 +20,11 @@ from rich.table import Table
 from seaway.app import Seaway
 from seaway.cli import session
 from seaway.cli.session import printable
-from seaway.contracts import OutboxEntry, Store
+from seaway.contracts import Backlog, OutboxEntry, Store
 from seaway.errors import ConfigError
 from seaway.events import RawEvent
 from seaway.headers import format_time
+from seaway.monitor import Database
 from seaway.monitor.snapshot import age_seconds
 from seaway.outbox import Outbox
 from seaway.watching import database_station
@@ -210,7 +211,7 @@ def status(
     async def work() -> None:
         database = database_station(session.settings(ctx))
         async with session.bounded(database):
-            backlog = await database.ask(lambda store: store.backlog(), within=timeout)
+            backlog = await database.ask(_backlog, within=timeout)
         age = age_seconds(backlog, datetime.now(UTC))
         if as_json:
             session.print_json(
@@ -239,6 +240,10 @@ def status(
             )
 
     session.run(work())
+
+
+async def _backlog(database: Database) -> Backlog:
+    return await (await database.verified()).backlog()
 
 
 @app.command("list")

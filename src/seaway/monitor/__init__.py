@@ -14,13 +14,22 @@ from seaway.monitor.checks import evaluate
 from seaway.monitor.findings import Finding, Report, State
 from seaway.monitor.metrics import Activity, exposition
 from seaway.monitor.sampler import Sample, Sampler, rates
-from seaway.monitor.snapshot import WITHIN, ConsumerView, Snapshot, StreamView, Watch, take_snapshot
+from seaway.monitor.snapshot import (
+    WITHIN,
+    ConsumerView,
+    Database,
+    Snapshot,
+    StreamView,
+    Watch,
+    take_snapshot,
+)
 from seaway.monitor.station import Station
 
 __all__ = [
     "WITHIN",
     "Activity",
     "ConsumerView",
+    "Database",
     "Finding",
     "Report",
     "Sample",

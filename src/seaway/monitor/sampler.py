@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from seaway.contracts import Broker, Store
+from seaway.contracts import Broker
 from seaway.errors import SeawayError
 from seaway.monitor.redeliveries import RedeliveryCounter
-from seaway.monitor.snapshot import WITHIN, ConsumerView, Snapshot, Watch, take_snapshot
+from seaway.monitor.snapshot import WITHIN, ConsumerView, Database, Snapshot, Watch, take_snapshot
 from seaway.monitor.station import Station
 
 _HISTORY = 60
@@ -45,7 +45,7 @@ class Sampler:
         self,
         server: Station[Broker],
         watch: Watch,
-        database: Station[Store] | None = None,
+        database: Station[Database] | None = None,
         *,
         every: timedelta = timedelta(seconds=1),
         monotonic: Callable[[], float] = time.monotonic,

@@ -30,6 +30,22 @@ _MOST_SUBJECTS = 1000
 _SIDES = ("delivered", "ack_floor")
 
 
+@dataclass(slots=True)
+class Database:
+    """An open database whose tables may not be verified yet: that can hang where they are locked,
+    and what its processes say need not wait for it."""
+
+    store: Store
+    _verified: bool = False
+
+    async def verified(self) -> Store:
+        """The store, verified once; ``SchemaMismatch`` names the mending."""
+        if not self._verified:
+            await self.store.schema.verify()
+            self._verified = True
+        return self.store
+
+
 @dataclass(frozen=True, slots=True)
 class Watch:
     """What must be there: stream names, and ``(stream, durable)`` pairs.
@@ -243,7 +259,7 @@ def age_seconds(backlog: Backlog, now: datetime) -> float | None:
 async def take_snapshot(
     server: Station[Broker],
     watch: Watch,
-    database: Station[Store] | None = None,
+    database: Station[Database] | None = None,
     *,
     within: timedelta = WITHIN,
 ) -> Snapshot:
@@ -284,15 +300,15 @@ async def _attempt(work: Awaitable[T]) -> tuple[T | None, str | None]:
 
 
 async def _ask_database(
-    database: Station[Store] | None, seen: dict[str, Any], within: timedelta
+    database: Station[Database] | None, seen: dict[str, Any], within: timedelta
 ) -> str | None:
     """Fill ``seen`` with ``processes`` and ``outbox``; what stood in the way of the latter."""
 
-    async def ask(store: Store) -> None:
+    async def ask(opened: Database) -> None:
         # First, and kept whatever follows: it says why the outbox cannot be asked.
-        with contextlib.suppress(ConfigError):  # Without the right to read it.
-            seen["processes"] = tuple(await store.notices())
-        seen["outbox"] = await store.backlog()
+        with contextlib.suppress(ConfigError):  # It is not there, or we may not read it.
+            seen["processes"] = tuple(await opened.store.notices())
+        seen["outbox"] = await (await opened.verified()).backlog()
 
     if database is None:
         return None
