@@ -298,6 +298,21 @@ class BrokerConformance(SubscriptionConformance):
         assert state["bytes"] > 0
         assert h.parse_time(state["first_ts"]) <= h.parse_time(state["last_ts"])
 
+    async def test_a_streams_subjects_are_counted_where_asked_for(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context)
+        sent = events(context, 3)
+        await publish(broker, *sent)
+        subject = sent[0].subject
+        info = await broker.admin.stream(stream, subjects=f"{context}.event.>")
+        assert info is not None
+        assert info["state"]["subjects"] == {subject: 3}
+        plain = await broker.admin.stream(stream)
+        assert plain is not None
+        assert not plain["state"].get("subjects")
+        assert await broker.admin.stream(f"{stream}X", subjects=">") is None
+
     async def test_refusals_say_why(self, broker: Broker, context: str, stream: str) -> None:
         admin = broker.admin
         assert await refusal(admin.update_stream({"name": stream, "subjects": ["a"]})) == 10059
