@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -70,8 +71,8 @@ def found(snapshot: Snapshot, check: str, unmoved: float | None = None) -> Findi
     return next((one for one in report.findings if one.check == check), None)
 
 
-def standstill(unmoved: float | None = None, **values: object) -> Finding | None:
-    view = replace(IDLE, **values)  # type: ignore[arg-type]
+def standstill(unmoved: float | None = None, **values: Any) -> Finding | None:
+    view = replace(IDLE, **values)
     return found(replace(SEEN, consumers=(view,)), "consumer_standstill", unmoved)
 
 
@@ -97,17 +98,17 @@ def test_a_durable_from_which_nobody_takes_warns_after_a_minute() -> None:
         {"pulled": False},
     ],
 )
-def test_a_durable_without_anything_to_do_is_not_judged(values: dict[str, object]) -> None:
+def test_a_durable_without_anything_to_do_is_not_judged(values: dict[str, Any]) -> None:
     assert standstill(**values) is None
 
 
 def test_it_is_critical_only_where_it_surely_lasts_ten_minutes() -> None:
-    old = {"last_active_at": ago(3600)}
+    old: dict[str, Any] = {"last_active_at": ago(3600)}
     stands = standstill(**old)
     assert stands is not None
     assert stands.state is State.WARNING, "its messages may have come just now"
     quiet = replace(SEEN, streams=(replace(STREAM, last_at=ago(601)),))
-    lasts = found(replace(quiet, consumers=(replace(IDLE, **old),)), "consumer_standstill")  # type: ignore[arg-type]
+    lasts = found(replace(quiet, consumers=(replace(IDLE, **old),)), "consumer_standstill")
     watched = standstill(unmoved=601, **old)
     assert lasts is not None
     assert watched is not None
@@ -140,11 +141,12 @@ def test_a_server_that_was_restarted_has_forgotten_since_when() -> None:
 
 
 def test_paused_and_never_used_durables_are_told_and_no_alarm() -> None:
-    for values, words in (
+    told_of: list[tuple[dict[str, Any], str]] = [
         ({"paused_until": "2026-01-03T00:00:00Z"}, "is paused until 2026-01-03T00:00:00Z"),
         ({"consumer_seq": 0, "last_active_at": None}, "nobody has ever taken from"),
-    ):
-        many = replace(IDLE, num_pending=100_000, **values)  # type: ignore[arg-type]
+    ]
+    for values, words in told_of:
+        many = replace(IDLE, num_pending=100_000, **values)
         report = evaluate(replace(SEEN, consumers=(many,)), AlertSettings())
         [told] = [one for one in report.told if one.check == "consumer_standstill"]
         assert (told.state, bool(told.next_move)) == (State.OK, True)
