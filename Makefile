@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+LOCK   ?= requirements/test.lock
 PEERS  := bench/.venv-peers
 SEED   ?= 0
+LOCKER := .venv-lock
+COMPILE := $(LOCKER)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+	--custom-compile-command 'make lock'
 PYTEST := $(BIN)/python -m pytest
 # What some tests need and no wheel has; Debian keeps daemons in /usr/sbin.
 TOOLS  := promtool pgbouncer
@@ -12,15 +16,16 @@ LACKED := $(shell PATH="$$PATH:/usr/sbin"; for tool in $(TOOLS); do command -v $
 MARKS  := $(if $(LACKED),-m 'not ($(shell echo $(LACKED) | sed 's/ / or /g'))')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test drills test-sqlalchemy20 check lint types imports bench dist clean
+.PHONY: help install demo test drills test-sqlalchemy20 check lint types imports bench lock dist clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Seaway needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[test]' $(if $(CONSTRAINT),'$(CONSTRAINT)')
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 install: $(STAMP) ## Make the virtual environment
@@ -40,7 +45,7 @@ drills: $(STAMP) ## All fault drills at full size, one after the other; SEED=...
 	$(BIN)/python -m seaway.testing.drills.hostile --database sqlite --seed $(SEED)
 
 test-sqlalchemy20: ## Run the tests of SQLAlchemy's handles on SQLAlchemy 2.0
-	@$(MAKE) --no-print-directory VENV=.venv-sqlalchemy20 CONSTRAINT='sqlalchemy<2.1' install
+	@$(MAKE) --no-print-directory VENV=.venv-sqlalchemy20 LOCK=requirements/test-sqlalchemy20.lock install
 	.venv-sqlalchemy20/bin/python -m pytest tests/integration/test_outbox_drivers.py \
 		tests/integration/test_outbox_sqlalchemy.py tests/integration/test_alembic.py \
 		tests/conformance/test_inbox_conformance.py tests/integration/test_inbox_faults.py \
@@ -58,18 +63,26 @@ imports: $(STAMP) ## The direction of the imports
 
 check: lint types imports test ## Everything that CI runs
 
-$(PEERS)/.installed: bench/peers.txt
+$(PEERS)/.installed: requirements/peers.lock
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --requirement $<
+	$(PEERS)/bin/python -m pip install --quiet --require-hashes --requirement $<
 	@touch $@
 
 bench: $(STAMP) $(PEERS)/.installed ## Side by side with the peers and the raw client (ARGS="--quick", "--only relay", "--sizes")
 	$(BIN)/python -m bench $(ARGS)
 
+lock: ## Choose anew what development and CI install, with hashes (requirements/*.lock)
+	$(PYTHON) -m venv $(LOCKER)
+	$(LOCKER)/bin/python -m pip install --quiet uv
+	$(COMPILE) pyproject.toml --extra test --output-file requirements/test.lock
+	echo 'sqlalchemy<2.1' | $(COMPILE) pyproject.toml --extra test --constraints - \
+		--output-file requirements/test-sqlalchemy20.lock
+	$(COMPILE) bench/peers.txt --output-file requirements/peers.lock
+
 dist: $(STAMP) ## Build wheel and sdist
 	$(BIN)/python -m hatchling build
 
 clean: ## Remove everything that make made
-	rm -rf $(VENV) .venv-sqlalchemy20 $(PEERS) dist build
+	rm -rf $(VENV) .venv-sqlalchemy20 $(PEERS) $(LOCKER) dist build
 	rm -rf .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from seaway.consumer import Consumer, Delivery
-from seaway.contracts import JSON, DeadLetterReason, Incoming, Message, Subscription
+from seaway.contracts import JSON, DeadLetterReason, InboxStore, Incoming, Message, Subscription
 from seaway.errors import BrokerUnavailable, StoreUnavailable
 from seaway.events import RawEvent
 from seaway.naming import Durable
@@ -215,6 +215,9 @@ class Letters:
 
     stored: list[tuple[str, DeadLetterReason]] = field(default_factory=list)
     failures: int = 0
+    refused: set[str] = field(default_factory=set)
+    """Events whose letters it does not take."""
+    takes_nothing: bool = False
 
     async def store(
         self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
@@ -222,6 +225,8 @@ class Letters:
         if self.failures:
             self.failures -= 1
             raise BrokerUnavailable("no DLQ")
+        if self.takes_nothing or incoming.event_id in self.refused:
+            raise BrokerUnavailable("MEMO_DLQ did not take it")
         self.stored.append((incoming.event_id, reason))
         return len(self.stored)
 
@@ -269,12 +274,12 @@ class Bench:
         """What was said besides deliveries, in order."""
         return [type(one) for one in self.signals if not isinstance(one, Delivered)]
 
-    def start(self, consumer: Consumer, *, store: bool = True) -> None:
+    def start(self, consumer: Consumer, *, store: bool | InboxStore = True) -> None:
         self.tasks.append(
             asyncio.create_task(
                 consumer.run(
                     self.broker,
-                    store=self.store if store else None,
+                    store=self.store if store is True else store or None,
                     outbox=Outbox(),
                     dead_letters=self.letters,
                     telemetry=self.telemetry,

@@ -21,9 +21,11 @@ from seaway.contracts import Broker, Store
 from seaway.dead_letters import DeadLetters, Releaser, Sweeper
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.forgetting import Forgetting
+from seaway.forks import Opened
 from seaway.inbox import inbox_of
-from seaway.naming import Durable, events_stream
+from seaway.naming import Durable, dlq_stream, events_stream
 from seaway.outbox import Outbox
+from seaway.presence import Presence
 from seaway.relay import Relay
 from seaway.retry import Backoff
 from seaway.running import Work, done_before, run_all, stop_on_signals
@@ -56,10 +58,12 @@ class Seaway:
         )
         self.consumers: dict[str, Consumer] = {}
         self.wait = wait
+        self._opened: Opened | None = None
         self._broker: Broker | None = None
         self._store: Store | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stack: AsyncExitStack | None = None
+        self._copied: tuple[AsyncExitStack | None, Store | None] = None, None
 
     @classmethod
     def from_config(cls, config: Path | str | Mapping[str, Any] | None = None) -> Self:
@@ -117,15 +121,17 @@ class Seaway:
 
     @property
     def broker(self) -> Broker:
-        """The connection; ``ConfigError`` outside ``async with``."""
-        if self._broker is None:
+        """The connection; ``ConfigError`` outside ``async with``, and in a fork of its process."""
+        if self._broker is None or self._opened is None:
             raise ConfigError("the application is not connected", hint="use: async with app: ...")
+        self._opened.check()
         return self._broker
 
     async def open_store(self) -> Store:
         """The database, opened on first use and verified; ``SchemaMismatch`` names the mending."""
-        if self._stack is None:
+        if self._stack is None or self._opened is None:
             raise ConfigError("the application is not connected", hint="use: async with app: ...")
+        self._opened.check()
         if self._store is None:
             store = await self._reach_store()
             self._stack.push_async_callback(store.close)
@@ -167,8 +173,9 @@ class Seaway:
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """The dead letter queues of every context."""
-        return DeadLetters(self.broker)
+        """The dead letter queues of the settings' contexts; where there are none, every one."""
+        queues = [dlq_stream(stream.context) for stream in self.settings.streams]
+        return DeadLetters(self.broker, queues=queues or None)
 
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()
@@ -176,7 +183,9 @@ class Seaway:
             self.settings.nats, telemetry=self.telemetry, wait=self.wait
         )
         stack.push_async_callback(self._broker.close)
-        self._stack = stack
+        # In a fork: kept as it was copied, since even forgetting it would end it for the parent.
+        self._copied = self._stack, self._store
+        self._stack, self._store, self._opened = stack, None, Opened("the application")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -223,9 +232,12 @@ class Seaway:
                 return
             store = await self.open_store()
             works: list[Work] = []
+            parts: list[str] = []
             if relay:
                 works.append((await self.relay()).run)
+                parts.append("relay")
             if consumers:
+                parts += [f"consumer {name}" for name in self.consumers]
                 works += [
                     consuming(self, consumer, self.broker, store)
                     for consumer in self.consumers.values()
@@ -243,10 +255,13 @@ class Seaway:
                     self.broker,
                     store=store,
                     durables={name: one.handles for name, one in self.consumers.items()},
+                    streams={name: one.stream for name, one in self.consumers.items()},
                     parking=[name for name, one in self.consumers.items() if one.parks],
                     telemetry=self.telemetry,
                 )
                 works.append(sweep.run)
+                parts.append("sweeper")
+            works.append(Presence(store, self.telemetry, parts).run)
             await run_all(works, stop)
 
     async def open_in(self, stack: AsyncExitStack, stop: asyncio.Event) -> bool:
@@ -254,7 +269,7 @@ class Seaway:
         was set before that was done."""
 
         async def connect() -> None:
-            if self._broker is None:
+            if self._broker is None or self._opened is None or self._opened.elsewhere:
                 await stack.enter_async_context(self)
             await self.open_store()
 
@@ -310,7 +325,7 @@ def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> 
                 broker,
                 store=inbox,
                 outbox=app.outbox,
-                dead_letters=DeadLetters(broker),
+                dead_letters=DeadLetters(broker, reader=str(consumer.durable)),
                 telemetry=app.telemetry,
                 stop=stop,
             )

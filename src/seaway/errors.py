@@ -14,8 +14,10 @@ codes are matched, texts never. The docstring's first line is the message where 
     ├── NotFound               the thing asked about is not there
     ├── TransientError         nothing is wrong with the call: try again
     │   ├── BrokerUnavailable  no server, no leader, no answer
+    │   │   └── NotPermitted   grant the right that it names; whoever runs on tries again
     │   └── StoreUnavailable   database away or locked
-    │       └── TransactionConflict  another transaction was in the way: again, at once
+    │       ├── TransactionConflict  another transaction was in the way: again, at once
+    │       └── SessionLost    the session ended under its transaction: again, on another
     ├── StoreRefused           the database takes no such row: the event's doing, not an outage
     ├── PublishRejected        the server refused and will go on refusing
     ├── PublishUnconfirmed     unknown: send again under the same id
@@ -102,12 +104,34 @@ class BrokerUnavailable(TransientError):
     """The NATS server cannot be reached, or does not answer."""
 
 
+class NotPermitted(BrokerUnavailable):
+    """The server does not let this user publish or subscribe to a subject.
+
+    ``verb``: ``publish`` or ``subscribe``; ``right``: what has to be granted, of which ``subject``
+    is one. It may be granted while we run: what waits for it tries again.
+    """
+
+    def __init__(self, verb: str, subject: str, right: str) -> None:
+        what = "it" if right == subject else right
+        super().__init__(
+            f"no permission to {verb} to {subject}: grant {what} (`seaway permissions` lists what "
+            "each role needs)"
+        )
+        self.verb = verb
+        self.subject = subject
+        self.right = right
+
+
 class StoreUnavailable(TransientError):
     """The database cannot be reached, or is locked by another writer."""
 
 
 class TransactionConflict(StoreUnavailable):
     """Another transaction was in the way and this one was rolled back: run it again at once."""
+
+
+class SessionLost(StoreUnavailable):
+    """The database's session ended under its transaction, which did nothing: run it again."""
 
 
 class StoreRefused(SeawayError):

@@ -184,20 +184,36 @@ def _place(cls: type[Any]) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+_DRAWN_BITS, _LOW_BITS = 74, 62
+_LOW = (1 << _LOW_BITS) - 1
+
 _last_id = 0
 _id_lock = threading.Lock()
 
 
+def _start_anew() -> None:
+    """In a fork's child, what was copied is another's: it goes on from the same last id, and a
+    thread of it may hold the lock for ever."""
+    global _id_lock, _last_id
+    _id_lock, _last_id = threading.Lock(), 0
+
+
+os.register_at_fork(after_in_child=_start_anew)
+
+
 def new_event_id() -> str:
-    """A UUIDv7 in canonical text (RFC 9562); strictly increasing within the process."""
+    """A UUIDv7 in canonical text (RFC 9562); strictly increasing within the process, whatever its
+    clock does. Two processes make the same one only by chance, 1 in 2**61, forked or not."""
     global _last_id
-    stamp = time.time_ns() // 1_000_000
-    value = (stamp << 80) | (int.from_bytes(os.urandom(10)))
-    value = value & ~(0xF << 76) & ~(0x3 << 62) | (0x7 << 76) | (0x2 << 62)
+    drawn = int.from_bytes(os.urandom(10)) >> (80 - _DRAWN_BITS)
+    count = (time.time_ns() // 1_000_000) << _DRAWN_BITS | drawn
     with _id_lock:
-        if value <= _last_id:
-            # Same millisecond, or a clock set back: count up in the low 62 bits.
-            value = _last_id + 1
-        _last_id = value
+        if count <= _last_id:
+            # Same millisecond, or a clock set back. By a step that is drawn: whoever has a copy of
+            # this state would make the next ids too. Some 8,000 steps are a millisecond.
+            count = _last_id + 1 + (drawn & _LOW)
+        _last_id = count
+    high = count >> _LOW_BITS  # Milliseconds, and the twelve bits behind the version.
+    value = (high >> 12) << 80 | 0x7 << 76 | (high & 0xFFF) << 64 | 0x2 << 62 | count & _LOW
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

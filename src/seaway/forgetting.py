@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from seaway import logs
 from seaway.contracts import Store
@@ -48,7 +48,7 @@ class Forgetting:
         said = False
         while True:
             try:
-                await self._store.forget(datetime.now(UTC) - self._retention)
+                await self._store.forget(await self._store.before(self._retention))
                 said = False
             except SeawayError as error:
                 log = logger.debug if said else logger.warning

@@ -212,7 +212,8 @@ class Metadata:
 class StoredHeaders(Mapping[str, str]):
     """Headers as the outbox stores them, a JSON object of texts; parsed only if somebody asks.
 
-    The relay moves most of them to the wire without ever looking inside.
+    The relay moves most of them to the wire without ever looking inside. What is no such object,
+    since another program wrote it, is empty and has a ``fault``.
     """
 
     __slots__ = ("_headers", "_text")
@@ -222,23 +223,44 @@ class StoredHeaders(Mapping[str, str]):
         self._headers: dict[str, str] | None = None
 
     @property
+    def fault(self) -> str | None:
+        """Why they cannot be read; ``None`` where they can."""
+        if self._parsed() or self._text == "{}":
+            return None
+        return f"its headers are not a JSON object of texts: {self._text[:80]!r}"
+
+    def name(self, event_id: str) -> bool:
+        """Whether they name this event, and it alone, as can be seen without parsing."""
+        text = self._text
+        return (
+            text.startswith(f'{{"Nats-Msg-Id":"{event_id}"')
+            and text.find('"Nats-', 2) < 0
+            and '"X-Event-Id"' not in text
+            and text[-2:] == '"}'
+            and "\\" not in text
+        )
+
+    @property
     def lines(self) -> bytes | None:
         """The header lines, each with its line end; ``None`` where that needs parsing.
 
-        Without an escape every quotation mark is JSON's own, and a JSON text holds no bare line
-        end: a compact object of texts comes apart at its quotation marks. Each replacement takes
-        two that follow one another, so that where none is left, they were taken two by two from
-        the first on: the end of each name with its value's begin, and so on.
+        Without an escape every quotation mark is JSON's own: a compact object of texts comes apart
+        at its quotation marks. Each replacement takes two that follow one another, so that where
+        none is left, they were taken two by two from the first on: the end of each name with its
+        value's begin, and so on. What no JSON text holds bare, or would have the server act, is
+        for the parsing to refuse.
         """
         text = self._text
         if text[:2] != '{"' or text[-2:] != '"}' or "\\" in text:
+            return None
+        if text.find('"Nats-', 2) >= 0 or "\n" in text or "\r" in text or "\0" in text:
             return None
         lines = text[2:-2].replace('":"', ": ").replace('","', "\r\n")
         return None if '"' in lines else f"{lines}\r\n".encode()
 
     def _parsed(self) -> dict[str, str]:
         if self._headers is None:
-            self._headers = json.loads(self._text)
+            self._headers = _texts(self._text)
         return self._headers
 
     def __getitem__(self, name: str) -> str:
@@ -252,6 +274,40 @@ class StoredHeaders(Mapping[str, str]):
 
     def __repr__(self) -> str:
         return f"StoredHeaders({self._text!r})"
+
+
+def _texts(text: str) -> dict[str, str]:
+    """A JSON object of texts; empty for anything else."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
+        return {}
+    return found
+
+
+def check_headers(headers: Mapping[str, str], event_id: str) -> None:
+    """Raise ``InvalidName`` unless these headers publish the event of this id, and no other."""
+    if not event_id:
+        raise InvalidName("it has no event id")
+    if isinstance(headers, StoredHeaders):
+        if headers.name(event_id):
+            return
+        if fault := headers.fault:
+            raise InvalidName(fault)
+    for name in (MSG_ID, EVENT_ID):
+        named = headers.get(name, "" if name == MSG_ID else event_id)
+        if named != event_id:
+            raise InvalidName(
+                f"its headers name another event: {name} is {named[:80]!r}, not {event_id}"
+            )
+
+
+def check_control(name: str) -> None:
+    """Raise ``InvalidName`` for a header that has JetStream purge, expect or schedule."""
+    if name.startswith("Nats-") and name != MSG_ID:
+        raise InvalidName(f"header {name} is an order to the server, not an event's to give")
 
 
 def identity(headers: Mapping[str, str], *, fallback_id: str) -> str:

@@ -28,6 +28,15 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
+def first_line(error: BaseException) -> str:
+    """What the error says, as much as a line may hold of it; a hostile ``str`` says nothing."""
+    try:
+        line, *_ = str(error).strip().splitlines() or [""]
+    except Exception:
+        return ""
+    return "".join(char if char.isprintable() else " " for char in line[:200])
+
+
 def _printable_record(record: logging.LogRecord) -> bool:
     try:
         said = record.getMessage()

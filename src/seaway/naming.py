@@ -23,6 +23,12 @@ from typing import Any
 
 from seaway.errors import InvalidName
 
+RELAY, SWEEPER, OPERATOR, WATCHER = "relay", "sweeper", "operator", "watcher"
+"""Who reads streams, besides the consumers."""
+
+SWEEPER_DURABLE = "seaway__sweeper"
+"""On the stream of advisories; all sweepers share it."""
+
 ADVISORY_STREAM = "SEAWAY_ADVISORIES"
 MAX_DELIVERIES_PREFIX = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 MSG_TERMINATED_PREFIX = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED"
@@ -33,6 +39,9 @@ MAX_NAME_BYTES = 255
 
 MAX_SUBJECT_BYTES = 255
 """Longest subject that Seaway writes; a dead letter's or redrive's prefix comes on top."""
+
+MAX_WIRE_SUBJECT_BYTES = 3840
+"""Longest subject that is sent: the server takes a line of 4,096 bytes with it (its default)."""
 
 _PART = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*")
 _VERSION = re.compile(r"v([1-9][0-9]*)")
@@ -140,6 +149,18 @@ def event_name_of(class_name: str) -> str:
 def context_of(subject: str) -> str:
     """The context that a subject belongs to: its first token, validated as a context."""
     return check_part(check_subject(subject).partition(".")[0], "context")
+
+
+def is_event_of(context: str, subject: str) -> bool:
+    """Whether ``subject``, of any length, can be that of a context's event, a foreign one too. Not
+    with U+FFFD: that stands for bytes that are no text, and sent it would be another subject."""
+    tokens = subject.split(".")
+    return (
+        len(tokens) > 2
+        and tokens[:2] == [context, "event"]
+        and "\ufffd" not in subject
+        and all(map(_TOKEN.fullmatch, tokens))
+    )
 
 
 def events_stream(context: str) -> str:
@@ -270,6 +291,12 @@ class Durable:
                 hint="{service}__{purpose}, like case_mgmt__from_sea",
             )
         return cls(service, purpose)
+
+
+def reader_name(reader: str) -> str:
+    """The name at the server of what ``reader`` (``relay``, a durable...) reads streams through.
+    No durable can be called so."""
+    return f"seaway-reader-{reader}"
 
 
 def check_filter(pattern: str) -> str:

@@ -14,6 +14,7 @@ _PARTITION = re.compile(r"seaway_(sent|inbox)_(default|other|[0-9]{8})")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 TABLES = (
+    "seaway_processes",
     "seaway_parked",
     "seaway_inbox",
     "seaway_sent",

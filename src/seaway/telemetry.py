@@ -12,11 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Literal, TypeAlias
 
 from seaway import logs
 
 logger = logs.logger("seaway")
+
+_FIRST_REMINDER = timedelta(minutes=1)
+_REMINDERS = timedelta(minutes=5)
 
 HandledAs: TypeAlias = Literal[
     "handled", "already_processed", "ignored", "dead_lettered", "retried", "parked"
@@ -124,22 +128,6 @@ class Disconnected:
     reason: str
 
 
-Signal: TypeAlias = (
-    Relayed
-    | RelayPaused
-    | RelayResumed
-    | Parked
-    | Delivered
-    | DeadLettered
-    | ConsumerPaused
-    | ConsumerResumed
-    | Resubscribed
-    | Reconnected
-    | Disconnected
-)
-Listener: TypeAlias = Callable[[Signal], None]
-
-
 @dataclass(frozen=True, slots=True)
 class Wait:
     """What a part of this process waits for now, and why: one line, with the way out.
@@ -154,12 +142,47 @@ class Wait:
     since: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class StillWaiting:
+    """What was waited for is waited for still: said after a minute, then every five, when the part
+    that waits tells of it again."""
+
+    wait: Wait
+    waited: timedelta
+
+
+Signal: TypeAlias = (
+    Relayed
+    | RelayPaused
+    | RelayResumed
+    | Parked
+    | Delivered
+    | DeadLettered
+    | ConsumerPaused
+    | ConsumerResumed
+    | Resubscribed
+    | Reconnected
+    | Disconnected
+    | StillWaiting
+)
+Listener: TypeAlias = Callable[[Signal], None]
+
+
+@dataclass(slots=True)
+class _Reminder:
+    """When a wait is said again, and since when it lasts: clocks that are set change neither."""
+
+    since: float
+    due: float
+
+
 @dataclass(slots=True)
 class Telemetry:
     """Hands each signal to every listener, in the order they subscribed."""
 
     _listeners: list[Listener] = field(default_factory=list)
     _waits: dict[tuple[str, str], Wait] = field(default_factory=dict)
+    _reminders: dict[tuple[str, str], _Reminder] = field(default_factory=dict)
 
     @property
     def waits(self) -> Sequence[Wait]:
@@ -167,15 +190,25 @@ class Telemetry:
         return sorted(self._waits.values(), key=lambda wait: wait.since)
 
     def waiting(self, part: str, about: str, reason: str) -> None:
-        """``part`` waits for ``about``; told again, it has waited since the first time."""
-        known = self._waits.get((part, about))
+        """``part`` waits for ``about``; told again, it has waited since the first time.
+
+        To be told whenever it is tried again: what lasts is said again (``StillWaiting``).
+        """
+        key, now = (part, about), monotonic()
+        known = self._waits.get(key)
         if known is None:
             known = Wait(part, about, reason, datetime.now(UTC))
-        self._waits[part, about] = replace(known, reason=reason)
+            self._reminders[key] = _Reminder(now, now + _FIRST_REMINDER.total_seconds())
+        wait = self._waits[key] = replace(known, reason=reason)
+        reminder = self._reminders[key]
+        if now >= reminder.due:
+            reminder.due = now + _REMINDERS.total_seconds()
+            self.emit(StillWaiting(wait, timedelta(seconds=now - reminder.since)))
 
     def going_on(self, part: str, about: str) -> None:
         """``part`` does not wait for ``about`` any more. Idempotent."""
         self._waits.pop((part, about), None)
+        self._reminders.pop((part, about), None)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Add ``listener``; the returned call takes it out again (idempotent)."""

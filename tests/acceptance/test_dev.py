@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -94,7 +95,11 @@ def test_what_it_prints_can_be_pasted(dev: Dev) -> None:
     running = dev("--postgres", "--postgres-port", str(port))
     first, second = running.said.splitlines()
     assert first.startswith("export NATS_URL=nats://127.0.0.1:")
-    assert second == f"export SEAWAY_DATABASE_URL=postgresql://postgres@127.0.0.1:{port}/postgres"
+    assert re.fullmatch(
+        "export SEAWAY_DATABASE_URL="
+        rf"postgresql://postgres:[\w-]{{32}}@127\.0\.0\.1:{port}/postgres",
+        second,
+    )
     code, errors = running.end()
     assert code == 0
     assert "seaway db upgrade" in errors

@@ -11,7 +11,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from typer.testing import CliRunner
@@ -23,11 +23,16 @@ from seaway.config import settings_from_mapping
 from seaway.contracts import DeadLetterReason, Incoming, Message, Stored
 from seaway.dead_letters import DeadLetters, Letter
 from seaway.embedded.nats_server import NatsServer
+from verbatim import Verbatim
 
 pytestmark = pytest.mark.server
 SEAWAY = Path(sys.executable).with_name("seaway")
 TIMEOUT = timedelta(seconds=5)
+BY, NOTHING_LEFT = b"by-reference", "others were left out"
 HOSTILE = "no \x1b]0;owned\x07 \x9b31m way"
+
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,86 @@ async def test_looking_at_dead_letters(desk: Desk) -> None:
     assert f"payload ({len(payload)} bytes)" in shown.out
     assert details["payload"] == json.loads(payload)
     assert "ff 00" in binary.out
+
+
+NASTY = "\x1b]0;owned\x07\x9b31m\u202e\x7f".encode()
+
+
+def forged(desk: Desk, subject: str, **change: bytes) -> tuple[bytes, bytes, Headers]:
+    """A letter as a consumer of the context writes it, but for what is changed."""
+    said = {
+        "X-Event-Id": b"forged",
+        "X-Dlq-Stream": desk.stream.encode(),
+        "X-Dlq-Stream-Sequence": b"999",
+        "X-Dlq-Consumer": desk.durable.encode(),
+        "X-Dlq-Deliveries": b"1",
+        "X-Dlq-Reason": b"poison",
+        "X-Dlq-Failed-At": b"2026-11-28T10:00:00Z",
+        **{name.replace("_", "-"): value for name, value in change.items()},
+    }
+    pairs = [(name.encode(), value) for name, value in said.items()]
+    return f"{desk.context}.dlq.{subject}".encode(), b'"' + NASTY + b'"', pairs
+
+
+async def test_a_letter_of_any_kind_can_be_shown_and_discarded(desk: Desk) -> None:
+    """Somebody else's are said to be; nothing of them is obeyed by a terminal or by the server."""
+    event, stream = f"{desk.context}.event.case_created.v1", desk.stream.encode()
+    await desk.publish(b"honest")
+    kinds: list[tuple[str, tuple[bytes, bytes, Headers]]] = [
+        ("is not the subject of an event", forged(desk, f"$JS.API.STREAM.PURGE.{desk.stream}")),
+        ("is not the subject of an event", forged(desk, "bank.event.paid.v1")),
+        ("no stream of", forged(desk, event, X_Dlq_Stream=b"BANK_EVENTS", X_Dlq_Payload=BY)),
+        ("no durable's name", forged(desk, event, X_Dlq_Consumer=NASTY)),
+        ("is none of poison", forged(desk, event, X_Dlq_Reason=NASTY)),
+        ("X-Event-Id", forged(desk, event, X_Event_Id=b"")),
+        ("it has no X-Dlq-Stream", (f"{desk.context}.dlq.x".encode(), NASTY, [(b"A", NASTY)])),
+        (
+            "holds another event",
+            forged(desk, event, X_Dlq_Stream_Sequence=b"1", X_Dlq_Payload=BY),
+        ),
+        ("nobody receives redrives", forged(desk, event, X_Dlq_Consumer=b"other__one")),
+        (
+            "does not hold it any more",
+            forged(desk, event, X_Dlq_Headers=BY, X_Dlq_Error=NASTY, X_Dlq_Error_Stack=NASTY),
+        ),
+        ("", forged(desk, event + ".~" + NASTY.decode()[0], X_Dlq_Subject=NASTY, X_Note=NASTY)),
+        (NOTHING_LEFT, forged(desk, event, X_Dlq_Stream=stream, X_Dlq_Headers=b"left-out")),
+    ]
+    with Verbatim(desk.url) as stranger:
+        places = [stranger.put(subject, payload, pairs) for _, (subject, payload, pairs) in kinds]
+    assert all(places)
+    queue = f"{desk.context.upper()}_DLQ"
+    listed = await desk.run("dlq", "ls")
+    assert (listed.code, clean(listed.out)) == (0, True)
+    assert "is not the subject of an event" in listed.out
+    found = await desk.run("dlq", "ls", "--json")
+    assert clean(found.out)
+    assert {f"{queue}:{place}" for place in places} <= {one["id"] for one in json.loads(found.out)}
+    names = [f"{queue}:{place}" for place in places]
+    problems = [problem for problem, _ in kinds]
+    shown = await asyncio.gather(*(desk.run("dlq", "show", name) for name in names))
+    for problem, one in zip(problems, shown, strict=True):
+        assert (one.code, clean(one.out)) == (0, True), (problem, one)
+    assert NOTHING_LEFT in shown[-1].out
+    for name in (names[3], names[-2]):
+        details = await desk.run("dlq", "show", name, "--json")
+        assert (clean(details.out), json.loads(details.out)["id"]) == (True, name)
+    dry = await desk.run("dlq", "redrive", *names, "--dry-run")
+    assert (dry.code, clean(dry.out + dry.err)) == (0, True)
+    assert len([line for line in dry.err.splitlines() if line.startswith("stays: ")]) == 8
+    assert "4 would be redriven" in dry.err
+    for to in ("consumer", "all"):
+        redriven = await desk.run("dlq", "redrive", *names[:-1], "--to", to)
+        assert (redriven.code, clean(redriven.err)) == (1, True)
+        stays = [line for line in redriven.err.splitlines() if line.startswith("stays: ")]
+        assert "--to all" not in redriven.err
+        for problem, line in zip(problems, stays, strict=False):
+            assert problem in line
+        assert len(stays) == len(names) - 1
+    assert len([one async for one in desk.broker.admin.read(desk.stream)]) == 1
+    gone = await desk.run("dlq", "discard", *names, "--yes")
+    assert (gone.code, clean(gone.out)) == (0, True), gone
+    assert await desk.here() == []
 
 
 async def test_redriving(desk: Desk) -> None:

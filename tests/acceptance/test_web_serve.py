@@ -137,6 +137,37 @@ async def test_it_ends_in_order_while_no_server_ever_answered(folder: Path) -> N
             process.communicate()
 
 
+async def test_beyond_loopback_it_says_what_it_opens(folder: Path) -> None:
+    arguments = ("serve", "--host", "0.0.0.0", "--port", "0", "--allow-host", "board.example")
+    process = command(folder, "nats://127.0.0.1:9", *arguments)
+    try:
+        assert process.stderr is not None
+        port = int(process.stderr.readline().split("0.0.0.0:")[1].split()[0])
+        told = process.stderr.readline() + process.stderr.readline()
+        assert "without a log-in" in told
+        assert "payloads of dead letters" in told
+        assert "board.example" in told
+
+        def status(host: str) -> int:
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/healthz")
+            request.add_header("Host", host)
+            try:
+                with urllib.request.urlopen(request, timeout=15) as answer:
+                    return int(answer.status)
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.code
+
+        hosts = ("board.example", socket.gethostname(), "10.1.2.3", "evil.example")
+        assert [status(host) for host in hosts] == [200, 200, 200, 400]
+        process.send_signal(signal.SIGTERM)
+        assert finish(process)[0] == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
 def test_a_port_that_is_taken_is_one_clear_line(folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

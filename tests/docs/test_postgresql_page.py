@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from seaway.config import settings_from_mapping
+from seaway.contracts import Notice
 from seaway.errors import ConfigError
 from seaway.events import RawEvent, new_event_id
 from seaway.outbox import Outbox
@@ -80,6 +81,11 @@ async def test_the_writers(roles: Roles) -> None:
         await write(store, known)
         with pytest.raises(ConfigError, match=str(known.event_id)):
             await write(store, RawEvent(SUBJECT, b"1"), known)
+        async with await roles.open("relay") as relay:
+            await send(relay)
+        with pytest.raises(ConfigError, match=rf"{known.event_id} .* was sent"):
+            await write(store, known)
+        await write(store)
         with pytest.raises(ConfigError, match="permission denied"):
             await store.entries()
         with pytest.raises(ConfigError, match="permission denied"):
@@ -102,6 +108,15 @@ async def test_the_relays(roles: Roles) -> None:
         assert await store.processed("e1") == {}
         with pytest.raises(ConfigError, match="permission denied"):
             await store.forget(datetime.now(UTC))
+
+
+@pytest.mark.parametrize("role", ["relay", "consumer"])
+async def test_both_say_what_they_wait_for(roles: Roles, role: str) -> None:
+    async with await roles.open(role) as store:
+        await store.tell("a:1:x", [Notice("relay"), Notice("relay", "SEA_EVENTS", "no room")])
+        await store.tell("a:1:x", [Notice("relay")])
+        assert [one.about for one in await store.notices()] == [""]
+        await store.tell("a:1:x", [])
 
 
 async def test_the_relays_where_the_owner_made_the_days(roles: Roles) -> None:

@@ -26,8 +26,9 @@ from seaway.naming import Durable
 from seaway.outbox import Outbox
 from seaway.retry import Backoff
 from seaway.stores.sqlite import SqliteStore
-from seaway.telemetry import Delivered, Signal, Telemetry
+from seaway.telemetry import ConsumerPaused, Delivered, Signal, Telemetry
 from seaway.topology import actual, apply, desired, plan
+from verbatim import Verbatim
 
 pytestmark = pytest.mark.server
 
@@ -234,6 +235,50 @@ async def test_a_redrive_reaches_the_handler_once(bench: Bench) -> None:
         await bench.until(lambda: bench.outcomes()["handled"] == 1)
     assert bench.effects() == [1]
     assert await bench.dead() == []
+
+
+async def test_what_leaves_a_letter_no_room_holds_up_nobody(
+    bench: Bench, nats_server_own: NatsServer
+) -> None:
+    """Headers, ids, subjects and payloads as large as the server takes them, each a poison."""
+    consumer = bench.consumer()
+
+    @consumer.handler(CaseMoved)
+    async def handle(event: CaseMoved, delivery: Delivery) -> None:
+        if event.number >= 100:
+            raise Poison("no " * 1000)
+        await take(event, delivery)
+
+    subject, most = SUBJECT.encode(), 1024 * 1024
+    long = b"sea.event." + b"x" * 3900
+    poison: list[tuple[bytes, bytes, list[tuple[bytes, bytes]]]] = [
+        (subject, b'{"number":100}', [(b"X-Note", b"v" * 65_000)]),
+        (subject, b'{"number":101}', [(b"X-Note", b"v" * 65_500)]),
+        (subject, b'{"number":102}', [(b"Nats-Msg-Id", b"i" * 65_000)]),
+        (subject, b'{"number":103}', [(b"X-N-%d" % number, b"v" * 40) for number in range(1200)]),
+        (subject, b'{"number":104}'.ljust(most), []),
+        (subject, b'{"number":105}'.ljust(most - 65_012), [(b"X-Note", b"v" * 64_990)]),
+        (long, b"", []),
+        (b"sea.redrive.case_mgmt__from_sea." + subject, b'{"number":106}'.ljust(most), []),
+    ]
+    await bench.publish(*range(10))
+    with Verbatim(nats_server_own.url) as stranger:
+        assert 0 not in [stranger.put(*one) for one in poison]
+    await bench.publish(*range(10, 20))
+    async with bench.running(consumer):
+        await bench.until(lambda: bench.outcomes()["dead_lettered"] == 7)
+        await bench.until(lambda: bench.outcomes()["handled"] == 20)
+        await bench.poll_settled()
+    assert sorted(bench.effects()) == [*range(20)]
+    assert not any(isinstance(one, ConsumerPaused) for one in bench.signals)
+    letters = await bench.dead()
+    assert len(letters) == 7
+    payloads = [await bench.letters.payload(letter) for letter in letters]
+    assert sorted(len(one) for one in payloads) == sorted(
+        len(payload) for to, payload, _ in poison if to != long
+    )
+    for letter in letters:
+        assert await bench.letters.discard(letter)
 
 
 async def test_a_redrive_that_a_dead_process_had_is_handled_at_once(bench: Bench) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
+from seaway.embedded.nats_server import NatsServer
 from seaway.embedded.postgres import PostgresServer, find_programs
 from seaway.embedded.process import reachable
 from seaway.errors import ConfigError, SeawayError
@@ -105,7 +108,9 @@ async def test_paused_nobody_answers_and_resumed_it_is_as_it_was(
 async def test_it_listens_on_loopback_alone_and_its_own_folder_is_removed() -> None:
     async with PostgresServer(settings={"max_connections": "17"}) as server:
         folder, port = server.directory, server.port
-        assert server.url("app") == f"postgresql://postgres@127.0.0.1:{server.port}/app"
+        assert re.fullmatch(
+            rf"postgresql://postgres:[\w-]{{32}}@127\.0\.0\.1:{port}/app", server.url("app")
+        )
         shown = "SELECT current_setting('listen_addresses') || ' ' || current_setting('{}')"
         assert ask(server, shown.format("max_connections")) == "127.0.0.1 17"
         assert ask(server, "SHOW fsync") == "on"
@@ -118,9 +123,54 @@ async def test_a_given_folder_is_kept_over_a_restart(tmp_path: Path) -> None:
     folder = opened(tmp_path) / "postgres"
     async with PostgresServer(folder) as server:
         ask(server, "CREATE TABLE kept AS SELECT 1 AS one")
+        password = urlsplit(server.url()).password
     assert folder.is_dir()
     async with PostgresServer(folder) as server:
         assert ask(server, "SELECT one FROM kept") == "1"
+        assert urlsplit(server.url()).password == password
+
+
+@pytest.mark.parametrize("password", [None, "postgres"])
+async def test_nobody_is_superuser_without_the_password(
+    postgres_server_own: PostgresServer, password: str | None
+) -> None:
+    server = postgres_server_own
+    for host in ("127.0.0.1", str(server.directory)):
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(
+                host=host, port=server.port, user="postgres", password=password, database="postgres"
+            )
+
+
+async def test_another_role_needs_its_password_too() -> None:
+    async with PostgresServer() as server:
+        ask(server, "CREATE ROLE other SUPERUSER LOGIN")
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(
+                host="127.0.0.1", port=server.port, user="other", database="postgres"
+            )
+
+
+async def test_a_folder_of_a_version_without_passwords_gets_one(tmp_path: Path) -> None:
+    folder = opened(tmp_path) / "postgres"
+    async with PostgresServer(folder) as server:
+        ask(server, "CREATE TABLE kept AS SELECT 1 AS one; ALTER ROLE postgres PASSWORD NULL")
+    await asyncio.to_thread((folder / "password").unlink)
+    async with PostgresServer(folder) as server:
+        assert ask(server, "SELECT one FROM kept") == "1"
+
+
+@pytest.mark.parametrize("kind", [PostgresServer, NatsServer])
+async def test_what_it_writes_is_for_its_user_alone(
+    kind: type[PostgresServer | NatsServer], tmp_path: Path
+) -> None:
+    folder = opened(tmp_path) / "kept"
+    async with kind(folder):
+        made = [folder, *await asyncio.to_thread(lambda: list(folder.rglob("*")))]
+        files = {one for one in made if one.is_file()}
+        assert files
+        assert {oct(one.stat().st_mode & 0o077) for one in files} == {"0o0"}
+        assert not [one for one in made if one.is_dir() and one.stat().st_mode & 0o066]
 
 
 async def test_a_taken_port_is_a_configuration_error() -> None:
@@ -154,6 +204,7 @@ async def test_as_whom_it_runs(postgres_server_own: PostgresServer) -> None:
 
 ONCE = """
 import sys
+from seaway.embedded.nats_server import NatsServer
 from seaway.embedded.postgres import PostgresServer
 from seaway.embedded.process import become
 from seaway.testing.databases import Databases

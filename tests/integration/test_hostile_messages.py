@@ -21,11 +21,11 @@ from seaway.consumer import Consumer, Delivery
 from seaway.contracts import JSON, Store
 from seaway.dead_letters import DeadLetters
 from seaway.dead_letters.letter import Letter
-from seaway.dead_letters.sweeper import DURABLE, Sweeper
+from seaway.dead_letters.sweeper import Sweeper
 from seaway.embedded.nats_server import NatsServer
 from seaway.errors import Retry
 from seaway.events import RawEvent
-from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX, Durable
+from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX, SWEEPER_DURABLE, Durable
 from seaway.outbox import Outbox
 from seaway.retry import Backoff
 from seaway.stores import open_store
@@ -366,7 +366,7 @@ async def test_a_forged_advisory_makes_no_letter_of_what_is_not_given_up(
 
         async def waited_for() -> bool:
             """Those that may be true; all others are passed over."""
-            info = await broker.admin.consumer(ADVISORY_STREAM, DURABLE)
+            info = await broker.admin.consumer(ADVISORY_STREAM, SWEEPER_DURABLE)
             return info is not None and not info["num_pending"] and info["num_ack_pending"] <= 3
 
         await until(waited_for)
@@ -375,7 +375,7 @@ async def test_a_forged_advisory_makes_no_letter_of_what_is_not_given_up(
         await until(place.settled)
 
         async def swept() -> bool:
-            info = await broker.admin.consumer(ADVISORY_STREAM, DURABLE)
+            info = await broker.admin.consumer(ADVISORY_STREAM, SWEEPER_DURABLE)
             return info is not None and not info["num_pending"] and not info["num_ack_pending"]
 
         await until(swept)

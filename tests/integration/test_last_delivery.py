@@ -145,7 +145,12 @@ async def sweeping(broker: JetStreamBroker, folder: Path) -> AsyncIterator[None]
     """The sweeper of another process of the same service."""
     stop = asyncio.Event()
     async with await SqliteStore.open(folder / "app.db") as store:
-        sweeper = Sweeper(broker, store=store, durables={str(DURABLE): lambda _: True})
+        sweeper = Sweeper(
+            broker,
+            store=store,
+            durables={str(DURABLE): lambda _: True},
+            streams={str(DURABLE): STREAM},
+        )
         work = asyncio.create_task(sweeper.run(stop))
         try:
             yield

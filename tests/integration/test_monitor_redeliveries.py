@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from seaway.brokers.jetstream import JetStreamBroker
-from seaway.contracts import Message, Stored
-from seaway.monitor import Sampler, Watch
-from seaway.monitor.redeliveries import PROBE_PREFIX, count_between
+from seaway.contracts import Broker, Message, Stored
+from seaway.monitor import Sampler, Station, Watch
+from seaway.monitor.redeliveries import count_between
 
 WAIT = timedelta(seconds=5)
 NOW = timedelta(0)
@@ -23,9 +23,11 @@ class Bench:
     def __init__(self, broker: JetStreamBroker, context: str, durable: str) -> None:
         self.broker, self.context, self.durable = broker, context, durable
         self.stream = f"{context.upper()}_EVENTS"
-        self.sampler = Sampler(
-            broker.admin, Watch((self.stream,), ((self.stream, durable),)), every=NOW
-        )
+        watch = Watch((self.stream,), ((self.stream, durable),))
+        self.sampler = Sampler(Station("nats", self._connected), watch, every=NOW)
+
+    async def _connected(self) -> Broker:
+        return self.broker
 
     async def publish(self, name: str, count: int) -> None:
         subject = f"{self.context}.event.{name}.v1"
@@ -152,4 +154,4 @@ async def test_counting_leaves_no_consumer_behind_and_ends_at_its_bound(
     assert await count_between(admin, bench.stream, (), after=2, upto=7) == 5
     assert await count_between(admin, bench.stream, opened, after=10, upto=10) == 0
     names = [info["name"] for info in await admin.consumers(bench.stream)]
-    assert not [name for name in names if name.startswith(PROBE_PREFIX)]
+    assert names == [bench.durable]

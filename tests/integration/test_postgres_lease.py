@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import timedelta
 from typing import TypeAlias
 
@@ -15,6 +16,8 @@ from seaway.contracts import Lease, Sent
 from seaway.errors import SchemaMismatch, StoreUnavailable
 from seaway.events import RawEvent, new_event_id
 from seaway.stores.postgres import PostgresStore, rows
+from seaway.stores.postgres import lease as lease_module
+from seaway.stores.postgres.begins import LEASE
 from seaway.testing.conformance.inbox import add_in, ids
 from seaway.testing.conformance.store import add, claim_all, fail
 
@@ -159,8 +162,7 @@ async def test_a_holder_that_says_nothing_loses_it(
 ) -> None:
     """The server's own timer, as after SIGSTOP; here without the keep-alive and in 50 ms."""
     monkeypatch.setattr("seaway.stores.postgres.lease._KEEP_ALIVE_SECONDS", 60.0)
-    begin = peers[0]._relay_sql["begin"].replace("'30s'", "'50ms'")
-    peers[0]._relay_sql = {**peers[0]._relay_sql, "begin": begin}
+    monkeypatch.setattr(lease_module, "LEASE", replace(LEASE, idle=timedelta(milliseconds=50)))
     async with peers[0].lease() as lease:
         assert lease is not None
         await asyncio.wait_for(_until_free(peers[1]), 5)
@@ -180,8 +182,7 @@ async def test_the_keep_alive_speaks_for_a_busy_holder(
     store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("seaway.stores.postgres.lease._KEEP_ALIVE_SECONDS", 0.02)
-    begin = store._relay_sql["begin"].replace("'30s'", "'300ms'")
-    store._relay_sql = {**store._relay_sql, "begin": begin}
+    monkeypatch.setattr(lease_module, "LEASE", replace(LEASE, idle=timedelta(milliseconds=300)))
     async with store.lease() as lease:
         assert lease is not None
         done = asyncio.Event()

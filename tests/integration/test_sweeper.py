@@ -19,8 +19,8 @@ from seaway.brokers.jetstream import JetStreamBroker
 from seaway.config import settings_from_mapping
 from seaway.contracts import JSON, Incoming, Message, Stored, StoredMessage
 from seaway.dead_letters import DeadLetters, Letter, Sweeper
-from seaway.dead_letters.sweeper import DURABLE
-from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX
+from seaway.dead_letters.unreported import Handles
+from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX, SWEEPER_DURABLE
 from seaway.parked import letter_row
 from seaway.stores.sqlite import SqliteStore
 from seaway.telemetry import DeadLettered, Signal, Telemetry
@@ -112,16 +112,30 @@ class Shop:
 
             await until(given_up)
 
+    async def from_the_beginning(self) -> None:
+        """Have the sweepers be given every advisory again."""
+        info = await self.consumer(ADVISORY_STREAM, SWEEPER_DURABLE)
+        await self.broker.admin.delete_consumer(ADVISORY_STREAM, SWEEPER_DURABLE)
+        await self.broker.admin.create_consumer(ADVISORY_STREAM, info["config"])
+
     async def here(self) -> list[Letter]:
         found = await self.letters.list()
         return [letter for letter in found if letter.stored.stream == self.queue]
 
     async def is_swept(self) -> bool:
         """Whether the sweeper has settled every advisory that there is."""
-        info = await self.broker.admin.consumer(ADVISORY_STREAM, DURABLE)
+        info = await self.broker.admin.consumer(ADVISORY_STREAM, SWEEPER_DURABLE)
         if info is None:
             return False
         return not info["num_pending"] and not info["num_ack_pending"]
+
+    def sweeper(
+        self, store: SqliteStore, handles: Handles = anything, durable: str | None = None
+    ) -> Sweeper:
+        name = durable or self.durable
+        return Sweeper(
+            self.broker, store=store, durables={name: handles}, streams={name: self.stream}
+        )
 
     @asynccontextmanager
     async def sweeping(
@@ -136,6 +150,7 @@ class Shop:
             self.broker,
             store=store,
             durables=dict.fromkeys(having, anything),
+            streams=dict.fromkeys(having, self.stream),
             telemetry=telemetry,
         )
         work = asyncio.create_task(sweeper.run(stop))
@@ -196,7 +211,7 @@ async def test_sweeping_again_adds_none_even_beyond_the_queues_memory_of_ids(sho
     for _ in range(2):
         await shop.sweep()
         assert sorted(letter.event_id for letter in await shop.here()) == ["one", "two"]
-        await shop.broker.admin.delete_consumer(ADVISORY_STREAM, DURABLE)
+        await shop.from_the_beginning()
 
 
 async def test_what_a_consumer_terminated_becomes_a_letter(shop: Shop) -> None:
@@ -270,7 +285,7 @@ async def test_a_queue_that_is_missing_holds_back_only_its_own_letters(shop: Sho
     async with shop.sweeping():
 
         async def tried() -> bool:
-            info = await shop.broker.admin.consumer(ADVISORY_STREAM, DURABLE)
+            info = await shop.broker.admin.consumer(ADVISORY_STREAM, SWEEPER_DURABLE)
             return info is not None and info["num_pending"] == 0 and info["num_ack_pending"] > 0
 
         await until(tried)
@@ -285,13 +300,13 @@ async def test_without_advisories_the_inbox_tells_what_was_given_up(
     await shop.publish("done", "lost")
     async with store.transaction() as tx:
         assert await tx.claim(shop.durable, "done")
-    sweeper = Sweeper(shop.broker, store=store, durables={shop.durable: anything})
+    sweeper = shop.sweeper(store)
     await shop.exhaust(2)
     assert await sweeper.sweep_unreported() == 1
     [letter] = await shop.here()
     assert (letter.event_id, letter.reason) == ("lost", "exhausted")
     assert await sweeper.sweep_unreported() == 0
-    foreign = Sweeper(shop.broker, store=store, durables={"analytics__from_sea": anything})
+    foreign = shop.sweeper(store, durable="analytics__from_sea")
     assert await foreign.sweep_unreported() == 0
     assert await Sweeper(shop.broker).sweep_unreported() == 0
 
@@ -305,7 +320,7 @@ async def test_an_effect_in_the_making_is_waited_for(
     await shop.exhaust()
 
     async def tried() -> bool:
-        info = await shop.broker.admin.consumer(ADVISORY_STREAM, DURABLE)
+        info = await shop.broker.admin.consumer(ADVISORY_STREAM, SWEEPER_DURABLE)
         return info is not None and int(info["delivered"]["consumer_seq"]) > 0
 
     class Undo(Exception):
@@ -415,9 +430,7 @@ async def test_what_was_given_up_while_there_were_no_advisories_is_found_below_t
     def handled(subject: str) -> bool:
         return subject != unknown
 
-    sweepers = [
-        Sweeper(shop.broker, store=store, durables={shop.durable: handled}) for _ in range(2)
-    ]
+    sweepers = [shop.sweeper(store, handled) for _ in range(2)]
     # Two processes at once.
     assert sum(await asyncio.gather(*(one.sweep_unreported() for one in sweepers))) >= 1
     assert sorted((one.event_id, one.reason) for one in await shop.here()) == [
@@ -444,7 +457,7 @@ async def test_a_redrive_given_up_without_an_advisory_is_a_letter_again(
         await given_up(shop, shop.redrives, floor=0)
     finally:
         await shop.broker.admin.create_stream(config)
-    sweeper = Sweeper(shop.broker, store=store, durables={shop.durable: anything})
+    sweeper = shop.sweeper(store)
     assert await sweeper.sweep_unreported() == 1
     again = await shop.letters.get("bad")
     assert (again.stream, again.reason) == (shop.redrives, "exhausted")
@@ -455,7 +468,7 @@ async def test_what_may_be_on_its_way_is_left_alone_and_looked_at_again(
     shop: Shop, store: SqliteStore
 ) -> None:
     await shop.publish("one", "two")
-    sweeper = Sweeper(shop.broker, store=store, durables={shop.durable: anything})
+    sweeper = shop.sweeper(store)
     async with shop.broker.subscribe(shop.stream, shop.durable) as source:
         held = [*await source.next(2, timeout=TIMEOUT)]
         while len(held) < 2:

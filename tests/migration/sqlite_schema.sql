@@ -26,6 +26,15 @@ CREATE TABLE seaway_parked (
     parked_at    INTEGER NOT NULL,
     PRIMARY KEY (consumer, event_id)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE seaway_processes (
+    process  TEXT    NOT NULL,
+    part     TEXT    NOT NULL,
+    about    TEXT    NOT NULL,
+    reason   TEXT    NOT NULL,
+    since_at INTEGER NOT NULL,
+    seen_at  INTEGER NOT NULL,
+    PRIMARY KEY (process, part, about)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE seaway_schema (
     version    INTEGER PRIMARY KEY,
     name       TEXT    NOT NULL,

@@ -56,6 +56,18 @@ def test_what_is_blocked_waits_behind_what_was_given_back() -> None:
     assert sorted(places(lanes.blocked())) == [3, 5, 6, 7]
 
 
+def test_what_is_behind_a_stuck_delivery_waits_and_moves_nothing() -> None:
+    lanes = lanes_of(*(work(n, key) for n, key in enumerate("aabac", 1)))
+    assert lanes.moving(SOURCE) == 5
+    [stuck] = lanes.take(1)
+    lanes.stick(stuck)
+    assert places(lanes.blocked()) == [2, 4]
+    assert (lanes.moving(SOURCE), lanes.open, len(lanes)) == (2, 2, 5)
+    assert places(lanes.take(9)) == [3, 5]
+    lanes.done(stuck)
+    assert (places(lanes.take(9)), lanes.moving(SOURCE)) == ([2, 4], 4)
+
+
 def test_deliveries_of_one_lane_may_share_a_batch_in_order() -> None:
     assert places(lanes_of(*(work(n, "a") for n in (1, 2, 3))).take(2)) == [1, 2]
 
@@ -195,6 +207,7 @@ class Server(RuleBasedStateMachine):
         self.settled: set[int] = set()
         self.effects: defaultdict[str, list[int]] = defaultdict(list)
         self.running: list[list[Work]] = []
+        self.stuck: list[Work] = []
 
     @rule(keys=st.lists(st.sampled_from("abc"), min_size=1, max_size=6))
     def publish(self, keys: list[str]) -> None:
@@ -225,7 +238,7 @@ class Server(RuleBasedStateMachine):
     def start(self, limit: int) -> None:
         taken = self.lanes.take(limit)
         assert len(taken) <= limit
-        busy = {one.key for batch in self.running for one in batch}
+        busy = {one.key for batch in (*self.running, self.stuck) for one in batch}
         assert not busy & {one.key for one in taken}
         if taken:
             self.running.append(taken)
@@ -235,7 +248,16 @@ class Server(RuleBasedStateMachine):
     def finish(self, data: st.DataObject) -> None:
         batch = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
         failing = data.draw(st.sets(st.sampled_from([one.key for one in batch])))
-        self.end(batch, failing)
+        self.end(batch, failing, sticks=data.draw(st.booleans()))
+
+    @precondition(lambda self: self.stuck)
+    @rule(data=st.data(), settles=st.booleans())
+    def come_unstuck(self, data: st.DataObject, settles: bool) -> None:
+        one = self.stuck.pop(data.draw(st.integers(0, len(self.stuck) - 1)))
+        if settles:
+            self.end([one], set())
+        else:
+            self.lanes.put_back([one])
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -245,7 +267,7 @@ class Server(RuleBasedStateMachine):
     @rule(data=st.data())
     def crash(self, data: st.DataObject) -> None:
         """What was on its way is read from the stream, or expected from the server."""
-        self.lanes, self.running = Lanes(), []
+        self.lanes, self.running, self.stuck = Lanes(), [], []
         for seq in range(1, self.sent + 1):
             self.nakked.discard(seq)
             if seq in self.settled:
@@ -256,8 +278,9 @@ class Server(RuleBasedStateMachine):
                 self.lanes.expect(work(seq, self.keys[seq]), LATER)
                 self.nakked.add(seq)
 
-    def end(self, batch: list[Work], failing: set[str]) -> None:
-        """As the runtime does: the first of a failing key is nak'ed, the rest of it put back."""
+    def end(self, batch: list[Work], failing: set[str], *, sticks: bool = False) -> None:
+        """As the runtime does: the first of a failing key is nak'ed, or stuck, the rest of it put
+        back."""
         failed: dict[str, Work] = {}
         skipped: list[Work] = []
         for one in batch:
@@ -273,8 +296,12 @@ class Server(RuleBasedStateMachine):
             if one.incoming.stream_seq in self.settled:
                 self.lanes.done(one)
         for one in failed.values():
-            self.lanes.hold(one, LATER)
-            self.nakked.add(one.incoming.stream_seq)
+            if sticks:
+                self.lanes.stick(one)
+                self.stuck.append(one)
+            else:
+                self.lanes.hold(one, LATER)
+                self.nakked.add(one.incoming.stream_seq)
 
     @invariant()
     def effects_follow_the_stream(self) -> None:
@@ -288,10 +315,25 @@ class Server(RuleBasedStateMachine):
         assert in_hand | self.nakked | self.settled == set(range(1, self.sent + 1))
         assert not in_hand & self.nakked
 
+    @invariant()
+    def what_moves_can_be_started_or_runs(self) -> None:
+        ready = sum(map(self.lanes.moving, (SOURCE, None)))
+        running = sum(map(len, self.running))
+        behind = {one.key for batch in self.running for one in batch}
+        waiting = [one for one in self.lanes.waiting() if one.key not in behind]
+        blocked = {one.key for one in self.stuck}
+        assert ready <= len(self.lanes) - len(self.stuck)
+        assert ready >= running
+        if blocked and not self.lanes.waits:
+            assert ready == len(self.lanes) - len(self.stuck) - sum(
+                one.key in blocked for one in waiting
+            )
+
     def teardown(self) -> None:
         """From anywhere: once nothing fails any more, everything takes effect."""
         while self.running:
             self.end(self.running.pop(), set())
+        self.end(self.stuck, set())
         for seq in range(self.sent + 1, len(self.keys) + 1):
             self.lanes.push(work(seq, self.keys[seq]))
         for seq in sorted(self.nakked):

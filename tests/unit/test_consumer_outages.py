@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from consuming import SOON, Bench, consumer, message, note, until
 from seaway.consumer import Delivery
 from seaway.consumer.breaker import OUTAGE, Breaker
-from seaway.errors import Retry, StoreUnavailable, TransactionConflict, Unavailable
+from seaway.errors import Poison, Retry, StoreUnavailable, TransactionConflict, Unavailable
 from seaway.events import RawEvent
 from seaway.retry import Attempts, Backoff, RetryPolicy
-from seaway.telemetry import ConsumerPaused, ConsumerResumed, Signal, Telemetry
+from seaway.telemetry import ConsumerPaused, ConsumerResumed, DeadLettered, Signal, Telemetry
+from seaway.testing.memory_store import MemoryStore
 
 
 @pytest.fixture
@@ -201,14 +204,97 @@ async def test_a_conflict_is_run_again_at_once(bench: Bench) -> None:
     assert bench.states() == []
 
 
-async def test_a_conflict_without_end_is_an_outage(bench: Bench) -> None:
-    bench.store.commit_errors.extend(TransactionConflict("deadlock") for _ in range(9))
-    bench.start(consumer(note))
+async def test_a_conflict_without_end_is_its_deliverys_failure(bench: Bench) -> None:
+    conflicts = 5
+
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        nonlocal conflicts
+        if conflicts:
+            conflicts -= 1
+            raise TransactionConflict("deadlock")
+
+    bench.start(consumer(handle, retry=Backoff(SOON, SOON, SOON)))
     await bench.events.publish(message("e1"))
     await until(lambda: bench.events.acked == [1])
     await bench.finish()
-    assert bench.states() == [ConsumerPaused, ConsumerResumed]
+    assert bench.states() == []
+    assert bench.outcomes() == ["retried", "handled"]
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": 10}, {"workers": 3}])
+async def test_what_takes_the_database_down_with_it_is_counted_in_the_end(
+    bench: Bench, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seaway.consumer.breaker.OUTAGE", Backoff(SOON, SOON, SOON))
+
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        await note(event, delivery)
+        if delivery.event_id == "e3":
+            bench.store.away = 3
+            raise StoreUnavailable("the server has crashed")
+
+    await bench.events.publish(*(message(f"e{n}", f"case-{n}") for n in range(1, 9)))
+    bench.start(consumer(handle, retry=Backoff(SOON, SOON, SOON), **options))
+    await until(lambda: len(bench.events.acked) == 8)
+    await bench.finish()
+    assert bench.letters.stored == [("e3", "exhausted")]
+    assert bench.outcomes().count("handled") == 7
+    assert bench.states()[:2] == [ConsumerPaused, ConsumerResumed]
+
+
+async def test_a_database_that_is_back_is_found_so_without_a_delivery(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk lets a transaction begin, and its handler run: without end, none is counted."""
+    monkeypatch.setattr("seaway.consumer.breaker.OUTAGE", Backoff(SOON, SOON, SOON))
+    calls = 0
+
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        nonlocal calls
+        calls += 1
+        await note(event, delivery)
+
+    bench.store.commit_errors.extend(StoreUnavailable("the disk is full") for _ in range(40))
+    bench.start(consumer(handle))
+    await bench.events.publish(message("e1"))
+    await until(lambda: bench.events.acked == [1])
+    await bench.finish()
     assert bench.outcomes() == ["handled"]
+    assert calls == 2
+    assert bench.states() == [ConsumerPaused, ConsumerResumed]
+
+
+async def test_a_verdict_counts_whatever_became_of_the_transaction(bench: Bench) -> None:
+    """Raised while a conflict was handled, say: the store tells of the conflict."""
+
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        raise Poison("cannot be")
+
+    @asynccontextmanager
+    async def transaction() -> AsyncIterator[Any]:
+        try:
+            async with MemoryStore.transaction(bench.store) as tx:
+                yield tx
+        except Poison as error:
+            raise TransactionConflict("deadlock") from error
+
+    bench.store.transaction = transaction  # type: ignore[method-assign]
+    bench.start(consumer(handle, batch=2))
+    await bench.events.publish(message("e1"))
+    await until(lambda: bench.letters.stored == [("e1", "poison")])
+
+
+async def test_without_a_database_nothing_of_it_is_away(bench: Bench) -> None:
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        if delivery.event_id == "e1":
+            raise StoreUnavailable("somebody else's")
+
+    bench.start(consumer(handle, tx=None, retry=Backoff(SOON, SOON, SOON)))
+    await bench.events.publish(message("e1", "a"), message("e2", "b"))
+    await until(lambda: len(bench.events.acked) == 2)
+    await bench.finish()
+    assert bench.letters.stored == [("e1", "exhausted")]
+    assert bench.states() == [DeadLettered]
 
 
 async def test_a_database_that_fails_within_a_batch_undoes_no_part_of_it_twice(

@@ -31,7 +31,7 @@ from seaway.events import RawEvent, event
 from seaway.naming import Durable
 from seaway.parked import letter_row
 from seaway.retry import RetryPolicy
-from seaway.telemetry import ConsumerPaused, ConsumerResumed, Delivered
+from seaway.telemetry import ConsumerPaused, ConsumerResumed, DeadLettered, Delivered
 from seaway.testing.memory_broker import MemoryBroker
 
 
@@ -196,12 +196,7 @@ async def test_a_letter_that_cannot_be_stored_keeps_its_message(bench: Bench) ->
     await bench.finish()
     assert bench.letters.stored == [("e1", "poison")]
     assert bench.events.naks == []
-    [paused, resumed] = [
-        one for one in bench.signals if isinstance(one, ConsumerPaused | ConsumerResumed)
-    ]
-    assert isinstance(paused, ConsumerPaused)
-    assert "a dead letter waits" in paused.reason
-    assert isinstance(resumed, ConsumerResumed)
+    assert bench.states() == [DeadLettered]
 
 
 async def test_a_handler_over_its_deadline_is_cancelled_and_tried_again(bench: Bench) -> None:
@@ -740,7 +735,7 @@ async def test_a_letter_is_not_acknowledged_before_the_inbox_knows_of_it(bench: 
     bench.start(consumer(handle))
     await bench.events.publish(message("e1"))
     await until(lambda: bool(bench.letters.stored))
-    await until(lambda: any(isinstance(one, ConsumerPaused) for one in bench.signals))
+    await until(lambda: [wait.about for wait in bench.telemetry.waits] == ["dead letters"])
     assert bench.events.acked == []
     bench.store.away = 0
     await until(lambda: bench.events.acked == [1])

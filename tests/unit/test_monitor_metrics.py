@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from seaway.config import AlertSettings
-from seaway.contracts import Backlog, ServerInfo
+from seaway.contracts import Backlog, Notice, ServerInfo
 from seaway.monitor import (
     Activity,
     ConsumerView,
@@ -70,6 +70,12 @@ SAMPLE = Sample(
         consumers=(CONSUMER,),
         outbox=Backlog(4, 1, NOW - 9 * SECOND, dead_rows=70, shards=8),
         dead_letters={"sea": 2},
+        processes=(
+            Notice("relay", process="a"),
+            Notice("relay", "SEA_EVENTS", "no room", process="a"),
+            Notice("relay", process="b"),
+            Notice("sweeper", process="a", silent=60 * SECOND),
+        ),
     ),
     {CONSUMER.key: 5},
 )
@@ -125,6 +131,8 @@ def test_all_else_begins_with_seaway_and_ends_in_a_unit() -> None:
         "_ratio",
         "_bool",
         "_code",
+        "_processes",
+        "_waits",
     )
     assert names
     assert all(name.startswith("seaway_") and name.endswith(units) for name in names)
@@ -135,8 +143,17 @@ def test_all_else_begins_with_seaway_and_ends_in_a_unit() -> None:
         for label in sample.labels
     }
     assert labels <= {
-        "stream", "consumer", "context", "outcome", "reason", "check", "subject",
+        "stream", "consumer", "context", "outcome", "reason", "check", "subject", "part",
     }  # fmt: skip
+
+
+def test_live_processes_and_their_waits_are_counted_by_part() -> None:
+    found = samples(exposition(SAMPLE))
+    assert found['seaway_processes{part="relay"}'] == 2
+    assert found['seaway_process_waits{part="relay"}'] == 1
+    assert not any("sweeper" in name for name in found), "it has gone without a word"
+    unknown = replace(SAMPLE, snapshot=replace(SAMPLE.snapshot, processes=None))
+    assert "seaway_process" not in exposition(unknown)
 
 
 def test_dead_rows_are_left_out_where_the_database_has_none() -> None:

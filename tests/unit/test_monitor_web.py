@@ -17,7 +17,7 @@ from seaway.contracts import Backlog, Message, ServerInfo, StoredMessage
 from seaway.dead_letters.letter import Letter
 from seaway.errors import BrokerUnavailable, NotFound
 from seaway.monitor import Activity, ConsumerView, Sample, Snapshot, StreamView
-from seaway.web import create_app
+from seaway.web import ANY_ADDRESS, create_app
 from seaway.web.pages import payload_text, recent_rates, sparkline
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -151,6 +151,16 @@ def test_what_others_wrote_is_never_markup(client: TestClient) -> None:
     assert "seaway dlq redrive SEA_DLQ:17" in shown
 
 
+def test_a_letter_of_somebody_else_s_making_is_said_to_be_one(
+    figures: Figures, client: TestClient
+) -> None:
+    figures.there = [replace(letter(), problem=f"bad {EVIL}")]
+    page = client.get("/dead-letters/SEA_DLQ:17").text
+    assert "bad &lt;script&gt;" in page
+    assert "seaway dlq discard SEA_DLQ:17" in page
+    assert "seaway dlq redrive" not in page
+
+
 def test_every_answer_carries_the_security_headers(client: TestClient) -> None:
     for path in ("/", "/metrics", "/static/seaway.css", "/nope", "/dead-letters/nope"):
         headers = client.get(path).headers
@@ -163,6 +173,31 @@ def test_every_answer_carries_the_security_headers(client: TestClient) -> None:
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:8288"])
 def test_another_sites_name_does_not_reach_it(client: TestClient, host: str) -> None:
     assert client.get("/api/snapshot", headers={"host": host}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("10.1.2.3:8288", 200),
+        ("[fe80::1]:8288", 200),
+        ("board.example", 200),
+        ("BOARD.example:8288", 200),
+        ("evil.example:8288", 400),
+        ("10.1.2.3.evil.example", 400),
+        ("[evil.example]", 400),
+        ("", 400),
+    ],
+)
+def test_beyond_loopback_it_answers_to_addresses_and_to_names_that_were_given(
+    figures: Figures, host: str, status: int
+) -> None:
+    web = create_app(figures, AlertSettings(), allowed_hosts=(ANY_ADDRESS, "board.example"))
+    with TestClient(web) as client:
+        answer = client.get("/healthz", headers={"host": host})
+    assert answer.status_code == status
+    if status == 400:
+        assert "--allow-host" in answer.text
+    assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 def test_the_ipv6_loopback_is_a_known_name(client: TestClient) -> None:

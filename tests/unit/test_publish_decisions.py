@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from seaway.brokers.jetstream import wire
-from seaway.brokers.jetstream.answers import classify
+from seaway.brokers.jetstream.answers import classify, concerns_the_stream
 from seaway.brokers.jetstream.deliveries import incoming_of, parse_reply
 from seaway.brokers.jetstream.frames import Frame
 from seaway.brokers.jetstream.runs import BATCH_BYTES, BATCH_MESSAGES, Cut, Run
@@ -49,6 +49,7 @@ def test_nobody_listening_heals() -> None:
     ("code", "err_code", "heals"),
     [
         (503, 10077, True),  # full
+        (409, 10158, True),  # its id is being stored just now
         (503, 10008, True),  # JetStream is away
         (500, 10000, True),
         (404, 10059, True),  # no such stream yet
@@ -61,7 +62,20 @@ def test_nobody_listening_heals() -> None:
     ],
 )
 def test_refusals_heal_or_not(code: int, err_code: int, heals: bool) -> None:
-    assert classify(error(code, err_code)) == Refused("no", code, err_code, heals)
+    outcome = classify(error(code, err_code))
+    assert isinstance(outcome, Refused)
+    assert (outcome.code, outcome.err_code, outcome.heals) == (code, err_code, heals)
+
+
+@pytest.mark.parametrize(
+    ("code", "err_code"), [(503, 10077), (400, 10002), (503, 10023), (500, 10028), (500, 10047)]
+)
+def test_no_room_is_no_trouble_of_the_stream(code: int, err_code: int) -> None:
+    """In the stream (whichever bound), the account, the server's memory, on its disk."""
+    outcome = classify(error(code, err_code))
+    assert isinstance(outcome, Refused)
+    assert (outcome.heals, outcome.full) == (True, True)
+    assert not concerns_the_stream(outcome)
 
 
 ENOUGH = 64 * 1024 * 1024
@@ -142,7 +156,28 @@ def test_a_key_that_was_not_stored_is_not_drawn_again_even_where_encoded_ahead()
     assert (cut.outcomes[1], cut.outcomes[3]) == (Held(), Held())
 
 
-@pytest.mark.parametrize("ill", [Refused("full", 503, 10077, heals=True), Unconfirmed("silence")])
+def test_what_had_no_room_holds_back_what_needs_as_much_of_its_subject() -> None:
+    half = b"x" * (BATCH_BYTES // 2)
+    messages = [keyed("a", half), keyed("b", half), keyed("c", half), keyed("a"), keyed("d")]
+    messages += [keyed("e", half, subject="other"), keyed("c")]
+    cut = Cut(messages, limit=ENOUGH)
+    run = drawn(cut)
+    full = Refused("full", 503, 10077, heals=True, full=True)
+    cut.room.lacked(run.messages[0], full)
+    assert cut.settle(run, [full] * len(run.places))
+    assert drawn(cut).places == [4, 5]
+    assert cut.outcomes[:4] == [full, full, full, Held()][:4] or run.places == [0]
+    assert cut.outcomes[6] == Held()
+
+
+def test_behind_an_id_that_was_there_its_key_waits_to_be_looked_at() -> None:
+    cut = Cut([keyed("a")] * BATCH_MESSAGES + [keyed("a"), keyed("b")], limit=ENOUGH)
+    run = drawn(cut)
+    assert cut.settle(run, [Stored(1, duplicate=True)] * len(run.places))
+    assert drawn(cut).places == [BATCH_MESSAGES + 1]
+
+
+@pytest.mark.parametrize("ill", [Refused("ill", 503, 10008, heals=True), Unconfirmed("silence")])
 def test_trouble_with_the_stream_ends_the_call(ill: PublishOutcome) -> None:
     cut = Cut([Message("a", b"")] * (BATCH_MESSAGES + 2), limit=ENOUGH)
     run = drawn(cut)

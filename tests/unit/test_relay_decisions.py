@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,17 +15,20 @@ from seaway.contracts import (
     PublishOutcome,
     Refused,
     Stored,
+    StoredMessage,
     Unconfirmed,
 )
-from seaway.headers import ORDERING_KEY
+from seaway.headers import MSG_ID, ORDERING_KEY
 from seaway.relay import decisions
 from seaway.relay.decisions import Kept, Verdict
+from seaway.relay.duplicates import Seen, is_event
 from seaway.relay.memory import StreamMemory, Troubles, next_due
 from seaway.retry import Backoff
 from seaway.telemetry import RelayPaused, RelayResumed, Signal, Telemetry
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
-FULL = Refused("maximum bytes exceeded", 503, 10077, heals=True)
+FULL = Refused("maximum bytes exceeded", 503, 10077, heals=True, full=True)
+ILL = Refused("no leader", 503, 10008, heals=True)
 NOBODY = Refused("no stream takes this subject", 503, 0, heals=True)
 WRONG = Refused("wrong last sequence", 400, 10071, heals=False)
 TOO_LARGE = Refused("message size exceeds maximum allowed", 400, 10054, heals=False)
@@ -32,7 +36,7 @@ SILENT = Unconfirmed("no acknowledgement in time")
 
 
 def entry(position: int, key: str = "a", subject: str = "sea.event.moved.v1") -> OutboxEntry:
-    message = Message(subject, b"{}", {ORDERING_KEY: key})
+    message = Message(subject, b"{}", {MSG_ID: f"id-{position}", ORDERING_KEY: key})
     return OutboxEntry(position, f"id-{position}", message, NOW)
 
 
@@ -87,11 +91,13 @@ def test_only_acknowledgements_settle_and_outages_count_for_nothing() -> None:
     entries = [entry(n, f"k{n}") for n in range(5)]
     outcomes: list[PublishOutcome] = [Stored(7), Stored(3, duplicate=True), FULL, SILENT, Held()]
     verdict = decisions.judge("SEA_EVENTS", entries, outcomes, max_attempts=1)
-    assert [(s.entry.position, s.stream_seq) for s in verdict.sent] == [(0, 7), (1, 3)]
-    assert verdict.duplicates == 1
+    assert [(s.entry.position, s.stream_seq) for s in verdict.sent] == [(0, 7)]
+    assert [(s.entry.position, s.stream_seq) for s in verdict.known] == [(1, 3)]
     assert verdict.failed == []
     assert [k.entry.position for k in verdict.kept] == [2, 3, 4]
-    assert verdict.trouble == FULL
+    assert (verdict.trouble, verdict.lack) == (SILENT, FULL)
+    assert list(verdict.full) == ["sea.event.moved.v1"]
+    assert not verdict.whole
 
 
 @pytest.mark.parametrize(
@@ -112,7 +118,7 @@ def test_a_refused_message_parks_at_the_last_attempt(
 
 def test_in_trouble_the_stream_waits_and_not_the_keys() -> None:
     verdict = decisions.judge(
-        "SEA_EVENTS", [entry(1, "a"), entry(2, "b")], [WRONG, FULL], max_attempts=10
+        "SEA_EVENTS", [entry(1, "a"), entry(2, "b")], [WRONG, ILL], max_attempts=10
     )
     assert verdict.stuck == {"a"}
     held = decisions.judge(
@@ -120,6 +126,73 @@ def test_in_trouble_the_stream_waits_and_not_the_keys() -> None:
     )
     assert held.trouble is None
     assert held.stuck == {"a"}
+
+
+def test_without_room_the_key_waits_and_not_the_stream() -> None:
+    verdict = decisions.judge(
+        "SEA_EVENTS",
+        [entry(1, "a"), entry(2, "a"), entry(3, "b")],
+        [FULL, Held(), Stored(1)],
+        max_attempts=1,
+    )
+    assert (verdict.trouble, verdict.stuck, verdict.failed) == (None, {"a"}, [])
+
+
+def test_what_needs_as_much_room_as_found_none_waits_with_its_key() -> None:
+    large, small = entry(1, "a"), entry(2, "b")
+    needed = decisions.size(large)
+    large = large._replace(message=replace(large.message, payload=b"x" * 100))
+    claimed = [large, entry(3, "a", "sea.event.other.v1"), small, entry(4, "c", "sea.event.o.v1")]
+    found = decisions.sort_out(
+        claimed, keys=(), streams=(), full={"sea.event.moved.v1": needed + 1}
+    )
+    assert positions(found) == {"SEA_EVENTS": {0: [2, 4]}}
+    assert (found.held, found.skipped) == ({"a"}, 2)
+
+
+def test_only_what_is_larger_than_its_whole_stream_is_given_up_for_room() -> None:
+    large, small = entry(1, "a"), entry(2, "b")
+    large = large._replace(message=replace(large.message, payload=b"x" * 1000))
+    verdict = Verdict("SEA_EVENTS", kept=[Kept(large, FULL), Kept(small, FULL)])
+    assert decisions.outgrown(verdict, {"max_bytes": -1}) == verdict
+    judged = decisions.outgrown(verdict, {"max_bytes": 500})
+    assert [each.entry for each in judged.kept] == [small]
+    [failed] = judged.failed
+    assert (failed.entry, failed.park) == (large, True)
+    assert "max_bytes" in failed.error
+
+
+def lying(each: OutboxEntry, seq: int, payload: bytes = b"{}") -> StoredMessage:
+    return StoredMessage(replace(each.message, payload=payload), "SEA_EVENTS", seq, NOW)
+
+
+def test_what_lies_under_a_known_id_settles_its_event_alone() -> None:
+    entries = [entry(n, "abab"[n]) for n in range(4)]
+    outcomes: list[PublishOutcome] = [Stored(7, True), Stored(8, True), Held(), Held()]
+    verdict = decisions.judge("SEA_EVENTS", entries, outcomes, max_attempts=1)
+    seen = Seen()
+    seen.saw(entries[0], lying(entries[0], 7))
+    seen.saw(entries[1], lying(entries[1], 8, b"forged"))
+    judged, free = decisions.looked_at(verdict, seen.own, seen.foreign)
+    assert [(each.entry, each.stream_seq) for each in judged.sent] == [(entries[0], 7)]
+    assert (judged.duplicates, judged.known) == (1, ())
+    [failed] = judged.failed
+    assert (failed.entry, failed.park) == (entries[1], True)
+    assert "SEA_EVENTS:8" in failed.error
+    assert free == [entries[2]]
+    assert [each.entry for each in judged.kept] == [entries[3]]
+
+
+def test_an_event_is_its_own_by_subject_payload_identity_and_key() -> None:
+    own = entry(1)
+    assert is_event(own, lying(own, 1))
+    assert not is_event(own, lying(own, 1, b"[]"))
+    for changed in (
+        replace(own.message, subject="sea.event.other.v1"),
+        replace(own.message, headers={**own.message.headers, "X-Event-Id": "other"}),
+        replace(own.message, headers={**own.message.headers, ORDERING_KEY: "b"}),
+    ):
+        assert not is_event(own, StoredMessage(changed, "SEA_EVENTS", 1, NOW))
 
 
 def test_a_missing_stream_is_told_from_one_without_leader_and_from_a_foreign_subject() -> None:

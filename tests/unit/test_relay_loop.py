@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -50,7 +50,7 @@ class ScriptedBroker:
         self.given: list[list[str]] = []
         self.news = asyncio.Event()
         self.published: list[list[str]] = []
-        self.reads = 0
+        self.reads = self.looks = 0
         self.window = window
         self.before_publish: Callable[[], Awaitable[None]] | None = None
 
@@ -64,12 +64,23 @@ class ScriptedBroker:
         return {"config": {"subjects": subjects, "duplicate_window": nanoseconds}}
 
     async def read(
-        self, stream: str, *, from_time: datetime, headers_only: bool
+        self,
+        stream: str,
+        *,
+        from_seq: int = 1,
+        from_time: datetime | None = None,
+        headers_only: bool = False,
     ) -> AsyncIterator[StoredMessage]:
-        assert headers_only
-        self.reads += 1
+        self.reads += headers_only
+        self.looks += not headers_only
         for number, message in enumerate(self.stored.get(stream, ()), start=1):
-            yield StoredMessage(message, stream, number, from_time)
+            if number >= from_seq:
+                yield StoredMessage(message, stream, number, datetime.now(UTC))
+
+    async def get(self, stream: str, stream_seq: int) -> StoredMessage | None:
+        self.looks += 1
+        message = self.stored[stream][stream_seq - 1]
+        return StoredMessage(message, stream, stream_seq, datetime.now(UTC))
 
     async def publish(
         self,
@@ -91,7 +102,11 @@ class ScriptedBroker:
         stuck: set[str] = set()
         for message in messages:
             outcome = Held() if message.key in stuck else self.answer(stream, message)
-            if outcome is None:
+            places = [n for n, old in enumerate(lane, 1) if old.headers == message.headers]
+            if outcome is None and places:
+                outcome = Stored(places[0], duplicate=True)
+                stuck.add(message.key)
+            elif outcome is None:
                 lane.append(message)
                 outcome = Stored(len(lane))
             elif not isinstance(outcome, Stored):
@@ -299,6 +314,18 @@ async def test_published_but_unsettled_events_are_looked_up_beyond_the_window(
     assert broker.ids() == written
     # Two claims: the second is stored while the first is settled.
     assert sum(signal.duplicates for signal in said if isinstance(signal, Relayed)) == 4
+
+
+async def test_what_was_sent_within_the_window_costs_one_look(
+    store: TroubledStore, broker: ScriptedBroker, said: list[Signal]
+) -> None:
+    written = await write(store, *"abcab" * 20)
+    held = {entry.event_id: entry.message for entry in await store.entries()}
+    broker.stored["SEA_EVENTS"] = [held[event_id] for event_id in written[:70]]
+    assert await make_relay(store, broker, said).drain() == 100
+    assert broker.ids() == written
+    assert (broker.looks, broker.reads) == (1, 0)
+    assert sum(signal.duplicates for signal in said if isinstance(signal, Relayed)) == 70
 
 
 async def test_nothing_is_looked_up_within_the_window(

@@ -76,7 +76,9 @@ def test_every_event_stream_implies_its_dead_letters_and_redrives() -> None:
 
 def test_an_exclusive_durable_takes_turns_and_so_does_its_redrive_twin() -> None:
     whole = wanted(consumer={"exclusive": True})
-    for durable in whole.consumers.values():
+    for durable in (
+        whole.consumers[s, "case_mgmt__from_sea"] for s in ("SEA_EVENTS", "SEA_REDRIVE")
+    ):
         assert durable["priority_policy"] == "pinned_client"
         assert len(durable["priority_groups"]) == 1
         assert durable["priority_timeout"] == 10 * 10**9
@@ -93,7 +95,7 @@ def test_nothing_configured_asks_for_nothing() -> None:
 def test_on_an_empty_server_all_is_created_streams_first() -> None:
     plan = topology.plan(wanted(), ServerState({}, {}, NOW))
     assert {change.kind for change in plan.changes} == {"create"}
-    assert [change.durable is None for change in plan.changes] == [True] * 4 + [False] * 2
+    assert [change.durable is None for change in plan.changes] == [True] * 4 + [False] * 3
 
 
 def test_a_server_that_has_it_all_differs_in_nothing() -> None:

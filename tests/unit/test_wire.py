@@ -21,7 +21,7 @@ HPUB = re.compile(rb"HPUB (\S+) (\S*) ?(\d+) (\d+)\r\n")
 PUB = re.compile(rb"PUB (\S+) (\S*) ?(\d+)\r\n")
 
 names = st.from_regex(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,20}", fullmatch=True)
-values = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=60)
+values = st.text(st.characters(exclude_characters="\r\n\0", exclude_categories=["Cs"]), max_size=60)
 lines = st.dictionaries(names, values, max_size=8)
 anything = st.text(max_size=40)
 payloads = st.binary(max_size=200)

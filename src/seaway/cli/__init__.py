@@ -16,6 +16,7 @@ from seaway.cli import (
     dev,
     dlq,
     outbox,
+    permissions,
     relay,
     replay,
     run,
@@ -23,7 +24,7 @@ from seaway.cli import (
     stream,
     topology,
 )
-from seaway.cli.session import Flags
+from seaway.cli.session import Flags, ending
 
 app = typer.Typer(
     name="seaway",
@@ -43,6 +44,7 @@ for command in (
     replay.replay,
     check.check,
     serve.serve,
+    permissions.permissions,
 ):
     app.command(name="run" if command is run.run_application else None)(command)
 
@@ -103,4 +105,5 @@ def root(
 
 def main() -> None:
     """The console script."""
-    app()
+    with ending():
+        app()

@@ -1,29 +1,37 @@
 """``seaway check``: health and thresholds for people, Nagios, Prometheus and scripts.
 
 The exit code is the report's state: 0 ok, 1 warning, 2 critical, 3 unknown (server away too).
+It ends in time whatever hangs: what gave no answer is unknown, and the rest is shown.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from seaway.app import Seaway
-from seaway.cli.session import Json, out, print_json, run, settings
-from seaway.config import Settings, parse_duration
-from seaway.errors import BrokerUnavailable
+from seaway.cli.session import (
+    Json,
+    Timeout,
+    bounded,
+    duration,
+    out,
+    print_json,
+    printable,
+    run,
+    settings,
+)
+from seaway.config import Settings
 from seaway.monitor import (
+    Finding,
     Report,
     Sample,
     Sampler,
-    Snapshot,
     State,
     Watch,
     alert_rules,
@@ -31,6 +39,7 @@ from seaway.monitor import (
     exposition,
     rates,
 )
+from seaway.watching import database_station, server_station
 
 _STYLES = {State.OK: "green", State.WARNING: "yellow", State.CRITICAL: "red"}
 
@@ -44,24 +53,18 @@ class Format(StrEnum):
     PROMETHEUS = "prometheus"
 
 
-def _duration(text: str) -> timedelta:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
 def check(
     ctx: typer.Context,
     shape: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.TEXT,
     sample: Annotated[
         Any,
         typer.Option(
-            parser=_duration,
+            parser=duration,
             metavar="DURATION",
             help="How long to watch redeliveries for their rate; 0 leaves it out.",
         ),
     ] = "2s",
+    timeout: Timeout = "5s",
     rules: Annotated[
         bool, typer.Option("--rules", help="Print Prometheus' alert rules for the thresholds.")
     ] = False,
@@ -76,7 +79,7 @@ def check(
     if rules:
         typer.echo(alert_rules(configured.alerts), nl=False)
         return
-    report, last = run(_check(configured, sample))
+    report, last = run(_check(configured, sample, timeout))
     match Format.JSON if as_json else shape:
         case Format.NAGIOS:
             typer.echo(nagios(report))
@@ -85,26 +88,25 @@ def check(
         case Format.PROMETHEUS:
             typer.echo(exposition(last, report=report), nl=False)
         case Format.TEXT:
-            _table(report)
+            _lines(report)
     raise typer.Exit(int(report.state))
 
 
-async def _check(configured: Settings, watched_for: timedelta) -> tuple[Report, Sample]:
-    app = Seaway(configured)
-    try:
-        async with app:
-            sampler = Sampler(
-                app.broker.admin, Watch.of(configured), app.open_store, every=timedelta(0)
-            )
-            first = last = await sampler.sample()
-            if watched_for > timedelta(0) and first.snapshot.server_error is None:
-                await asyncio.sleep(watched_for.total_seconds())
-                last = await sampler.sample()
-    except BrokerUnavailable as error:
-        away = Sample(Snapshot(datetime.now(UTC), server_error=str(error)))
-        return evaluate(away.snapshot, configured.alerts), away
+async def _check(
+    configured: Settings, watched_for: timedelta, timeout: timedelta
+) -> tuple[Report, Sample]:
+    server, database = server_station(configured), database_station(configured)
+    async with bounded(server, database):
+        sampler = Sampler(server, Watch.of(configured), database, every=timedelta(0))
+        began = time.monotonic()
+        first = last = await sampler.sample(within=timeout)
+        left = timeout - timedelta(seconds=time.monotonic() - began)
+        # Where one of the two hung, there is no time left to look again, and no rate.
+        if watched_for and left > timeout / 5 and first.snapshot.server_error is None:
+            await asyncio.sleep(watched_for.total_seconds())
+            last = await sampler.sample(within=left)
     seen = rates(first, last) if last is not first else None
-    return evaluate(last.snapshot, configured.alerts, seen), last
+    return evaluate(last.snapshot, configured.alerts, seen, last.unmoved), last
 
 
 def nagios(report: Report) -> str:
@@ -115,7 +117,7 @@ def nagios(report: Report) -> str:
     )
     words = words or f"{len(report.findings)} checks"
     data = " ".join(
-        f"'{f.check}:{f.subject}'={f.value:g};{_plain(f.warning)};{_plain(f.critical)};0"
+        f"'{_label(f)}'={f.value:g};{_plain(f.warning)};{_plain(f.critical)};0"
         for f in report.findings
         if f.value is not None
     )
@@ -131,23 +133,25 @@ def as_mapping(report: Report) -> dict[str, Any]:
     }
 
 
+def _label(finding: Finding) -> str:
+    """What a plugin's reader would take for syntax is left out."""
+    return f"{finding.check}:{finding.subject}".replace("'", "").replace("=", "").replace("|", "")
+
+
 def _plain(value: float | None) -> str:
     return "" if value is None else f"{value:g}"
 
 
-def _table(report: Report) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in ("state", "what", "next"):
-        table.add_column(column, overflow="fold")
-    for finding in report.problems:
-        table.add_row(
-            finding.state.label,
-            escape(finding.message),
-            escape(finding.next_move),
-            style=_STYLES.get(finding.state, "magenta"),
-        )
-    if report.problems:
-        out.print(table)
-    well = len(report.findings) - len(report.problems)
+def _lines(report: Report) -> None:
+    """Lines as long as they are: what is to be copied must not be folded."""
+    for finding in report.told:
+        style = _STYLES.get(finding.state, "magenta")
+        _say(f"{finding.state.label:<8} {finding.message}", style)
+        _say(f"{'':<8} next: {finding.next_move}", "dim")
+    well = sum(finding.state is State.OK for finding in report.findings)
     summary = f"{report.state.label}: {well} of {len(report.findings)} checks are ok"
-    out.print(summary, style=_STYLES.get(report.state, "magenta"))
+    _say(summary, _STYLES.get(report.state, "magenta"))
+
+
+def _say(text: str, style: str) -> None:
+    out.print(printable(text), style=style, markup=False, soft_wrap=True)

@@ -115,10 +115,11 @@ def prune(
     """
 
     async def work() -> tuple[datetime, datetime, Mapping[str, int]]:
-        configured, now = settings(ctx), datetime.now(UTC)
+        configured = settings(ctx)
         retention = configured.inbox.retention
-        sent, processed = now - configured.outbox.retention, now - retention if retention else _EVER
         async with open_database(ctx) as store:
+            sent = await store.before(configured.outbox.retention)
+            processed = await store.before(retention) if retention else _EVER
             if not dry_run:
                 await store.prune(sent)
                 if retention:

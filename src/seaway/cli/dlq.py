@@ -17,8 +17,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from seaway.cli import session
+from seaway.cli.session import printable
 from seaway.config import parse_duration
-from seaway.contracts import DeadLetterReason
+from seaway.contracts import DeadLetterReason, Message
 from seaway.dead_letters import DeadLetters, Letter, Selection
 from seaway.errors import ConfigError, NotFound
 from seaway.headers import parse_time
@@ -53,13 +54,6 @@ def moment(text: str | None, option: str) -> datetime | None:
             f"{option} {text!r} is neither a time nor an age",
             hint="like 2026-11-24T08:00:00Z, or 2h",
         ) from None
-
-
-def printable(text: str) -> str:
-    """``text`` without what a terminal would obey: payloads and headers are untrusted."""
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text
-    )
 
 
 def shown(payload: bytes) -> str:
@@ -151,9 +145,9 @@ def _table(letters: Sequence[Letter], behind: Mapping[str, int]) -> Table:
     for title in titles:
         table.add_column(title, overflow="fold")
     for letter in letters:
-        error = (
-            f"{letter.error_type.rpartition('.')[2]}: {letter.error}" if letter.error_type else ""
-        )
+        error = letter.problem
+        if letter.error_type and not error:
+            error = f"{letter.error_type.rpartition('.')[2]}: {letter.error}"
         cells = (
             letter.id,
             f"{letter.failed_at:%Y-%m-%d %H:%M:%S}",
@@ -182,35 +176,43 @@ def show(
         async with session.open_app(ctx) as application:
             queue = application.dead_letters
             letter = await queue.get(letter_id, consumer=consumer)
-            body, gone = letter.payload, ""
+            event, gone = Message(letter.subject, letter.payload, letter.headers), ""
             try:
-                body = await queue.payload(letter)
-            except NotFound as error:
+                event = await queue.event(letter)
+            except (NotFound, ConfigError) as error:
                 gone = str(error)
         if as_json:
-            session.print_json(_details(letter, body))
+            session.print_json(_details(letter, event, gone))
             return
         for name, value in letter.summary().items():
             typer.echo(printable(f"{name + ':':<12} {value}"))
+        if letter.problem:
+            typer.echo("It can be shown and discarded, and nothing else.")
         typer.echo("\nheaders:")
-        for name, value in letter.stored.message.headers.items():
-            if not name.startswith("X-Dlq-"):
-                typer.echo(printable(f"  {name}: {value}"))
+        for name, value in event.headers.items():
+            typer.echo(printable(f"  {name}: {value}"))
+        if gone and letter.headers_by_reference:
+            typer.echo(printable(f"  others cannot be shown: {gone}"))
+        if letter.lacks_headers:
+            typer.echo("  others were left out: there was no room, and nothing keeps them")
         if letter.stack:
             typer.echo("\nstack:\n" + re.sub("^", "  ", printable(letter.stack), flags=re.M))
-        typer.echo(f"\npayload ({len(body)} bytes):\n" + printable(gone or shown(body)))
+        body, why = event.payload, gone if letter.by_reference else ""
+        typer.echo(f"\npayload ({len(body)} bytes):\n" + printable(why or shown(body)))
 
     session.run(work())
 
 
-def _details(letter: Letter, payload: bytes) -> dict[str, Any]:
+def _details(letter: Letter, event: Message, gone: str) -> dict[str, Any]:
     details = letter.summary() | {
-        "headers": dict(letter.stored.message.headers),
+        "headers": {**event.headers, **letter.stored.message.headers},
         "stack": letter.stack,
-        "payload_base64": base64.b64encode(payload).decode(),
+        "payload_base64": base64.b64encode(event.payload).decode(),
     }
+    if gone:
+        details["gone"] = gone
     with contextlib.suppress(ValueError):
-        details["payload"] = json_value(payload)
+        details["payload"] = json_value(event.payload)
     return details
 
 
@@ -261,7 +263,11 @@ def redrive(
                 raise ConfigError(f"--payload is for one letter, and {len(chosen)} are selected")
             behind = _behind(chosen, await queue.waiting(chosen) if target == "consumer" else ())
             if dry_run:
-                _report(chosen, "would be redriven", as_json, behind)
+                for letter in chosen:
+                    if letter.problem:
+                        _stays(f"{letter.id}: {letter.problem}")
+                sendable = [letter for letter in chosen if not letter.problem]
+                _report(sendable, "would be redriven", as_json, behind)
                 return
             done: list[Letter] = []
             try:
@@ -273,15 +279,17 @@ def redrive(
                         if error is None:
                             done.append(letter)
                         else:
-                            session.err.print(
-                                f"stays: {printable(str(error))}", markup=False, soft_wrap=True
-                            )
+                            _stays(str(error))
             finally:
                 _report(done, "redriven", as_json, behind)
         if len(done) < len(chosen):
             raise typer.Exit(1)
 
     session.run(work())
+
+
+def _stays(why: str) -> None:
+    session.err.print(f"stays: {printable(why)}", markup=False, soft_wrap=True)
 
 
 def _target(text: str) -> Literal["consumer", "all"]:

@@ -19,12 +19,15 @@ from rich.table import Table
 
 from seaway.app import Seaway
 from seaway.cli import session
-from seaway.cli.dlq import printable
-from seaway.contracts import OutboxEntry, Store
+from seaway.cli.session import printable
+from seaway.contracts import Backlog, OutboxEntry, Store
 from seaway.errors import ConfigError
 from seaway.events import RawEvent
 from seaway.headers import format_time
+from seaway.monitor import Database
+from seaway.monitor.snapshot import age_seconds
 from seaway.outbox import Outbox
+from seaway.watching import database_station
 
 app = typer.Typer(help="The outbox: add events, see and retry what waits.", no_args_is_help=True)
 
@@ -200,13 +203,16 @@ async def _chunks(
 
 
 @app.command()
-def status(ctx: typer.Context, as_json: session.Json = False) -> None:
+def status(
+    ctx: typer.Context, timeout: session.Timeout = "5s", as_json: session.Json = False
+) -> None:
     """How much waits, since when, how much is parked; on PostgreSQL also shards and dead rows."""
 
     async def work() -> None:
-        async with session.open_database(ctx) as store:
-            backlog = await store.backlog()
-        age = (datetime.now(UTC) - backlog.oldest_at).total_seconds() if backlog.oldest_at else None
+        database = database_station(session.settings(ctx))
+        async with session.bounded(database):
+            backlog = await database.ask(_backlog, within=timeout)
+        age = age_seconds(backlog, datetime.now(UTC))
         if as_json:
             session.print_json(
                 {
@@ -223,15 +229,21 @@ def status(ctx: typer.Context, as_json: session.Json = False) -> None:
             )
             return
         waits = "" if age is None else f", the oldest for {age:.1f} s"
-        session.out.print(f"{backlog.count} events wait{waits}; {backlog.parked} parked")
+        held = ", behind a parked one of its key" if backlog.oldest_held else ""
+        session.out.print(f"{backlog.count} events wait{waits}{held}; {backlog.parked} parked")
         if backlog.dead_rows is not None:
             inside = f"{backlog.shards} shards" if backlog.shards > 1 else "1 shard"
             session.out.print(
                 f"{inside}; {backlog.dead_rows} dead rows not vacuumed yet, and "
-                f"{backlog.sent_dead_rows} of sent events, {backlog.inbox_dead_rows} of the inbox"
+                f"{backlog.sent_dead_rows} of sent events, {backlog.inbox_dead_rows} of the inbox",
+                soft_wrap=True,
             )
 
     session.run(work())
+
+
+async def _backlog(database: Database) -> Backlog:
+    return await (await database.verified()).backlog()
 
 
 @app.command("list")

@@ -16,6 +16,8 @@ from seaway.app import Seaway
 from seaway.cli import session
 from seaway.contracts import Backlog, OutboxEntry
 from seaway.errors import StoreUnavailable
+from seaway.presence import Presence
+from seaway.running import run_all
 from seaway.telemetry import Relayed, Signal
 
 NAMED = 20
@@ -91,9 +93,11 @@ async def _relay(ctx: typer.Context, drain: bool) -> Tally:
                 if drain:
                     raise asyncio.CancelledError  # Nobody knows what is left.
                 return tally
-            worker = await app.relay()
-            await (worker.drain(stop) if drain else worker.run(stop))
-        store = await app.open_store()
+            worker, store = await app.relay(), await app.open_store()
+            if drain:
+                await worker.drain(stop)
+            else:
+                await run_all([worker.run, Presence(store, app.telemetry, ["relay"]).run], stop)
         tally.backlog = await store.backlog()
         if drain and tally.backlog.parked:
             tally.parked = await store.entries(parked=True, limit=NAMED)

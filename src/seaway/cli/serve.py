@@ -6,15 +6,15 @@ import asyncio
 import errno
 import ipaddress
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seaway.cli.session import err, run, settings, stop_on_signals
+from seaway.cli.session import bounded, err, run, settings, stop_on_signals
 from seaway.errors import ConfigError, MissingExtra
-from seaway.web import create_app
+from seaway.web import ANY_ADDRESS, create_app
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -30,26 +30,50 @@ def serve(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 8288,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name that browsers may reach it by; can be repeated."),
+    ] = None,
 ) -> None:
     """Serve the dashboard, /healthz, /readyz and /metrics until Ctrl-C."""
-    run(_serve(ctx, host, port))
+    run(_serve(ctx, host, port, tuple(allow_host or ())))
 
 
-async def _serve(ctx: typer.Context, host: str, port: int) -> None:
+async def _serve(ctx: typer.Context, host: str, port: int, names: Sequence[str]) -> None:
     from seaway.web.source import Live
 
     configured = settings(ctx)
-    hosts = (*LOOPBACK_NAMES, host) if is_loopback(host) else ("*",)
-    web = create_app(Live(configured), configured.alerts, allowed_hosts=hosts)
+    opened = not is_loopback(host)
+    hosts = (
+        *LOOPBACK_NAMES,
+        host,
+        *names,
+        *((ANY_ADDRESS, socket.gethostname()) if opened else ()),
+    )
+    live = Live(configured)
+    web = create_app(live, configured.alerts, allowed_hosts=hosts)
     with listening(host, port) as sock:
         address = f"[{host}]" if ":" in host else host
         err.print(f"Dashboard on http://{address}:{sock.getsockname()[1]} (Ctrl-C ends it)")
-        await _until_stopped(web, sock)
+        if opened:
+            known = ", ".join(dict.fromkeys((socket.gethostname(), *names)))
+            err.print(
+                "Everybody who reaches this address can read it, without a log-in: all figures, "
+                "and the payloads of dead letters. Nothing can be changed there.\n"
+                f"It answers to this machine's IP addresses, to localhost and to {known}; "
+                "to another name with --allow-host.",
+                markup=False,
+                soft_wrap=True,
+            )
+        async with bounded(*live.stations):
+            await _until_stopped(web, sock)
 
 
 async def _until_stopped(web: Starlette, sock: socket.socket) -> None:
     try:
         import uvicorn
+
+        from seaway.web.bounded import MOST_AT_ONCE, BoundedProtocol
     except ModuleNotFoundError as error:
         raise MissingExtra("web", "seaway serve") from error
 
@@ -61,6 +85,8 @@ async def _until_stopped(web: Starlette, sock: socket.socket) -> None:
     server = Server(
         uvicorn.Config(
             web,
+            http=BoundedProtocol,
+            limit_concurrency=MOST_AT_ONCE,
             lifespan="on",
             log_config=None,
             access_log=False,

@@ -14,8 +14,9 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -24,9 +25,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from seaway.app import Seaway
-from seaway.config import Settings, load_settings
+from seaway.config import Settings, load_settings, parse_duration
 from seaway.contracts import Store
-from seaway.errors import ConfigError, SeawayError, TransientError
+from seaway.errors import ConfigError, NotPermitted, SeawayError, TransientError
+from seaway.monitor import Station
 from seaway.running import stop_on_signals
 from seaway.stores import open_configured
 from seaway.telemetry import (
@@ -39,6 +41,7 @@ from seaway.telemetry import (
     RelayPaused,
     RelayResumed,
     Signal,
+    StillWaiting,
     Telemetry,
     logger,
 )
@@ -46,15 +49,21 @@ from seaway.telemetry import (
 __all__ = [
     "Flags",
     "Json",
+    "Timeout",
+    "bounded",
+    "duration",
+    "ending",
     "err",
     "exit_code",
     "fail",
     "flags",
+    "json_text",
     "log_signals",
     "open_app",
     "open_database",
     "out",
     "print_json",
+    "printable",
     "progress",
     "run",
     "settings",
@@ -67,6 +76,25 @@ out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def duration(text: str) -> timedelta:
+    """For ``typer.Option(parser=)``."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Timeout = Annotated[
+    Any,
+    typer.Option(
+        "--timeout",
+        parser=duration,
+        metavar="DURATION",
+        help="How long to wait for the server and the database.",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,22 +136,28 @@ async def open_database(ctx: typer.Context) -> AsyncIterator[Store]:
 
 def exit_code(error: SeawayError) -> int:
     """What the shell is told of ``error``."""
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError | NotPermitted):
         return 2
     return 3 if isinstance(error, TransientError) else 1
 
 
 def fail(message: str, code: int) -> NoReturn:
     """Say why on stderr and leave with ``code``."""
-    err.print(f"seaway: {message}", style="red", markup=False, soft_wrap=True)
+    err.print(f"seaway: {printable(message)}", style="red", markup=False, soft_wrap=True)
     raise typer.Exit(code)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run ``work`` to its end. SIGTERM and SIGINT cancel it, so that its contexts are left."""
+    runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        try:
             return runner.run(_until_signal(work))
+        finally:
+            if not _hung:
+                runner.close()
+            else:
+                _hung.append(runner)  # Kept, since its end would wait for what hangs.
     except SeawayError as error:
         fail(str(error), exit_code(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -132,6 +166,33 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         # The reader of our stdout has gone (``| head``): nothing is wrong, and nothing more to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
+
+
+_hung: list[object] = []
+
+
+@asynccontextmanager
+async def bounded(*stations: Station[Any]) -> AsyncIterator[None]:
+    """Close ``stations`` at the end; this process ends without waiting for one that has hung."""
+    try:
+        yield
+    finally:
+        await asyncio.gather(*(station.close() for station in stations))
+        _hung.extend(station for station in stations if station.left_behind)
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Around the whole command: nothing that hangs in a driver or its thread holds up its end."""
+    try:
+        yield
+    except SystemExit as end:
+        if not _hung or not isinstance(end.code, int | None):
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(end.code or 0)
 
 
 async def _until_signal(work: Coroutine[Any, Any, T]) -> T:
@@ -175,7 +236,27 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 def print_json(value: Any) -> None:
     """``value`` as indented JSON on stdout; times as RFC 3339."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    typer.echo(json_text(value, indent=2))
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """``value`` as JSON in which nothing stands that a terminal would obey."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    # JSON's texts hold no line end of their own.
+    return "\n".join(
+        line if line.isprintable() else "".join(map(_escaped, line)) for line in text.split("\n")
+    )
+
+
+def _escaped(char: str) -> str:
+    return char if char.isprintable() else json.dumps(char)[1:-1]
+
+
+def printable(text: str) -> str:
+    """``text`` without what a terminal would obey: payloads and headers are untrusted."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text
+    )
 
 
 def log_signals(telemetry: Telemetry) -> None:
@@ -196,6 +277,9 @@ def log_signals(telemetry: Telemetry) -> None:
                 logger.warning("%s paused: %s", consumer, reason)
             case ConsumerResumed(consumer):
                 logger.info("%s resumed", consumer)
+            case StillWaiting(wait, waited):
+                minutes = waited.total_seconds() / 60
+                logger.warning("%s still waits after %.0f min: %s", wait.part, minutes, wait.reason)
             case Disconnected(reason):
                 logger.warning("disconnected: %s", reason)
             case Reconnected(url):

@@ -16,8 +16,8 @@ from typing import Literal, TypeAlias
 from seaway.retry import Backoff
 from seaway.telemetry import ConsumerPaused, ConsumerResumed, Telemetry
 
-Trouble: TypeAlias = Literal["server", "database", "downstream", "dead letters"]
-"""The first and the last heal where they are met; the others are probed."""
+Trouble: TypeAlias = Literal["server", "database", "downstream"]
+"""The first heals where it is met; the others are probed."""
 
 OUTAGE = Backoff(timedelta(milliseconds=200), timedelta(seconds=5))
 """Between two looks at something that is away."""
@@ -31,7 +31,7 @@ class Breaker:
     def __init__(self, consumer: str, telemetry: Telemetry) -> None:
         self._consumer = consumer
         self._telemetry = telemetry
-        self._troubles: set[Trouble] = set()
+        self._troubles: dict[Trouble, str] = {}
         self._trips = 0
         self._not_before = 0.0
         self._probing = False
@@ -39,29 +39,34 @@ class Breaker:
     @property
     def open(self) -> bool:
         """Whether handlers cannot work: one delivery at a time may probe."""
-        return not self._troubles.isdisjoint(_PROBED)
+        return not _PROBED.isdisjoint(self._troubles)
+
+    @property
+    def database_away(self) -> bool:
+        """Whether the database is: that it is back, no delivery is needed to find out."""
+        return "database" in self._troubles
 
     @property
     def troubled(self) -> bool:
         """Whether anything is away."""
         return bool(self._troubles)
 
-    @property
-    def stuck(self) -> bool:
-        """Whether nothing at all may be pulled: a dead letter waits for its queue."""
-        return "dead letters" in self._troubles
-
     def pause(self, trouble: Trouble, reason: str) -> None:
         """Something is away; said once until all is well again."""
         if not self._troubles:
             self._telemetry.emit(ConsumerPaused(self._consumer, reason))
-        self._troubles.add(trouble)
-        self._telemetry.waiting(f"consumer {self._consumer}", trouble, reason)
+        self._troubles[trouble] = reason
+        self.remind()
+
+    def remind(self) -> None:
+        """Tell again of what is away: it may be long between two probes."""
+        for trouble, reason in self._troubles.items():
+            self._telemetry.waiting(f"consumer {self._consumer}", trouble, reason)
 
     def resume(self, trouble: Trouble) -> None:
         """It is back. Idempotent."""
         if trouble in self._troubles:
-            self._troubles.remove(trouble)
+            del self._troubles[trouble]
             self._telemetry.going_on(f"consumer {self._consumer}", trouble)
             if not self.open:
                 self._trips = 0

@@ -2,8 +2,9 @@
 
 Owns: what may be started next. Guarantees, within one process: the deliveries of a key are given
 out one run after the other in stream order; a lane whose delivery was given back waits until that
-one has come again, or is released; so does what is newer than a delivery that is expected; of a
-delivery that the server sends twice, the newest copy counts, since only that can be acknowledged.
+one has come again, or is released, and one with a delivery that is stuck until that is settled; so
+does what is newer than a delivery that is expected; of a delivery that the server sends twice, the
+newest copy counts, since only that can be acknowledged.
 """
 
 from __future__ import annotations
@@ -31,11 +32,18 @@ class Work:
     key: str
     alive: float = math.inf
     """When its ack timer was last known to run."""
+    falls: int = 0
+    """How many outages of the database began while it was at work alone."""
     place: Place = field(init=False)
     """Which message it is."""
 
     def __post_init__(self) -> None:
         self.place = self.incoming.place
+
+    def fell(self) -> int:
+        """One more outage began while it was at work; how many by now."""
+        self.falls += 1
+        return self.falls
 
 
 @dataclass(slots=True)
@@ -65,6 +73,7 @@ class Lanes:
         self._running: dict[Lane, int] = {}
         self._held: dict[Lane, Held] = {}
         self._in_hand: dict[Place, Work] = {}
+        self._stuck: dict[Place, Work] = {}
         self._expected: dict[Place, Expected] = {}
         self._counts: Counter[int] = Counter()
         self.left = 0
@@ -85,17 +94,19 @@ class Lanes:
     def open(self) -> int:
         """How many lanes have something in hand and do not wait for one to come back."""
         both = len(self._waiting.keys() & self._running.keys())
-        return len(self._waiting) + len(self._running) - both
+        return len(self._waiting) + len(self._running) - both - len(self._stuck_lanes())
 
     def count(self, source: Subscription | None) -> int:
         """How many deliveries of one source are in hand."""
         return self._counts[id(source)]
 
     def moving(self, source: Subscription | None) -> int:
-        """How many deliveries of one source are in hand and need not wait for one that is not."""
-        if not self.waits:
+        """How many deliveries of one source are in hand, and neither stuck nor behind one that is,
+        or that is not here."""
+        if not self.waits and not self._stuck:
             return self.count(source)
-        return self.count(source) - sum(work.source is source for work in self.blocked())
+        still = (*self.blocked(), *self._stuck.values())
+        return self.count(source) - sum(work.source is source for work in still)
 
     def push(self, work: Work) -> None:
         """Take a delivery in."""
@@ -144,6 +155,7 @@ class Lanes:
     def done(self, work: Work) -> None:
         """It is settled, one way or the other, and out of our hands."""
         self._forget(work)
+        self._stuck.pop(work.place, None)
         self.left += 1
         self._expected.pop(work.place, None)
         self._leave(self._lane_of(work))
@@ -158,6 +170,10 @@ class Lanes:
                 queue.remove(work)
             if not queue:
                 del self._waiting[self._lane_of(work)]
+
+    def stick(self, work: Work) -> None:
+        """It was taken and stays in hand until it is ``done`` or put back: its lane waits."""
+        self._stuck[work.place] = work
 
     def hold(self, work: Work, until: float) -> None:
         """It was given back and will come again; ``overdue`` after ``until``."""
@@ -212,6 +228,7 @@ class Lanes:
         """They were taken but not settled: first in their lanes again, in the order given."""
         for work in reversed(tuple(works)):
             lane = self._lane_of(work)
+            self._stuck.pop(work.place, None)
             self._waiting.setdefault(lane, deque()).appendleft(work)
             self._leave(lane)
 
@@ -225,13 +242,18 @@ class Lanes:
         return [work for queue in self._waiting.values() for work in queue]
 
     def blocked(self) -> list[Work]:
-        """What of it waits for a delivery that is not here."""
-        absent = self._absent()
+        """What of it waits for a delivery that is not here, or that is stuck."""
+        absent, stuck = self._absent(), self._stuck_lanes()
         return [
             work
             for lane, queue in self._waiting.items()
-            for work in islice(queue, self._ready(lane, queue, absent), None)
+            for work in islice(
+                queue, 0 if lane in stuck else self._ready(lane, queue, absent), None
+            )
         ]
+
+    def _stuck_lanes(self) -> set[Lane]:
+        return {self._lane_of(work) for work in self._stuck.values()}
 
     def _absent(self) -> Mapping[Lane, Sequence[Incoming]]:
         """What is expected and has not come, by lane."""

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from seaway.contracts import DeadLetterReason
-from seaway.errors import DecodeError, HandlerSignal, Poison, Retry, StoreUnavailable, Unavailable
+from seaway.errors import DecodeError, HandlerSignal, Poison, Retry, Unavailable
 from seaway.retry import Backoff, RetryPolicy
 
 
@@ -65,13 +65,9 @@ def decide(error: BaseException, *, deliveries: int, limits: Limits, policy: Ret
     return TryAgain((attempts.backoff or Backoff(cap=limits.ack_wait)).delay(deliveries))
 
 
-def outage(error: BaseException, policy: RetryPolicy) -> Literal["database", "downstream"] | None:
-    """What ``error`` says is away; ``None`` where it is about the event."""
-    if isinstance(error, StoreUnavailable):
-        return "database"
-    if isinstance(error, Unavailable) or policy.is_outage(error):
-        return "downstream"
-    return None
+def is_downstream(error: BaseException, policy: RetryPolicy) -> bool:
+    """Whether a handler says that something is away that it needs."""
+    return isinstance(error, Unavailable) or policy.is_outage(error)
 
 
 def is_verdict(error: BaseException) -> bool:

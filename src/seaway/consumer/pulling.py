@@ -93,7 +93,7 @@ class Puller:
                 free = capacity - run.lanes.moving(source)
                 # One request for many: each costs as much as some messages.
                 needed = max(1, capacity // 4)
-                if free < needed or run.breaker.stuck:
+                if free < needed:
                     await run.room_or_stop(needed - free)
                     quiet_since = run.now()
                     continue

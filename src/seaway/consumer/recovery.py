@@ -212,7 +212,10 @@ async def in_flight(admin: BrokerAdmin, info: JSON) -> AsyncGenerator[StoredMess
     if int(info.get("num_ack_pending", 0)) == 0 or floor >= delivered:
         return
     stored = admin.read(
-        info["stream_name"], filter_subjects=filter_subjects(config), from_seq=floor + 1
+        info["stream_name"],
+        filter_subjects=filter_subjects(config),
+        from_seq=floor + 1,
+        reader=info["name"],
     )
     async with aclosing(stored):
         async for found in stored:

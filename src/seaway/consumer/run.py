@@ -22,7 +22,7 @@ from seaway.consumer.ports import Options, Ports
 from seaway.contracts import JSON, Incoming, Subscription
 from seaway.errors import BrokerUnavailable, NotFound
 
-Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], object]
+Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 _PATIENCE = 20
 """How many ``ack_wait`` an expected delivery is waited for at the most."""

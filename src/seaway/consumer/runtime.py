@@ -83,6 +83,7 @@ async def _heartbeat(run: Run) -> None:
     """Restart the ack timer of everything in hand, running or waiting."""
     interval = run.limits.ack_wait.total_seconds() / 3
     while not run.drained.is_set():
+        run.breaker.remind()
         for source, batch in by_source(run.beat()):
             await source.in_progress(*batch)
         with contextlib.suppress(TimeoutError):
@@ -109,4 +110,5 @@ async def _drain(
     for worker in late:
         worker.cancel()
     await asyncio.gather(*late, return_exceptions=True)
+    await settler.burials.end(ends)
     await settler.give_back(lanes.waiting())

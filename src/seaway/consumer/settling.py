@@ -1,7 +1,7 @@
-"""What follows a transaction: the ack, the nak and its lane, the dead letter, and the telling.
+"""What follows a transaction: the ack, the nak and its lane, and the telling.
 
-Owns: what the server is told of a delivery. Guarantees: acknowledged only after the commit, or
-after the dead letter queue has the letter. The confirmations of acks are awaited while the next
+Owns: what the server is told of a delivery that is no dead letter. Guarantees: acknowledged only
+after the commit. The confirmations of acks are awaited while the next
 transactions run: what stays unconfirmed comes again, and meets the inbox.
 
 Acks leave at once while none is unconfirmed; later ones wait for that confirmation, so that they
@@ -17,15 +17,13 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from seaway import logs
-from seaway.consumer.breaker import OUTAGE
+from seaway.consumer.burying import Burial, Burials
 from seaway.consumer.calls import Failure
 from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import Bury, Lapsed, Step, TryAgain, decide
-from seaway.consumer.parking import note_failure, note_letter
 from seaway.consumer.run import Run, Spawn, by_source
-from seaway.contracts import DeadLetterReason, Incoming, Subscription
-from seaway.errors import StoreRefused, TransientError
-from seaway.telemetry import DeadLettered, Delivered, HandledAs
+from seaway.contracts import Incoming, Subscription
+from seaway.telemetry import Delivered, HandledAs
 
 logger = logs.logger("seaway.consumer")
 
@@ -43,27 +41,27 @@ class Settler:
         self._asked = 0
         self._owed: Counter[int] = Counter()
         self._fewer = asyncio.Event()
+        self.burials = Burials(run, spawn, self._tell)
 
     # ------------------------------------------------------------------ acknowledging
 
     async def acknowledge(self, done: Sequence[Done]) -> None:
         """Their transaction has committed: they are out of our hands, and their acks on their way.
 
-        Waits while more are unconfirmed than the server would have out, and for the letters of
-        those that were parked.
+        Waits while more are unconfirmed than the server would have out. Those that were parked are
+        buried instead.
         """
         parked = []
         for one in done:
             if one[1] == "parked":
-                parked.append(one)
+                parked.append(Burial(one[0], "parked", None, one[2]))
                 continue
             self._run.lanes.done(one[0])
             self._owed[id(one[0].source)] += 1
             self._unasked.append(one)
         self._ask_if_due()
-        for work, outcome, took in parked:
-            if await self._bury(work, "parked", None):
-                self._tell(work, outcome, took)
+        for burial in parked:
+            await self.burials.bury(burial)
         await self._at_most(self._run.limits.max_ack_pending)
 
     def _ask_if_due(self) -> None:
@@ -114,8 +112,7 @@ class Settler:
         )
         if isinstance(step, Bury) and (source is not None or run.options.parks):
             # Also what was read from the stream, where the later ones of its key are to wait.
-            if await self._bury(work, step.reason, error):
-                self._tell(work, "dead_lettered", failure.took, error)
+            await self.burials.bury(Burial(work, step.reason, error, failure.took))
             return
         if source is None:
             self._unowned_failed(work, step)
@@ -140,60 +137,6 @@ class Settler:
     def _hold(self, work: Work, patience: timedelta) -> None:
         self._run.lanes.hold(work, self._run.now() + patience.total_seconds())
 
-    async def _bury(
-        self, work: Work, reason: DeadLetterReason, error: BaseException | None
-    ) -> bool:
-        """Whether the letter is stored and the message acknowledged. Tries until it is stopped."""
-        run, incoming, attempt = self._run, work.incoming, 0
-        letter: int | None = None
-        while True:
-            try:
-                if letter is None and await self._is_to_be_buried(work, reason):
-                    letter = await run.ports.dead_letters.store(
-                        incoming, reason=reason, error=error
-                    )
-                if letter is not None and run.ports.store is not None:
-                    await note_letter(run.ports.store, incoming, letter, parks=run.options.parks)
-                break
-            except StoreRefused as refusal:
-                # Its letter is stored: no row stands beside it, and none is needed for its effect.
-                logger.warning("%s: %s is noted in no row: %s", run.durable, work.place, refusal)
-                break
-            except TransientError as failure:
-                # Not acknowledged, and kept alive by the heartbeat: on its last delivery a nak
-                # would lose it to everyone but the sweeper.
-                attempt += 1
-                run.breaker.pause("dead letters", f"a dead letter waits: {failure}")
-                if await run.stopped_within(OUTAGE.delay(attempt)):
-                    run.lanes.put_back([work])
-                    return False
-        run.breaker.resume("dead letters")
-        for source, batch in by_source([work], run.open):
-            await source.ack(*batch)
-        run.lanes.done(work)
-        if letter is not None:
-            kind, said = ("", "") if error is None else (type(error).__name__, first_line(error))
-            run.ports.telemetry.emit(
-                DeadLettered(incoming.stream, run.durable, incoming.event_id, reason, kind, said)
-            )
-        else:
-            self._tell(work, "already_processed", 0.0)
-        return letter is not None
-
-    async def _is_to_be_buried(self, work: Work, reason: DeadLetterReason) -> bool:
-        """Let the later events of its key know of it where they wait behind it; false where it has
-        taken effect after all."""
-        store = self._run.ports.store
-        if store is None or not self._run.options.parks or reason == "parked":
-            return True
-        try:
-            # The row before the letter: nobody can redrive or discard what has no row yet.
-            return await note_failure(store, work.incoming, work.key)
-        except StoreRefused as refusal:
-            # No event of such a key can be handled, so none overtakes it.
-            logger.warning("%s: nothing waits for %s: %s", self._run.durable, work.place, refusal)
-            return True
-
     # ------------------------------------------------------------------ giving back
 
     async def give_back(self, works: Sequence[Work]) -> None:
@@ -215,6 +158,7 @@ class Settler:
         self, work: Work, outcome: HandledAs, took: float, error: BaseException | None = None
     ) -> None:
         incoming = work.incoming
+        said = None if error is None else f"{type(error).__name__}: {logs.first_line(error)}"
         self._run.ports.telemetry.emit(
             Delivered(
                 stream=incoming.stream,
@@ -224,15 +168,6 @@ class Settler:
                 outcome=outcome,
                 deliveries=incoming.deliveries,
                 took=timedelta(seconds=took),
-                error=None if error is None else f"{type(error).__name__}: {first_line(error)}",
+                error=said,
             )
         )
-
-
-def first_line(error: BaseException) -> str:
-    """What the error says, as much as a log line may hold of it; a hostile ``str`` says nothing."""
-    try:
-        line, *_ = str(error).strip().splitlines() or [""]
-    except Exception:
-        return ""
-    return "".join(char if char.isprintable() else " " for char in line[:200])

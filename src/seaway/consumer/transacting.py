@@ -7,6 +7,9 @@
 Owns: transactions, and the blame. Knows nothing of the server: what is to be told to it,
 ``settling`` decides. Guarantees: what took effect committed with its inbox row; a delivery is
 blamed only for what its handler says of it, or for failing alone; where something is away, nobody.
+
+What the database refuses is an outage only where a transaction of our own is refused as well: a
+delivery's statement may run into a timeout, a lock or a limit that nobody else meets.
 """
 
 from __future__ import annotations
@@ -27,17 +30,21 @@ from seaway.consumer.calls import (
 )
 from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.lanes import Work
-from seaway.consumer.outcomes import Lapsed, is_verdict, outage
+from seaway.consumer.outcomes import Lapsed, is_downstream, is_verdict
 from seaway.consumer.parking import take_turns
+from seaway.consumer.probing import away
 from seaway.consumer.run import Run
 from seaway.consumer.settling import Done
 from seaway.contracts import InboxTransaction
-from seaway.errors import ConfigError, StoreUnavailable, TransactionConflict
+from seaway.errors import ConfigError, SessionLost, StoreUnavailable, TransactionConflict
 from seaway.parked import Place, letter_rows
 from seaway.telemetry import HandledAs
 
 _CONFLICTS = 4
 """How often a transaction that met another one is run again at once."""
+_FALLS = 3
+"""With how many outages that began during its transaction a delivery is counted as failed: what
+takes the database down with it would never end otherwise."""
 
 
 @dataclass(slots=True)
@@ -63,6 +70,11 @@ class _Attempt:
     item: Item | None = None
     error: Exception | None = None
     done: list[Done] = field(default_factory=list)
+    begun: bool = False
+    """Whether there was a transaction at all."""
+    conflicts: int = 0
+    again: bool = False
+    """Whether it was run again, alone, since others may have been the cause."""
 
 
 class Transactor:
@@ -101,38 +113,71 @@ class Transactor:
     async def _together(self, part: Part, results: Results) -> list[Part | Failure]:
         """One transaction for all of ``part``; where it failed, what to do instead."""
         attempt, began = _Attempt(), self._run.now()
-        try:
-            for times in range(_CONFLICTS + 1):
-                try:
-                    await self._transaction(part, attempt)
-                    break
-                except TransactionConflict:
-                    if times == _CONFLICTS:
-                        raise
-        except StoreUnavailable as error:
-            results.outage = error
-            results.kept += works_of(part)
-            return []
-        except Exception as error:
+        while True:
+            try:
+                await self._transaction(part, attempt)
+            except StoreUnavailable as error:
+                if await self._runs_again(part, attempt, error, results):
+                    continue
+                if results.outage is not None:
+                    return []
+                return await self._instead(part, attempt, attempt.error or error, began, results)
+            except Exception as error:
+                results.reached = True
+                return await self._instead(part, attempt, error, began, results)
             results.reached = True
-            if error is attempt.error:
-                if self._run.ports.store is not None:
-                    return await self._blame(part, attempt, self._run.now() - began, results)
-                # Nothing is rolled back here, so each call has its own outcome.
-                results.done += attempt.done
-                call, after = part[attempt.at : attempt.at + 1], part[attempt.at + 1 :]
-                attempt.at = 0
-                steps = await self._blame(call, attempt, self._run.now() - attempt.began, results)
-                return [*steps, after] if after else steps
-            if isinstance(error, ConfigError):
-                raise
-            # Refused as a whole, at the commit say.
-            if len(works := works_of(part)) > 1:
-                return halves(part)
-            return [Failure(works[0], error, self._run.now() - began)]
+            results.done += attempt.done
+            return []
+
+    async def _instead(
+        self, part: Part, attempt: _Attempt, error: Exception, began: float, results: Results
+    ) -> list[Part | Failure]:
+        """What to do instead of ``part``, which failed with ``error``."""
+        if error is attempt.error:
+            if self._run.ports.store is not None:
+                return await self._blame(part, attempt, self._run.now() - began, results)
+            # Nothing is rolled back here, so each call has its own outcome.
+            results.done += attempt.done
+            call, after = part[attempt.at : attempt.at + 1], part[attempt.at + 1 :]
+            attempt.at = 0
+            steps = await self._blame(call, attempt, self._run.now() - attempt.began, results)
+            return [*steps, after] if after else steps
+        if isinstance(error, ConfigError):
+            raise error
+        # Refused as a whole, at the commit say.
+        if len(works := works_of(part)) > 1:
+            return halves(part)
+        return [Failure(works[0], error, self._run.now() - began)]
+
+    async def _runs_again(
+        self, part: Part, attempt: _Attempt, error: StoreUnavailable, results: Results
+    ) -> bool:
+        """Whether ``part``, which met what may be an outage, is run again at once. Otherwise that
+        is an outage, and in ``results``, or it is the failure of one of its deliveries."""
+        if attempt.error is not None and is_verdict(attempt.error):
+            results.reached = True
+            return False
+        if isinstance(error, TransactionConflict) and attempt.conflicts < _CONFLICTS:
+            attempt.conflicts += 1
+            return True
+        if self._run.ports.store is None:
+            return False
+        # Without a transaction there is nobody to blame: that was as little as a probe is.
+        found = await away(self._run) if attempt.begun else error
+        works = works_of(part)
+        if found is not None:
+            results.outage = found
+            if attempt.begun and len(works) == 1 and works[0].fell() >= _FALLS:
+                works[0].falls = 0
+                results.failed.append(Failure(works[0], attempt.error or error))
+            else:
+                results.kept += works
+            return False
         results.reached = True
-        results.done += attempt.done
-        return []
+        if len(works) > 1 or attempt.again or not _may_be_anothers(error, attempt):
+            return False
+        attempt.again = True
+        return True
 
     async def _blame(
         self, part: Part, attempt: _Attempt, took: float, results: Results
@@ -141,7 +186,7 @@ class Transactor:
         at, item, error = attempt.at, attempt.item, attempt.error
         assert error is not None
         call = part[at]
-        if outage(error, self._run.options.retry) is not None:
+        if is_downstream(error, self._run.options.retry):
             # What came before it can take effect all the same.
             before = [part[:at]] if at else []
             steps = await self._together(before[0], results) if before else []
@@ -160,10 +205,11 @@ class Transactor:
 
     async def _transaction(self, part: Part, attempt: _Attempt) -> None:
         store = self._run.ports.store
-        attempt.done = []
+        attempt.done, attempt.begun, attempt.error = [], False, None
         if store is None:
             return await self._call_all(part, None, set(), {}, attempt)
         async with store.transaction() as tx:
+            attempt.begun = True
             aside: dict[Place, HandledAs] = {}
             if self._run.options.parks:
                 aside = await take_turns(tx, works_of(part))
@@ -199,7 +245,6 @@ class Transactor:
         attempt: _Attempt,
     ) -> None:
         now, done = self._run.now, attempt.done
-        attempt.error = None
         for at, call in enumerate(part):
             wanted: Sequence[Item] = call.items
             if tx is not None and not (wanted := _unclaimed(call.items, fresh, aside, done)):
@@ -219,6 +264,15 @@ class Transactor:
             outcome: HandledAs = "handled" if handled else "already_processed"
             for item in wanted:
                 done.append((item.work, outcome, took))
+
+
+def _may_be_anothers(error: StoreUnavailable, attempt: _Attempt) -> bool:
+    """Whether what nobody else meets now may not meet the delivery a second time either: a
+    session ends with its server or by an administrator's hand, and no handler raised what our own
+    statements met. A handler that was cancelled for its time may have cost it its session."""
+    if attempt.error is None:
+        return not isinstance(error, TransactionConflict)
+    return isinstance(error, SessionLost) and not isinstance(attempt.error, TimeoutError)
 
 
 def _may_have_letter(work: Work) -> bool:

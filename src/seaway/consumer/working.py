@@ -11,7 +11,8 @@ import contextlib
 import math
 
 from seaway.consumer.lanes import Work
-from seaway.consumer.outcomes import outage
+from seaway.consumer.outcomes import is_downstream
+from seaway.consumer.probing import away
 from seaway.consumer.recovery import read_overdue
 from seaway.consumer.run import Run
 from seaway.consumer.settling import Settler
@@ -72,6 +73,9 @@ class Workers:
         run, began = self._run, self._run.now()
         probe = run.breaker.begin()
         try:
+            if run.breaker.database_away and not await self._database_is_back():
+                run.lanes.put_back(works)
+                return
             results = await self._transactor.transact(works)
             self._note(results)
         except BaseException:
@@ -87,16 +91,29 @@ class Workers:
             await self._settler.failed(failure)
         run.go_on()
 
+    async def _database_is_back(self) -> bool:
+        """Found out by a transaction of our own: no delivery is spent on it."""
+        breaker, found = self._run.breaker, await away(self._run)
+        if found is None:
+            breaker.resume("database")
+            return True
+        breaker.trip("database", str(found), now=self._run.now())
+        return False
+
     def _note(self, results: Results) -> None:
         """Tell the breaker what was found."""
         breaker, error = self._run.breaker, results.outage
         if error is None and not breaker.troubled:
             return
-        away = None if error is None else outage(error, self._run.options.retry)
-        if results.reached and away != "database":
-            breaker.resume("database")
-        if away is None and any(outcome == "handled" for _, outcome, _ in results.done):
-            breaker.resume("downstream")
-        if away is not None:
-            after = getattr(error, "after", None) if away == "downstream" else None
-            breaker.trip(away, str(error), now=self._run.now(), after=after)
+        if error is None:
+            if results.reached:
+                breaker.resume("database")
+            if any(outcome == "handled" for _, outcome, _ in results.done):
+                breaker.resume("downstream")
+        elif is_downstream(error, self._run.options.retry):
+            if results.reached:
+                breaker.resume("database")
+            after = getattr(error, "after", None)
+            breaker.trip("downstream", str(error), now=self._run.now(), after=after)
+        else:
+            breaker.trip("database", str(error), now=self._run.now())

@@ -11,6 +11,7 @@ All methods are safe to cancel: a cancelled call has either happened or not, nev
 from __future__ import annotations
 
 from seaway.contracts.broker import (
+    DENIED,
     Broker,
     BrokerAdmin,
     Held,
@@ -32,10 +33,13 @@ from seaway.contracts.inbox import (
 )
 from seaway.contracts.messages import JSON, Incoming, Message, StoredMessage
 from seaway.contracts.outbox import Backlog, Failed, Lease, OutboxEntry, OutboxStore, Sent
+from seaway.contracts.processes import SILENT, Notice, ProcessStore
 from seaway.contracts.store import Capabilities, Phase, SchemaAdmin, SchemaChange, Store
 
 __all__ = [
+    "DENIED",
     "JSON",
+    "SILENT",
     "Backlog",
     "Broker",
     "BrokerAdmin",
@@ -50,11 +54,13 @@ __all__ = [
     "Incoming",
     "Lease",
     "Message",
+    "Notice",
     "OutboxEntry",
     "OutboxStore",
     "OutboxWriter",
     "ParkingStore",
     "Phase",
+    "ProcessStore",
     "PublishOutcome",
     "Refused",
     "SchemaAdmin",

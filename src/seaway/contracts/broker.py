@@ -10,10 +10,14 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol, TypeAlias
 
 from seaway.contracts.messages import JSON, Incoming, Message, StoredMessage
+from seaway.naming import OPERATOR
 
 
 class Stored(NamedTuple):
-    """The stream acknowledged it. ``duplicate``: it had been there already under this id."""
+    """The stream acknowledged it. ``duplicate``: something had been there already under this id.
+
+    Whether that is this message is the caller's to see: the stream looks at the id alone.
+    """
 
     stream_seq: int
     duplicate: bool = False
@@ -24,13 +28,19 @@ class Refused:
     """The stream refused it; nothing was stored.
 
     ``heals``: the refusal is about the stream's present state (full, no leader, no such stream
-    yet), not about the message; sending it again later can succeed.
+    yet), not about the message; sending it again later can succeed. ``full``: there is no room for
+    this message at the moment; for one of another subject, or a smaller one, there may be some.
     """
 
     description: str
     code: int
     err_code: int
     heals: bool
+    full: bool = False
+
+
+DENIED = 403
+"""The code of a ``Refused`` whose subject this user may not publish to. It heals: by a grant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +52,7 @@ class Unconfirmed:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Not sent, because an earlier message of its ordering key was not stored."""
+    """Not sent, because an earlier message of its ordering key was not stored, or was there."""
 
 
 PublishOutcome: TypeAlias = Stored | Refused | Unconfirmed | Held
@@ -116,6 +126,12 @@ class ServerInfo:
     cluster: str | None = None
     url: str = ""
 
+    @property
+    def release(self) -> tuple[int, ...]:
+        """``(2, 15)`` of ``2.15.1``; ``()`` where the version is not one."""
+        parts = self.version.split("-")[0].split(".")[:2]
+        return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else ()
+
 
 class BrokerAdmin(Protocol):
     """Streams and consumers as the server's own JSON (shape of ``$JS.API`` responses).
@@ -126,7 +142,11 @@ class BrokerAdmin(Protocol):
 
     async def server_info(self) -> ServerInfo: ...
     async def streams(self) -> Sequence[JSON]: ...
-    async def stream(self, name: str) -> JSON | None: ...
+    async def stream(self, name: str, *, subjects: str | None = None) -> JSON | None:
+        """``subjects``: with the count of messages of each that it matches, in its state; for
+        streams of not too many."""
+        ...
+
     async def create_stream(self, config: JSON) -> JSON: ...
     async def update_stream(self, config: JSON) -> JSON: ...
     async def delete_stream(self, name: str) -> bool: ...
@@ -150,14 +170,28 @@ class BrokerAdmin(Protocol):
         from_seq: int | None = None,
         from_time: datetime | None = None,
         headers_only: bool = False,
+        reader: str = OPERATOR,
     ) -> AsyncGenerator[StoredMessage, None]:
         """What the stream holds at the time of the call, in order, then ends.
 
-        Close it (``aclosing``) where it may be left early: the server keeps its reader until then.
-
-        Touches no durable. ``headers_only`` gives empty payloads. Raises ``NotFound`` for an
-        unknown stream.
+        Touches no durable. ``headers_only`` gives empty payloads. ``reader``: who reads (``relay``,
+        a durable, ``sweeper``, ``operator``, ``watcher``), which is what the right to do so is
+        granted to; any number may read under one name, and take turns. Nothing is held at the
+        server between two messages. Raises ``NotFound`` for an unknown stream, and
+        ``BrokerUnavailable`` where it goes on no more: read again from behind the last message.
         """
+        ...
+
+    async def count(
+        self,
+        stream: str,
+        *,
+        filter_subjects: Sequence[str] = (),
+        from_seq: int = 1,
+        reader: str = OPERATOR,
+    ) -> int:
+        """How many messages of ``filter_subjects`` (none: of all) the stream holds from
+        ``from_seq`` on. Constant cost, whatever it holds. ``NotFound`` for an unknown stream."""
         ...
 
 
@@ -177,9 +211,10 @@ class Broker(Protocol):
     ) -> Sequence[PublishOutcome]:
         """One outcome a message, in the order given. All messages belong to ``stream``.
 
-        Messages of one ordering key are stored in the order given: once one of a key is not
-        ``Stored``, the later ones of that key are not stored either (``Held``, or refused with
-        it). Uses an atomic batch where stream and server (>= 2.12) allow. ``timeout``: how long the
+        Messages of one ordering key are stored in the order given: once one of a key is not newly
+        ``Stored`` (it is a duplicate, or was not stored), the later ones of that key are not stored
+        either (``Held``, or refused with it). What has no room holds up nothing that has some.
+        Uses an atomic batch where stream and server (>= 2.12) allow. ``timeout``: how long the
         server may say nothing; a process that was itself stopped for longer sends nothing more.
         ``after``: nothing is stored before it is there, and nothing at all where it is false (all
         are ``Held``); what can be made ready until then, is. Awaited more than once: a future.

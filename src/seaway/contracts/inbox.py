@@ -64,8 +64,10 @@ class InboxStore(Protocol):
         """Commit on leaving, roll back on an exception (also on cancellation).
 
         ``StoreUnavailable`` where the database is away or stays locked: nothing happened.
-        ``TransactionConflict``, one of those, where the same transaction may succeed at once; also
-        in place of the body's own exception, where that was the driver's for such a conflict.
+        ``TransactionConflict``, one of those, where the same transaction may succeed at once, and
+        ``SessionLost`` where its session has ended. All of them also in place of the body's own
+        exception, whatever the body has made of what the driver said: one statement's timeout looks
+        the same as an outage here, and only another transaction can tell them apart.
         """
         ...
 

@@ -51,6 +51,8 @@ class Failed:
 class Backlog:
     """How much waits: ``count`` includes the parked, ``oldest_at`` looks at the others.
 
+    ``oldest_at`` is by this process' clock: as long ago as the database says, and never to come.
+
     ``shards``: into how many the ordering keys are divided. The others are what the database
     estimates, ``None`` where it does not: ``dead_rows`` of the outbox, which were settled and are
     not vacuumed yet, those of the sent events and of the inbox, and the rows of the inbox.
@@ -64,6 +66,8 @@ class Backlog:
     sent_dead_rows: int | None = None
     inbox_rows: int | None = None
     inbox_dead_rows: int | None = None
+    oldest_held: bool = False
+    """The oldest that is not parked waits behind a parked one of its key."""
 
 
 class Lease(Protocol):
@@ -102,6 +106,18 @@ class Lease(Protocol):
 
 class OutboxStore(Protocol):
     """The relay's and operator's side of the outbox table. Writers go through ``Outbox.add``."""
+
+    async def now(self) -> datetime:
+        """What the time is by the clock that dates the rows, whatever this process' own says."""
+        ...
+
+    async def before(self, retention: timedelta) -> datetime:
+        """Before when a row is older than ``retention``, for ``prune`` and ``forget``.
+
+        By the clock that dates the rows, and by what is there: a process whose clock is weeks ahead
+        must not take the rows of today for old ones.
+        """
+        ...
 
     def lease(self, *, hold: bool = True) -> AbstractAsyncContextManager[Lease | None]:
         """Take this process' share of the free shards, at once; ``None`` where none is free.
@@ -148,6 +164,7 @@ class OutboxStore(Protocol):
     async def prune(self, before: datetime) -> None:
         """Forget what was settled before then, at the latest ``capabilities.pruned_by`` later.
 
+        ``before``: see the method of that name.
         Holds up no writer for more than two seconds at a time. Does less where another process is
         doing so, or has the table in hand: to be called again.
         """

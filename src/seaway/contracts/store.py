@@ -9,6 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from seaway.contracts.inbox import ParkingStore
 from seaway.contracts.outbox import OutboxStore
+from seaway.contracts.processes import ProcessStore
 
 Phase: TypeAlias = Literal["pre", "post"]
 """Of a rolling upgrade: before the first new process, or after the last old one."""
@@ -49,8 +50,8 @@ class SchemaAdmin(Protocol):
         ...
 
 
-class Store(OutboxStore, ParkingStore, Protocol):
-    """One database that has both sides and its schema."""
+class Store(OutboxStore, ParkingStore, ProcessStore, Protocol):
+    """One database that has both sides, its schema, and who works on it."""
 
     @property
     def capabilities(self) -> Capabilities: ...

@@ -8,18 +8,21 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from seaway.errors import ConfigError
+from seaway.forks import Opened
 
 
 class Turns:
     """``async with turns.own():`` waits for those who came before."""
 
     def __init__(self) -> None:
+        self._opened = Opened("the database")
         self._turn = asyncio.Lock()
         self._holder: asyncio.Task[Any] | None = None
 
     @asynccontextmanager
     async def own(self) -> AsyncIterator[None]:
-        """The turn of the current task; ``ConfigError`` where it has it already."""
+        """The turn of the current task; ``ConfigError`` where it has it already, or in a fork."""
+        self._opened.check()  # A turn that the parent had is held in the child for ever.
         task = asyncio.current_task()
         if self._holder is not None and self._holder is task:
             # Waiting for itself, it would wait for ever.

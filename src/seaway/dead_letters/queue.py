@@ -8,6 +8,10 @@ Payloads are read only where they are asked for.
 Redrive publishes first and removes the letter after the acknowledgement. A crash in between leaves
 the letter, and redriving it again publishes under the same message id: within the stream's
 duplicate window it is stored once, and beyond it the consumer's inbox knows the event.
+
+A letter is somebody's word. Nothing is done for one with a ``problem``; and where its event still
+lies where it says, that must be the one that it says, and goes on with the headers that it has
+there.
 """
 
 from __future__ import annotations
@@ -16,8 +20,8 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Literal
 
 from seaway import headers as h
@@ -32,6 +36,9 @@ from seaway.contracts import (
 )
 from seaway.dead_letters import letter as form
 from seaway.dead_letters.letter import Letter
+from seaway.dead_letters.selection import Selection
+from seaway.dead_letters.sending import Sender
+from seaway.dead_letters.writing import queue_of, size_as_letter, size_of, write
 from seaway.errors import (
     BrokerUnavailable,
     ConfigError,
@@ -40,56 +47,26 @@ from seaway.errors import (
     SeawayError,
     TransientError,
 )
-from seaway.naming import check_filter, covers, dlq_stream, is_subject, stream_context
+from seaway.naming import OPERATOR, dlq_stream, is_subject, redrive_stream, stream_context
 from seaway.parked import Place
 
-_TIMEOUT = timedelta(seconds=5)
+_REFERRING = {form.PAYLOAD, form.HEADERS}
 _LETTER_ID = re.compile(r"([A-Z][A-Z0-9_]*_DLQ):([0-9]{1,19})")
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which letters. Empty: all of them. ``ids`` are letter ids (``SEA_DLQ:17``) or event ids."""
-
-    ids: tuple[str, ...] = ()
-    consumer: str | None = None
-    subject: str | None = None
-    """The event's subject; may hold wildcards."""
-    reason: str | None = None
-    error_type: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-
-    def __post_init__(self) -> None:
-        if self.subject is not None:
-            check_filter(self.subject)
-
-    def may_take(self, stored: StoredMessage) -> bool:
-        """What two headers say, before the others are looked at: queues can be long."""
-        headers = stored.message.headers
-        return self.reason in (None, headers.get(h.DLQ_REASON, "")) and self.consumer in (
-            None,
-            headers.get(h.DLQ_CONSUMER, ""),
-        )
-
-    def takes(self, letter: Letter) -> bool:
-        """Whether ``letter`` is one of them."""
-        return (
-            (not self.ids or letter.id in self.ids or letter.event_id in self.ids)
-            and self.consumer in (None, letter.consumer)
-            and (self.subject is None or covers(self.subject, letter.subject))
-            and self.reason in (None, letter.reason)
-            and self.error_type in (None, letter.error_type, letter.error_type.rpartition(".")[2])
-            and (self.since is None or letter.failed_at >= self.since)
-            and (self.until is None or letter.failed_at < self.until)
-        )
-
-
 class DeadLetters:
-    """The letters of every context on this server (``contracts.DeadLetterSink``)."""
+    """The letters of every context on this server (``contracts.DeadLetterSink``).
 
-    def __init__(self, broker: Broker) -> None:
+    ``reader``: as who to read them. ``queues``: the only ones that are looked for letters.
+    """
+
+    def __init__(
+        self, broker: Broker, *, reader: str = OPERATOR, queues: Sequence[str] | None = None
+    ) -> None:
         self._broker = broker
+        self._sender = Sender(broker)
+        self._reader = reader
+        self._queues = queues
 
     async def store(
         self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
@@ -99,25 +76,39 @@ class DeadLetters:
         ``TransientError`` otherwise: leave the message where it is. Idempotent within the queue's
         duplicate window.
         """
-        stream, _ = form.queue_of(incoming)
+        stream, _ = queue_of(incoming)
         info = await self._broker.admin.server_info()
-        message = form.write(
-            incoming,
-            reason=reason,
-            error=error,
-            failed_at=datetime.now(UTC),
-            room=info.max_payload_bytes,
-        )
-        if form.PAYLOAD in message.headers:
-            await self._check_kept(incoming)
-        return await self._publish(stream, message)
+        room, failed_at = info.max_payload_bytes, datetime.now(UTC)
+        while True:
+            letter = write(incoming, reason=reason, error=error, failed_at=failed_at, room=room)
+            if _REFERRING & letter.headers.keys() and not await self._keeps(incoming.stream):
+                letter = write(
+                    incoming,
+                    reason=reason,
+                    error=error,
+                    failed_at=failed_at,
+                    room=room,
+                    kept=False,
+                )
+            outcome = await self._sender.send(stream, letter)
+            if isinstance(outcome, Stored):
+                return outcome.stream_seq
+            smaller = await self._sender.room_of(stream, outcome)
+            if not smaller:
+                raise await self._sender.refusal(stream, letter, outcome)
+            if smaller >= room:
+                raise BrokerUnavailable(
+                    f"{stream} takes no message of more than {smaller} bytes, and this letter has "
+                    f"{size_of(letter)}: raise the stream's max_msg_size"
+                )
+            room = smaller
 
     async def lettered(self, consumer: str, messages: Collection[Incoming]) -> set[Place]:
         """Where those of the messages lie that have a letter of this consumer. Reads headers only,
         of the letters of events of the same types."""
         queues: dict[str, set[str]] = {}
         for message in messages:
-            queue, subject = form.queue_of(message)
+            queue, subject = queue_of(message)
             queues.setdefault(queue, set()).add(subject)
         found: set[tuple[Place, str]] = set()
         for queue, subjects in queues.items():
@@ -146,7 +137,9 @@ class DeadLetters:
                 if stored is not None and wanted.takes(letter := form.read(stored)):
                     yield letter
             return
-        for stream in sorted(await self.count()):
+        for stream in sorted(await self.count()) if self._queues is None else self._queues:
+            if self._queues is not None and await self._broker.admin.stream(stream) is None:
+                continue
             filters = []
             if wanted.subject is not None:
                 filters = [f"{stream_context(stream)}.dlq.{wanted.subject}"]
@@ -159,7 +152,9 @@ class DeadLetters:
         self, queue: str, subjects: Sequence[str], wanted: Selection, *, payloads: bool
     ) -> AsyncGenerator[Letter]:
         """One queue's letters with these subjects (none: all), as far as they are ``wanted``."""
-        stream = self._broker.admin.read(queue, filter_subjects=subjects, headers_only=not payloads)
+        stream = self._broker.admin.read(
+            queue, filter_subjects=subjects, headers_only=not payloads, reader=self._reader
+        )
         # Left to the garbage collector, a reader abandoned early outlives its connection.
         async with aclosing(stream):
             async for stored in stream:
@@ -196,7 +191,8 @@ class DeadLetters:
         Those of the same consumer and key that did not fail themselves and are later in the event
         stream.
         """
-        found = await self.list(Selection(reason="parked"), payloads=False)
+        parked = await self.list(Selection(reason="parked"), payloads=False)
+        found = [one for one in parked if one.has_place]
         if letters is None:
             return found
         failed = {(one.consumer, one.key) for one in letters if not one.waits}
@@ -211,17 +207,29 @@ class DeadLetters:
         }
 
     async def payload(self, letter: Letter) -> bytes:
-        """The event's payload, also of a letter by reference; ``NotFound`` where it has gone."""
+        """The event's payload, also of a letter by reference. ``NotFound`` where it has gone,
+        ``ConfigError`` where the letter names what is not its event's."""
         letter = await self._whole(letter)
-        if not letter.by_reference:
-            return letter.payload
-        found = await self._broker.admin.get(letter.stream, letter.stream_seq)
-        if found is None or found.event_id != letter.event_id:
+        return (await self.event(letter)).payload if letter.by_reference else letter.payload
+
+    async def event(self, letter: Letter) -> Message:
+        """The event as it was, also of a letter by reference: its subject, payload and headers.
+
+        ``NotFound`` where something of it has gone, ``ConfigError`` where the letter names what is
+        not its event's.
+        """
+        letter = await self._whole(letter)
+        if not letter.by_reference and not letter.headers_by_reference:
+            return Message(letter.subject, letter.payload, letter.headers)
+        original = await self._original(letter)
+        if original is None:
+            what = "payload was" if letter.by_reference else "headers were"
             raise NotFound(
-                f"{letter.id}: its payload was left in {letter.stream}:{letter.stream_seq}, "
-                "which does not hold it any more"
+                f"{letter.id}: its {what} left in {letter.stream}:{letter.stream_seq}, which does "
+                "not hold it any more: redrive it with a --payload, or discard it"
             )
-        return found.message.payload
+        payload = original.message.payload if letter.by_reference else letter.payload
+        return Message(letter.subject, payload, _headers_of(letter, original))
 
     async def redrive(
         self,
@@ -233,24 +241,65 @@ class DeadLetters:
         """Bring one letter's event back, then take the letter out of the queue.
 
         To the consumer that failed alone, or to all. ``payload`` replaces the event's own. Raises
-        ``NotFound`` where nobody would receive it, ``ConfigError`` where it cannot be sent as it
-        is, ``BrokerUnavailable`` where it could not be stored; the letter stays in all cases.
+        ``NotFound`` where its consumer or its payload is not there, ``ConfigError`` where it cannot
+        be sent as it is or the letter is not what it says, ``BrokerUnavailable`` where it could not
+        be stored; the letter stays in all cases.
         """
         if letter.problem:
-            raise ConfigError(f"{letter.id} cannot be redriven: {letter.problem}; discard it")
+            raise _only_shown(letter)
         letter = await self._whole(letter)
-        if payload is None:
-            payload = await self.payload(letter) if letter.by_reference else None
+        event = await self._to_send(letter, payload)
         try:
-            stream, message = form.redriven(letter, payload=payload, to_all=to == "all")
+            stream, message = form.redriven(
+                letter, event, edited=payload is not None, to_all=to == "all"
+            )
         except InvalidName as error:
-            raise ConfigError(
-                f"{letter.id} cannot be redriven to its consumer: {error}; redrive --to all"
-            ) from error
-        if to == "consumer":
-            await self._check_receivable(letter, stream, message)
-        await self._publish(stream, message)
+            raise ConfigError(f"{letter.id} cannot be redriven: {error}; discard it") from error
+        await self._check_receivable(letter, message, to=to)
+        outcome = await self._sender.send(stream, message)
+        if isinstance(outcome, Refused) and not outcome.heals:
+            raise ConfigError(f"{letter.id}: {stream} refused it: {outcome.description}")
+        if not isinstance(outcome, Stored):
+            raise await self._sender.refusal(stream, message, outcome)
         await self._broker.admin.delete_message(letter.stored.stream, letter.stored.stream_seq)
+
+    async def _to_send(self, letter: Letter, payload: bytes | None) -> Message:
+        """What is to be redriven: the event, with ``payload`` where that is given."""
+        original = await self._original(letter)
+        if original is not None:
+            whole = Message(letter.subject, original.message.payload, _headers_of(letter, original))
+            if payload is None and not letter.by_reference and letter.payload != whole.payload:
+                raise ConfigError(
+                    f"{letter.id}: its payload is not that of {letter.stream}:{letter.stream_seq}, "
+                    "so no consumer of Seaway wrote it: discard it, or say what to send with "
+                    "--payload"
+                )
+        elif payload is None:
+            whole = await self.event(letter)
+        else:
+            whole = Message(letter.subject, b"", letter.headers)
+        return whole if payload is None else replace(whole, payload=payload)
+
+    async def _original(self, letter: Letter) -> StoredMessage | None:
+        """The event where its letter says that it lies; ``None`` where it does not any more.
+
+        ``ConfigError`` where another one lies there, or it is no place of the letter's context: it
+        would show or send what belongs to somebody else.
+        """
+        if not letter.has_place:
+            raise _only_shown(letter)
+        found = await self._broker.admin.get(letter.stream, letter.stream_seq)
+        if found is None:
+            return None
+        if (form.identity(found), found.event_subject) == (letter.event_id, letter.subject):
+            return found
+        if found.stored_at > letter.stored.stored_at:
+            # The stream was made anew, or put back: its places have been given a second time.
+            return None
+        raise ConfigError(
+            f"{letter.id}: {letter.stream}:{letter.stream_seq} holds another event than its "
+            f"{letter.event_id!r}, so no consumer of Seaway wrote it: discard it"
+        )
 
     async def redrive_all(
         self,
@@ -285,31 +334,37 @@ class DeadLetters:
             letter.stored.stream, letter.stored.stream_seq
         )
 
-    async def _check_kept(self, incoming: Incoming) -> None:
-        """A letter by reference is only as good as the message that it refers to."""
-        info = await self._broker.admin.stream(incoming.stream)
-        if info is None or info["config"].get("retention") != "limits":
-            raise TransientError(
-                f"{incoming.stream}:{incoming.stream_seq} leaves no room for a letter's headers, "
-                "and its stream would drop it: raise the server's max_payload"
-            )
+    async def _keeps(self, stream: str) -> bool:
+        """Whether a message stays after its acknowledgement: a letter by reference is only as good
+        as the message that it refers to."""
+        info = await self._broker.admin.stream(stream)
+        return info is not None and info["config"].get("retention") == "limits"
 
-    async def _check_receivable(self, letter: Letter, stream: str, message: Message) -> None:
-        consumer = await self._broker.admin.consumer(stream, letter.consumer)
-        if consumer is None:
+    async def _check_receivable(
+        self, letter: Letter, message: Message, *, to: Literal["consumer", "all"]
+    ) -> None:
+        redrives = redrive_stream(stream_context(letter.stored.stream))
+        if await self._broker.admin.consumer(redrives, letter.consumer) is None:
             raise NotFound(
-                f"{letter.id}: nobody receives redrives for {letter.consumer} on {stream}: "
-                "run `seaway topology apply`, or redrive --to all"
+                f"{letter.id}: nobody receives redrives for {letter.consumer} on {redrives}: "
+                "declare it and run `seaway topology apply`, or discard the letter"
             )
-        # The redrive stream keeps a message only until it is acknowledged: what could not be
-        # buried again with its payload must not go there.
         info = await self._broker.admin.server_info()
-        size = form.size_as_letter(message, stream=stream, consumer=letter.consumer)
-        if size > info.max_payload_bytes:
+        size, most = size_of(message), info.max_payload_bytes
+        if to == "consumer":
+            # The redrive stream keeps a message only until it is acknowledged: what could not be
+            # buried again with its payload must not go there.
+            size = size_as_letter(message, stream=redrives, consumer=letter.consumer)
+        if size > most:
             raise ConfigError(
-                f"{letter.id}: {size} bytes as a letter are more than the server's "
-                f"max_payload of {info.max_payload_bytes}",
+                f"{letter.id}: {size} bytes are more than the server's max_payload of {most}",
                 hint="give a smaller --payload, or raise max_payload",
+            )
+        block = h.header_bytes(message.headers)
+        if block > h.HEADER_BLOCK_BYTES:
+            raise ConfigError(
+                f"{letter.id}: its {block} bytes of headers are more than the "
+                f"{h.HEADER_BLOCK_BYTES} that the server takes; discard it"
             )
 
     async def _whole(self, letter: Letter) -> Letter:
@@ -320,14 +375,15 @@ class DeadLetters:
             raise NotFound(f"there is no dead letter {letter.id} any more")
         return form.read(stored)
 
-    async def _publish(self, stream: str, message: Message) -> int:
-        [outcome] = await self._broker.publish(stream, [message], timeout=_TIMEOUT)
-        if isinstance(outcome, Stored):
-            return outcome.stream_seq
-        if await self._broker.admin.stream(stream) is None:
-            raise BrokerUnavailable(f"there is no stream {stream}: run `seaway topology apply`")
-        reason = outcome.description if isinstance(outcome, Refused) else str(outcome)
-        raise BrokerUnavailable(f"{stream} did not take {message.subject}: {reason}")
+
+def _only_shown(letter: Letter) -> ConfigError:
+    return ConfigError(
+        f"{letter.id}: {letter.problem}; it can be shown and discarded, and nothing else"
+    )
+
+
+def _headers_of(letter: Letter, original: StoredMessage) -> dict[str, str]:
+    return {**form.carried(original.message.headers), h.EVENT_ID: letter.event_id}
 
 
 def _is_queue(stream: str) -> bool:

@@ -21,7 +21,8 @@ from datetime import UTC, datetime, timedelta
 from seaway import logs
 from seaway.contracts import Broker, ParkingStore
 from seaway.dead_letters.letter import Letter
-from seaway.dead_letters.queue import DeadLetters, Selection
+from seaway.dead_letters.queue import DeadLetters
+from seaway.dead_letters.selection import Selection
 from seaway.errors import ApiError, NotFound, SeawayError, TransientError
 from seaway.naming import dlq_stream, redrive_stream, stream_context
 from seaway.parked import ParkedEvent
@@ -55,7 +56,7 @@ class Releaser:
         self._stream = stream
         self._queue, self._redrives = dlq_stream(context), redrive_stream(context)
         self._on_its_way = f"{context}.redrive.{consumer}.>"
-        self._letters = DeadLetters(broker)
+        self._letters = DeadLetters(broker, reader=consumer, queues=[self._queue])
         self._telemetry = telemetry
         self._every = every
         self._nudge = asyncio.Event()
@@ -167,7 +168,10 @@ class Releaser:
         on_its_way = {
             stored.event_id
             async for stored in self._broker.admin.read(
-                self._redrives, filter_subjects=[self._on_its_way], headers_only=True
+                self._redrives,
+                filter_subjects=[self._on_its_way],
+                headers_only=True,
+                reader=self._consumer,
             )
         }
         lost = [head for head in heads if head.event_id not in on_its_way]
@@ -187,7 +191,8 @@ class Releaser:
         if await self._broker.admin.stream(self._queue) is None:
             raise NotFound(f"there is no stream {self._queue}: run `seaway topology apply`")
         found = await self._letters.list(Selection(consumer=self._consumer), payloads=False)
-        return {letter.event_id: letter for letter in found}
+        # Those of somebody else's making stand for nobody.
+        return {letter.event_id: letter for letter in found if letter.has_place}
 
     async def _adopt(self, head: ParkedEvent, letter: Letter) -> None:
         """Its letter was written by a process that died, or by a sweeper without this store."""

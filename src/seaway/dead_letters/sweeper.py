@@ -53,6 +53,8 @@ from seaway.errors import (
 from seaway.naming import (
     ADVISORY_STREAM,
     MAX_DELIVERIES_PREFIX,
+    SWEEPER,
+    SWEEPER_DURABLE,
     Durable,
     dlq_stream,
     events_stream,
@@ -66,7 +68,6 @@ from seaway.telemetry import DeadLettered, Telemetry
 
 logger = logs.logger("seaway.sweeper")
 
-DURABLE = "seaway__sweeper"
 _BATCH = 100
 _POLL = timedelta(seconds=5)
 _BACKOFF = Backoff(timedelta(milliseconds=500), timedelta(seconds=30))
@@ -126,8 +127,8 @@ class Advisory:
 class Sweeper:
     """One sweep of the advisories, by any number of processes: they share a durable.
 
-    ``store``: the inbox of ``durables``, which say what they have handlers for; of these,
-    ``parking`` keep later events behind a failed one.
+    ``store``: the inbox of ``durables``, which say what they have handlers for; ``streams``: the
+    event stream of each. ``parking``: those that keep later events behind a failed one.
     """
 
     def __init__(
@@ -136,14 +137,17 @@ class Sweeper:
         *,
         store: InboxStore | None = None,
         durables: Mapping[str, Handles] | None = None,
+        streams: Mapping[str, str] | None = None,
         parking: Collection[str] = (),
         telemetry: Telemetry | None = None,
     ) -> None:
         self._broker = broker
-        self._letters = DeadLetters(broker)
+        self._letters = DeadLetters(broker, reader=SWEEPER)
         self._store = store
         self._durables = durables or {}
-        self._unreported = None if store is None else Unreported(broker, store, self._durables)
+        self._unreported = (
+            None if store is None else Unreported(broker, store, self._durables, streams or {})
+        )
         self._look_again = math.inf
         self._postponed: set[int] = set()
         self._others: dict[int, float] = {}
@@ -156,10 +160,9 @@ class Sweeper:
         attempt, said = 0, False
         while not stop.is_set():
             try:
-                await self._prepare()
                 await self.sweep_unreported()
                 attempt, said = 0, False
-                async with self._broker.subscribe(ADVISORY_STREAM, DURABLE) as source:
+                async with self._broker.subscribe(ADVISORY_STREAM, SWEEPER_DURABLE) as source:
                     await self._sweep(source, stop)
             except (TransientError, NotFound, ApiError) as error:
                 attempt += 1
@@ -169,23 +172,6 @@ class Sweeper:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_BACKOFF.delay(attempt).total_seconds()):
                         await stop.wait()
-
-    async def _prepare(self) -> None:
-        admin = self._broker.admin
-        info = await admin.stream(ADVISORY_STREAM)
-        if info is None:
-            raise NotFound(f"there is no stream {ADVISORY_STREAM}: run `seaway topology apply`")
-        if await admin.consumer(ADVISORY_STREAM, DURABLE) is None:
-            await admin.create_consumer(
-                ADVISORY_STREAM,
-                {
-                    "durable_name": DURABLE,
-                    "ack_policy": "explicit",
-                    "ack_wait": 30 * 10**9,
-                    "max_deliver": -1,
-                    "max_ack_pending": _BATCH,
-                },
-            )
 
     async def _sweep(self, source: Subscription, stop: asyncio.Event) -> None:
         stopping = asyncio.create_task(stop.wait())

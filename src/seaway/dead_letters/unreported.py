@@ -23,9 +23,17 @@ from typing import TypeAlias
 
 from seaway import headers as h
 from seaway.contracts import JSON, Broker, InboxStore, StoredMessage
-from seaway.dead_letters.queue import DeadLetters, Selection
+from seaway.dead_letters.queue import DeadLetters
+from seaway.dead_letters.selection import Selection
 from seaway.errors import StoreRefused
-from seaway.naming import ADVISORY_STREAM, filter_subjects, redrive_stream, stream_context
+from seaway.naming import (
+    ADVISORY_STREAM,
+    SWEEPER,
+    dlq_stream,
+    filter_subjects,
+    redrive_stream,
+    stream_context,
+)
 
 Handles: TypeAlias = Callable[[str], bool]
 """Whether a durable has a handler for a subject: what it ignores leaves no row in the inbox."""
@@ -41,13 +49,19 @@ class GivenUp:
 
 
 class Unreported:
-    """Looks through the streams of ``durables``."""
+    """Looks through the event stream of each of ``durables``, and that of its redrives."""
 
-    def __init__(self, broker: Broker, store: InboxStore, durables: Mapping[str, Handles]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        store: InboxStore,
+        durables: Mapping[str, Handles],
+        streams: Mapping[str, str],
+    ) -> None:
         self._broker = broker
         self._store = store
         self._durables = durables
-        self._letters = DeadLetters(broker)
+        self._streams = streams
         self.undecided = False
         """Whether the last look left out what may still be on its way: look again later."""
 
@@ -56,12 +70,10 @@ class Unreported:
         self.undecided = False
         advisories = await self._broker.admin.stream(ADVISORY_STREAM)
         made = str(advisories["created"]) if advisories else ""
-        for info in await self._broker.admin.streams():
-            stream = info["config"]["name"]
-            if not stream.endswith(("_EVENTS", "_REDRIVE")):
-                continue
-            for consumer in await self._broker.admin.consumers(stream):
-                if consumer["name"] not in self._durables:
+        for name, events in self._streams.items():
+            for stream in (events, redrive_stream(stream_context(events))):
+                consumer = await self._broker.admin.consumer(stream, name)
+                if consumer is None:
                     continue
                 async with aclosing(self._of(consumer, made)) as found:
                     async for one in found:
@@ -135,6 +147,7 @@ class Unreported:
             filter_subjects=filter_subjects(consumer["config"]),
             from_seq=first,
             headers_only=True,
+            reader=SWEEPER,
         )
 
     async def _known(self, stream: str, consumer: str) -> set[str]:
@@ -150,9 +163,11 @@ class Unreported:
                     redrives,
                     filter_subjects=[f"{context}.redrive.{consumer}.>"],
                     headers_only=True,
+                    reader=SWEEPER,
                 )
             }
-        letters = await self._letters.list(Selection(consumer=consumer), payloads=False)
+        queue = DeadLetters(self._broker, reader=SWEEPER, queues=[dlq_stream(context)])
+        letters = await queue.list(Selection(consumer=consumer), payloads=False)
         return known | {letter.event_id for letter in letters}
 
     async def _whole(self, found: StoredMessage) -> StoredMessage:

@@ -17,7 +17,7 @@ from django.db.migrations.operations.base import Operation
 
 from seaway.django.settings import outbox_settings
 from seaway.errors import ConfigError
-from seaway.stores.scripts import LOCK, create_versions, place, record
+from seaway.stores.scripts import LOCK, PATIENCE, create_versions, place, record
 from seaway.stores.sqlite.schema import split
 from seaway.stores.versions import migrations
 from seaway.tables import TABLES
@@ -113,7 +113,7 @@ def _ours(engine: str, schema_editor: BaseDatabaseSchemaEditor) -> Iterator[None
     """
     schema = outbox_settings().get("schema") if engine == "postgres" else None
     if engine == "postgres":
-        schema_editor.execute(LOCK, None)
+        schema_editor.execute(f"{LOCK}; {PATIENCE}", None)
     if schema is None:
         yield
         return

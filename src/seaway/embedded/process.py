@@ -2,7 +2,8 @@
 
 Owns: what every embedded server needs alike. Must not know which server it is. Guarantees: a
 server is stopped, and a folder that it made is removed, however the context ends; on Linux the
-kernel ends it with the process that started it, even after kill -9.
+kernel ends it with the process that started it, even after kill -9. What it writes, no other user
+of the machine can read.
 """
 
 from __future__ import annotations
@@ -108,17 +109,19 @@ class ServerProcess(ABC):
             return
         if self._port is not None:
             _refuse_taken(self._port)
-        self.directory.mkdir(parents=True, exist_ok=True)
+        # Others may pass, since a server inside may run as somebody else; they see no names.
+        self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         command, owner = self._command(), self._owner()
 
         def in_child() -> None:
             os.setsid()  # Ctrl-C in the terminal reaches us alone: we drain before the server goes.
             become(owner)
+            os.umask(0o077)
             if sys.platform == "linux":
                 # After the change of user, which would clear it.
                 ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
-        with self._log.open("ab") as log:
+        with open(self._log, "ab", opener=_private) as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -217,6 +220,19 @@ def become(owner: tuple[int, int] | None) -> None:
         os.setgroups([])
         os.setgid(group)
         os.setuid(user)
+
+
+def write_private(path: Path, text: str, owner: tuple[int, int] | None = None) -> None:
+    """Write a file that only ``owner`` (user, group; default: us) can read."""
+    path.unlink(missing_ok=True)
+    with open(path, "w", encoding="utf-8", opener=_private) as file:
+        file.write(text)
+    if owner is not None:
+        os.chown(path, *owner)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, mode=0o600)
 
 
 def reachable(port: int) -> bool:

@@ -91,7 +91,7 @@ class PostgresQueries:
 
     def moments(self, rows: Iterable[tuple[Any, ...]]) -> Mapping[str, datetime]:
         """See ``Queries``."""
-        return dict(rows)
+        return {consumer: times.moment(at) for consumer, at in rows}
 
     def parked_keys(self, consumer: str, keys: Collection[str]) -> Query:
         """See ``Queries``."""
@@ -103,7 +103,7 @@ class PostgresQueries:
 
     def parked(self, rows: Iterable[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
         """See ``Queries``."""
-        return rows
+        return map(times.parked, rows)
 
     def park(self, consumer: str, event_id: str, key: str, place: int, failed: bool) -> Query:
         """Write a row, or make it one without a letter again."""

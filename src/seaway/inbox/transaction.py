@@ -15,9 +15,10 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any
 
+from seaway.databases.causes import causes, session_lost
 from seaway.databases.ending import to_its_end
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
-from seaway.inbox.driver import Driver, Refusal, Session
+from seaway.inbox.driver import SHOWN, Driver, Refusal, Session
 from seaway.inbox.queries import Query
 from seaway.parked import Standing
 
@@ -114,10 +115,12 @@ class Inbox:
             try:
                 yield Transaction(driver, session)
             except BaseException as error:
-                away = _is_away(driver, session, error)
+                # Asked before as well: what was given back says nothing any more.
+                lost = session.lost
                 intact = await to_its_end(_undo(driver, session))
-                if away:
-                    raise _unavailable(driver, error) from error
+                refused = _refused(driver, error, lost=lost or session.lost)
+                if refused is not None:
+                    raise refused from error
                 if not intact and _may_hide(error):
                     raise _ended_by_body() from error
                 raise
@@ -166,9 +169,16 @@ def translating(driver: Driver) -> Iterator[None]:
         raise driver.translated(error) from error
 
 
-def _is_away(driver: Driver, session: Session, error: BaseException) -> bool:
-    lost = driver.caused(error) and session.lost
-    return lost or driver.refusal(error) is Refusal.AWAY
+def _refused(driver: Driver, error: BaseException, *, lost: bool) -> SeawayError | None:
+    """What the database has to do with it, whatever the body made of that."""
+    if not isinstance(error, Exception):
+        return None
+    if lost:
+        return session_lost(SHOWN, error, driver.caused)
+    for found in causes(error):
+        if driver.refusal(found) is Refusal.AWAY:
+            return _unavailable(driver, found)
+    return None
 
 
 def _unavailable(driver: Driver, error: BaseException) -> StoreUnavailable:

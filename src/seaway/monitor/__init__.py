@@ -2,27 +2,41 @@
 
 Owns: the snapshot (pure data), the redelivery count, the metrics, the checks and the alert rules.
 Must not know: who shows them. Guarantees: figures come from STREAM.INFO and CONSUMER.INFO of the
-leader, never from lists; a server or database that is away is a finding, not an exception.
+leader, never from lists; a server or database that is away, or hangs, is a finding in bounded time,
+not an exception.
 
     Watch ──> Sampler ──> Sample(snapshot, redeliveries) ──> evaluate ──> Report
                                      └──> exposition (metrics)
 """
 
 from seaway.monitor.alerts import alert_rules
-from seaway.monitor.checks import Finding, Report, State, evaluate
+from seaway.monitor.checks import evaluate
+from seaway.monitor.findings import Finding, Report, State
 from seaway.monitor.metrics import Activity, exposition
 from seaway.monitor.sampler import Sample, Sampler, rates
-from seaway.monitor.snapshot import ConsumerView, Snapshot, StreamView, Watch, take_snapshot
+from seaway.monitor.snapshot import (
+    WITHIN,
+    ConsumerView,
+    Database,
+    Snapshot,
+    StreamView,
+    Watch,
+    take_snapshot,
+)
+from seaway.monitor.station import Station
 
 __all__ = [
+    "WITHIN",
     "Activity",
     "ConsumerView",
+    "Database",
     "Finding",
     "Report",
     "Sample",
     "Sampler",
     "Snapshot",
     "State",
+    "Station",
     "StreamView",
     "Watch",
     "alert_rules",

@@ -11,11 +11,8 @@ from typing import Any
 import yaml
 
 from seaway.config import AlertSettings
-from seaway.monitor.checks import (
-    FULL_WARNING,
-    OUTBOX_AGE_CRITICAL_SECONDS,
-    OUTBOX_AGE_WARNING_SECONDS,
-)
+from seaway.monitor.checks import FULL_WARNING
+from seaway.monitor.standstill import OUTBOX_AGE_CRITICAL_SECONDS, OUTBOX_AGE_WARNING_SECONDS
 
 _CONSUMER = "{{ $labels.stream }} {{ $labels.consumer }}"
 
@@ -67,6 +64,13 @@ def alert_rules(alerts: AlertSettings) -> str:
             "The oldest event has waited {{ $value | humanizeDuration }} in the outbox",
             "Nothing is being published. Start a relay: seaway relay; seaway outbox status",
             severity="critical",
+        ),
+        _rule(
+            "SeawayWaiting",
+            "seaway_process_waits > 0",
+            "{{ $labels.part }} waits for {{ $value }} things",
+            "It says of itself that it does not get on, and why: seaway check",
+            hold="1m",
         ),
         _rule(
             "SeawayOutboxParked",

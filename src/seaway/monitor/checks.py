@@ -12,6 +12,8 @@ Owns: what is ok, a warning or critical. Pure. Must not know how a report is sho
 | consumer_ack_pending        | > threshold           | > 10 x threshold                  |
 | consumer_redelivery_count   | > threshold a minute  | > 10 x threshold a minute         |
 | outbox_age                  | oldest > 60 s         | oldest > 10 min                   |
+| waiting                     | a live process waits  | for > 10 min                      |
+| consumer_standstill         | nothing for > 60 s    | surely for > 10 min               |
 | outbox_parked               | any                   |                                   |
 | outbox                      | (unknown: the database is away)                          ||
 | dead_letters                | any                   |                                   |
@@ -20,85 +22,38 @@ Owns: what is ok, a warning or critical. Pure. Must not know how a report is sho
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import IntEnum
 
 from seaway.config import AlertSettings
+from seaway.monitor import standstill
+from seaway.monitor.findings import WORST_LAST, Finding, Report, State, judge
 from seaway.monitor.snapshot import ConsumerView, Snapshot, StreamView
 from seaway.naming import ADVISORY_STREAM
 
 FULL_WARNING, FULL_CRITICAL = 0.80, 0.95
-OUTBOX_AGE_WARNING_SECONDS, OUTBOX_AGE_CRITICAL_SECONDS = 60, 600
 CRITICAL_FACTOR = 10
-
-
-class State(IntEnum):
-    """A finding's state; the values are the exit codes of a Nagios plugin."""
-
-    OK = 0
-    WARNING = 1
-    CRITICAL = 2
-    UNKNOWN = 3
-
-    @property
-    def label(self) -> str:
-        """Lower case: ``ok``, ``warning``, ``critical``, ``unknown``."""
-        return self.name.lower()
-
-
-# Not being able to look is worse than a warning that was seen.
-_WORST_LAST = (State.OK, State.WARNING, State.UNKNOWN, State.CRITICAL)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check of one subject. ``next_move`` is a command or an act, empty where all is well."""
-
-    check: str
-    subject: str
-    state: State
-    message: str
-    value: float | None = None
-    warning: float | None = None
-    critical: float | None = None
-    next_move: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """All findings, the worst first."""
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def state(self) -> State:
-        """The worst state: critical before unknown before warning before ok."""
-        return max((f.state for f in self.findings), key=_WORST_LAST.index, default=State.UNKNOWN)
-
-    @property
-    def problems(self) -> tuple[Finding, ...]:
-        """What is not ok."""
-        return tuple(finding for finding in self.findings if finding.state is not State.OK)
 
 
 def evaluate(
     snapshot: Snapshot,
     alerts: AlertSettings,
     redeliveries_per_minute: Mapping[tuple[str, str], float] | None = None,
+    unmoved: Mapping[tuple[str, str], float] | None = None,
 ) -> Report:
     """Judge a snapshot. Thresholds are exceeded strictly: 1000 pending of 1000 is ok.
 
-    Without rates (``None``) the redelivery rate is not judged at all.
+    Without rates (``None``) the redelivery rate is not judged at all. ``unmoved``: for how many
+    seconds nothing has happened to a durable, as far as was watched (``Sample.unmoved``).
     """
-    found = [*_server(snapshot), *_outbox(snapshot)]
+    found = [*_server(snapshot), *_outbox(snapshot), *standstill.waiting(snapshot)]
     if snapshot.server_error is None:
         found += _missing(snapshot)
         for stream in snapshot.streams:
             found += _stream(stream)
         for consumer in snapshot.consumers:
             found += _consumer(consumer, alerts, redeliveries_per_minute)
+        found += standstill.consumers(snapshot, unmoved or {})
         found += _dead_letters(snapshot)
-    return Report(tuple(sorted(found, key=lambda f: -_WORST_LAST.index(f.state))))
+    return Report(tuple(sorted(found, key=lambda f: -WORST_LAST.index(f.state))))
 
 
 def _server(snapshot: Snapshot) -> Iterator[Finding]:
@@ -142,17 +97,30 @@ def _missing(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _stream(stream: StreamView) -> Iterator[Finding]:
     # A stream that discards its oldest is full by design: age and size limits keep it there.
-    if stream.fill is None or not stream.refuses_when_full:
+    if not stream.refuses_when_full:
         return
-    yield _judge(
-        "stream_full",
-        stream.name,
-        stream.fill,
-        FULL_WARNING,
-        FULL_CRITICAL,
-        f"{stream.name} is {stream.fill:.0%} full and refuses what is too much",
-        "raise max_bytes, or let consumers catch up",
-    )
+    if stream.fill is not None:
+        yield judge(
+            "stream_full",
+            stream.name,
+            stream.fill,
+            FULL_WARNING,
+            FULL_CRITICAL,
+            f"{stream.name} is {stream.fill:.0%} full of its {stream.nearest_limit} "
+            "and refuses what is too much",
+            f"raise {stream.nearest_limit}, or let consumers catch up",
+        )
+    if stream.full_subjects:
+        yield judge(
+            "stream_subjects_full",
+            stream.name,
+            len(stream.full_subjects),
+            0,
+            None,
+            f"{stream.name} refuses what is too much on {len(stream.full_subjects)} subjects, "
+            f"such as {stream.full_subjects[0]}",
+            "raise max_msgs_per_subject, or let consumers catch up",
+        )
 
 
 def _consumer(
@@ -163,16 +131,17 @@ def _consumer(
     where = f"{consumer.stream}/{consumer.durable}"
     look = f"seaway consumer info {consumer.stream} {consumer.durable}"
     pending, held = alerts.stream_messages_pending, alerts.consumer_ack_pending
-    yield _judge(
-        "stream_messages_pending",
-        where,
-        consumer.num_pending,
-        pending,
-        pending * CRITICAL_FACTOR,
-        f"{where} has {consumer.num_pending} messages pending",
-        "start more workers, or see why it is slow: " + look,
-    )
-    yield _judge(
+    if not consumer.never_pulled:  # It is told as that, and waits for nobody.
+        yield judge(
+            "stream_messages_pending",
+            where,
+            consumer.num_pending,
+            pending,
+            pending * CRITICAL_FACTOR,
+            f"{where} has {consumer.num_pending} messages pending",
+            "start more workers, or see why it is slow: " + look,
+        )
+    yield judge(
         "consumer_ack_pending",
         where,
         consumer.num_ack_pending,
@@ -183,7 +152,7 @@ def _consumer(
     )
     if rates is not None and consumer.key in rates:
         rate, limit = rates[consumer.key], alerts.consumer_redelivery_count.per_minute
-        yield _judge(
+        yield judge(
             "consumer_redelivery_count",
             where,
             rate,
@@ -201,21 +170,13 @@ def _outbox(snapshot: Snapshot) -> Iterator[Finding]:
             "database",
             State.UNKNOWN,
             snapshot.outbox_error,
-            next_move="seaway db verify",
+            next_move="is it running, and who holds its locks? seaway db verify",
         )
+    yield from standstill.outbox(snapshot)
     if snapshot.outbox is None:
         return
-    age, parked = snapshot.outbox_age_seconds, snapshot.outbox.parked
-    yield _judge(
-        "outbox_age",
-        "outbox",
-        age,
-        OUTBOX_AGE_WARNING_SECONDS,
-        OUTBOX_AGE_CRITICAL_SECONDS,
-        f"{snapshot.outbox.count} events wait, the oldest for {age:.0f} s",
-        "is a relay running? seaway relay; seaway outbox status",
-    )
-    yield _judge(
+    parked = snapshot.outbox.parked
+    yield judge(
         "outbox_parked",
         "outbox",
         parked,
@@ -228,7 +189,7 @@ def _outbox(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _dead_letters(snapshot: Snapshot) -> Iterator[Finding]:
     for context, letters in sorted(snapshot.dead_letters.items()):
-        yield _judge(
+        yield judge(
             "dead_letters",
             context,
             letters,
@@ -237,29 +198,3 @@ def _dead_letters(snapshot: Snapshot) -> Iterator[Finding]:
             f"{letters} dead letters in {context}",
             "seaway dlq ls; seaway dlq redrive",
         )
-
-
-def _judge(
-    check: str,
-    subject: str,
-    value: float,
-    warning: float,
-    critical: float | None,
-    message: str,
-    next_move: str,
-) -> Finding:
-    state = State.OK
-    if critical is not None and value > critical:
-        state = State.CRITICAL
-    elif value > warning:
-        state = State.WARNING
-    return Finding(
-        check,
-        subject,
-        state,
-        message,
-        value,
-        warning,
-        critical,
-        next_move if state is not State.OK else "",
-    )

@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from seaway.contracts import Backlog
-from seaway.monitor.checks import Report
+from seaway.contracts import Backlog, Notice
+from seaway.monitor.findings import Report
 from seaway.monitor.sampler import Sample
 from seaway.telemetry import (
     DeadLettered,
@@ -150,6 +150,8 @@ def _of_sample(sample: Sample) -> Iterator[Metric]:
     for context, count in sorted(snapshot.dead_letters.items()):
         letters.add_metric((context,), count)
     yield letters
+    if snapshot.processes is not None:
+        yield from _of_processes(snapshot.processes)
     if snapshot.outbox is not None or snapshot.outbox_error is not None:
         yield _gauge(
             "seaway_database_up_bool",
@@ -173,6 +175,21 @@ def _of_sample(sample: Sample) -> Iterator[Metric]:
             snapshot.outbox_age_seconds,
         )
         yield from _estimates(snapshot.outbox)
+
+
+def _of_processes(processes: Iterable[Notice]) -> Iterator[Metric]:
+    live = [one for one in processes if one.live]
+    there = GaugeMetricFamily(
+        "seaway_processes", "Processes with this part at work on the database.", labels=("part",)
+    )
+    waits = GaugeMetricFamily(
+        "seaway_process_waits", "What they say that they wait for.", labels=("part",)
+    )
+    for part in sorted({one.part for one in live}):
+        ours = [one for one in live if one.part == part]
+        there.add_metric((part,), len({one.process for one in ours}))
+        waits.add_metric((part,), sum(one.waits for one in ours))
+    yield from (there, waits)
 
 
 def _estimates(backlog: Backlog) -> Iterator[Metric]:

@@ -14,7 +14,7 @@ and those messages are counted in the cheapest way that is right (``span_of``):
 | `stream_seq` stayed                                   | none     | exact: all repeats    |
 | filter covers the stream, no hole in the span         | none     | exact                 |
 | work-queue, interest stream (settled messages vanish) | none     | exact or lower bound  |
-| otherwise                                             | seven    | see `count_between`   |
+| otherwise                                             | six      | see `count_between`   |
 
 Limits: the count begins at 0 with the first look. A message that is deleted between its first
 delivery and the look counts as a redelivery; a message that expired undelivered in a whole-stream
@@ -23,7 +23,6 @@ span hides one. A recreated consumer begins anew, from its own start. Never nega
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -31,10 +30,8 @@ from typing import Literal
 from seaway.contracts import BrokerAdmin
 from seaway.errors import SeawayError
 from seaway.monitor.snapshot import ConsumerView, Snapshot, StreamView
-from seaway.naming import covers
+from seaway.naming import WATCHER, covers
 
-PROBE_PREFIX = "seaway_probe_"
-_PROBE_IDLE_NANOSECONDS = 5_000_000_000
 _ATTEMPTS = 5
 
 
@@ -114,69 +111,21 @@ async def count_between(
 ) -> int:
     """How many stored messages of ``filters`` have ``after < seq <= upto``; constant cost.
 
-    Two ephemeral consumers, one at each end, say what lies behind them; the difference is the
-    answer if nothing arrived in between. The later end is asked before and after: where both
-    answers agree, nothing did. Under steady load the quietest of a few tries is taken, which may
-    count the few messages that arrived within it.
+    What lies behind each end is asked for; the difference is the answer if nothing arrived in
+    between. The later end is asked before and after: where both answers agree, nothing did. Under
+    steady load the quietest of a few tries is taken, which may count the few messages that arrived
+    within it.
     """
+
+    async def behind(seq: int) -> int:
+        return await admin.count(stream, filter_subjects=filters, from_seq=seq + 1, reader=WATCHER)
+
     best: tuple[int, int] | None = None
-    end = await _Probe.open(admin, stream, filters, upto + 1)
-    try:
-        start = await _Probe.open(admin, stream, filters, after + 1)
-        try:
-            for _ in range(_ATTEMPTS):
-                before, whole, later = (
-                    await end.pending(),
-                    await start.pending(),
-                    await end.pending(),
-                )
-                arrived = max(0, later - before)
-                if best is None or arrived < best[0]:
-                    best = (arrived, whole - before)
-                if arrived == 0:
-                    break
-        finally:
-            await start.close()
-    finally:
-        await end.close()
+    for _ in range(_ATTEMPTS):
+        before, whole, later = await behind(upto), await behind(after), await behind(upto)
+        arrived = max(0, later - before)
+        if best is None or arrived < best[0]:
+            best = (arrived, whole - before)
+        if arrived == 0:
+            break
     return max(0, best[1]) if best else 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Probe:
-    """An ephemeral consumer that is never pulled from. Ends by itself when left behind."""
-
-    admin: BrokerAdmin
-    stream: str
-    name: str
-
-    @classmethod
-    async def open(
-        cls, admin: BrokerAdmin, stream: str, filters: Sequence[str], from_seq: int
-    ) -> _Probe:
-        name = PROBE_PREFIX + secrets.token_hex(8)
-        config = {
-            "name": name,
-            "deliver_policy": "by_start_sequence",
-            "opt_start_seq": from_seq,
-            "ack_policy": "none",
-            "headers_only": True,
-            "mem_storage": True,
-            "num_replicas": 1,
-            "inactive_threshold": _PROBE_IDLE_NANOSECONDS,
-        }
-        if len(filters) == 1:
-            config["filter_subject"] = filters[0]
-        elif filters:
-            config["filter_subjects"] = list(filters)
-        await admin.create_consumer(stream, config)
-        return cls(admin, stream, name)
-
-    async def pending(self) -> int:
-        info = await self.admin.consumer(self.stream, self.name)
-        if info is None:
-            raise SeawayError(f"the probe {self.name} on {self.stream} is gone")
-        return int(info["num_pending"])
-
-    async def close(self) -> None:
-        await self.admin.delete_consumer(self.stream, self.name)

@@ -9,19 +9,41 @@ consumers are left out, since their names never end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import contextlib
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TypeAlias, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 from seaway import naming
 from seaway.config import Settings
-from seaway.contracts import JSON, Backlog, BrokerAdmin, OutboxStore, ServerInfo
-from seaway.errors import SeawayError
+from seaway.contracts import JSON, Backlog, Broker, BrokerAdmin, Notice, ServerInfo, Store
+from seaway.errors import ConfigError, SeawayError
+from seaway.headers import parse_time
+from seaway.monitor.station import Station
 
 T = TypeVar("T")
-OpenStore: TypeAlias = Callable[[], Awaitable[OutboxStore]]
-"""Gives the outbox's store, opening it where need be; ``SeawayError`` where it is away."""
+
+WITHIN = timedelta(seconds=5)
+"""How long server and database may take to answer, each."""
+_MOST_SUBJECTS = 1000
+_SIDES = ("delivered", "ack_floor")
+
+
+@dataclass(slots=True)
+class Database:
+    """An open database whose tables may not be verified yet: that can hang where they are locked,
+    and what its processes say need not wait for it."""
+
+    store: Store
+    _verified: bool = False
+
+    async def verified(self) -> Store:
+        """The store, verified once; ``SchemaMismatch`` names the mending."""
+        if not self._verified:
+            await self.store.schema.verify()
+            self._verified = True
+        return self.store
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +89,38 @@ class StreamView:
     refuses_when_full: bool = False
     replicas: int = 1
     leader: str | None = None
+    last_at: datetime | None = None
+    """When its last message was stored."""
+    full_subjects: tuple[str, ...] = ()
+    """Subjects that take no more (``discard_new_per_subject``), where there are few enough to ask.
+    """
 
     @property
     def fill(self) -> float | None:
         """0 to 1 of the limit that is nearest; ``None`` without limits."""
-        ratios = [
-            used / limit
-            for used, limit in ((self.bytes, self.max_bytes), (self.messages, self.max_messages))
+        return max((ratio for ratio, _ in self._ratios()), default=None)
+
+    @property
+    def nearest_limit(self) -> str:
+        """The name of that limit; empty without limits."""
+        return max(self._ratios(), default=(0.0, ""))[1]
+
+    def _ratios(self) -> list[tuple[float, str]]:
+        return [
+            (used / limit, name)
+            for used, limit, name in (
+                (self.bytes, self.max_bytes, "max_bytes"),
+                (self.messages, self.max_messages, "max_msgs"),
+            )
             if limit
         ]
-        return max(ratios, default=None)
 
     @classmethod
     def read(cls, info: JSON) -> StreamView:
         """From the server's STREAM.INFO."""
         config, state = info["config"], info["state"]
+        per_subject = _limit(config.get("max_msgs_per_subject")) if _by_subject(config) else None
+        subjects = (state.get("subjects") or {}) if per_subject else {}
         return cls(
             name=config["name"],
             subjects=tuple(config.get("subjects") or ()),
@@ -97,6 +136,10 @@ class StreamView:
             refuses_when_full=config.get("discard") == "new",
             replicas=config.get("num_replicas", 1),
             leader=(info.get("cluster") or {}).get("leader"),
+            last_at=_time(state.get("last_ts")) if state["messages"] else None,
+            full_subjects=tuple(
+                sorted(name for name, held in subjects.items() if held >= (per_subject or 0))
+            ),
         )
 
 
@@ -119,6 +162,30 @@ class ConsumerView:
     """Every message up to this stream sequence is settled."""
     max_ack_pending: int | None = None
     filters: tuple[str, ...] = ()
+    pulled: bool = True
+    """Whether clients take from it; the server pushes otherwise."""
+    ack_wait: timedelta = timedelta(seconds=30)
+    paused_until: str | None = None
+    asked_at: datetime | None = None
+    """By the server's clock; ``None``: it does not say."""
+    last_active_at: datetime | None = None
+    """The last delivery or acknowledgement; a server that was restarted has forgotten it."""
+
+    @property
+    def never_pulled(self) -> bool:
+        """Nobody has ever taken from it, nor does now."""
+        return self.pulled and self.consumer_seq == 0 and self.num_waiting == 0
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """For how long nothing has been delivered or acknowledged; ``None``: not known."""
+        return _between(self.last_active_at, self.asked_at)
+
+    def idle_seconds_at_least(self, stream: StreamView | None) -> float:
+        """For how long it has surely had something to do and not done it: nothing came since."""
+        came_at = stream.last_at if stream else None
+        idle, quiet = self.idle_seconds, _between(came_at, self.asked_at)
+        return 0.0 if quiet is None else quiet if idle is None else min(idle, quiet)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -142,6 +209,14 @@ class ConsumerView:
             ack_floor=info["ack_floor"]["stream_seq"],
             max_ack_pending=_limit(config.get("max_ack_pending")),
             filters=tuple(naming.filter_subjects(config)),
+            pulled=not config.get("deliver_subject"),
+            ack_wait=timedelta(microseconds=(config.get("ack_wait") or 0) // 1000),
+            paused_until=config.get("pause_until") if info.get("paused") else None,
+            asked_at=_time(info.get("ts")),
+            last_active_at=max(
+                filter(None, (_time(info[side].get("last_active")) for side in _SIDES)),
+                default=None,
+            ),
         )
 
 
@@ -158,6 +233,8 @@ class Snapshot:
     missing_consumers: tuple[tuple[str, str], ...] = ()
     outbox: Backlog | None = None
     outbox_error: str | None = None
+    processes: tuple[Notice, ...] | None = None
+    """What those at work on the database say of themselves; ``None``: that could not be asked."""
     dead_letters: Mapping[str, int] = field(default_factory=dict)
     """Letters by context."""
 
@@ -168,31 +245,45 @@ class Snapshot:
     @property
     def outbox_age_seconds(self) -> float:
         """How long the oldest event that is not parked has waited; 0 where none waits."""
-        if self.outbox is None or self.outbox.oldest_at is None:
-            return 0.0
-        return max(0.0, (self.taken_at - self.outbox.oldest_at).total_seconds())
+        return (age_seconds(self.outbox, self.taken_at) or 0.0) if self.outbox else 0.0
+
+
+def age_seconds(backlog: Backlog, now: datetime) -> float | None:
+    """How long the oldest event that is not parked has waited; ``None`` where none waits. Never
+    negative: the database's clock may be ahead of ours."""
+    if backlog.oldest_at is None:
+        return None
+    return max(0.0, (now - backlog.oldest_at).total_seconds())
 
 
 async def take_snapshot(
-    admin: BrokerAdmin, watch: Watch, open_store: OpenStore | None = None
+    server: Station[Broker],
+    watch: Watch,
+    database: Station[Database] | None = None,
+    *,
+    within: timedelta = WITHIN,
 ) -> Snapshot:
-    """Look once. Never raises for a server or database that is away or refuses."""
-    (outbox, outbox_error), (seen, server_error) = await asyncio.gather(
-        _backlog(open_store), _attempt(_look(admin, watch))
+    """Look once. Never raises for a server or database that is away, refuses or hangs: what did
+    not answer ``within`` that time is written down as that."""
+    seen: dict[str, Any] = {}
+    outbox_error, (looked, server_error) = await asyncio.gather(
+        _ask_database(database, seen, within),
+        _attempt(server.ask(lambda broker: _look(broker.admin, watch), within=within)),
     )
-    server, streams, consumers = seen or (None, (), ())
+    found, streams, consumers = looked or (None, (), ())
     there = {stream.name for stream in streams}
     known = {consumer.key for consumer in consumers}
     return Snapshot(
         taken_at=datetime.now(UTC),
-        server=server,
+        server=found,
         server_error=server_error,
         streams=streams,
         consumers=consumers,
-        missing_streams=tuple(name for name in watch.streams if seen and name not in there),
-        missing_consumers=tuple(key for key in watch.consumers if seen and key not in known),
-        outbox=outbox,
+        missing_streams=tuple(name for name in watch.streams if looked and name not in there),
+        missing_consumers=tuple(key for key in watch.consumers if looked and key not in known),
+        outbox=seen.get("outbox"),
         outbox_error=outbox_error,
+        processes=seen.get("processes"),
         dead_letters={
             naming.stream_context(stream.name): stream.messages
             for stream in streams
@@ -208,18 +299,28 @@ async def _attempt(work: Awaitable[T]) -> tuple[T | None, str | None]:
         return None, str(error)
 
 
-async def _backlog(open_store: OpenStore | None) -> tuple[Backlog | None, str | None]:
-    async def ask(opener: OpenStore) -> Backlog:
-        return await (await opener()).backlog()
+async def _ask_database(
+    database: Station[Database] | None, seen: dict[str, Any], within: timedelta
+) -> str | None:
+    """Fill ``seen`` with ``processes`` and ``outbox``; what stood in the way of the latter."""
 
-    return (None, None) if open_store is None else await _attempt(ask(open_store))
+    async def ask(opened: Database) -> None:
+        # First, and kept whatever follows: it says why the outbox cannot be asked.
+        with contextlib.suppress(ConfigError):  # It is not there, or we may not read it.
+            seen["processes"] = tuple(await opened.store.notices())
+        seen["outbox"] = await (await opened.verified()).backlog()
+
+    if database is None:
+        return None
+    _, error = await _attempt(database.ask(ask, within=within))
+    return error
 
 
 async def _look(
     admin: BrokerAdmin, watch: Watch
 ) -> tuple[ServerInfo, tuple[StreamView, ...], tuple[ConsumerView, ...]]:
     server = await admin.server_info()
-    infos = await asyncio.gather(*(admin.stream(name) for name in watch.streams))
+    infos = await asyncio.gather(*(_stream(admin, name) for name in watch.streams))
     streams = tuple(StreamView.read(info) for info in infos if info is not None)
     listed = await asyncio.gather(*(admin.consumers(s.name) for s in streams if s.consumer_count))
     wanted = sorted(
@@ -231,6 +332,31 @@ async def _look(
     details = await asyncio.gather(*(admin.consumer(*key) for key in wanted))
     # Some may have gone between the list and the question: they are missing, not an error.
     return server, streams, tuple(ConsumerView.read(info) for info in details if info is not None)
+
+
+async def _stream(admin: BrokerAdmin, name: str) -> JSON | None:
+    """Its info, with what each subject holds where that matters and is few."""
+    info = await admin.stream(name)
+    if info is None or not _by_subject(info["config"]):
+        return info
+    if info["state"].get("num_subjects", 0) > _MOST_SUBJECTS:
+        return info
+    return await admin.stream(name, subjects=">")
+
+
+def _by_subject(config: JSON) -> bool:
+    """Whether it refuses what is too much on one subject."""
+    return bool(config.get("discard") == "new" and config.get("discard_new_per_subject"))
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else parse_time(text)
+
+
+def _between(earlier: datetime | None, later: datetime | None) -> float | None:
+    if earlier is None or later is None:
+        return None
+    return max(0.0, (later - earlier).total_seconds())
 
 
 def _limit(value: int | None) -> int | None:

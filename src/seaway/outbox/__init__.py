@@ -10,8 +10,10 @@ commits; all events of a call are written or none; nothing here begins, commits 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
+from seaway.events import RawEvent
 from seaway.outbox.adapters import Place, adapter_for
 from seaway.outbox.encoding import Limits, Wishes, encode
 from seaway.tables import check_schema
@@ -52,6 +54,7 @@ class Outbox:
     ) -> None:
         self._limits = Limits(max_message_bytes, dict(limits or {}))
         self._place = Place(None if schema is None else check_schema(schema), notify)
+        self._place_of_own_ids = replace(self._place, own_ids=True)
 
     @overload
     def add(
@@ -95,9 +98,12 @@ class Outbox:
         Raises, with nothing written: ``OutsideTransaction`` (begin one), ``EventTooLarge``,
         ``InvalidName``, ``SchemaMismatch`` (run ``seaway db upgrade``), ``StoreUnavailable``
         (roll back, try again), ``ConfigError`` for everything else that the call has wrong, such
-        as an event id that is in the outbox already. Not idempotent: each call is a new event.
+        as an event id that is in the outbox already, or was sent and is still kept. Not idempotent:
+        each call is a new event.
         """
         adapter = adapter_for(tx)
         adapter.require_transaction(tx)
         wishes = Wishes(key, correlation_id, causation_id, headers or {})
-        return adapter.insert(tx, encode(events, wishes, self._limits), self._place)
+        rows = encode(events, wishes, self._limits)
+        own_ids = any(isinstance(one, RawEvent) and one.event_id is not None for one in events)
+        return adapter.insert(tx, rows, self._place_of_own_ids if own_ids else self._place)

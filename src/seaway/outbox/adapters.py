@@ -18,13 +18,15 @@ from seaway.outbox.encoding import OutboxRow
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an outbox is, for databases that have more than one place, and how it tells of rows.
+    """Where an outbox is, for databases that have more than one place, and how rows go into it.
 
     ``schema``: default the connection's search path. ``notify``: wake relays that listen.
+    ``own_ids``: the caller gave ids, which must not be those of sent events either.
     """
 
     schema: str | None = None
     notify: bool = False
+    own_ids: bool = False
 
 
 class Adapter(Protocol):

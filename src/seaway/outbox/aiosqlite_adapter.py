@@ -33,11 +33,11 @@ async def insert(
     """See ``Adapter``. A savepoint keeps a failure half way from leaving some of the rows."""
     try:
         if len(rows) == 1:
-            await handle.execute(s.ADD, rows[0])
+            await handle.execute(s.add(place), rows[0])
             return ids_of(rows)
         await handle.execute(s.SAVEPOINT)
         try:
-            await handle.executemany(s.ADD, rows)
+            await handle.executemany(s.add(place), rows)
         except sqlite3.Error:
             if handle.in_transaction:
                 await handle.execute(s.ROLLBACK_TO)

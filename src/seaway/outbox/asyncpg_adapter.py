@@ -32,7 +32,7 @@ def require_transaction(handle: Handle) -> None:
 async def insert(handle: Handle, rows: Sequence[OutboxRow], place: Place) -> list[str]:
     """See ``Adapter``. One statement, one round trip."""
     try:
-        statement, parameters = s.adding(rows, place)
+        statement, parameters = s.adding(rows, place, in_binary=True)
         found = await handle.fetch(statement, *parameters)
         added = [event_id for (event_id,) in found]
         refusal = s.known(rows, added)

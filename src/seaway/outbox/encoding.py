@@ -230,7 +230,7 @@ def _refuse_twins(event_ids: Iterable[str]) -> None:
 
 
 def duplicate(event_id: str) -> ConfigError:
-    """The error for an id that is in the outbox, or twice in one call."""
+    """The error for an id that is in the outbox, or was sent from it, or is twice in one call."""
     return ConfigError(
-        f"event {event_id} is in the outbox already", hint="an event id is used once"
+        f"event {event_id} is in the outbox already, or was sent", hint="an event id is used once"
     )

@@ -28,8 +28,14 @@ _NOTIFYING = (
     "WITH added AS ({add}), told AS (SELECT pg_notify('seaway_outbox', ''))\n"
     "SELECT added.event_id FROM added, told"
 )
+# Row by row: a join, which NOT EXISTS becomes, would not keep the rows' order.
+_UNLESS_SENT = (
+    "WHERE (SELECT s.event_id FROM seaway_sent s WHERE s.event_id = CAST(e.event_id AS uuid) "
+    "LIMIT 1) IS NULL"
+)
 _TAKE_BACK = "DELETE FROM seaway_outbox WHERE event_id = ANY (CAST($1 AS uuid[]))"
 _TYPES = ("text", "text", "text", "bytea", "text", "bigint")
+_PAYLOAD = 3
 
 _MISSING = frozenset({"42P01", "42703", "42704", "3F000", "42P10"})
 _TRANSIENT = ("08", "40", "53", "57", "58", "55")
@@ -43,23 +49,36 @@ class Add(NamedTuple):
     parameters: Sequence[Any]
 
 
-def adding(rows: Sequence[OutboxRow], place: Place) -> Add:
+def adding(rows: Sequence[OutboxRow], place: Place, *, in_binary: bool = False) -> Add:
     """One statement for any number of rows; six parameters of plain text, bytes and integers.
 
     One row goes as it is, any other number as an array for each column: most calls add one event,
-    and arrays of one cost drivers and server more.
+    and arrays of one cost drivers and server more. The server's clock dates the rows: what is old
+    in the outbox is asked of that, and the writer's own may be another.
+
+    ``in_binary``: the driver sends arrays in binary. One that sends them as text would escape bytes
+    in them as in a literal where ``standard_conforming_strings`` is off, and the server would take
+    the escapes for the payload; so that gets them as the text that the server reads bytes from.
     """
     if len(rows) == 1:
-        return Add(_add_statement(place, many=False), rows[0])
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in _TYPES]
-    return Add(_add_statement(place, many=True), columns)
+        return Add(_add_statement(place, many=False, in_binary=in_binary), rows[0])
+    columns = [list[Any](column) for column in zip(*rows, strict=True)] or [[] for _ in _TYPES]
+    if not in_binary:
+        columns[_PAYLOAD] = [f"\\x{payload.hex()}" for payload in columns[_PAYLOAD]]
+    return Add(_add_statement(place, many=True, in_binary=in_binary), columns)
 
 
-@lru_cache(maxsize=16)
-def _add_statement(place: Place, *, many: bool) -> str:
+@lru_cache(maxsize=32)
+def _add_statement(place: Place, *, many: bool, in_binary: bool) -> str:
     suffix = "[]" if many else ""
-    values = ", ".join(f"CAST(${n} AS {kind}{suffix})" for n, kind in enumerate(_TYPES, 1))
-    add = _ADD.format(rows=f"unnest({values})" if many else f"(VALUES ({values}))")
+    casts = [f"CAST(${n} AS {kind}{suffix})" for n, kind in enumerate(_TYPES, 1)]
+    if many and not in_binary:
+        casts[_PAYLOAD] = f"CAST(CAST(${_PAYLOAD + 1} AS text[]) AS bytea[])"
+    values = ", ".join(casts)
+    add = _ADD.format(
+        rows=f"unnest({values})" if many else f"(VALUES ({values}))",
+        unless_sent=_UNLESS_SENT if place.own_ids else "",
+    )
     add = within(add, place.schema)
     return _NOTIFYING.format(add=add) if place.notify else add
 

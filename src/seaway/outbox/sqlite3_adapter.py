@@ -28,11 +28,11 @@ def insert(
     connection = _connection(handle)
     try:
         if len(rows) == 1:
-            connection.execute(s.ADD, rows[0])
+            connection.execute(s.add(place), rows[0])
             return ids_of(rows)
         connection.execute(s.SAVEPOINT)
         try:
-            connection.executemany(s.ADD, rows)
+            connection.executemany(s.add(place), rows)
         except sqlite3.Error:
             if connection.in_transaction:
                 connection.execute(s.ROLLBACK_TO)

@@ -13,16 +13,24 @@ from typing import Any
 
 from seaway.errors import ConfigError, OutsideTransaction, SchemaMismatch, StoreUnavailable
 from seaway.outbox import refusals
+from seaway.outbox.adapters import Place
 from seaway.outbox.encoding import OutboxRow, ids_of
 
-ADD = files("seaway.outbox").joinpath("sql/sqlite_add.sql").read_text("utf-8")
+_ADD, _ADD_OWN = (
+    files("seaway.outbox").joinpath(f"sql/{name}.sql").read_text("utf-8")
+    for name in ("sqlite_add", "sqlite_add_own")
+)
 SAVEPOINT = "SAVEPOINT seaway_add"
 RELEASE = "RELEASE seaway_add"
 ROLLBACK_TO = "ROLLBACK TO seaway_add"
 KNOWN = """
-    SELECT event_id FROM seaway_outbox
-    WHERE event_id IN (SELECT value FROM json_each(?)) LIMIT 1
+    WITH given AS (SELECT value AS event_id FROM json_each(?))
+    SELECT event_id FROM given NATURAL JOIN seaway_outbox
+    UNION ALL
+    SELECT event_id FROM given NATURAL JOIN seaway_sent
+    LIMIT 1
 """
+_TWICE = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_NOTNULL)
 
 _TRANSIENT = {
     sqlite3.SQLITE_BUSY: "the database is locked by another writer",
@@ -32,14 +40,19 @@ _TRANSIENT = {
 }
 
 
+def add(place: Place) -> str:
+    """The statement that adds a row."""
+    return _ADD_OWN if place.own_ids else _ADD
+
+
 def ids_json(rows: Sequence[OutboxRow]) -> str:
     """The parameter of ``KNOWN``."""
     return json.dumps(ids_of(rows))
 
 
 def is_duplicate(error: sqlite3.Error) -> bool:
-    """Whether one of the rows has an id that the outbox holds already."""
-    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+    """Whether one of the rows has an id that the outbox holds already, or has sent."""
+    return getattr(error, "sqlite_errorcode", None) in _TWICE
 
 
 def explain(error: sqlite3.Error) -> ConfigError | StoreUnavailable:

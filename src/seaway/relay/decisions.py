@@ -22,11 +22,15 @@ from seaway.contracts import (
     Refused,
     Sent,
     Stored,
+    StoredMessage,
     Unconfirmed,
 )
 from seaway.errors import InvalidName
+from seaway.headers import check_headers, wire_bytes
 
-MESSAGE_TOO_LARGE = 10054
+_HOPELESS = frozenset({0, 10054, 10097})
+"""Refused by us before it was sent, larger than the stream takes, more headers than the server
+takes: no retry can help."""
 STREAM_NOT_FOUND = 10059
 NO_RESPONDERS = (503, 0)
 """Code and err_code where nobody listened; reasoned about only once the stream is known to be
@@ -38,17 +42,24 @@ Cause: TypeAlias = Refused | Unconfirmed
 
 @lru_cache(maxsize=4096)
 def stream_of(subject: str) -> str:
-    """The stream that an event's subject belongs to; ``InvalidName`` where it names no context."""
-    return naming.events_stream(naming.context_of(subject))
+    """The stream that an event's subject belongs to; ``InvalidName`` where it is none's.
+
+    A row of another's making may name any subject: a dead letter's, a redrive's, an API's.
+    """
+    return naming.events_stream(naming.EventSubject.parse(subject).context)
 
 
 @dataclass(frozen=True, slots=True)
 class Sorted:
-    """A claim by stream and lane, each share in outbox order; ``skipped`` waits for later."""
+    """A claim by stream and lane, each share in outbox order; ``skipped`` waits for later.
+
+    ``held``: keys of which an entry has no room on its stream, so that the later ones wait too.
+    """
 
     shares: Mapping[str, Mapping[int, Sequence[OutboxEntry]]]
     unroutable: Sequence[Failed]
     skipped: int
+    held: Collection[str] = ()
 
 
 def sort_out(
@@ -57,9 +68,10 @@ def sort_out(
     keys: Collection[str],
     streams: Collection[str],
     settled: Collection[str] = (),
+    full: Mapping[str, int] | None = None,
 ) -> Sorted:
-    """Leave out entries whose ordering key is in ``keys`` or whose stream is in ``streams``, and
-    those whose id is in ``settled``.
+    """Leave out entries whose ordering key is in ``keys`` or whose stream is in ``streams``, those
+    whose id is in ``settled``, and those of subjects in ``full`` that need as many bytes.
 
     A claim is made while the one before it is still being published, so it cannot know which keys
     failed there: without this, a later event would overtake an earlier one of its key.
@@ -67,6 +79,7 @@ def sort_out(
     shares: dict[str, dict[int, list[OutboxEntry]]] = {}
     unroutable: list[Failed] = []
     stuck = set(keys)
+    held: set[str] = set()
     skipped = 0
     for entry in claimed:
         if settled and entry.event_id in settled:
@@ -75,6 +88,7 @@ def sort_out(
             skipped += 1
             continue
         try:
+            check_headers(entry.message.headers, entry.event_id)
             stream = stream_of(entry.message.subject)
         except InvalidName as error:
             unroutable.append(Failed(entry, str(error), park=True))
@@ -82,9 +96,23 @@ def sort_out(
             continue
         if stream in streams:
             skipped += 1
+        elif full and _lacks_room(entry, full):
+            skipped += 1
+            held.add(entry.key)
+            stuck.add(entry.key)
         else:
             shares.setdefault(stream, {}).setdefault(entry.lane, []).append(entry)
-    return Sorted(shares, unroutable, skipped)
+    return Sorted(shares, unroutable, skipped, held)
+
+
+def _lacks_room(entry: OutboxEntry, full: Mapping[str, int]) -> bool:
+    least = full.get(entry.message.subject)
+    return least is not None and size(entry) >= least
+
+
+def size(entry: OutboxEntry) -> int:
+    """Bytes of an entry's headers and payload, as the server counts them."""
+    return wire_bytes(entry.message.headers, entry.message.payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +131,8 @@ class Verdict:
     sent: Sequence[Sent] = ()
     failed: Sequence[Failed] = ()
     kept: Sequence[Kept] = ()
+    known: Sequence[Sent] = ()
+    """What the stream says it has, by the id: to be looked at (``looked_at``)."""
     duplicates: int = 0
     """How many of ``sent`` were on the stream before."""
     took: timedelta = field(default=timedelta(), compare=False)
@@ -111,14 +141,31 @@ class Verdict:
     def trouble(self) -> Cause | None:
         """Why the stream takes nothing at the moment, where it does not."""
         for kept in self.kept:
-            if not isinstance(kept.cause, Held):
-                return kept.cause
+            cause = kept.cause
+            if isinstance(cause, Unconfirmed) or (isinstance(cause, Refused) and not cause.full):
+                return cause
         return None
+
+    @property
+    def full(self) -> Mapping[str, int]:
+        """Subjects for which there was no room, and the least bytes that found none."""
+        found: dict[str, int] = {}
+        for kept in self.kept:
+            if isinstance(kept.cause, Refused) and kept.cause.full:
+                subject, needed = kept.entry.message.subject, size(kept.entry)
+                found[subject] = min(needed, found.get(subject, needed))
+        return found
+
+    @property
+    def lack(self) -> Refused | None:
+        """The refusal of something for which there was no room."""
+        causes = (kept.cause for kept in self.kept)
+        return next((each for each in causes if isinstance(each, Refused) and each.full), None)
 
     @property
     def whole(self) -> bool:
         """Whether every entry was acknowledged."""
-        return not self.failed and not self.kept
+        return not self.failed and not self.kept and not self.known
 
     @property
     def stuck(self) -> set[str]:
@@ -142,18 +189,72 @@ def judge(
     sent: list[Sent] = []
     failed: list[Failed] = []
     kept: list[Kept] = []
-    duplicates = 0
+    known: list[Sent] = []
     for entry, outcome in zip(entries, outcomes, strict=True):
         if isinstance(outcome, Stored):
-            sent.append(Sent(entry, stream, outcome.stream_seq))
-            duplicates += outcome.duplicate
+            one = Sent(entry, stream, outcome.stream_seq)
+            (known if outcome.duplicate else sent).append(one)
         elif isinstance(outcome, Refused) and not outcome.heals:
-            hopeless = outcome.err_code == MESSAGE_TOO_LARGE
+            hopeless = outcome.code == 400 and outcome.err_code in _HOPELESS
             park = hopeless or entry.attempts + 1 >= max_attempts
             failed.append(Failed(entry, describe(outcome), park))
         else:
             kept.append(Kept(entry, outcome))
-    return Verdict(stream, sent, failed, kept, duplicates)
+    return Verdict(stream, sent, failed, kept, known)
+
+
+def looked_at(
+    verdict: Verdict, own: Mapping[str, int], foreign: Mapping[str, StoredMessage]
+) -> tuple[Verdict, Sequence[OutboxEntry]]:
+    """The verdict once it was seen what lies under the ids that the stream knew (by event id), and
+    what may be published now: it was held behind an event that is there."""
+    entries = [one.entry for one in verdict.known] + [one.entry for one in verdict.kept]
+    there = [Sent(e, verdict.stream, own[e.event_id]) for e in entries if e.event_id in own]
+    failed = [taken(e, foreign[e.event_id]) for e in entries if e.event_id in foreign]
+    failed = [*verdict.failed, *failed]
+    kept = [
+        each
+        for each in verdict.kept
+        if each.entry.event_id not in own and each.entry.event_id not in foreign
+    ]
+    stuck = {each.entry.key for each in failed}
+    stuck |= {each.entry.key for each in kept if not isinstance(each.cause, Held)}
+    free = [each.entry for each in kept if each.entry.key not in stuck and not verdict.trouble]
+    going = {entry.position for entry in free}
+    return (
+        replace(
+            verdict,
+            sent=[*verdict.sent, *there],
+            failed=failed,
+            kept=[each for each in kept if each.entry.position not in going],
+            known=(),
+            duplicates=verdict.duplicates + len(there),
+        ),
+        free,
+    )
+
+
+def taken(entry: OutboxEntry, other: StoredMessage) -> Failed:
+    """What becomes of an event whose id another message has taken: only a new id helps."""
+    place = f"{other.stream}:{other.stream_seq}"
+    return Failed(
+        entry,
+        f"another message has this event's id: {place} ({other.message.subject!r}, "
+        f"{len(other.message.payload)} bytes); add the event again under a new id",
+        park=True,
+    )
+
+
+def joined(first: Verdict, second: Verdict) -> Verdict:
+    """Two verdicts on one share, of which the second came later."""
+    return Verdict(
+        first.stream,
+        [*first.sent, *second.sent],
+        [*first.failed, *second.failed],
+        [*first.kept, *second.kept],
+        [*first.known, *second.known],
+        first.duplicates + second.duplicates,
+    )
 
 
 def reconsider(verdict: Verdict, config: Mapping[str, Any] | None) -> Verdict:
@@ -177,6 +278,26 @@ def reconsider(verdict: Verdict, config: Mapping[str, Any] | None) -> Verdict:
     return replace(verdict, failed=failed, kept=kept)
 
 
+def outgrown(verdict: Verdict, config: Mapping[str, Any]) -> Verdict:
+    """The verdict where something had no room: what is larger than all of its stream is parked."""
+    most = int(config.get("max_bytes", -1))
+    if most <= 0:
+        return verdict
+    failed = list(verdict.failed)
+    kept: list[Kept] = []
+    for each in verdict.kept:
+        full = isinstance(each.cause, Refused) and each.cause.full
+        if full and (needed := size(each.entry)) > most:
+            error = (
+                f"{verdict.stream} keeps {most} bytes in all (max_bytes), the event has {needed}: "
+                "raise max_bytes, then `seaway outbox retry`"
+            )
+            failed.append(Failed(each.entry, error, park=True))
+        else:
+            kept.append(each)
+    return replace(verdict, failed=failed, kept=kept)
+
+
 def given_up(verdict: Verdict) -> Verdict:
     """The verdict on a stream that has been missing for too long: what it keeps is parked."""
     failed = list(verdict.failed)
@@ -187,6 +308,12 @@ def given_up(verdict: Verdict) -> Verdict:
         else:
             failed.append(Failed(each.entry, reason(verdict.stream, each.cause), park=True))
     return replace(verdict, failed=failed, kept=held)
+
+
+def unseen(verdict: Verdict, reason: str) -> Verdict:
+    """The verdict where what lies under known ids could not be looked at."""
+    kept = [Kept(each.entry, Unconfirmed(reason)) for each in verdict.known]
+    return replace(verdict, kept=[*kept, *verdict.kept], known=())
 
 
 def unanswered(verdict: Verdict, reason: str) -> Verdict:
@@ -218,6 +345,16 @@ def reason(stream: str, cause: Cause) -> str:
     if (cause.code, cause.err_code) == NO_RESPONDERS:
         return f"{stream} has no leader at the moment"
     return f"{stream} takes no messages now: {describe(cause)}"
+
+
+def no_room(stream: str, subjects: Collection[str], cause: Refused) -> str:
+    """Why events wait that a stream has no room for, with the way out."""
+    first, *others = sorted(subjects)
+    more = f" and {len(others)} other subjects" if others else ""
+    return (
+        f"{stream} has no room for {first}{more}: {describe(cause)}; they go as soon as there is "
+        "some: let its consumers acknowledge, or raise the bound in seaway.yaml"
+    )
 
 
 def topic(stream: str, cause: Cause) -> str:

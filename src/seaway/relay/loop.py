@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Collection, Sequence
@@ -37,13 +38,6 @@ MOST_UNDER_WAY = 2
 """Claims with the broker: one that is stored, one that is made ready."""
 PRUNE_EVERY = timedelta(minutes=10)
 DEFAULT_BACKOFF = Backoff(base=timedelta(milliseconds=100), cap=timedelta(seconds=5))
-
-
-_NEVER = datetime.min.replace(tzinfo=UTC)
-
-
-def _over(stop: asyncio.Event, until: float) -> bool:
-    return stop.is_set() or time.monotonic() > until
 
 
 class _SystemClock:
@@ -94,15 +88,17 @@ class Relay:
             self._streams,
             self._troubles,
             telemetry=telemetry,
-            clock=self._clock,
+            dated_by=store.now,
             max_attempts=max_attempts,
             stream_grace=stream_grace,
             timeout=publish_timeout,
             backoff=backoff,
         )
         self._resting_keys: dict[str, float] = {}
+        self._look_at = 0.0
+        """When to look again at what lies behind entries that cannot go."""
         self._store_failures = 0
-        self._led_at: dict[str, datetime] = {}
+        self._led_at: dict[str, float] = {}
         self._prune_at = 0.0
         self._settled = 0
 
@@ -161,20 +157,37 @@ class Relay:
             turn = Turn(
                 keys={key for key, until in self._resting_keys.items() if until > began},
                 streams={name for name, s in self._streams.items() if s.rests_until > began},
+                full={
+                    subject: full.size
+                    for memory in self._streams.values()
+                    for subject, full in memory.full.items()
+                    if full.rests_until > began
+                },
+                until=began + TURN.total_seconds(),
+                marked=began,
+                looks_behind=began >= self._look_at,
             )
             try:
-                await self._lead(lease, turn, stop, until=began + TURN.total_seconds())
+                await self._lead(lease, turn, stop)
             except BaseException:
                 # Published but unsettled: only the stream knows which.
                 self._lost_track()
                 raise
             finally:
                 self._settled += turn.settled
-            self._led_at.update(dict.fromkeys(lease.shards, self._clock.now()))
-        turn.took = timedelta(seconds=time.monotonic() - began)
+            self._led_at.update(dict.fromkeys(lease.shards, running_time()))
+        now = time.monotonic()
+        if turn.looks_behind:
+            barren, most = timedelta(seconds=turn.barren_for), self._backoff.cap
+            rest = decisions.rest_after_looking(barren, least=LEAST_REST, most=most)
+            self._look_at = now + rest.total_seconds() if barren else now
+        for stream, memory in self._streams.items():
+            over = memory.looked_through(turn.fitting, since=began, complete=turn.exhausted)
+            if over and not memory.full and memory.cause is None:
+                self._troubles.ended(stream, now=now)
         return turn
 
-    async def _lead(self, lease: Lease, turn: Turn, stop: asyncio.Event, *, until: float) -> None:
+    async def _lead(self, lease: Lease, turn: Turn, stop: asyncio.Event) -> None:
         """Work through claims, four at a time: one is read while the one before it is made ready,
         the one before that stored, and the one before that settled."""
         claimed = await self._claim(lease, turn)
@@ -184,7 +197,7 @@ class Relay:
             while claimed.entries or under_way:
                 if claimed.entries:
                     under_way.append(self._publishing.begin(lease, claimed, turn, stop, under_way))
-                last = not claimed.entries or _over(stop, until)
+                last = not claimed.entries or stop.is_set() or turn.over
                 claimed = await self._meanwhile(lease, turn, verdicts, last=last)
                 verdicts = ()
                 if claimed.entries and len(under_way) < MOST_UNDER_WAY:
@@ -214,6 +227,12 @@ class Relay:
             turn.waiting += len(verdict.kept)
             if verdict.trouble:
                 turn.streams.add(verdict.stream)
+            for subject, size in verdict.full.items():
+                turn.full[subject] = min(size, turn.full.get(subject, size))
+            memory = self._streams.get(verdict.stream)
+            if memory is not None and memory.full:
+                turn.fitting.update(each.entry.message.subject for each in verdict.sent)
+        turn.went_by(any(each.sent or each.failed for each in verdicts))
         return verdicts
 
     async def _meanwhile(
@@ -276,11 +295,11 @@ class Relay:
     def _forget_after_a_gap(self, shards: Collection[str]) -> None:
         """What other relays sent since the last lease is within the streams' windows, and so is
         safe to send again, unless that lease is long over (a suspended machine, a hung peer)."""
-        now = self._clock.now()
-        led_at = min((self._led_at.get(shard, _NEVER) for shard in shards), default=_NEVER)
+        now = running_time()
+        led_at = min((self._led_at.get(shard, -math.inf) for shard in shards), default=-math.inf)
         for memory in self._streams.values():
             window = memory.window
-            if window is None or now - led_at > window / 2:
+            if window is None or now - led_at > window.total_seconds() / 2:
                 memory.suspected()
 
     def _silence(self) -> bool:
@@ -299,7 +318,7 @@ class Relay:
         now = time.monotonic()
         if now >= self._prune_at:
             self._prune_at = now + PRUNE_EVERY.total_seconds()
-            await self._store.prune(self._clock.now() - self._retention)
+            await self._store.prune(await self._store.before(self._retention))
 
     async def _rest(self, turn: Turn, stop: asyncio.Event) -> None:
         if turn.progress:
@@ -308,7 +327,11 @@ class Relay:
         now = time.monotonic()
         self._resting_keys = {k: until for k, until in self._resting_keys.items() if until > now}
         due = next_due(
-            (*(s.rests_until for s in self._streams.values()), *self._resting_keys.values()),
+            (
+                *(s.rests_until for s in self._streams.values()),
+                *(full.rests_until for s in self._streams.values() for full in s.full.values()),
+                *self._resting_keys.values(),
+            ),
             now=now,
         )
         if not turn.led:
@@ -317,10 +340,9 @@ class Relay:
             await self._sleep(stop, due or LEAST_REST)
             return
         if turn.waiting or due is not None:
-            most = self._backoff.cap
-            await self._sleep(
-                stop, decisions.rest_after_looking(turn.took, least=LEAST_REST, most=most)
-            )
+            # Until then only what waits already can be found; what is new behind it comes after.
+            look = max(LEAST_REST, timedelta(seconds=self._look_at - now))
+            await self._sleep(stop, look if due is None else max(LEAST_REST, min(due, look)))
         await self._unless(stop, self._store.wait(IDLE if due is None else min(due, IDLE)))
 
     async def _sleep(self, stop: asyncio.Event, delay: timedelta) -> None:

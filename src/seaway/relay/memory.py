@@ -1,19 +1,32 @@
 """What the relay remembers from round to round; losing it costs time, never an event.
 
-Owns: per stream, whether ids have to be looked up and until when it rests; which troubles have
-been said. Monotonic seconds come in as ``now``; no I/O but ``Telemetry.emit``.
+Owns: per stream, whether ids have to be looked up and until when it rests, and for which subjects
+it has no room; which troubles have been said. Monotonic seconds come in as ``now``; no I/O but
+``Telemetry.emit``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
+from seaway.clocks import running_time
 from seaway.contracts import Unconfirmed
 from seaway.relay.decisions import Cause
 from seaway.retry import Backoff
 from seaway.telemetry import RelayPaused, RelayResumed, Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """A subject that its stream has no room for: the least bytes that found none, and when to try
+    again."""
+
+    size: int
+    failures: int
+    refused_at: float
+    rests_until: float
 
 
 @dataclass(slots=True)
@@ -24,11 +37,16 @@ class StreamMemory:
     """Entries may be on the stream that the outbox still has."""
     window: timedelta | None = None
     """How long it remembers ids, read from the stream while it is suspected."""
+    dated: tuple[datetime, float] = (datetime.max.replace(tzinfo=UTC), 0.0)
+    """What the time was by the clock that dates the outbox, and when that was asked: our own clock
+    may be another, or be set meanwhile."""
     cause: Cause | None = None
     failures: int = 0
     rests_until: float = 0.0
     missing_since: float | None = None
     """Since when there has been no such stream."""
+    full: dict[str, Full] = field(default_factory=dict)
+    """By subject. Others of the stream go on meanwhile."""
 
     def suspected(self) -> None:
         """From now on, look up old entries before they are sent."""
@@ -47,9 +65,37 @@ class StreamMemory:
         if complete:
             self.suspect = False
 
+    def lacked_room(
+        self, sizes: Mapping[str, int], *, progress: Collection[str], now: float, backoff: Backoff
+    ) -> None:
+        """It had none for ``sizes``, by subject; ``progress``: but stored some of those."""
+        for subject, size in sizes.items():
+            known = self.full.get(subject)
+            failures = 1 if known is None or subject in progress else known.failures + 1
+            if known is not None and known.rests_until > now:
+                size, failures = min(size, known.size), known.failures
+            until = now + backoff.delay(failures).total_seconds()
+            self.full[subject] = Full(size, failures, now, until)
+
+    def looked_through(self, fitting: Collection[str], *, since: float, complete: bool) -> bool:
+        """Forget what found room since then; ``complete``: nothing else waits. Whether any did."""
+        over = [
+            subject
+            for subject, full in self.full.items()
+            if full.rests_until <= since and (complete or subject in fitting)
+        ]
+        for subject in over:
+            del self.full[subject]
+        return bool(over)
+
     def reconciled(self) -> None:
         """Nothing that it has stored is in the outbox any more."""
         self.suspect = False
+
+    def now(self) -> datetime:
+        """What the time is by the clock that dates the outbox."""
+        moment, asked_at = self.dated
+        return moment + timedelta(seconds=running_time() - asked_at)
 
     @property
     def silent(self) -> bool:

@@ -10,25 +10,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from seaway.clocks import running_time
-from seaway.contracts import Broker, Clock, Held, Lease, OutboxEntry, Refused, Unconfirmed
-from seaway.errors import ApiError, TransientError
+from seaway.contracts import Broker, Held, Lease, OutboxEntry, Refused, Unconfirmed
+from seaway.errors import ApiError, NotFound, TransientError
 from seaway.relay import decisions
 from seaway.relay.decisions import Kept, Verdict
+from seaway.relay.duplicates import look
 from seaway.relay.memory import StreamMemory, Troubles
-from seaway.relay.reconcile import settle_published
+from seaway.relay.reconcile import Found, settle_published
 from seaway.retry import Backoff
 from seaway.telemetry import Relayed, Telemetry
 
 FENCE = timedelta(seconds=5)
 """A claim this old is published only after the lease was confirmed."""
+REACH = 4
+"""How many times as long as looking past entries that cannot go what lies behind them is served."""
 CLOCK_SKEW = timedelta(minutes=1)
-"""How far the writer's clock may be ahead of the server's when ids are looked up."""
+"""How far the database's clock may be ahead of the server's when ids are looked up."""
 
 
 @dataclass(slots=True)
@@ -41,16 +45,44 @@ class Turn:
     waiting: int = 0
     """Entries that were claimed and stay in the outbox."""
     exhausted: bool = False
-    took: timedelta = timedelta()
+    until: float = 0.0
+    """When it gives others their turn, in monotonic seconds."""
+    looks_behind: bool = True
+    """Whether it goes on past claims of which nothing could go."""
+    barren_for: float = 0.0
+    """Seconds spent on such claims."""
+    barren: bool = False
+    marked: float = 0.0
     keys: set[str] = field(default_factory=set)
     streams: set[str] = field(default_factory=set)
+    full: dict[str, int] = field(default_factory=dict)
+    """Subjects without room on their stream, and the least bytes that found none."""
+    fitting: set[str] = field(default_factory=set)
+    """Subjects of which something was stored, where some have no room."""
     found: set[str] = field(default_factory=set)
-    """Settled because their stream held them, perhaps after they were claimed."""
+    """Their stream was found to hold their ids, perhaps after they were claimed."""
 
     @property
     def progress(self) -> bool:
         """Whether anything left the outbox, or came closer to it."""
         return self.settled + self.failed > 0
+
+    @property
+    def over(self) -> bool:
+        """Whether it is time to leave the lease."""
+        return time.monotonic() > self.until or (self.barren and not self.looks_behind)
+
+    def went_by(self, fruitful: bool) -> None:
+        """A claim has ended; ``fruitful``: something of it went.
+
+        Looking past what cannot go lengthens the turn fivefold: what lies behind would never have
+        its turn where that takes longer than one, and have little of it where it takes as long.
+        """
+        now = time.monotonic()
+        if not fruitful:
+            self.barren_for += now - self.marked
+            self.until += (now - self.marked) * (1 + REACH)
+        self.barren, self.marked = not fruitful, now
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +148,7 @@ class Publishing:
         troubles: Troubles,
         *,
         telemetry: Telemetry,
-        clock: Clock,
+        dated_by: Callable[[], Awaitable[datetime]],
         max_attempts: int,
         stream_grace: timedelta,
         timeout: timedelta,
@@ -126,7 +158,7 @@ class Publishing:
         self._streams = streams
         self._troubles = troubles
         self._telemetry = telemetry
-        self._clock = clock
+        self._dated_by = dated_by
         self._max_attempts = max_attempts
         self._stream_grace = stream_grace
         self._publish_timeout = timeout
@@ -142,8 +174,13 @@ class Publishing:
     ) -> Publication:
         """Hand a claim to the broker, behind the last of ``under_way`` where there is one."""
         sorted_out = decisions.sort_out(
-            claimed.entries, keys=turn.keys, streams=turn.streams, settled=turn.found
+            claimed.entries,
+            keys=turn.keys,
+            streams=turn.streams,
+            settled=turn.found,
+            full=turn.full,
         )
+        turn.keys |= set(sorted_out.held)
         allowed: asyncio.Future[bool] | None = None
         if under_way:
             allowed = asyncio.ensure_future(
@@ -168,7 +205,7 @@ class Publishing:
         complete = claimed.complete and not sorted_out.skipped
         found = await asyncio.gather(
             *(
-                self._publish_stream(lease, stream, lanes, turn, stop, allowed, complete=complete)
+                self._publish_stream(lease, claimed, stream, lanes, turn, stop, allowed, complete)
                 for stream, lanes in sorted_out.shares.items()
             )
         )
@@ -177,12 +214,12 @@ class Publishing:
     async def _publish_stream(
         self,
         lease: Lease,
+        claimed: Claim,
         stream: str,
         lanes: Mapping[int, Sequence[OutboxEntry]],
         turn: Turn,
         stop: asyncio.Event,
         allowed: asyncio.Future[bool] | None,
-        *,
         complete: bool,
     ) -> Sequence[Verdict]:
         memory = self._streams[stream]
@@ -196,22 +233,31 @@ class Publishing:
             return [verdict]
         if found is None:
             return [Verdict(stream, kept=[Kept(entry, Held()) for entry in entries])]
-        turn.found |= found
-        turn.settled += len(found)
-        return await asyncio.gather(
+        gone = found.settled | found.taken.keys()
+        turn.found |= gone
+        turn.settled += len(found.settled)
+        failed = list(found.taken.values())
+        stuck = {each.entry.key for each in failed}
+        shares = [
+            [e for e in lane if e.event_id not in gone] if gone else lane for lane in lanes.values()
+        ]
+        kept = (
+            [Kept(e, Held()) for share in shares for e in share if e.key in stuck] if stuck else []
+        )
+        if stuck:
+            shares = [[e for e in share if e.key not in stuck] for share in shares]
+        verdicts = await asyncio.gather(
             *(
-                self._publish_share(
-                    stream,
-                    [e for e in lane if e.event_id not in found] if found else lane,
-                    allowed,
-                    complete=complete,
-                )
-                for lane in lanes.values()
+                self._publish_share(lease, claimed, stream, share, allowed, complete=complete)
+                for share in shares
             )
         )
+        return [*verdicts, Verdict(stream, failed=failed, kept=kept)] if failed else verdicts
 
     async def _publish_share(
         self,
+        lease: Lease,
+        claimed: Claim,
         stream: str,
         share: Sequence[OutboxEntry],
         allowed: asyncio.Future[bool] | None,
@@ -219,25 +265,48 @@ class Publishing:
         complete: bool,
     ) -> Verdict:
         memory, began = self._streams[stream], time.monotonic()
-        outcomes = (
-            await self._broker.publish(
+        verdict, left = Verdict(stream), share
+        while left:
+            outcomes = await self._broker.publish(
                 stream,
-                [entry.message for entry in share],
+                [entry.message for entry in left],
                 timeout=self._publish_timeout,
                 after=allowed,
             )
-            if share
-            else ()
-        )
-        if allowed is not None and not await allowed:
-            return Verdict(stream)
-        verdict = decisions.judge(stream, share, outcomes, max_attempts=self._max_attempts)
+            if allowed is not None and not await allowed:
+                return Verdict(stream)
+            part = decisions.judge(stream, left, outcomes, max_attempts=self._max_attempts)
+            part, left = await self._looked_at(part)
+            verdict = decisions.joined(verdict, part) if verdict.sent or verdict.failed else part
+            if left and claimed.old:
+                await lease.confirm()
         if isinstance(verdict.trouble, Refused):
             verdict = await self._reconsider(memory, verdict)
         else:
             memory.missing_since = None
+        if verdict.full:
+            verdict = await self._outgrown(verdict)
         self._learn(memory, verdict, complete=complete)
         return replace(verdict, took=timedelta(seconds=time.monotonic() - began))
+
+    async def _looked_at(self, verdict: Verdict) -> tuple[Verdict, Sequence[OutboxEntry]]:
+        """The verdict without what the stream knew by its id, and what may be published now."""
+        if not verdict.known:
+            return verdict, ()
+        known = [(each.entry, each.stream_seq) for each in verdict.known]
+        behind = [each.entry for each in verdict.kept]
+        try:
+            seen = await look(self._broker.admin, verdict.stream, known, behind)
+        except (TransientError, ApiError, NotFound) as error:
+            return decisions.unseen(verdict, str(error)), ()
+        return decisions.looked_at(verdict, seen.own, seen.foreign)
+
+    async def _outgrown(self, verdict: Verdict) -> Verdict:
+        with suppress(TransientError, ApiError):
+            config = await self._config(verdict.stream)
+            if config is not None:
+                return decisions.outgrown(verdict, config)
+        return verdict
 
     async def _reconsider(self, memory: StreamMemory, verdict: Verdict) -> Verdict:
         try:
@@ -263,8 +332,17 @@ class Publishing:
             topic = decisions.topic(stream, trouble)
             text = decisions.reason(stream, trouble)
             self._troubles.began(stream, topic=topic, reason=text, now=now)
-        else:
-            memory.worked(complete=complete and not verdict.kept)
+            return
+        memory.worked(complete=complete and not verdict.kept)
+        if full := verdict.full:
+            stored = {each.entry.message.subject for each in verdict.sent}
+            memory.lacked_room(full, progress=stored, now=now, backoff=self._backoff)
+            cause = verdict.lack
+            assert cause is not None
+            text = decisions.no_room(stream, memory.full, cause)
+            topic = decisions.topic(stream, cause)
+            self._troubles.began(stream, topic=topic, reason=text, now=now)
+        elif not memory.full:
             self._troubles.ended(stream, now=now)
 
     async def _config(self, stream: str) -> Mapping[str, Any] | None:
@@ -278,29 +356,30 @@ class Publishing:
         entries: Sequence[OutboxEntry],
         stop: asyncio.Event,
         allowed: asyncio.Future[bool] | None,
-    ) -> set[str] | None:
+    ) -> Found | None:
         """Settle what the stream holds by now, where it may have forgotten the ids of ``entries``.
 
-        The ids of what was settled; ``None``: stopped before it was known.
+        ``None``: stopped before it was known.
         """
         memory = self._streams[stream]
         if not memory.suspect:
-            return set()
+            return Found()
         if memory.window is None:
             config = await self._config(stream)
             if config is None:
-                return set()
+                return Found()
+            memory.dated = await self._dated_by(), running_time()
             memory.window = timedelta(microseconds=config.get("duplicate_window", 0) / 1000)
-        oldest = decisions.oldest_beyond(entries, now=self._clock.now(), window=memory.window)
+        oldest = decisions.oldest_beyond(entries, now=memory.now(), window=memory.window)
         if oldest is None:
-            return set()
+            return Found()
         if allowed is not None and not (await allowed and memory.suspect):
-            return set()  # The claim before this one was looked up, or is not over yet.
+            return Found()  # The claim before this one was looked up, or is not over yet.
         found = await settle_published(
             self._broker.admin, stream, lease, since=oldest - CLOCK_SKEW, stop=stop
         )
         if found is not None:
             memory.reconciled()
-            if found:
-                self._telemetry.emit(Relayed(stream, len(found), len(found), 0, timedelta()))
+            if settled := len(found.settled):
+                self._telemetry.emit(Relayed(stream, settled, settled, 0, timedelta()))
         return found

@@ -11,14 +11,20 @@ from seaway.tables import check_schema
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('seaway db upgrade', 0))"
 """Two that upgrade at once do so one after the other."""
+PATIENCE = "SET LOCAL lock_timeout = 2000"
+"""Whoever writes waits behind an upgrade that waits for a table. Said when ``LOCK`` is had."""
+_BEGIN = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE;\nSET LOCAL statement_timeout = 0;\n"
+    f"SET LOCAL lock_timeout = 0;\n{LOCK};\n{PATIENCE};\n"
+)
 
 
 def postgres_script(schema: str | None) -> str:
     """All migrations as one script, for whoever applies them by hand. May be run again."""
-    parts = [f"BEGIN;\n{LOCK};\n{place(schema)}{create_versions('postgres')};\nCOMMIT;"]
+    parts = [f"{_BEGIN}{place(schema)}{create_versions('postgres')};\nCOMMIT;"]
     for migration in migrations("postgres"):
         parts.append(
-            f"-- {migration.version:04d}_{migration.name}\nBEGIN;\n{LOCK};\n{_use(schema)}"
+            f"-- {migration.version:04d}_{migration.name}\n{_BEGIN}{_use(schema)}"
             f"{migration.script}\n\n{record('postgres', migration)};\nCOMMIT;"
         )
     return "\n\n".join(parts) + "\n"

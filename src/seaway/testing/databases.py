@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from seaway.embedded.postgres import PostgresServer, find_programs
 from seaway.errors import SeawayError
@@ -63,9 +63,14 @@ class Databases:
 
     def run(self, script: str, database: str | None = None) -> str:
         """What psql prints for ``script``, unaligned; ``SeawayError`` with its words otherwise."""
-        url = self._url if database is None else self.url(database)
+        parts = urlsplit(self._url if database is None else self.url(database))
+        user = parts.netloc.rpartition("@")[0].partition(":")[0]
+        host = parts.netloc.rpartition("@")[2]
+        # Whoever lists the machine's processes sees their arguments: no password there.
+        url = urlunsplit(parts._replace(netloc=f"{user}@{host}" if user else host))
         done = subprocess.run(
             [str(find_programs() / "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", url],
+            env=os.environ | {"PGPASSWORD": unquote(parts.password or "")},
             input=script,
             capture_output=True,
             text=True,
@@ -94,7 +99,7 @@ def databases() -> Iterator[Databases]:
     if given := os.environ.get("SEAWAY_TEST_POSTGRES"):
         yield from _closing(Databases(given))
         return
-    server = PostgresServer(settings={"max_connections": "200"})
+    server = PostgresServer(settings={"max_connections": "200"}, trust_roles=True)
     try:
         server.launch()
         yield from _closing(Databases(server.url()))

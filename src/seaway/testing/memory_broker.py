@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -34,7 +35,7 @@ from seaway.contracts import (
     Subscription,
 )
 from seaway.errors import ApiError, BrokerUnavailable, InvalidName, NotFound
-from seaway.naming import check_subject, covers, overlap
+from seaway.naming import OPERATOR, check_subject, covers, overlap
 from seaway.testing.memory_streams import (
     Delivered,
     MemoryConsumer,
@@ -79,7 +80,7 @@ class MemoryBroker:
         for message in messages:
             outcome = Held() if message.key in blocked else self._store(message)
             outcomes.append(outcome)
-            if not isinstance(outcome, Stored):
+            if not isinstance(outcome, Stored) or outcome.duplicate:
                 blocked.add(message.key)
         self._tell()
         return outcomes
@@ -108,6 +109,8 @@ class MemoryBroker:
             return Refused("maximum payload exceeded", 400, 10054, heals=False)
         try:
             check_subject(message.subject)
+            for name in message.headers:
+                h.check_control(name)
         except InvalidName as error:
             return Refused(str(error), 400, 0, heals=False)
         for stream in self._streams.values():
@@ -310,12 +313,16 @@ class MemoryAdmin:
     async def streams(self) -> Sequence[JSON]:
         return [self._streams[name].info() for name in sorted(self._streams)]
 
-    async def stream(self, name: str) -> JSON | None:
+    async def stream(self, name: str, *, subjects: str | None = None) -> JSON | None:
         found = self._streams.get(name)
         if found is None:
             return None
         found.expire(utc_now())
-        return found.info()
+        info = found.info()
+        if subjects is not None:
+            held = Counter(one.message.subject for one in found.messages.values())
+            info["state"]["subjects"] = {k: n for k, n in held.items() if covers(subjects, k)}
+        return info
 
     async def create_stream(self, config: JSON) -> JSON:
         name, wanted = config["name"], stream_config(config)
@@ -412,6 +419,7 @@ class MemoryAdmin:
         from_seq: int | None = None,
         from_time: datetime | None = None,
         headers_only: bool = False,
+        reader: str = OPERATOR,
     ) -> AsyncGenerator[StoredMessage, None]:
         found = self._streams.get(stream)
         if found is None:
@@ -428,3 +436,14 @@ class MemoryAdmin:
                 yield replace(stored, message=replace(stored.message, payload=b""))
             else:
                 yield stored
+
+    async def count(
+        self,
+        stream: str,
+        *,
+        filter_subjects: Sequence[str] = (),
+        from_seq: int = 1,
+        reader: str = OPERATOR,
+    ) -> int:
+        found = self.read(stream, filter_subjects=filter_subjects, from_seq=from_seq)
+        return len([stored async for stored in found])

@@ -28,6 +28,7 @@ from seaway.contracts import (
     Capabilities,
     Failed,
     Message,
+    Notice,
     OutboxEntry,
     Phase,
     SchemaChange,
@@ -78,8 +79,11 @@ class _Tables:
 class MemoryTransaction:
     """One open transaction; its own handle. ``effects`` stands for the service's tables."""
 
-    def __init__(self, tables: _Tables, next_position: int) -> None:
+    def __init__(
+        self, tables: _Tables, next_position: int, sent: Sequence[tuple[datetime, Sent]]
+    ) -> None:
         self._tables = tables
+        self._sent = sent
         self._next_position = next_position
         self._open = True
 
@@ -150,10 +154,13 @@ class MemoryTransaction:
             self._tables.restore(before)
             raise
 
-    def insert(self, rows: Sequence[OutboxRow]) -> None:
+    def insert(self, rows: Sequence[OutboxRow], *, own_ids: bool) -> None:
         """Write all rows to the outbox, or none."""
+        known = set(self._tables.outbox)
+        if own_ids:
+            known |= {done.entry.event_id for _, done in self._sent}
         for row in rows:
-            if row.event_id in self._tables.outbox:
+            if row.event_id in known:
                 raise duplicate(row.event_id)
         for row in rows:
             self._tables.outbox[row.event_id] = OutboxEntry(
@@ -178,7 +185,7 @@ class _MemoryAdapter:
     def insert(
         self, handle: MemoryTransaction, rows: Sequence[OutboxRow], place: Place
     ) -> list[str]:
-        handle.insert(rows)
+        handle.insert(rows, own_ids=place.own_ids)
         return ids_of(rows)
 
 
@@ -257,6 +264,7 @@ class MemoryStore:
         self.seen: int | None = None
         self._tables = _Tables()
         self._sent: list[tuple[datetime, Sent]] = []
+        self._processes: dict[str, tuple[datetime, Sequence[Notice]]] = {}
         self._next_position = 1
         self._turns = Turns()
         self._changed = asyncio.Event()
@@ -283,6 +291,14 @@ class MemoryStore:
             yield MemoryLease(self, hold=hold)
         finally:
             self._leased = False
+
+    async def now(self) -> datetime:
+        """The process' own clock dates the rows."""
+        return datetime.now(UTC)
+
+    async def before(self, retention: timedelta) -> datetime:
+        """Before when a row is older than ``retention``."""
+        return datetime.now(UTC) - retention
 
     async def reshard(self, shards: int) -> None:
         """There is one."""
@@ -326,8 +342,13 @@ class MemoryStore:
         """How much waits."""
         entries = self.in_order()
         waiting = [entry for entry in entries if entry.parked_at is None]
+        keys = {entry.key: entry.position for entry in reversed(entries) if entry.parked_at}
         return Backlog(
-            len(entries), len(entries) - len(waiting), waiting[0].added_at if waiting else None
+            len(entries),
+            len(entries) - len(waiting),
+            waiting[0].added_at if waiting else None,
+            oldest_held=bool(waiting)
+            and keys.get(waiting[0].key, waiting[0].position) < waiting[0].position,
         )
 
     async def entries(
@@ -379,7 +400,7 @@ class MemoryStore:
     async def transaction(self) -> AsyncIterator[MemoryTransaction]:
         """Commit on leaving, roll back on an exception."""
         async with self._turns.own():
-            opened = MemoryTransaction(self._tables.copy(), self._next_position)
+            opened = MemoryTransaction(self._tables.copy(), self._next_position, self._sent)
             try:
                 yield opened
             except BaseException:
@@ -430,6 +451,32 @@ class MemoryStore:
             "seaway_inbox": sum(at < processed for at in self._tables.inbox.values()),
         }
         return {table: count for table, count in counts.items() if count}
+
+    # ------------------------------------------------------------------- the processes
+
+    async def tell(self, process: str, notices: Sequence[Notice]) -> None:
+        """Replace what ``process`` says of itself."""
+        now = datetime.now(UTC)
+        self._processes[process] = now, tuple(notices)
+        self._processes = {
+            one: (at, said)
+            for one, (at, said) in self._processes.items()
+            if said and now - at < timedelta(days=1)
+        }
+
+    async def notices(self) -> Sequence[Notice]:
+        """What every process says of itself."""
+        now = datetime.now(UTC)
+        return [
+            replace(
+                one,
+                process=process,
+                lasts=max(timedelta(), one.lasts + (now - at)),
+                silent=now - at,
+            )
+            for process, (at, said) in sorted(self._processes.items())
+            for one in sorted(said, key=lambda one: (one.part, -one.lasts))
+        ]
 
     def nudge(self) -> None:
         """End ``wait`` now."""

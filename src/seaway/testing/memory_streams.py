@@ -7,6 +7,7 @@ whoever delivers brings the time.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -20,6 +21,7 @@ _STREAM_DEFAULTS: JSON = {
     "storage": "memory",
     "num_replicas": 1,
     "max_msgs": -1,
+    "max_msgs_per_subject": -1,
     "max_bytes": -1,
     "max_age": 0,
     "max_msg_size": -1,
@@ -130,11 +132,9 @@ class MemoryStream:
         size = size_of(message)
         if 0 <= config["max_msg_size"] < size:
             return Refused("message size exceeds maximum allowed", 400, 10054, heals=False)
-        if config["discard"] == "new":
-            if 0 < config["max_msgs"] <= len(self.messages):
-                return Refused("maximum messages exceeded", 503, 10077, heals=True)
-            if 0 < config["max_bytes"] < self.size + size:
-                return Refused("maximum bytes exceeded", 503, 10077, heals=True)
+        twins = self._of(message.subject)
+        if config["discard"] == "new" and (lacking := self._lacking(size, twins)):
+            return Refused(lacking, 503, 10077, heals=True, full=True)
         self.last_seq = seq = self.last_seq + 1
         if message_id is not None:
             self.ids[message_id] = (seq, now)
@@ -144,11 +144,32 @@ class MemoryStream:
         if kept:
             message = replace(message, headers=dict(message.headers))
             self.messages[seq] = StoredMessage(message, self.name, seq, now)
+        if 0 < config["max_msgs_per_subject"] <= len(twins):
+            self.remove(twins[0])
         while 0 < config["max_msgs"] < len(self.messages):
             self.remove(self.first_seq)
         while self.messages and 0 < config["max_bytes"] < self.size:
             self.remove(self.first_seq)
         return Stored(seq)
+
+    def _of(self, subject: str) -> list[int]:
+        """The sequences of a subject's messages, where their number is bounded."""
+        if self.config["max_msgs_per_subject"] <= 0:
+            return []
+        return [seq for seq, old in self.messages.items() if old.message.subject == subject]
+
+    def _lacking(self, size: int, twins: Sequence[int]) -> str:
+        """Which bound leaves no room for a message; empty where there is room."""
+        config = self.config
+        if config.get("discard_new_per_subject") and (
+            0 < config["max_msgs_per_subject"] <= len(twins)
+        ):
+            return "maximum messages per subject exceeded"
+        if 0 < config["max_msgs"] <= len(self.messages):
+            return "maximum messages exceeded"
+        if 0 < config["max_bytes"] < self.size + size:
+            return "maximum bytes exceeded"
+        return ""
 
     def expire(self, now: datetime) -> None:
         """Forget what max_age and duplicate_window have let go."""

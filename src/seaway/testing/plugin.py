@@ -58,7 +58,7 @@ def postgres_server_own() -> Iterator[PostgresServer]:
     """A running PostgreSQL of this test alone, to be stopped, killed and started again."""
     from seaway.embedded.postgres import PostgresServer
 
-    with _running(PostgresServer()) as server:
+    with _running(PostgresServer(trust_roles=True)) as server:
         yield server
 
 

@@ -9,13 +9,16 @@ is dropped; what was written is read back; applying again after a crash complete
 from seaway.topology.compare import Change, Difference, Plan, ServerState, plan
 from seaway.topology.execute import actual, apply
 from seaway.topology.exporting import Export, export, exported
+from seaway.topology.rights import ROLES, Rights, rights
 from seaway.topology.shape import Topology, desired
 
 __all__ = [
+    "ROLES",
     "Change",
     "Difference",
     "Export",
     "Plan",
+    "Rights",
     "ServerState",
     "Topology",
     "actual",
@@ -24,4 +27,5 @@ __all__ = [
     "export",
     "exported",
     "plan",
+    "rights",
 ]

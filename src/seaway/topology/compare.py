@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeAlias
 
 from seaway import naming
 from seaway.config import format_duration, format_size, from_nanoseconds
-from seaway.topology.shape import JSON, ConsumerKey, Topology
+from seaway.topology.servers import known_to
+from seaway.topology.shape import JSON, ConsumerKey, Topology, absent
 
 Kind: TypeAlias = Literal["in_place", "create", "recreate_consumer", "loses_data", "unmanaged"]
 _COST: Sequence[Kind] = ("in_place", "create", "recreate_consumer", "loses_data")
@@ -39,11 +40,15 @@ _FOREIGN = ("KV_", "OBJ_", "$MQTT_")
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """What the server has: infos (``config``, ``state``, …) by name, and when that was read."""
+    """What the server has: infos (``config``, ``state``, …) by name, and when that was read.
+
+    ``release``: the server's, such as ``(2, 15)``; ``()`` where it is not known.
+    """
 
     streams: Mapping[str, JSON]
     consumers: Mapping[ConsumerKey, JSON]
     taken_at: datetime
+    release: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +137,11 @@ class Plan:
 
 
 def plan(desired: Topology, actual: ServerState) -> Plan:
-    """The changes that make the server as desired: streams first, each list in the file's order."""
+    """The changes that make the server as desired: streams first, each list in the file's order.
+
+    ``ConfigError`` where the file asks for what this server is too old for.
+    """
+    desired = known_to(actual.release, desired)
     streams: list[Change] = []
     replaced: set[str] = set()
     for name, config in desired.streams.items():
@@ -183,11 +192,7 @@ def _same(name: str, wanted: Any, kept: Any) -> bool:
     if name == "subjects":
         return set(wanted) == set(kept or ())
     # The server leaves out what is empty, and writes some defaults in words.
-    return wanted == kept or (_absent(wanted) and _absent(kept))
-
-
-def _absent(value: Any) -> bool:
-    return value is None or value == "none" or value in (0, "", [])
+    return wanted == kept or (absent(wanted) and absent(kept))
 
 
 def _creation(config: JSON, stream: str, durable: str | None = None, note: str = "") -> Change:

@@ -22,18 +22,12 @@ from seaway.topology.compare import (
     positioned,
     shown,
 )
+from seaway.topology.servers import since
 from seaway.topology.shape import JSON, ConsumerKey, Topology
 
 _NO_JETSTREAM = frozenset({10035, 10039, 10076})
 _TOO_MANY_REPLICAS = frozenset({10005, 10074})
 _OVERLAP = 10065
-_SINCE = {
-    "allow_atomic": "2.12",
-    "priority_policy": "2.11",
-    "priority_groups": "2.11",
-    "priority_timeout": "2.11",
-}
-"""The nats-server that knows a field; an older one takes it and forgets it."""
 
 
 async def actual(admin: BrokerAdmin, desired: Topology | None = None) -> ServerState:
@@ -52,7 +46,7 @@ async def actual(admin: BrokerAdmin, desired: Topology | None = None) -> ServerS
             if name in desired.streams if desired is not None else _of_context(name):
                 for info in await admin.consumers(name):
                     consumers[name, info["name"]] = info
-    return ServerState(streams, consumers, datetime.now(UTC))
+    return ServerState(streams, consumers, datetime.now(UTC), server.release)
 
 
 async def apply(
@@ -134,10 +128,9 @@ def _check_kept(change: Change, info: JSON | None) -> None:
     if info is None:
         raise SeawayError(f"{change.title}: the server took it and does not have it")
     for name, kept, wanted in differences(change.declared, info["config"]):
-        hint = f" (needs nats-server {_SINCE[name]} or later)" if name in _SINCE else ""
         raise SeawayError(
             f"{change.title}: the server kept {name} {shown(name, kept)}, "
-            f"not {shown(name, wanted)}{hint}"
+            f"not {shown(name, wanted)}{since(name)}"
         )
 
 

@@ -65,6 +65,11 @@ class Topology:
     replicas_of: Mapping[str, int] = field(default_factory=dict)
 
 
+def absent(value: Any) -> bool:
+    """Whether a field with ``value`` may as well not be there; the server leaves out such."""
+    return value is None or value == "none" or value in (0, "", [])
+
+
 def desired(settings: Settings) -> Topology:
     """Event streams, and what each implies: dead letters, redrives, the advisories of all."""
     streams: dict[str, JSON] = {}
@@ -75,6 +80,7 @@ def desired(settings: Settings) -> Topology:
     if settings.streams:
         advisories = _advisories(settings.streams)
         streams[advisories["name"]] = advisories
+        consumers[naming.ADVISORY_STREAM, naming.SWEEPER_DURABLE] = _sweeper()
     for consumer in settings.consumers:
         context = naming.stream_context(consumer.stream)
         consumers[consumer.stream, consumer.durable] = _durable(consumer, consumer.filters)
@@ -148,6 +154,19 @@ def _advisories(streams: tuple[StreamSettings, ...]) -> JSON:
         "storage": "file" if any(stream.storage == "file" for stream in streams) else "memory",
         "num_replicas": max(stream.replicas for stream in streams),
         "allow_direct": True,
+    }
+
+
+def _sweeper() -> JSON:
+    """What an advisory says has to become a letter, however long that takes."""
+    return {
+        "name": naming.SWEEPER_DURABLE,
+        "durable_name": naming.SWEEPER_DURABLE,
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "ack_wait": to_nanoseconds(timedelta(seconds=30)),
+        "max_deliver": UNLIMITED,
+        "max_ack_pending": 100,
     }
 
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from seaway.config import AlertSettings
     from seaway.web.source import Source
 
-__all__ = ["create_app"]
+__all__ = ["ANY_ADDRESS", "create_app"]
+
+ANY_ADDRESS = "[*]"
+"""In a list of hosts: any IP address. No site can have one for its name."""
 
 
 def create_app(
@@ -27,8 +30,8 @@ def create_app(
 ) -> Starlette:
     """The ASGI application; ``MissingExtra`` where the extra ``web`` is not installed.
 
-    Entering its lifespan enters ``source``. ``allowed_hosts``: Host headers that are answered;
-    name the loopback's own where only it is bound, so that no other site's name can reach it.
+    Entering its lifespan enters ``source``. ``allowed_hosts``: hosts that are answered, among them
+    ``ANY_ADDRESS``, or ``*`` for all; name them, so that no other site's name can reach it.
     """
     try:
         from seaway.web.application import build

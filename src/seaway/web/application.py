@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import jinja2
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
@@ -27,7 +26,7 @@ from seaway.monitor import Report, Sample, Snapshot, State, alert_rules, evaluat
 from seaway.monitor.metrics import CONTENT_TYPE
 from seaway.monitor.wording import human_bytes, human_duration
 from seaway.web import pages
-from seaway.web.security import SecurityHeaders
+from seaway.web.security import KnownHosts, SecurityHeaders
 from seaway.web.source import Source
 
 LETTERS_SHOWN = 50
@@ -56,9 +55,7 @@ def build(source: Source, alerts: AlertSettings, allowed_hosts: Sequence[str]) -
         ],
         middleware=[
             Middleware(SecurityHeaders),
-            Middleware(
-                TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False
-            ),
+            Middleware(KnownHosts, hosts=allowed_hosts),
         ],
         exception_handlers={HTTPException: board.http_error},
         lifespan=lifespan,
@@ -140,7 +137,7 @@ class _Board:
     async def _look(self) -> tuple[Sample, Report]:
         sample = await self._source.sample()
         found = pages.recent_rates(self._source.history)
-        return sample, evaluate(sample.snapshot, self._alerts, found)
+        return sample, evaluate(sample.snapshot, self._alerts, found, sample.unmoved)
 
     async def _letters(self, snapshot: Snapshot) -> tuple[Sequence[Letter], str]:
         if not any(snapshot.dead_letters.values()):
@@ -188,6 +185,8 @@ def _plain(value: Any) -> Any:
     match value:
         case datetime():
             return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
         case dict():
             return {key: _plain(inner) for key, inner in value.items()}
         case list() | tuple():

@@ -85,6 +85,8 @@ def sparkline(values: Sequence[float]) -> str:
 def payload_text(letter: Letter) -> tuple[str, str]:
     """``(text, note)``: JSON indented, other text as it is, the rest with its unreadable bytes."""
     raw = letter.payload
+    if letter.by_reference:
+        return "", f"left in {letter.stream}:{letter.stream_seq}"
     if not raw:
         return "", "empty"
     shown = raw[:PAYLOAD_SHOWN]

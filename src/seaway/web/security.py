@@ -1,9 +1,19 @@
-"""Headers that every answer carries: nothing is fetched from elsewhere, framed, sniffed or kept."""
+"""What every request passes: the host that it names, and the headers of its answer.
+
+Nothing is fetched from elsewhere, framed, sniffed or kept. Guarantees: a name that was not given,
+such as one of another site that was made to point here, is not answered.
+"""
 
 from __future__ import annotations
 
-from starlette.datastructures import MutableHeaders
+import ipaddress
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from seaway.web import ANY_ADDRESS
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -32,3 +42,34 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+class KnownHosts:
+    """ASGI middleware that answers requests to ``hosts`` alone; ``*`` allows all."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app = app
+        self._hosts = frozenset(host.lower() for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or self._knows(Headers(scope=scope).get("host", "")):
+            await self._app(scope, receive, send)
+            return
+        refusal = "This host name is not answered here: seaway serve --allow-host NAME\n"
+        await PlainTextResponse(refusal, 400)(scope, receive, send)
+
+    def _knows(self, header: str) -> bool:
+        host = header.lower()
+        host = f"{host.partition(']')[0]}]" if host.startswith("[") else host.partition(":")[0]
+        if "*" in self._hosts or host in self._hosts:
+            return True
+        return ANY_ADDRESS in self._hosts and is_address(host.strip("[]"))
+
+
+def is_address(host: str) -> bool:
+    """Whether ``host`` is an IP address, not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Protocol, Self
 
 from seaway.app import Seaway
 from seaway.config import Settings
+from seaway.contracts import Broker
+from seaway.dead_letters import DeadLetters
 from seaway.dead_letters.letter import Letter
 from seaway.errors import BrokerUnavailable, SeawayError
-from seaway.monitor import Activity, Sample, Sampler, Snapshot, Watch
+from seaway.monitor import Activity, Sample, Sampler, Station, Watch
+from seaway.naming import WATCHER, dlq_stream
+from seaway.watching import database_station
 
 
 class Source(Protocol):
@@ -55,38 +58,46 @@ class Live:
         self._settings = settings
         self._app = Seaway(settings, wait=True)
         self._app.telemetry.subscribe(self.activity.listen)
-        self._watch = Watch.of(settings)
-        self._sampler: Sampler | None = None
+        server = Station(settings.nats.redacted_url, self._broker)
+        database = database_station(settings)
+        self.stations = server, database
+        self._sampler = Sampler(server, Watch.of(settings), database)
+        self._up = False
         self._trouble = f"not connected to {settings.nats.redacted_url}"
-        self._began = datetime.now(UTC)
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def history(self) -> Sequence[Sample]:
-        """Empty until connected."""
-        return self._sampler.history if self._sampler else []
+        """See ``Source``."""
+        return self._sampler.history
 
     async def sample(self) -> Sample:
-        """The server as it is; before the first connection: away since the start."""
-        if self._sampler is not None:
-            return await self._sampler.sample()
-        now = datetime.now(UTC)
-        return Sample(Snapshot(now, server_error=self._trouble), away_since=self._began)
+        """Server and database as they are, each by itself."""
+        return await self._sampler.sample()
 
     async def letters(self, limit: int) -> Sequence[Letter]:
         """See ``Source``."""
         self._connected()
-        return await self._app.dead_letters.list(limit=limit, payloads=False)
+        return await self._dead_letters.list(limit=limit, payloads=False)
 
     async def letter(self, letter_id: str) -> Letter:
         """See ``Source``."""
         self._connected()
-        return await self._app.dead_letters.get(letter_id)
+        return await self._dead_letters.get(letter_id)
+
+    @property
+    def _dead_letters(self) -> DeadLetters:
+        queues = [dlq_stream(stream.context) for stream in self._settings.streams]
+        return DeadLetters(self._app.broker, reader=WATCHER, queues=queues or None)
 
     def _connected(self) -> None:
-        if self._sampler is None:
+        if not self._up:
             raise BrokerUnavailable(self._trouble)
+
+    async def _broker(self) -> Broker:
+        self._connected()
+        return self._app.broker
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._hold(), name="seaway-dashboard")
@@ -96,17 +107,19 @@ class Live:
         self._stop.set()
         if self._task is None:
             return
-        if self._sampler is None:
+        if not self._up:
             self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+        for station in self.stations:
+            await station.close()
 
     async def _hold(self) -> None:
         # One task enters and leaves the application, so that its connections have one owner.
         try:
             async with self._app:
-                self._sampler = Sampler(self._app.broker.admin, self._watch, self._app.open_store)
+                self._up = True
                 await self._stop.wait()
         except SeawayError as error:
             # Wrong credentials and the like: no retry heals it, the page says it.
-            self._sampler, self._trouble = None, str(error)
+            self._up, self._trouble = False, str(error)

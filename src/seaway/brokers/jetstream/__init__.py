@@ -65,6 +65,8 @@ class JetStreamBroker:
             yield pull
 
     async def close(self) -> None:
+        if self._connection.opened.elsewhere:
+            return  # In a fork: the socket is the parent's, too.
         await self._publisher.close()
         await self._connection.close()
 

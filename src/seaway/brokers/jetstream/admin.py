@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
-import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from seaway import headers as h
 from seaway.brokers.jetstream import api as codes
 from seaway.brokers.jetstream.api import Api
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.frames import headers, subject_text
-from seaway.brokers.jetstream.pull import Pull
+from seaway.brokers.jetstream.reading import Reader, Start
 from seaway.contracts import JSON, Message, ServerInfo, StoredMessage
-from seaway.errors import ApiError, BrokerUnavailable, NotFound
-from seaway.naming import covers, is_name
-
-_PAGE = 500
-_PAGE_TIMEOUT = timedelta(seconds=5)
-_INACTIVE_NANOSECONDS = 60 * 10**9
+from seaway.errors import NotFound
+from seaway.naming import OPERATOR, covers, is_name
 
 
 class JetStreamAdmin:
@@ -52,8 +46,9 @@ class JetStreamAdmin:
     async def streams(self) -> Sequence[JSON]:
         return await self._api.pages("STREAM.LIST", "streams")
 
-    async def stream(self, name: str) -> JSON | None:
-        return await self._find(("STREAM.INFO", name), codes.STREAM_NOT_FOUND)
+    async def stream(self, name: str, *, subjects: str | None = None) -> JSON | None:
+        wanted = {"subjects_filter": subjects} if subjects is not None else None
+        return await self._find(("STREAM.INFO", name), codes.STREAM_NOT_FOUND, body=wanted)
 
     async def create_stream(self, config: JSON) -> JSON:
         return await self._api.call(f"STREAM.CREATE.{config['name']}", config)
@@ -136,6 +131,7 @@ class JetStreamAdmin:
         from_seq: int | None = None,
         from_time: datetime | None = None,
         headers_only: bool = False,
+        reader: str = OPERATOR,
     ) -> AsyncGenerator[StoredMessage, None]:
         info = await self.stream(stream)
         if info is None:
@@ -150,69 +146,27 @@ class JetStreamAdmin:
             ):
                 yield stored
             return
-        next_seq = from_seq
-        while next_seq is None or next_seq <= last_seq:
-            reader = self._read_on(
-                stream, filter_subjects, next_seq, from_time, headers_only, last_seq
-            )
-            try:
-                async with contextlib.aclosing(reader):
-                    async for stored in reader:
-                        next_seq = stored.stream_seq + 1
-                        yield stored
-                return
-            except NotFound:
-                # A server's restart forgets readers, and so does a caller's pause of a minute.
-                if await self.stream(stream) is None:
-                    raise
+        # Many small answers: the memory of one page, and nothing at the server between two.
+        start = Start(from_seq, from_time)
+        pages = Reader(self._connection, stream, reader).pages(
+            start, last_seq, filter_subjects, headers_only=headers_only
+        )
+        async with contextlib.aclosing(pages):
+            async for page in pages:
+                for stored in page:
+                    yield stored
 
-    async def _read_on(
+    async def count(
         self,
         stream: str,
-        filter_subjects: Sequence[str],
-        from_seq: int | None,
-        from_time: datetime | None,
-        headers_only: bool,
-        last_seq: int,
-    ) -> AsyncGenerator[StoredMessage, None]:
-        """Through a consumer of its own; ``NotFound`` where the server has lost that."""
-        name = f"seaway_read_{uuid.uuid4().hex}"
-        config: JSON = {
-            "name": name,
-            "ack_policy": "none",
-            "deliver_policy": "all",
-            "mem_storage": True,
-            "num_replicas": 1,
-            "inactive_threshold": _INACTIVE_NANOSECONDS,
-            "headers_only": headers_only,
-        }
-        if from_seq is not None:
-            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": max(1, from_seq)}
-        elif from_time is not None:
-            start = h.format_time(from_time)
-            config |= {"deliver_policy": "by_start_time", "opt_start_time": start}
-        if len(filter_subjects) == 1:
-            config["filter_subject"] = filter_subjects[0]
-        elif filter_subjects:
-            config["filter_subjects"] = list(filter_subjects)
-        created = await self.create_consumer(stream, config)
-        try:
-            if int(created.get("num_pending", 0)) == 0:
-                return
-            async with Pull(self._connection, stream, name) as pull:
-                while True:
-                    batch = await pull.next(_PAGE, timeout=_PAGE_TIMEOUT)
-                    for incoming in batch:
-                        if incoming.stream_seq > last_seq:
-                            return
-                        yield incoming
-                        if incoming.pending == 0 or incoming.stream_seq == last_seq:
-                            return
-                    if not batch and await self._is_drained(stream, name):
-                        return
-        finally:
-            # Also where the reader is cancelled: otherwise the server keeps it for a minute.
-            await asyncio.shield(self._drop(stream, name))
+        *,
+        filter_subjects: Sequence[str] = (),
+        from_seq: int = 1,
+        reader: str = OPERATOR,
+    ) -> int:
+        return await Reader(self._connection, stream, reader).count(
+            Start(from_seq), filter_subjects
+        )
 
     async def _look_through(
         self,
@@ -239,13 +193,3 @@ class JetStreamAdmin:
                 if (headers_only)
                 else found
             )
-
-    async def _drop(self, stream: str, name: str) -> None:
-        with contextlib.suppress(BrokerUnavailable, ApiError):
-            await self.delete_consumer(stream, name)
-
-    async def _is_drained(self, stream: str, name: str) -> bool:
-        info = await self.consumer(stream, name)
-        if info is None:
-            raise NotFound(f"reading {stream} was interrupted: its consumer is gone")
-        return int(info.get("num_pending", 0)) == 0

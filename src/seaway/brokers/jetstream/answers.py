@@ -8,15 +8,18 @@ from __future__ import annotations
 import json
 
 from seaway.brokers.jetstream.frames import Frame
-from seaway.contracts import PublishOutcome, Refused, Stored, Unconfirmed
+from seaway.contracts import DENIED, PublishOutcome, Refused, Stored, Unconfirmed
 from seaway.errors import BrokerUnavailable
 
 TOO_LARGE = 10054
 ATOMIC_DISABLED = 10174
 
-_HEALING = frozenset({10059, 10076, 10039, 10167})
-"""Stream not found, JetStream not enabled (server, account), too many requests: the way out is
-elsewhere, and the message is fine."""
+_HEALING = frozenset({10059, 10076, 10039, 10167, 10158})
+"""Stream not found, JetStream not enabled (server, account), too many requests, the same id being
+stored just now: the way out is elsewhere, and the message is fine."""
+_FULL = frozenset({10077, 10002, 10023, 10028, 10047})
+"""No room in the stream (whichever of its bounds: the code is one), in the account, in the server's
+memory or on its disk."""
 
 
 def classify(answer: Frame | None) -> PublishOutcome:
@@ -37,18 +40,23 @@ def classify(answer: Frame | None) -> PublishOutcome:
         str(error.get("description", "refused")),
         code=code,
         err_code=err_code,
-        heals=code >= 500 or err_code in _HEALING,
+        heals=code >= 500 or err_code in _HEALING or err_code in _FULL,
+        full=err_code in _FULL,
     )
 
 
 def concerns_the_stream(outcome: PublishOutcome) -> bool:
-    """Whether trying further messages now would only find the same."""
-    return isinstance(outcome, Unconfirmed) or (isinstance(outcome, Refused) and outcome.heals)
+    """Whether trying further messages now would only find the same. What is denied is denied to a
+    subject, and others need not be; nor is what has no room."""
+    if isinstance(outcome, Refused):
+        return outcome.heals and not outcome.full and outcome.code != DENIED
+    return isinstance(outcome, Unconfirmed)
 
 
 def denied(subject: str) -> Refused:
-    """Of a message whose subject the server does not let us publish to."""
-    return Refused(f"no permission to publish to {subject}", code=403, err_code=0, heals=False)
+    """Of a message whose subject the server does not let us publish to: nothing is wrong with the
+    message, and the right may be granted any time."""
+    return Refused(f"no permission to publish to {subject}", code=DENIED, err_code=0, heals=True)
 
 
 def unreachable(error: BrokerUnavailable) -> Refused:

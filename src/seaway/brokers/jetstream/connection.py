@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,12 +25,14 @@ from nats.aio.msg import Msg
 from nats.protocol.parser import Parser
 
 from seaway import logs
+from seaway.brokers.jetstream.denials import Denials
 from seaway.brokers.jetstream.frames import Frame, cut, frame
 from seaway.brokers.jetstream.options import client_options
 from seaway.brokers.jetstream.wire import chunks
 from seaway.config import NatsSettings
 from seaway.contracts import ServerInfo
-from seaway.errors import BrokerUnavailable, ConfigError, SeawayError
+from seaway.errors import BrokerUnavailable, ConfigError, NotPermitted, SeawayError
+from seaway.forks import Opened
 from seaway.retry import Backoff
 from seaway.running import heeding
 from seaway.telemetry import Disconnected, Reconnected, Telemetry
@@ -39,8 +40,8 @@ from seaway.telemetry import Disconnected, Reconnected, Telemetry
 logger = logs.logger("seaway.nats")
 logging.getLogger("nats").setLevel(logging.CRITICAL)  # Everything it says reaches our error_cb.
 
-_PUBLISH_DENIED = re.compile(r'permissions violation for publish to "([^"]*)"', re.IGNORECASE)
-"""The protocol's one form of it: an ``-ERR`` has no code."""
+_DEAF_SECONDS = 10
+"""After how long a subscription that was denied is asked for again."""
 _CHUNK_BYTES = 64 * 1024
 _PENDING_BYTES = 16 * 1024 * 1024
 
@@ -168,14 +169,20 @@ class Connection:
     settings: NatsSettings
     telemetry: Telemetry
     client: _SturdyClient = field(default_factory=_SturdyClient)
+    opened: Opened = field(default_factory=lambda: Opened("the connection to NATS"))
     last_error: str = ""
     epoch: int = 0
     """Counts losses of the connection: whoever waits for an answer of an earlier epoch waits in
     vain, and what was half sent in one is not continued in another."""
     _watchers: list[Callable[[], None]] = field(default_factory=list)
-    _denial_watchers: list[Callable[[str], None]] = field(default_factory=list)
+    denials: Denials = field(init=False)
     _tokens: itertools.count[int] = field(default_factory=itertools.count)
     _connected_once: bool = False
+    _deaf: asyncio.TimerHandle | None = None
+    _mending: asyncio.Future[None] | None = None
+
+    def __post_init__(self) -> None:
+        self.denials = Denials(self.telemetry, inbox=self.settings.inbox_prefix)
 
     @property
     def connected(self) -> bool:
@@ -224,8 +231,12 @@ class Connection:
 
         The server tells of it beside the messages, and answers none of them.
         """
-        self._denial_watchers.append(watcher)
-        return lambda: self._denial_watchers.remove(watcher)
+
+        def on_denial(denial: NotPermitted) -> None:
+            if denial.verb == "publish":
+                watcher(denial.subject)
+
+        return self.denials.watch(on_denial)
 
     async def publish(
         self,
@@ -236,6 +247,7 @@ class Connection:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Send once, without an answer. ``BrokerUnavailable`` while there is no connection."""
+        self.opened.check()
         if not self.client.is_connected:
             raise self.away()
         try:
@@ -252,6 +264,7 @@ class Connection:
         sent on another), or where the server took nothing for ``timeout``; ``away`` says why.
         Takes from ``frames`` as it goes, and gives the loop a turn every 64 KiB.
         """
+        self.opened.check()
         epoch, sent = self.epoch, 0
         with contextlib.suppress(OSError):  # A TimeoutError is one.
             async with asyncio.timeout(timeout.total_seconds()):
@@ -284,24 +297,46 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         timeout: timedelta | None = None,
     ) -> Frame:
-        """Send and wait for one answer; ``BrokerUnavailable`` where none comes in time.
+        """Send and wait for one answer; ``BrokerUnavailable`` where none comes in time, and
+        ``NotPermitted`` as soon as the server says so.
 
         An answer of status 503 (nobody listens) is returned as it is: what it means, the caller
         knows.
         """
+        self.opened.check()
         if not self.client.is_connected:
             raise self.away()
         limit = (timeout or self.request_timeout).total_seconds()
-        try:
-            answer = await heeding(
-                self.client.request(
-                    subject, payload, timeout=limit, headers=dict(headers) if headers else None
-                )
+        denied: asyncio.Future[NotPermitted] = asyncio.get_running_loop().create_future()
+
+        def on_denial(denial: NotPermitted) -> None:
+            # Where it may not listen for answers, none will come to anybody.
+            concerned = denial.subject == subject or denial.verb == "subscribe"
+            if concerned and not denied.done():
+                denied.set_result(denial)
+
+        asking: asyncio.Future[Any] = asyncio.ensure_future(
+            self.client.request(
+                subject, payload, timeout=limit, headers=dict(headers) if headers else None
             )
+        )
+        forget = self.denials.watch(on_denial)
+        try:
+            both: tuple[asyncio.Future[Any], ...] = (asking, denied)
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise denied.result()
+            answer = asking.result()
         except nats.errors.NoRespondersError:
+            self.denials.answered(subject)
             return Frame(subject, "", {"Status": "503", "Description": "No Responders"}, b"")
         except (nats.errors.Error, TimeoutError) as error:
             raise self._translate(error, subject) from error
+        finally:
+            forget()
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        self.denials.answered(subject)
         return _frame(answer)
 
     async def subscribe(self, subject: str, handler: FrameHandler) -> Callable[[], Awaitable[None]]:
@@ -309,6 +344,8 @@ class Connection:
 
         Survives reconnects. ``handler`` must be quick and must not raise.
         """
+
+        self.opened.check()
 
         async def on_message(message: Msg) -> None:
             handler(_frame(message))
@@ -338,6 +375,7 @@ class Connection:
 
     async def flush(self) -> None:
         """Return when the server has read all that was sent."""
+        self.opened.check()
         try:
             await heeding(self.client.flush(max(1, int(self.request_timeout.total_seconds()))))
         except nats.errors.Error as error:
@@ -345,6 +383,8 @@ class Connection:
 
     async def close(self) -> None:
         """Send what is buffered, and close. Idempotent."""
+        if self._deaf is not None:
+            self._deaf.cancel()
         if not self.client.is_closed:
             with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
                 if self.client.is_connected:
@@ -356,13 +396,20 @@ class Connection:
 
     async def _on_error(self, error: Exception) -> None:
         text = str(error) or type(error).__name__
-        if "permissions violation" in text.lower() and text != self.last_error:
-            # The caller of a forbidden subject only sees silence: the reason is here alone.
-            logger.error("the server refuses: %s", text)
-        self.last_error = text
-        if (found := _PUBLISH_DENIED.search(text)) is not None:
-            for watcher in tuple(self._denial_watchers):
-                watcher(found[1])
+        denial = self.denials.heard(text)
+        if denial is None:
+            self.last_error = text
+        elif denial.verb == "subscribe" and self._deaf is None:
+            # The server has forgotten that we asked; connecting again asks for all of them.
+            loop = asyncio.get_running_loop()
+            self._deaf = loop.call_later(_DEAF_SECONDS, self._connect_again, denial)
+
+    def _connect_again(self, denial: NotPermitted) -> None:
+        self._deaf = None
+        if self.connected:
+            self.last_error = str(denial)
+            lost = self.client._process_op_err(nats.errors.Error(str(denial)))
+            self._mending = asyncio.ensure_future(lost)
 
     async def _on_disconnect(self) -> None:
         self.epoch += 1
@@ -371,6 +418,7 @@ class Connection:
 
     async def _on_reconnect(self) -> None:
         self.last_error = ""
+        self.denials.forget()
         self.telemetry.emit(Reconnected(self.server_info().url))
         for watcher in tuple(self._watchers):
             watcher()
@@ -378,13 +426,8 @@ class Connection:
     def _translate(self, error: Exception, subject: str) -> SeawayError:
         for kind, make in _ERRORS:
             if isinstance(error, kind):
-                return make(f"{subject}: {_words(error)}{self._suspicion(error)}")
+                return make(f"{subject}: {_words(error)}")
         return BrokerUnavailable(f"{subject}: {_words(error)}")
-
-    def _suspicion(self, error: Exception) -> str:
-        if isinstance(error, TimeoutError) and "permissions" in self.last_error.lower():
-            return f" (the server had refused before: {self.last_error})"
-        return ""
 
 
 _ERRORS: tuple[tuple[type[Exception], Callable[[str], SeawayError]], ...] = (

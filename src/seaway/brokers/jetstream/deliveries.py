@@ -6,10 +6,12 @@ number in it becomes zero.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from seaway.brokers.jetstream.frames import Frame
 from seaway.contracts import Incoming, Message
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse_reply(reply: str) -> tuple[str, str, int, int, int, int, int]:
@@ -48,7 +50,8 @@ def incoming_of(frame: Frame) -> Incoming:
         Message(frame.subject, frame.data, frame.headers),
         stream,
         stream_seq,
-        datetime.fromtimestamp(nanoseconds / 1e9, UTC),
+        # Cut to microseconds as the API's times are: letters are named by them.
+        _EPOCH + timedelta(microseconds=nanoseconds // 1000),
         consumer,
         consumer_seq,
         deliveries,

@@ -4,9 +4,9 @@ Owns: which way each run of a call's messages goes. Guarantees: one outcome a me
 ordering key, nothing is stored behind a message that was not.
 
     messages ──> runs of <= 1,000 ──(commit acknowledged)─────────────────────> Stored
-       │             │ refused for a message (known id, size), or not allowed
+       │             │ refused for a message (known id, size, no room for all), or not allowed
        │             └──> a window, one in flight a key ──> Stored | Refused | Unconfirmed, Held
-       │             │ refused for the stream (full, no leader) ──> Refused(heals) for the rest
+       │             │ refused for the stream (no leader) ──> Refused(heals) for the rest
        │             └ no answer ───────────────────────────────> Unconfirmed, Held
        └ cannot be sent at all (too large, no subject) ──> Refused, and its key is Held
 
@@ -14,6 +14,9 @@ A run is encoded while it is sent, so the server works at the same time, and a l
 blocks the loop nor holds all of its bytes. A call that has to wait for leave sends its first run
 but for the commit meanwhile: the server stores nothing of it, and drops it at a frame that leaves
 a gap, or after 10 s. Source: nats-server 2.12 and newer, ADR-50 of NATS.
+
+A batch is stored whole or not at all, so one that is larger than the room left is refused although
+most of it would fit. From then on the stream gets single messages, until a run of them fits whole.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from seaway.brokers.jetstream.answers import (
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.replies import Replies
 from seaway.brokers.jetstream.runs import Cut, Run
-from seaway.brokers.jetstream.window import Window
+from seaway.brokers.jetstream.window import NARROW, WINDOW, Window
 from seaway.clocks import Gap
 from seaway.contracts import Held, Message, PublishOutcome, Refused, Stored, Unconfirmed
 
@@ -68,6 +71,8 @@ class Publisher:
         self._connection = connection
         self._replies = Replies(connection)
         self._not_atomic: dict[str, int] = {}
+        self._tight: set[str] = set()
+        """Streams that had no room for all of the last run."""
 
     async def open(self) -> None:
         """Subscribe for acknowledgements. Idempotent."""
@@ -103,16 +108,32 @@ class Publisher:
                 outcomes = [Unconfirmed("this process was stopped")] * len(run.places)
             if outcomes is None:
                 drawn = run.messages or list(cut.draw(run))
-                window = Window(self._connection, self._replies, drawn, cut.keys(run))
-                outcomes = await window.publish(timeout=timeout)
+                outcomes = await self._window(stream, cut, run, drawn).publish(timeout=timeout)
+                self._learn(stream, outcomes)
             if not run.places or not cut.settle(run, outcomes):
-                return cut.outcomes
+                break
+        if self._connection.denials.known:
+            for message, outcome in zip(messages, cut.outcomes, strict=True):
+                if isinstance(outcome, Stored):
+                    self._connection.denials.answered(message.subject)
+        return cut.outcomes
+
+    def _window(self, stream: str, cut: Cut, run: Run, drawn: Sequence[wire.Prepared]) -> Window:
+        width = NARROW if stream in self._tight else WINDOW
+        return Window(self._connection, self._replies, drawn, cut.keys(run), cut.room, width=width)
+
+    def _learn(self, stream: str, outcomes: Sequence[PublishOutcome]) -> None:
+        if any(isinstance(one, Refused) and one.full for one in outcomes):
+            self._tight.add(stream)
+        elif outcomes and all(isinstance(one, Stored) for one in outcomes):
+            self._tight.discard(stream)
 
     def _may_be_atomic(self, stream: str) -> bool:
+        if stream in self._tight:
+            return False
         if self._not_atomic.get(stream) == self._connection.epoch:
             return False
-        version = self._connection.server_info().version.split("-")[0].split(".")
-        return tuple(int(part) for part in version[:2] if part.isdigit()) >= _NO_ATOMIC_BEFORE
+        return self._connection.server_info().release >= _NO_ATOMIC_BEFORE
 
     async def _atomic(
         self, stream: str, cut: Cut, run: Run, timeout: timedelta, gate: _Gate
@@ -157,11 +178,17 @@ class Publisher:
             case Stored(stream_seq):
                 first = stream_seq - last + 1
                 return [Stored(first + place) for place in range(last)]
-            case Refused(err_code=err_code, heals=heals):
+            case Refused(err_code=err_code, heals=heals, full=full):
                 if err_code == ATOMIC_DISABLED:
                     self._not_atomic[stream] = self._connection.epoch
+                if full:
+                    self._tight.add(stream)
+                    return None
                 if heals and err_code != ATOMIC_DISABLED:
                     return [outcome] * last
                 return None
             case _:
+                # Single messages have each its answer. nats-server 2.15.1 stores a part of a batch
+                # that its account has no room for, and says nothing.
+                self._tight.add(stream)
                 return [outcome] * last

@@ -68,17 +68,19 @@ class Pull:
         self._heard = 0.0
         self._failures = 0
         self._not_before = 0.0
-        self._unsure = False
+        self._unsure = self._denied = False
         self._gone: str | None = None
         self._asks, self._drained = True, False
         self._news = asyncio.Event()
         self._unsubscribe: Callable[[], Awaitable[None]] | None = None
         self._forget: Callable[[], None] = lambda: None
+        self._unwatch: Callable[[], None] = lambda: None
 
     async def __aenter__(self) -> Self:
         await self._replies.open()
         self._unsubscribe = await self._connection.subscribe(f"{self._inbox}.*", self._on_frame)
         self._forget = self._connection.on_reconnect(self._restart)
+        self._unwatch = self._connection.on_denial(self._on_denial)
         if self._pin is not None:
             self._pin.open()
         return self
@@ -107,6 +109,7 @@ class Pull:
     async def drain(self) -> None:
         self._asks = False
         self._forget()
+        self._unwatch()
         unsubscribe, self._unsubscribe = self._unsubscribe, None
         if unsubscribe is not None:
             await self._served()
@@ -233,6 +236,9 @@ class Pull:
             return
         elif status != "100":
             self._on_status(status, frame)
+        if self._denied:
+            self._denied = False
+            self._connection.denials.answered(self._subject)
         self._heard = self._now()
         if status != "100":
             self._news.set()
@@ -256,6 +262,14 @@ class Pull:
         self._unsure = True
         self._retry_later()
 
+    def _on_denial(self, subject: str) -> None:
+        if subject == self._subject:
+            # Nothing answers such a request; it may be granted any time.
+            self._denied = True
+            self._renew()
+            self._retry_later()
+            self._news.set()
+
     def _retry_later(self) -> None:
         self._failures += 1
         delay = _BACKOFF.delay(self._failures).total_seconds()
@@ -271,11 +285,20 @@ class Pull:
     # ------------------------------------------------------------------ settling
 
     async def ack(self, *incoming: Incoming) -> Sequence[bool]:
-        with self._replies.ask(len(incoming)) as asked:
-            pairs = zip(incoming, asked.replies, strict=True)
-            frames = [wire.bare(ack_subject(delivery), "+ACK", reply) for delivery, reply in pairs]
+        subjects = [ack_subject(delivery) for delivery in incoming]
+        with self._replies.ask(len(incoming)) as asked, contextlib.ExitStack() as watching:
+
+            def on_denial(subject: str) -> None:
+                if subject in subjects:
+                    asked.end()  # The others' are of the same right.
+
+            watching.callback(self._connection.on_denial(on_denial))
+            pairs = zip(subjects, asked.replies, strict=True)
+            frames = [wire.bare(subject, "+ACK", reply) for subject, reply in pairs]
             sent = await self._connection.send(frames, timeout=_ACK_TIMEOUT)
             answers = await asked.answers(timeout=_ACK_TIMEOUT, asked=sent)
+        if any(answers):
+            self._connection.denials.answered(subjects[0])
         return [answer is not None and answer.status != "503" for answer in answers]
 
     async def nak(self, incoming: Incoming, *, delay: timedelta) -> None:

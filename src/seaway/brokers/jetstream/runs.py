@@ -2,8 +2,9 @@
 
 Owns: what can be sent at all, what waits behind a message that was not stored, and each message's
 outcome. Must not know a connection. Guarantees: nothing of a key is drawn once a message of it was
-refused; a run holds no message that could not stand in a batch, unless it stands alone; no more
-than one message is encoded ahead of what has been drawn.
+refused or was there; nothing is drawn that needs no less room than what had none; a run holds no
+message that could not stand in a batch, unless it stands alone; no more than one message is encoded
+ahead of what has been drawn.
 """
 
 from __future__ import annotations
@@ -28,6 +29,30 @@ class Run:
     messages: list[wire.Prepared] = field(default_factory=list)
 
 
+class Room:
+    """What found no room during one call.
+
+    The server says that it is full, and not of what: all messages, bytes, or those of a subject.
+    Whichever it is, a message of the same subject that is no smaller finds no room either.
+    """
+
+    def __init__(self) -> None:
+        self._least: dict[bytes, tuple[int, Refused]] = {}
+
+    def lacked(self, message: wire.Prepared, refusal: Refused) -> None:
+        """There was none for ``message``."""
+        known = self._least.get(message.subject)
+        if known is None or message.size < known[0]:
+            self._least[message.subject] = message.size, refusal
+
+    def refusal(self, message: wire.Prepared) -> Refused | None:
+        """What the stream would say to ``message``, as far as is known; ``None``: to be tried."""
+        if not self._least:
+            return None
+        known = self._least.get(message.subject)
+        return known[1] if known is not None and message.size >= known[0] else None
+
+
 class Cut:
     """The messages of one call. ``limit``: the server's ``max_payload`` in bytes."""
 
@@ -36,6 +61,7 @@ class Cut:
         self._messages = messages
         self._limit = limit
         self._blocked: set[str] = set()
+        self.room = Room()
         self._source = self._sendable()
         self._ahead: tuple[int, wire.Prepared] | None = None
 
@@ -70,7 +96,7 @@ class Cut:
         ill = None
         for place, outcome in zip(run.places, outcomes, strict=True):
             self.outcomes[place] = outcome
-            if not isinstance(outcome, Stored):
+            if not isinstance(outcome, Stored) or outcome.duplicate:
                 self._blocked.add(self._messages[place].key)
                 if ill is None and concerns_the_stream(outcome):
                     ill = outcome
@@ -82,12 +108,23 @@ class Cut:
     def _peek(self) -> tuple[int, wire.Prepared] | None:
         # What was encoded ahead may wait behind a message of the run before it.
         ahead = self._ahead
-        while ahead is None or (self._blocked and self._messages[ahead[0]].key in self._blocked):
+        while ahead is None or (self._blocked and self._waits(*ahead)):
             ahead = next(self._source, None)
             if ahead is None:
                 break
         self._ahead = ahead
         return ahead
+
+    def _waits(self, place: int, message: wire.Prepared) -> bool:
+        key = self._messages[place].key
+        if key in self._blocked:
+            return True
+        refusal = self.room.refusal(message)
+        if refusal is None:
+            return False
+        self.outcomes[place] = refusal
+        self._blocked.add(key)
+        return True
 
     def _sendable(self) -> Iterator[tuple[int, wire.Prepared]]:
         for place, message in enumerate(self._messages):

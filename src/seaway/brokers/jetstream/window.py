@@ -1,11 +1,12 @@
 """A sliding window of single publications: one of a key on its way, many keys at once.
 
 Owns: which message is sent when, where no atomic batch can be. Guarantees: of one ordering key,
-nothing is sent before the one ahead of it is acknowledged as stored; so nothing of a key lies
-behind a message of it that does not, whatever happens to the server in between.
+nothing is sent before the one ahead of it is acknowledged as newly stored; so nothing of a key lies
+behind a message of it that does not, whatever happens to the server in between. What has no room
+holds up its key alone, and what needs no less room of its subject is not tried.
 
     waiting ──(key free, window open)──> in flight ──> Stored: the key's next is sent at once
-       │                                     ├──> Refused: the rest of its key is Held
+       │                                     ├──> Refused, duplicate: the rest of its key is Held
        └──(the stream is ill) ──> Held       └──> Unconfirmed, or Refused(heals): nothing more goes
 
 Why one of a key: a stream stores what it receives in the order of arrival, but refuses each message
@@ -30,10 +31,13 @@ from seaway.brokers.jetstream.answers import classify, concerns_the_stream, deni
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.frames import Frame
 from seaway.brokers.jetstream.replies import Replies
+from seaway.brokers.jetstream.runs import Room
 from seaway.clocks import Gap
-from seaway.contracts import Held, PublishOutcome, Stored, Unconfirmed
+from seaway.contracts import Held, PublishOutcome, Refused, Stored, Unconfirmed
 
 WINDOW = 500
+NARROW = 8
+"""How many are in flight at first where the stream was full: each may be in vain."""
 
 
 class Window:
@@ -45,10 +49,15 @@ class Window:
         replies: Replies,
         messages: Sequence[wire.Prepared],
         keys: Sequence[str],
+        room: Room,
+        *,
+        width: int = WINDOW,
     ) -> None:
         self._connection = connection
         self._replies = replies
         self._messages = messages
+        self._room = room
+        self._width = width
         self._outcomes: list[PublishOutcome] = [Held()] * len(messages)
         self._lanes: dict[str, deque[int]] = {}
         for index, key in enumerate(keys):
@@ -88,9 +97,13 @@ class Window:
             return
         heads: list[int] = []
         frames: list[bytes] = []
-        while self._ready and len(self._in_flight) < WINDOW:
+        while self._ready and len(self._in_flight) < self._width:
             lane = self._ready.popleft()
             index = lane.popleft()
+            refusal = self._room.refusal(self._messages[index])
+            if refusal is not None:
+                self._outcomes[index] = refusal
+                continue
             reply = self._replies.expect(partial(self._answered, lane, index))
             self._in_flight[index] = reply
             heads.append(index)
@@ -114,8 +127,12 @@ class Window:
         del self._in_flight[index]
         self._outcomes[index] = outcome = classify(answer)
         if isinstance(outcome, Stored):
-            if lane:
+            self._width = min(WINDOW, self._width + 1)
+            if lane and not outcome.duplicate:
                 self._ready.append(lane)
+        elif isinstance(outcome, Refused) and outcome.full:
+            self._room.lacked(self._messages[index], outcome)
+            self._width = NARROW
         elif concerns_the_stream(outcome):
             self._ill = True
         self._news.set()

@@ -30,7 +30,7 @@ BATCH_HEADER_BYTES = 160
 _LINE_ROOM = 256  # For the verb, a reply subject and two sizes.
 _BLOCK_BYTES = len(b"NATS/1.0\r\n\r\n")
 _SUBJECT = re.compile(r"[^ \t\r\n\v\f\ud800-\udfff]+")  # nats-py's readers end it at \v and \f.
-_VALUE = re.compile(r"[^\r\n\ud800-\udfff]*")
+_VALUE = re.compile(r"[^\r\n\0\ud800-\udfff]*")
 
 
 class Prepared(NamedTuple):
@@ -140,19 +140,23 @@ def _form(names: tuple[str, ...]) -> str:
     """Header lines with a place for each value. Messages of one kind share their names."""
     for name in names:
         h.check_header(name, "")
+        h.check_control(name)
     return "".join(f"{name.replace('%', '%%')}: %s\r\n" for name in names)
 
 
 def _lines(message: Message) -> bytes:
     headers = message.headers
-    if isinstance(headers, h.StoredHeaders) and (lines := headers.lines) is not None:
-        return lines
+    if isinstance(headers, h.StoredHeaders):
+        if (lines := headers.lines) is not None:
+            return lines
+        if fault := headers.fault:
+            raise InvalidName(fault)
     text = _form(tuple(headers)) % tuple(headers.values())
-    if text.count("\n") == text.count("\r") == len(headers):
+    if text.count("\n") == text.count("\r") == len(headers) and "\0" not in text:
         try:
             return text.encode()
         except UnicodeEncodeError:
             pass
     # A line end would let the value's writer add headers of his own choosing.
     broken = next(name for name, value in headers.items() if not _VALUE.fullmatch(str(value)))
-    raise InvalidName(f"header {broken}: a line break, or not UTF-8 text")
+    raise InvalidName(f"header {broken}: a line break, NUL, or not UTF-8 text")

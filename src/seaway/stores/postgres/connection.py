@@ -17,7 +17,9 @@ from asyncpg.pool import PoolConnectionProxy
 
 from seaway.databases.ending import statement_to_its_end, to_its_end
 from seaway.errors import StoreUnavailable
+from seaway.forks import Opened
 from seaway.stores.postgres.address import Address
+from seaway.stores.postgres.begins import READING, WRITES, WRITING, Begin
 from seaway.stores.postgres.errors import DRIVER_ERRORS, translating
 
 Handle: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
@@ -27,13 +29,15 @@ CONNECT_SECONDS = 10.0
 _STATEMENTS = 256
 _SPARE_SECONDS = 1.0
 _BEGUN_SECONDS = 0.005
+_DRIVERS_BEGIN = "BEGIN;"
 
 
 class _HonestConnection(asyncpg.Connection):
-    """Fails where a commit was answered with a rollback.
+    """Fails where a commit was answered with a rollback, and where a transaction may not write.
 
-    That is PostgreSQL's answer when an error inside the transaction was caught and passed over: an
-    effect would be lost, and its message acknowledged.
+    The first is PostgreSQL's answer when an error inside the transaction was caught and passed
+    over: an effect would be lost, and its message acknowledged. The driver's own transactions begin
+    with what the role has by default; theirs may be read only.
     """
 
     def execute(
@@ -41,8 +45,18 @@ class _HonestConnection(asyncpg.Connection):
     ) -> Coroutine[Any, Any, str]:
         if query.startswith("COMMIT"):
             return self._commit(query, timeout)
+        if query.startswith("BEGIN"):
+            return self._begin(WRITES if query == _DRIVERS_BEGIN else query, timeout)
         running: Coroutine[Any, Any, str] = super().execute(query, *args, timeout=timeout)
         return running
+
+    async def _begin(self, query: str, timeout: float | None) -> str:
+        try:
+            tag: str = await super().execute(query, timeout=timeout)
+        except asyncpg.FeatureNotSupportedError as error:
+            # READ WRITE, on a standby: what it says of a statement that writes heals, too.
+            raise asyncpg.ReadOnlySQLTransactionError(str(error)) from error
+        return tag
 
     async def _commit(self, query: str, timeout: float | None) -> str:
         tag: str = await super().execute(query, timeout=timeout)
@@ -71,8 +85,12 @@ class Pool:
     taken is ended within ``_BEGUN_SECONDS``, so that ``now()`` is never older in it.
     """
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], address: Address) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool[asyncpg.Record], address: Address, schema: str | None
+    ) -> None:
         self._pool = pool
+        self._schema = schema
+        self.opened = Opened(address.shown)
         self.shown = address.shown
         self._chains = not address.pgbouncer  # Its server connections are for everybody.
         self._begun: list[_Begun] = []
@@ -83,8 +101,9 @@ class Pool:
         self._returning: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, address: Address, *, size: int) -> Pool:
-        """``size``: connections at the most. Connects once, to say early what is wrong."""
+    async def open(cls, address: Address, *, size: int, schema: str | None = None) -> Pool:
+        """``size``: connections at the most. ``schema``: that of our tables, where statements name
+        it. Connects once, to say early what is wrong."""
         options: dict[str, Any] = {"timeout": CONNECT_SECONDS, **address.options}
         with translating(address.shown):
             driver = await asyncpg.create_pool(
@@ -97,7 +116,7 @@ class Pool:
                 statement_cache_size=0 if address.pgbouncer else _STATEMENTS,
                 **options,
             )
-        pool = cls(driver, address)
+        pool = cls(driver, address, schema)
         try:
             await pool.put_away(await pool.take())
         except BaseException:
@@ -127,23 +146,29 @@ class Pool:
             await self.give_back(connection)
 
     @asynccontextmanager
-    async def transaction(self, begin: str = "BEGIN") -> AsyncIterator[Handle]:
-        """A short transaction: ``begin`` at its start, committed on leaving without an error."""
+    async def transaction(self, begin: Begin = WRITING) -> AsyncIterator[Handle]:
+        """A short transaction of our own, committed on leaving without an error."""
         with translating(self.shown):
             async with self.untranslated(begin) as connection:
                 yield connection
 
     @asynccontextmanager
-    async def untranslated(self, begin: str = "BEGIN") -> AsyncIterator[Handle]:
+    async def untranslated(self, begin: Begin = WRITING) -> AsyncIterator[Handle]:
         """The same, where the caller knows better what the driver's errors mean."""
         async with self.connection() as connection:
-            await statement_to_its_end(connection.execute(begin))
+            await self.start(connection, begin)
             yield connection
             await statement_to_its_end(connection.execute("COMMIT"))
 
+    async def start(self, connection: Handle, begin: Begin) -> None:
+        """Begin a transaction on ``connection``; one round trip."""
+        server = connection.get_server_version().major
+        script = begin.script(server, self._schema)
+        await statement_to_its_end(connection.execute(script))
+
     async def rows(self, statement: str, *parameters: object) -> Sequence[Row]:
-        """What ``statement`` returns, in a transaction of its own."""
-        async with self.transaction() as connection:
+        """What ``statement`` returns, in a transaction of its own that only reads."""
+        async with self.transaction(READING) as connection:
             return await connection.fetch(statement, *parameters)
 
     async def row(self, statement: str, *parameters: object) -> Row:
@@ -158,6 +183,7 @@ class Pool:
 
     async def take(self) -> Handle:
         """A connection of one's own, without a transaction. ``give_back`` it."""
+        self.opened.check()
         if self._pool.is_closing():
             raise StoreUnavailable("the store is closed")
         while self._idle:
@@ -178,6 +204,7 @@ class Pool:
     async def begin(self) -> tuple[Handle, asyncpg.transaction.Transaction]:
         """A transaction on a connection of one's own, that has done nothing. ``commit`` it, or end
         it and ``put_away`` the connection."""
+        self.opened.check()
         latest = asyncio.get_running_loop().time() - _BEGUN_SECONDS
         if self._begun and self._begun[-1].at > latest:
             begun = self._begun.pop()

@@ -9,6 +9,7 @@ import asyncpg
 from seaway.databases import sqlstates
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 
+_LOCK_NOT_HAD = "55P03"
 _LOST = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """The last is what asyncpg says of a session that was ended while it was idle."""
 
@@ -37,6 +38,9 @@ def translated(error: BaseException, where: str) -> SeawayError:
         return StoreUnavailable(f"{where}: {said}")
     if isinstance(error, asyncpg.ClientConfigurationError):
         return ConfigError(f"{where}: {said}", hint="check the database's URL")
+    if code == _LOCK_NOT_HAD:
+        said += ": somebody has the table, or waits for it (VACUUM FULL, REINDEX, ALTER TABLE, a "
+        said += "transaction left open): pg_blocking_pids says who"
     return sqlstates.translated(code, said, where)
 
 

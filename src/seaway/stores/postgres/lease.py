@@ -6,7 +6,8 @@ Owns: those locks, the transaction that holds them, and what was claimed under t
 with its session: kill -9 of the holder, a cut connection, or a holder that said nothing for 30 s
 (a stopped process) end it, and no clock of ours is read (ADR 0008). The transaction writes nothing,
 so it has no id and keeps no dead row from being vacuumed. Behind PgBouncer a transaction is what
-one server session is held for.
+one server session is held for. What a claim locks of the tables is let go of twice a second: who
+wants the whole outbox would wait for that, and all writers behind it.
 
 Authoritative: the outbox table. Everything here may be lost at any moment; the next lease claims
 what is still there.
@@ -24,11 +25,12 @@ from seaway.contracts import Failed, OutboxEntry, Sent
 from seaway.databases.ending import to_its_end
 from seaway.errors import SchemaMismatch
 from seaway.stores.postgres import rows
+from seaway.stores.postgres.begins import LEASE, SETTLING
 from seaway.stores.postgres.connection import Handle, Pool
 from seaway.stores.postgres.errors import translating
 from seaway.stores.postgres.head import Horizon, floor_after
 
-_KEEP_ALIVE_SECONDS = 5.0
+_KEEP_ALIVE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class PostgresLease:
         """Whether any entry may be parked, so that claims have to look."""
         self._claimed: set[int] = set()
         self._blocked: set[str] = set()
+        self._looked = 0
+        """Up to where everything was claimed under this lease, or cannot be."""
         self.floor = floor
 
     @property
@@ -95,10 +99,11 @@ class PostgresLease:
                     xmin, xmax, last, self._parked = mark  # type: ignore[misc]
                     self._horizon.mark(xmin, xmax, last)
                 self._claims += 1
+                after = max(self.floor, self._looked)
                 found = await self._connection.fetch(
                     sql["claim"],
-                    self.floor,
-                    rows.numbers(each for each in self._claimed if each > self.floor),
+                    after,
+                    rows.numbers(each for each in self._claimed if each > after),
                     list(self._blocked),
                     share.filter,
                     share.shards,
@@ -108,6 +113,8 @@ class PostgresLease:
                 )
         entries = [rows.entry(row) for row in found]
         self._claimed.update(entry.position for entry in entries)
+        closed = self._horizon.closed
+        self._looked = min(closed, entries[-1].position) if len(entries) == limit else closed
         if not self._blocked:
             # A late row of a blocked key may lie anywhere, and is in no claim of this lease.
             self.floor = floor_after(self.floor, self._horizon.closed, self._claimed)
@@ -118,7 +125,7 @@ class PostgresLease:
         self._blocked.update(failure.entry.key for failure in failed)
         if not sent and not failed:
             return
-        async with self._pool.transaction(self._sql["begin_settling"]) as connection:
+        async with self._pool.transaction(SETTLING) as connection:
             for stream, settled in groupby(sent, key=lambda each: each.stream):
                 one = list(settled)
                 positions = rows.numbers(each.entry.position for each in one)
@@ -148,10 +155,17 @@ class PostgresLease:
                 await self._connection.execute("SELECT 1")
 
     async def keep_alive(self) -> None:
-        """Speak up while nothing is claimed, for as long as the publishing takes."""
+        """Speak up for as long as the publishing takes, and let go of the tables that were read.
+
+        Who wants the whole outbox (``VACUUM FULL``, ``REINDEX``) waits for whoever has read it in
+        an open transaction, and all writers and our own settlements wait behind that. The shards'
+        locks were had before the savepoint, and stay.
+        """
         while True:
             await asyncio.sleep(_KEEP_ALIVE_SECONDS)
-            await self.confirm()
+            async with self._turn:
+                with translating(self._pool.shown):
+                    await self._connection.execute(self._sql["let_go"])
 
 
 @asynccontextmanager
@@ -165,7 +179,7 @@ async def take(
     """
     async with pool.connection() as connection:
         with translating(pool.shown):
-            await connection.execute(sql["begin"])
+            await pool.start(connection, LEASE)
             found = await connection.fetch(sql["take"], outbox, first)
         held = tuple(sorted(shard for _, _, shard in found if shard is not None))
         if found and found[0][0] is None:
@@ -175,6 +189,8 @@ async def take(
             )
         if held:
             shards, releases, _ = found[0]
+            with translating(pool.shown):
+                await connection.execute(sql["hold"])
             yield connection, Share(held, shards, releases)
         else:
             yield None

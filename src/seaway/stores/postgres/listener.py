@@ -21,6 +21,7 @@ from seaway.stores.postgres.errors import DRIVER_ERRORS
 CHANNEL = "seaway_outbox"
 _BACKOFF = Backoff(timedelta(milliseconds=200), timedelta(seconds=10))
 _CHECK_SECONDS = 30.0
+_HAS_IDLE_SESSION_TIMEOUT = 14
 
 
 class Listener:
@@ -60,6 +61,9 @@ class Listener:
         connection = await asyncpg.connect(**listening_options(self._address))
         lost = asyncio.Event()
         try:
+            if connection.get_server_version().major >= _HAS_IDLE_SESSION_TIMEOUT:
+                # Listening is all that it does.
+                await connection.execute("SET idle_session_timeout = 0")
             connection.add_termination_listener(lambda *_: lost.set())
             await connection.add_listener(CHANNEL, lambda *_: self._heard())
             self.listening = True

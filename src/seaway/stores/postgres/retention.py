@@ -23,6 +23,7 @@ import asyncpg
 from seaway import logs
 from seaway.databases import statements
 from seaway.errors import SchemaMismatch
+from seaway.stores.postgres.begins import COUNTING, DELETING, TAKING_A_TABLE, Begin
 from seaway.stores.postgres.connection import Handle, Pool, touched
 from seaway.stores.postgres.errors import translating
 from seaway.tables import within
@@ -30,7 +31,6 @@ from seaway.tables import within
 DAY = timedelta(days=1)
 _AHEAD_DAYS = 2
 _CHUNK = 5000
-_BEGIN = "BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '2s'"
 _LATER = (
     asyncpg.LockNotAvailableError,
     asyncpg.QueryCanceledError,
@@ -92,11 +92,18 @@ INBOX = Kept("seaway_inbox", "processed_at", first_id, logs.logger("seaway.inbox
 
 @dataclass(slots=True)
 class _Found:
-    """The partitions that there are, in the schema ``place``."""
+    """The partitions that there are, in the schema ``place``, by the database's clock at ``now``.
+
+    ``whole_rows``: a row is its own replica identity. ``unidentified``: partitions without one, of
+    an older Seaway.
+    """
 
     place: str
+    now: datetime
+    whole_rows: bool
     days: set[date] = field(default_factory=set)
     others: list[str] = field(default_factory=list)
+    unidentified: list[str] = field(default_factory=list)
 
     def ended(self, before: datetime) -> list[date]:
         return sorted(day for day in self.days if _start(day) + DAY <= before)
@@ -124,6 +131,7 @@ class Retention:
                 try:
                     await self._drop(found, before)
                     await self._make(found)
+                    await self._identify(found)
                 except asyncpg.InsufficientPrivilegeError as error:
                     singly = [self._kept.table]
                     self._warn(error)
@@ -138,7 +146,7 @@ class Retention:
         counted = {}
         for name in [*(self._kept.name(day) for day in found.ended(before)), *found.others]:
             whole = name not in found.others
-            async with self._pool.transaction() as connection:
+            async with self._pool.transaction(COUNTING) as connection:
                 if not (whole and await self._has_young(connection, found.place, name, before)):
                     count = self._write("count", found.place, name)
                     counted[name] = int(await connection.fetchval(count, before))
@@ -150,8 +158,11 @@ class Retention:
             raise SchemaMismatch(
                 f"{self._pool.shown}: {self._table} is missing or old: run seaway db verify"
             )
-        found = _Found(rows[0][0])
-        for _, name in rows:
+        place, _, _, whole_rows, now = rows[0]
+        found = _Found(place, now, whole_rows)
+        for _, name, unidentified, *_ in rows:
+            if unidentified:
+                found.unidentified.append(name)
             day = self._kept.day(name)
             if day is None:
                 found.others.append(name)
@@ -163,7 +174,7 @@ class Retention:
         held_up = False
         for day in found.ended(before):
             name = self._kept.name(day)
-            async with self._pool.untranslated() as connection:
+            async with self._pool.untranslated(COUNTING) as connection:
                 if await self._has_young(connection, found.place, name, before):
                     continue
             # Its space is free even where handlers that take minutes keep it from being dropped:
@@ -193,7 +204,7 @@ class Retention:
         return True
 
     async def _make(self, found: _Found) -> None:
-        today = datetime.now(UTC).date()
+        today = found.now.astimezone(UTC).date()
         for day in (today + ahead * DAY for ahead in range(_AHEAD_DAYS + 1)):
             if day in found.days:
                 continue
@@ -202,6 +213,7 @@ class Retention:
                 name=f"{found.place}.{self._kept.name(day)}",
                 first=self._kept.first(day),
                 next=self._kept.first(day + DAY),
+                identity="FULL" if found.whole_rows else "DEFAULT",
             )
             try:
                 async with self._alone() as connection:
@@ -209,17 +221,28 @@ class Retention:
             except _LATER as error:
                 self._kept.logger.debug("%s is left for the next time: %s", day, error)
 
+    async def _identify(self, found: _Found) -> None:
+        for name in found.unidentified:
+            try:
+                async with self._alone() as connection:
+                    await connection.execute(self._write("identify", found.place, name))
+            except _LATER as error:
+                self._kept.logger.debug("%s is left for the next time: %s", name, error)
+
     async def _delete(self, place: str, name: str, before: datetime) -> None:
         delete, count = self._write("delete", place, name), _CHUNK
-        while count == _CHUNK:
-            async with self._alone(self._sql["begin_deleting"]) as connection:
-                count = touched(await connection.execute(delete, before))
+        try:
+            while count == _CHUNK:
+                async with self._alone(DELETING) as connection:
+                    count = touched(await connection.execute(delete, before))
+        except _LATER as error:
+            self._kept.logger.debug("%s is left for the next time: %s", name, error)
 
     async def _has_young(self, connection: Handle, place: str, name: str, before: datetime) -> bool:
         return bool(await connection.fetchval(self._write("young", place, name), before))
 
     @asynccontextmanager
-    async def _alone(self, begin: str = _BEGIN) -> AsyncIterator[Handle]:
+    async def _alone(self, begin: Begin = TAKING_A_TABLE) -> AsyncIterator[Handle]:
         async with self._pool.untranslated(begin) as connection:
             if not await connection.fetchval(self._sql["alone"], self._table):
                 raise _Elsewhere

@@ -1,26 +1,34 @@
 """Seaway's tables in a PostgreSQL database: what is missing, applying it, and checking it.
 
 Owns: the version table and what is compared. Guarantees: each migration is one transaction,
-applied once even when several processes upgrade at the same time (an advisory lock); tables that a
-newer Seaway needs otherwise are never touched.
+applied once even when several processes upgrade at the same time (an advisory lock); whoever writes
+to a table waits two seconds at a time for an upgrade that waits for that table, and then has as
+long to go on; tables that a newer Seaway needs otherwise are never touched.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+
+import asyncpg
 
 from seaway.contracts import Phase, SchemaChange
 from seaway.databases import statements
 from seaway.errors import SchemaMismatch
 from seaway.stores import versions
+from seaway.stores.postgres.begins import DESCRIBING, READING, WAITING_FOR_UPGRADES
 from seaway.stores.postgres.connection import Handle, Pool
-from seaway.stores.scripts import LOCK, place, postgres_script
+from seaway.stores.postgres.errors import translating
+from seaway.stores.scripts import LOCK, PATIENCE, place, postgres_script
 from seaway.stores.versions import Migration, migrations
 from seaway.tables import within
 
 _ENGINE = "postgres"
+_ATTEMPTS = 15
+_PAUSE_SECONDS = 2.0
 
 
 class PostgresSchema:
@@ -65,10 +73,12 @@ class PostgresSchema:
 
     async def objects(self) -> Sequence[str]:
         """What there is, a line each: what ``verify`` compares."""
-        return [line for (line,) in await self._pool.rows(self._sql["objects"], self._versions)]
+        async with self._pool.transaction(DESCRIBING) as connection:
+            found = await connection.fetch(self._sql["objects"], self._versions)
+        return [line for (line,) in found]
 
     async def _recorded(self) -> Mapping[int, str]:
-        async with self._pool.transaction() as connection:
+        async with self._pool.transaction(READING) as connection:
             return await self._read(connection)
 
     async def _read(self, connection: Handle) -> Mapping[int, str]:
@@ -80,8 +90,19 @@ class PostgresSchema:
         return recorded
 
     async def _apply(self, migration: Migration) -> bool:
-        begin = f"BEGIN; {LOCK}; {place(self._schema)}"
-        async with self._pool.transaction(begin) as connection:
+        with translating(self._pool.shown):
+            for attempt in range(1, _ATTEMPTS + 1):
+                try:
+                    return await self._applied(migration)
+                except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+                    if attempt == _ATTEMPTS:
+                        raise
+                await asyncio.sleep(_PAUSE_SECONDS)
+        return False
+
+    async def _applied(self, migration: Migration) -> bool:
+        async with self._pool.untranslated(WAITING_FOR_UPGRADES) as connection:
+            await connection.execute(f"{LOCK}; {PATIENCE}; {place(self._schema)}")
             # Read under the lock: another process may just have applied it.
             if migration.version in await self._read(connection):
                 return False

@@ -11,13 +11,15 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
+from seaway.contracts import Backlog, Capabilities, Notice, OutboxEntry, Sent
+from seaway.databases import sqlite_times as times
 from seaway.databases import statements
 from seaway.parked import ParkedEvent
 from seaway.stores.postgres import rows
 from seaway.stores.postgres.address import parse
+from seaway.stores.postgres.begins import RESHARDING
 from seaway.stores.postgres.connection import Pool, touched
 from seaway.stores.postgres.head import Floors, Horizon
 from seaway.stores.postgres.lease import PostgresLease, Share, kept_alive, outbox_id, take
@@ -27,7 +29,6 @@ from seaway.stores.postgres.schema import PostgresSchema, name
 from seaway.stores.postgres.transaction import PostgresTransaction
 
 _SHORTEST_POLL = timedelta(milliseconds=5)
-_RESHARD_PATIENCE = "BEGIN; SET LOCAL lock_timeout = '60s'"
 
 
 class PostgresStore:
@@ -59,6 +60,7 @@ class PostgresStore:
             **statements.load("postgres/inbox.sql", schema),
             **statements.load("postgres/parking.sql", schema),
         }
+        self._processes_sql = statements.load("postgres/processes.sql", schema)
         self._sent = Retention(pool, schema, SENT)
         self._inbox = Retention(pool, schema, INBOX)
         self._horizon, self._floors = Horizon(), Floors()
@@ -87,7 +89,7 @@ class PostgresStore:
         ``StoreUnavailable`` where the database is away, ``ConfigError`` where we are not let in.
         """
         address = parse(url)
-        pool = await Pool.open(address, size=connections)
+        pool = await Pool.open(address, size=connections, schema=schema)
         store = cls(pool, schema=schema, keep_sent=keep_sent, poll=poll, listener=None)
         if listen and not address.pgbouncer:
             store._listener = Listener(address, store.nudge)
@@ -105,10 +107,21 @@ class PostgresStore:
         return self._schema
 
     async def close(self) -> None:
-        """Close every connection, after what is under way. Idempotent."""
+        """Close every connection, after what is under way. Idempotent; in a fork, nothing."""
+        if self._pool.opened.elsewhere:
+            return  # It would end the parent's sessions.
         if self._listener is not None:
             await self._listener.close()
         await self._pool.close()
+
+    async def now(self) -> datetime:
+        """What the server's clock says: it dates every row."""
+        (found,) = await self._pool.row(self._outbox_sql["now"])
+        return found  # type: ignore[no-any-return]
+
+    async def before(self, retention: timedelta) -> datetime:
+        """Before when a row is older than ``retention``."""
+        return await self.now() - retention
 
     # ------------------------------------------------------------------- the outbox
 
@@ -149,7 +162,7 @@ class PostgresStore:
         """Divide the ordering keys anew, between two leases; at once where they are so already."""
         if await self._pool.rows(self._relay_sql["divided"], shards):
             return
-        async with self._pool.transaction(_RESHARD_PATIENCE) as connection:
+        async with self._pool.transaction(RESHARDING) as connection:
             await connection.execute(self._relay_sql["divide"], self._outbox)
             await connection.execute(self._relay_sql["reshard"], shards)
 
@@ -187,7 +200,11 @@ class PostgresStore:
     async def backlog(self) -> Backlog:
         """How much waits, and how much is dead by the server's last estimate."""
         statement = self._outbox_sql["backlog"]
-        return Backlog(*await self._pool.row(statement, self._outbox, *self._estimated))
+        count, parked, age, *others = await self._pool.row(
+            statement, self._outbox, *self._estimated
+        )
+        oldest_at = None if age is None else datetime.now(UTC) - max(age, timedelta())
+        return Backlog(count, parked, oldest_at, *others)
 
     async def entries(
         self, *, parked: bool | None = None, event_id: str | None = None, limit: int = 100
@@ -231,7 +248,8 @@ class PostgresStore:
 
     async def processed(self, event_id: str) -> Mapping[str, datetime]:
         """Which consumers have this event's effects, and since when."""
-        return dict(await self._pool.rows(self._inbox_sql["processed"], event_id))  # type: ignore[arg-type]
+        found = await self._pool.rows(self._inbox_sql["processed"], event_id)
+        return {consumer: times.moment(at) for consumer, at in found}
 
     async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
         """Those of them that have the consumer's inbox row."""
@@ -245,7 +263,7 @@ class PostgresStore:
     async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
         """The first parked event of each key, by key."""
         found = await self._pool.rows(self._inbox_sql["heads"], consumer)
-        return [ParkedEvent(consumer, *row) for row in found]
+        return [ParkedEvent(consumer, *times.parked(row)) for row in found]
 
     async def drop_parked(self, event: ParkedEvent) -> bool:
         """Remove its row, unless it has another letter by now; whether that was done."""
@@ -255,6 +273,21 @@ class PostgresStore:
     async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
         """How many rows ``prune`` and ``forget`` would remove, by partition."""
         return {**await self._sent.overdue(sent), **await self._inbox.overdue(processed)}
+
+    # ------------------------------------------------------------------- the processes
+
+    async def tell(self, process: str, notices: Sequence[Notice]) -> None:
+        """Replace what ``process`` says of itself."""
+        said = [(one.part, one.about, one.reason, one.lasts.total_seconds()) for one in notices]
+        columns = [[row[place] for row in said] for place in range(4)]
+        async with self._pool.transaction() as connection:
+            await connection.execute(self._processes_sql["forget"], process)
+            if said:
+                await connection.execute(self._processes_sql["tell"], process, *columns)
+
+    async def notices(self) -> Sequence[Notice]:
+        """What every process says of itself."""
+        return [Notice(*row) for row in await self._pool.rows(self._processes_sql["notices"])]
 
     async def _anything_waits(self) -> bool:
         if self._last is None:

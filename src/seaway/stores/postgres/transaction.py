@@ -14,8 +14,10 @@ from typing import Self
 
 import asyncpg
 
+from seaway.databases import sqlite_times as times
+from seaway.databases.causes import causes, session_lost
 from seaway.databases.ending import statement_to_its_end
-from seaway.errors import ConfigError, StoreUnavailable
+from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 from seaway.parked import Standing
 from seaway.stores.postgres.connection import Handle, Pool, drop, in_transaction, lost, touched
 from seaway.stores.postgres.errors import DRIVER_ERRORS, is_transient, translated, translating
@@ -77,8 +79,8 @@ class PostgresTransaction:
         intact = lost(connection) or connection.is_in_transaction()
         if in_transaction(connection):
             await statement_to_its_end(_roll_back(self._whole, connection))
-        if _ended_it(error, connection):
-            raise translated(error, self._shown) from error
+        if (refused := _refused(error, connection, self._shown)) is not None:
+            raise refused from error
         if not intact and isinstance(error, Exception) and not isinstance(error, StoreUnavailable):
             raise _ended_by_body() from error
 
@@ -117,7 +119,7 @@ class PostgresTransaction:
         """Where an event stands among the parked ones of its key."""
         with translating(self._shown):
             found = await self._connection.fetch(self._sql["standing"], consumer, event_id, key)
-        return Standing.of(consumer, event_id, map(tuple, found))
+        return Standing.of(consumer, event_id, map(times.parked, found))
 
     async def park(
         self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
@@ -155,11 +157,17 @@ class PostgresTransaction:
             await statement_to_its_end(savepoint.commit())
 
 
-def _ended_it(error: BaseException, connection: Handle) -> bool:
-    """Whether it is the database's doing. The body may meet the network's errors elsewhere."""
-    if isinstance(error, asyncpg.PostgresError) and is_transient(error):
-        return True
-    return isinstance(error, DRIVER_ERRORS) and lost(connection)
+def _refused(error: BaseException, connection: Handle, shown: str) -> SeawayError | None:
+    """What the database has to do with it, whatever the body made of that. The body may meet the
+    network's errors elsewhere."""
+    if not isinstance(error, Exception):
+        return None
+    if lost(connection):
+        return session_lost(shown, error, lambda found: isinstance(found, DRIVER_ERRORS))
+    for found in causes(error):
+        if isinstance(found, asyncpg.PostgresError) and is_transient(found):
+            return translated(found, shown)
+    return None
 
 
 async def _roll_back(whole: asyncpg.transaction.Transaction, connection: Handle) -> None:

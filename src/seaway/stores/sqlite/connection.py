@@ -13,12 +13,13 @@ import sqlite3
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiosqlite
 
 from seaway.databases.sqlite_codes import translating
 from seaway.errors import ConfigError, StoreUnavailable
+from seaway.forks import Opened
 
 T = TypeVar("T")
 
@@ -29,6 +30,15 @@ OLDEST_SQLITE = (3, 37, 0)
 class Connection(aiosqlite.Connection):
     """An aiosqlite connection that can also run several statements in one hop to its thread."""
 
+    def __init__(self, opened: sqlite3.Connection, path: Path) -> None:
+        super().__init__(lambda: opened, 64)
+        self.opened = Opened(str(path))
+
+    async def _execute(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        self.opened.check()
+        done: T = await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+        return done
+
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """``work`` on the connection's thread. ``StoreUnavailable`` once it is closed.
 
@@ -38,8 +48,7 @@ class Connection(aiosqlite.Connection):
             connection = self._conn
         except ValueError as error:
             raise StoreUnavailable("the store is closed") from error
-        result: T = await self._execute(work, connection)  # type: ignore[no-untyped-call]
-        return result
+        return await self._execute(work, connection)
 
 
 def checked(path: Path) -> Path:
@@ -83,7 +92,7 @@ async def connect(path: Path, *, busy_timeout: timedelta, read_only: bool) -> Co
         # Opened before aiosqlite has its thread: where opening fails, that thread would answer a
         # loop which is closed by then.
         opened = await asyncio.to_thread(connector)
-        connection = Connection(lambda: opened, 64)
+        connection = Connection(opened, path)
         await connection
     return connection
 

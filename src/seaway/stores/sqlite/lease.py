@@ -75,12 +75,12 @@ class SqliteLease:
                 pulse, page = await self._reader.run(work)
             # Taken before the entries were read: what is added later changes it, and wakes us.
             self._on_pulse(pulse)
-            for entry in page:
+            for entry, key in page:
                 self._after = entry.position
                 if entry.parked_at is not None:
                     if self._hold:
-                        self._blocked.add(entry.key)
-                elif entry.key not in self._blocked:
+                        self._blocked.add(key)
+                elif key not in self._blocked:
                     claimed.append(entry)
             if len(page) < wanted:
                 break
@@ -97,7 +97,7 @@ class SqliteLease:
         given = {"event_ids": json.dumps(list(event_ids))}
 
         def work(db: sqlite3.Connection) -> list[OutboxEntry]:
-            return [rows.entry(row) for row in db.execute(_SQL["find"], given).fetchall()]
+            return [rows.entry(row) for row in rows.read(db, _SQL["find"], given)]
 
         with translating(self._path):
             return await self._reader.run(work)
@@ -106,7 +106,8 @@ class SqliteLease:
         """It cannot be lost: the operating system holds the lock for as long as we live."""
 
 
-Page = tuple[Pulse, list[OutboxEntry]]
+Page = tuple[Pulse, list[tuple[OutboxEntry, str]]]
+"""Entries, each with its key as its row has it: headers of another's making may not tell."""
 
 
 def read_pulse(db: sqlite3.Connection) -> Pulse:
@@ -117,7 +118,8 @@ def read_pulse(db: sqlite3.Connection) -> Pulse:
 
 def _page(db: sqlite3.Connection, parameters: dict[str, object]) -> Page:
     pulse = read_pulse(db)
-    return pulse, [rows.entry(row) for row in db.execute(_SQL["claim"], parameters).fetchall()]
+    found = rows.read(db, _SQL["claim"], parameters)
+    return pulse, [(rows.entry(row[:-1]), row[-1]) for row in found]
 
 
 def _settle(

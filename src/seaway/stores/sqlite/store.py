@@ -13,12 +13,13 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from seaway.contracts import Backlog, Capabilities, OutboxEntry, Sent
+from seaway.clocks import running_time
+from seaway.contracts import Backlog, Capabilities, Notice, OutboxEntry, Sent
 from seaway.databases import sqlite_times as times
 from seaway.databases import statements
 from seaway.databases.ending import to_its_end
@@ -26,7 +27,7 @@ from seaway.databases.sqlite_codes import translating
 from seaway.databases.turns import Turns
 from seaway.errors import ConfigError
 from seaway.parked import ParkedEvent
-from seaway.stores.sqlite import rows
+from seaway.stores.sqlite import processes, rows
 from seaway.stores.sqlite.connection import Connection, checked, connect
 from seaway.stores.sqlite.lease import Pulse, SqliteLease, read_pulse, relay_lock
 from seaway.stores.sqlite.schema import SqliteSchema
@@ -64,6 +65,8 @@ class SqliteStore:
         self._turns = Turns()
         self._nudge = asyncio.Event()
         self._pulse: Pulse | None = None
+        self._opened_at = running_time()
+        self._newest: datetime | None = None
 
     @classmethod
     async def open(
@@ -88,7 +91,9 @@ class SqliteStore:
         except BaseException:
             await to_its_end(writer.close())
             raise
-        return cls(path, writer, reader, keep_sent=keep_sent, poll=poll)
+        store = cls(path, writer, reader, keep_sent=keep_sent, poll=poll)
+        await store._look_for_the_newest()
+        return store
 
     async def __aenter__(self) -> SqliteStore:
         return self
@@ -102,7 +107,9 @@ class SqliteStore:
         return self._schema
 
     async def close(self) -> None:
-        """Close both connections, after what is under way. Idempotent."""
+        """Close both connections, after what is under way. Idempotent; in a fork, nothing."""
+        if self._writer.opened.elsewhere:
+            return
         await to_its_end(self._close())
 
     async def _close(self) -> None:
@@ -111,6 +118,29 @@ class SqliteStore:
                 await self._reader.close()
             finally:
                 await self._writer.close()
+
+    async def now(self) -> datetime:
+        """Our own clock: whoever writes dates the rows."""
+        return datetime.now(UTC)
+
+    async def before(self, retention: timedelta) -> datetime:
+        """Before when a row is older than ``retention``.
+
+        Where nothing was younger than that when the file was opened, either it was long at rest, or
+        our clock is ahead and those rows are of today. So the newest counts as new then, and what
+        was there grows older as time passes: a file that was long at rest keeps the last of its
+        rows for longer.
+        """
+        passed = timedelta(seconds=running_time() - self._opened_at)
+        now, newest = datetime.now(UTC), self._newest
+        if newest is not None and newest < now - passed - retention:
+            now = newest + passed
+        return now - retention
+
+    async def _look_for_the_newest(self) -> None:
+        if await self._read(lambda db: db.execute(_OUTBOX["is_made"]).fetchone()):
+            (newest,) = await self._read(lambda db: db.execute(_OUTBOX["newest"]).fetchone())
+            self._newest = None if newest is None else times.moment(newest)
 
     # ------------------------------------------------------------------- the outbox
 
@@ -160,10 +190,12 @@ class SqliteStore:
 
     async def backlog(self) -> Backlog:
         """How much waits."""
-        count, parked, oldest = await self._read(
+        count, parked, oldest, held = await self._read(
             lambda db: db.execute(_OUTBOX["backlog"]).fetchone()
         )
-        return Backlog(count, parked, None if oldest is None else times.moment(oldest))
+        if oldest is not None:
+            oldest = times.moment(min(oldest, times.now()))  # Another's clock may be ahead.
+        return Backlog(count, parked, oldest, oldest_held=bool(held))
 
     async def entries(
         self, *, parked: bool | None = None, event_id: str | None = None, limit: int = 100
@@ -171,7 +203,7 @@ class SqliteStore:
         """Unsettled entries in outbox order."""
         given = {"parked": parked, "event_id": event_id, "limit": limit}
         return await self._read(
-            lambda db: [rows.entry(row) for row in db.execute(_OUTBOX["entries"], given).fetchall()]
+            lambda db: [rows.entry(row) for row in rows.read(db, _OUTBOX["entries"], given)]
         )
 
     async def unpark(self, event_ids: Sequence[str] | None = None) -> int:
@@ -191,7 +223,7 @@ class SqliteStore:
         else:
             statement = _OUTBOX["sent"]
         return await self._read(
-            lambda db: [rows.sent(row) for row in db.execute(statement, given).fetchall()]
+            lambda db: [rows.sent(row) for row in rows.read(db, statement, given)]
         )
 
     async def prune(self, before: datetime) -> None:
@@ -244,6 +276,16 @@ class SqliteStore:
             given = {"before": times.microseconds(before)}
             found[table] = await self._read(partial(_count, statement, given))
         return {table: count for table, count in found.items() if count}
+
+    # ------------------------------------------------------------------- the processes
+
+    async def tell(self, process: str, notices: Sequence[Notice]) -> None:
+        """Replace what ``process`` says of itself."""
+        await self._write(lambda db: processes.tell(db, process, notices))
+
+    async def notices(self) -> Sequence[Notice]:
+        """What every process says of itself."""
+        return await self._read(processes.notices)
 
     async def _delete(self, statement: str, before: datetime) -> None:
         """In short transactions, with pauses as long: writers of other processes come between.

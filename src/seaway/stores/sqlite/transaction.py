@@ -16,6 +16,7 @@ from typing import Any
 
 from seaway.databases import sqlite_times as times
 from seaway.databases import statements
+from seaway.databases.causes import causes
 from seaway.databases.ending import to_its_end
 from seaway.databases.sqlite_codes import is_transient, translated, translating
 from seaway.errors import ConfigError, StoreUnavailable
@@ -119,9 +120,13 @@ async def transaction(connection: Connection, path: str) -> AsyncIterator[Sqlite
         yield SqliteTransaction(connection, path)
     except BaseException as error:
         intact = await to_its_end(connection.run(_roll_back))
-        if isinstance(error, sqlite3.Error) and is_transient(error):
-            raise translated(error, path) from error
-        if not intact and isinstance(error, Exception) and not isinstance(error, StoreUnavailable):
+        if not isinstance(error, Exception):
+            raise
+        for found in causes(error):
+            # Whatever the body made of it.
+            if isinstance(found, sqlite3.Error) and is_transient(found):
+                raise translated(found, path) from error
+        if not intact and not isinstance(error, StoreUnavailable):
             raise _ended_by_body() from error
         raise
     await to_its_end(connection.run(lambda db: _commit(db, path)))

@@ -8,6 +8,7 @@ when they pass.
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -73,8 +74,24 @@ class BrokerConformance(SubscriptionConformance):
         assert await publish(broker, known) == [Stored(1)]
         assert await publish(broker, known) == [Stored(1, duplicate=True)]
         outcomes = await publish(broker, known, *fresh)
-        assert outcomes == [Stored(1, duplicate=True), Stored(2), Stored(3)]
+        # Its key waits until somebody has looked whether that is the message.
+        assert outcomes == [Stored(1, duplicate=True), Held(), Held()]
+        assert await publish(broker, *fresh) == [Stored(2), Stored(3)]
         assert len(await everything(broker, context)) == 3
+
+    @pytest.mark.parametrize("atomic", [True, False])
+    async def test_an_id_that_another_message_has_is_a_duplicate_too(
+        self, broker: Broker, context: str, stream: str, subject: str, atomic: bool
+    ) -> None:
+        await make(broker, context, allow_atomic=atomic)
+        one = Message(subject, b"forged", {h.MSG_ID: "one", h.ORDERING_KEY: "a"})
+        assert await publish(broker, one) == [Stored(1)]
+        own = Message(subject, b"own", {h.MSG_ID: "one", h.ORDERING_KEY: "a"})
+        behind = Message(subject, b"behind", {h.MSG_ID: "two", h.ORDERING_KEY: "a"})
+        other = Message(subject, b"other", {h.MSG_ID: "three", h.ORDERING_KEY: "b"})
+        outcomes = await publish(broker, own, behind, other)
+        assert outcomes == [Stored(1, duplicate=True), Held(), Stored(2)]
+        assert payloads(await everything(broker, context)) == [b"forged", b"other"]
 
     async def test_no_stream_takes_it(self, broker: Broker, context: str) -> None:
         [outcome] = await publish(broker, *events(context, 1))
@@ -111,9 +128,100 @@ class BrokerConformance(SubscriptionConformance):
         assert await publish(broker, first) == [Stored(1)]
         [outcome] = await publish(broker, second)
         refused = expect_refused(outcome)
-        assert (refused.heals, refused.code, refused.err_code) == (True, 503, 10077)
+        assert (refused.heals, refused.full) == (True, True)
+        assert (refused.code, refused.err_code) == (503, 10077)
         assert await broker.admin.delete_message(stream, 1)
         assert await publish(broker, second) == [Stored(2)]
+
+    @pytest.mark.parametrize("atomic", [True, False])
+    @pytest.mark.parametrize("retention", ["limits", "workqueue", "interest"])
+    async def test_what_fits_into_a_bounded_stream_is_stored_in_order_by_key(
+        self, broker: Broker, context: str, stream: str, retention: str, atomic: bool
+    ) -> None:
+        await make(
+            broker,
+            context,
+            durable={},
+            max_msgs=5,
+            discard="new",
+            retention=retention,
+            allow_atomic=atomic,
+        )
+        sent = [message for n in range(6) for message in events(context, 2, key=f"k{n}")]
+        outcomes = await publish(broker, *sent)
+        stored = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, Stored)]
+        assert len(stored) == len(await everything(broker, context)) == 5
+        assert all(n % 2 == 0 or n - 1 in stored for n in stored)
+        assert await broker.admin.delete_message(stream, 1)
+        again = await publish(broker, *(m for n, m in enumerate(sent) if n not in stored))
+        assert sum(isinstance(outcome, Stored) for outcome in again) == 1
+
+    @pytest.mark.parametrize("atomic", [True, False])
+    async def test_a_subject_without_room_holds_up_its_keys_alone(
+        self, broker: Broker, context: str, subject: str, atomic: bool
+    ) -> None:
+        await make(
+            broker,
+            context,
+            max_msgs_per_subject=2,
+            discard="new",
+            discard_new_per_subject=True,
+            allow_atomic=atomic,
+        )
+        full = [Message(subject, b"%d" % n, {h.ORDERING_KEY: f"k{n}"}) for n in range(4)]
+        wide = f"{context}.event.other.v1"
+        behind = Message(wide, b"behind", {h.ORDERING_KEY: "k3"})
+        other = Message(wide, b"other", {h.ORDERING_KEY: "k4"})
+        outcomes = await publish(broker, *full, behind, other)
+        assert [isinstance(one, Stored) for one in outcomes[:4]].count(True) == 2
+        lacking = [one for one in outcomes[:4] if not isinstance(one, Stored)]
+        assert all(expect_refused(one).full for one in lacking)
+        assert isinstance(outcomes[5], Stored)
+        assert isinstance(outcomes[4], Stored) == isinstance(outcomes[3], Stored)
+
+    @pytest.mark.parametrize("atomic", [True, False])
+    async def test_what_is_small_enough_finds_room_behind_what_is_not(
+        self, broker: Broker, context: str, subject: str, atomic: bool
+    ) -> None:
+        await make(broker, context, max_bytes=2000, discard="new", allow_atomic=atomic)
+        large = Message(subject, b"x" * 3000, {h.ORDERING_KEY: "a"})
+        behind = Message(subject, b"behind", {h.ORDERING_KEY: "a"})
+        small = Message(subject, b"small", {h.ORDERING_KEY: "b"})
+        outcomes = await publish(broker, large, behind, small)
+        assert expect_refused(outcomes[0]).full
+        assert outcomes[1:] == [Held(), Stored(1)]
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("Nats-Rollup", "all"),
+            ("Nats-Expected-Stream", "OTHER"),
+            ("Nats-Expected-Last-Sequence", "7"),
+            ("Nats-TTL", "1s"),
+            ("Nats-Batch-Id", "theirs"),
+            ("Nats-Schedule", "@at 2099-01-01T00:00:00Z"),
+        ],
+    )
+    @pytest.mark.parametrize("stored_headers", [True, False])
+    async def test_no_header_of_a_message_is_an_order_to_the_server(
+        self,
+        broker: Broker,
+        context: str,
+        subject: str,
+        name: str,
+        value: str,
+        *,
+        stored_headers: bool,
+    ) -> None:
+        await make(broker, context, allow_rollup_hdrs=True)
+        before = Message(subject, b"before", {h.ORDERING_KEY: "a"})
+        pairs = {h.MSG_ID: "one", h.ORDERING_KEY: "b", name: value}
+        headers = h.StoredHeaders(json.dumps(pairs, separators=(",", ":")))
+        order = Message(subject, b"order", headers if stored_headers else pairs)
+        after = Message(subject, b"after", {h.ORDERING_KEY: "c"})
+        outcomes = await publish(broker, before, order, after)
+        assert expect_refused(outcomes[1]).heals is False
+        assert payloads(await everything(broker, context)) == [b"before", b"after"]
 
     async def test_nothing_of_a_key_is_stored_behind_a_gap(
         self, broker: Broker, context: str
@@ -189,6 +297,21 @@ class BrokerConformance(SubscriptionConformance):
         assert state["consumer_count"] == 1
         assert state["bytes"] > 0
         assert h.parse_time(state["first_ts"]) <= h.parse_time(state["last_ts"])
+
+    async def test_a_streams_subjects_are_counted_where_asked_for(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context)
+        sent = events(context, 3)
+        await publish(broker, *sent)
+        subject = sent[0].subject
+        info = await broker.admin.stream(stream, subjects=f"{context}.event.>")
+        assert info is not None
+        assert info["state"]["subjects"] == {subject: 3}
+        plain = await broker.admin.stream(stream)
+        assert plain is not None
+        assert not plain["state"].get("subjects")
+        assert await broker.admin.stream(f"{stream}X", subjects=">") is None
 
     async def test_refusals_say_why(self, broker: Broker, context: str, stream: str) -> None:
         admin = broker.admin
@@ -303,6 +426,47 @@ class BrokerConformance(SubscriptionConformance):
     async def test_reading_an_unknown_stream(self, broker: Broker, context: str) -> None:
         with pytest.raises(NotFound):
             await everything(broker, context)
+        with pytest.raises(NotFound):
+            await broker.admin.count(naming.events_stream(context))
+
+    async def test_readers_of_one_name_do_not_disturb_one_another(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, allow_atomic=True)
+        sent = events(context, 2500)
+        await publish(broker, *sent)
+
+        async def read(first: int) -> list[int]:
+            found = broker.admin.read(stream, from_seq=first, headers_only=True, reader="relay")
+            return [stored.stream_seq async for stored in found]
+
+        starts = [1, 1, 700, 2000, 2400]
+        for first, found in zip(starts, await asyncio.gather(*map(read, starts)), strict=True):
+            assert found == list(range(first, 2501))
+        assert await broker.admin.consumers(stream) == []
+
+    async def test_a_reader_that_is_left_early_keeps_nothing(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, allow_atomic=True)
+        await publish(broker, *events(context, 200))
+        found = broker.admin.read(stream)
+        assert (await anext(found)).stream_seq == 1
+        assert await broker.admin.consumers(stream) == [], "nor while its caller thinks"
+        await found.aclose()
+
+    async def test_counting(self, broker: Broker, context: str, stream: str) -> None:
+        await make(broker, context)
+        closed = Message(f"{context}.event.case_closed.v1", b"closed")
+        await publish(broker, *events(context, 3), closed, *events(context, 2))
+        await broker.admin.delete_message(stream, 5)
+        count = broker.admin.count
+        assert await count(stream) == 5
+        assert await count(stream, from_seq=3) == 3
+        assert await count(stream, filter_subjects=[closed.subject]) == 1
+        assert await count(stream, filter_subjects=[closed.subject], from_seq=5) == 0
+        assert await count(stream, from_seq=7) == 0
+        assert await broker.admin.consumers(stream) == []
 
     async def test_the_server_says_who_it_is(self, broker: Broker) -> None:
         info = await broker.admin.server_info()

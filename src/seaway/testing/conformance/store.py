@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -30,6 +31,7 @@ from seaway.testing.conformance.inbox import (
     undone,
 )
 from seaway.testing.conformance.parking import ParkingConformance
+from seaway.testing.conformance.processes import ProcessesConformance
 
 Reopen = Callable[[], Awaitable[Store]]
 
@@ -73,7 +75,7 @@ def later() -> datetime:
     return datetime.now(UTC) + timedelta(hours=1)
 
 
-class StoreConformance(InboxConformance, ParkingConformance):
+class StoreConformance(InboxConformance, ParkingConformance, ProcessesConformance):
     """Fixtures to give: ``store``; and ``reopen`` where ``capabilities.shared``."""
 
     @pytest.fixture
@@ -117,6 +119,22 @@ class StoreConformance(InboxConformance, ParkingConformance):
         with pytest.raises(ConfigError, match=event.event_id):
             await add(store, RawEvent(SUBJECT, b"1"), event, RawEvent(SUBJECT, b"2"))
         assert ids(await store.entries()) == [event.event_id]
+
+    async def test_the_id_of_a_sent_event_is_not_used_again(self, store: Store) -> None:
+        event = RawEvent(SUBJECT, b"{}", event_id=new_event_id())
+        await add(store, event)
+        await send(store)
+        again = replace(event, payload=b"another")
+        for events in ([again], [RawEvent(SUBJECT, b"1"), again]):
+            async with store.transaction() as tx:
+                with pytest.raises(ConfigError, match=rf"{event.event_id} .* was sent"):
+                    await add_in(tx.handle, *events)
+                await tx.claim(CONSUMER, "e1")
+            assert await store.entries() == []
+            assert set(await store.processed("e1")) == {CONSUMER}
+        fresh = [RawEvent(SUBJECT, b"{}", event_id=new_event_id()) for _ in range(3)]
+        added = [*await add(store, fresh[0]), *await add(store, *fresh[1:])]
+        assert ids(await store.entries()) == added == [one.event_id for one in fresh]
 
     async def test_a_refused_call_leaves_none_of_its_events(self, store: Store) -> None:
         known = RawEvent(SUBJECT, b"{}", event_id=new_event_id())
@@ -326,7 +344,33 @@ class StoreConformance(InboxConformance, ParkingConformance):
         second = (await store.entries(parked=False))[0]
         backlog = await store.backlog()
         assert (backlog.count, backlog.parked) == (2, 1)
-        assert backlog.oldest_at == second.added_at
+        assert backlog.oldest_at is not None
+        assert abs(backlog.oldest_at - second.added_at) < timedelta(seconds=5)
+
+    async def test_what_is_old_is_asked_of_the_clock_that_dates_the_rows(
+        self, store: Store
+    ) -> None:
+        await add(store)
+        (entry,) = await store.entries()
+        assert timedelta() <= await store.now() - entry.added_at < timedelta(minutes=1)
+
+    async def test_the_backlog_says_whether_the_oldest_is_held_behind_a_parked_one(
+        self, store: Store
+    ) -> None:
+        assert not (await store.backlog()).oldest_held
+        (before, parked) = await add(store, *[RawEvent(SUBJECT, b"{}")] * 2, key="a")
+        await fail(store, parked, park=True)
+        assert not (await store.backlog()).oldest_held, "it comes before the parked one"
+        async with store.lease() as lease:
+            assert lease is not None
+            (entry,) = await lease.claim(100)
+            assert entry.event_id == before
+            await lease.settle([Sent(entry, "SEA_EVENTS", 1)])
+        await add(store, key="a")
+        await add(store, key="b")
+        assert (await store.backlog()).oldest_held
+        await store.unpark()
+        assert not (await store.backlog()).oldest_held
 
     async def test_entries_are_selected(self, store: Store) -> None:
         added = await add(store, *[RawEvent(SUBJECT, b"%d" % n) for n in range(3)])

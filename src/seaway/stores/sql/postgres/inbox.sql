@@ -1,3 +1,5 @@
+-- Times are given as microseconds since 1970: drivers read the server's own form under some
+-- DateStyles only.
 -- name: claim
 INSERT INTO seaway_inbox (consumer, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING
 
@@ -9,4 +11,4 @@ ON CONFLICT DO NOTHING RETURNING event_id
 SELECT event_id FROM seaway_inbox WHERE consumer = $1 AND event_id = ANY (CAST($2 AS text[]))
 
 -- name: processed
-SELECT consumer, processed_at FROM seaway_inbox WHERE event_id = $1 ORDER BY consumer
+SELECT consumer, (extract(epoch FROM processed_at) * 1000000)::bigint FROM seaway_inbox WHERE event_id = $1 ORDER BY consumer

@@ -1,7 +1,11 @@
+-- name: now
+SELECT clock_timestamp()
+
 -- name: backlog
 SELECT (SELECT count(*) FROM seaway_outbox),
        (SELECT count(*) FROM seaway_outbox WHERE parked_at IS NOT NULL),
-       (SELECT added_at FROM seaway_outbox WHERE parked_at IS NULL ORDER BY position LIMIT 1),
+       (SELECT clock_timestamp() - greatest(least(added_at, '9999-12-30Z'), '0001-01-02Z')
+        FROM seaway_outbox WHERE parked_at IS NULL ORDER BY position LIMIT 1),
        pg_stat_get_dead_tuples(to_regclass($1)),
        coalesce((SELECT shards FROM seaway_relay), 1),
        (SELECT sum(pg_stat_get_dead_tuples(relid)) FROM pg_partition_tree(to_regclass($2))
@@ -9,10 +13,15 @@ SELECT (SELECT count(*) FROM seaway_outbox),
        (SELECT sum(pg_stat_get_live_tuples(relid)) FROM pg_partition_tree(to_regclass($3))
         WHERE isleaf)::bigint,
        (SELECT sum(pg_stat_get_dead_tuples(relid)) FROM pg_partition_tree(to_regclass($3))
-        WHERE isleaf)::bigint
+        WHERE isleaf)::bigint,
+       coalesce((SELECT EXISTS (SELECT FROM seaway_outbox p
+                  WHERE p.parked_at IS NOT NULL AND p.ordering_key = o.ordering_key
+                    AND p.position < o.position)
+                 FROM seaway_outbox o WHERE o.parked_at IS NULL ORDER BY o.position LIMIT 1), false)
 
 -- name: entries
-SELECT position, event_id::text, subject, payload, headers::text, added_at, attempts, last_error,
+SELECT position, event_id::text, subject, payload, headers::text,
+       greatest(least(added_at, '9999-12-30Z'), '0001-01-02Z'), attempts, last_error,
        parked_at, 0
 FROM seaway_outbox
 WHERE ($1::uuid[] IS NULL OR event_id = ANY ($1))
@@ -29,7 +38,8 @@ WHERE parked_at IS NOT NULL AND ($1::uuid[] IS NULL OR event_id = ANY ($1))
 UPDATE seaway_relay SET releases = releases + 1
 
 -- name: sent
-SELECT position, event_id::text, subject, payload, headers::text, added_at, attempts, NULL::text,
+SELECT position, event_id::text, subject, payload, headers::text,
+       greatest(least(added_at, '9999-12-30Z'), '0001-01-02Z'), attempts, NULL::text,
        NULL::timestamptz, 0, stream, stream_seq
 FROM seaway_sent
 WHERE ($1::uuid[] IS NULL OR event_id = ANY ($1))

@@ -16,9 +16,10 @@ WITH first AS (
     SELECT event_id, ordering_key, place, failed, letter, parked_at
     FROM seaway_parked WHERE consumer = $1 AND event_id = $2
 )
-SELECT f.*, EXISTS (
-    SELECT FROM seaway_inbox WHERE consumer = $1 AND event_id = $2
-) FROM found f ORDER BY f.place, f.event_id
+SELECT f.event_id, f.ordering_key, f.place, f.failed, f.letter,
+       (extract(epoch FROM f.parked_at) * 1000000)::bigint,
+       EXISTS (SELECT FROM seaway_inbox WHERE consumer = $1 AND event_id = $2)
+FROM found f ORDER BY f.place, f.event_id
 
 -- name: park
 INSERT INTO seaway_parked (consumer, event_id, ordering_key, place, failed)
@@ -41,9 +42,11 @@ WITH RECURSIVE keys (ordering_key) AS (
         WHERE p.consumer = $1 AND p.ordering_key > keys.ordering_key
     ) FROM keys WHERE keys.ordering_key IS NOT NULL
 )
-SELECT p.event_id, p.ordering_key, p.place, p.failed, p.letter, p.parked_at, EXISTS (
-    SELECT FROM seaway_inbox i WHERE i.consumer = p.consumer AND i.event_id = p.event_id
-)
+SELECT p.event_id, p.ordering_key, p.place, p.failed, p.letter,
+       (extract(epoch FROM p.parked_at) * 1000000)::bigint,
+       EXISTS (
+           SELECT FROM seaway_inbox i WHERE i.consumer = p.consumer AND i.event_id = p.event_id
+       )
 FROM keys JOIN seaway_parked p ON p.consumer = $1 AND p.event_id = (
     SELECT f.event_id FROM seaway_parked f
     WHERE f.consumer = $1 AND f.ordering_key = keys.ordering_key

@@ -1,13 +1,3 @@
--- name: begin
--- The plans of a queue's table must not depend on what ANALYZE last saw of it, full or empty. The
--- server itself ends a lease whose holder says nothing for that long (a stopped process).
-BEGIN;
-SET LOCAL enable_seqscan = off;
-SET LOCAL enable_bitmapscan = off;
-SET LOCAL enable_sort = off;
-SET LOCAL jit = off;
-SET LOCAL idle_in_transaction_session_timeout = '30s'
-
 -- name: outbox
 SELECT to_regclass($1)::oid::integer
 
@@ -35,6 +25,13 @@ FROM layout l LEFT JOIN LATERAL (
     LIMIT (l.shards + l.relays - 1) / l.relays
 ) t ON true
 
+-- name: hold
+-- What is locked from here on can be let go of while the shards are held.
+SAVEPOINT claims
+
+-- name: let_go
+ROLLBACK TO SAVEPOINT claims
+
 -- name: mark
 SELECT pg_snapshot_xmin(s.now)::text::bigint, pg_snapshot_xmax(s.now)::text::bigint,
        CASE WHEN p.is_called THEN p.last_value ELSE 0 END,
@@ -43,9 +40,9 @@ FROM (SELECT pg_current_snapshot() AS now) s, seaway_outbox_position p
 
 -- name: claim
 -- Nothing once a parked event was released: it may lie below the floor, and must not be overtaken.
--- Nothing either once the keys were divided anew.
-SELECT o.position, o.event_id::text, o.subject, o.payload, o.headers::text, o.added_at, o.attempts,
-       o.last_error, o.parked_at,
+-- Nothing either once the keys were divided anew. No time is one that Python does not have.
+SELECT o.position, o.event_id::text, o.subject, o.payload, o.headers::text,
+       greatest(least(o.added_at, '9999-12-30Z'), '0001-01-02Z'), o.attempts, o.last_error, o.parked_at,
        (hashtextextended(o.ordering_key, 0) & 2147483647) % $5::integer
 FROM seaway_outbox o
 WHERE o.position > $1
@@ -63,8 +60,8 @@ LIMIT $8
 
 -- name: find
 -- Unordered: with sorting off, an order would be had by reading the whole outbox along its key.
-SELECT o.position, o.event_id::text, o.subject, o.payload, o.headers::text, o.added_at, o.attempts,
-       o.last_error, o.parked_at, 0
+SELECT o.position, o.event_id::text, o.subject, o.payload, o.headers::text,
+       greatest(least(o.added_at, '9999-12-30Z'), '0001-01-02Z'), o.attempts, o.last_error, o.parked_at, 0
 FROM seaway_outbox o
 WHERE o.event_id = ANY ($1::uuid[])
 
@@ -79,13 +76,6 @@ SELECT EXISTS (
           (SELECT min(q.position) FROM seaway_outbox q
            WHERE q.parked_at IS NOT NULL AND q.ordering_key = o.ordering_key), o.position + 1))
 )
-
--- name: begin_settling
--- By the primary key, whatever ANALYZE thinks: a join over the whole backlog would take seconds.
-BEGIN;
-SET LOCAL enable_seqscan = off;
-SET LOCAL enable_hashjoin = off;
-SET LOCAL enable_mergejoin = off
 
 -- name: settle
 -- Most events start a chain, and are their own correlation: that is seen without reading the JSON.

@@ -21,7 +21,7 @@ WITH ours AS (
     SELECT c.oid, c.relname, c.relkind FROM pg_class c
     WHERE c.relnamespace = (
         SELECT n.relnamespace FROM pg_class n WHERE n.oid = to_regclass($1)
-    ) AND c.relname LIKE 'seaway\_%' AND c.relname !~ 'seaway_(sent|inbox)_([0-9]{8}|default|other)'
+    ) AND c.relname ^@ 'seaway_' AND c.relname !~ 'seaway_(sent|inbox)_([0-9]{8}|default|other)'
 )
 SELECT 'column ' || o.relname || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
        || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
@@ -33,9 +33,13 @@ SELECT 'constraint ' || o.relname || ' ' || c.conname || ' ' || pg_get_constrain
 FROM ours o JOIN pg_constraint c ON c.conrelid = o.oid
 WHERE c.contype IN ('p', 'u', 'c')
 UNION ALL
-SELECT 'index ' || regexp_replace(pg_get_indexdef(o.oid), ' ON (ONLY )?\S+ USING', ' ON '
+SELECT 'index ' || regexp_replace(pg_get_indexdef(o.oid), ' ON (ONLY )?[^ ]+ USING', ' ON '
        || t.relname || ' USING')
 FROM ours o JOIN pg_index i ON i.indexrelid = o.oid JOIN pg_class t ON t.oid = i.indrelid
+UNION ALL
+SELECT 'replica identity ' || r.relname || ' full' FROM pg_class r
+WHERE r.relreplident = 'f' AND r.relname IN ('seaway_sent', 'seaway_sent_default')
+  AND r.relnamespace = (SELECT n.relnamespace FROM pg_class n WHERE n.oid = to_regclass($1))
 UNION ALL
 SELECT 'sequence ' || o.relname || ' cache ' || q.seqcache || ' increment ' || q.seqincrement
 FROM ours o JOIN pg_sequence q ON q.seqrelid = o.oid

@@ -1,6 +1,17 @@
+-- name: is_made
+SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'seaway_inbox'
+
+-- name: newest
+SELECT max(at) FROM (
+    SELECT max(sent_at) AS at FROM seaway_sent
+    UNION ALL SELECT max(processed_at) FROM seaway_inbox
+    UNION ALL SELECT * FROM (SELECT added_at FROM seaway_outbox ORDER BY position DESC LIMIT 1)
+)
+
 -- name: claim
 -- Entries after a position whose keys are not blocked; parked ones show which keys are.
-SELECT position, event_id, subject, payload, headers, added_at, attempts, last_error, parked_at
+SELECT position, event_id, subject, payload, headers, added_at, attempts, last_error, parked_at,
+       ordering_key
 FROM seaway_outbox
 WHERE position > :after
   AND ordering_key NOT IN (SELECT value FROM json_each(:blocked))
@@ -36,7 +47,11 @@ SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'seaway_outbox'), 
 -- name: backlog
 SELECT (SELECT count(*) FROM seaway_outbox),
        (SELECT count(*) FROM seaway_outbox WHERE parked_at IS NOT NULL),
-       (SELECT added_at FROM seaway_outbox WHERE parked_at IS NULL ORDER BY position LIMIT 1)
+       (SELECT added_at FROM seaway_outbox WHERE parked_at IS NULL ORDER BY position LIMIT 1),
+       coalesce((SELECT EXISTS (SELECT 1 FROM seaway_outbox p
+                  WHERE p.parked_at IS NOT NULL AND p.ordering_key = o.ordering_key
+                    AND p.position < o.position)
+                 FROM seaway_outbox o WHERE o.parked_at IS NULL ORDER BY o.position LIMIT 1), 0)
 
 -- name: entries
 SELECT position, event_id, subject, payload, headers, added_at, attempts, last_error, parked_at

@@ -1,0 +1,69 @@
+"""Letters and redrives on their way into their streams, one at a time.
+
+Guarantees: what is called stored, is this message, and not another one under its id; the caller
+deletes or acknowledges what it came from.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from datetime import timedelta
+
+from seaway import headers as h
+from seaway.contracts import DENIED, Broker, Message, PublishOutcome, Refused, Stored
+from seaway.errors import ApiError, BrokerUnavailable, NotPermitted
+
+_TIMEOUT = timedelta(seconds=5)
+_TOO_LARGE = 10054
+
+
+class Sender:
+    """Publishes over ``broker``."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def send(self, stream: str, message: Message) -> PublishOutcome:
+        """What became of one message."""
+        [outcome] = await self._broker.publish(stream, [message], timeout=_TIMEOUT)
+        if not isinstance(outcome, Stored) or not outcome.duplicate:
+            return outcome
+        # Its id can be foreseen: what somebody else stored under it must not stand for it.
+        try:
+            found = await self._broker.admin.get(stream, outcome.stream_seq)
+        except (BrokerUnavailable, ApiError):
+            return outcome
+        if found is None or _is_same(found.message, message):
+            return outcome
+        again = f"{message.headers[h.MSG_ID]}:{uuid.uuid4().hex}"
+        message = replace(message, headers={**message.headers, h.MSG_ID: again})
+        [outcome] = await self._broker.publish(stream, [message], timeout=_TIMEOUT)
+        return outcome
+
+    async def refusal(
+        self, stream: str, message: Message, outcome: PublishOutcome
+    ) -> BrokerUnavailable:
+        """Why nothing was stored, for whoever tries again."""
+        if isinstance(outcome, Refused) and outcome.code == DENIED:
+            return NotPermitted("publish", message.subject, message.subject)
+        if await self._broker.admin.stream(stream) is None:
+            return BrokerUnavailable(f"there is no stream {stream}: run `seaway topology apply`")
+        reason = outcome.description if isinstance(outcome, Refused) else str(outcome)
+        return BrokerUnavailable(f"{stream} did not take {message.subject!r}: {reason}")
+
+    async def room_of(self, queue: str, refused: PublishOutcome) -> int:
+        """How many bytes a letter may have where the queue itself says so (``max_msg_size``); 0
+        where that is not why it refused one."""
+        if not isinstance(refused, Refused) or refused.err_code != _TOO_LARGE:
+            return 0
+        info = await self._broker.admin.stream(queue)
+        return max(0, int(info["config"].get("max_msg_size") or 0)) if info else 0
+
+
+def _is_same(found: Message, message: Message) -> bool:
+    """Whether it is the same letter, written again, or the same redrive."""
+    return (found.subject, found.payload) == (message.subject, message.payload) and all(
+        found.headers.get(name) == message.headers.get(name)
+        for name in (h.EVENT_ID, h.DLQ_STREAM, h.DLQ_STREAM_SEQUENCE, h.DLQ_CONSUMER)
+    )

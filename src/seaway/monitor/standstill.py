@@ -1,0 +1,137 @@
+"""What stands still, and why: events that wait, processes that say they wait, idle durables. Pure.
+
+Owns: judging progress. A process that waits says so itself (``contracts.Notice``); where none
+does, what the server knows of a durable and the outbox's oldest event tell it from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from seaway.contracts import Notice
+from seaway.monitor.findings import Finding, State, judge
+from seaway.monitor.snapshot import ConsumerView, Snapshot
+from seaway.monitor.wording import human_duration
+
+OUTBOX_AGE_WARNING_SECONDS, OUTBOX_AGE_CRITICAL_SECONDS = 60, 600
+WAITING_CRITICAL_SECONDS = 600
+IDLE_WARNING_SECONDS, IDLE_CRITICAL_SECONDS = 60, 600
+_TWO_LOOKS_SECONDS = 1.0
+
+
+def waiting(snapshot: Snapshot) -> Iterator[Finding]:
+    """What live processes say that they wait for: one finding for each part and thing."""
+    waits: dict[tuple[str, str], list[Notice]] = {}
+    for notice in snapshot.processes or ():
+        if notice.live and notice.waits:
+            waits.setdefault((notice.part, notice.about), []).append(notice)
+    for (part, about), told in sorted(waits.items()):
+        longest = max(told, key=lambda one: one.lasts)
+        others = len({one.process for one in told}) - 1
+        where = shown(longest) + (f" and {others} more" if others else "")
+        lasts = longest.lasts.total_seconds()
+        yield judge(
+            "waiting",
+            f"{part}/{about}",
+            max(lasts, 0.001),
+            0,
+            WAITING_CRITICAL_SECONDS,
+            f"{part} waits for {about}, for {human_duration(longest.lasts)}: {longest.reason}",
+            f"mend that, and it goes on by itself; more in the log of {where}",
+        )
+
+
+def outbox(snapshot: Snapshot) -> Iterator[Finding]:
+    """How long the oldest event has waited, and what holds it up."""
+    if snapshot.outbox is None:
+        return
+    backlog, age = snapshot.outbox, snapshot.outbox_age_seconds
+    held = ", behind a parked event of its key" if backlog.oldest_held else ""
+    yield judge(
+        "outbox_age",
+        "outbox",
+        age,
+        OUTBOX_AGE_WARNING_SECONDS,
+        OUTBOX_AGE_CRITICAL_SECONDS,
+        f"{backlog.count} events wait, the oldest for {age:.0f} s{held}",
+        _what_publishes(snapshot),
+    )
+
+
+def _what_publishes(snapshot: Snapshot) -> str:
+    if snapshot.outbox is not None and snapshot.outbox.oldest_held:
+        return "seaway outbox list --parked; seaway outbox retry"
+    if snapshot.processes is None:
+        return "is a relay running? seaway relay; seaway outbox status"
+    return _explained("relay", snapshot.processes) or "no relay says that it runs: seaway relay"
+
+
+def consumers(snapshot: Snapshot, unmoved: Mapping[tuple[str, str], float]) -> Iterator[Finding]:
+    """Each durable that has something to do, and whether it gets on.
+
+    ``unmoved``: for how many seconds a watcher has seen nothing happen to it.
+    """
+    for consumer in snapshot.consumers:
+        found = _progress(consumer, snapshot, unmoved.get(consumer.key, 0.0))
+        if found is not None:
+            yield found
+
+
+def _progress(consumer: ConsumerView, snapshot: Snapshot, unmoved: float) -> Finding | None:
+    where = f"{consumer.stream}/{consumer.durable}"
+    pending, held = consumer.num_pending, consumer.num_ack_pending
+    full = consumer.max_ack_pending is not None and held >= consumer.max_ack_pending
+    if not consumer.pulled or not (pending or full):
+        return None
+    if consumer.paused_until is not None:
+        message = f"{where} is paused until {consumer.paused_until}, {pending} messages pending"
+        return _told(where, message, "it goes on by itself then")
+    part = f"consumer {consumer.durable}"
+    why = _explained(part, snapshot.processes or ())
+    if consumer.never_pulled and not why:
+        message = f"nobody has ever taken from {where}, {pending} messages pending"
+        return _told(where, message, "start its consumer, or take it out of seaway.yaml")
+    if held:
+        idle = max(unmoved, consumer.idle_seconds or 0.0)
+        limit = max(IDLE_WARNING_SECONDS, consumer.ack_wait.total_seconds())
+        message = f"{where} holds {held} messages and gets on with none, {pending} pending"
+        look = "see whether its handlers hang: its log"
+    elif consumer.num_waiting:
+        idle, limit = unmoved, IDLE_WARNING_SECONDS
+        message = f"{where} gives nothing out, {pending} messages pending"
+        look = f"seaway consumer info {consumer.stream} {consumer.durable}"
+    else:
+        idle, limit = max(unmoved, consumer.idle_seconds or 0.0), IDLE_WARNING_SECONDS
+        if consumer.idle_seconds is None and unmoved >= _TWO_LOOKS_SECONDS:
+            idle = max(idle, limit + unmoved)  # The server has forgotten since when: restarted.
+        message = f"nobody takes from {where}, {pending} messages pending"
+        look = "no process here says that it runs this consumer: start it"
+    # Only what surely lasts is critical: its messages may have come just now.
+    certain = max(unmoved, consumer.idle_seconds_at_least(snapshot.stream(consumer.stream)))
+    critical = IDLE_CRITICAL_SECONDS if not held and certain > IDLE_CRITICAL_SECONDS else None
+    return judge("consumer_standstill", where, idle, limit, critical, message, why or look)
+
+
+def _told(subject: str, message: str, next_move: str) -> Finding:
+    return Finding("consumer_standstill", subject, State.OK, message, next_move=next_move)
+
+
+def _explained(part: str, processes: Sequence[Notice]) -> str:
+    """What the processes with this part say, or that they are silent; empty: there are none."""
+    ours = [one for one in processes if one.part == part]
+    live = [one for one in ours if one.live]
+    if waits := [one for one in live if one.waits]:
+        longest = max(waits, key=lambda one: one.lasts)
+        return f"{part} waits for {longest.about}: {longest.reason}"
+    if live:
+        return f"{part} runs on {shown(live[0])} and says of nothing that it waits for: see its log"
+    if ours:
+        last = min(ours, key=lambda one: one.silent)
+        gone = human_duration(last.silent)
+        return f"{part} has not been heard of for {gone}, last on {shown(last)}: start it again"
+    return ""
+
+
+def shown(notice: Notice) -> str:
+    """The process for people: ``host:pid``."""
+    return notice.process.rpartition(":")[0] or notice.process

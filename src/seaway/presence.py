@@ -1,0 +1,129 @@
+"""Tells the database who is at work here and what it waits for, so that ``seaway check`` says it.
+
+Owns: when that is told. What is waited for, ``Telemetry`` knows. Guarantees: best effort and no
+more: a database that is away, locked or refuses costs this process nothing and ends nothing; at an
+orderly end nothing is left behind, and what a killed process leaves is known by its silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from seaway.contracts import SILENT, Notice, ProcessStore
+from seaway.errors import TransientError
+from seaway.telemetry import Telemetry
+
+logger = logging.getLogger("seaway")
+
+LOOK = timedelta(seconds=2)
+"""How often to see whether anything waits that did not before, or goes on."""
+RENEW = SILENT / 3
+PATIENCE = timedelta(seconds=2)
+_MOST_WAITS = 50
+_MOST_TEXT = 500
+_MOST_NAME = 100
+
+
+def process_name() -> str:
+    """``host:pid:token``; the last part tells two applications of one process apart."""
+    return f"{_line(socket.gethostname(), _MOST_NAME)}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+class Presence:
+    """Says of ``parts`` (``relay``, ``consumer case_mgmt__from_sea``) that they are at work."""
+
+    def __init__(
+        self,
+        store: ProcessStore,
+        telemetry: Telemetry,
+        parts: Sequence[str],
+        *,
+        look: timedelta = LOOK,
+        renew: timedelta = RENEW,
+    ) -> None:
+        self._store = store
+        self._telemetry = telemetry
+        self._parts = parts
+        self._look = look.total_seconds()
+        self._renew = renew.total_seconds()
+        self._process = process_name()
+        self._began = time.monotonic()
+        self._saying: asyncio.Task[None] | None = None
+        self._refused = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Tell what changes, and every ten seconds that we are still here, until ``stop``."""
+        said: Sequence[Notice] = ()
+        due = 0.0
+        while not stop.is_set():
+            now = self._notices()
+            if _content(now) != _content(said) or time.monotonic() >= due:
+                if await self._say(now):
+                    said = now
+                due = time.monotonic() + self._renew
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._look):
+                    await stop.wait()
+        await self._say(())
+
+    def _notices(self) -> list[Notice]:
+        lasts = timedelta(seconds=time.monotonic() - self._began)
+        now = datetime.now(UTC)
+        waits = {
+            (_line(wait.part, _MOST_NAME), _line(wait.about, _MOST_NAME) or "?"): wait
+            for wait in self._telemetry.waits[:_MOST_WAITS]
+        }
+        return [Notice(part, lasts=lasts) for part in dict.fromkeys(self._parts)] + [
+            Notice(part, about, _line(wait.reason, _MOST_TEXT), now - wait.since)
+            for (part, about), wait in waits.items()
+        ]
+
+    async def _say(self, notices: Sequence[Notice]) -> bool:
+        """Whether it was said. In a task of its own, since a driver may hang in what it began."""
+        if self._saying is not None and not self._saying.done():
+            return False
+        saying = self._saying = asyncio.create_task(self._store.tell(self._process, notices))
+        try:
+            await asyncio.wait({saying}, timeout=PATIENCE.total_seconds())
+        finally:
+            if not saying.done():
+                saying.cancel()
+                saying.add_done_callback(_passed_over)
+        if not saying.done():
+            return False
+        try:
+            await saying
+        except TransientError:
+            return False
+        except Exception as error:
+            # Whatever it is: to tell of the work must never end it.
+            if not self._refused:
+                self._refused = True
+                logger.warning("seaway check will not know what this process waits for: %s", error)
+            return False
+        self._refused = False
+        return True
+
+
+def _content(notices: Sequence[Notice]) -> list[Notice]:
+    return [replace(one, lasts=timedelta()) for one in notices]
+
+
+def _line(text: str, most: int) -> str:
+    """One printable line: what a server or a database said of a failure is others' text."""
+    shown = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return shown if len(shown) <= most else shown[: most - 3] + "..."
+
+
+def _passed_over(saying: asyncio.Task[None]) -> None:
+    if not saying.cancelled():
+        saying.exception()

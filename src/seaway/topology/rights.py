@@ -1,0 +1,196 @@
+"""Which rights on the server each role needs, for the streams and durables of one file. Pure.
+
+Owns: the lists. Guarantees: with its list a role does its whole work, and without any entry of it
+some of that is denied (``tests/integration/test_permissions.py`` tries each); nobody but
+``topology`` can create, change or delete a stream or a durable. Must not know a server.
+
+A role that publishes a subject is trusted with it. Creating a reader, under its one fixed name, is
+the only right here that could be turned to something else: see ADR 0013.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from seaway import naming
+from seaway.config import ConsumerSettings, Settings
+from seaway.errors import ConfigError
+from seaway.topology.shape import desired
+
+Role: TypeAlias = Literal[
+    "writer", "relay", "consumer", "sweeper", "application", "operator", "watcher", "topology"
+]
+ROLES: Sequence[Role] = get_args(Role)
+
+_API = "$JS.API."
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What a role may publish and subscribe to; neither: it needs no connection.
+
+    ``inbox``: what to give it as ``nats.inbox_prefix``, so that it hears no other's answers.
+    """
+
+    role: Role
+    publish: tuple[str, ...] = ()
+    subscribe: tuple[str, ...] = ()
+    inbox: str = ""
+
+
+def rights(
+    settings: Settings, role: str, *, service: str | None = None, parking: bool = False
+) -> Rights:
+    """The rights of ``role``; of its consumers, those of ``service`` alone where it is given.
+
+    ``parking``: its consumers are declared with ``on_failure="park"``, which the file does not say.
+    ``ConfigError`` for an unknown role, and for a service without a durable.
+    """
+    known = next((one for one in ROLES if one == role), None)
+    if known is None:
+        raise ConfigError(f"there is no role {role!r}", hint=f"one of {', '.join(ROLES)}")
+    needs = _Needs(settings, service, parking)
+    publish = tuple(dict.fromkeys(needs.of(known)))
+    if not publish:
+        return Rights(known)
+    inbox = "_".join(("_INBOX", *((service,) if service else ()), role))
+    return Rights(known, publish, (f"{inbox}.>",), inbox)
+
+
+class _Needs:
+    """What each role publishes, in the order of its work; some of it more than once."""
+
+    def __init__(self, settings: Settings, service: str | None, parking: bool) -> None:
+        self._settings = settings
+        self._parking = parking
+        self._streams = {stream.name: stream for stream in settings.streams}
+        self._consumers = [
+            one
+            for one in settings.consumers
+            if service in (None, naming.Durable.parse(one.durable).service)
+        ]
+        if service is not None and not self._consumers:
+            known = {naming.Durable.parse(one.durable).service for one in settings.consumers}
+            raise ConfigError(
+                f"no durable of the file is of a service {service!r}",
+                hint=f"there are {', '.join(sorted(known)) or 'none'}",
+            )
+
+    def of(self, role: Role) -> Iterable[str]:
+        match role:
+            case "writer":
+                return ()
+            case "relay":
+                return self._relay()
+            case "consumer":
+                return self._each_consumer()
+            case "sweeper":
+                return self._sweeper()
+            case "application":
+                return (*self._relay(), *self._each_consumer(), *self._sweeper())
+            case "operator":
+                return self._operator()
+            case "watcher":
+                return self._watcher()
+            case "topology":
+                return self._topology()
+
+    def _read(self, stream: str, reader: str) -> Iterable[str]:
+        yield f"{_API}STREAM.INFO.{stream}"
+        found = self._streams.get(stream)
+        if _is_redrive(stream) or (found is not None and found.retention == "workqueue"):
+            # Which admits no second reader: each message is asked for.
+            yield f"{_API}STREAM.MSG.GET.{stream}"
+            return
+        name = naming.reader_name(reader)
+        yield f"{_API}CONSUMER.CREATE.{stream}.{name}"
+        yield f"{_API}CONSUMER.DELETE.{stream}.{name}"
+
+    def _relay(self) -> Iterable[str]:
+        for stream in self._settings.streams:
+            yield naming.events_filter(stream.context)
+            yield from self._read(stream.name, naming.RELAY)
+
+    def _each_consumer(self) -> Iterable[str]:
+        for consumer in self._consumers:
+            yield from self._consumer(consumer)
+
+    def _consumer(self, consumer: ConsumerSettings) -> Iterable[str]:
+        durable, context = consumer.durable, naming.stream_context(consumer.stream)
+        queue, redrives = naming.dlq_stream(context), naming.redrive_stream(context)
+        for stream in (consumer.stream, redrives):
+            yield f"{_API}CONSUMER.INFO.{stream}.{durable}"
+            yield f"{_API}CONSUMER.MSG.NEXT.{stream}.{durable}"
+            if consumer.exclusive:
+                yield f"{_API}CONSUMER.UNPIN.{stream}.{durable}"
+            yield f"$JS.ACK.{stream}.{durable}.>"
+            yield from self._read(stream, durable)
+            yield f"{_API}STREAM.MSG.GET.{stream}"
+        yield naming.dlq_filter(context)
+        yield from self._read(queue, durable)
+        if self._parking:
+            yield f"{_API}STREAM.MSG.GET.{queue}"
+            yield naming.redrive_filter(context, durable)
+            yield f"{_API}STREAM.MSG.DELETE.{queue}"
+
+    def _sweeper(self) -> Iterable[str]:
+        advisories = f"{naming.ADVISORY_STREAM}.{naming.SWEEPER_DURABLE}"
+        yield f"{_API}CONSUMER.INFO.{advisories}"
+        yield f"{_API}CONSUMER.MSG.NEXT.{advisories}"
+        yield f"$JS.ACK.{advisories}.>"
+        yield f"{_API}STREAM.INFO.{naming.ADVISORY_STREAM}"
+        for stream in self._settings.streams:
+            redrives = naming.redrive_stream(stream.context)
+            yield from self._read(stream.name, naming.SWEEPER)
+            yield f"{_API}STREAM.MSG.GET.{stream.name}"
+            yield from self._read(redrives, naming.SWEEPER)
+            yield f"{_API}STREAM.MSG.DELETE.{redrives}"
+            yield from self._read(naming.dlq_stream(stream.context), naming.SWEEPER)
+            yield naming.dlq_filter(stream.context)
+        for consumer in self._consumers:
+            redrives = naming.redrive_stream(naming.stream_context(consumer.stream))
+            for name in (consumer.stream, redrives):
+                yield f"{_API}CONSUMER.INFO.{name}.{consumer.durable}"
+
+    def _operator(self) -> Iterable[str]:
+        for stream in self._settings.streams:
+            queue = naming.dlq_stream(stream.context)
+            yield from self._read(queue, naming.OPERATOR)
+            yield f"{_API}STREAM.MSG.GET.{queue}"
+            yield f"{_API}STREAM.MSG.DELETE.{queue}"
+            # A letter by reference; a replay; a redrive to all.
+            yield f"{_API}STREAM.MSG.GET.{stream.name}"
+            yield from self._read(stream.name, naming.OPERATOR)
+            yield naming.events_filter(stream.context)
+        for consumer in self._consumers:
+            context = naming.stream_context(consumer.stream)
+            redrives = naming.redrive_stream(context)
+            yield f"{_API}CONSUMER.INFO.{redrives}.{consumer.durable}"
+            yield naming.redrive_filter(context, consumer.durable)
+
+    def _watcher(self) -> Iterable[str]:
+        for stream in desired(self._settings).streams:
+            yield f"{_API}STREAM.INFO.{stream}"
+            yield f"{_API}CONSUMER.LIST.{stream}"
+            yield f"{_API}CONSUMER.INFO.{stream}.*"
+            if not _is_redrive(stream):
+                yield from self._read(stream, naming.WATCHER)
+        for found in self._settings.streams:
+            yield f"{_API}STREAM.MSG.GET.{naming.dlq_stream(found.context)}"
+
+    def _topology(self) -> Iterable[str]:
+        wanted = desired(self._settings)
+        yield f"{_API}STREAM.LIST"
+        for stream in wanted.streams:
+            for verb in ("CREATE", "UPDATE", "DELETE", "INFO"):
+                yield f"{_API}STREAM.{verb}.{stream}"
+            yield f"{_API}CONSUMER.LIST.{stream}"
+        for stream, durable in wanted.consumers:
+            for verb in ("CREATE", "DELETE", "INFO"):
+                yield f"{_API}CONSUMER.{verb}.{stream}.{durable}"
+
+
+def _is_redrive(stream: str) -> bool:
+    return stream.endswith("_REDRIVE")

@@ -1,0 +1,69 @@
+"""What an older nats-server does not know of a stream or durable. Pure.
+
+Owns: since which release a field is there. Guarantees: a server is not asked for what it would take
+and forget. What Seaway only wants for speed is left out, and shows as a change once the server has
+it; what the file asks for is an error that names the release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from seaway.errors import ConfigError
+from seaway.topology.shape import JSON, Topology, absent
+
+SINCE: Mapping[str, tuple[int, int]] = {
+    "allow_atomic": (2, 12),
+    "priority_policy": (2, 11),
+    "priority_groups": (2, 11),
+    "priority_timeout": (2, 11),
+    "compression": (2, 10),
+    "filter_subjects": (2, 10),
+}
+_FOR_SPEED = frozenset({"allow_atomic"})
+_ASKED_FOR_BY = {
+    "priority_policy": "exclusive: true",
+    "priority_groups": "exclusive: true",
+    "priority_timeout": "exclusive: true",
+}
+
+
+def known_to(release: tuple[int, ...], wanted: Topology) -> Topology:
+    """``wanted`` as far as a server of ``release`` knows it; ``()``: it knows everything.
+
+    ``ConfigError`` where the file asks for more.
+    """
+    if not release:
+        return wanted
+    streams = {
+        name: _known(release, config, f"stream {name}") for name, config in wanted.streams.items()
+    }
+    consumers = {
+        key: _known(release, config, f"consumer {' > '.join(key)}")
+        for key, config in wanted.consumers.items()
+    }
+    return Topology(streams, consumers, wanted.replicas_of)
+
+
+def _known(release: tuple[int, ...], config: JSON, title: str) -> JSON:
+    known = dict(config)
+    for name, since in SINCE.items():
+        if release >= since or name not in known:
+            continue
+        value = known.pop(name)
+        if name not in _FOR_SPEED and not absent(value):
+            raise ConfigError(
+                f"{title}: {_ASKED_FOR_BY.get(name, name)} needs nats-server {_text(since)} or "
+                f"later, and this one is {_text(release)}",
+                hint="upgrade the server, or take it out of the file",
+            )
+    return known
+
+
+def since(name: str) -> str:
+    """What to add to the word of a field that older servers do not have; empty for others."""
+    return f" (needs nats-server {_text(SINCE[name])} or later)" if name in SINCE else ""
+
+
+def _text(release: tuple[int, ...]) -> str:
+    return ".".join(map(str, release))
