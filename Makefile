@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 LOCK   ?= requirements/test.lock
 PEERS  := bench/.venv-peers
+SEED   ?= 0
 LOCKER := .venv-lock
 COMPILE := $(LOCKER)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 	--custom-compile-command 'make lock'
@@ -15,7 +16,7 @@ LACKED := $(shell PATH="$$PATH:/usr/sbin"; for tool in $(TOOLS); do command -v $
 MARKS  := $(if $(LACKED),-m 'not ($(shell echo $(LACKED) | sed 's/ / or /g'))')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-sqlalchemy20 check lint types imports bench lock dist clean
+.PHONY: help install demo test drills test-sqlalchemy20 check lint types imports bench lock dist clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -35,6 +36,13 @@ demo: $(STAMP) ## Run the main job on embedded servers (LOG=file.csv for a real 
 test: $(STAMP) ## Run all tests, on real servers from wheels
 	@for tool in $(LACKED); do echo "$$tool is not installed (Debian: apt-get install prometheus pgbouncer): leaving out the tests marked $$tool"; done
 	$(PYTEST) $(MARKS) $(ARGS)
+
+drills: $(STAMP) ## All fault drills at full size, one after the other; SEED=... for another plan (an hour or more)
+	$(BIN)/python -m seaway.testing.drills.relay --seed $(SEED)
+	$(BIN)/python -m seaway.testing.drills.consumer --seed $(SEED)
+	$(BIN)/python -m seaway.testing.drills.deploy --seed $(SEED)
+	$(BIN)/python -m seaway.testing.drills.hostile --database postgres --seed $(SEED)
+	$(BIN)/python -m seaway.testing.drills.hostile --database sqlite --seed $(SEED)
 
 test-sqlalchemy20: ## Run the tests of SQLAlchemy's handles on SQLAlchemy 2.0
 	@$(MAKE) --no-print-directory VENV=.venv-sqlalchemy20 LOCK=requirements/test-sqlalchemy20.lock install
