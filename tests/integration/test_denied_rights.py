@@ -18,7 +18,7 @@ from seaway.brokers.jetstream import JetStreamBroker, reading
 from seaway.cli.permissions import as_server
 from seaway.config import NatsSettings, settings_from_mapping
 from seaway.contracts import Incoming, Message, StoredMessage
-from seaway.dead_letters.letter import write
+from seaway.dead_letters.writing import write
 from seaway.embedded.nats_server import NatsServer
 from seaway.naming import reader_name
 from seaway.stores import open_configured

@@ -71,8 +71,9 @@ class Runtime:
                 workers = Workers(run, Transactor(run, self._handlers), settler)
                 pulling: set[asyncio.Task[None]] = set()
 
-                def pull(work: Coroutine[Any, Any, None]) -> None:
-                    pulling.add(tasks.create_task(work))
+                def pull(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+                    pulling.add(task := tasks.create_task(work))
+                    return task
 
                 puller = Puller(run, settler, pull)
                 watching = tasks.create_task(run.deadlines.watch())
