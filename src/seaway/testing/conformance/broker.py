@@ -190,6 +190,7 @@ class BrokerConformance(SubscriptionConformance):
         assert state["bytes"] > 0
         assert h.parse_time(state["first_ts"]) <= h.parse_time(state["last_ts"])
 
+    @pytest.mark.since("2.10", "creating that does not update")
     async def test_refusals_say_why(self, broker: Broker, context: str, stream: str) -> None:
         admin = broker.admin
         assert await refusal(admin.update_stream({"name": stream, "subjects": ["a"]})) == 10059
