@@ -12,11 +12,11 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from seaway.app import Seaway
+from seaway.cli import tables
 from seaway.cli.session import Json, out, print_json, run, settings
+from seaway.cli.tables import Column
 from seaway.config import Settings, parse_duration
 from seaway.errors import BrokerUnavailable
 from seaway.monitor import (
@@ -136,18 +136,11 @@ def _plain(value: float | None) -> str:
 
 
 def _table(report: Report) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in ("state", "what", "next"):
-        table.add_column(column, overflow="fold")
-    for finding in report.problems:
-        table.add_row(
-            finding.state.label,
-            escape(finding.message),
-            escape(finding.next_move),
-            style=_STYLES.get(finding.state, "magenta"),
-        )
-    if report.problems:
-        out.print(table)
+    columns = (Column("STATE"), Column("WHAT", words=True), Column("NEXT", words=True))
+    rows = [(one.state.label, one.message, one.next_move) for one in report.problems]
+    if rows:
+        styles = [_STYLES.get(one.state, "magenta") for one in report.problems]
+        tables.show(columns, rows, styles)
     well = len(report.findings) - len(report.problems)
     summary = f"{report.state.label}: {well} of {len(report.findings)} checks are ok"
     out.print(summary, style=_STYLES.get(report.state, "magenta"))
