@@ -20,6 +20,7 @@ from seaway.consumer import Consumer
 from seaway.contracts import Broker, Store
 from seaway.dead_letters import DeadLetters, Releaser, Sweeper
 from seaway.errors import ConfigError, StoreUnavailable
+from seaway.events import registry
 from seaway.forgetting import Forgetting
 from seaway.forks import Opened
 from seaway.inbox import inbox_of
@@ -224,7 +225,9 @@ class Seaway:
         Without ``stop``: until SIGINT or SIGTERM, which also end waiting for a server or a
         database. Connects by itself where nobody has. Cancelling ends at once: what was in hand is
         rolled back and comes again. The first part that fails stops the others and is raised.
+        ``ConfigError`` before anything else, where an event class names a type that is not known.
         """
+        registry.check()
         async with AsyncExitStack() as stack:
             if stop is None:
                 stop = stack.enter_context(stop_on_signals())

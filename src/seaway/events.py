@@ -1,8 +1,8 @@
-"""Events as Python types: ``@event``, the registry, and the JSON codec.
+"""Events as Python types: ``@event``, the registry, and the ids of events.
 
-Owns: the link between a class and its subject, and between an instance and bytes. Pure; knows no
-transport. Guarantees: ``decode(encode(e)) == e``; a payload that does not validate raises
-``DecodeError`` naming the field; two classes never share a subject.
+Owns: the link between a class and its subject. Pure; knows no transport. Guarantees:
+``decode(encode(e)) == e``, or ``encode`` raises, naming the field (``seaway.codec``); a payload
+that does not validate raises ``DecodeError`` naming the field; two classes never share a subject.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, Generic, TypeVar, overload
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
+from seaway.codec import Codec, place
 from seaway.errors import ConfigError, DecodeError, InvalidName
 from seaway.naming import EventSubject, event_name_of
 
@@ -36,27 +37,17 @@ class EventType(Generic[T]):
     subject: EventSubject
 
     @cached_property
-    def _adapter(self) -> TypeAdapter[T]:
-        return TypeAdapter(self.cls)
+    def codec(self) -> Codec[T]:
+        """How its instances are written and read."""
+        return Codec(self.cls)
 
     def encode(self, event: T) -> bytes:
-        """Compact JSON in UTF-8. ``ValueError`` where the instance does not hold what its fields
-        declare, or holds what JSON cannot: a reader would have to refuse it."""
-        return self._adapter.serializer.to_json(event, warnings="error")
+        """See ``Codec.encode``."""
+        return self.codec.encode(event)
 
     def decode(self, payload: bytes) -> T:
         """The instance, or ``DecodeError`` naming the first field that does not validate."""
-        try:
-            return self._adapter.validate_json(payload)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(str(part) for part in first["loc"])
-            more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-            raise DecodeError(
-                f"{self.subject}: {place or 'payload'}: {first['msg']}{more}", field=place or None
-            ) from error
-        except ValueError as error:
-            raise DecodeError(f"{self.subject}: payload: {error}") from error
+        return self.codec.decode(payload, str(self.subject))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +89,21 @@ class Registry:
         The same class defined again (a reloaded module) replaces itself.
         """
         known = self._types.get(str(subject))
-        if known is not None and _place(known.cls) != _place(cls):
+        if known is not None and place(known.cls) != place(cls):
             raise ConfigError(
-                f"{_place(cls)} and {_place(known.cls)} both claim {subject}",
+                f"{place(cls)} and {place(known.cls)} both claim {subject}",
                 hint="give one of them another name= or version=",
             )
         event_type = EventType(cls, subject)
+        event_type.codec.refuse_one_way()
         self._types[str(subject)] = event_type
         return event_type
+
+    def check(self) -> None:
+        """``ConfigError`` for a class whose types are not known at run time, which cannot be told
+        at import: they may be defined after it."""
+        for event_type in self._types.values():
+            event_type.codec.check()
 
     def find(self, subject: str) -> EventType[Any] | None:
         """The type registered for exactly this subject."""
@@ -142,7 +140,7 @@ def _typed(cls: type[T]) -> type[T]:
     if dataclasses.is_dataclass(cls) or issubclass(cls, BaseModel):
         return cls
     raise ConfigError(
-        f"@event on {_place(cls)}: neither a dataclass nor a pydantic model",
+        f"@event on {place(cls)}: neither a dataclass nor a pydantic model",
         hint="put @event above @dataclass, or derive from pydantic.BaseModel",
     )
 
@@ -174,14 +172,10 @@ def event_type_of(what: type[T] | T) -> EventType[T]:
     found = cls.__dict__.get(_ATTRIBUTE)
     if not isinstance(found, EventType):
         raise ConfigError(
-            f"{_place(cls)} is not an event",
+            f"{place(cls)} is not an event",
             hint="decorate it with @event(context=..., version=...)",
         )
     return found
-
-
-def _place(cls: type[Any]) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 _DRAWN_BITS, _LOW_BITS = 74, 62

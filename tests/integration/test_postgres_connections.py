@@ -6,11 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import asyncpg
 import pytest
 
+from seaway.embedded.postgres import PostgresServer
+from seaway.embedded.process import free_port
 from seaway.errors import ConfigError
+from seaway.stores import open_store
 from seaway.stores.postgres import PostgresStore
 from seaway.testing.databases import Database, Databases
 
@@ -114,3 +118,18 @@ async def test_a_store_closes_behind_its_last_commit(database: Database) -> None
         while await sessions(witness, "idle") + await sessions(witness, "idle in transaction"):
             await asyncio.sleep(0.002)
     await witness.close()
+
+
+async def test_a_password_file_and_several_hosts_reach_the_server(
+    postgres_server_own: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = postgres_server_own
+    Databases(server.url()).run(r"ALTER ROLE postgres PASSWORD 'a:b\c'")
+    file = tmp_path / "pass"
+    file.write_text(rf"127.0.0.1:{server.port}:*:postgres:a\:b\\c")
+    file.chmod(0o600)
+    monkeypatch.setenv("PGPASSFILE", str(file))
+    nobody = free_port()
+    url = f"postgresql://postgres@127.0.0.1:{nobody},127.0.0.1:{server.port}/postgres"
+    store = await open_store(url)
+    await store.close()

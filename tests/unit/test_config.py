@@ -260,7 +260,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"contexts: \[sea\]"):
+    with pytest.raises(ConfigError, match="seaway init"):
         load_settings(environ={})
     assert load_settings(environ={}, required=False).streams == ()
     (tmp_path / "seaway.yaml").write_text("contexts: [here]")
@@ -274,28 +274,114 @@ def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
     assert load_settings(Path("empty.yaml"), environ={}).streams == ()
 
 
-def test_flags_win_over_the_file_over_the_environment_over_the_nats_context(tmp_path: Path) -> None:
+def _everywhere(tmp_path: Path) -> dict[str, str]:
     folder = tmp_path / "nats" / "context"
     folder.mkdir(parents=True)
     context = {"url": "nats://c:1", "user": "c", "creds": "", "ca": "/c.pem", "token": "c"}
     (folder / "prod.json").write_text(json.dumps(context))
-    environ = {
+    return {
         "XDG_CONFIG_HOME": str(tmp_path),
         "NATS_CONTEXT": "prod",
         "NATS_USER": "e",
         "NATS_TOKEN": "e",
         "NATS_CERT": "",
         "SEAWAY_DATABASE_URL": "sqlite:///e.db",
+        "SEAWAY_PROFILE": "e",
     }
-    mapping = {"nats": {"token": "f", "inbox_prefix": "f"}}
-    flags = {"nats": {"inbox_prefix": "g", "url": None}, "database": None}
-    settings = settings_from_mapping(mapping, environ=environ, flags=flags)
+
+
+FLAGS = {"nats": {"inbox_prefix": "g", "url": None}, "database": None, "profile": "g"}
+
+
+def test_flags_win_over_the_environment_over_the_file_over_the_nats_context(
+    tmp_path: Path,
+) -> None:
+    environ = _everywhere(tmp_path)
+    text = (
+        "nats: {token: f, inbox_prefix: f, tls_key: /f.key}\n"
+        "database: 'sqlite:///f.db'\nprofile: f\nprofiles: {e: {}, f: {}, g: {}}\n"
+    )
+    settings = _load(tmp_path, text, environ=environ, flags=FLAGS)
+    nats = settings.nats
+    assert (nats.url, nats.user, nats.inbox_prefix) == ("nats://c:1", "e", "g")
+    assert nats.token is not None
+    assert nats.token.get_secret_value() == "e"
+    assert (nats.tls_ca, nats.creds, nats.tls_cert) == (Path("/c.pem"), None, None)
+    assert nats.tls_key == Path("/f.key")
+    assert (settings.database, settings.profile) == ("sqlite:///e.db", "g")
+
+
+def test_a_mapping_is_code_and_wins_over_the_environment(tmp_path: Path) -> None:
+    environ = _everywhere(tmp_path)
+    mapping = {"nats": {"token": "f", "inbox_prefix": "f"}, "profiles": {"e": {}, "g": {}}}
+    settings = settings_from_mapping(mapping, environ=environ, flags=FLAGS)
     nats = settings.nats
     assert (nats.url, nats.user, nats.inbox_prefix) == ("nats://c:1", "e", "g")
     assert nats.token is not None
     assert nats.token.get_secret_value() == "f"
-    assert (nats.tls_ca, nats.creds, nats.tls_cert) == (Path("/c.pem"), None, None)
-    assert settings.database == "sqlite:///e.db"
+    assert (settings.database, settings.profile) == ("sqlite:///e.db", "g")
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "flags", "where"),
+    [
+        ("nats: {url: 'x://'}", {}, {}, "seaway.yaml:1"),
+        ("nats: {url: 'x://'}", {"NATS_URL": "y://"}, {}, "NATS_URL"),
+        ("nats: {url: 'x://'}", {"NATS_URL": "y://"}, {"nats": {"url": "z://"}}, "--server"),
+        ("database: x", {}, {"database": "y"}, "--database"),
+        ("database: x", {"SEAWAY_DATABASE_URL": "y"}, {}, "SEAWAY_DATABASE_URL"),
+        ("profile: x", {}, {}, "seaway.yaml:1"),
+        ("profile: x", {"SEAWAY_PROFILE": "y"}, {}, "SEAWAY_PROFILE"),
+        ("profile: x", {"SEAWAY_PROFILE": "y"}, {"profile": "z"}, "--profile"),
+        ("{}", {}, {"nats": {"context": "nowhere"}}, "--context"),
+        ("{}", {"NATS_CONTEXT": "nowhere"}, {}, "NATS_CONTEXT"),
+        ("database_schema: a", {"SEAWAY_DATABASE_SCHEMA": "b"}, {}, "SEAWAY_DATABASE_SCHEMA"),
+    ],
+)
+def test_an_error_names_where_the_value_came_from(
+    tmp_path: Path, text: str, environ: dict[str, str], flags: dict[str, Any], where: str
+) -> None:
+    environ = {"XDG_CONFIG_HOME": str(tmp_path), **environ}
+    error = _refused(tmp_path, text, environ=environ, flags=flags)
+    assert str(error.where).endswith(where)
+
+
+def test_variables_are_replaced_in_values(tmp_path: Path) -> None:
+    text = (
+        "database: postgresql://${USER_NAME}:${SECRET}@${HOST:-localhost}/${EMPTY}\n"
+        'contexts: ["${CONTEXT:-sea}"]\n'
+        'nats: {user: "$${HOST} ${NUMBER}"}\n'
+        "outbox:\n  batch: ${NUMBER:-5}\n  notify: ${FLAG:-true}\n"
+    )
+    environ = {"USER_NAME": "me", "SECRET": "p", "EMPTY": "", "NUMBER": "12"}
+    settings = _load(tmp_path, text, environ=environ)
+    assert settings.database == "postgresql://me:p@localhost/"
+    assert settings.contexts == ("sea",)
+    assert settings.nats.user == "${HOST} 12"
+    assert (settings.outbox.batch, settings.outbox.notify) == (12, True)
+
+
+def test_a_variable_that_is_not_set_is_named_with_its_line(tmp_path: Path) -> None:
+    error = _refused(tmp_path, "contexts: [sea]\ndatabase: ${NOWHERE}\n", environ={})
+    assert str(error.where).endswith("seaway.yaml:2")
+    assert "NOWHERE is not set" in str(error)
+    assert "${NOWHERE:-default}" in str(error)
+
+
+def test_merge_keys_bring_what_is_not_there(tmp_path: Path) -> None:
+    text = (
+        "streams:\n"
+        "  - &small\n    name: SEA_EVENTS\n    max_age: 1d\n    replicas: 1\n"
+        "  - name: CASE_EVENTS\n    <<: *small\n    max_age: 2d\n"
+        "  - name: TOWN_EVENTS\n    <<: [{max_age: 3d}, *small]\n"
+    )
+    streams = _load(tmp_path, text).streams
+    assert [(one.name, one.max_age.days, one.replicas) for one in streams] == [
+        ("SEA_EVENTS", 1, 1),
+        ("CASE_EVENTS", 2, 1),
+        ("TOWN_EVENTS", 3, 1),
+    ]
+    assert "takes a mapping" in str(_refused(tmp_path, "outbox: {<<: 5}\n"))
 
 
 def test_a_nats_context_that_is_not_there(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seaway.demo.log import event_names, read_log, slug, survey
+from seaway.demo.log import Columns, event_names, read_log, slug, survey
 from seaway.errors import ConfigError
 from seaway.naming import EventSubject
 
@@ -82,6 +82,16 @@ def test_rows_come_whole_and_in_file_order(tmp_path: Path) -> None:
     assert (second.line, second.activity) == (3, 'B "quoted", with\ncomma')
     assert json.loads(second.payload)["org:resource"] == "Zoë"
     assert third.line == 6
+
+
+def test_columns_may_be_called_otherwise(tmp_path: Path) -> None:
+    path = write(tmp_path, "order,what,when,note\no-1,paid,2011-10-01 00:38:44,x\n")
+    columns = Columns("order", "what", "when")
+    (row,) = read_log(path, columns)
+    assert (row.case_id, row.activity) == ("o-1", "paid")
+    assert survey(path, columns).event_names == {"paid": "paid"}
+    with pytest.raises(ConfigError, match=r"'case:concept:name'.*--case, --activity and --time"):
+        survey(path)
 
 
 def test_a_survey_counts_rows_cases_and_activities(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from seaway.cli import (
     demo,
     dev,
     dlq,
+    init,
     outbox,
     permissions,
     relay,
@@ -37,6 +38,7 @@ app = typer.Typer(
 for group in (topology, db, outbox, stream, consumer, dlq):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 for command in (
+    init.init,
     demo.demo,
     dev.dev,
     relay.relay,

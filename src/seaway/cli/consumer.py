@@ -6,11 +6,11 @@ import asyncio
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
+from seaway.cli import tables
 from seaway.cli.session import Json, out, print_json, run
 from seaway.cli.stream import checked, connected, no_such_stream, not_found, show
+from seaway.cli.tables import Column
 from seaway.contracts import JSON
 from seaway.monitor.snapshot import ConsumerView
 
@@ -29,21 +29,27 @@ def ls(ctx: typer.Context, stream: Stream, as_json: Json = False) -> None:
     if not infos:
         out.print(f"{stream} has no durables: seaway topology apply makes those of seaway.yaml.")
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("consumer", no_wrap=True)
-    table.add_column("filter", overflow="fold")
-    for column in ("pending", "ack pending", "redelivered", "waiting"):
-        table.add_column(column, justify="right")
-    for view in map(ConsumerView.read, infos):
-        table.add_row(
-            view.durable,
-            escape("\n".join(view.filters) or "all"),
-            f"{view.num_pending:,}",
-            f"{view.num_ack_pending:,}",
-            f"{view.num_redelivered:,}",
-            str(view.num_waiting),
-        )
-    out.print(table)
+    tables.show(
+        (
+            Column("CONSUMER"),
+            Column("FILTER", rank=2),
+            Column("PENDING", right=True),
+            Column("ACK PENDING", right=True),
+            Column("REDELIVERED", rank=1, right=True),
+            Column("WAITING", rank=3, right=True),
+        ),
+        [
+            (
+                view.durable,
+                "\n".join(view.filters) or "all",
+                f"{view.num_pending:,}",
+                f"{view.num_ack_pending:,}",
+                f"{view.num_redelivered:,}",
+                str(view.num_waiting),
+            )
+            for view in map(ConsumerView.read, infos)
+        ],
+    )
 
 
 @app.command()

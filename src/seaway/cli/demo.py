@@ -13,6 +13,7 @@ import typer
 from seaway.cli import session
 from seaway.config import parse_duration
 from seaway.demo.folder import Folder
+from seaway.demo.log import XES, Columns
 from seaway.demo.run import Options, Outcome, Run, decide_plan
 from seaway.demo.view import Progress, View, report
 
@@ -24,6 +25,15 @@ def demo(
             help="A real event log (CSV) in place of the simulated service.", metavar="CSV"
         ),
     ] = None,
+    case: Annotated[
+        str, typer.Option(help="The log's column of cases: their order is kept.", metavar="COLUMN")
+    ] = XES.case,
+    activity: Annotated[
+        str, typer.Option(help="The log's column of what happened.", metavar="COLUMN")
+    ] = XES.activity,
+    time: Annotated[
+        str, typer.Option(help="The log's column of times.", metavar="COLUMN")
+    ] = XES.time,
     cases: Annotated[
         int | None, typer.Option(min=1, help="Simulated cases. [default: 1000]", metavar="N")
     ] = None,
@@ -55,8 +65,14 @@ def demo(
     every place where it must be.
     """
     try:
+        columns = Columns(case, activity, time)
         options = Options(
-            log=log, cases=cases, seed=seed, chaos=chaos, outage=parse_duration(outage)
+            log=log,
+            columns=columns,
+            cases=cases,
+            seed=seed,
+            chaos=chaos,
+            outage=parse_duration(outage),
         )
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--outage") from error

@@ -62,7 +62,6 @@ def dev(
 
 def announce(ctx: typer.Context, url: str, database: str | None, *, as_json: bool) -> None:
     """Say where the servers are, and what to type next. ``database``: the one that runs here."""
-    running = database is not None
     if database is None:
         try:
             database = session.settings(ctx).database
@@ -77,5 +76,3 @@ def announce(ctx: typer.Context, url: str, database: str | None, *, as_json: boo
     session.err.print(
         "Ready. Next, in another terminal: seaway topology apply, seaway db upgrade. Ctrl-C stops."
     )
-    if running:
-        session.err.print("A database: in seaway.yaml wins over the variable.", markup=False)

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from seaway.cli import session
+from seaway.cli import session, tables
 from seaway.cli.session import printable
+from seaway.cli.tables import Column
 from seaway.config import parse_duration
 from seaway.contracts import DeadLetterReason, Message
 from seaway.dead_letters import DeadLetters, Letter, Selection
@@ -128,7 +127,7 @@ def list_letters(
         elif not letters:
             session.err.print("No dead letters.")
         else:
-            session.out.print(_table(letters, behind))
+            tables.show(_COLUMNS, [_cells(one, behind[one.id]) for one in letters])
 
     session.run(work())
 
@@ -139,28 +138,35 @@ def _behind(letters: Sequence[Letter], waiting: Sequence[Letter]) -> dict[str, i
     return {one.id: 0 if one.waits else counts[one.consumer, one.key] for one in letters}
 
 
-def _table(letters: Sequence[Letter], behind: Mapping[str, int]) -> Table:
-    table = Table(box=None, header_style="bold")
-    titles = ("ID", "FAILED AT", "CONSUMER", "SUBJECT", "KEY", "REASON", "TRIES", "BEHIND", "ERROR")
-    for title in titles:
-        table.add_column(title, overflow="fold")
-    for letter in letters:
-        error = letter.problem
-        if letter.error_type and not error:
-            error = f"{letter.error_type.rpartition('.')[2]}: {letter.error}"
-        cells = (
-            letter.id,
-            f"{letter.failed_at:%Y-%m-%d %H:%M:%S}",
-            letter.consumer,
-            letter.subject,
-            letter.key,
-            letter.reason,
-            str(letter.deliveries),
-            str(behind[letter.id] or ""),
-            error[:120],
-        )
-        table.add_row(*(escape(printable(cell)) for cell in cells))
-    return table
+_COLUMNS = (
+    Column("ID"),
+    Column("FAILED AT", rank=3),
+    Column("CONSUMER", rank=1),
+    Column("SUBJECT", rank=2),
+    Column("KEY", rank=4),
+    Column("REASON"),
+    Column("TRIES", rank=6, right=True),
+    Column("BEHIND", rank=5, right=True),
+    Column("ERROR", words=True),
+)
+
+
+def _cells(letter: Letter, behind: int) -> Sequence[str]:
+    error = letter.problem
+    if letter.error_type and not error:
+        error = f"{letter.error_type.rpartition('.')[2]}: {letter.error}"
+    cells = (
+        letter.id,
+        f"{letter.failed_at:%Y-%m-%d %H:%M:%S}",
+        letter.consumer,
+        letter.subject,
+        letter.key,
+        letter.reason,
+        str(letter.deliveries),
+        str(behind or ""),
+        error[:120],
+    )
+    return [printable(cell) for cell in cells]
 
 
 @app.command()

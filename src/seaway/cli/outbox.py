@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from seaway.app import Seaway
-from seaway.cli import session
+from seaway.cli import session, tables
 from seaway.cli.session import printable
+from seaway.cli.tables import Column
 from seaway.contracts import Backlog, OutboxEntry, Store
 from seaway.errors import ConfigError
 from seaway.events import RawEvent
@@ -246,6 +245,17 @@ async def _backlog(database: Database) -> Backlog:
     return await (await database.verified()).backlog()
 
 
+_COLUMNS = (
+    Column("POSITION", rank=3, right=True),
+    Column("EVENT"),
+    Column("SUBJECT", rank=2),
+    Column("KEY", rank=4),
+    Column("ADDED AT", rank=5),
+    Column("TRIES", rank=1),
+    Column("ERROR", words=True),
+)
+
+
 @app.command("list")
 def list_entries(
     ctx: typer.Context,
@@ -261,11 +271,8 @@ def list_entries(
         if as_json:
             session.print_json([_summary(entry) for entry in entries])
             return
-        table = Table(box=None, header_style="bold")
-        for title in ("POSITION", "EVENT", "SUBJECT", "KEY", "ADDED AT", "TRIES", "ERROR"):
-            table.add_column(title, overflow="fold", no_wrap=title == "EVENT")
-        for entry in entries:
-            cells = (
+        rows = (
+            (
                 str(entry.position),
                 entry.event_id,
                 entry.message.subject,
@@ -274,8 +281,9 @@ def list_entries(
                 f"{entry.attempts}{' parked' if entry.parked_at else ''}",
                 entry.last_error or "",
             )
-            table.add_row(*(escape(printable(cell)) for cell in cells))
-        session.out.print(table)
+            for entry in entries
+        )
+        tables.show(_COLUMNS, [[printable(cell) for cell in row] for row in rows])
 
     session.run(work())
 

@@ -12,7 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from seaway.brokers import jetstream
+from seaway.cli import tables
 from seaway.cli.session import Json, flags, out, print_json, run
+from seaway.cli.tables import Column
 from seaway.config import load_settings
 from seaway.contracts import JSON, BrokerAdmin
 from seaway.errors import NotFound
@@ -35,21 +37,27 @@ def ls(ctx: typer.Context, as_json: Json = False) -> None:
     if not infos:
         out.print("There are no streams: seaway topology apply makes those of seaway.yaml.")
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("stream", no_wrap=True)
-    table.add_column("subjects", overflow="ellipsis", no_wrap=True, max_width=20)
-    for column in ("messages", "bytes", "full", "consumers"):
-        table.add_column(column, justify="right")
-    for view in map(StreamView.read, infos):
-        table.add_row(
-            view.name,
-            escape(", ".join(view.subjects)),
-            f"{view.messages:,}",
-            human_bytes(view.bytes),
-            "–" if view.fill is None else f"{view.fill:.1%}",
-            str(view.consumer_count),
-        )
-    out.print(table)
+    tables.show(
+        (
+            Column("STREAM"),
+            Column("SUBJECTS", rank=2),
+            Column("MESSAGES", right=True),
+            Column("BYTES", right=True),
+            Column("FULL", rank=1, right=True),
+            Column("CONSUMERS", rank=3, right=True),
+        ),
+        [
+            (
+                view.name,
+                ", ".join(view.subjects),
+                f"{view.messages:,}",
+                human_bytes(view.bytes),
+                "–" if view.fill is None else f"{view.fill:.1%}",
+                str(view.consumer_count),
+            )
+            for view in map(StreamView.read, infos)
+        ],
+    )
 
 
 @app.command()

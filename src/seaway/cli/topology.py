@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 import yaml
-from rich.table import Table
 
 from seaway import topology
 from seaway.brokers import jetstream
+from seaway.cli import tables
 from seaway.cli.session import Json, err, flags, out, print_json, run, settings
+from seaway.cli.tables import Column
 from seaway.config import Settings, load_settings
 from seaway.contracts import Broker
 
@@ -109,12 +110,17 @@ def _show(found: topology.Plan, changes: tuple[topology.Change, ...], as_json: b
     if not changes:
         out.print("The server is as the file says.")
     if changes or found.unmanaged:
-        table = Table(box=None, pad_edge=False)
-        for column in ("", "what", "how", "difference"):
-            table.add_column(column, overflow="fold")
+        rows, styles = [], []
         for change in (*changes, *found.unmanaged):
             sign, words, style = _WORDS[change.kind]
             lines = [*map(str, change.differences), *change.reasons]
             lines += [change.note] if change.note else []
-            table.add_row(sign, change.title, words, "\n".join(lines), style=style)
-        out.print(table)
+            rows.append((sign, change.title, words, "\n".join(lines)))
+            styles.append(style)
+        columns = (
+            Column(""),
+            Column("WHAT"),
+            Column("HOW", rank=1),
+            Column("DIFFERENCE", words=True),
+        )
+        tables.show(columns, rows, styles)

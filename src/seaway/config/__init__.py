@@ -1,6 +1,6 @@
 """``seaway.yaml``, flags and environment, as validated settings.
 
-Owns: where settings come from and which source wins (flags, file, environment, the nats CLI's
+Owns: where settings come from and which source wins (flags, environment, file, the nats CLI's
 context, default). Must not know who uses them. Guarantees: what loads is coherent; what does not
 is one ``ConfigError`` with the file's line and the way out. The environment is read here alone.
 """

@@ -1,13 +1,14 @@
 """YAML as plain data that remembers its lines.
 
-Owns: reading the file's text and where each key stands. Knows nothing of what the keys mean.
-Guarantees: every failure is a ``ConfigError`` with ``where``; a key written twice is an error,
-never a silent choice.
+Owns: reading the file's text, the variables in its values, and where each key stands. Knows nothing
+of what the keys mean. Guarantees: every failure is a ``ConfigError`` with ``where``; a key written
+twice is an error, never a silent choice, and so is a variable that is not set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +19,8 @@ from seaway.errors import ConfigError
 
 Location: TypeAlias = tuple[str | int, ...]
 
+_MERGE = "tag:yaml.org,2002:merge"
+_VARIABLE = re.compile(r"(\$\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _MAX_NODES = 100_000
 _MAX_DEPTH = 50
 
@@ -45,8 +48,11 @@ class Document:
         return text.lstrip(".") or "configuration"
 
 
-def read_document(path: Path) -> Document:
-    """The mapping in a YAML file. Empty files give an empty mapping."""
+def read_document(path: Path, environ: Mapping[str, str]) -> Document:
+    """The mapping in a YAML file. Empty files give an empty mapping.
+
+    In values ``${VAR}`` and ``${VAR:-default}`` are replaced from ``environ``; ``$${`` is ``${``.
+    """
     name = str(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -58,10 +64,10 @@ def read_document(path: Path) -> Document:
         raise ConfigError(f"is not UTF-8 text (byte {error.start})", where=name) from None
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=name) from None
-    return parse_document(text, name)
+    return parse_document(text, name, environ)
 
 
-def parse_document(text: str, name: str) -> Document:
+def parse_document(text: str, name: str, environ: Mapping[str, str]) -> Document:
     """As ``read_document``, from text."""
     try:
         loader = yaml.SafeLoader(text)
@@ -69,7 +75,7 @@ def parse_document(text: str, name: str) -> Document:
         raise ConfigError(f"is not YAML: {error}".replace("\n", " "), where=name) from None
     try:
         node = loader.get_single_node()
-        reader = _Reader(loader, name)
+        reader = _Reader(loader, name, environ)
         data = {} if node is None else reader.value(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -91,9 +97,10 @@ def parse_document(text: str, name: str) -> Document:
 
 
 class _Reader:
-    def __init__(self, loader: yaml.SafeLoader, name: str) -> None:
+    def __init__(self, loader: yaml.SafeLoader, name: str, environ: Mapping[str, str]) -> None:
         self.loader = loader
         self.name = name
+        self.environ = environ
         self.lines: dict[Location, int] = {}
         self.nodes = 0
 
@@ -108,14 +115,45 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
         try:
-            return self.loader.construct_object(node)
+            return self.loader.construct_object(self.replaced(node))
         except ValueError as error:
             raise self.error(f"{node.value!r} cannot be read: {error}", node) from None
 
+    def replaced(self, node: yaml.Node) -> yaml.Node:
+        """The node with its variables replaced; what is written without quotes is typed after."""
+        if not isinstance(node, yaml.ScalarNode) or "${" not in node.value:
+            return node
+
+        def value_of(match: re.Match[str]) -> str:
+            escape, name, default = match.groups()
+            if escape:
+                return "${"
+            value = self.environ.get(name, "")
+            if value or (name in self.environ and default is None):
+                return value
+            if default is None:
+                raise ConfigError(
+                    f"the variable {name} is not set",
+                    where=f"{self.name}:{node.start_mark.line + 1}",
+                    hint=f"set it, or write ${{{name}:-default}}",
+                )
+            return default
+
+        text = _VARIABLE.sub(value_of, node.value)
+        plain = node.style is None
+        resolve: Callable[..., str] = self.loader.resolve
+        tag = resolve(yaml.ScalarNode, text, (True, False)) if plain else node.tag
+        return yaml.ScalarNode(tag, text, node.start_mark, node.end_mark, node.style)
+
     def mapping(self, node: yaml.MappingNode, path: Location) -> dict[str, Any]:
         result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
+        merged: dict[str, Any] = {}
+        # What is merged first, so that a key's line is where the mapping itself has it.
+        for key_node, value_node in sorted(node.value, key=lambda pair: pair[0].tag != _MERGE):
             key = key_node.value
+            if key_node.tag == _MERGE:
+                merged = {**self.merged(value_node, path), **merged}
+                continue
             if key_node.tag != "tag:yaml.org,2002:str" or not isinstance(key, str):
                 raise self.error(f"the key {key!r} is not text", key_node)
             if key in result:
@@ -123,7 +161,16 @@ class _Reader:
                 raise self.error(f"the key {key!r} is there twice, first in line {first}", key_node)
             self.lines[(*path, key)] = key_node.start_mark.line + 1
             result[key] = self.value(value_node, (*path, key))
-        return result
+        return {**merged, **result}
+
+    def merged(self, node: yaml.Node, path: Location) -> dict[str, Any]:
+        """What ``<<:`` brings: a mapping's keys, or those of several, the first of them winning."""
+        found: dict[str, Any] = {}
+        for one in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            if not isinstance(one, yaml.MappingNode):
+                raise self.error("`<<` takes a mapping, or a list of mappings", node)
+            found = {**self.mapping(one, path), **found}
+        return found
 
     def error(self, message: str, node: yaml.Node) -> ConfigError:
         return ConfigError(message, where=f"{self.name}:{node.start_mark.line + 1}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -53,8 +54,10 @@ def load_settings(
 ) -> Settings:
     """The settings of ``path``, else of ``SEAWAY_CONFIG``, else of ``./seaway.yaml``.
 
-    ``flags`` has the file's shape (``{"nats": {"url": …}}``) and wins over it; ``None`` in it means
-    not given. Without any file: ``ConfigError``, or bare defaults where it is not ``required``.
+    The environment wins over the file, so that what is committed can be overridden where it runs.
+    ``flags`` has the file's shape (``{"nats": {"url": …}}``) and wins over both; ``None`` in it
+    means not given. Without any file: ``ConfigError``, or bare defaults where it is not
+    ``required``.
     """
     environ = os.environ if environ is None else environ
     named = path or (Path(environ["SEAWAY_CONFIG"]) if environ.get("SEAWAY_CONFIG") else None)
@@ -62,10 +65,10 @@ def load_settings(
         if required:
             raise ConfigError(
                 f"there is no {DEFAULT_FILE} here",
-                hint="write one, at the least `contexts: [sea]`, or name it with --config",
+                hint="`seaway init` writes one; or name it with --config",
             )
         return _settings(Document({}), environ, flags or {})
-    return _settings(read_document(named or Path(DEFAULT_FILE)), environ, flags or {})
+    return _settings(read_document(named or Path(DEFAULT_FILE), environ), environ, flags or {})
 
 
 def settings_from_mapping(
@@ -74,31 +77,36 @@ def settings_from_mapping(
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """The settings of a mapping shaped like the file; errors name the key's path, not a line."""
+    """The settings of a mapping shaped like the file; errors name the key's path, not a line.
+
+    It is the caller's own code, and wins over the environment.
+    """
     environ = os.environ if environ is None else environ
     return _settings(Document(mapping), environ, flags or {})
 
 
 def _settings(document: Document, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
-    given = _over(document.data, flags)
-    if "source" in given:
+    outside = sources.from_environment(environ)
+    if document.name is None:
+        values = _over(_over(outside, document.data), flags)
+    else:
+        values = _over(_over(document.data, outside), flags)
+    if "source" in values:
         raise _unknown(document, ("source",))
-    values = _over(sources.from_environment(environ), given)
-    context = (
-        values.get("nats", {}).get("context") if isinstance(values.get("nats"), dict) else None
-    )
-    if isinstance(context, str) and context:
+    origin = _Origin(document, outside, flags)
+    nats = values.get("nats")
+    context = nats.get("context") if isinstance(nats, dict) else None
+    if isinstance(nats, dict) and isinstance(context, str) and context:
         try:
             found = sources.from_nats_context(context, environ)
         except ConfigError as error:
-            if error.where is None and _holds(document.data, ("nats", "context")):
-                error.where = document.where(("nats", "context"))
+            error.where = error.where or origin.of(("nats", "context"))
             raise
-        values["nats"] = {**found, **values["nats"]}
+        values["nats"] = {**found, **nats}
     try:
         file = Settings.model_validate(values)
     except ValidationError as error:
-        raise _first(document, flags, error) from None
+        raise _first(origin, error) from None
     streams, consumers = _implied(document, file)
     profile = file.profiles.get(file.profile, ProfileSettings())
     profiled = tuple(_profiled(stream, profile) for stream in streams)
@@ -118,9 +126,7 @@ def _settings(document: Document, environ: Mapping[str, str], flags: Mapping[str
         )
     if problems:
         place, message, hint = min(problems, key=lambda problem: document.line(problem[0]))
-        written = _holds(document.data, place)
-        where = None if written else sources.variable_of(place)
-        raise ConfigError(message, where=where or document.where(place), hint=hint or None)
+        raise ConfigError(message, where=origin.of(place), hint=hint or None)
     inbox = file.inbox
     if inbox.retention is None:
         inbox = InboxSettings(retention=shortest_inbox(profiled))
@@ -294,8 +300,28 @@ def _inbox_problems(streams: tuple[StreamSettings, ...], inbox: InboxSettings) -
 # ------------------------------------------------------------------------------- wording
 
 
-def _first(document: Document, flags: Mapping[str, Any], error: ValidationError) -> ConfigError:
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Who gave which value: flags before the environment before the file (before the environment
+    the mapping, where that stands for the file)."""
+
+    document: Document
+    outside: Mapping[str, Any]
+    flags: Mapping[str, Any]
+
+    def of(self, place: Location) -> str:
+        """The flag, the variable, or the place in the file that ``place`` has its value from."""
+        if _given(self.flags, place):
+            return sources.flag_of(place)
+        written = self.document.name is None and _holds(self.document.data, place)
+        if not written and _holds(self.outside, place):
+            return sources.variable_of(place)
+        return self.document.where(place)
+
+
+def _first(origin: _Origin, error: ValidationError) -> ConfigError:
     """The error that stands first in the file, in our words."""
+    document = origin.document
     found = error.errors(include_url=False, include_context=False)
     details = min(
         found, key=lambda one: (document.line(_place(one)), one["type"] != "extra_forbidden")
@@ -304,13 +330,9 @@ def _first(document: Document, flags: Mapping[str, Any], error: ValidationError)
     if details["type"] == "extra_forbidden":
         return _unknown(document, place)
     name = str(place[-1]) if place else "the configuration"
-    if not _holds(document.data, place) or _holds(flags, place):
-        # Not written in the file: a flag or a variable gave it, or it is missing.
-        variable = sources.variable_of(place)
-        if details["type"] == "missing":
-            return ConfigError(f"{name} is missing", where=document.where(place))
-        return ConfigError(f"{name}: {_reason(details)}", where=variable)
-    return ConfigError(f"{name}: {_reason(details)}", where=document.where(place))
+    if details["type"] == "missing":
+        return ConfigError(f"{name} is missing", where=document.where(place))
+    return ConfigError(f"{name}: {_reason(details)}", where=origin.of(place))
 
 
 def _place(details: ErrorDetails) -> Location:
@@ -351,6 +373,13 @@ def _section(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     return next((found for arg in get_args(annotation) if (found := _section(arg))), None)
+
+
+def _given(flags: Mapping[str, Any], place: Location) -> bool:
+    value: Any = flags
+    for part in place:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value is not None and bool(place)
 
 
 def _holds(data: Any, place: Location) -> bool:

@@ -30,6 +30,15 @@ _VARIABLES = {
     "SEAWAY_DATABASE_SCHEMA": "database_schema",
     "SEAWAY_PROFILE": "profile",
 }
+_FLAGS = {
+    "database": "--database",
+    "profile": "--profile",
+    "url": "--server",
+    "tls_ca": "--tlsca",
+    "tls_cert": "--tlscert",
+    "tls_key": "--tlskey",
+    "inbox_prefix": "--inbox-prefix",
+}
 _CONTEXT_KEYS = {
     "url": "url",
     "creds": "creds",
@@ -54,10 +63,16 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return {**values, "nats": nats} if nats else values
 
 
-def variable_of(location: tuple[str | int, ...]) -> str | None:
-    """The environment variable that would set ``location``."""
+def variable_of(location: tuple[str | int, ...]) -> str:
+    """The environment variable that ``location`` has its value from; only of those that have."""
     table = _NATS_VARIABLES if location[:1] == ("nats",) else _VARIABLES
-    return next((name for name, key in table.items() if location and key == location[-1]), None)
+    return next(name for name, key in table.items() if key == location[-1])
+
+
+def flag_of(location: tuple[str | int, ...]) -> str:
+    """The root option that gives ``location``."""
+    name = str(location[-1])
+    return _FLAGS.get(name, f"--{name}")
 
 
 def from_nats_context(name: str, environ: Mapping[str, str]) -> dict[str, Any]:

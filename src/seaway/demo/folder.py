@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from seaway.demo.log import XES, Columns
 from seaway.demo.reconcile import Service
 from seaway.demo.scenario import CONTEXT
 from seaway.errors import ConfigError
@@ -38,6 +39,8 @@ class Plan:
     seed: int
     group: int
     """Changes in one transaction."""
+    columns: Columns = XES
+    """What the log's columns are called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,8 @@ class Folder:
     def saved_plan(self) -> Plan | None:
         """The plan of the run that was begun here, if one was."""
         try:
-            return Plan(**json.loads(self._plan.read_text()))
+            saved = json.loads(self._plan.read_text())
+            return Plan(**{**saved, "columns": Columns(*saved.get("columns", ()))})
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:

@@ -18,15 +18,21 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from seaway.errors import ConfigError, InvalidName
 from seaway.headers import ORDERING_KEY, check_header
 
-CASE = "case:concept:name"
-ACTIVITY = "concept:name"
-TIME = "time:timestamp"
-COLUMNS = (CASE, ACTIVITY, TIME)
+
+class Columns(NamedTuple):
+    """What the columns are called. The defaults are those of XES, as process logs have them."""
+
+    case: str = "case:concept:name"
+    activity: str = "concept:name"
+    time: str = "time:timestamp"
+
+
+XES = Columns()
 
 MAX_ROW_BYTES = 1024 * 1024
 """Largest row, as JSON: what the outbox takes by default."""
@@ -86,7 +92,7 @@ def event_names(activities: Collection[str]) -> dict[str, str]:
     return names
 
 
-def survey(path: Path) -> LogSurvey:
+def survey(path: Path, columns: Columns = XES) -> LogSurvey:
     """Read the log once from end to end, checking every row; ``ConfigError`` names what is wrong.
 
     Memory grows with the number of cases and activities, not with the rows.
@@ -94,7 +100,7 @@ def survey(path: Path) -> LogSurvey:
     rows = 0
     cases: set[str] = set()
     activities: set[str] = set()
-    for row in read_log(path):
+    for row in read_log(path, columns):
         rows += 1
         cases.add(row.case_id)
         activities.add(row.activity)
@@ -103,25 +109,25 @@ def survey(path: Path) -> LogSurvey:
     return LogSurvey(rows, len(cases), event_names(activities))
 
 
-def read_log(path: Path) -> Iterator[LogRow]:
+def read_log(path: Path, columns: Columns = XES) -> Iterator[LogRow]:
     """The rows of the log in file order. Raises ``ConfigError`` with ``file:line``."""
     try:
         with path.open("rb") as file:
-            yield from _rows(path, file)
+            yield from _rows(path, file, columns)
     except OSError as error:
         raise ConfigError(
             f"the log cannot be read: {error.strerror or error}", where=str(path)
         ) from error
 
 
-def _rows(path: Path, file: BinaryIO) -> Iterator[LogRow]:
+def _rows(path: Path, file: BinaryIO, columns: Columns) -> Iterator[LogRow]:
     lines = _lines(path, file)
     head = next(lines, None)
     if head is None:
         raise ConfigError(
             "the log is empty", where=str(path), hint="a CSV file with a header line is needed"
         )
-    delimiter, header = _header(path, head)
+    delimiter, header = _header(path, head, columns)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     csv.field_size_limit(2 * MAX_ROW_BYTES)
     while True:
@@ -134,28 +140,29 @@ def _rows(path: Path, file: BinaryIO) -> Iterator[LogRow]:
         if fields is None:
             return
         if fields:
-            yield _row(f"{path}:{first}", first, header, fields)
+            where = f"{path}:{first}"
+            if len(fields) != len(header):
+                had = f"{len(fields)} fields where the header has {len(header)}"
+                raise ConfigError(had, where=where)
+            yield _row(where, first, dict(zip(header, fields, strict=True)), columns)
 
 
-def _row(where: str, line: int, header: list[str], fields: list[str]) -> LogRow:
-    if len(fields) != len(header):
-        raise ConfigError(f"{len(fields)} fields where the header has {len(header)}", where=where)
-    row = dict(zip(header, fields, strict=True))
-    for column in COLUMNS:
+def _row(where: str, line: int, row: Mapping[str, str], columns: Columns) -> LogRow:
+    for column in columns:
         if not row[column].strip():
             raise ConfigError(f"column {column!r} is empty", where=where)
-    case_id = row[CASE].strip()
+    case_id = row[columns.case].strip()
     try:
         check_header(ORDERING_KEY, case_id)
     except InvalidName as error:
-        raise ConfigError(f"column {CASE!r} cannot be an ordering key: {error}", where=where) from (
-            error
-        )
+        raise ConfigError(
+            f"column {columns.case!r} cannot be an ordering key: {error}", where=where
+        ) from (error)
     try:
-        moment = datetime.fromisoformat(row[TIME].strip().replace("/", "-"))
+        moment = datetime.fromisoformat(row[columns.time].strip().replace("/", "-"))
     except ValueError as error:
         raise ConfigError(
-            f"column {TIME!r} is not a time: {row[TIME][:60]!r}",
+            f"column {columns.time!r} is not a time: {row[columns.time][:60]!r}",
             where=where,
             hint="like 2011-10-11 13:45:40.276+02:00; UTC where no zone is given",
         ) from error
@@ -168,28 +175,28 @@ def _row(where: str, line: int, header: list[str], fields: list[str]) -> LogRow:
     return LogRow(
         line=line,
         case_id=case_id,
-        activity=row[ACTIVITY],
+        activity=row[columns.activity],
         occurred_at=moment if moment.tzinfo else moment.replace(tzinfo=UTC),
         payload=payload,
     )
 
 
-def _header(path: Path, line: str) -> tuple[str, list[str]]:
+def _header(path: Path, line: str, columns: Columns) -> tuple[str, list[str]]:
     found: list[str] = []
     for delimiter in _DELIMITERS:
         names = next(csv.reader([line], delimiter=delimiter), [])
-        if set(COLUMNS) <= set(names):
+        if set(columns) <= set(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ConfigError(f"column {twice[0]!r} stands there twice", where=f"{path}:1")
             return delimiter, names
         found = max(found, names, key=len)
-    missing = [column for column in COLUMNS if column not in found]
+    missing = [column for column in columns if column not in found]
     listed = ", ".join(repr(name[:40]) for name in found[:20]) or "none"
     raise ConfigError(
         f"no column {' and no column '.join(repr(column) for column in missing)}",
         where=f"{path}:1",
-        hint=f"columns found: {listed}",
+        hint=f"name them with --case, --activity and --time; columns found: {listed}",
     )
 
 

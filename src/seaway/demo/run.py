@@ -28,7 +28,7 @@ from seaway.demo import chaos, services
 from seaway.demo.doubles import Doubles
 from seaway.demo.folder import SERVICE, Folder, Plan
 from seaway.demo.letters import Letters
-from seaway.demo.log import survey
+from seaway.demo.log import XES, Columns, survey
 from seaway.demo.reconcile import STREAM_TABLES, Reconciliation, reconcile
 from seaway.demo.scenario import CONTEXT, Change, case_changes, log_changes, transactions
 from seaway.demo.services import SERVICES
@@ -59,6 +59,7 @@ class Options:
     """What ``seaway demo`` was asked for. ``None``: as the folder says, else the default."""
 
     log: Path | None = None
+    columns: Columns = XES
     cases: int | None = None
     seed: int | None = None
     chaos: bool = False
@@ -87,14 +88,16 @@ def decide_plan(options: Options, saved: Plan | None) -> Plan:
     if options.log is not None and options.cases is not None:
         raise ConfigError("a log brings its own cases", hint="give either --log or --cases")
     seed = options.seed if options.seed is not None else saved.seed if saved else 1
-    log = options.log.resolve() if options.log is not None else None
+    if options.log is None and options.columns != XES:
+        raise ConfigError("--case, --activity and --time name the columns of a --log")
+    log, columns = options.log.resolve() if options.log is not None else None, options.columns
     if log is None and options.cases is None and saved is not None and saved.log:
-        log = Path(saved.log)
+        log, columns = Path(saved.log), saved.columns
     if log is not None:
-        found = survey(log)
+        found = survey(log, columns)
         # A small log in small transactions, so that it too has a middle.
         group = max(1, min(ROWS_IN_A_TRANSACTION, found.rows // 40))
-        return Plan(str(log), found.cases, found.rows, seed, group)
+        return Plan(str(log), found.cases, found.rows, seed, group, columns)
     cases = options.cases if options.cases is not None else saved.cases if saved else 1000
     events = sum(len(change.events) for change in case_changes(cases, seed))
     return Plan(None, cases, events, seed, 1)
@@ -105,7 +108,9 @@ def planned(plan: Plan) -> Iterator[tuple[Change, ...]]:
     if plan.log is None:
         return transactions(case_changes(plan.cases, plan.seed), plan.group)
     log = Path(plan.log)
-    return transactions(log_changes(log, survey(log).event_names), plan.group)
+    return transactions(
+        log_changes(log, survey(log, plan.columns).event_names, plan.columns), plan.group
+    )
 
 
 @dataclass(slots=True)

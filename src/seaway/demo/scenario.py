@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from seaway.demo.log import read_log
+from seaway.demo.log import XES, Columns, read_log
 from seaway.events import RawEvent, Registry, event
 from seaway.naming import EventSubject
 
@@ -164,12 +164,14 @@ def repaired(payload: bytes) -> bytes | None:
     return json.dumps(content).encode()
 
 
-def log_changes(path: Path, event_names: Mapping[str, str]) -> Iterator[Change]:
+def log_changes(
+    path: Path, event_names: Mapping[str, str], columns: Columns = XES
+) -> Iterator[Change]:
     """One change a row of the log, in its order; the whole row is the event's payload."""
     subjects = {
         activity: str(EventSubject(CONTEXT, name, 1)) for activity, name in event_names.items()
     }
-    for row in read_log(path):
+    for row in read_log(path, columns):
         raw = RawEvent(subjects[row.activity], row.payload, occurred_at=row.occurred_at)
         yield Change(row.case_id, row.activity, (raw,))
 

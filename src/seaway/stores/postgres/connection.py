@@ -21,6 +21,7 @@ from seaway.forks import Opened
 from seaway.stores.postgres.address import Address
 from seaway.stores.postgres.begins import READING, WRITES, WRITING, Begin
 from seaway.stores.postgres.errors import DRIVER_ERRORS, translating
+from seaway.stores.postgres.passfile import options_of
 
 Handle: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 Row: TypeAlias = "asyncpg.Record"
@@ -104,7 +105,7 @@ class Pool:
     async def open(cls, address: Address, *, size: int, schema: str | None = None) -> Pool:
         """``size``: connections at the most. ``schema``: that of our tables, where statements name
         it. Connects once, to say early what is wrong."""
-        options: dict[str, Any] = {"timeout": CONNECT_SECONDS, **address.options}
+        options: dict[str, Any] = {"timeout": CONNECT_SECONDS, **options_of(address)}
         with translating(address.shown):
             driver = await asyncpg.create_pool(
                 # Not one that the driver would keep up by itself: while the server is away, that
@@ -324,4 +325,4 @@ async def _keep_as_it_is(connection: object) -> None:
 
 def listening_options(address: Address) -> dict[str, Any]:
     """For a connection outside the pool, which is to listen."""
-    return {"timeout": CONNECT_SECONDS, **address.options, "statement_cache_size": 0}
+    return {"timeout": CONNECT_SECONDS, **options_of(address), "statement_cache_size": 0}
