@@ -64,9 +64,10 @@ class ScriptedBroker:
         return {"config": {"subjects": subjects, "duplicate_window": nanoseconds}}
 
     async def read(
-        self, stream: str, *, from_time: datetime, headers_only: bool
+        self, stream: str, *, from_time: datetime, headers_only: bool, reader: str
     ) -> AsyncIterator[StoredMessage]:
         assert headers_only
+        assert reader == "relay"
         self.reads += 1
         for number, message in enumerate(self.stored.get(stream, ()), start=1):
             yield StoredMessage(message, stream, number, from_time)
