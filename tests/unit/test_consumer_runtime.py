@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ from consuming import (
 )
 from seaway.chain import current_chain
 from seaway.consumer import Consumer, Delivery, recovery
-from seaway.contracts import Message
+from seaway.contracts import Message, StoredMessage
 from seaway.errors import AlreadyProcessed, ConfigError, NotFound, Poison, Retry, StoreUnavailable
 from seaway.events import RawEvent, event
 from seaway.naming import Durable
@@ -492,6 +492,26 @@ async def test_grace_ends_and_the_transaction_is_rolled_back(bench: Bench) -> No
     await bench.finish()
     assert bench.store.effects == {}
     assert bench.events.naks == [(1, timedelta(0))]
+
+
+async def test_a_stop_ends_also_where_the_server_answers_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.events.publish(message("e1"))
+    async with MemoryBroker.subscribe(bench.broker, EVENTS, DURABLE) as dead:
+        await dead.next(1, timeout=SOON)
+        asked = asyncio.Event()
+
+        async def read(stream: str, **_: object) -> AsyncGenerator[StoredMessage]:
+            asked.set()
+            await asyncio.Event().wait()
+            yield  # type: ignore[misc]
+
+        monkeypatch.setattr(bench.broker.watched_admin, "read", read)
+        bench.start(consumer(note, grace=timedelta(milliseconds=20)))
+        await asked.wait()
+        async with asyncio.timeout(5):
+            await bench.finish()
 
 
 async def test_cancelling_rolls_back_and_does_not_wait(bench: Bench) -> None:

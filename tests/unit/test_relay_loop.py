@@ -72,6 +72,7 @@ class ScriptedBroker:
         headers_only: bool = False,
         reader: str = "",
     ) -> AsyncIterator[StoredMessage]:
+        assert reader == "relay"
         self.reads += headers_only
         self.looks += not headers_only
         for number, message in enumerate(self.stored.get(stream, ()), start=1):

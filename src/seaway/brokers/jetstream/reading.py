@@ -24,6 +24,7 @@ from datetime import datetime
 from seaway import headers as h
 from seaway import logs
 from seaway.brokers.jetstream.api import (
+    CONSUMER_CREATE_FAILED,
     CONSUMER_EXISTS,
     CONSUMER_NAME_IN_USE,
     CONSUMER_NOT_FOUND,
@@ -50,6 +51,9 @@ _TAKEN_SECONDS = 15.0
 _INACTIVE_NANOSECONDS = 5 * 10**9
 """After which the server itself drops a reader whose process is gone."""
 _NEVER_NANOSECONDS = 3600 * 10**9
+_TAKEN = frozenset({CONSUMER_EXISTS, CONSUMER_NAME_IN_USE, CONSUMER_CREATE_FAILED})
+"""The last is what nats-server 2.9 says, which takes every creation for an update; all say it of
+other failures too."""
 _PATIENCE_SECONDS = 15.0
 """How long no page may bring anything until the caller is told."""
 _POLL_SECONDS = 0.02
@@ -175,16 +179,20 @@ class Reader:
             config["filter_subjects"] = list(filter_subjects)
         body = {"stream_name": self._stream, "config": config, "action": "create"}
         loop = asyncio.get_running_loop()
-        since = loop.time()
+        since, deleted = loop.time(), False
         while True:
             try:
                 return await self._api.call(f"CONSUMER.CREATE.{self._stream}.{self._name}", body)
             except ApiError as error:
                 if error.err_code == STREAM_NOT_FOUND:
                     raise NotFound(f"there is no stream {self._stream}") from error
-                if error.err_code not in (CONSUMER_EXISTS, CONSUMER_NAME_IN_USE):
+                if error.err_code not in _TAKEN:
                     raise
+                refusal = error
             if loop.time() - since > _TAKEN_SECONDS:
+                if refusal.err_code == CONSUMER_CREATE_FAILED and deleted:
+                    raise refusal
+                deleted = True
                 logger.warning("%s on %s was left behind", self._name, self._stream)
                 await self._delete()
                 since = loop.time()
