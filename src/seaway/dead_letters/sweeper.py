@@ -163,9 +163,11 @@ class Sweeper:
                 await self.sweep_unreported()
                 attempt, said = 0, False
                 async with self._broker.subscribe(ADVISORY_STREAM, SWEEPER_DURABLE) as source:
+                    self._telemetry.going_on("sweeper", ADVISORY_STREAM)
                     await self._sweep(source, stop)
             except (TransientError, NotFound, ApiError) as error:
                 attempt += 1
+                self._telemetry.waiting("sweeper", ADVISORY_STREAM, str(error))
                 if not said:
                     logger.warning("the sweeper waits: %s", error)
                     said = True
