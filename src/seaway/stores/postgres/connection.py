@@ -30,6 +30,7 @@ CONNECT_SECONDS = 10.0
 _STATEMENTS = 256
 _SPARE_SECONDS = 1.0
 _BEGUN_SECONDS = 0.005
+_LOST_WHILE_IDLE = 5
 _DRIVERS_BEGIN = "BEGIN;"
 
 
@@ -156,10 +157,30 @@ class Pool:
     @asynccontextmanager
     async def untranslated(self, begin: Begin = WRITING) -> AsyncIterator[Handle]:
         """The same, where the caller knows better what the driver's errors mean."""
-        async with self.connection() as connection:
-            await self.start(connection, begin)
+        connection = await self._started(begin)
+        try:
             yield connection
             await statement_to_its_end(connection.execute("COMMIT"))
+        finally:
+            await self.give_back(connection)
+
+    async def _started(self, begin: Begin) -> Handle:
+        """A connection on which a transaction has begun. One that was ended while it was idle
+        (``idle_session_timeout``, a restart) may be known by its first statement only."""
+        for _ in range(_LOST_WHILE_IDLE):
+            connection = await self.take()
+            try:
+                await self.start(connection, begin)
+                return connection
+            except DRIVER_ERRORS:
+                gone = lost(connection)
+                await self.put_away(connection)
+                if not gone:
+                    raise
+            except BaseException:
+                await self.put_away(connection)
+                raise
+        raise StoreUnavailable(f"{self.shown}: sessions are ended as soon as they are idle")
 
     async def start(self, connection: Handle, begin: Begin) -> None:
         """Begin a transaction on ``connection``; one round trip."""
