@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import secrets
 import socket
@@ -18,11 +17,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from seaway import logs
 from seaway.contracts import SILENT, Notice, ProcessStore
 from seaway.errors import TransientError
 from seaway.telemetry import Telemetry
 
-logger = logging.getLogger("seaway")
+logger = logs.logger("seaway")
 
 LOOK = timedelta(seconds=2)
 """How often to see whether anything waits that did not before, or goes on."""

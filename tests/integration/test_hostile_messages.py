@@ -32,7 +32,7 @@ from seaway.stores import open_store
 from seaway.telemetry import Telemetry
 from seaway.testing.databases import Databases
 from seaway.testing.drills.foreign import Publication, block, foreign_client
-from seaway.testing.drills.forgeries import Forger, Names
+from seaway.testing.drills.forgeries import BLOCKS, Forger, Names
 
 pytestmark = pytest.mark.server
 
@@ -381,6 +381,23 @@ async def test_a_forged_advisory_makes_no_letter_of_what_is_not_given_up(
         await until(swept)
     assert not await place.letters()
     await store.close()
+
+
+async def test_a_stream_is_read_past_blocks_that_are_none(
+    broker: JetStreamBroker, store: Store, context_name: str, nats_server: NatsServer
+) -> None:
+    place = Place(broker, store, context_name, nats_server.url)
+    await place.open()
+    for one in BLOCKS:
+        await place.send(
+            Publication(place.subject, b"", one), Publication(place.subject, GOOD, one)
+        )
+    await place.event({h.MSG_ID: b"last"})
+    for headers_only in (True, False):
+        found = broker.admin.read(place.stream, headers_only=headers_only)
+        async with asyncio.timeout(10):
+            seqs = [one.stream_seq async for one in found]
+        assert seqs == list(range(1, 2 * len(BLOCKS) + 2))
 
 
 @pytest.mark.parametrize("seed", range(3))

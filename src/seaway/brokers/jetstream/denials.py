@@ -9,15 +9,15 @@ shows that it was granted; whoever watches hears of each denial at once. Must no
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
+from seaway import logs
 from seaway.errors import NotPermitted
 from seaway.telemetry import Telemetry
 
-logger = logging.getLogger("seaway.nats")
+logger = logs.logger("seaway.nats")
 
 Verb: TypeAlias = Literal["publish", "subscribe"]
 Watcher: TypeAlias = Callable[[NotPermitted], None]

@@ -16,13 +16,13 @@ for under it, and cannot tell. What is pushed goes to him alone who created the 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from seaway import headers as h
+from seaway import logs
 from seaway.brokers.jetstream.api import (
     CONSUMER_EXISTS,
     CONSUMER_NAME_IN_USE,
@@ -37,7 +37,7 @@ from seaway.contracts import JSON, StoredMessage
 from seaway.errors import ApiError, BrokerUnavailable, NotFound, NotPermitted
 from seaway.naming import reader_name
 
-logger = logging.getLogger("seaway.nats")
+logger = logs.logger("seaway.nats")
 
 _FIRST_PAGE, _LARGEST_PAGE = 50, 1000
 _PAGE_BYTES = 8 * 1024 * 1024
