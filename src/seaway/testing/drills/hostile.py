@@ -52,6 +52,7 @@ _OTHER_STREAMS = (events_stream(OTHER), dlq_stream(OTHER), redrive_stream(OTHER)
 _NAMES = Names(CONTEXT, SUBJECT, STREAM, DURABLES, OTHER, _OTHER_STREAMS[0], TELLER)
 
 _LOOK = 0.1
+_IDLE = 5
 _AT_A_TIME = 50
 _WRITERS = 2
 _SAMPLE = 3
@@ -294,11 +295,13 @@ async def _attack(plan: Plan, forger: Forger, url: str, said: Callable[[str], No
 async def _at_rest(plan: Plan, stage: _Stage) -> int:
     """Return once nothing waits any more: 0; or how much does, where nothing moves any more."""
     loop = asyncio.get_running_loop()
-    seen, since = None, loop.time()
-    while waiting := await _waiting(stage):
+    seen, since, idle = None, loop.time(), 0
+    while idle < _IDLE:  # Between the outbox and the stream, say, an event is in neither figure.
+        waiting = await _waiting(stage)
+        idle = 0 if waiting else idle + 1
         if waiting != seen:
             seen, since = waiting, loop.time()
-        if loop.time() - since > plan.quiet.total_seconds():
+        if waiting and loop.time() - since > plan.quiet.total_seconds():
             return sum(waiting.values())
         await asyncio.sleep(_LOOK)
     return 0
