@@ -16,7 +16,7 @@ LACKED := $(shell PATH="$$PATH:/usr/sbin"; for tool in $(TOOLS); do command -v $
 MARKS  := $(if $(LACKED),-m 'not ($(shell echo $(LACKED) | sed 's/ / or /g'))')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test drills test-sqlalchemy20 check lint types imports bench lock dist clean
+.PHONY: help install demo test drills test-sqlalchemy20 matrix check lint types imports bench lock dist clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -51,6 +51,9 @@ test-sqlalchemy20: ## Run the tests of SQLAlchemy's handles on SQLAlchemy 2.0
 		tests/conformance/test_inbox_conformance.py tests/integration/test_inbox_faults.py \
 		-k 'Alchemy or alchemy or alembic' $(ARGS)
 
+matrix: $(STAMP) ## Run what speaks to a nats-server on all of 2.9 to 2.15 (ARGS="2.10.26" for one)
+	$(BIN)/python tests/matrix.py $(ARGS)
+
 lint: $(STAMP) ## Style and formatting
 	$(BIN)/ruff check src tests examples bench
 	$(BIN)/ruff format --check src tests examples bench
@@ -83,6 +86,6 @@ dist: $(STAMP) ## Build wheel and sdist
 	$(BIN)/python -m hatchling build
 
 clean: ## Remove everything that make made
-	rm -rf $(VENV) .venv-sqlalchemy20 $(PEERS) $(LOCKER) dist build
+.PHONY: help install demo test drills test-sqlalchemy20 matrix check lint types imports bench lock dist clean
 	rm -rf .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -157,6 +157,7 @@ async def test_the_queue_tells_which_messages_have_letters(shop: Shop) -> None:
     assert await lettered(shop.failing, messages) == set()
 
 
+@pytest.mark.since("2.12", "atomic batches")
 async def test_messages_of_an_atomic_batch_can_be_buried(shop: Shop) -> None:
     letters = await shop.bury(count=3)
     events = [stored async for stored in shop.broker.admin.read(shop.stream)]

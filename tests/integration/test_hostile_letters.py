@@ -7,6 +7,7 @@ listed, shown and discarded; a letter that names what is not its context's own c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
 
@@ -268,6 +269,9 @@ async def test_a_forged_message_id_swallows_no_letter(stage: Stage) -> None:
         b"sea.event",
         b"sea.event.\x00",
         b"sea.event.\x1b[2J",
+        b"sea.event.a\x0bb",
+        b"sea.event.a\x0c.b",
+        b"sea.event.\xff",
         b"Legacy.Order",
     ],
 )
@@ -404,7 +408,7 @@ def shared(nats_server: NatsServer) -> Iterator[tuple[asyncio.Runner, Stage]]:
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(subject=SUBJECT, headers=HEADERS, size=SIZE, error=ERRORS, redriven=st.booleans())
 def test_whatever_a_stream_takes_has_a_letter(
@@ -458,3 +462,76 @@ async def _buried_shown_and_discarded(
     assert await stage.letters.list() == []
     await stage.admin.delete_message(stream, at)
     assert await stage.held("SEA_REDRIVE") == await stage.held("SEA_EVENTS") == 0
+
+
+SAID = st.fixed_dictionaries(
+    {},
+    optional={
+        "X_Event_Id": st.one_of(VALUE, st.sampled_from([b"honest", b"forged", b"SEA_EVENTS:1"])),
+        "X_Dlq_Stream": st.one_of(
+            VALUE, st.sampled_from([b"BANK_EVENTS", b"SEA_REDRIVE", b"SEA_DLQ", b"*", b">"])
+        ),
+        "X_Dlq_Stream_Sequence": st.one_of(
+            VALUE, st.sampled_from([b"0", b"1", b"2", b"-1", b"9" * 19, b"1" * 40])
+        ),
+        "X_Dlq_Consumer": st.one_of(
+            VALUE, st.sampled_from([b"ledger__from_bank", b"a__b", b"*", b"a__b.sea.event.x"])
+        ),
+        "X_Dlq_Deliveries": VALUE,
+        "X_Dlq_Reason": st.one_of(VALUE, st.just(b"parked")),
+        "X_Dlq_Failed_At": st.one_of(VALUE, st.just(b"9999-12-31T23:59:59-23:59")),
+        "X_Dlq_Payload": st.one_of(VALUE, st.just(b"by-reference")),
+        "X_Dlq_Headers": st.one_of(VALUE, st.sampled_from([b"by-reference", b"left-out"])),
+        "X_Dlq_Subject": st.one_of(
+            VALUE, st.sampled_from([b"bank.event.paid.v1", EVENT, b"$JS.API.INFO"])
+        ),
+        "X_Dlq_Error_Stack": VALUE,
+        "Nats_Rollup_": VALUE,
+    },
+)
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    subject=st.one_of(SUBJECT.map(lambda one: b"sea.event." + one), SUBJECT, st.just(EVENT)),
+    said=SAID,
+    to_all=st.booleans(),
+)
+def test_whatever_lies_in_a_queue_reaches_nothing_outside_its_context(
+    shared: tuple[asyncio.Runner, Stage], subject: bytes, said: dict[str, bytes], to_all: bool
+) -> None:
+    runner, stage = shared
+    assume(sum(map(len, said.values())) < 60_000)
+    assume(all(b"\r" not in value and b"\n" not in value for value in said.values()))
+    runner.run(_forged_and_redriven(stage, subject, said, to_all))
+
+
+async def _forged_and_redriven(
+    stage: Stage, subject: bytes, said: dict[str, bytes], to_all: bool
+) -> None:
+    await stage.empty()
+    for own in (b"sea.event.case_created.v1", b"bank.event.paid.v1"):
+        stage.stranger.put(own, b"private", [(b"X-Event-Id", b"honest")])
+    bank = [await stage.held(name) for name in STREAMS[3:]]
+    letter = await stage.forge(subject, **said)
+    assert [one.id for one in await stage.letters.list(payloads=False)] == [letter.id]
+    assert letter.problem.isprintable()
+    with contextlib.suppress(ConfigError, NotFound):
+        event = await stage.letters.event(letter)
+        assert event.payload in (b"{}", b"private")
+        assert event.payload == b"{}" or letter.has_place
+    with contextlib.suppress(ConfigError, NotFound):
+        await stage.letters.redrive(letter, to="all" if to_all else "consumer")
+        assert not letter.problem
+        name = "SEA_EVENTS" if to_all else "SEA_REDRIVE"
+        *_, sent = [one async for one in stage.admin.read(name)]
+        assert sent.event_subject == letter.subject
+        assert sent.event_subject.startswith("sea.event.")
+        assert (sent.event_id, sent.redriven) == (letter.event_id, not to_all)
+        assert not [one for one in sent.message.headers if one.lower().startswith("x-dlq-")]
+    assert [await stage.held(name) for name in STREAMS[3:]] == bank
+    for one in await stage.letters.list():
+        assert await stage.letters.discard(one)
+    assert await stage.held("SEA_DLQ") == 0

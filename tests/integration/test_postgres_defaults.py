@@ -162,6 +162,20 @@ async def test_tables_are_made_and_looked_at(
         await store.close()
 
 
+async def test_a_listener_outlives_its_idleness(database: Database) -> None:
+    set_defaults(database, {"idle_session_timeout": "50"})
+    async with await PostgresStore.open(database.url, listen=True) as store:
+        await claim_all(store)
+        await store.wait(timedelta())
+        assert store._listener is not None
+        async with asyncio.timeout(10):
+            while not store._listener.listening:
+                await asyncio.sleep(0.01)  # polling until the deadline above
+        for _ in range(30):
+            await asyncio.sleep(0.01)  # six times as long, in which it would be gone
+            assert store._listener.listening
+
+
 # ------------------------------------------------------------------ the search path
 
 SHADOWS = """

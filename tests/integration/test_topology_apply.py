@@ -93,13 +93,16 @@ async def test_apply_makes_the_plan_empty_and_again_does_nothing(
     config = await config_of(broker.admin, file.stream)
     assert config["max_age"] == 7 * 24 * 3600 * 10**9
     assert config["max_bytes"] == 10 * 1024**3
-    assert config["allow_atomic"] is True
+    assert config.get("allow_atomic", False) is (
+        (await broker.admin.server_info()).release >= (2, 12)
+    )
     info = await broker.admin.consumer(file.stream, file.durable)
     assert info is not None
     assert info["config"]["ack_wait"] == 120 * 10**9
     assert (info["config"]["max_deliver"], info["config"]["max_ack_pending"]) == (20, 50)
 
 
+@pytest.mark.since("2.11", "times to live of messages")
 async def test_changes_in_place_keep_messages_positions_and_foreign_fields(
     broker: JetStreamBroker, file: File
 ) -> None:
@@ -152,6 +155,7 @@ async def test_what_was_set_by_hand_is_put_right(broker: JetStreamBroker, file: 
     assert {one.field for one in change.differences} >= set(by_hand)
 
 
+@pytest.mark.since("2.10", "a place for the position of a durable that is replaced")
 async def test_a_new_consumer_continues_where_the_old_one_was(
     broker: JetStreamBroker, file: File
 ) -> None:
@@ -188,6 +192,7 @@ class Crashing:
         return change
 
 
+@pytest.mark.since("2.10", "a place for the position of a durable that is replaced")
 @pytest.mark.parametrize("after", range(7))
 async def test_a_crash_between_any_two_steps_is_completed_by_the_next_apply(
     broker: JetStreamBroker, file: File, after: int
@@ -209,7 +214,15 @@ async def test_a_crash_between_any_two_steps_is_completed_by_the_next_apply(
 
 @pytest.mark.parametrize(
     "stream",
-    [{"max_bytes": "1KB"}, {"max_msgs": 5}, {"max_msgs_per_subject": 5}, {"storage": "memory"}],
+    [
+        {"max_bytes": "1KB"},
+        {"max_msgs": 5},
+        pytest.param(
+            {"max_msgs_per_subject": 5},
+            marks=pytest.mark.since("2.12", "a lower max_msgs_per_subject for what is stored"),
+        ),
+        {"storage": "memory"},
+    ],
 )
 async def test_no_data_is_lost_without_permission(
     broker: JetStreamBroker, file: File, stream: JSON
@@ -239,6 +252,7 @@ async def test_no_data_is_lost_without_permission(
     assert await admin.consumer(file.stream, file.durable) is not None
 
 
+@pytest.mark.since("2.11", "exclusive durables")
 async def test_an_export_loads_back_to_an_empty_plan(
     nats_server_own: NatsServer, file: File
 ) -> None:
@@ -257,6 +271,7 @@ async def test_an_export_loads_back_to_an_empty_plan(
         await broker.close()
 
 
+@pytest.mark.since("2.11", "exclusive durables")
 async def test_exclusive_is_changed_in_place_and_back(broker: JetStreamBroker, file: File) -> None:
     admin = broker.admin
     await applied(file.topology(), admin)
@@ -308,6 +323,7 @@ class Forgetful:
         return await self._admin.create_stream(kept)
 
 
+@pytest.mark.since("2.12", "atomic batches")
 async def test_what_the_server_did_not_keep_is_an_error(
     broker: JetStreamBroker, file: File
 ) -> None:

@@ -70,6 +70,7 @@ class ScriptedBroker:
         from_seq: int = 1,
         from_time: datetime | None = None,
         headers_only: bool = False,
+        reader: str = "",
     ) -> AsyncIterator[StoredMessage]:
         self.reads += headers_only
         self.looks += not headers_only

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any
 
 from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.pace import HORIZON
@@ -30,6 +31,14 @@ from seaway.consumer.run import Run, by_source
 from seaway.consumer.settling import Settler
 from seaway.consumer.transacting import Transactor
 from seaway.consumer.working import Workers
+
+_LEAVING_SECONDS = 1.0
+"""How long a subscription has to be left, also where the grace is over by then."""
+
+
+def _cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
 
 
 class Runtime:
@@ -60,7 +69,13 @@ class Runtime:
             async with asyncio.TaskGroup() as tasks:
                 settler = Settler(run, tasks.create_task)
                 workers = Workers(run, Transactor(run, self._handlers), settler)
-                puller = Puller(run, settler, tasks.create_task)
+                pulling: set[asyncio.Task[None]] = set()
+
+                def pull(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+                    pulling.add(task := tasks.create_task(work))
+                    return task
+
+                puller = Puller(run, settler, pull)
                 watching = tasks.create_task(run.deadlines.watch())
                 tasks.create_task(_heartbeat(run), name=f"{self._durable} heartbeat")
                 working = [
@@ -68,13 +83,20 @@ class Runtime:
                     for number in range(self._options.workers)
                 ]
                 for stream in self._streams:
-                    tasks.create_task(puller.pull(stream), name=f"{self._durable} {stream}")
+                    pull(puller.pull(stream))
                 await stop.wait()
+                ends = run.now() + self._options.grace.total_seconds()
                 run.hurry()
                 await _drain(run, puller, settler, working)
                 await settler.confirmed()
                 watching.cancel()
                 run.drained.set()
+                # Whoever still asks a server that does not answer has nothing to lose.
+                late = asyncio.get_running_loop().call_later(
+                    max(_LEAVING_SECONDS, ends - run.now()), _cancel_all, pulling
+                )
+                await asyncio.wait(pulling)
+                late.cancel()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
 

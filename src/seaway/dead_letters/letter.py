@@ -8,7 +8,6 @@ and nothing is done with it but to show and to discard it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from seaway.naming import (
     Durable,
     events_stream,
     is_event_of,
+    is_name,
     redrive_stream,
     stream_context,
 )
@@ -34,7 +34,6 @@ SUBJECT = f"{h.DLQ_PREFIX}Subject"
 """The event's own subject, where the letter's could not hold it."""
 BY_REFERENCE = "by-reference"
 LEFT_OUT = "left-out"
-_NAME_CHARACTERS = 255
 
 _CONTROL = re.compile(r"nats-", re.IGNORECASE)
 """Headers of JetStream's own: an id, an expectation, a batch, a TTL or a schedule belongs to the
@@ -139,16 +138,6 @@ class Letter:
         }
 
 
-def identity(found: StoredMessage) -> str:
-    """The event's id as its letter has it."""
-    with contextlib.suppress(InvalidName):
-        h.check_header(h.EVENT_ID, found.event_id)
-        if len(found.event_id) <= h.TEXT_BYTES:
-            return found.event_id
-    # An id that no header can carry could never be redriven under its own name.
-    return f"{found.stream}:{found.stream_seq}"
-
-
 def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
     """The letter in a stored message. Never fails, or one foreign message would hide all others.
 
@@ -187,7 +176,7 @@ def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
         problems.append(f"{h.DLQ_REASON} {reason[:_TOLD]!r} is none of {', '.join(_REASONS)}")
     if not is_event_of(context, subject):
         problems.append(f"{subject[:_TOLD]!r} is not the subject of an event of {context}")
-    if identity(stored) != headers.get(h.EVENT_ID):
+    if stored.event_id != headers.get(h.EVENT_ID):
         problems.append(f"its {h.EVENT_ID} cannot be an event's")
     return Letter(
         stored=stored,
@@ -257,7 +246,7 @@ def _is_durable(name: str) -> bool:
         Durable.parse(name)
     except InvalidName:
         return False
-    return len(name) <= _NAME_CHARACTERS
+    return is_name(name)
 
 
 def _unescape(text: str) -> str:

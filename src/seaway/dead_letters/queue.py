@@ -288,10 +288,12 @@ class DeadLetters:
         """
         if not letter.has_place:
             raise _only_shown(letter)
+        if letter.stream == redrive_stream(stream_context(letter.stored.stream)):
+            return None  # Which drops what is acknowledged, so that no letter refers there.
         found = await self._broker.admin.get(letter.stream, letter.stream_seq)
         if found is None:
             return None
-        if (form.identity(found), found.event_subject) == (letter.event_id, letter.subject):
+        if (found.event_id, found.event_subject) == (letter.event_id, letter.subject):
             return found
         if found.stored_at > letter.stored.stored_at:
             # The stream was made anew, or put back: its places have been given a second time.

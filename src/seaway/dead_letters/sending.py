@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from seaway import headers as h
 from seaway.contracts import DENIED, Broker, Message, PublishOutcome, Refused, Stored
-from seaway.errors import ApiError, BrokerUnavailable, NotPermitted
+from seaway.errors import BrokerUnavailable, NotPermitted, SeawayError
 
 _TIMEOUT = timedelta(seconds=5)
 _TOO_LARGE = 10054
@@ -32,8 +32,8 @@ class Sender:
         # Its id can be foreseen: what somebody else stored under it must not stand for it.
         try:
             found = await self._broker.admin.get(stream, outcome.stream_seq)
-        except (BrokerUnavailable, ApiError):
-            return outcome
+        except SeawayError:
+            return outcome  # It cannot be told, and hardly ever is another one.
         if found is None or _is_same(found.message, message):
             return outcome
         again = f"{message.headers[h.MSG_ID]}:{uuid.uuid4().hex}"

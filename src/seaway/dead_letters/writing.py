@@ -32,7 +32,6 @@ from seaway.dead_letters.letter import (
     PAYLOAD,
     SUBJECT,
     carried,
-    identity,
 )
 from seaway.errors import InvalidName
 from seaway.naming import MAX_WIRE_SUBJECT_BYTES, dlq_stream, stream_context
@@ -99,7 +98,7 @@ def write(
     """
     _, subject = queue_of(incoming)
     own = {
-        h.EVENT_ID: identity(incoming),
+        h.EVENT_ID: incoming.event_id,
         h.DLQ_CONSUMER: incoming.consumer,
         h.DLQ_STREAM: incoming.stream,
         h.DLQ_STREAM_SEQUENCE: str(incoming.stream_seq),
@@ -113,15 +112,15 @@ def write(
     payload, event = incoming.message.payload, carried(incoming.message.headers)
     if kept:
         spare = 0 if error is None else ERROR_ROOM_BYTES
-        headers = _with_event(own, event, incoming.key, payload, room, spare, BY_REFERENCE)
+        headers = _with_event(own, event, payload, room, spare, BY_REFERENCE)
         lacks = _lacking(headers, event)
         if payload and (lacks or _left(headers, payload, room) < 0):
             bare = {**own, PAYLOAD: BY_REFERENCE}
-            bare = _with_event(bare, event, incoming.key, b"", room, spare, BY_REFERENCE)
+            bare = _with_event(bare, event, b"", room, spare, BY_REFERENCE)
             if _left(headers, payload, room) < 0 or _lacking(bare, event) < lacks:
                 headers, payload = bare, b""
     else:
-        headers = _with_event(own, event, incoming.key, payload, room, 0, LEFT_OUT)
+        headers = _with_event(own, event, payload, room, 0, LEFT_OUT)
         if _left(headers, payload, room) < 0:
             headers = _filled({}, own.items(), _left({}, payload, room))
     if error is not None:
@@ -132,7 +131,7 @@ def write(
 def letter_id(incoming: Incoming) -> str:
     """The message id of the letter: the same whoever writes it, and how often."""
     place = f"{incoming.stream}:{incoming.stream_seq}"
-    return f"dlq:{incoming.consumer}:{place}:{identity(incoming)}"
+    return f"dlq:{incoming.consumer}:{place}:{incoming.event_id}"
 
 
 def size_of(message: Message) -> int:
@@ -166,7 +165,6 @@ def _left(headers: Mapping[str, str], payload: bytes, room: int | None, spare: i
 def _with_event(
     own: Mapping[str, str],
     event: Mapping[str, str],
-    key: str,
     payload: bytes,
     room: int | None,
     spare: int,
@@ -177,9 +175,6 @@ def _with_event(
     if _left(whole, payload, room, spare) >= 0:
         return whole
     first = {name: event[name] for name in _METADATA if name in event}
-    if h.ORDERING_KEY in first:
-        # One that is not usable goes by what it is taken for, which is short.
-        first[h.ORDERING_KEY] = key
     rest = (pair for pair in event.items() if pair[0] not in first and pair[0] not in own)
     headers = {**own, HEADERS: mark}
     return _filled(headers, (*first.items(), *rest), _left(headers, payload, room, spare))

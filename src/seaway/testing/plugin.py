@@ -6,7 +6,9 @@ cannot be started fails the run; nothing is skipped.
 
 from __future__ import annotations
 
+import subprocess
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -23,6 +25,46 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="ServerProcess")
 
 pytest.register_assert_rewrite("seaway.testing.conformance")
+
+
+_LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests may say which nats-server they need; an older one is not asked for what it lacks."""
+    config.addinivalue_line("markers", "since(release, what): needs that nats-server for it")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what the server of this run is too old for; the summary says so."""
+    marked = [(item, mark) for item in items for mark in item.iter_markers("since")]
+    if not marked:
+        return
+    release = _release()
+    left_out = {item: mark.args[1] for item, mark in marked if _numbers(mark.args[0]) > release}
+    if left_out:
+        config.stash[_LEFT_OUT] = Counter(left_out.values())
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A line for each thing that the server lacks."""
+    for what, count in terminalreporter.config.stash.get(_LEFT_OUT, Counter()).items():
+        terminalreporter.write_line(f"left out, since this nats-server lacks {what}: {count}")
+
+
+def _release() -> tuple[int, ...]:
+    from seaway.embedded.nats_server import find_binary
+
+    command = [str(find_binary()), "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return _numbers(said.rpartition("v")[2].strip())
+
+
+def _numbers(release: str) -> tuple[int, ...]:
+    """``(2, 15)`` of ``2.15.1``."""
+    return tuple(int(part) for part in release.split(".")[:2])
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from seaway import naming
 from seaway.config import format_duration, format_size, from_nanoseconds
-from seaway.topology.servers import known_to
+from seaway.topology.servers import keeps_positions, known_to
 from seaway.topology.shape import JSON, ConsumerKey, Topology, absent
 
 Kind: TypeAlias = Literal["in_place", "create", "recreate_consumer", "loses_data", "unmanaged"]
@@ -161,7 +161,9 @@ def plan(desired: Topology, actual: ServerState) -> Plan:
             new = positioned(config, int(start)) if start and start.isdigit() else config
             note = f"continues at sequence {start}" if start else ""
             consumers.append(_creation(new, stream, durable, note))
-        elif change := _consumer_change(config, info, owner, stream, durable):
+        elif change := _consumer_change(
+            config, info, owner, stream, durable, release=actual.release
+        ):
             consumers.append(change)
     return Plan(
         (*streams, *consumers), tuple(_unmanaged(desired, actual)), dict(desired.replicas_of)
@@ -245,11 +247,11 @@ def _time(text: str) -> datetime:
 
 
 def _consumer_change(
-    wanted: JSON, info: JSON, owner: JSON, stream: str, durable: str
+    wanted: JSON, info: JSON, owner: JSON, stream: str, durable: str, *, release: tuple[int, ...]
 ) -> Change | None:
     kept = info["config"]
     found = tuple(
-        _consumer_cost(name, old, new, owner)
+        _consumer_cost(name, old, new, owner, release)
         for name, old, new in differences(wanted, kept, subjects=owner.get("subjects", ()))
     )
     if not found:
@@ -265,11 +267,19 @@ def _without(config: JSON, names: Iterable[str]) -> JSON:
     return {name: value for name, value in config.items() if name not in names}
 
 
-def _consumer_cost(name: str, kept: Any, wanted: Any, owner: JSON) -> Difference:
+def _consumer_cost(
+    name: str, kept: Any, wanted: Any, owner: JSON, release: tuple[int, ...]
+) -> Difference:
     if name not in _NEW_CONSUMER:
         return Difference(name, kept, wanted)
     if owner.get("retention") == "interest":
         reason = f"{name} needs a new consumer; the stream drops what waits for the old one"
+        return Difference(name, kept, wanted, "loses_data", reason, replaces=True)
+    if owner.get("retention") == "limits" and not keeps_positions(release):
+        reason = (
+            f"{name} needs a new consumer; should this end half way, it begins anew: "
+            "nats-server before 2.10 keeps no position meanwhile"
+        )
         return Difference(name, kept, wanted, "loses_data", reason, replaces=True)
     reason = f"{name} needs a new consumer, which continues where the old one was"
     return Difference(name, kept, wanted, "recreate_consumer", reason, replaces=True)

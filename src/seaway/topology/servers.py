@@ -60,6 +60,11 @@ def _known(release: tuple[int, ...], config: JSON, title: str) -> JSON:
     return known
 
 
+def keeps_positions(release: tuple[int, ...]) -> bool:
+    """Whether a stream has metadata, where a durable's position is kept while it is replaced."""
+    return not release or release >= (2, 10)
+
+
 def since(name: str) -> str:
     """What to add to the word of a field that older servers do not have; empty for others."""
     return f" (needs nats-server {_text(SINCE[name])} or later)" if name in SINCE else ""

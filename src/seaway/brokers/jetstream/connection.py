@@ -105,13 +105,14 @@ class _SturdyClient(Client):
             return None
 
     async def _process_err(self, err_msg: str) -> None:
-        text = str(err_msg).lower()
-        if self.is_connected and "permissions" not in text and "stale" not in text:
-            error = nats.errors.Error(f"nats: {err_msg}")
+        text = str(err_msg).strip("'")
+        if self.is_connected and "stale" not in text.lower():
+            error = nats.errors.Error(f"nats: {text}")
             await self._error_cb(error)
-            await self._process_op_err(error)
+            if "permissions violation" not in text.lower():
+                await self._process_op_err(error)
             return
-        await super()._process_err(err_msg)
+        await super()._process_err(str(err_msg).lower())
 
 
 class _Reader(Parser):
@@ -154,6 +155,9 @@ class _Reader(Parser):
                     await self._client._error_cb(error)  # Raised, it would end the read loop.
             elif found.sid:
                 await self._client._process_msg(*found[1:4], found.data, found.block)
+            elif found.data.startswith(b"-ERR"):
+                # The client's own reading makes subjects lower case.
+                await self._client._process_err(found.data[4:].decode("utf-8", "replace").strip())
             else:
                 await super().parse(found.data)
             if self._resets != resets:
@@ -306,6 +310,8 @@ class Connection:
         self.opened.check()
         if not self.client.is_connected:
             raise self.away()
+        if (deaf := self.denials.deaf) is not None:
+            raise deaf
         limit = (timeout or self.request_timeout).total_seconds()
         denied: asyncio.Future[NotPermitted] = asyncio.get_running_loop().create_future()
 

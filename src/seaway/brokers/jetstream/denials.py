@@ -48,7 +48,7 @@ def right_to(subject: str, *, inbox: str) -> str:
         return ".".join((*tokens[:kept], ">"))
     if subject.startswith("$") or len(tokens) == 1:
         return subject
-    kept = {"event": 2, "dlq": 4, "redrive": 3}.get(tokens[1], 1)
+    kept = {"event": 2, "dlq": 2, "redrive": 3}.get(tokens[1], 1)
     return ".".join((*tokens[: min(kept, len(tokens) - 1)], ">"))
 
 
@@ -66,6 +66,14 @@ class Denials:
     def known(self) -> bool:
         """Whether anything is denied, as far as is known."""
         return bool(self._known)
+
+    @property
+    def deaf(self) -> NotPermitted | None:
+        """Why no answer can be heard, where that is so."""
+        for verb, right in self._known:
+            if verb == "subscribe":
+                return NotPermitted(verb, self._known[verb, right], right)
+        return None
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Call ``watcher`` with each denial, until the returned call (idempotent)."""

@@ -311,7 +311,9 @@ class Pull:
         await self._tell("+WPI", *incoming)
 
     async def term(self, incoming: Incoming, *, reason: str) -> None:
-        await self._tell(f"+TERM {reason}", incoming)
+        # An older server takes no reason, and passes over an acknowledgement that has one.
+        says_why = self._connection.server_info().release >= _TERM_REASON_SINCE
+        await self._tell(f"+TERM {reason}" if says_why else "+TERM", incoming)
 
     async def _tell(self, body: str, *incoming: Incoming) -> None:
         # Without a connection the message comes again after ack_wait anyway.
@@ -323,4 +325,5 @@ def _nanoseconds(period: timedelta) -> int:
     return round(period.total_seconds() * 1_000_000) * 1000
 
 
+_TERM_REASON_SINCE = (2, 10)
 _TERMS = f'"expires":{_nanoseconds(_EXPIRES)},"idle_heartbeat":{_nanoseconds(_HEARTBEAT)}'
