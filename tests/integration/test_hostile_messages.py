@@ -32,7 +32,7 @@ from seaway.stores import open_store
 from seaway.telemetry import Telemetry
 from seaway.testing.databases import Databases
 from seaway.testing.drills.foreign import Publication, block, foreign_client
-from seaway.testing.drills.forgeries import Forger, Names
+from seaway.testing.drills.forgeries import BLOCKS, Forger, Names
 
 pytestmark = pytest.mark.server
 
@@ -77,9 +77,22 @@ class Place:
         admin = self.broker.admin
         await topology.apply(topology.plan(wanted, await topology.actual(admin, wanted)), admin)
 
-    async def send(self, *publications: Publication) -> None:
+    async def send(self, *publications: Publication, stored: bool = True) -> None:
+        """Return when they are ``stored``: the server has read them before that."""
+        before = await self.last_seq()
         async with foreign_client(self.url) as foreign:
             await foreign.publish(*publications)
+
+        async def taken() -> bool:
+            return await self.last_seq() == before + len(publications)
+
+        if stored:
+            await until(taken)
+
+    async def last_seq(self) -> int:
+        info = await self.broker.admin.stream(self.stream)
+        assert info is not None
+        return int(info["state"]["last_seq"])
 
     async def event(self, headers: dict[str, bytes], payload: bytes = GOOD) -> None:
         lines = [(name.encode(), value) for name, value in headers.items()]
@@ -123,6 +136,7 @@ class Place:
                     self.broker,
                     store=self.store,
                     durables={self.durable: consumer.handles},
+                    streams={self.durable: self.stream},
                     parking=[self.durable] if self.parks else [],
                 ).run(stop)
             )
@@ -332,7 +346,12 @@ async def test_an_unfit_id_whose_last_delivery_died_is_swept_into_a_letter(latin
             return await latin.settled()
 
         await until(given_up)
-    sweeper = Sweeper(latin.broker, store=latin.store, durables={latin.durable: lambda _: True})
+    sweeper = Sweeper(
+        latin.broker,
+        store=latin.store,
+        durables={latin.durable: lambda _: True},
+        streams={latin.durable: latin.stream},
+    )
     assert await sweeper.sweep_unreported() == 2
     assert {one.event_id for one in await latin.letters()} == {"漢字", "other"}
 
@@ -356,7 +375,7 @@ async def test_a_forged_advisory_makes_no_letter_of_what_is_not_given_up(
             f'{{"stream": "{place.stream}", "consumer": "{consumer}", "stream_seq": {stream_seq}}}'
         )
         subject = f"{MAX_DELIVERIES_PREFIX}.{place.stream}.{place.durable}"
-        await place.send(Publication(subject.encode(), said.encode()))
+        await place.send(Publication(subject.encode(), said.encode()), stored=False)
 
     async with place.running(handle, sweeper=True):
         await begun.wait()
@@ -383,6 +402,23 @@ async def test_a_forged_advisory_makes_no_letter_of_what_is_not_given_up(
     await store.close()
 
 
+async def test_a_stream_is_read_past_blocks_that_are_none(
+    broker: JetStreamBroker, store: Store, context_name: str, nats_server: NatsServer
+) -> None:
+    place = Place(broker, store, context_name, nats_server.url)
+    await place.open()
+    for one in BLOCKS:
+        await place.send(
+            Publication(place.subject, b"", one), Publication(place.subject, GOOD, one)
+        )
+    await place.event({h.MSG_ID: b"last"})
+    for headers_only in (True, False):
+        found = broker.admin.read(place.stream, headers_only=headers_only)
+        async with asyncio.timeout(10):
+            seqs = [one.stream_seq async for one in found]
+        assert seqs == list(range(1, 2 * len(BLOCKS) + 2))
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_whatever_comes_honest_events_take_effect(place: Place, seed: int) -> None:
     """Generated headers, payloads and subjects around them, as the drill has them."""
@@ -392,9 +428,11 @@ async def test_whatever_comes_honest_events_take_effect(place: Place, seed: int)
     forger, chance = Forger(names, seed), random.Random(seed)
     kinds = (forger.headers, forger.payloads, forger.subjects)
     for number in range(100):
-        await place.send(chance.choice(kinds)())
+        await place.send(chance.choice(kinds)(), stored=False)
         if number % 10 == 0:
-            await place.event({h.MSG_ID: b"honest-%d" % number, h.ORDERING_KEY: b"honest"})
+            lines = [(h.MSG_ID, f"honest-{number}"), (h.ORDERING_KEY, "honest")]
+            honest = block([(name.encode(), value.encode()) for name, value in lines])
+            await place.send(Publication(place.subject, GOOD, honest), stored=False)
     handled: list[str] = []
 
     async def handle(event: RawEvent, delivery: Delivery) -> None:
@@ -406,7 +444,11 @@ async def test_whatever_comes_honest_events_take_effect(place: Place, seed: int)
         event.json()
 
     async with place.running(handle, sweeper=True):
-        await until(place.settled)
+
+        async def done() -> bool:
+            return len(set(handled)) == 10 and await place.settled()
+
+        await until(done)
     # Called again it may be, with a batch that another one spoilt.
     assert list(dict.fromkeys(handled)) == [f"honest-{number}" for number in range(0, 100, 10)]
     assert not _honest(await place.letters())

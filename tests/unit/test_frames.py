@@ -73,6 +73,8 @@ def test_a_status(line: bytes, status: str, description: str) -> None:
     assert (found.status, found.description) == (status, description)
     assert found.headers["Nats-Pending-Messages"] == "7"
     assert Frame("a.b", "", headers(block), b"payload").status is None
+    # What a stream delivers is a message, whatever its writer began it with, and headers only too.
+    assert Frame("a.b", "$JS.ACK.S.C.1.2.3.4.5", headers(block), b"").status is None
 
 
 ODD = (

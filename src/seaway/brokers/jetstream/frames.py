@@ -22,6 +22,9 @@ _VERSION = "NATS/1.0"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LONG_NAME = 64
 
+DELIVERED = "$JS.ACK."
+"""How the reply subject of everything begins that a stream delivers."""
+
 
 @dataclass(slots=True)
 class Frame:
@@ -34,8 +37,11 @@ class Frame:
 
     @property
     def status(self) -> str | None:
-        """``404``, ``408``, ``409``, ``503``, ``100``; ``None`` for a message."""
-        return self.headers.get("Status") if not self.data else None
+        """``404``, ``408``, ``409``, ``503``, ``100``; ``None`` for a message, also for one whose
+        foreign writer gave it a status of its own."""
+        if self.data or self.reply.startswith(DELIVERED):
+            return None
+        return self.headers.get("Status")
 
     @property
     def description(self) -> str:

@@ -29,7 +29,7 @@ from seaway.brokers.jetstream import wire
 from seaway.brokers.jetstream.api import CONSUMER_NOT_FOUND, PREFIX, STREAM_NOT_FOUND, Api
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.deliveries import ack_subject, incoming_of
-from seaway.brokers.jetstream.frames import Frame
+from seaway.brokers.jetstream.frames import DELIVERED, Frame
 from seaway.brokers.jetstream.pin import WRONG_PIN, Pin
 from seaway.brokers.jetstream.replies import Replies
 from seaway.contracts import Incoming
@@ -218,7 +218,7 @@ class Pull:
 
     def _on_frame(self, frame: Frame) -> None:
         pin, status = self._pin, None
-        if frame.reply.startswith("$JS.ACK.") or (status := frame.status) is None:
+        if frame.reply.startswith(DELIVERED) or (status := frame.status) is None:
             self._outstanding = max(0, self._outstanding - 1)
             self._failures = 0
             if pin is not None and pin.begins(frame):

@@ -75,7 +75,7 @@ _TIMES = (
 _NAMES = (b"", b" ", b"X Y", b"X-\xff", b"X\x00", b"nats-msg-id", b"x" * 2000, b"Content-Length")
 _CONTROL = ("Nats-Rollup", "Nats-TTL", "Nats-Expected-Last-Sequence", "Nats-Schedule", "Status")
 # None of one byte: nats-server (2.15.1) panics over it for whoever reads headers only.
-_BLOCKS: tuple[bytes, ...] = (
+BLOCKS: tuple[bytes, ...] = (
     b"xy",
     b"\r\n\r\n",
     b"garbage\x00without a version\r\n\r\n",
@@ -133,7 +133,7 @@ class Forger:
         """On the honest subject, with a payload that can be handled."""
         subject, payload = self._names.subject.encode(), self._event()
         if self._chance.random() < 0.15:
-            return Publication(subject, payload, self._chance.choice(_BLOCKS))
+            return Publication(subject, payload, self._chance.choice(BLOCKS))
         lines: list[tuple[bytes, bytes]] = []
         for name in (h.EVENT_ID, h.MSG_ID, h.ORDERING_KEY, h.CORRELATION_ID, h.CAUSATION_ID):
             if self._chance.random() < 0.5:
