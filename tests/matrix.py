@@ -30,7 +30,6 @@ TESTS = (
     "integration/test_consumer_server.py",
     "integration/test_dead_letters.py",
     "integration/test_sweeper.py",
-    "integration/test_last_delivery.py",
 )
 AT_ONCE = os.cpu_count() or 1
 """Versions at a time: the tests wait more than they work."""
