@@ -30,9 +30,8 @@ TESTS = (
     "integration/test_consumer_server.py",
     "integration/test_dead_letters.py",
     "integration/test_sweeper.py",
-    "integration/test_last_delivery.py",
 )
-AT_ONCE = 3
+AT_ONCE = os.cpu_count() or 1
 """Versions at a time: the tests wait more than they work."""
 _LEFT_OUT = re.compile(r"^left out, since this nats-server lacks (.*): (\d+)$", re.MULTILINE)
 

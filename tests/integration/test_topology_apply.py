@@ -219,7 +219,7 @@ async def test_a_crash_between_any_two_steps_is_completed_by_the_next_apply(
         {"max_msgs": 5},
         pytest.param(
             {"max_msgs_per_subject": 5},
-            marks=pytest.mark.since("2.12", "a lower max_msgs_per_subject for what is stored"),
+            marks=pytest.mark.since("2.14", "a lower max_msgs_per_subject for what is stored"),
         ),
         {"storage": "memory"},
     ],

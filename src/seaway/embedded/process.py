@@ -189,6 +189,8 @@ class ServerProcess(ABC):
         """SIGSTOP: connections stay open and nobody answers."""
         if self._process is not None:
             self._tell(self._process.pid, signal.SIGSTOP)
+            # A signal is sent before it has arrived: until then it would go on answering.
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """SIGCONT."""
