@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seaway import headers as h
+from seaway.brokers.jetstream import wire
+from seaway.contracts import Message
 from seaway.errors import DecodeError, InvalidName
 from seaway.headers import Metadata
 
@@ -204,3 +206,65 @@ def test_every_key_is_usable_and_the_same_for_the_same_text(one: str, other: str
 def test_what_is_usable_stays_as_it_is(text: str) -> None:
     found = Metadata.decode({h.EVENT_ID: text, h.ORDERING_KEY: text}, fallback_id="S:7")
     assert (found.event_id, found.correlation_id, found.key) == (text, text, text)
+
+
+EVENT = "0199a0a0-1111-7222-8333-444455556666"
+OF_EVENT = f'{{"Nats-Msg-Id":"{EVENT}"'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "5",
+        '"x"',
+        "null",
+        "NaN",
+        "[" * 100_000,
+        '{"a":"b"',
+        '["a","b"]',
+        '{"a":1}',
+        f'{OF_EVENT},"a":{{"b":"c"}},"d":"e"}}',
+        f'{OF_EVENT},"a":"b\r\nc: d"}}',
+    ],
+    ids=range(11),
+)
+def test_what_is_no_object_of_texts_is_empty_and_says_so(text: str) -> None:
+    stored = h.StoredHeaders(text)
+    assert (dict(stored), stored.lines) == ({}, None)
+    assert "not a JSON object of texts" in (stored.fault or "")
+    with pytest.raises(InvalidName, match="not a JSON object of texts"):
+        wire.prepare(Message("sea.event.a.v1", b"", stored))
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        (f'{OF_EVENT},"X-A":"b"}}', None),
+        (f'{{"X-A":"b","Nats-Msg-Id":"{EVENT}"}}', None),
+        (f'{OF_EVENT},"X-Event-Id":"{EVENT}"}}', None),
+        (f'{OF_EVENT},"X-A":"Nats-Rollup"}}', None),
+        ('{"X-A":"b"}', "Nats-Msg-Id is ''"),
+        (f'{OF_EVENT},"Nats-Msg-Id":"other"}}', "Nats-Msg-Id is 'other'"),
+        (f'{{"Nats-Msg-Id":"{EVENT}x"}}', "Nats-Msg-Id"),
+        (f'{OF_EVENT},"X-Event-Id":"other"}}', "X-Event-Id is 'other'"),
+        (f'{OF_EVENT},"X-Event\\u002dId":"other"}}', "X-Event-Id is 'other'"),
+    ],
+)
+def test_headers_publish_their_own_event_and_no_other(text: str, wrong: str | None) -> None:
+    headers = h.StoredHeaders(text)
+    if wrong is None:
+        h.check_headers(headers, EVENT)
+        wire.prepare(Message("sea.event.a.v1", b"", headers))
+    else:
+        with pytest.raises(InvalidName, match=wrong):
+            h.check_headers(headers, EVENT)
+
+
+@pytest.mark.parametrize("order", ["Nats-Rollup", "Nats-TTL", "Nats-Expected-Stream"])
+@pytest.mark.parametrize("form", ["{%s}", "{ %s}", "{%s }"])
+def test_an_order_to_the_server_never_reaches_the_wire(order: str, form: str) -> None:
+    for pairs in (f'"X-A":"b","{order}":"all"', f'"{order}":"all","X-A":"b"'):
+        headers = h.StoredHeaders(form % pairs)
+        with pytest.raises(InvalidName, match=order):
+            wire.prepare(Message("sea.event.a.v1", b"", headers))

@@ -287,5 +287,6 @@ def test_each_trouble_is_said_once_and_its_end_once() -> None:
 
 
 def test_next_due_is_the_earliest_to_come() -> None:
-    assert next_due([1.0, 7.0, 9.0], now=5.0) == timedelta(seconds=2)
-    assert next_due([1.0], now=5.0) is None
+    assert next_due([1.0, 7.0, 9.0], now=5.0, waiting=False) == timedelta(seconds=2)
+    assert next_due([1.0, 7.0], now=5.0, waiting=True) == timedelta()
+    assert next_due([1.0], now=5.0, waiting=False) is None

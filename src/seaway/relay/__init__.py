@@ -16,7 +16,7 @@ has been. The relay itself remembers nothing that it could not lose.
        │                         │                  │         │    and n-1 is stored)     │
        │                         │                  │         └───────────────────────────┤
        ├──── no answer, ─────────┤                  │                      none left, or its turn
-       │     full, no leader,    ├── acknowledged   │                      is over
+       │     no room, no leader, ├── acknowledged   │                      is over
        │     held                │      │           └──── leave the lease <───────────────┘
        ├──── refused, try again ─┤    settled               │        │
        │                         │   (kept for              │        └ nothing to do: store.wait
@@ -29,7 +29,12 @@ What happens when ...
 | ... | then |
 | --- | --- |
 | no acknowledgement comes | nothing is recorded; pause; the same ids are sent again |
-| the stream is full, missing or without a leader | likewise; other streams go on meanwhile |
+| the stream is missing or without a leader | likewise; other streams go on meanwhile |
+| the stream has no room for all of them | what fits goes, in order by key; what does not holds up |
+| | its key alone, and is tried again as its subject is due |
+| an event is larger than all of its stream | parked |
+| the stream has its id already | looked at: its own is settled, another message's parks it |
+| its row, another program's, cannot be published | parked alone, with what is wrong with it |
 | it is still missing after ``stream_grace`` | its events are parked, with that as their error |
 | the stream refuses a message as such | one attempt; parked at ``max_attempts``, or at once where |
 | | no retry can help (too large, a subject that its stream does not take) |
@@ -47,6 +52,12 @@ than that (the first entries of a relay's life, after any trouble, after a long 
 leases of a shard), the relay reads the headers of all that the stream has stored since the oldest
 of them was written, and settles what is in the outbox as well, whatever its place there
 (``reconcile``). Then the stream is trusted until the next unclean end.
+
+A stream's bounds (``max_msgs``, ``max_bytes``, ``max_msgs_per_subject``) and its account's all give
+one refusal, which does not say whose room is lacking. So a refusal counts for what needs as much
+room of the same subject, and for nothing else. While something lies at the head of the outbox that
+cannot go, the relay looks at the head and, for a fifth of its time, past it: a turn that did so
+lasts long enough to serve what lies behind, however much lies before it.
 
 A claim is handed to the broker while the one before it is still being stored; the broker makes it
 ready and stores nothing of it until that one is whole on its streams. Whatever else that one comes

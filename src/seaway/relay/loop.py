@@ -32,6 +32,8 @@ IDLE = timedelta(seconds=1)
 FREE_LEASE_POLL = timedelta(milliseconds=250)
 """How often to see whether the relay that has the lease is gone."""
 LEAST_REST = timedelta(milliseconds=100)
+HEAD = 4
+"""Into how many claims a batch is cut while little of it is expected to go."""
 MOST_LANES = 4
 """Of how many shards a claim takes a batch: so many are in flight at a time."""
 MOST_UNDER_WAY = 2
@@ -252,7 +254,8 @@ class Relay:
 
     async def _claim(self, lease: Lease, turn: Turn) -> Claim:
         began = running_time()
-        limit = self._batch * min(len(lease.shards), MOST_LANES)
+        batch = self._batch if turn.looks_behind else max(1, self._batch // HEAD)
+        limit = batch * min(len(lease.shards), MOST_LANES)
         entries = await lease.claim(limit)
         turn.exhausted = not entries
         return Claim(entries, began, complete=len(entries) < limit)
@@ -321,29 +324,33 @@ class Relay:
             await self._store.prune(await self._store.before(self._retention))
 
     async def _rest(self, turn: Turn, stop: asyncio.Event) -> None:
-        if turn.progress:
+        if turn.progress and not turn.barren:
             await asyncio.sleep(0)
             return
         now = time.monotonic()
-        self._resting_keys = {k: until for k, until in self._resting_keys.items() if until > now}
         due = next_due(
             (
-                *(s.rests_until for s in self._streams.values()),
+                *(s.rests_until for s in self._streams.values() if s.cause is not None),
                 *(full.rests_until for s in self._streams.values() for full in s.full.values()),
                 *self._resting_keys.values(),
             ),
             now=now,
+            waiting=turn.waiting > 0,
         )
+        self._resting_keys = {k: until for k, until in self._resting_keys.items() if until > now}
         if not turn.led:
             return  # It has waited for its share already.
         if self._silence():
             await self._sleep(stop, due or LEAST_REST)
             return
+        left = IDLE if due is None else min(due, IDLE)
         if turn.waiting or due is not None:
-            # Until then only what waits already can be found; what is new behind it comes after.
-            look = max(LEAST_REST, timedelta(seconds=self._look_at - now))
-            await self._sleep(stop, look if due is None else max(LEAST_REST, min(due, look)))
-        await self._unless(stop, self._store.wait(IDLE if due is None else min(due, IDLE)))
+            # Until then only what waits already can be found: what is new lies behind it.
+            rest = min(left, max(LEAST_REST, timedelta(seconds=self._look_at - now)))
+            await self._sleep(stop, rest if turn.progress else max(LEAST_REST, rest))
+            left -= rest
+        if left > timedelta():
+            await self._unless(stop, self._store.wait(left))
 
     async def _sleep(self, stop: asyncio.Event, delay: timedelta) -> None:
         await self._unless(stop, self._clock.sleep(delay))

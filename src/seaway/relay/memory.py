@@ -131,7 +131,10 @@ class Troubles:
             self.telemetry.emit(RelayResumed(timedelta(seconds=now - self._since)))
 
 
-def next_due(moments: Iterable[float], *, now: float) -> timedelta | None:
-    """How long until the earliest of ``moments`` to come; ``None`` where there is none."""
-    ahead = [moment - now for moment in moments if moment > now]
+def next_due(moments: Iterable[float], *, now: float, waiting: bool) -> timedelta | None:
+    """How long until the earliest of ``moments``; ``None`` where there is none.
+
+    One that came while the relay was at work counts as long as something is ``waiting`` for it.
+    """
+    ahead = [max(0.0, moment - now) for moment in moments if waiting or moment > now]
     return timedelta(seconds=min(ahead)) if ahead else None
