@@ -30,6 +30,7 @@ from seaway.dead_letters import DeadLetters, Releaser
 from seaway.dead_letters.writing import write
 from seaway.embedded.nats_server import NatsServer
 from seaway.errors import NotPermitted
+from seaway.events import new_event_id
 from seaway.monitor import Sampler, Station, Watch
 from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX, WATCHER, covers
 from seaway.topology import Rights, rights
@@ -55,7 +56,7 @@ def settings(role: str, **nats: Any) -> Settings:
         consumer |= {"filter_subject": CASE, "ack_wait": "30s"}
     if role == "topology":
         consumer["max_waiting"] = 100
-    stream = {"name": E, "replicas": 1, "storage": "memory", "duplicate_window": "100ms"}
+    stream = {"name": E, "replicas": 1, "storage": "memory", "duplicate_window": "2s"}
     stream["max_bytes"] = "1MB"  # Each account's share is set aside.
     mapping = {"nats": nats, "database": "sqlite:///sea.db"} if nats else {}
     return settings_from_mapping(
@@ -244,13 +245,26 @@ async def relay(desk: Desk) -> None:
         async with store.transaction() as tx:
             await app.outbox.add(tx.handle, *(RawEvent(CASE, b"{}", key=k) for k in "abc"))
         # Older than half of the duplicate window: its ids may be forgotten.
-        await asyncio.sleep(0.06)
+        await asyncio.sleep(1.1)
         async with desk.at_work():
 
             async def published() -> bool:
                 return await desk.messages(E) == 4
 
             await desk.until(published)
+            # One that an earlier attempt has stored.
+            known = new_event_id()
+            headers = {"Nats-Msg-Id": known, "X-Ordering-Key": "k", "X-Event-Version": "1"}
+            headers["Content-Type"] = "application/json"
+            await desk.publish(E, Message(CASE, b"{}", headers))
+            async with store.transaction() as tx:
+                await app.outbox.add(tx.handle, RawEvent(CASE, b"{}", key="k", event_id=known))
+
+            async def settled() -> bool:
+                return (await store.backlog()).count == 0
+
+            await desk.until(settled)
+            assert await desk.messages(E) in (4, 5)
 
 
 async def consumer(desk: Desk) -> None:
@@ -350,6 +364,13 @@ async def sweeper(desk: Desk) -> None:
         R, Message(f"sea.redrive.{C}.{CASE}", b"{}", {"Nats-Msg-Id": "r", "X-Event-Id": "again"})
     )
     await desk.publish(D, Message(f"sea.dlq.{CASE}", b"", {}))
+    # What somebody else has put there under the id that the letter will have.
+    found = await desk.broker.admin.get(E, 1)
+    assert found is not None
+    lost = Incoming.read(found, C, deliveries=2)
+    letter = write(lost, reason="exhausted", error=None, failed_at=NOW)
+    other = {**letter.headers, "X-Dlq-Consumer": "other__from_sea"}
+    await desk.publish(D, Message(letter.subject, b"", other))
     for stream in (E, R):
         for _ in range(2):
             await desk.take(stream)
@@ -366,7 +387,7 @@ async def sweeper(desk: Desk) -> None:
             info = await desk.broker.admin.consumer(ADVISORY_STREAM, "seaway__sweeper")
             assert info is not None
             settled = info["num_pending"] == info["num_ack_pending"] == 0
-            return settled and await desk.messages(R) == 0 and await desk.messages(D) == 3
+            return settled and await desk.messages(R) == 0 and await desk.messages(D) == 4
 
         await desk.until(swept)
 

@@ -6,16 +6,16 @@ deletes or acknowledges what it came from.
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import replace
 from datetime import timedelta
 
 from seaway import headers as h
-from seaway.contracts import DENIED, Broker, Message, PublishOutcome, Refused, Stored
+from seaway.contracts import DENIED, Broker, Message, PublishOutcome, Refused, Stored, Unconfirmed
 from seaway.errors import BrokerUnavailable, NotPermitted, SeawayError
 
 _TIMEOUT = timedelta(seconds=5)
 _TOO_LARGE = 10054
+_IDS = 100
 
 
 class Sender:
@@ -25,21 +25,26 @@ class Sender:
         self._broker = broker
 
     async def send(self, stream: str, message: Message) -> PublishOutcome:
-        """What became of one message."""
-        [outcome] = await self._broker.publish(stream, [message], timeout=_TIMEOUT)
-        if not isinstance(outcome, Stored) or not outcome.duplicate:
-            return outcome
-        # Its id can be foreseen: what somebody else stored under it must not stand for it.
-        try:
-            found = await self._broker.admin.get(stream, outcome.stream_seq)
-        except SeawayError:
-            return outcome  # It cannot be told, and hardly ever is another one.
-        if found is None or _is_same(found.message, message):
-            return outcome
-        again = f"{message.headers[h.MSG_ID]}:{uuid.uuid4().hex}"
-        message = replace(message, headers={**message.headers, h.MSG_ID: again})
-        [outcome] = await self._broker.publish(stream, [message], timeout=_TIMEOUT)
-        return outcome
+        """What became of one message.
+
+        Its id can be foreseen: what somebody else stored under it must not stand for it. Then it
+        goes under the next of its ids, the same ones whoever sends it: so it is stored once.
+        """
+        first = message.headers[h.MSG_ID]
+        for number in range(1, _IDS + 1):
+            if number > 1:
+                headers = {**message.headers, h.MSG_ID: f"{first}:{number}"}
+                message = replace(message, headers=headers)
+            [outcome] = await self._broker.publish(stream, [message], timeout=_TIMEOUT)
+            if not isinstance(outcome, Stored) or not outcome.duplicate:
+                return outcome
+            try:
+                found = await self._broker.admin.get(stream, outcome.stream_seq)
+            except SeawayError:
+                return outcome
+            if found is None or _is_same(found.message, message):
+                return outcome
+        return Unconfirmed(f"others have stored messages under {_IDS} of its ids")
 
     async def refusal(
         self, stream: str, message: Message, outcome: PublishOutcome

@@ -112,6 +112,8 @@ class _Needs:
         for stream in self._settings.streams:
             yield naming.events_filter(stream.context)
             yield from self._read(stream.name, naming.RELAY)
+            # What lies there under the id of one event, where the stream knows it.
+            yield f"{_API}STREAM.MSG.GET.{stream.name}"
 
     def _each_consumer(self) -> Iterable[str]:
         for consumer in self._consumers:
@@ -130,8 +132,8 @@ class _Needs:
             yield f"{_API}STREAM.MSG.GET.{stream}"
         yield naming.dlq_filter(context)
         yield from self._read(queue, durable)
+        yield f"{_API}STREAM.MSG.GET.{queue}"
         if self._parking:
-            yield f"{_API}STREAM.MSG.GET.{queue}"
             yield naming.redrive_filter(context, durable)
             yield f"{_API}STREAM.MSG.DELETE.{queue}"
 
@@ -147,7 +149,9 @@ class _Needs:
             yield f"{_API}STREAM.MSG.GET.{stream.name}"
             yield from self._read(redrives, naming.SWEEPER)
             yield f"{_API}STREAM.MSG.DELETE.{redrives}"
-            yield from self._read(naming.dlq_stream(stream.context), naming.SWEEPER)
+            queue = naming.dlq_stream(stream.context)
+            yield from self._read(queue, naming.SWEEPER)
+            yield f"{_API}STREAM.MSG.GET.{queue}"
             yield naming.dlq_filter(stream.context)
         for consumer in self._consumers:
             redrives = naming.redrive_stream(naming.stream_context(consumer.stream))
