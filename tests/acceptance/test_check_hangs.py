@@ -101,9 +101,7 @@ def test_a_locked_outbox_is_unknown_and_the_rest_is_shown(
         code, said = watched.check()
         assert code == 3
         assert "unknown  the database did not answer within 2 s" in said
-        assert re.search(
-            r"relay waits for outbox, for \ds: seaway_outbox is locked by pid 17", said
-        )
+        assert re.search(r"relay waits for outbox, for \d+s: seaway_outbox is locked by pid", said)
         assert re.search(r"unknown: \d+ of \d+ checks are ok", said)
         code, said = watched.ask("outbox", "status", *TIMEOUT)
         assert (code, said) == (3, "seaway: the database did not answer within 2 s\n")
