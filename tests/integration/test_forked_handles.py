@@ -16,7 +16,7 @@ import pytest
 from seaway.embedded.nats_server import NatsServer
 
 SCRIPT = """
-import asyncio, multiprocessing, os
+import asyncio, multiprocessing, os, signal
 from datetime import timedelta
 from seaway import RawEvent, Seaway, topology
 from seaway.contracts import Message
@@ -41,7 +41,10 @@ async def answer(what, doing):
 
 async def forked(work):
     "Run ``work`` in a fork, to its end."
-    process = multiprocessing.get_context("fork").Process(target=lambda: asyncio.run(work()))
+    def target():
+        signal.alarm(100)  # One that hangs must not stay.
+        asyncio.run(work())
+    process = multiprocessing.get_context("fork").Process(target=target)
     process.start()
     await asyncio.to_thread(process.join)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 
 PRELUDE = """
-import os, sys, threading, time
+import os, signal, sys, threading, time
 import seaway.events as events
 from seaway.events import new_event_id
 
@@ -20,6 +20,7 @@ def forked(count, work):
     for _ in range(count):
         reading, writing = os.pipe()
         if os.fork() == 0:
+            signal.alarm(20)  # One that hangs must not stay.
             os.close(reading)
             os.write(writing, "\\n".join(work()).encode())
             os._exit(0)

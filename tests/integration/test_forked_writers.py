@@ -19,7 +19,7 @@ from seaway.telemetry import Relayed, Telemetry
 WRITERS = 8
 
 WRITING = """
-import contextlib, os, sqlite3, sys, time
+import contextlib, os, signal, sqlite3, sys, time
 import psycopg
 from seaway import Outbox, RawEvent
 from seaway.events import new_event_id
@@ -58,6 +58,7 @@ new_event_id()
 set_back(5)
 for writer in range(int(writers)):
     if os.fork() == 0:
+        signal.alarm(100)  # One that hangs must not stay.
         write(writer)
         os._exit(0)
 while True:
