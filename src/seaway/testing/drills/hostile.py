@@ -14,6 +14,7 @@ import asyncio
 import json
 import random
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -84,6 +85,8 @@ class Report:
     told: Mapping[str, Any] = field(default_factory=dict)
     exits: int = 0
     """Processes that ended by themselves."""
+    stuck: int = 0
+    """Processes that did not end when they were told to, and had to be killed."""
     unsettled: int = 0
     """Messages that still waited for a consumer, or for the sweeper, when nothing moved any more;
     and events that were left in the outbox."""
@@ -152,6 +155,10 @@ async def run(
         children = stage.supervisor.children.values()
         report.exits = sum(len(child.codes) for child in children)
         await stage.supervisor.stop()
+        report.stuck = sum(
+            child.process is not None and child.process.returncode == -signal.SIGKILL
+            for child in children
+        )
         await _judge(stage, letters, report)
         outside = _differences(before, await _other_context(stage.broker))
         report.letters_unseen, report.outside = len(unseen), len(outside)
