@@ -34,7 +34,7 @@ async def run_all(works: Sequence[Work], stop: asyncio.Event) -> None:
             raise result
 
 
-async def done_before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+async def done_before(stop: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
     """Whether ``work`` ended, or raised, before ``stop``; it is cancelled otherwise."""
     task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:

@@ -27,6 +27,7 @@ from seaway.errors import ApiError, NotFound, SeawayError, TransientError
 from seaway.naming import dlq_stream, redrive_stream, stream_context
 from seaway.parked import ParkedEvent
 from seaway.retry import Backoff
+from seaway.running import done_before
 from seaway.telemetry import Delivered, Signal, Telemetry
 
 logger = logs.logger("seaway.releaser")
@@ -71,7 +72,9 @@ class Releaser:
             while not stop.is_set():
                 self._nudge.clear()
                 try:
-                    await self.release(thorough=thorough)
+                    # Thousands may have their turn: a stop waits for none of them.
+                    if not await done_before(stop, self.release(thorough=thorough)):
+                        return
                     attempt, pause = 0, self._every
                 except (TransientError, NotFound, ApiError) as error:
                     attempt += 1

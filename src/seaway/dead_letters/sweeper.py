@@ -64,6 +64,7 @@ from seaway.naming import (
 )
 from seaway.parked import letter_row
 from seaway.retry import Backoff
+from seaway.running import done_before
 from seaway.telemetry import DeadLettered, Telemetry
 
 logger = logs.logger("seaway.sweeper")
@@ -160,7 +161,9 @@ class Sweeper:
         attempt, said = 0, False
         while not stop.is_set():
             try:
-                await self.sweep_unreported()
+                # Whole streams may be read: a stop does not wait for that.
+                if not await done_before(stop, self.sweep_unreported()):
+                    return
                 attempt, said = 0, False
                 async with self._broker.subscribe(ADVISORY_STREAM, SWEEPER_DURABLE) as source:
                     self._telemetry.going_on("sweeper", ADVISORY_STREAM)
@@ -190,7 +193,7 @@ class Sweeper:
                     await self._settle(source, incoming)
                 due = asyncio.get_running_loop().time() >= self._look_again
                 if due and self._unreported is not None and self._unreported.undecided:
-                    await self.sweep_unreported()
+                    await done_before(stop, self.sweep_unreported())
         finally:
             stopping.cancel()
 

@@ -14,6 +14,7 @@ import asyncio
 import json
 import random
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -52,7 +53,7 @@ _OTHER_STREAMS = (events_stream(OTHER), dlq_stream(OTHER), redrive_stream(OTHER)
 _NAMES = Names(CONTEXT, SUBJECT, STREAM, DURABLES, OTHER, _OTHER_STREAMS[0], TELLER)
 
 _LOOK = 0.1
-_IDLE = 5
+_IDLE = 2
 _AT_A_TIME = 50
 _WRITERS = 2
 _SAMPLE = 3
@@ -84,6 +85,8 @@ class Report:
     told: Mapping[str, Any] = field(default_factory=dict)
     exits: int = 0
     """Processes that ended by themselves."""
+    stuck: int = 0
+    """Processes that did not end when they were told to, and had to be killed."""
     unsettled: int = 0
     """Messages that still waited for a consumer, or for the sweeper, when nothing moved any more;
     and events that were left in the outbox."""
@@ -152,6 +155,10 @@ async def run(
         children = stage.supervisor.children.values()
         report.exits = sum(len(child.codes) for child in children)
         await stage.supervisor.stop()
+        report.stuck = sum(
+            child.process is not None and child.process.returncode == -signal.SIGKILL
+            for child in children
+        )
         await _judge(stage, letters, report)
         outside = _differences(before, await _other_context(stage.broker))
         report.letters_unseen, report.outside = len(unseen), len(outside)
@@ -335,9 +342,12 @@ async def _go_through(plan: Plan, stage: _Stage, letters: Sequence[Letter]) -> l
     own = [one for one in letters if one.stored.stream == QUEUE]
     listed = await _command(stage, "dlq", "ls", "--limit", "0", "--json")
     ids = set() if listed is None else {one["id"] for one in json.loads(listed)}
-    unseen = [f"{letter.id} is not listed" for letter in own if letter.id not in ids]
+    # What waits may have had its turn meanwhile, and have gone as a redrive.
+    staying = [letter for letter in own if not letter.waits]
+    unseen = [f"{letter.id} is not listed" for letter in staying if letter.id not in ids]
     chance = random.Random(plan.seed)
-    odd, fine = [one for one in own if one.problem], [one for one in own if not one.problem]
+    odd = [letter for letter in staying if letter.problem]
+    fine = [letter for letter in staying if not letter.problem]
     for letter in (
         one for some in (odd, fine) for one in chance.sample(some, min(_SAMPLE, len(some)))
     ):
@@ -361,7 +371,7 @@ async def _go_through(plan: Plan, stage: _Stage, letters: Sequence[Letter]) -> l
             if not await queue.discard(found) and not letter.waits:
                 unseen.append(f"{letter.id} is not discarded")
         except SeawayError as error:
-            if not letter.waits:  # The releaser may have been faster.
+            if not letter.waits:
                 unseen.append(f"{letter.id}: {error}")
     return unseen
 
