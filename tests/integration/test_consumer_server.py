@@ -21,8 +21,8 @@ from seaway.consumer import Consumer, Delivery
 from seaway.contracts import Broker, Message, Stored
 from seaway.dead_letters import DeadLetters
 from seaway.embedded.nats_server import NatsServer
-from seaway.errors import ConfigError, Poison, Retry
-from seaway.events import RawEvent, event
+from seaway.errors import ConfigError, Poison, Retry, StoreUnavailable
+from seaway.events import RawEvent, event, new_event_id
 from seaway.naming import Durable
 from seaway.outbox import Outbox
 from seaway.stores.sqlite import SqliteStore
@@ -324,6 +324,11 @@ async def test_a_full_disk_pauses_and_blames_nobody(service: Service, batch: int
 
     [(pages,)] = await database.execute_fetchall("PRAGMA page_count")
     await database.execute(f"PRAGMA max_page_count = {pages + 8}")
+    # So full that no row of ours has room, where the consumer's own question would find some.
+    with pytest.raises(StoreUnavailable):
+        while True:
+            async with service.store.transaction() as tx:
+                await tx.claim(f"{service.durable} probe", new_event_id())
     await service.publish(*(service.message(n) for n in range(6)))
     async with service.running(service.consumer(handle, batch=batch)):
         await until(lambda: any(isinstance(one, ConsumerPaused) for one in service.signals))

@@ -30,7 +30,7 @@ class Sender:
         Its id can be foreseen: what somebody else stored under it must not stand for it. Then it
         goes under the next of its ids, the same ones whoever sends it: so it is stored once.
         """
-        first = message.headers[h.MSG_ID]
+        first = message.headers.get(h.MSG_ID)  # Without one, nothing is a duplicate.
         for number in range(1, _IDS + 1):
             if number > 1:
                 headers = {**message.headers, h.MSG_ID: f"{first}:{number}"}
