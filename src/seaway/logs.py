@@ -45,6 +45,9 @@ def _printable_record(record: logging.LogRecord) -> bool:
     if not said.isprintable():
         record.msg, record.args = printable(said), ()
     if record.exc_info and not record.exc_text:
-        trace = _TRACEBACKS.formatException(record.exc_info)
+        try:
+            trace = _TRACEBACKS.formatException(record.exc_info)
+        except Exception as error:  # It is somebody else's exception: telling of it may fail too.
+            trace = f"(its traceback cannot be had: {type(error).__name__})"
         record.exc_text = "\n".join(f"  {printable(line)}" for line in trace.split("\n"))
     return True
