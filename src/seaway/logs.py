@@ -20,6 +20,14 @@ def logger(name: str) -> logging.Logger:
     return found
 
 
+def switch_on() -> None:
+    """Undo what ``disable_existing_loggers`` of a ``dictConfig``, which is its default, does to the
+    loggers that it does not name: they would be silent, and nobody had said so."""
+    for name, found in logging.root.manager.loggerDict.items():
+        if isinstance(found, logging.Logger) and name.partition(".")[0] == "seaway":
+            found.disabled = False
+
+
 def printable(text: str) -> str:
     """``text`` on one line: what is not printable (control characters, line ends, what changes the
     direction of writing) stands there as an escape."""
