@@ -59,10 +59,6 @@ async def _serve(ctx: typer.Context, host: str, port: int, names: Sequence[str])
     with listening(host, port) as sock:
         address = f"[{host}]" if ":" in host else host
         session.note(f"Dashboard on http://{address}:{sock.getsockname()[1]} (Ctrl-C ends it)")
-        session.note(
-            f"It watches server {configured.nats.redacted_url}, "
-            f"database {configured.redacted_database}"
-        )
         if opened:
             known = ", ".join(dict.fromkeys((socket.gethostname(), *names)))
             session.note(
@@ -73,6 +69,10 @@ async def _serve(ctx: typer.Context, host: str, port: int, names: Sequence[str])
                 f"It answers to this machine's IP addresses, to localhost and to {known}; "
                 "to another name with --allow-host."
             )
+        session.note(
+            f"It watches server {configured.nats.redacted_url}, "
+            f"database {configured.redacted_database}"
+        )
         async with bounded(*live.stations):
             await _until_stopped(web, sock)
         session.note("The dashboard has stopped")
