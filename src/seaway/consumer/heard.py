@@ -23,6 +23,8 @@ logger = logs.logger("seaway.consumer")
 
 _KINDS = 100
 """How many kinds of failures are kept apart, and how many ignored types are named."""
+_TOLD = 200
+"""How many characters of a subject a line holds."""
 _FIRST_SECONDS = 60.0
 _LATER_SECONDS = 300.0
 
@@ -67,7 +69,7 @@ class Heard:
         logger.warning(
             "%s: no handler takes %s: such events are acknowledged and counted as ignored (said "
             'once; on_unknown="letter" keeps them as dead letters)',
-            *(self._durable, subject),
+            *(self._durable, subject[:_TOLD]),
             extra=known_of(incoming),
         )
 
@@ -99,7 +101,7 @@ class Heard:
         outcome = "it becomes a dead letter" if isinstance(step, Bury) else "it is tried again"
         logger.warning(
             "%s: %s failed: %s (%s, event %s, delivery %d): %s",
-            *(self._durable, name, said, incoming.event_subject, incoming.event_id),
+            *(self._durable, name, said, incoming.event_subject[:_TOLD], incoming.event_id),
             *(incoming.deliveries, outcome),
             exc_info=error,
             extra=known_of(incoming),
