@@ -56,7 +56,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         if one is None:
             return
         yield one
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+        try:
+            one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+        except Exception:  # It is somebody else's class.
+            return
 
 
 def _steps(trace: TracebackType | None) -> Iterator[TracebackType]:

@@ -8,7 +8,6 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,20 @@ case_mgmt = app.consumer("case_mgmt", from_context="sea", retry=soon)
 async def add_task(event: CaseOpened, delivery: Delivery) -> None:
     logging.getLogger("shop.cases").info("at work on %s", event.title)
     await delivery.tx.execute("INSERT INTO taks VALUES (1)")
+"""
+
+LATER = """
+
+@event(context="sea", version=2, name="case_opened")
+@dataclasses.dataclass
+class CaseOpenedWithTitle:
+    title: str
+
+
+@case_mgmt.handler(CaseOpenedWithTitle)
+async def take(event: CaseOpenedWithTitle, delivery: Delivery) -> None:
+    with open("taken", "w") as file:
+        file.write(event.title)
 """
 
 OWN_JSON = """
@@ -88,7 +101,7 @@ MANY = "a title that is longer than eighty columns, since nothing may fold what 
 
 
 @pytest.fixture
-def shell(tmp_path: Path, nats_server_own: NatsServer) -> Iterator[Shell]:
+def shell(tmp_path: Path, nats_server_own: NatsServer) -> Shell:
     config = {
         "database": "sqlite:///cases.db",
         "streams": [{"name": "SEA_EVENTS", "replicas": 1}],
@@ -234,3 +247,31 @@ def test_a_relay_and_a_dashboard_say_it_the_same_way(shell: Shell, form: str) ->
     assert "stopped: relay" in messages
     assert "1 events relayed." in messages
     assert messages[-1] == "The dashboard has stopped"
+
+
+def test_a_version_that_comes_too_early_waits_and_is_handled_once_it_is_known(
+    shell: Shell,
+) -> None:
+    """What no handler takes is said; what is only a version too early is kept."""
+    events = [
+        {"subject": subject, "payload": {"title": "Lost key"}, "key": "case-1"}
+        for subject in ("sea.event.case_opened.v2", "sea.event.case_closed.v1")
+    ]
+    (shell.folder / "events.jsonl").write_text("\n".join(json.dumps(one) for one in events))
+    shell.seaway("outbox", "add", "events.jsonl")
+    with shell.running(*SEAWAY, "run", "service:app"):
+        shell.until(lambda: len(shell.json("dlq", "ls")) == 2, "both letters")
+        shell.until(lambda: "no handler takes" in shell.said(), "a warning")
+    letter = next(one for one in shell.json("dlq", "ls") if one["subject"].endswith("v2"))
+    assert letter["reason"] == "undecodable"
+    assert letter["error"] == "sea.event.case_opened.v2: version 2 is unknown here, known: v1"
+    warned = [line for line in shell.said().splitlines() if "no handler takes" in line]
+    assert len(warned) == 1
+    assert " WARNING seaway.consumer: " in warned[0]
+    assert "sea.event.case_closed.v1" in warned[0]
+    with (shell.folder / "service.py").open("a") as service:
+        service.write(LATER)
+    shell.seaway("dlq", "redrive", letter["id"])
+    with shell.running(*SEAWAY, "run", "service:app"):
+        shell.until(lambda: (shell.folder / "taken").exists(), "version 2 is handled")
+    assert (shell.folder / "taken").read_text() == "Lost key"
