@@ -8,18 +8,25 @@ connections close), whichever part ended first, and raises what ended it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
+from seaway import logs
 from seaway.brokers import jetstream
 from seaway.config import Settings, load_settings, settings_from_mapping
 from seaway.consumer import Consumer
 from seaway.contracts import Broker, Store
 from seaway.dead_letters import DeadLetters, Releaser, Sweeper
-from seaway.errors import ConfigError, StoreUnavailable
+from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 from seaway.events import registry
 from seaway.forgetting import Forgetting
 from seaway.forks import Opened
@@ -30,6 +37,7 @@ from seaway.presence import Presence
 from seaway.relay import Relay
 from seaway.retry import Backoff
 from seaway.running import Work, done_before, run_all, stop_on_signals
+from seaway.saying import log_signal
 from seaway.stores import open_configured
 from seaway.telemetry import Telemetry, logger
 
@@ -63,6 +71,7 @@ class Seaway:
         self._broker: Broker | None = None
         self._store: Store | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._logs = False
         self._stack: AsyncExitStack | None = None
         self._copied: tuple[AsyncExitStack | None, Store | None] = None, None
 
@@ -228,6 +237,7 @@ class Seaway:
         ``ConfigError`` before anything else, where an event class names a type that is not known.
         """
         registry.check()
+        self.log_signals()
         async with AsyncExitStack() as stack:
             if stop is None:
                 stop = stack.enter_context(stop_on_signals())
@@ -265,7 +275,34 @@ class Seaway:
                 works.append(sweep.run)
                 parts.append("sweeper")
             works.append(Presence(store, self.telemetry, parts).run)
-            await run_all(works, stop)
+            with self.announced(parts):
+                await run_all(works, stop)
+
+    def log_signals(self) -> None:
+        """Have the log say what an operator wants to know of this application: pauses, parked
+        events, dead letters, a lost connection. ``run`` does that; idempotent.
+
+        The loggers are ``seaway`` and those below it. Those that a ``dictConfig`` has switched off
+        because it did not name them are switched on: silence them by their level.
+        """
+        logs.switch_on()
+        if not self._logs:
+            self._logs = True
+            self.telemetry.subscribe(log_signal)
+
+    @contextmanager
+    def announced(self, parts: Sequence[str]) -> Iterator[None]:
+        """Say that ``parts`` have started, with what they are connected to; that they stopped."""
+        settings = self.settings
+        logger.info(
+            "started: %s; server %s, database %s",
+            *(", ".join(parts) or "nothing", settings.nats.redacted_url),
+            settings.redacted_database,
+        )
+        try:
+            yield
+        finally:
+            logger.info("stopped: %s", ", ".join(parts) or "nothing")
 
     async def open_in(self, stack: AsyncExitStack, stop: asyncio.Event) -> bool:
         """Connect to server and database, for as long as ``stack`` is open; false where ``stop``
@@ -310,7 +347,8 @@ class Seaway:
 
 def _log_failure(work: asyncio.Task[None]) -> None:
     if not work.cancelled() and (error := work.exception()) is not None:
-        logger.error("the application's events have stopped: %s", error)
+        unforeseen = None if isinstance(error, SeawayError) else error
+        logger.error("the application's events have stopped: %s", error, exc_info=unforeseen)
 
 
 def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> Work:

@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -118,22 +118,26 @@ class Registry:
             wanted = EventSubject.parse(subject)
         except InvalidName as error:
             raise DecodeError(str(error), field="subject") from error
-        versions = sorted(
+        versions = [
             known.subject.version
             for known in self._types.values()
             if (known.subject.context, known.subject.event_name)
             == (wanted.context, wanted.event_name)
-        )
+        ]
         if versions:
-            raise DecodeError(
-                f"{subject}: version {wanted.version} is unknown here, known: "
-                + ", ".join(f"v{version}" for version in versions),
-                field="version",
-            )
+            raise unknown_version(subject, str(wanted.version), versions)
         raise DecodeError(f"{subject}: no event class is registered for it", field="event_name")
 
 
 registry = Registry()
+
+
+def unknown_version(subject: str, version: str, known: Iterable[int]) -> DecodeError:
+    """What is wrong with ``subject``, of an event that is known in other versions."""
+    listed = ", ".join(f"v{one}" for one in sorted(known))
+    return DecodeError(
+        f"{subject}: version {version} is unknown here, known: {listed}", field="version"
+    )
 
 
 def _typed(cls: type[T]) -> type[T]:

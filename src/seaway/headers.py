@@ -332,6 +332,11 @@ def usable_key(text: str) -> str:
     return f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
+def correlation(headers: Mapping[str, str]) -> str | None:
+    """The correlation id that ``headers`` bring, where they bring a usable one."""
+    return _usable(headers, CORRELATION_ID)
+
+
 def _usable(headers: Mapping[str, str], name: str) -> str | None:
     found = headers.get(name)
     return found if found and usable(found) else None

@@ -20,6 +20,14 @@ def logger(name: str) -> logging.Logger:
     return found
 
 
+def switch_on() -> None:
+    """Undo what ``disable_existing_loggers`` of a ``dictConfig``, which is its default, does to the
+    loggers that it does not name: they would be silent, and nobody had said so."""
+    for name, found in logging.root.manager.loggerDict.items():
+        if isinstance(found, logging.Logger) and name.partition(".")[0] == "seaway":
+            found.disabled = False
+
+
 def printable(text: str) -> str:
     """``text`` on one line: what is not printable (control characters, line ends, what changes the
     direction of writing) stands there as an escape."""
@@ -45,6 +53,9 @@ def _printable_record(record: logging.LogRecord) -> bool:
     if not said.isprintable():
         record.msg, record.args = printable(said), ()
     if record.exc_info and not record.exc_text:
-        trace = _TRACEBACKS.formatException(record.exc_info)
+        try:
+            trace = _TRACEBACKS.formatException(record.exc_info)
+        except Exception as error:  # It is somebody else's exception: telling of it may fail too.
+            trace = f"(its traceback cannot be had: {type(error).__name__})"
         record.exc_text = "\n".join(f"  {printable(line)}" for line in trace.split("\n"))
     return True

@@ -86,6 +86,7 @@ class DeadLettered:
     reason: str
     error_type: str
     error: str = ""
+    correlation_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

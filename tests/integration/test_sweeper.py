@@ -199,7 +199,8 @@ async def test_what_is_never_acknowledged_becomes_one_letter(shop: Shop) -> None
     [letter] = await shop.here()
     assert (letter.reason, letter.event_id, letter.deliveries) == ("exhausted", event_id, 2)
     assert (letter.consumer, letter.stream, letter.stream_seq) == (shop.durable, shop.stream, 1)
-    assert DeadLettered(shop.stream, shop.durable, event_id, "exhausted", "") in heard
+    said = DeadLettered(shop.stream, shop.durable, event_id, "exhausted", "", "", event_id)
+    assert said in heard
 
 
 async def test_sweeping_again_adds_none_even_beyond_the_queues_memory_of_ids(shop: Shop) -> None:

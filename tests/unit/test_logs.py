@@ -54,6 +54,28 @@ def test_a_record_that_cannot_be_put_together_does_not_raise(written: io.StringI
     assert logs._printable_record(record)
 
 
+def test_an_exception_whose_traceback_cannot_be_had_does_not_raise(written: io.StringIO) -> None:
+    class HostileError(Exception):
+        @property
+        def __notes__(self) -> list[str]:  # type: ignore[override]
+            raise ZeroDivisionError
+
+    try:
+        raise HostileError
+    except HostileError:
+        logs.logger("seaway.test").exception("failed")
+    assert written.getvalue() == (
+        "ERROR failed\n  (its traceback cannot be had: ZeroDivisionError)\n"
+    )
+
+
+def test_loggers_that_somebody_else_switched_off_can_be_switched_on(written: io.StringIO) -> None:
+    ours, foreign = logs.logger("seaway.test"), logging.getLogger("seawayward")
+    ours.disabled = foreign.disabled = True
+    logs.switch_on()
+    assert (ours.disabled, foreign.disabled) == (False, True)
+
+
 def test_every_logger_of_the_package_is_one_of_these() -> None:
     """A module that takes its logger from ``logging`` itself would write what it is given."""
     root = Path(seaway.__file__).parent

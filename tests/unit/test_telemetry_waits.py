@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from seaway.cli.session import log_signals
 from seaway.consumer.breaker import Breaker
+from seaway.saying import log_signal
 from seaway.telemetry import Signal, StillWaiting, Telemetry
 
 PART = "consumer case_mgmt__from_sea"
@@ -78,7 +78,7 @@ def test_a_consumers_pause_is_reminded_of_between_two_probes_and_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     tell, _ = telemetry
-    log_signals(tell)
+    tell.subscribe(log_signal)
     breaker = Breaker("case_mgmt__from_sea", tell)
     with caplog.at_level(logging.WARNING, "seaway"):
         breaker.trip("downstream", "the register is away", now=0)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import typer
-from rich.logging import RichHandler
 
 from seaway.app import Seaway
-from seaway.cli import session
+from seaway.cli import log, session
 from seaway.contracts import Backlog, OutboxEntry
 from seaway.errors import StoreUnavailable
 from seaway.presence import Presence
@@ -48,16 +46,14 @@ def relay(
         bool, typer.Option("--drain", help="End when the outbox is empty; 1 if some are parked.")
     ] = False,
     as_json: session.Json = False,
+    log_level: log.Level = None,
+    log_format: log.Format = log.LogFormat.TEXT,
 ) -> None:
     """Publish the outbox until SIGINT or SIGTERM; the batch in flight is finished.
 
     Keeps trying where the server or the database is away, saying so once; --drain does too.
     """
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(message)s",
-        handlers=[RichHandler(console=session.err, show_path=False)],
-    )
+    log.set_up(log_level, log_format)
     tally = session.run(_relay(ctx, drain))
     left = tally.backlog.count
     if as_json:
@@ -70,10 +66,9 @@ def relay(
             }
         )
     else:
-        session.err.print(f"{tally.sent} events relayed.")
+        session.note(f"{tally.sent} events relayed.")
     for entry in tally.parked:
-        line = f"parked: {entry.event_id} {entry.message.subject}: {entry.last_error}"
-        session.err.print(line, markup=False, soft_wrap=True)
+        session.note(f"parked: {entry.event_id} {entry.message.subject}: {entry.last_error}")
     if drain and left:
         way_out = ": mend the cause, then `seaway outbox retry --all`" if tally.parked else ""
         session.fail(f"{left} events are left in the outbox{way_out}", 1)
@@ -85,7 +80,7 @@ async def _relay(ctx: typer.Context, drain: bool) -> Tally:
             pass  # A wrong database is said before anyone waits for a server.
     tally = Tally()
     app = Seaway(session.settings(ctx), wait=True)
-    session.log_signals(app.telemetry)
+    app.log_signals()
     async with AsyncExitStack() as stack:
         with session.stop_on_signals() as stop, session.progress("relayed", None) as advance:
             app.telemetry.subscribe(lambda signal: advance(tally.count(signal)))
@@ -94,10 +89,12 @@ async def _relay(ctx: typer.Context, drain: bool) -> Tally:
                     raise asyncio.CancelledError  # Nobody knows what is left.
                 return tally
             worker, store = await app.relay(), await app.open_store()
-            if drain:
-                await worker.drain(stop)
-            else:
-                await run_all([worker.run, Presence(store, app.telemetry, ["relay"]).run], stop)
+            with app.announced(["relay"]):
+                if drain:
+                    await worker.drain(stop)
+                else:
+                    works = [worker.run, Presence(store, app.telemetry, ["relay"]).run]
+                    await run_all(works, stop)
         tally.backlog = await store.backlog()
         if drain and tally.backlog.parked:
             tally.parked = await store.entries(parked=True, limit=NAMED)

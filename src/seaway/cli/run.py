@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.logging import RichHandler
 
 from seaway.app import Seaway
-from seaway.cli import session
+from seaway.cli import log, session
 from seaway.config import load_settings
 from seaway.errors import ConfigError
 
@@ -60,21 +58,19 @@ def run_application(
     relay: Annotated[bool, typer.Option(help="Run the relay too.")] = True,
     consumers: Annotated[bool, typer.Option(help="Run the consumers.")] = True,
     sweeper: Annotated[bool, typer.Option(help="Sweep exhausted messages into the DLQ.")] = True,
+    log_level: log.Level = None,
+    log_format: log.Format = log.LogFormat.TEXT,
 ) -> None:
     """Run an application until SIGINT or SIGTERM, then drain; a second signal ends it at once.
 
-    Waits for a server or a database that is away, saying so once.
+    Waits for a server or a database that is away, saying so once. Logs to stderr; logging that
+    the application sets up when it is imported is left as it is.
     """
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(message)s",
-        handlers=[RichHandler(console=session.err, show_path=False)],
-    )
 
     async def work() -> None:
         application = _with_flags(load_application(target), session.flags(ctx))
+        log.set_up(log_level, log_format)  # After the import: what the application set up stands.
         application.wait = True
-        session.log_signals(application.telemetry)
         await application.run(relay=relay, consumers=consumers, sweeper=sweeper)
 
     session.run(work())

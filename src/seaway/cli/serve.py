@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seaway.cli.session import bounded, err, run, settings, stop_on_signals
+from seaway.cli import log, session
+from seaway.cli.session import bounded, run, settings, stop_on_signals
 from seaway.errors import ConfigError, MissingExtra
 from seaway.web import ANY_ADDRESS, create_app
 
@@ -34,8 +35,11 @@ def serve(
         list[str] | None,
         typer.Option(metavar="NAME", help="A name that browsers may reach it by; can be repeated."),
     ] = None,
+    log_level: log.Level = None,
+    log_format: log.Format = log.LogFormat.TEXT,
 ) -> None:
     """Serve the dashboard, /healthz, /readyz and /metrics until Ctrl-C."""
+    log.set_up(log_level, log_format)
     run(_serve(ctx, host, port, tuple(allow_host or ())))
 
 
@@ -54,19 +58,24 @@ async def _serve(ctx: typer.Context, host: str, port: int, names: Sequence[str])
     web = create_app(live, configured.alerts, allowed_hosts=hosts)
     with listening(host, port) as sock:
         address = f"[{host}]" if ":" in host else host
-        err.print(f"Dashboard on http://{address}:{sock.getsockname()[1]} (Ctrl-C ends it)")
+        session.note(f"Dashboard on http://{address}:{sock.getsockname()[1]} (Ctrl-C ends it)")
         if opened:
             known = ", ".join(dict.fromkeys((socket.gethostname(), *names)))
-            err.print(
+            session.note(
                 "Everybody who reaches this address can read it, without a log-in: all figures, "
-                "and the payloads of dead letters. Nothing can be changed there.\n"
-                f"It answers to this machine's IP addresses, to localhost and to {known}; "
-                "to another name with --allow-host.",
-                markup=False,
-                soft_wrap=True,
+                "and the payloads of dead letters. Nothing can be changed there."
             )
+            session.note(
+                f"It answers to this machine's IP addresses, to localhost and to {known}; "
+                "to another name with --allow-host."
+            )
+        session.note(
+            f"It watches server {configured.nats.redacted_url}, "
+            f"database {configured.redacted_database}"
+        )
         async with bounded(*live.stations):
             await _until_stopped(web, sock)
+        session.note("The dashboard has stopped")
 
 
 async def _until_stopped(web: Starlette, sock: socket.socket) -> None:
@@ -89,6 +98,7 @@ async def _until_stopped(web: Starlette, sock: socket.socket) -> None:
             limit_concurrency=MOST_AT_ONCE,
             lifespan="on",
             log_config=None,
+            log_level="warning",
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=3,

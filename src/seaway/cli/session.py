@@ -31,20 +31,6 @@ from seaway.errors import ConfigError, NotPermitted, SeawayError, TransientError
 from seaway.monitor import Station
 from seaway.running import stop_on_signals
 from seaway.stores import open_configured
-from seaway.telemetry import (
-    ConsumerPaused,
-    ConsumerResumed,
-    DeadLettered,
-    Disconnected,
-    Parked,
-    Reconnected,
-    RelayPaused,
-    RelayResumed,
-    Signal,
-    StillWaiting,
-    Telemetry,
-    logger,
-)
 
 __all__ = [
     "Flags",
@@ -58,7 +44,6 @@ __all__ = [
     "fail",
     "flags",
     "json_text",
-    "log_signals",
     "open_app",
     "open_database",
     "out",
@@ -76,6 +61,22 @@ T = TypeVar("T")
 _ENDLESS = 1_000_000
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _ENDLESS)
 err = Console(stderr=True, highlight=False)
+
+
+def _print_note(text: str) -> None:
+    err.print(text, markup=False, soft_wrap=True)
+
+
+def _print_complaint(text: str) -> None:
+    err.print(f"seaway: {printable(text)}", style="red", markup=False, soft_wrap=True)
+
+
+note: Callable[[str], None] = _print_note
+"""How a command says what it does; a log that is set up takes it over."""
+complain: Callable[[str], None] = _print_complaint
+"""How a command says why it ends; a log for machines takes it over."""
+also_complain: Callable[[str], None] | None = None
+"""Who is told that as well: an application's own log."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -145,7 +146,9 @@ def exit_code(error: SeawayError) -> int:
 
 def fail(message: str, code: int) -> NoReturn:
     """Say why on stderr and leave with ``code``."""
-    err.print(f"seaway: {printable(message)}", style="red", markup=False, soft_wrap=True)
+    complain(message)
+    if also_complain is not None:
+        also_complain(message)
     raise typer.Exit(code)
 
 
@@ -231,7 +234,7 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         done += count
         if time.monotonic() - said_at >= 2:
             said_at = time.monotonic()
-            err.print(f"{what}: {done}" + ("" if total is None else f" of {total}"))
+            note(f"{what}: {done}" + ("" if total is None else f" of {total}"))
 
     yield advance
 
@@ -259,34 +262,3 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text
     )
-
-
-def log_signals(telemetry: Telemetry) -> None:
-    """Tell the log of what an operator wants to know: pauses, parked events, dead letters."""
-
-    def tell(signal: Signal) -> None:
-        match signal:
-            case RelayPaused(reason):
-                logger.warning("relay paused: %s", reason)
-            case RelayResumed(paused_for):
-                logger.info("relay resumed after %.1f s", paused_for.total_seconds())
-            case Parked(event_id, subject, error):
-                logger.error("event %s (%s) is parked: %s", event_id, subject, error)
-            case DeadLettered(_, consumer, event_id, reason, error_type, error):
-                why = ": ".join(text for text in (error_type, error) if text)
-                logger.error("%s: %s is a dead letter: %s %s", consumer, event_id, reason, why)
-            case ConsumerPaused(consumer, reason):
-                logger.warning("%s paused: %s", consumer, reason)
-            case ConsumerResumed(consumer):
-                logger.info("%s resumed", consumer)
-            case StillWaiting(wait, waited):
-                minutes = waited.total_seconds() / 60
-                logger.warning("%s still waits after %.0f min: %s", wait.part, minutes, wait.reason)
-            case Disconnected(reason):
-                logger.warning("disconnected: %s", reason)
-            case Reconnected(url):
-                logger.info("reconnected to %s", url)
-            case _:
-                pass
-
-    telemetry.subscribe(tell)

@@ -43,6 +43,9 @@ class Consumer:
       its key go on; ``"park"``: they wait behind it in the dead letter queue, and are handled in
       order once it is redriven or discarded (ADR 0010). It costs each transaction a look at what
       is parked.
+    - ``on_unknown`` (``"ignore"``): an event without a handler here is acknowledged, counted as
+      ``ignored``, and said once a type; ``"letter"``: it becomes a dead letter, ``undecodable``. An
+      unknown version of an event that has a handler always does. ``RawEvent`` takes them all.
     - ``tx`` (``"store"``): the application's own database; or what gives the handler's handles,
       which only ``Seaway.consumer`` can resolve; ``None`` works without a database, and effects
       are then at least once.
@@ -60,6 +63,7 @@ class Consumer:
         grace: timedelta = timedelta(seconds=30),
         retry: Backoff | RetryPolicy | None = None,
         on_failure: Literal["continue", "park"] = "continue",
+        on_unknown: Literal["ignore", "letter"] = "ignore",
         tx: object = "store",
     ) -> None:
         if batch < 1 or workers < 1:
@@ -69,6 +73,10 @@ class Consumer:
         if on_failure not in ("continue", "park"):
             raise ConfigError(
                 f"consumer {durable}: on_failure is 'continue' or 'park', not {on_failure!r}"
+            )
+        if on_unknown not in ("ignore", "letter"):
+            raise ConfigError(
+                f"consumer {durable}: on_unknown is 'ignore' or 'letter', not {on_unknown!r}"
             )
         if on_failure == "park" and tx is None:
             raise ConfigError(
@@ -87,7 +95,7 @@ class Consumer:
         self.parks = on_failure == "park"
         self.stream = stream
         self.tx = tx
-        self._handlers = HandlerTable(str(durable))
+        self._handlers = HandlerTable(str(durable), keeps_unknown=on_unknown == "letter")
         policy = retry if isinstance(retry, RetryPolicy) else RetryPolicy(backoff=retry)
         self._options = Options(
             batch, workers, ordering == "key", deadline, grace, policy, self.parks
@@ -122,7 +130,7 @@ class Consumer:
         return decorate
 
     def handles(self, subject: str) -> bool:
-        """Whether there is a handler for this subject; events without one are ignored."""
+        """Whether this subject is handled, or refused with a dead letter; others are ignored."""
         return self._handlers.handles(subject)
 
     async def run(

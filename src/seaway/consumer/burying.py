@@ -187,7 +187,10 @@ class Burials:
         incoming = work.incoming
         kind, said = ("", "") if error is None else (type(error).__name__, logs.first_line(error))
         run.ports.telemetry.emit(
-            DeadLettered(incoming.stream, run.durable, incoming.event_id, burial.reason, kind, said)
+            DeadLettered(
+                *(incoming.stream, run.durable, incoming.event_id, burial.reason, kind, said),
+                correlation_id=incoming.correlation_id,
+            )
         )
         self._tell(work, burial.outcome, burial.took, error)
 

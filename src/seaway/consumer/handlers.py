@@ -1,7 +1,9 @@
 """Handlers by event type, checked when they are registered.
 
-Owns: which function takes which subject. Guarantees: what mypy cannot see (a second handler for the
-same event, a plain function, an annotation that says another class) is a ``ConfigError`` at import.
+Owns: which function takes which subject, and what becomes of a subject that none takes: an unknown
+version of an event that is handled here is refused, another event is ignored. Guarantees: what mypy
+cannot see (a second handler for the same event, a plain function, an annotation that says another
+class) is a ``ConfigError`` at import.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from seaway.consumer.delivery import Delivery
 from seaway.consumer.lanes import Work
-from seaway.errors import ConfigError
-from seaway.events import EventType, RawEvent, event_type_of
+from seaway.errors import ConfigError, DecodeError
+from seaway.events import EventType, RawEvent, event_type_of, unknown_version
 from seaway.headers import Metadata
 
 E = TypeVar("E")
@@ -30,10 +32,14 @@ class Registration:
     handler: Callable[[Any, Any], Awaitable[None]]
     event_type: EventType[Any] | None
     takes_lists: bool = False
+    refusal: DecodeError | None = None
+    """Why its events become dead letters; then there is no handler for them."""
 
     def read(self, work: Work, metadata: Metadata) -> Any:
         """The event for the handler; ``DecodeError`` where the payload is not one."""
         message = work.incoming.message
+        if self.refusal is not None:
+            raise self.refusal
         if self.event_type is not None:
             return self.event_type.decode(message.payload)
         return RawEvent(
@@ -50,11 +56,14 @@ class Registration:
 
 
 class HandlerTable:
-    """The handlers of one consumer."""
+    """The handlers of one consumer. ``keeps_unknown``: it refuses what it would ignore."""
 
-    def __init__(self, consumer: str) -> None:
+    def __init__(self, consumer: str, *, keeps_unknown: bool = False) -> None:
         self._consumer = consumer
+        self._keeps_unknown = keeps_unknown
         self._typed: dict[str, Registration] = {}
+        self._versions: dict[str, list[int]] = {}
+        """Those that are handled, by the subject without its version."""
         self._raw: Registration | None = None
 
     def __len__(self) -> int:
@@ -83,14 +92,31 @@ class HandlerTable:
             self._raw = registration
         else:
             self._typed[subject] = registration
+            versions = self._versions.setdefault(subject.rpartition(".")[0], [])
+            versions.append(event_type.subject.version)
 
     def handles(self, subject: str) -> bool:
-        """Whether there is a handler for it; events without one are ignored."""
+        """Whether it is handled, or refused; all other events are ignored."""
         return self.find(subject) is not None
 
     def find(self, subject: str) -> Registration | None:
-        """The handler for a subject: the typed one, else the raw one, else none."""
-        return self._typed.get(subject, self._raw)
+        """The handler for a subject: the typed one, else the raw one, else what refuses it."""
+        return self._typed.get(subject, self._raw) or self._refusing(subject)
+
+    def _refusing(self, subject: str) -> Registration | None:
+        event, _, version = subject.rpartition(".")
+        if known := self._versions.get(event):
+            why = unknown_version(subject, version.removeprefix("v"), known)
+        elif self._keeps_unknown:
+            why = DecodeError(f"{subject}: {self._consumer} has no handler for it", field="subject")
+        else:
+            return None
+        # Read like an event that has a handler: it may have taken effect in a process that had one.
+        return Registration(_nobody, None, refusal=why)
+
+
+async def _nobody(event: Any, delivery: Any) -> None:
+    raise AssertionError("what is refused reaches no handler")
 
 
 def _check_signature(

@@ -66,8 +66,8 @@ async def recover(run: Run, stream: str, source: Subscription) -> None:
 
 
 async def _settled(run: Run, store: InboxStore, messages: Sequence[Incoming]) -> set[Place]:
-    """Those of the messages that have taken effect, are for no handler, or have become letters.
-    None where the database is away: nothing can begin before it is back."""
+    """Those of the messages that have taken effect, or have become letters. None where the database
+    is away: nothing can begin before it is back."""
     consumer, rows = letter_rows(run.durable, messages)
     try:
         effects = await store.claimed(run.durable, {one.event_id for one in messages})
@@ -82,15 +82,13 @@ async def _settled(run: Run, store: InboxStore, messages: Sequence[Incoming]) ->
             return first | await _settled(run, store, messages[middle:])
         effects, letters = set(), set()
     return {rows[letter] for letter in letters} | {
-        one.place
-        for one in messages
-        if one.event_id in effects or not run.handles(one.event_subject)
+        one.place for one in messages if one.event_id in effects
     }
 
 
 async def _may_be_tried(run: Run, store: InboxStore, incoming: Incoming) -> bool:
     """Unless it has been tried like this in three lives and we are not in one of them."""
-    if incoming.place in run.tried:
+    if incoming.place in run.tried or not run.handlers.handles(incoming.event_subject):
         return True
     try:
         async with store.transaction() as tx:

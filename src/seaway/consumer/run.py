@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 
 from seaway.consumer.breaker import OUTAGE, Breaker
 from seaway.consumer.deadlines import Deadlines
+from seaway.consumer.handlers import HandlerTable
+from seaway.consumer.heard import Heard
 from seaway.consumer.lanes import Lanes, Work
 from seaway.consumer.outcomes import Limits
 from seaway.consumer.pace import Pace
@@ -37,11 +39,10 @@ class Run:
         options: Options,
         ports: Ports,
         stop: asyncio.Event,
-        handles: Callable[[str], bool],
+        handlers: HandlerTable,
     ) -> None:
         self.durable = durable
-        self.handles = handles
-        """Whether there is a handler for a subject."""
+        self.handlers = handlers
         self.options = options
         self.ports = ports
         self.lanes = Lanes(ordered=options.ordered)
@@ -65,6 +66,7 @@ class Run:
         self.arrived = self.beaten = -math.inf
         """The earliest that what comes now may have arrived; when the last heartbeat was."""
         self.breaker = Breaker(durable, ports.telemetry)
+        self.heard = Heard(durable, handlers, self.now)
         self.pace = Pace()
 
     def learn(self, config: JSON) -> None:

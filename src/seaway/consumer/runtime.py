@@ -60,7 +60,7 @@ class Runtime:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop``, then drain. Raises the first thing that no retry can mend."""
-        run = Run(self._durable, self._options, self._ports, stop, self._handlers.handles)
+        run = Run(self._durable, self._options, self._ports, stop, self._handlers)
         infos = [await run.info(stream) for stream in self._streams]
         if stop.is_set():
             return
@@ -68,7 +68,7 @@ class Runtime:
         try:
             async with asyncio.TaskGroup() as tasks:
                 settler = Settler(run, tasks.create_task)
-                workers = Workers(run, Transactor(run, self._handlers), settler)
+                workers = Workers(run, Transactor(run), settler)
                 pulling: set[asyncio.Task[None]] = set()
 
                 def pull(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -89,6 +89,7 @@ class Runtime:
                 run.hurry()
                 await _drain(run, puller, settler, working)
                 await settler.confirmed()
+                run.heard.remind(rest=True)
                 watching.cancel()
                 run.drained.set()
                 # Whoever still asks a server that does not answer has nothing to lose.
@@ -106,6 +107,7 @@ async def _heartbeat(run: Run) -> None:
     interval = run.limits.ack_wait.total_seconds() / 3
     while not run.drained.is_set():
         run.breaker.remind()
+        run.heard.remind()
         for source, batch in by_source(run.beat()):
             await source.in_progress(*batch)
         with contextlib.suppress(TimeoutError):

@@ -23,6 +23,7 @@ from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import Bury, Lapsed, Step, TryAgain, decide
 from seaway.consumer.run import Run, Spawn, by_source
 from seaway.contracts import Incoming, Subscription
+from seaway.stacks import without_ours
 from seaway.telemetry import Delivered, HandledAs
 
 logger = logs.logger("seaway.consumer")
@@ -103,6 +104,7 @@ class Settler:
         """Its transaction was rolled back."""
         run, work, error = self._run, failure.work, failure.error
         incoming, source = work.incoming, work.source
+        without_ours(error)  # For the log, and for the letter.
         if isinstance(error, Lapsed):
             logger.warning("%s: %s is left to the sweeper: %s", run.durable, work.place, error)
             run.lanes.done(work)
@@ -110,6 +112,7 @@ class Settler:
         step = decide(
             error, deliveries=incoming.deliveries, limits=run.limits, policy=run.options.retry
         )
+        run.heard.failed(work, error, step)
         if isinstance(step, Bury) and (source is not None or run.options.parks):
             # Also what was read from the stream, where the later ones of its key are to wait.
             await self.burials.bury(Burial(work, step.reason, error, failure.took))
@@ -119,7 +122,6 @@ class Settler:
             return
         match step:
             case TryAgain(delay):
-                logger.debug("%s: %s comes again: %r", run.durable, incoming.event_id, error)
                 # Held first: without a delay it may be back before the nak returns.
                 self._hold(work, delay + run.limits.ack_wait)
                 await source.nak(incoming, delay=delay)

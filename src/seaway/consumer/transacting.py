@@ -28,7 +28,6 @@ from seaway.consumer.calls import (
     plan,
     works_of,
 )
-from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import Lapsed, is_downstream, is_verdict
 from seaway.consumer.parking import take_turns
@@ -80,9 +79,8 @@ class _Attempt:
 class Transactor:
     """Works on one consumer's deliveries."""
 
-    def __init__(self, run: Run, handlers: HandlerTable) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
-        self._handlers = handlers
 
     async def transact(self, works: Sequence[Work]) -> Results:
         """Work on all of them, in one transaction unless something fails.
@@ -91,7 +89,9 @@ class Transactor:
         that is not as it should be.
         """
         ordered = self._run.options.ordered
-        planned = plan(works, self._handlers, ordered=ordered)
+        planned = plan(works, self._run.handlers, ordered=ordered)
+        for work in planned.ignored:
+            self._run.heard.ignored(work.incoming)
         results = Results(done=[(work, "ignored", 0.0) for work in planned.ignored])
         steps = planned.steps[::-1]
         failed_keys: set[str] = set()

@@ -62,6 +62,11 @@ class StoredMessage:
         """The event's identity, ``{stream}:{stream_seq}`` for a foreign message without one."""
         return h.identity(self.message.headers, fallback_id=f"{self.stream}:{self.stream_seq}")
 
+    @property
+    def correlation_id(self) -> str:
+        """The chain that it belongs to; its event id where it begins one."""
+        return h.correlation(self.message.headers) or self.event_id
+
 
 @dataclass(frozen=True, slots=True)
 class Incoming(StoredMessage):

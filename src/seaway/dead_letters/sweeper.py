@@ -283,7 +283,10 @@ class Sweeper:
         if needed:
             await self._store_letter(incoming, reason)
             self._telemetry.emit(
-                DeadLettered(incoming.stream, incoming.consumer, incoming.event_id, reason, "")
+                DeadLettered(
+                    *(incoming.stream, incoming.consumer, incoming.event_id, reason, ""),
+                    correlation_id=incoming.correlation_id,
+                )
             )
         await self._forget(incoming)
         return needed
