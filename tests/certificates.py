@@ -101,7 +101,9 @@ class Authority:
         usage = _extension("0603551d0f", _der(0x03, b"\x07\x80"), critical=True)
         key = SigningKey.generate()
         which = _extension("0603551d0e", _der(0x04, bytes(key.verify_key)[:20]))
-        pem = self._sign(name, key, lasts, _extension("0603551d11", _sequence(*names)), by, usage, which)
+        pem = self._sign(
+            name, key, lasts, _extension("0603551d11", _sequence(*names)), by, usage, which
+        )
         made = Certificate(self._folder / f"{name}.pem", self._folder / f"{name}.key")
         made.cert.write_text(pem)
         seed = _der(0x04, _der(0x04, bytes(key)))

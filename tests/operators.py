@@ -59,7 +59,8 @@ class Operator:
         itself = operator.sign("operator", operator.public, "test", {})
         self.config = (
             f"operator: {itself}\nsystem_account: {system.public}\nresolver: MEMORY\n"
-            f"resolver_preload: {{ {self._account.public}: {account}, {system.public}: {systems} }}\n"
+            f"resolver_preload: {{\n{self._account.public}: {account}\n"
+            f"{system.public}: {systems}\n}}\n"
         )
 
     def creds(self, *, lasts: float | None = None, other: Identity | None = None) -> str:
@@ -68,9 +69,10 @@ class Operator:
         claims = {} if lasts is None else {"exp": int(time.time() + lasts)}
         limits = {"subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {}}
         jwt = self._account.sign("user", one.public, "ann", limits, **claims)
+        seed = (other or one).seed
         return (
             f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
-            f"-----BEGIN USER NKEY SEED-----\n{(other or one).seed}\n------END USER NKEY SEED------\n"
+            f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
         )
 
 

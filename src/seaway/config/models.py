@@ -103,6 +103,10 @@ Dead letter and redrive streams keep for ever what nobody takes out, so this is 
 but Seaway's promise: as long as advisories last, from which letters are still written."""
 
 
+OWN_API = "$JS.API"
+"""What JetStream's API begins with in the account and the domain of the connection."""
+
+
 class NatsSettings(Section):
     """How to reach the server. ``url`` may list several, by comma."""
 
@@ -146,7 +150,7 @@ class NatsSettings(Section):
         """What each subject of JetStream's API begins with, without the last dot."""
         if self.jetstream_domain is not None:
             return f"$JS.{self.jetstream_domain}.API"
-        return self.jetstream_api_prefix or "$JS.API"
+        return self.jetstream_api_prefix or OWN_API
 
     @property
     def redacted_url(self) -> str:

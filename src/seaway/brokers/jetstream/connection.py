@@ -33,6 +33,7 @@ from seaway.brokers.jetstream.refusals import Attempt, describe, no_tls, refusal
 from seaway.brokers.jetstream.transport import Transport
 from seaway.brokers.jetstream.wire import chunks
 from seaway.config import NatsSettings, ServerUrl
+from seaway.config.models import OWN_API
 from seaway.config.urls import WEB_SCHEMES
 from seaway.contracts import ServerInfo
 from seaway.errors import BrokerUnavailable, ConfigError, NotPermitted, SeawayError
@@ -224,7 +225,9 @@ class Connection:
     _mending: asyncio.Future[None] | None = None
 
     def __post_init__(self) -> None:
-        self.denials = Denials(self.telemetry, inbox=self.settings.inbox_prefix)
+        self.denials = Denials(
+            self.telemetry, inbox=self.settings.inbox_prefix, api=self.settings.api
+        )
 
     @property
     def connected(self) -> bool:
@@ -247,7 +250,8 @@ class Connection:
         url = self.client.connected_url
         return ServerInfo(
             version=str(info.get("version", "")),
-            jetstream=bool(info.get("jetstream", False)),
+            # That of another domain or prefix is not this server's to have.
+            jetstream=bool(info.get("jetstream", False)) or self.settings.api != OWN_API,
             max_payload_bytes=int(self.client.max_payload),
             server_name=str(info.get("server_name", "")),
             cluster=info.get("cluster"),

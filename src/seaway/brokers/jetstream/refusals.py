@@ -87,22 +87,20 @@ def describe(error: BaseException) -> str:
         return error.reason.replace("_", " ").lower()
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    text = str(error).removeprefix("nats: ").strip("'")
+    text = str(error).removeprefix("nats: ")
+    if text[:1] == text[-1:] == "'":
+        text = text[1:-1]
     return text or type(error).__name__
 
 
 def _state(attempt: Attempt, error: BaseException, words: str) -> str:
     if isinstance(error, NotNats):
         return f"{words}, and that is not NATS"
-    if not isinstance(error, TimeoutError):
-        return words
-    match attempt.step:
-        case "greeting":
-            return (
-                "it takes the connection and says nothing (it is no NATS server, or begins with "
-                "TLS: --tlsfirst)"
-            )
-        case "tls":
-            return "no answer in time to the beginning of TLS"
-        case _:
-            return words
+    if attempt.step == "greeting" and isinstance(error, TimeoutError | ConnectionResetError):
+        return (
+            "it takes the connection and says nothing (it is no NATS server, or begins with TLS: "
+            "tls_first, --tlsfirst)"
+        )
+    if attempt.step == "tls" and isinstance(error, TimeoutError):
+        return "no answer in time to the beginning of TLS"
+    return words

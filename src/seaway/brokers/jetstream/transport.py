@@ -45,7 +45,8 @@ class Transport:
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: float) -> None:
         """To ``uri``'s host and port. ``OSError``, a ``TimeoutError`` too."""
-        assert uri.hostname and uri.port
+        assert uri.hostname is not None
+        assert uri.port is not None
         self._abort()
         self.step, self._held = "reaching", b""
         loop = asyncio.get_running_loop()
