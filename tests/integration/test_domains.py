@@ -19,6 +19,7 @@ import pytest
 
 from seaway import Delivery, Poison, RawEvent, Seaway, topology
 from seaway.brokers.jetstream import JetStreamBroker, connect
+from seaway.cli.permissions import as_server
 from seaway.config import NatsSettings, Settings, settings_from_mapping
 from seaway.contracts import Message, Refused, Stored, Unconfirmed
 from seaway.dead_letters import Sweeper
@@ -322,21 +323,77 @@ async def test_another_domains_advisory_is_no_letter_here(tmp_path: Path) -> Non
 
             await until(given_up)
         await until(lambda: holds(edge, ADVISORY_STREAM, 1))
-        stop = asyncio.Event()
-        sweeping = [asyncio.create_task(Sweeper(one).run(stop)) for one in (edge, hub)]
+        # Both domains have the message and the durable, and both have heard of it.
+        for broker, letters in ((edge, 0), (hub, 1)):
+            stop = asyncio.Event()
+            sweeping = asyncio.create_task(Sweeper(broker).run(stop))
+            await until(lambda one=broker: swept(one))  # type: ignore[misc]
+            stop.set()
+            await sweeping
+            assert await holds(edge, "SEA_DLQ", letters)
+            assert await holds(hub, "SEA_DLQ", letters)
 
-        async def swept() -> bool:
-            for broker in (edge, hub):
-                info = await broker.admin.consumer(ADVISORY_STREAM, SWEEPER_DURABLE)
+
+async def swept(broker: JetStreamBroker) -> bool:
+    info = await broker.admin.consumer(ADVISORY_STREAM, SWEEPER_DURABLE)
+    assert info is not None
+    return not info["num_pending"] and not info["num_ack_pending"]
+
+
+def test_the_rights_are_those_of_the_domain(tmp_path: Path) -> None:
+    given = mapping("nats://127.0.0.1:4222", tmp_path / "a.db", jetstream_domain="hub")
+    publish = rights(settings_from_mapping(given, environ={}), "application").publish
+    assert f"$JS.hub.API.CONSUMER.MSG.NEXT.{STREAM}.{DURABLE}" in publish
+    assert f"$JS.ACK.{STREAM}.{DURABLE}.>" in publish
+    assert f"$JS.ACK.hub.*.{STREAM}.{DURABLE}.>" in publish
+    assert not [one for one in publish if one.startswith("$JS.API.")]
+
+
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.since("2.14", "acknowledgements that name their domain")
+async def test_the_applications_rights_suffice_in_a_domain(tmp_path: Path, long: bool) -> None:
+    given = mapping("nats://127.0.0.1:1", tmp_path / "a.db", jetstream_domain="hub")
+    allowed = rights(settings_from_mapping(given, environ={}), "application")
+    user = as_server(allowed, "application").replace("$APPLICATION_PASSWORD", "secret")
+    accounts = (
+        f"accounts {{ SHOP {{ jetstream: enabled, users: [{{ user: boss, password: boss }} {user}]"
+        " } }
+"
+    )
+    flag = "feature_flags { js_ack_fc_v2: true }\n" if long else ""
+    config = DOMAIN.format("hub") + accounts + flag
+    async with NatsServer(extra_config=config) as server:
+        boss = given["nats"] | {"url": server.url, "user": "boss", "password": "boss"}
+        broker = await connect(NatsSettings(**boss))
+        await make(settings_from_mapping(given, environ={}), broker)
+        nats = {"user": "application", "password": "secret", "inbox_prefix": allowed.inbox}
+        given["nats"] |= {"url": server.url, **nats}
+        app = Seaway.from_config(given)
+        consumer, handled = app.consumer("case_mgmt", from_context="sea", tx=None), list[str]()
+
+        @consumer.handler(RawEvent)
+        async def handle(event: RawEvent, delivery: Delivery) -> None:
+            handled.append(delivery.event_id)
+            if delivery.event_id == "poison":
+                raise Poison("as asked")
+
+        messages = [Message(SUBJECT, b"{}", {"Nats-Msg-Id": one}) for one in ("one", "poison")]
+        await broker.publish(STREAM, messages, timeout=TIMEOUT)
+        store = await open_configured(app.settings)
+        await store.schema.upgrade()
+        await store.close()
+        async with app:
+            stop = asyncio.Event()
+            running = asyncio.create_task(app.run(stop))
+
+            async def settled() -> bool:
+                info = await broker.admin.consumer(STREAM, DURABLE)
                 assert info is not None
-                if info["num_pending"] or info["num_ack_pending"]:
-                    return False
-            return True
+                return info["ack_floor"]["stream_seq"] == 2 and await holds(broker, "SEA_DLQ", 1)
 
-        await until(swept)
-        stop.set()
-        await asyncio.gather(*sweeping)
-        # The hub's letter is stored by both queues; the leaf's sweeper wrote none of its own.
-        for broker in (edge, hub):
-            [stored] = [one async for one in broker.admin.read("SEA_DLQ")]
-            assert stored.message.headers["X-Dlq-Reason"] == "exhausted"
+            await until(settled)
+            stop.set()
+            await running
+            assert not app.broker._connection.denials.known  # type: ignore[attr-defined]
+        assert sorted(handled) == ["one", "poison"]
+        await broker.close()
