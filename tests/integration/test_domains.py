@@ -357,8 +357,7 @@ async def test_the_applications_rights_suffice_in_a_domain(tmp_path: Path, long:
     user = as_server(allowed, "application").replace("$APPLICATION_PASSWORD", "secret")
     accounts = (
         f"accounts {{ SHOP {{ jetstream: enabled, users: [{{ user: boss, password: boss }} {user}]"
-        " } }
-"
+        " } }\n"
     )
     flag = "feature_flags { js_ack_fc_v2: true }\n" if long else ""
     config = DOMAIN.format("hub") + accounts + flag

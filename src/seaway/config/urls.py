@@ -56,22 +56,21 @@ class ServerUrl(NamedTuple):
 
 def server_urls(text: str) -> tuple[ServerUrl, ...]:
     """Each of ``text``, by comma. ``ValueError`` for what is not one; it repeats nothing of it."""
-    return tuple(_server(part.strip()) for part in text.split(","))
+    try:
+        return tuple(_server(part.strip()) for part in text.split(","))
+    except ValueError:
+        # Without its cause, which may hold a part of a password.
+        raise ValueError(_ENCODE if "@" in text else _FORM) from None
 
 
 def _server(text: str) -> ServerUrl:
     url = text if "://" in text else f"nats://{text}"
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-        usable = parts.scheme in NATS_SCHEMES and bool(host) and port != 0
-        rest = f"{parts.path}?{parts.query}#{parts.fragment}"
-        bare = parts.scheme in WEB_SCHEMES or rest in ("?#", "/?#")
-        usable = usable and bare and "@" not in rest
-    except ValueError:
-        usable = False
-    if not usable or host is None:
-        raise ValueError(_ENCODE if "@" in text else _FORM)
+    parts = urlsplit(url)
+    host, port = parts.hostname, parts.port
+    rest = f"{parts.path}?{parts.query}#{parts.fragment}"
+    bare = rest in ("?#", "/?#") or (parts.scheme in WEB_SCHEMES and "@" not in rest)
+    if parts.scheme not in NATS_SCHEMES or not host or port == 0 or not bare:
+        raise ValueError
     place = parts.netloc.rpartition("@")[2]
     shown = parts._replace(netloc=place).geturl()
     if parts.username is None:
