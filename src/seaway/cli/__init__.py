@@ -76,9 +76,22 @@ def root(
     password: Annotated[
         str | None, typer.Option(help="Password; NATS_PASSWORD keeps it out of `ps`.")
     ] = None,
+    token: Annotated[
+        str | None, typer.Option(help="Token; NATS_TOKEN keeps it out of `ps`.")
+    ] = None,
     tlscert: Annotated[Path | None, typer.Option(help="TLS certificate.", metavar="FILE")] = None,
     tlskey: Annotated[Path | None, typer.Option(help="TLS key.", metavar="FILE")] = None,
     tlsca: Annotated[Path | None, typer.Option(help="TLS authority.", metavar="FILE")] = None,
+    tlsfirst: Annotated[
+        bool | None, typer.Option("--tlsfirst", help="TLS before the server's greeting.")
+    ] = None,
+    js_domain: Annotated[
+        str | None, typer.Option("--js-domain", help="JetStream domain.", metavar="DOMAIN")
+    ] = None,
+    js_api_prefix: Annotated[
+        str | None,
+        typer.Option("--js-api-prefix", help="Prefix of JetStream's API.", metavar="PREFIX"),
+    ] = None,
     inbox_prefix: Annotated[str | None, typer.Option(help="Prefix of reply subjects.")] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -92,9 +105,13 @@ def root(
         "nkey": nkey,
         "user": user,
         "password": password,
+        "token": token,
         "tls_cert": tlscert,
         "tls_key": tlskey,
         "tls_ca": tlsca,
+        "tls_first": tlsfirst,
+        "jetstream_domain": js_domain,
+        "jetstream_api_prefix": js_api_prefix,
         "inbox_prefix": inbox_prefix,
     }
     overrides: dict[str, Any] = {"profile": profile, "database": database}

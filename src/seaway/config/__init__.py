@@ -16,7 +16,6 @@ from seaway.config.models import (
     ProfileSettings,
     Settings,
     StreamSettings,
-    redact_url,
 )
 from seaway.config.units import (
     UNLIMITED,
@@ -28,6 +27,7 @@ from seaway.config.units import (
     parse_size,
     to_nanoseconds,
 )
+from seaway.config.urls import ServerUrl, redact_url
 
 __all__ = [
     "REDRIVE_WINDOW",
@@ -39,6 +39,7 @@ __all__ = [
     "OutboxSettings",
     "ProfileSettings",
     "Rate",
+    "ServerUrl",
     "Settings",
     "StreamSettings",
     "format_duration",

@@ -6,11 +6,11 @@ the environment. Guarantees: instances are frozen, hold no unknown key, and prin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
-from urllib.parse import urlsplit, urlunsplit
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -28,6 +28,7 @@ from pydantic import (
 
 from seaway import naming
 from seaway.config import units
+from seaway.config.urls import ServerUrl, redact_url, server_urls
 from seaway.errors import ConfigError, InvalidName
 from seaway.tables import check_schema
 
@@ -65,11 +66,27 @@ def _filter(value: str) -> str:
         raise ValueError(str(error)) from None
 
 
+def _token(value: str) -> str:
+    if not re.fullmatch(r"[^\s.*>]+", value):
+        raise ValueError("is one word of a subject: no dots, blanks or wildcards")
+    return value
+
+
+def _prefix(value: str) -> str:
+    prefix = value.removesuffix(".")
+    for word in prefix.split("."):
+        if not re.fullmatch(r"[^\s*>]+", word):
+            raise ValueError("is the beginning of a subject: no blanks or wildcards")
+    return prefix
+
+
 Limit: TypeAlias = Annotated[StrictInt, AfterValidator(_limit)]
 SizeLimit: TypeAlias = Annotated[Size, AfterValidator(_limit)]
 Period: TypeAlias = Annotated[Duration, AfterValidator(_positive)]
 Count: TypeAlias = Annotated[StrictInt, Field(ge=1)]
 Replicas: TypeAlias = Annotated[StrictInt, Field(ge=1, le=5)]
+Token: TypeAlias = Annotated[str, AfterValidator(_token)]
+Prefix: TypeAlias = Annotated[str, AfterValidator(_prefix)]
 Filter: TypeAlias = Annotated[str, AfterValidator(_filter)]
 
 
@@ -79,32 +96,15 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
-def redact_url(url: str) -> str:
-    """``url`` (or several, by comma) with ``***`` for what stands before the ``@``'s host."""
-    return ",".join(_redact_one(part.strip()) for part in url.split(","))
-
-
-def _redact_one(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "***"
-    if "@" not in parts.netloc:
-        return url
-    secret, _, host = parts.netloc.rpartition("@")
-    user, colon, _ = secret.partition(":")
-    # Without a colon the whole is a token, which is as secret as a password (nats) or a user (sql).
-    shown = f"{user}:***" if colon else ("***" if parts.scheme in NATS_SCHEMES else user)
-    return urlunsplit(parts._replace(netloc=f"{shown}@{host}"))
-
-
 REDRIVE_WINDOW = timedelta(days=7)
 """How long after its stream has forgotten it an event that was handled may come again by a redrive.
 
 Dead letter and redrive streams keep for ever what nobody takes out, so this is no limit of theirs
 but Seaway's promise: as long as advisories last, from which letters are still written."""
 
-NATS_SCHEMES = ("nats", "tls", "ws", "wss")
+
+OWN_API = "$JS.API"
+"""What JetStream's API begins with in the account and the domain of the connection."""
 
 
 class NatsSettings(Section):
@@ -119,6 +119,9 @@ class NatsSettings(Section):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None
+    tls_first: bool = False
+    jetstream_domain: Token | None = None
+    jetstream_api_prefix: Prefix | None = None
     context: str | None = None
     connect_timeout: Period = timedelta(seconds=2)
     request_timeout: Period = timedelta(seconds=5)
@@ -127,19 +130,27 @@ class NatsSettings(Section):
     @field_validator("url")
     @classmethod
     def _url(cls, value: str) -> str:
-        urls = []
-        for text in value.split(","):
-            url = text.strip() if "://" in text else f"nats://{text.strip()}"
-            try:
-                parts = urlsplit(url)
-                usable = parts.scheme in NATS_SCHEMES and bool(parts.hostname)
-                usable = usable and parts.port != 0
-            except ValueError:
-                usable = False
-            if not usable:
-                raise ValueError("is not a server's URL, like nats://127.0.0.1:4222")
-            urls.append(url)
-        return ",".join(urls)
+        server_urls(value)
+        parts = (part.strip() for part in value.split(","))
+        return ",".join(part if "://" in part else f"nats://{part}" for part in parts)
+
+    @property
+    def servers(self) -> tuple[ServerUrl, ...]:
+        """Each server of ``url``."""
+        return server_urls(self.url)
+
+    @model_validator(mode="after")
+    def _one_api(self) -> Self:
+        if self.jetstream_domain is not None and self.jetstream_api_prefix is not None:
+            raise ValueError("has jetstream_domain or jetstream_api_prefix, not both")
+        return self
+
+    @property
+    def api(self) -> str:
+        """What each subject of JetStream's API begins with, without the last dot."""
+        if self.jetstream_domain is not None:
+            return f"$JS.{self.jetstream_domain}.API"
+        return self.jetstream_api_prefix or OWN_API
 
     @property
     def redacted_url(self) -> str:

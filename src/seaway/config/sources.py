@@ -37,6 +37,9 @@ _FLAGS = {
     "tls_ca": "--tlsca",
     "tls_cert": "--tlscert",
     "tls_key": "--tlskey",
+    "tls_first": "--tlsfirst",
+    "jetstream_domain": "--js-domain",
+    "jetstream_api_prefix": "--js-api-prefix",
     "inbox_prefix": "--inbox-prefix",
 }
 _CONTEXT_KEYS = {
@@ -49,8 +52,13 @@ _CONTEXT_KEYS = {
     "ca": "tls_ca",
     "cert": "tls_cert",
     "key": "tls_key",
+    "tls_first": "tls_first",
+    "jetstream_domain": "jetstream_domain",
+    "jetstream_api_prefix": "jetstream_api_prefix",
     "inbox_prefix": "inbox_prefix",
 }
+_WITHOUT_EFFECT = frozenset({"name", "description", "color_scheme", "jetstream_event_prefix"})
+"""Of the nats CLI's own screens; advisories are captured by a stream, under their own subjects."""
 _PATHS = frozenset({"creds", "nkey", "tls_ca", "tls_cert", "tls_key"})
 
 
@@ -94,8 +102,14 @@ def from_nats_context(name: str, environ: Mapping[str, str]) -> dict[str, Any]:
         raise ConfigError(f"the NATS context cannot be read: {error}", where=str(path)) from None
     if not isinstance(data, dict):
         raise ConfigError("the NATS context is not a JSON object", where=str(path))
+    given = {field: value for field, value in data.items() if value}
+    if foreign := sorted(given.keys() - _CONTEXT_KEYS.keys() - _WITHOUT_EFFECT):
+        # Passed over, it would be another server or another user that is spoken to.
+        raise ConfigError(
+            f"the NATS context has {foreign[0]}, which Seaway cannot do", where=str(path)
+        )
     return {
-        key: str(Path(data[field]).expanduser()) if key in _PATHS else data[field]
+        key: str(Path(str(given[field])).expanduser()) if key in _PATHS else given[field]
         for field, key in _CONTEXT_KEYS.items()
-        if isinstance(data.get(field), str) and data[field]
+        if field in given
     }

@@ -92,6 +92,7 @@ class Advisory:
     consumer: str
     stream_seq: int
     deliveries: int
+    domain: str | None = None
 
     @classmethod
     def parse(cls, subject: str, payload: bytes) -> Advisory:
@@ -100,16 +101,18 @@ class Advisory:
             said = json.loads(payload)
             stream, consumer = said["stream"], said["consumer"]
             stream_seq, deliveries = said["stream_seq"], said.get("deliveries", 0)
+            domain = said.get("domain")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DecodeError(f"an advisory cannot be read: {payload[:200]!r}") from error
-        texts, numbers = (stream, consumer), (stream_seq, deliveries)
+        texts, numbers = (stream, consumer, domain or ""), (stream_seq, deliveries)
         if not all(type(text) is str for text in texts) or not all(
             type(number) is int and 0 <= number < 2**63 for number in numbers
         ):
             raise DecodeError(f"an advisory cannot be read: {payload[:200]!r}")
         exhausted = subject.startswith(MAX_DELIVERIES_PREFIX)
         return cls(
-            "exhausted" if exhausted else "terminated", stream, consumer, stream_seq, deliveries
+            "exhausted" if exhausted else "terminated",
+            *(stream, consumer, stream_seq, deliveries, domain),
         )
 
     @property
@@ -150,6 +153,7 @@ class Sweeper:
             None if store is None else Unreported(broker, store, self._durables, streams or {})
         )
         self._look_again = math.inf
+        self._domain: str | None = None
         self._postponed: set[int] = set()
         self._others: dict[int, float] = {}
         """When an advisory about another service's durable was first given to us, to be settled."""
@@ -200,7 +204,7 @@ class Sweeper:
     async def _settle(self, source: Subscription, incoming: Incoming) -> None:
         try:
             advisory = Advisory.parse(incoming.message.subject, incoming.message.payload)
-            if advisory.ours:
+            if advisory.ours and not await self._is_another_domains(advisory):
                 if await self._may_be_pending(advisory, incoming.stored_at):
                     await source.nak(incoming, delay=_PENDING)
                     return
@@ -223,6 +227,15 @@ class Sweeper:
         self._postponed.discard(incoming.stream_seq)
         self._others.pop(incoming.stream_seq, None)
         await source.ack(incoming)
+
+    async def _is_another_domains(self, advisory: Advisory) -> bool:
+        """Leaf nodes hear each other's advisories, and may have streams of the same name."""
+        if advisory.domain is None:
+            return False
+        if self._domain is None:
+            info = await self._broker.admin.stream(ADVISORY_STREAM)
+            self._domain = str((info or {}).get("domain") or "")
+        return bool(self._domain) and self._domain != advisory.domain
 
     def _is_another_services(self, advisory: Advisory, incoming: Incoming) -> bool:
         """Whether to leave it to a sweeper that has its durable. The pulls are served in turn."""

@@ -24,8 +24,6 @@ Role: TypeAlias = Literal[
 ]
 ROLES: Sequence[Role] = get_args(Role)
 
-_API = "$JS.API."
-
 
 @dataclass(frozen=True, slots=True)
 class Rights:
@@ -64,6 +62,7 @@ class _Needs:
 
     def __init__(self, settings: Settings, service: str | None, parking: bool) -> None:
         self._settings = settings
+        self._api = f"{settings.nats.api}."
         self._parking = parking
         self._streams = {stream.name: stream for stream in settings.streams}
         self._consumers = [
@@ -98,22 +97,28 @@ class _Needs:
                 return self._topology()
 
     def _read(self, stream: str, reader: str) -> Iterable[str]:
-        yield f"{_API}STREAM.INFO.{stream}"
+        yield f"{self._api}STREAM.INFO.{stream}"
         found = self._streams.get(stream)
         if _is_redrive(stream) or (found is not None and found.retention == "workqueue"):
             # Which admits no second reader: each message is asked for.
-            yield f"{_API}STREAM.MSG.GET.{stream}"
+            yield f"{self._api}STREAM.MSG.GET.{stream}"
             return
         name = naming.reader_name(reader)
-        yield f"{_API}CONSUMER.CREATE.{stream}.{name}"
-        yield f"{_API}CONSUMER.DELETE.{stream}.{name}"
+        yield f"{self._api}CONSUMER.CREATE.{stream}.{name}"
+        yield f"{self._api}CONSUMER.DELETE.{stream}.{name}"
+
+    def _acks(self, durable: str) -> Iterable[str]:
+        yield f"$JS.ACK.{durable}.>"
+        if self._settings.nats.jetstream_domain is not None:
+            # As a server writes it that tells domains and accounts apart (js_ack_fc_v2).
+            yield f"$JS.ACK.{self._settings.nats.jetstream_domain}.*.{durable}.>"
 
     def _relay(self) -> Iterable[str]:
         for stream in self._settings.streams:
             yield naming.events_filter(stream.context)
             yield from self._read(stream.name, naming.RELAY)
             # What lies there under the id of one event, where the stream knows it.
-            yield f"{_API}STREAM.MSG.GET.{stream.name}"
+            yield f"{self._api}STREAM.MSG.GET.{stream.name}"
 
     def _each_consumer(self) -> Iterable[str]:
         for consumer in self._consumers:
@@ -123,77 +128,77 @@ class _Needs:
         durable, context = consumer.durable, naming.stream_context(consumer.stream)
         queue, redrives = naming.dlq_stream(context), naming.redrive_stream(context)
         for stream in (consumer.stream, redrives):
-            yield f"{_API}CONSUMER.INFO.{stream}.{durable}"
-            yield f"{_API}CONSUMER.MSG.NEXT.{stream}.{durable}"
+            yield f"{self._api}CONSUMER.INFO.{stream}.{durable}"
+            yield f"{self._api}CONSUMER.MSG.NEXT.{stream}.{durable}"
             if consumer.exclusive:
-                yield f"{_API}CONSUMER.UNPIN.{stream}.{durable}"
-            yield f"$JS.ACK.{stream}.{durable}.>"
+                yield f"{self._api}CONSUMER.UNPIN.{stream}.{durable}"
+            yield from self._acks(f"{stream}.{durable}")
             yield from self._read(stream, durable)
-            yield f"{_API}STREAM.MSG.GET.{stream}"
+            yield f"{self._api}STREAM.MSG.GET.{stream}"
         yield naming.dlq_filter(context)
         yield from self._read(queue, durable)
-        yield f"{_API}STREAM.MSG.GET.{queue}"
+        yield f"{self._api}STREAM.MSG.GET.{queue}"
         if self._parking:
             yield naming.redrive_filter(context, durable)
-            yield f"{_API}STREAM.MSG.DELETE.{queue}"
+            yield f"{self._api}STREAM.MSG.DELETE.{queue}"
 
     def _sweeper(self) -> Iterable[str]:
         advisories = f"{naming.ADVISORY_STREAM}.{naming.SWEEPER_DURABLE}"
-        yield f"{_API}CONSUMER.INFO.{advisories}"
-        yield f"{_API}CONSUMER.MSG.NEXT.{advisories}"
-        yield f"$JS.ACK.{advisories}.>"
-        yield f"{_API}STREAM.INFO.{naming.ADVISORY_STREAM}"
+        yield f"{self._api}CONSUMER.INFO.{advisories}"
+        yield f"{self._api}CONSUMER.MSG.NEXT.{advisories}"
+        yield from self._acks(advisories)
+        yield f"{self._api}STREAM.INFO.{naming.ADVISORY_STREAM}"
         for stream in self._settings.streams:
             redrives = naming.redrive_stream(stream.context)
             yield from self._read(stream.name, naming.SWEEPER)
-            yield f"{_API}STREAM.MSG.GET.{stream.name}"
+            yield f"{self._api}STREAM.MSG.GET.{stream.name}"
             yield from self._read(redrives, naming.SWEEPER)
-            yield f"{_API}STREAM.MSG.DELETE.{redrives}"
+            yield f"{self._api}STREAM.MSG.DELETE.{redrives}"
             queue = naming.dlq_stream(stream.context)
             yield from self._read(queue, naming.SWEEPER)
-            yield f"{_API}STREAM.MSG.GET.{queue}"
+            yield f"{self._api}STREAM.MSG.GET.{queue}"
             yield naming.dlq_filter(stream.context)
         for consumer in self._consumers:
             redrives = naming.redrive_stream(naming.stream_context(consumer.stream))
             for name in (consumer.stream, redrives):
-                yield f"{_API}CONSUMER.INFO.{name}.{consumer.durable}"
+                yield f"{self._api}CONSUMER.INFO.{name}.{consumer.durable}"
 
     def _operator(self) -> Iterable[str]:
         for stream in self._settings.streams:
             queue = naming.dlq_stream(stream.context)
             yield from self._read(queue, naming.OPERATOR)
-            yield f"{_API}STREAM.MSG.GET.{queue}"
-            yield f"{_API}STREAM.MSG.DELETE.{queue}"
+            yield f"{self._api}STREAM.MSG.GET.{queue}"
+            yield f"{self._api}STREAM.MSG.DELETE.{queue}"
             # A letter by reference; a replay; a redrive to all.
-            yield f"{_API}STREAM.MSG.GET.{stream.name}"
+            yield f"{self._api}STREAM.MSG.GET.{stream.name}"
             yield from self._read(stream.name, naming.OPERATOR)
             yield naming.events_filter(stream.context)
         for consumer in self._consumers:
             context = naming.stream_context(consumer.stream)
             redrives = naming.redrive_stream(context)
-            yield f"{_API}CONSUMER.INFO.{redrives}.{consumer.durable}"
+            yield f"{self._api}CONSUMER.INFO.{redrives}.{consumer.durable}"
             yield naming.redrive_filter(context, consumer.durable)
 
     def _watcher(self) -> Iterable[str]:
         for stream in desired(self._settings).streams:
-            yield f"{_API}STREAM.INFO.{stream}"
-            yield f"{_API}CONSUMER.LIST.{stream}"
-            yield f"{_API}CONSUMER.INFO.{stream}.*"
+            yield f"{self._api}STREAM.INFO.{stream}"
+            yield f"{self._api}CONSUMER.LIST.{stream}"
+            yield f"{self._api}CONSUMER.INFO.{stream}.*"
             if not _is_redrive(stream):
                 yield from self._read(stream, naming.WATCHER)
         for found in self._settings.streams:
-            yield f"{_API}STREAM.MSG.GET.{naming.dlq_stream(found.context)}"
+            yield f"{self._api}STREAM.MSG.GET.{naming.dlq_stream(found.context)}"
 
     def _topology(self) -> Iterable[str]:
         wanted = desired(self._settings)
-        yield f"{_API}STREAM.LIST"
+        yield f"{self._api}STREAM.LIST"
         for stream in wanted.streams:
             for verb in ("CREATE", "UPDATE", "DELETE", "INFO"):
-                yield f"{_API}STREAM.{verb}.{stream}"
-            yield f"{_API}CONSUMER.LIST.{stream}"
+                yield f"{self._api}STREAM.{verb}.{stream}"
+            yield f"{self._api}CONSUMER.LIST.{stream}"
         for stream, durable in wanted.consumers:
             for verb in ("CREATE", "DELETE", "INFO"):
-                yield f"{_API}CONSUMER.{verb}.{stream}.{durable}"
+                yield f"{self._api}CONSUMER.{verb}.{stream}.{durable}"
 
 
 def _is_redrive(stream: str) -> bool:

@@ -22,8 +22,8 @@ _FULL = frozenset({10077, 10002, 10023, 10028, 10047})
 memory or on its disk."""
 
 
-def classify(answer: Frame | None) -> PublishOutcome:
-    """``None``: no acknowledgement came."""
+def classify(answer: Frame | None, domain: str | None = None) -> PublishOutcome:
+    """``None``: no acknowledgement came. ``domain``: of which it has to be."""
     if answer is None:
         return Unconfirmed("no acknowledgement in time")
     if answer.status == "503":
@@ -32,6 +32,13 @@ def classify(answer: Frame | None) -> PublishOutcome:
         content = json.loads(answer.data)
         error = content.get("error")
         if error is None:
+            taken = content.get("domain", domain)
+            if domain is not None and taken != domain:
+                # Two domains have a stream of this subject: ours may not have it yet.
+                return Unconfirmed(
+                    f"a stream of the domain {taken!r} takes this subject too: it says nothing of "
+                    f"the one of {domain!r}"
+                )
             return Stored(int(content["seq"]), bool(content.get("duplicate", False)))
         code, err_code = int(error.get("code", 0)), int(error.get("err_code", 0))
     except (ValueError, KeyError, AttributeError, TypeError):

@@ -1,7 +1,7 @@
 """JetStream's JSON API over a core connection: one request, one answer, errors by code.
 
-Owns: the ``$JS.API`` envelope, paging, and what silence means. Source of the codes: the server's
-``errors.json`` (2.15).
+Owns: the API's subjects (``$JS.API``, or those of a domain or a prefix), its envelope, paging, and
+what silence means. Source of the codes: the server's ``errors.json`` (2.15).
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from seaway.brokers.jetstream.frames import Frame
 from seaway.contracts import JSON
 from seaway.errors import ApiError, BrokerUnavailable
 
-PREFIX = "$JS.API"
-
 CONSUMER_CREATE_FAILED = 10012
 CONSUMER_NAME_IN_USE = 10013
 CONSUMER_NOT_FOUND = 10014
@@ -27,10 +25,15 @@ JETSTREAM_NOT_ENABLED_FOR_ACCOUNT = 10039
 
 
 class Api:
-    """Requests to JetStream's API of the connection's account."""
+    """Requests to the JetStream API that the connection's settings name: of its account, in its own
+    domain or another."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+
+    def subject(self, call: str) -> str:
+        """Where ``call`` (``STREAM.INFO.SEA_EVENTS``) is asked for."""
+        return f"{self._connection.settings.api}.{call}"
 
     async def call(self, subject: str, body: JSON | None = None) -> JSON:
         """The answer's JSON, without its ``type``.
@@ -38,8 +41,8 @@ class Api:
         ``ApiError`` where the server refuses, ``BrokerUnavailable`` where nobody answers.
         """
         payload = b"" if body is None else json.dumps(body, separators=(",", ":")).encode()
-        answer = await self._connection.request(f"{PREFIX}.{subject}", payload)
-        return self._read(subject, answer)
+        asked = self.subject(subject)
+        return self._read(asked, await self._connection.request(asked, payload))
 
     async def find(self, subject: str, *missing: int, body: JSON | None = None) -> JSON | None:
         """Like ``call``; ``None`` where the server refuses with one of these err_codes."""
@@ -62,16 +65,27 @@ class Api:
 
     def _read(self, subject: str, answer: Frame) -> JSON:
         if answer.status == "503":
+            settings = self._connection.settings
+            if settings.jetstream_domain is not None:
+                raise BrokerUnavailable(
+                    f"nobody answers {subject}: no domain {settings.jetstream_domain!r} can be "
+                    f"reached through {settings.redacted_url}, or its JetStream has no leader"
+                )
+            if settings.jetstream_api_prefix is not None:
+                raise BrokerUnavailable(
+                    f"nobody answers {subject}: no JetStream is under this prefix, or it has no "
+                    "leader"
+                )
             if not self._connection.server_info().jetstream:
                 raise BrokerUnavailable(
-                    f"JetStream is not enabled on {self._connection.settings.redacted_url}: "
+                    f"JetStream is not enabled on {settings.redacted_url}: "
                     "start nats-server with -js"
                 )
-            raise BrokerUnavailable(f"nobody answers {PREFIX}.{subject}: JetStream has no leader")
+            raise BrokerUnavailable(f"nobody answers {subject}: JetStream has no leader")
         try:
             content = json.loads(answer.data)
         except ValueError as error:
-            raise BrokerUnavailable(f"{PREFIX}.{subject}: the answer is not JSON") from error
+            raise BrokerUnavailable(f"{subject}: the answer is not JSON") from error
         refusal = content.get("error")
         if refusal is not None:
             raise ApiError(

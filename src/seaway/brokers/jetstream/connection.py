@@ -13,11 +13,12 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import random
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import nats.errors
 from nats.aio.client import Client
@@ -27,9 +28,13 @@ from nats.protocol.parser import Parser
 from seaway import logs
 from seaway.brokers.jetstream.denials import Denials
 from seaway.brokers.jetstream.frames import Frame, cut, frame
-from seaway.brokers.jetstream.options import client_options
+from seaway.brokers.jetstream.options import ClientOptions, Login, client_options
+from seaway.brokers.jetstream.refusals import Attempt, describe, no_tls, refusal
+from seaway.brokers.jetstream.transport import Transport
 from seaway.brokers.jetstream.wire import chunks
-from seaway.config import NatsSettings
+from seaway.config import NatsSettings, ServerUrl
+from seaway.config.models import OWN_API
+from seaway.config.urls import WEB_SCHEMES
 from seaway.contracts import ServerInfo
 from seaway.errors import BrokerUnavailable, ConfigError, NotPermitted, SeawayError
 from seaway.forks import Opened
@@ -42,6 +47,8 @@ logging.getLogger("nats").setLevel(logging.CRITICAL)  # Everything it says reach
 
 _DEAF_SECONDS = 10
 """After how long a subscription that was denied is asked for again."""
+_SLACK_SECONDS = 0.5
+_GIVE_UP_SECONDS = 2
 _CHUNK_BYTES = 64 * 1024
 _PENDING_BYTES = 16 * 1024 * 1024
 
@@ -60,8 +67,14 @@ class _SturdyClient(Client):
     none of that is done. (nats-py 2.16; all methods are its own.)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, options: ClientOptions | None = None) -> None:
         super().__init__()
+        self._seaway = options or ClientOptions({}, Login())
+        self.socket = Transport()
+        keys = self._seaway.keys
+        self._auth_configured = self._seaway.known
+        if keys is not None:
+            self._public_nkey = keys.public
         self._ps = _Reader(self)
         self.handlers: dict[int, FrameHandler] = {}
         """By subscription id: called at once, without a task's turn for each message."""
@@ -77,6 +90,32 @@ class _SturdyClient(Client):
         """Return when the socket takes more. ``OSError`` where it is lost."""
         assert self._transport is not None
         await self._transport.drain()  # type: ignore[no-untyped-call]
+
+    async def _connect_to_server(self, s: Any) -> None:
+        if s.uri.scheme not in WEB_SCHEMES:
+            self._transport = cast(Any, self.socket)
+        login = self._seaway.logins.get((s.uri.hostname, s.uri.port), self._seaway.login)
+        self.options.update(user=login.user, password=login.password, token=login.token)
+        await super()._connect_to_server(s)
+
+    def _connect_command(self) -> bytes:
+        try:
+            return super()._connect_command()
+        except ConfigError as error:
+            # Any other than the client's own would end its reconnecting.
+            raise nats.errors.Error(str(error)) from error
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and self._seaway.tls is not None:
+            # Else it would go on without, and say in the open who we are.
+            offered = info.get("tls_required") or info.get("tls_available")
+            assert self._current_server is not None
+            uri = self._current_server.uri
+            if not offered and not self.options["tls_handshake_first"] and uri.scheme != "wss":
+                error = no_tls(f"{uri.scheme}://{uri.hostname}:{uri.port}")
+                raise nats.errors.Error(str(error)) from error
+            info["tls_required"] = uri.scheme != "wss"
+        await super()._process_info(info, initial_connection)
 
     async def _attempt_reconnect(self) -> None:
         # Kept, it would reach the server long after its caller was told that it had not.
@@ -186,7 +225,9 @@ class Connection:
     _mending: asyncio.Future[None] | None = None
 
     def __post_init__(self) -> None:
-        self.denials = Denials(self.telemetry, inbox=self.settings.inbox_prefix)
+        self.denials = Denials(
+            self.telemetry, inbox=self.settings.inbox_prefix, api=self.settings.api
+        )
 
     @property
     def connected(self) -> bool:
@@ -209,7 +250,8 @@ class Connection:
         url = self.client.connected_url
         return ServerInfo(
             version=str(info.get("version", "")),
-            jetstream=bool(info.get("jetstream", False)),
+            # That of another domain or prefix is not this server's to have.
+            jetstream=bool(info.get("jetstream", False)) or self.settings.api != OWN_API,
             max_payload_bytes=int(self.client.max_payload),
             server_name=str(info.get("server_name", "")),
             cluster=info.get("cluster"),
@@ -432,8 +474,8 @@ class Connection:
     def _translate(self, error: Exception, subject: str) -> SeawayError:
         for kind, make in _ERRORS:
             if isinstance(error, kind):
-                return make(f"{subject}: {_words(error)}")
-        return BrokerUnavailable(f"{subject}: {_words(error)}")
+                return make(f"{subject}: {describe(error)}")
+        return BrokerUnavailable(f"{subject}: {describe(error)}")
 
 
 _ERRORS: tuple[tuple[type[Exception], Callable[[str], SeawayError]], ...] = (
@@ -446,12 +488,6 @@ _ERRORS: tuple[tuple[type[Exception], Callable[[str], SeawayError]], ...] = (
 )
 
 
-def _words(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return str(error).removeprefix("nats: ") or type(error).__name__
-
-
 def _frame(message: Msg) -> Frame:
     return Frame(message.subject, message.reply, message.headers or {}, message.data)
 
@@ -461,15 +497,13 @@ async def open_connection(
 ) -> Connection:
     """Connect. ``wait``: try for ever; otherwise ``BrokerUnavailable`` once every server failed.
 
-    ``ConfigError`` where the server refuses the credentials, or a file of theirs cannot be read;
-    waiting would not mend it.
+    ``ConfigError`` where a server refuses the credentials, its TLS is not as the settings have it,
+    or a file of theirs cannot be read; waiting would not mend it.
     """
     backoff, attempt = Backoff(timedelta(milliseconds=100), timedelta(seconds=2)), 0
-    options = client_options(settings)
     while True:
-        connection = Connection(settings, telemetry)
         try:
-            await _connect(connection, options, name)
+            connection = await _connect_to_any(settings, telemetry, name)
         except BrokerUnavailable as error:
             if not wait:
                 raise
@@ -484,20 +518,46 @@ async def open_connection(
             return connection
 
 
-async def _connect(connection: Connection, options: dict[str, Any], name: str) -> None:
+async def _connect_to_any(settings: NatsSettings, telemetry: Telemetry, name: str) -> Connection:
+    options = client_options(settings)
+    servers = random.sample(settings.servers, len(settings.servers))
+    failures: list[SeawayError] = []
+    for server in servers:
+        connection = Connection(settings, telemetry, _SturdyClient(options))
+        others = [one.url for one in servers if one is not server]
+        try:
+            await _connect(connection, options, server, others, name)
+        except SeawayError as error:
+            failures.append(error)
+        else:
+            return connection
+    for failure in failures:
+        if isinstance(failure, ConfigError):
+            raise failure
+    if len(failures) == 1:
+        raise failures[0]
+    raise BrokerUnavailable("; ".join(map(str, failures)))
+
+
+async def _connect(
+    connection: Connection,
+    options: ClientOptions,
+    server: ServerUrl,
+    others: list[str],
+    name: str,
+) -> None:
     client, settings = connection.client, connection.settings
-    servers = settings.url.split(",")
-    seen: list[str] = []
+    seen: list[Exception] = []
+    keys = options.keys
 
     async def on_error(error: Exception) -> None:
-        seen.append(_words(error))
+        seen.append(error)
         await connection._on_error(error)
 
-    limit = settings.connect_timeout.total_seconds() * len(servers) + 1
     try:
-        async with asyncio.timeout(limit):
+        async with asyncio.timeout(settings.connect_timeout.total_seconds() + _SLACK_SECONDS):
             await client.connect(
-                servers=servers,
+                servers=[server.url],
                 name=name,
                 error_cb=on_error,
                 disconnected_cb=connection._on_disconnect,
@@ -506,20 +566,35 @@ async def _connect(connection: Connection, options: dict[str, Any], name: str) -
                 max_reconnect_attempts=1,
                 pending_size=_PENDING_BYTES,
                 inbox_prefix=settings.inbox_prefix,
-                **options,
+                signature_cb=None if keys is None else keys.sign,
+                user_jwt_cb=None if keys is None else keys.jwt,
+                tls=options.tls,
+                **options.connect,
             )
-    except (nats.errors.Error, OSError, TimeoutError) as error:
-        with contextlib.suppress(Exception):
-            await client.close()
-        reason = seen[-1] if seen else _words(error)
-        if "authorization" in reason.lower():
-            raise ConfigError(
-                f"{settings.redacted_url} refuses these credentials: {reason}",
-                hint="--creds, --nkey, --user and --password, or the matching NATS_ variables",
-            ) from error
-        raise BrokerUnavailable(
-            f"no NATS server answers at {settings.redacted_url}: {reason}"
-        ) from error
+    except (nats.errors.Error, OSError) as error:  # A TimeoutError is one.
+        await _give_up(client)
+        cause: BaseException = seen[-1] if seen else error
+        while cause.__cause__ is not None and isinstance(cause, nats.errors.Error):
+            cause = cause.__cause__
+        attempt = Attempt(
+            server.url,
+            client.socket.step,
+            known=options.known,
+            certified=options.certified,
+            asked=bool(client._server_info.get("tls_verify")),
+            tls_first=settings.tls_first,
+        )
+        raise refusal(attempt, cause) from error
+    except BaseException:
+        await _give_up(client)
+        raise
+    client._setup_server_pool(others)
     # A first connection that fails is the caller's to know; a lost one is ours to mend, for ever.
     client.options["allow_reconnect"] = True
     client.options["max_reconnect_attempts"] = -1
+
+
+async def _give_up(client: _SturdyClient) -> None:
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(_GIVE_UP_SECONDS):
+            await client.close()

@@ -35,11 +35,14 @@ _ACK_TOKENS = 4
 _DOMAIN_ACK_TOKENS = 6
 
 
-def right_to(subject: str, *, inbox: str) -> str:
+def right_to(subject: str, *, inbox: str, api: str = "$JS.API") -> str:
     """What has to be granted for ``subject``, as the lists of ``seaway permissions`` have it:
-    one of few, however many subjects there are. ``inbox``: the prefix of reply subjects."""
+    one of few, however many subjects there are. ``inbox``: the prefix of reply subjects, ``api``:
+    that of JetStream's API."""
     if subject.startswith(f"{inbox}."):
         return f"{inbox}.>"
+    if subject.startswith(f"{api}."):
+        return subject
     tokens = subject.split(".")
     if subject.startswith("$JS.ACK."):
         # stream.consumer.deliveries.stream_seq.consumer_seq.time.pending, perhaps behind domain
@@ -55,9 +58,9 @@ def right_to(subject: str, *, inbox: str) -> str:
 class Denials:
     """Of one connection."""
 
-    def __init__(self, telemetry: Telemetry, *, inbox: str) -> None:
+    def __init__(self, telemetry: Telemetry, *, inbox: str, api: str = "$JS.API") -> None:
         self._telemetry = telemetry
-        self._inbox = inbox
+        self._prefixes = {"inbox": inbox, "api": api}
         self._known: dict[tuple[Verb, str], str] = {}
         """By verb and right: the subject that was denied last."""
         self._watchers: list[Watcher] = []
@@ -92,7 +95,7 @@ class Denials:
             return None
         verb: Verb = "publish" if found[1].lower() == "publish" else "subscribe"
         subject = found[2]
-        denial = NotPermitted(verb, subject, right_to(subject, inbox=self._inbox))
+        denial = NotPermitted(verb, subject, right_to(subject, **self._prefixes))
         if (verb, denial.right) not in self._known:
             logger.error("%s", denial)
         self._known[verb, denial.right] = subject
@@ -105,7 +108,7 @@ class Denials:
         """What was published to ``subject`` was answered: that is granted, and hearing answers."""
         if not self._known:
             return
-        key: tuple[Verb, str] = "publish", right_to(subject, inbox=self._inbox)
+        key: tuple[Verb, str] = "publish", right_to(subject, **self._prefixes)
         # One subject of several may be denied; those of acknowledgements never come again.
         if self._known.get(key) == subject or subject.startswith("$JS.ACK."):
             self._granted(key)

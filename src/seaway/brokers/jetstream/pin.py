@@ -18,7 +18,7 @@ import json
 from datetime import timedelta
 
 from seaway.brokers.jetstream import wire
-from seaway.brokers.jetstream.api import PREFIX, Api
+from seaway.brokers.jetstream.api import Api
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.frames import Frame
 from seaway.contracts import JSON
@@ -90,7 +90,8 @@ class Pin:
                 await api.call(f"CONSUMER.UNPIN.{self._durable}", {"group": self._group})
 
     async def _keep(self) -> None:
-        subject, expires = f"{PREFIX}.CONSUMER.MSG.NEXT.{self._durable}", 10**9
+        expires = 10**9
+        subject = Api(self._connection).subject(f"CONSUMER.MSG.NEXT.{self._durable}")
         while True:
             await asyncio.sleep(_EVERY.total_seconds())
             if self.id is not None:

@@ -173,7 +173,7 @@ class Publisher:
             [answer] = await asked.answers(timeout=timeout, asked=1)
         if refused:
             return None  # The batch has a gap, and is dropped.
-        outcome = classify(answer)
+        outcome = classify(answer, self._connection.settings.jetstream_domain)
         match outcome:
             case Stored(stream_seq):
                 first = stream_seq - last + 1

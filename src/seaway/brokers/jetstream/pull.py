@@ -26,7 +26,7 @@ from typing import Self
 
 from seaway import logs
 from seaway.brokers.jetstream import wire
-from seaway.brokers.jetstream.api import CONSUMER_NOT_FOUND, PREFIX, STREAM_NOT_FOUND, Api
+from seaway.brokers.jetstream.api import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, Api
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.deliveries import ack_subject, incoming_of
 from seaway.brokers.jetstream.frames import DELIVERED, Frame
@@ -59,7 +59,7 @@ class Pull:
         self._replies = Replies(connection)
         self._stream = stream
         self._durable = durable
-        self._subject = f"{PREFIX}.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._subject = Api(connection).subject(f"CONSUMER.MSG.NEXT.{stream}.{durable}")
         self._inbox = connection.new_inbox()
         self._pin = None if group is None else Pin(connection, stream, durable, group, self._inbox)
         self._arrived: deque[Incoming] = deque()

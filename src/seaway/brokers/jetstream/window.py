@@ -58,6 +58,7 @@ class Window:
         self._messages = messages
         self._room = room
         self._width = width
+        self._domain = connection.settings.jetstream_domain
         self._outcomes: list[PublishOutcome] = [Held()] * len(messages)
         self._lanes: dict[str, deque[int]] = {}
         for index, key in enumerate(keys):
@@ -125,7 +126,7 @@ class Window:
 
     def _answered(self, lane: deque[int], index: int, answer: Frame | None) -> None:
         del self._in_flight[index]
-        self._outcomes[index] = outcome = classify(answer)
+        self._outcomes[index] = outcome = classify(answer, self._domain)
         if isinstance(outcome, Stored):
             self._width = min(WINDOW, self._width + 1)
             if lane and not outcome.duplicate:

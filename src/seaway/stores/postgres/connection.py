@@ -18,10 +18,13 @@ from asyncpg.pool import PoolConnectionProxy
 from seaway.databases.ending import statement_to_its_end, to_its_end
 from seaway.errors import StoreUnavailable
 from seaway.forks import Opened
+from seaway.stores.postgres import upgrades
 from seaway.stores.postgres.address import Address
 from seaway.stores.postgres.begins import READING, WRITES, WRITING, Begin
 from seaway.stores.postgres.errors import DRIVER_ERRORS, translating
 from seaway.stores.postgres.passfile import options_of
+
+upgrades.mend()
 
 Handle: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 Row: TypeAlias = "asyncpg.Record"
