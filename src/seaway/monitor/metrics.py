@@ -123,11 +123,16 @@ def _of_sample(sample: Sample) -> Iterator[Metric]:
     held = GaugeMetricFamily(
         "consumer_ack_pending", "Messages delivered, not yet acknowledged.", labels=by_consumer
     )
+    unused = GaugeMetricFamily(
+        "seaway_consumer_never_pulled_bool",
+        "1 while no process has ever asked the durable for messages.",
+        labels=by_consumer,
+    )
     for consumer in snapshot.consumers:
         pending.add_metric(consumer.key, consumer.num_pending)
         held.add_metric(consumer.key, consumer.num_ack_pending)
-    yield pending
-    yield held
+        unused.add_metric(consumer.key, consumer.never_pulled)
+    yield from (pending, held, unused)
     yield _gauge(
         "seaway_server_up_bool", "1 while the NATS server answers.", snapshot.server_error is None
     )
