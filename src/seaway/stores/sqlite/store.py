@@ -211,6 +211,23 @@ class SqliteStore:
         given = {"event_ids": None if event_ids is None else json.dumps(list(event_ids))}
         return await self._write(lambda db: db.execute(_OUTBOX["unpark"], given).rowcount)
 
+    async def discard(self, event_ids: Sequence[str], reason: str) -> Sequence[str]:
+        """Give parked entries up for good."""
+        given = {"event_ids": json.dumps(list(event_ids)), "reason": reason, "now": times.now()}
+
+        def work(db: sqlite3.Connection) -> list[str]:
+            db.execute(_OUTBOX["give_up"], given)
+            return [event_id for (event_id,) in rows.read(db, _OUTBOX["drop_given_up"], given)]
+
+        return await self._write(work)
+
+    async def discarded(self, *, limit: int = 100) -> Sequence[Sent]:
+        """The entries that were given up, newest first."""
+        given = {"limit": limit}
+        return await self._read(
+            lambda db: [rows.sent(row) for row in rows.read(db, _OUTBOX["discarded"], given)]
+        )
+
     async def sent(
         self, *, event_id: str | None = None, correlation_id: str | None = None, limit: int = 100
     ) -> Sequence[Sent]:
