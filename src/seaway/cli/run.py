@@ -60,6 +60,7 @@ def run_application(
     relay: Annotated[bool, typer.Option(help="Run the relay too.")] = True,
     consumers: Annotated[bool, typer.Option(help="Run the consumers.")] = True,
     sweeper: Annotated[bool, typer.Option(help="Sweep exhausted messages into the DLQ.")] = True,
+    metrics: session.Metrics = None,
 ) -> None:
     """Run an application until SIGINT or SIGTERM, then drain; a second signal ends it at once.
 
@@ -75,6 +76,6 @@ def run_application(
         application = _with_flags(load_application(target), session.flags(ctx))
         application.wait = True
         session.log_signals(application.telemetry)
-        await application.run(relay=relay, consumers=consumers, sweeper=sweeper)
+        await application.run(relay=relay, consumers=consumers, sweeper=sweeper, metrics=metrics)
 
     session.run(work())

@@ -49,6 +49,7 @@ from seaway.telemetry import (
 __all__ = [
     "Flags",
     "Json",
+    "Metrics",
     "Timeout",
     "bounded",
     "duration",
@@ -95,6 +96,16 @@ Timeout = Annotated[
         parser=duration,
         metavar="DURATION",
         help="How long to wait for the server and the database.",
+    ),
+]
+
+
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="Serve /metrics of this process there; without HOST on loopback, 0 takes a free port.",
     ),
 ]
 

@@ -92,6 +92,13 @@ def exposition(
     return generate_latest(registry).decode() + "".join(_redeliveries(sample))
 
 
+def activity_exposition(activity: Activity) -> str:
+    """The text of ``/metrics`` of a process that works and watches nothing."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(_of_activity(activity)))
+    return generate_latest(registry).decode()
+
+
 class _Families(Collector):
     """Metrics that are known already, as a collector."""
 
