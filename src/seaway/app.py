@@ -147,7 +147,7 @@ class Seaway:
         while True:
             try:
                 async with AsyncExitStack() as failed:
-                    store = await open_configured(self.settings)
+                    store = await open_configured(self.settings, create=False)
                     failed.push_async_callback(store.close)
                     await store.schema.verify()
                     failed.pop_all()

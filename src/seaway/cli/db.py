@@ -54,7 +54,7 @@ def upgrade(
     async def apply() -> Sequence[SchemaChange]:
         if pre and post:
             raise ConfigError("give --pre or --post; for both phases at once, neither")
-        async with _schema(ctx) as schema:
+        async with _schema(ctx, create=True) as schema:
             return await schema.upgrade(phase)
 
     changes = run(apply())
@@ -69,11 +69,11 @@ def verify(ctx: typer.Context, as_json: Json = False) -> None:
     """Exit 0 if the tables are exactly as this version needs them, else 1."""
 
     async def check() -> str | None:
-        async with _schema(ctx) as schema:
-            try:
+        try:
+            async with _schema(ctx) as schema:
                 await schema.verify()
-            except SchemaMismatch as error:
-                return str(error)
+        except SchemaMismatch as error:
+            return str(error)
         return None
 
     problem = run(check())
@@ -144,8 +144,8 @@ def prune(
 
 
 @asynccontextmanager
-async def _schema(ctx: typer.Context) -> AsyncIterator[SchemaAdmin]:
-    store = await open_configured(settings(ctx))
+async def _schema(ctx: typer.Context, *, create: bool = False) -> AsyncIterator[SchemaAdmin]:
+    store = await open_configured(settings(ctx), create=create)
     try:
         yield store.schema
     finally:

@@ -138,8 +138,9 @@ async def open_app(ctx: typer.Context, *, wait: bool = False) -> AsyncIterator[S
 
 @asynccontextmanager
 async def open_database(ctx: typer.Context) -> AsyncIterator[Store]:
-    """The verified database of these settings, without a server; closed at the end."""
-    store = await open_configured(settings(ctx))
+    """The verified database of these settings, without a server; closed at the end. A name that is
+    written wrong makes no file."""
+    store = await open_configured(settings(ctx), create=False)
     try:
         await store.schema.verify()
         yield store

@@ -76,18 +76,21 @@ class SqliteStore:
         busy_timeout: timedelta = timedelta(seconds=5),
         keep_sent: bool = True,
         poll: timedelta = timedelta(milliseconds=100),
+        create: bool = True,
     ) -> SqliteStore:
         """Open ``path``, creating an empty database where there is none.
+
+        Without ``create`` that is a ``SchemaMismatch``, and no file is changed but Seaway's.
 
         ``busy_timeout``: how long a write waits for writers of other processes before it raises
         ``StoreUnavailable``. ``keep_sent=False`` keeps no settled events: they cannot be traced
         or sent again. ``poll``: the longest pause between two looks for what other connections
         wrote. ``ConfigError`` where the file cannot be a database.
         """
-        path = checked(Path(path))
-        writer = await connect(path, busy_timeout=busy_timeout, read_only=False)
+        path = checked(Path(path), create=create)
+        writer = await connect(path, busy_timeout=busy_timeout, read_only=False, create=create)
         try:
-            reader = await connect(path, busy_timeout=busy_timeout, read_only=True)
+            reader = await connect(path, busy_timeout=busy_timeout, read_only=True, create=create)
         except BaseException:
             await to_its_end(writer.close())
             raise
