@@ -18,7 +18,7 @@ EVERY = [
     (["outbox", "retry", "--all"], 2),
     (["outbox", "discard", ID, "--why", "a typo", "--yes"], 2),
     (["outbox", "add", "-"], 2),
-    (["db", "plan"], 2),
+    (["db", "plan"], 1),
     (["db", "verify"], 1),
     (["db", "prune", "--dry-run"], 2),
     (["db", "prune"], 2),

@@ -417,7 +417,9 @@ def discard(
                 for event_id in dict.fromkeys(ids)
                 for entry in await store.entries(parked=True, event_id=event_id)
             ]
-            if chosen and not yes:
+            if not chosen:
+                return []
+            if not yes:
                 typer.confirm(f"Give up {len(chosen)} events for good?", abort=True, err=True)
             reason = f"given up by {by or _user()}: {' '.join(why.split())}"
             gone = set(await store.discard([entry.event_id for entry in chosen], reason))

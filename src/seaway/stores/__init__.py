@@ -52,8 +52,9 @@ async def open_store(
     """Open the database that ``url`` names; the caller closes it.
 
     Takes ``sqlite:///relative.db`` and ``sqlite:////absolute.db`` (percent-encoding allowed); a
-    file that is not there is created or, without ``create``, a ``SchemaMismatch``. And ``postgresql://user@host/database``, where ``schema``
-    (default: the search path's) holds Seaway's tables, which ``store.schema.upgrade()`` makes.
+    file that is not there is created or, without ``create``, ``NoDatabase``. And
+    ``postgresql://user@host/database``, where ``schema`` (default: the search path's) holds
+    Seaway's tables, which ``store.schema.upgrade()`` makes.
     ``keep_sent=False`` keeps no settled events; ``listen``: be woken by writers that notify, on
     PostgreSQL; ``poll``: the longest pause between two looks at an empty outbox.
 

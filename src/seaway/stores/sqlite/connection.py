@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from seaway.databases.sqlite_codes import translating
-from seaway.errors import ConfigError, SchemaMismatch, StoreUnavailable
+from seaway.errors import ConfigError, NoDatabase, StoreUnavailable
 from seaway.forks import Opened
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ def checked(path: Path, *, create: bool) -> Path:
         oldest = ".".join(map(str, OLDEST_SQLITE))
         raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old", hint=f"{oldest} or newer")
     if not create and not path.exists():
-        raise SchemaMismatch(
+        raise NoDatabase(
             f"{path} does not exist: name another file, or make it with seaway db upgrade"
         )
     if path.is_dir():

@@ -80,7 +80,7 @@ class SqliteStore:
     ) -> SqliteStore:
         """Open ``path``, creating an empty database where there is none.
 
-        Without ``create`` that is a ``SchemaMismatch``, and no file is changed but Seaway's.
+        Without ``create`` that is ``NoDatabase``, and no file is changed but Seaway's.
 
         ``busy_timeout``: how long a write waits for writers of other processes before it raises
         ``StoreUnavailable``. ``keep_sent=False`` keeps no settled events: they cannot be traced
