@@ -43,7 +43,7 @@ def translated(error: BaseException, where: str) -> SeawayError:
         said += ": somebody has the table, or waits for it (VACUUM FULL, REINDEX, ALTER TABLE, a "
         said += "transaction left open): pg_blocking_pids says who"
     if code == _READ_ONLY:
-        said += ": it is a standby, which can be looked at only; name the primary"
+        said += ": a standby can be looked at only, so name the primary"
     return sqlstates.translated(code, said, where)
 
 
