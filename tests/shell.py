@@ -32,6 +32,10 @@ class Shell:
 
     def run(self, *command: str, code: int = 0) -> str:
         """Run ``command`` to its end; stdout."""
+        return self.ended(*command, code=code).stdout
+
+    def ended(self, *command: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run ``command`` to its end; with both consoles."""
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -42,7 +46,7 @@ class Shell:
             check=False,
         )
         assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        return done
 
     def json(self, *arguments: str) -> Any:
         """What ``seaway ... --json`` prints."""

@@ -31,6 +31,7 @@ from seaway.events import registry
 from seaway.forgetting import Forgetting
 from seaway.forks import Opened
 from seaway.inbox import inbox_of
+from seaway.monitor.scraping import MetricsApp, serving
 from seaway.naming import Durable, dlq_stream, events_stream
 from seaway.outbox import Outbox
 from seaway.presence import Presence
@@ -73,6 +74,7 @@ class Seaway:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._logs = False
         self._stack: AsyncExitStack | None = None
+        self._metrics: MetricsApp | None = None
         self._copied: tuple[AsyncExitStack | None, Store | None] = None, None
 
     @classmethod
@@ -154,7 +156,7 @@ class Seaway:
         while True:
             try:
                 async with AsyncExitStack() as failed:
-                    store = await open_configured(self.settings)
+                    store = await open_configured(self.settings, create=False)
                     failed.push_async_callback(store.close)
                     await store.schema.verify()
                     failed.pop_all()
@@ -228,6 +230,7 @@ class Seaway:
         relay: bool = True,
         consumers: bool = True,
         sweeper: bool = True,
+        metrics: str | int | None = None,
     ) -> None:
         """Relay, consumers and sweeper until ``stop`` is set, then drain.
 
@@ -235,12 +238,16 @@ class Seaway:
         database. Connects by itself where nobody has. Cancelling ends at once: what was in hand is
         rolled back and comes again. The first part that fails stops the others and is raised.
         ``ConfigError`` before anything else, where an event class names a type that is not known.
+        ``metrics``: serve ``/metrics`` of this process meanwhile, on a port of loopback, or on
+        ``"HOST:PORT"``, open to whoever reaches it; ``ConfigError`` where that is not to be had.
         """
         registry.check()
         self.log_signals()
         async with AsyncExitStack() as stack:
             if stop is None:
                 stop = stack.enter_context(stop_on_signals())
+            if metrics is not None:
+                await stack.enter_async_context(serving(self.metrics_app(), metrics))
             if not await self.open_in(stack, stop):
                 return
             store = await self.open_store()
@@ -323,6 +330,18 @@ class Seaway:
             stream=consumer.stream,
             telemetry=self.telemetry,
         ).run
+
+    def metrics_app(self) -> MetricsApp:
+        """An ASGI application with this process' deliveries, handling times and relay, for
+        Prometheus: ``Route("/metrics", app.metrics_app())``, in FastAPI
+        ``web.mount("/metrics", app.metrics_app())``.
+
+        Counted from the first call on, and the same at every call. What the server and the
+        database have is ``seaway serve``'s.
+        """
+        if self._metrics is None:
+            self._metrics = MetricsApp(self.telemetry)
+        return self._metrics
 
     def lifespan(self, *_: Any) -> AbstractAsyncContextManager[dict[str, Any]]:
         """A FastAPI/Starlette lifespan: connected, with relay, consumers and sweeper at work.

@@ -84,6 +84,10 @@ class SchemaMismatch(ConfigError):
     """The database's Seaway tables do not fit this version: run ``seaway db upgrade``."""
 
 
+class NoDatabase(SchemaMismatch):
+    """There is no such database file, and what was asked makes none: `seaway db upgrade` does."""
+
+
 class MissingExtra(ConfigError):
     """An optional dependency is not installed."""
 

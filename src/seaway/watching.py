@@ -26,6 +26,6 @@ def database_station(settings: Settings) -> Station[Database]:
     """The database; asking opens it where need be."""
 
     async def connect() -> Database:
-        return Database(await open_configured(settings))
+        return Database(await open_configured(settings, create=False))
 
     return Station("the database", connect, lambda database: database.store.close())

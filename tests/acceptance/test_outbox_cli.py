@@ -278,3 +278,94 @@ def test_ctrl_c_ends_an_add_that_waits_for_its_input(folder: Folder) -> None:
     assert adding.returncode == 130
     assert "Traceback" not in said
     assert folder.count() == 1
+
+
+def wrong(folder: Folder, subject: str = "shp.event.case_moved.v1") -> str:
+    """A parked event; its id."""
+    name = folder.file("wrong.jsonl", [folder.event(0, subject=subject, key="case-0")])
+    folder.run("outbox", "add", name, "--any-subject")
+    event_id = str(folder.json("outbox", "list")[-1]["event_id"])
+    with closing(sqlite3.connect(folder.path / "outbox.db")) as db, db:
+        db.execute(
+            "UPDATE seaway_outbox SET attempts = 10, last_error = 'SHP_EVENTS does not exist', "
+            "parked_at = added_at WHERE event_id = ?",
+            (event_id,),
+        )
+    return event_id
+
+
+@pytest.mark.parametrize(
+    ("subject", "said"),
+    [
+        ("shp.event.case_moved.v1", "did you mean the context shop?"),
+        ("banking.event.case_moved.v1", "contexts: shop, sea"),
+        ("sea.event.case_lost.v1", "SEA_EVENTS takes only sea.event.case_moved.v1"),
+    ],
+)
+def test_a_subject_that_no_stream_of_the_file_takes_is_refused(
+    folder: Folder, subject: str, said: str
+) -> None:
+    (folder.path / "seaway.yaml").write_text(
+        'database: "sqlite:///outbox.db"\n'
+        "streams:\n"
+        "  - {name: SHOP_EVENTS}\n"
+        "  - {name: SEA_EVENTS, subjects: [sea.event.case_moved.v1]}\n"
+    )
+    name = folder.file("events.jsonl", [folder.event(0), {"subject": subject, "payload": 1}])
+    refused = folder.run("outbox", "add", name, code=2).stderr
+    assert "events.jsonl:2" in refused
+    assert said in refused
+    assert "--any-subject" in refused
+    assert folder.count() == 0
+    assert folder.json("outbox", "add", name, "--any-subject") == {"added": 2}
+
+
+def test_list_says_what_each_event_waits_for(folder: Folder) -> None:
+    name = folder.file("events.jsonl", [folder.event(0)])
+    folder.run("outbox", "add", name)
+    [entry] = folder.json("outbox", "list")
+    assert entry["waits_for"] == "no relay says that it runs: seaway relay"
+    parked = wrong(folder)
+    folder.run("outbox", "add", name)
+    reasons = [entry["waits_for"] for entry in folder.json("outbox", "list")]
+    assert reasons[1] == "SHP_EVENTS does not exist"
+    assert reasons[2] == f"waits behind {parked}, the parked one of its key"
+
+
+@pytest.mark.server
+def test_list_says_what_the_relay_waits_for_before_anything_is_parked(served: Folder) -> None:
+    name = served.file("events.jsonl", [served.event(0)])
+    served.run("outbox", "add", name)
+    relay = served.spawn("relay")
+    try:
+        deadline = time.monotonic() + 20
+        while "does not exist" not in (served.json("outbox", "list")[0]["waits_for"] or ""):
+            assert time.monotonic() < deadline
+    finally:
+        relay.terminate()
+        relay.communicate(timeout=20)
+
+
+def test_a_parked_event_is_given_up_with_a_reason_that_can_be_looked_up(folder: Folder) -> None:
+    parked = wrong(folder)
+    name = folder.file("events.jsonl", [folder.event(0)])
+    folder.run("outbox", "add", name)
+    waiting = folder.json("outbox", "list")[1]["event_id"]
+    assert "--why" in folder.run("outbox", "discard", parked, code=2).stderr
+    folder.run("outbox", "discard", parked, "--why", " ", "--yes", code=2)
+    folder.run("outbox", "discard", waiting, "--why", "a typo", "--yes", code=1)
+    asked = folder.run("outbox", "discard", parked, "--why", "a typo", input="n\n", code=1)
+    assert "Give up 1 events for good?" in asked.stderr
+    assert folder.json("outbox", "list", "--discarded") == []
+    told = folder.json("outbox", "discard", parked, "--why", "a typo", "--by", "ann", "--yes")
+    assert [entry["event_id"] for entry in told] == [parked]
+    [kept] = folder.json("outbox", "list", "--discarded")
+    assert kept["event_id"] == parked
+    assert kept["discarded"] == ("given up by ann: a typo (its error: SHP_EVENTS does not exist)")
+    assert "given up by ann" in folder.run("outbox", "list", "--discarded").stdout
+    [left] = folder.json("outbox", "list")
+    assert (left["event_id"], left["waits_for"]) == (
+        waiting,
+        "no relay says that it runs: seaway relay",
+    )
+    folder.run("outbox", "discard", parked, "--why", "again", "--yes", code=1)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
+import urllib.request
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -221,3 +223,27 @@ async def test_it_waits_for_what_is_away_at_the_start_and_says_so(
         await service.eventually(lambda: len(service.calls()) == EVENTS, "everything handled")
     assert sorted(await service.effects()) == list(range(1, EVENTS + 1))
     assert service.said().count(said) == 2
+
+
+@pytest.mark.parametrize(
+    "command", [[*SEAWAY, "relay"], [*SEAWAY, "run", "--no-consumers", "quiet:app"]]
+)
+def test_a_process_at_work_can_be_scraped(tmp_path: Path, command: list[str]) -> None:
+    """Also while it waits for its server: nobody is there at this port."""
+    shell = Shell(tmp_path, "nats://127.0.0.1:9")
+    (tmp_path / "seaway.yaml").write_text("contexts: [sea]\n")
+    (tmp_path / "quiet.py").write_text("from seaway import Seaway\napp = Seaway.from_config()\n")
+    shell.seaway("db", "upgrade")
+    found: list[str] = []
+
+    def told() -> bool:
+        found[:] = re.findall(r"http://127\.0\.0\.1:\d+/metrics", "".join(shell.said().split()))
+        return bool(found)
+
+    with shell.running(*command, "--metrics", "0"):
+        shell.until(told, "where the metrics are")
+        with urllib.request.urlopen(found[0], timeout=15) as answer:
+            assert b"seaway_relay_paused_bool" in answer.read()
+        port = found[0].split(":")[2].split("/")[0]
+        refused = shell.ended(*command, "--metrics", port, code=2).stderr
+        assert f"cannot listen on 127.0.0.1:{port}" in " ".join(refused.split())

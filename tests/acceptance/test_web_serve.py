@@ -177,3 +177,24 @@ def test_a_port_that_is_taken_is_one_clear_line(folder: Path) -> None:
     assert code == 2
     assert f"port {port} of 127.0.0.1 is taken" in stderr
     assert "Traceback" not in stderr
+
+
+async def test_the_database_is_watched_while_no_server_has_ever_answered(folder: Path) -> None:
+    code, stderr = finish(command(folder, "nats://127.0.0.1:9", "db", "upgrade"))
+    assert code == 0, stderr
+    process = command(folder, "nats://127.0.0.1:9", "serve", "--port", "0")
+    try:
+        assert process.stderr is not None
+        port = int(process.stderr.readline().split("127.0.0.1:")[1].split()[0])
+        board = Dashboard(process, port)
+        _, metrics = board.get("/metrics")
+        assert "seaway_database_up_bool 1.0" in metrics
+        assert "seaway_outbox_events 0.0" in metrics
+        assert "seaway_server_up_bool 0.0" in metrics
+        assert "not watched" not in board.get("/")[1]
+        process.send_signal(signal.SIGTERM)
+        assert finish(process)[0] == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()

@@ -77,6 +77,7 @@ async def write(store: PostgresStore, *events: RawEvent) -> list[str]:
 
 async def test_the_writers(roles: Roles) -> None:
     async with await roles.open("writer") as store:
+        await store.schema.verify()
         known = RawEvent(SUBJECT, b"{}", event_id=new_event_id())
         await write(store, known)
         with pytest.raises(ConfigError, match=str(known.event_id)):
@@ -101,8 +102,12 @@ async def test_the_relays(roles: Roles) -> None:
         await fail(store, first, park=True)
         assert (await store.backlog()).parked == 1
         assert await store.unpark() == 1
+        (second,) = await write(writer)
+        await fail(store, second, park=True)
+        assert await store.discard([second], "a typo") == [second]
+        assert len(await store.discarded()) == 1
         assert len(await send(store)) == 1
-        assert len(await store.sent()) == 1
+        assert len(await store.sent()) == 2
         await store.prune(datetime.now(UTC))
         assert await store.sent() == []
         assert await store.processed("e1") == {}

@@ -29,6 +29,7 @@ from seaway.errors import BrokerUnavailable
 from seaway.naming import ADVISORY_STREAM, SWEEPER_DURABLE
 from seaway.outbox import Outbox
 from seaway.stores import open_configured
+from seaway.topology import rights
 from shell import Shell
 
 pytestmark = pytest.mark.server

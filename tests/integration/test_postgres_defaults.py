@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -23,6 +25,7 @@ from seaway.telemetry import Telemetry
 from seaway.testing.conformance.inbox import add_in, ids
 from seaway.testing.conformance.store import add, claim_all, fail, send
 from seaway.testing.databases import Database, Databases
+from shell import SEAWAY, Shell
 
 SUBJECT = "sea.event.case_moved.v1"
 CONSUMER = "case_mgmt__from_sea"
@@ -309,3 +312,37 @@ async def test_a_standby_is_read_and_waited_for(standby: PostgresServer) -> None
             assert len(await one(lease, 10)) == 1
         async with store.transaction() as tx:
             assert await tx.claim(CONSUMER, "e1")
+
+
+def test_on_a_standby_commands_that_look_work_and_others_say_why_not(
+    standby: PostgresServer, tmp_path: Path
+) -> None:
+    (tmp_path / "seaway.yaml").write_text("contexts: [sea]\n")
+    event = {"subject": "sea.event.case_moved.v1", "payload": {}}
+    (tmp_path / "events.jsonl").write_text(json.dumps(event))
+    shell = Shell(tmp_path, "nats://127.0.0.1:9")
+    seaway = [*SEAWAY, "--database", standby.url()]
+    for looking, code in (
+        (["outbox", "status"], 0),
+        (["outbox", "list"], 0),
+        (["outbox", "list", "--discarded"], 0),
+        (["db", "plan"], 0),
+        (["db", "verify"], 0),
+        (["db", "upgrade"], 0),  # There is nothing to do.
+        (["db", "prune", "--dry-run"], 0),
+        (["check", "--sample", "0"], 3),
+    ):
+        ended = shell.ended(*seaway, *looking, code=code)
+        assert "standby" not in ended.stdout + ended.stderr
+    event_id = shell.json("--database", standby.url(), "outbox", "list")[0]["event_id"]
+    for writing in (
+        ["outbox", "add", "events.jsonl"],
+        ["outbox", "retry", "--all"],
+        ["outbox", "discard", event_id, "--why", "a typo", "--yes"],
+        ["db", "prune"],
+    ):
+        code = 1 if "discard" in writing else 3  # Nothing is parked.
+        ended = shell.ended(*seaway, *writing, code=code)
+        if code == 3:
+            assert ended.stderr.count("\n") == 1, ended.stderr
+            assert "a standby can be looked at only" in ended.stderr

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -103,13 +106,35 @@ def test_prune_counts_removes_and_keeps_what_is_young(db: Shell, path: Path) -> 
     counted = db("prune", "--dry-run", "--json")
     assert counted.exit_code == 0
     assert json.loads(counted.stdout)["due"] == {"seaway_inbox": 1}
-    assert db("prune", "--dry-run").stdout.split() == ["seaway_inbox", "1", "rows"]
+    assert db("prune", "--dry-run").stdout.split() == ["due", "seaway_inbox", "1", "rows"]
     pruned = db("prune")
-    assert (pruned.exit_code, pruned.stdout) == (0, "nothing is due\n")
+    assert pruned.exit_code == 0
+    assert pruned.stdout.split() == ["removed", "seaway_inbox", "1", "rows"]
+    assert db("prune").stdout == "nothing is due\n"
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT event_id FROM seaway_inbox").fetchall() == [
             ("SEA_EVENTS:2",)
         ]
+
+
+def test_prune_says_how_far_it_is_where_it_takes_long(
+    db: Shell, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the clock counts as two seconds."""
+    monkeypatch.setattr("seaway.cli.db._LOOK_SECONDS", 0.001)
+    clock = itertools.count(step=2)
+    stepping = SimpleNamespace(monotonic=lambda: float(next(clock)))
+    monkeypatch.setattr("seaway.cli.session.time", stepping)
+    db("upgrade")
+    rows = [("c__d", str(number), 1) for number in range(30_000)]
+    rows.append(("c__d", "young", int(time.time() * 1_000_000)))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executemany("INSERT INTO seaway_inbox VALUES (?, ?, ?)", rows)
+    pruned = db("prune")
+    assert pruned.stdout.split() == ["removed", "seaway_inbox", "30000", "rows"]
+    said = [int(number) for number in re.findall(r"removed: (\d+) of 30000", pruned.stderr)]
+    assert said == sorted(said)
+    assert any(0 < number < 30_000 for number in said)
 
 
 def test_prune_keeps_an_inbox_for_ever_where_that_is_asked_for(db: Shell, path: Path) -> None:

@@ -140,6 +140,9 @@ def test_the_page_shows_everything_and_works_without_scripts(client: TestClient)
     assert not re.search(r"(?:src|href)=\"https?:", page)
     assert " style=" not in page
     assert page.count("<table>") == page.count("<caption") == 3
+    # Wider than a phone, so they must be scrolled with the keyboard too.
+    assert len(re.findall(r'class="scroll" tabindex="0" role="region" aria-label="', page)) == 3
+    assert page.count('class="scroll"') == 3
 
 
 def test_what_others_wrote_is_never_markup(client: TestClient) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
+import getpass
 import json
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,16 +17,19 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
+from seaway import naming
 from seaway.app import Seaway
 from seaway.cli import session, tables
 from seaway.cli.session import printable
 from seaway.cli.tables import Column
+from seaway.config import StreamSettings
 from seaway.contracts import Backlog, OutboxEntry, Store
 from seaway.errors import ConfigError
 from seaway.events import RawEvent
 from seaway.headers import format_time
 from seaway.monitor import Database
 from seaway.monitor.snapshot import age_seconds
+from seaway.monitor.standstill import why_events_wait
 from seaway.outbox import Outbox
 from seaway.watching import database_station
 
@@ -92,6 +97,13 @@ def add(
     file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="JSON lines; - reads stdin.")],
     batch: Annotated[int, typer.Option(help="Lines in one transaction.", min=1)] = 1000,
     from_line: Annotated[int, typer.Option(help="Begin here, after a mended line.", min=1)] = 1,
+    any_subject: Annotated[
+        bool,
+        typer.Option(
+            "--any-subject",
+            help="Also what no stream of the file takes, for a relay with another file.",
+        ),
+    ] = False,
     as_json: session.Json = False,
 ) -> None:
     """Write events from JSON lines; a bad line writes nothing of its transaction.
@@ -100,12 +112,14 @@ def add(
     """
 
     async def work() -> int:
-        application = Seaway(session.settings(ctx))
+        settings = session.settings(ctx)
+        application = Seaway(settings)
+        streams = () if any_subject else settings.streams
         added = 0
         async with session.open_database(ctx) as store:
             with _opened(file) as source, session.progress("adding", None) as advance:
                 async for chunk in _chunks(_lines(source), batch, from_line):
-                    await _add_chunk(application.outbox, store, file, chunk)
+                    await _add_chunk(application.outbox, store, file, chunk, streams)
                     added += len(chunk)
                     advance(len(chunk))
         return added
@@ -118,13 +132,23 @@ def add(
 
 
 async def _add_chunk(
-    outbox: Outbox, store: Store, file: Path, chunk: list[tuple[int, bytes]]
+    outbox: Outbox,
+    store: Store,
+    file: Path,
+    chunk: list[tuple[int, bytes]],
+    streams: Sequence[StreamSettings],
 ) -> None:
-    """Write all lines of ``chunk`` in one transaction; ``ConfigError`` names the first bad one."""
+    """Write all lines of ``chunk`` in one transaction; ``ConfigError`` names the first bad one.
+
+    ``streams``: of which one must take each subject; empty: that is not known here.
+    """
     events = []
     for number, line in chunk:
         try:
-            events.append(parse_line(line))
+            event = parse_line(line)
+            if streams:
+                _refuse_untaken(event.subject, streams)
+            events.append(event)
         except ValueError as error:
             raise _refusal(file, number, chunk, error) from error
     try:
@@ -139,6 +163,29 @@ async def _add_chunk(
                 await outbox.add(tx.handle, event)
             except ConfigError as error:
                 raise _refusal(file, number, chunk, error) from error
+
+
+def _refuse_untaken(subject: str, streams: Sequence[StreamSettings]) -> None:
+    """``ValueError`` where no stream takes ``subject``: it would wait until it is parked."""
+    if not naming.is_subject(subject):
+        return  # The outbox says what is wrong with it.
+    if any(naming.covers(one, subject) for stream in streams for one in stream.subjects):
+        return
+    context = naming.context_of(subject)
+    for stream in streams:
+        if stream.context == context:
+            what = f"{stream.name} takes only {', '.join(stream.subjects)}"
+            break
+    else:
+        contexts = [stream.context for stream in streams]
+        near = difflib.get_close_matches(context, contexts, n=1, cutoff=0.5)
+        what = (
+            f"did you mean the context {near[0]}?" if near else f"contexts: {', '.join(contexts)}"
+        )
+    raise ValueError(
+        f"no stream of the file takes {subject!r}: {what} "
+        "(--any-subject adds it all the same, for a relay with another file)"
+    )
 
 
 def _refusal(
@@ -252,7 +299,7 @@ _COLUMNS = (
     Column("KEY", rank=4),
     Column("ADDED AT", rank=5),
     Column("TRIES", rank=1),
-    Column("ERROR", words=True),
+    Column("WHY", words=True),
 )
 
 
@@ -260,16 +307,34 @@ _COLUMNS = (
 def list_entries(
     ctx: typer.Context,
     parked: Annotated[bool, typer.Option("--parked", help="Only the parked ones.")] = False,
+    discarded: Annotated[
+        bool, typer.Option("--discarded", help="Those given up, newest first: by whom, and why.")
+    ] = False,
     limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 100,
     as_json: session.Json = False,
 ) -> None:
-    """The events that wait, in the order in which they will be published."""
+    """The events that wait, in the order in which they will be published, and what for."""
 
     async def work() -> None:
+        if parked and discarded:
+            raise ConfigError("give --parked or --discarded, not both")
+        held = session.settings(ctx).outbox.on_parked == "wait"
         async with session.open_database(ctx) as store:
+            if discarded:
+                given_up = await store.discarded(limit=limit)
+                _show([done.entry for done in given_up], [done.stream for done in given_up])
+                return
             entries = await store.entries(parked=True if parked else None, limit=limit)
+            _show(entries, why_events_wait(entries, await store.notices(), held=held))
+
+    def _show(entries: Sequence[OutboxEntry], reasons: Sequence[str]) -> None:
         if as_json:
-            session.print_json([_summary(entry) for entry in entries])
+            session.print_json(
+                [
+                    _summary(entry) | {"discarded" if discarded else "waits_for": reason or None}
+                    for entry, reason in zip(entries, reasons, strict=True)
+                ]
+            )
             return
         rows = (
             (
@@ -279,9 +344,9 @@ def list_entries(
                 entry.key,
                 f"{entry.added_at:%Y-%m-%d %H:%M:%S}",
                 f"{entry.attempts}{' parked' if entry.parked_at else ''}",
-                entry.last_error or "",
+                reason,
             )
-            for entry in entries
+            for entry, reason in zip(entries, reasons, strict=True)
         )
         tables.show(_COLUMNS, [[printable(cell) for cell in row] for row in rows])
 
@@ -324,3 +389,54 @@ def retry(
     else:
         session.err.print(f"{count} events will be tried again.")
     raise typer.Exit(0 if count or everything else 1)
+
+
+@app.command()
+def discard(
+    ctx: typer.Context,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of parked events.")],
+    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, to be kept.")],
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="WHO", help="Who does so. Default: this user.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: session.Json = False,
+) -> None:
+    """Give parked events up for good; what waits behind them of their keys goes on.
+
+    What they were, who gave them up and why can be looked up with `outbox list --discarded` for
+    as long as outbox.retention. Exits 1 where none of those named is parked.
+    """
+
+    async def work() -> list[OutboxEntry]:
+        if not why.strip():
+            raise ConfigError("--why is empty", hint="say why, for whoever looks for them later")
+        async with session.open_database(ctx) as store:
+            chosen = [
+                entry
+                for event_id in dict.fromkeys(ids)
+                for entry in await store.entries(parked=True, event_id=event_id)
+            ]
+            if not chosen:
+                return []
+            if not yes:
+                typer.confirm(f"Give up {len(chosen)} events for good?", abort=True, err=True)
+            reason = f"given up by {by or _user()}: {' '.join(why.split())}"
+            gone = set(await store.discard([entry.event_id for entry in chosen], reason))
+        return [entry for entry in chosen if entry.event_id in gone]
+
+    gone = session.run(work())
+    if as_json:
+        session.print_json([_summary(entry) for entry in gone])
+    else:
+        for entry in gone:
+            typer.echo(printable(f"{entry.event_id}  {entry.message.subject}"))
+        session.err.print(f"{len(gone)} events given up.")
+    raise typer.Exit(0 if gone else 1)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # A container's user without a name.
+        return f"uid {os.getuid()}"

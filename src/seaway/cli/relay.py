@@ -14,6 +14,7 @@ from seaway.app import Seaway
 from seaway.cli import log, session
 from seaway.contracts import Backlog, OutboxEntry
 from seaway.errors import StoreUnavailable
+from seaway.monitor.scraping import serving
 from seaway.presence import Presence
 from seaway.running import run_all
 from seaway.telemetry import Relayed, Signal
@@ -45,6 +46,7 @@ def relay(
     drain: Annotated[
         bool, typer.Option("--drain", help="End when the outbox is empty; 1 if some are parked.")
     ] = False,
+    metrics: session.Metrics = None,
     as_json: session.Json = False,
     log_level: log.Level = None,
     log_format: log.Format = log.LogFormat.TEXT,
@@ -54,7 +56,7 @@ def relay(
     Keeps trying where the server or the database is away, saying so once; --drain does too.
     """
     log.set_up(log_level, log_format)
-    tally = session.run(_relay(ctx, drain))
+    tally = session.run(_relay(ctx, drain, metrics))
     left = tally.backlog.count
     if as_json:
         session.print_json(
@@ -74,7 +76,7 @@ def relay(
         session.fail(f"{left} events are left in the outbox{way_out}", 1)
 
 
-async def _relay(ctx: typer.Context, drain: bool) -> Tally:
+async def _relay(ctx: typer.Context, drain: bool, metrics: str | None) -> Tally:
     with suppress(StoreUnavailable):  # It is waited for, below.
         async with session.open_database(ctx):
             pass  # A wrong database is said before anyone waits for a server.
@@ -84,6 +86,8 @@ async def _relay(ctx: typer.Context, drain: bool) -> Tally:
     async with AsyncExitStack() as stack:
         with session.stop_on_signals() as stop, session.progress("relayed", None) as advance:
             app.telemetry.subscribe(lambda signal: advance(tally.count(signal)))
+            if metrics is not None:
+                await stack.enter_async_context(serving(app.metrics_app(), metrics))
             if not await app.open_in(stack, stop):
                 if drain:
                     raise asyncio.CancelledError  # Nobody knows what is left.

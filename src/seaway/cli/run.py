@@ -60,6 +60,7 @@ def run_application(
     sweeper: Annotated[bool, typer.Option(help="Sweep exhausted messages into the DLQ.")] = True,
     log_level: log.Level = None,
     log_format: log.Format = log.LogFormat.TEXT,
+    metrics: session.Metrics = None,
 ) -> None:
     """Run an application until SIGINT or SIGTERM, then drain; a second signal ends it at once.
 
@@ -71,6 +72,6 @@ def run_application(
         application = _with_flags(load_application(target), session.flags(ctx))
         log.set_up(log_level, log_format)  # After the import: what the application set up stands.
         application.wait = True
-        await application.run(relay=relay, consumers=consumers, sweeper=sweeper)
+        await application.run(relay=relay, consumers=consumers, sweeper=sweeper, metrics=metrics)
 
     session.run(work())

@@ -35,6 +35,7 @@ from seaway.stores import open_configured
 __all__ = [
     "Flags",
     "Json",
+    "Metrics",
     "Timeout",
     "bounded",
     "duration",
@@ -100,6 +101,16 @@ Timeout = Annotated[
 ]
 
 
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="Serve /metrics of this process there; without HOST on loopback, 0 takes a free port.",
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Flags:
     """The root command's options, before configuration is read."""
@@ -128,8 +139,9 @@ async def open_app(ctx: typer.Context, *, wait: bool = False) -> AsyncIterator[S
 
 @asynccontextmanager
 async def open_database(ctx: typer.Context) -> AsyncIterator[Store]:
-    """The verified database of these settings, without a server; closed at the end."""
-    store = await open_configured(settings(ctx))
+    """The verified database of these settings, without a server; closed at the end. A name that is
+    written wrong makes no file."""
+    store = await open_configured(settings(ctx), create=False)
     try:
         await store.schema.verify()
         yield store

@@ -104,9 +104,12 @@ def _show(found: topology.Plan, changes: tuple[topology.Change, ...], as_json: b
             {
                 "changes": [change.as_json() for change in changes],
                 "unmanaged": [change.as_json() for change in found.unmanaged],
+                "notes": list(found.notes),
             }
         )
         return
+    for note in found.notes:
+        err.print(note, markup=False, soft_wrap=True)
     if not changes:
         out.print("The server is as the file says.")
     if changes or found.unmanaged:

@@ -32,11 +32,20 @@ from seaway.contracts.inbox import (
     ParkingStore,
 )
 from seaway.contracts.messages import JSON, Incoming, Message, StoredMessage
-from seaway.contracts.outbox import Backlog, Failed, Lease, OutboxEntry, OutboxStore, Sent
+from seaway.contracts.outbox import (
+    GIVEN_UP,
+    Backlog,
+    Failed,
+    Lease,
+    OutboxEntry,
+    OutboxStore,
+    Sent,
+)
 from seaway.contracts.processes import SILENT, Notice, ProcessStore
 from seaway.contracts.store import Capabilities, Phase, SchemaAdmin, SchemaChange, Store
 
 __all__ = [
+    "GIVEN_UP",
     "DENIED",
     "JSON",
     "SILENT",

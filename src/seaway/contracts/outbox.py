@@ -30,12 +30,21 @@ class OutboxEntry(NamedTuple):
         return self.message.key
 
 
+GIVEN_UP = -1
+
+
 class Sent(NamedTuple):
-    """Settlement of an entry that the stream acknowledged."""
+    """Settlement of an entry that the stream acknowledged. One that an operator gave up is on no
+    stream: ``stream_seq`` is ``GIVEN_UP``, and ``stream`` says who did so, and why."""
 
     entry: OutboxEntry
     stream: str
     stream_seq: int
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it was discarded, and never published."""
+        return self.stream_seq == GIVEN_UP
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +164,22 @@ class OutboxStore(Protocol):
         """Let parked entries (all: ``None``) be tried again; how many there were."""
         ...
 
+    async def discard(self, event_ids: Sequence[str], reason: str) -> Sequence[str]:
+        """Give parked entries up for good; the ids of those that were parked, in no order.
+
+        They are kept as sent ones are, also where those are not, with ``reason`` and their last
+        error in the place of the stream. What waits behind them of their keys goes on. Idempotent.
+        """
+        ...
+
+    async def discarded(self, *, limit: int = 100) -> Sequence[Sent]:
+        """The entries that were given up and retention still keeps, newest first."""
+        ...
+
     async def sent(
         self, *, event_id: str | None = None, correlation_id: str | None = None, limit: int = 100
     ) -> Sequence[Sent]:
-        """Settled entries that retention still keeps, newest first."""
+        """Settled entries that retention still keeps, newest first; among them those given up."""
         ...
 
     async def prune(self, before: datetime) -> None:

@@ -24,7 +24,9 @@ def alert_rules(alerts: AlertSettings) -> str:
     contract = [
         _rule(
             "SeawayStreamMessagesPending",
-            f"stream_messages_pending > {pending}",
+            # Nobody waits for what no process has ever asked for: `seaway check` only tells it.
+            f"stream_messages_pending > {pending} "
+            "unless on (stream, consumer) seaway_consumer_never_pulled_bool == 1",
             "{{ $labels.consumer }} has {{ $value }} messages pending on {{ $labels.stream }}",
             f"More than {pending} wait. Start more workers, or see why it is slow: "
             f"seaway consumer info {_CONSUMER}",

@@ -92,6 +92,13 @@ def exposition(
     return generate_latest(registry).decode() + "".join(_redeliveries(sample))
 
 
+def activity_exposition(activity: Activity) -> str:
+    """The text of ``/metrics`` of a process that works and watches nothing."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(_of_activity(activity)))
+    return generate_latest(registry).decode()
+
+
 class _Families(Collector):
     """Metrics that are known already, as a collector."""
 
@@ -123,11 +130,16 @@ def _of_sample(sample: Sample) -> Iterator[Metric]:
     held = GaugeMetricFamily(
         "consumer_ack_pending", "Messages delivered, not yet acknowledged.", labels=by_consumer
     )
+    unused = GaugeMetricFamily(
+        "seaway_consumer_never_pulled_bool",
+        "1 while no process has ever asked the durable for messages.",
+        labels=by_consumer,
+    )
     for consumer in snapshot.consumers:
         pending.add_metric(consumer.key, consumer.num_pending)
         held.add_metric(consumer.key, consumer.num_ack_pending)
-    yield pending
-    yield held
+        unused.add_metric(consumer.key, consumer.never_pulled)
+    yield from (pending, held, unused)
     yield _gauge(
         "seaway_server_up_bool", "1 while the NATS server answers.", snapshot.server_error is None
     )

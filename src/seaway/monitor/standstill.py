@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from seaway.contracts import Notice
+from seaway.contracts import Notice, OutboxEntry
+from seaway.errors import ConfigError
 from seaway.monitor.findings import Finding, State, judge
 from seaway.monitor.snapshot import ConsumerView, Snapshot
 from seaway.monitor.wording import human_duration
+from seaway.naming import context_of, events_stream
 
 OUTBOX_AGE_WARNING_SECONDS, OUTBOX_AGE_CRITICAL_SECONDS = 60, 600
 WAITING_CRITICAL_SECONDS = 600
@@ -64,6 +66,40 @@ def _what_publishes(snapshot: Snapshot) -> str:
     if snapshot.processes is None:
         return "is a relay running? seaway relay; seaway outbox status"
     return _explained("relay", snapshot.processes) or "no relay says that it runs: seaway relay"
+
+
+def why_events_wait(
+    entries: Sequence[OutboxEntry], processes: Sequence[Notice], *, held: bool
+) -> list[str]:
+    """For each of ``entries``, in outbox order, what holds it up; empty where nobody knows.
+
+    ``held``: events wait behind a parked one of their key.
+    """
+    waits = sorted(
+        (one for one in processes if one.part == "relay" and one.live and one.waits),
+        key=lambda one: one.lasts,
+    )
+    said = {one.about: one.reason for one in waits}
+    runs = any(one.part == "relay" and one.live for one in processes)
+    parked: dict[str, str] = {}
+    found = []
+    for entry in entries:
+        if entry.parked_at is not None:
+            parked.setdefault(entry.key, entry.event_id)
+            found.append(entry.last_error or "")
+        elif held and entry.key in parked:
+            found.append(f"waits behind {parked[entry.key]}, the parked one of its key")
+        else:
+            told = said.get(_stream_of(entry)) or said.get("outbox") or entry.last_error
+            found.append(told or ("" if runs else "no relay says that it runs: seaway relay"))
+    return found
+
+
+def _stream_of(entry: OutboxEntry) -> str:
+    try:
+        return events_stream(context_of(entry.message.subject))
+    except ConfigError:  # A subject of another program's making.
+        return ""
 
 
 def consumers(snapshot: Snapshot, unmoved: Mapping[tuple[str, str], float]) -> Iterator[Finding]:

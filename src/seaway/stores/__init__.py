@@ -24,10 +24,10 @@ _ANY_FORM = f"{_FORM} or postgresql://user@host/database"
 _POSTGRES = re.compile(r"postgres(ql)?(\+\w+)?")
 
 
-async def open_configured(settings: Settings) -> Store:
+async def open_configured(settings: Settings, *, create: bool = True) -> Store:
     """Open the database that ``settings`` name, as they say; the caller verifies and closes it.
 
-    Raises what ``open_store`` does.
+    ``create``, and what is raised: see ``open_store``.
     """
     outbox = settings.outbox
     return await open_store(
@@ -36,6 +36,7 @@ async def open_configured(settings: Settings) -> Store:
         keep_sent=bool(outbox.retention),
         listen=outbox.notify,
         poll=outbox.poll,
+        create=create,
     )
 
 
@@ -46,12 +47,14 @@ async def open_store(
     keep_sent: bool = True,
     listen: bool = False,
     poll: timedelta = timedelta(milliseconds=100),
+    create: bool = True,
 ) -> Store:
     """Open the database that ``url`` names; the caller closes it.
 
-    Takes ``sqlite:///relative.db`` and ``sqlite:////absolute.db`` (percent-encoding allowed); the
-    file is created where it is not there. And ``postgresql://user@host/database``, where ``schema``
-    (default: the search path's) holds Seaway's tables, which ``store.schema.upgrade()`` makes.
+    Takes ``sqlite:///relative.db`` and ``sqlite:////absolute.db`` (percent-encoding allowed); a
+    file that is not there is created or, without ``create``, ``NoDatabase``. And
+    ``postgresql://user@host/database``, where ``schema`` (default: the search path's) holds
+    Seaway's tables, which ``store.schema.upgrade()`` makes.
     ``keep_sent=False`` keeps no settled events; ``listen``: be woken by writers that notify, on
     PostgreSQL; ``poll``: the longest pause between two looks at an empty outbox.
 
@@ -71,7 +74,7 @@ async def open_store(
     _refuse_schema(schema)
     from seaway.stores.sqlite import SqliteStore
 
-    return await SqliteStore.open(path, keep_sent=keep_sent, poll=poll)
+    return await SqliteStore.open(path, keep_sent=keep_sent, poll=poll, create=create)
 
 
 def schema_script(url: str, schema: str | None = None) -> str:

@@ -24,6 +24,7 @@ from typing import Any
 
 from seaway import headers as h
 from seaway.contracts import (
+    GIVEN_UP,
     Backlog,
     Capabilities,
     Failed,
@@ -375,6 +376,26 @@ class MemoryStore:
                 self._tables.outbox[entry.event_id] = entry._replace(parked_at=None, attempts=0)
         self.nudge()
         return len(parked)
+
+    async def discard(self, event_ids: Sequence[str], reason: str) -> Sequence[str]:
+        """Give parked entries up for good."""
+        async with self._turns.own():
+            gone = [
+                entry
+                for entry in self.in_order()
+                if entry.parked_at is not None and entry.event_id in event_ids
+            ]
+            for entry in gone:
+                del self._tables.outbox[entry.event_id]
+                why = f"{reason} (its error: {entry.last_error})" if entry.last_error else reason
+                kept = entry._replace(last_error=None, parked_at=None)
+                self._sent.append((datetime.now(UTC), Sent(kept, why, GIVEN_UP)))
+        self.nudge()
+        return [entry.event_id for entry in gone]
+
+    async def discarded(self, *, limit: int = 100) -> Sequence[Sent]:
+        """The entries that were given up, newest first."""
+        return [done for _, done in reversed(self._sent) if done.given_up][:limit]
 
     async def sent(
         self, *, event_id: str | None = None, correlation_id: str | None = None, limit: int = 100

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from seaway import naming
 from seaway.config import format_duration, format_size, from_nanoseconds
-from seaway.topology.servers import keeps_positions, known_to
+from seaway.topology.servers import keeps_positions, known_to, lowered, within_reach
 from seaway.topology.shape import JSON, ConsumerKey, Topology, absent
 
 Kind: TypeAlias = Literal["in_place", "create", "recreate_consumer", "loses_data", "unmanaged"]
@@ -42,13 +42,15 @@ _FOREIGN = ("KV_", "OBJ_", "$MQTT_")
 class ServerState:
     """What the server has: infos (``config``, ``state``, …) by name, and when that was read.
 
-    ``release``: the server's, such as ``(2, 15)``; ``()`` where it is not known.
+    ``release``: the server's, such as ``(2, 15)``; ``()`` where it is not known. ``clustered``:
+    whether a stream can have replicas; ``None`` where that is not known.
     """
 
     streams: Mapping[str, JSON]
     consumers: Mapping[ConsumerKey, JSON]
     taken_at: datetime
     release: tuple[int, ...] = ()
+    clustered: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +121,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``changes`` in the order of their application; ``unmanaged`` is only told."""
+    """``changes`` in the order of their application; ``unmanaged`` and ``notes`` are only told."""
 
     changes: tuple[Change, ...]
     unmanaged: tuple[Change, ...] = ()
     replicas_of: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What was not asked of this server, since it is not able to."""
 
     @property
     def empty(self) -> bool:
@@ -141,7 +145,8 @@ def plan(desired: Topology, actual: ServerState) -> Plan:
 
     ``ConfigError`` where the file asks for what this server is too old for.
     """
-    desired = known_to(actual.release, desired)
+    single = lowered(actual.clustered, desired)
+    desired = within_reach(actual.clustered, known_to(actual.release, desired))
     streams: list[Change] = []
     replaced: set[str] = set()
     for name, config in desired.streams.items():
@@ -166,7 +171,15 @@ def plan(desired: Topology, actual: ServerState) -> Plan:
         ):
             consumers.append(change)
     return Plan(
-        (*streams, *consumers), tuple(_unmanaged(desired, actual)), dict(desired.replicas_of)
+        (*streams, *consumers),
+        tuple(_unmanaged(desired, actual)),
+        dict(desired.replicas_of),
+        (
+            f"one replica instead of the default of 3, since this server is no cluster: "
+            f"{', '.join(single)}. Where it becomes one, plan shows the difference",
+        )
+        if single
+        else (),
     )
 
 

@@ -46,7 +46,11 @@ async def actual(admin: BrokerAdmin, desired: Topology | None = None) -> ServerS
             if name in desired.streams if desired is not None else _of_context(name):
                 for info in await admin.consumers(name):
                     consumers[name, info["name"]] = info
-    return ServerState(streams, consumers, datetime.now(UTC), server.release)
+    # A stream tells of its cluster also where it is reached through a server of another.
+    clustered = server.cluster is not None or any(
+        (info.get("cluster") or {}).get("name") for info in streams.values()
+    )
+    return ServerState(streams, consumers, datetime.now(UTC), server.release, clustered)
 
 
 async def apply(
@@ -162,7 +166,10 @@ def _explained(doing: str, plan: Plan | None, change: Change | None = None) -> I
 def _fitting_profile(plan: Plan, replicas: int) -> str:
     fitting = {name: n for name, n in plan.replicas_of.items() if n < replicas}
     if not fitting:
-        return "a profile would fit: `profiles: {development: {replicas: 1}}`"
+        return (
+            "leave `replicas` out, which asks for 1 where the server is no cluster, or add a "
+            "profile: `profiles: {development: {replicas: 1}}`"
+        )
     name, count = min(fitting.items(), key=lambda item: item[1])
     return f"profile {name} has replicas: {count}: use --profile {name}"
 

@@ -1,13 +1,14 @@
-"""What an older nats-server does not know of a stream or durable. Pure.
+"""What a nats-server is not able to, since it is too old or no cluster. Pure.
 
 Owns: since which release a field is there. Guarantees: a server is not asked for what it would take
-and forget. What Seaway only wants for speed is left out, and shows as a change once the server has
-it; what the file asks for is an error that names the release.
+and forget. What Seaway only wants for speed or safety is left out, and shows as a change once the
+server has it; what the file asks for is an error that names the release.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from seaway.errors import ConfigError
 from seaway.topology.shape import JSON, Topology, absent
@@ -42,7 +43,27 @@ def known_to(release: tuple[int, ...], wanted: Topology) -> Topology:
         key: _known(release, config, f"consumer {' > '.join(key)}")
         for key, config in wanted.consumers.items()
     }
-    return Topology(streams, consumers, wanted.replicas_of)
+    return replace(wanted, streams=streams, consumers=consumers)
+
+
+def lowered(clustered: bool | None, wanted: Topology) -> tuple[str, ...]:
+    """The streams that get one replica, since nobody wrote how many and the server is no cluster;
+    ``None``: not known, and so none."""
+    if clustered is not False:
+        return ()
+    return tuple(
+        name
+        for name, config in wanted.streams.items()
+        if name in wanted.unwritten and config["num_replicas"] > 1
+    )
+
+
+def within_reach(clustered: bool | None, wanted: Topology) -> Topology:
+    """``wanted`` with one replica of the streams that are ``lowered``."""
+    single = {
+        name: {**wanted.streams[name], "num_replicas": 1} for name in lowered(clustered, wanted)
+    }
+    return replace(wanted, streams={**wanted.streams, **single})
 
 
 def _known(release: tuple[int, ...], config: JSON, title: str) -> JSON:

@@ -58,11 +58,12 @@ _OPTIONAL_CONSUMER_FIELDS = ("description", "max_waiting")
 @dataclass(frozen=True, slots=True)
 class Topology:
     """Configs by name. ``replicas_of`` gives the replicas of each profile of the file, so that a
-    refusal can name the one that fits."""
+    refusal can name the one that fits. ``unwritten``: the streams whose replicas nobody wrote."""
 
     streams: Mapping[str, JSON]
     consumers: Mapping[ConsumerKey, JSON]
     replicas_of: Mapping[str, int] = field(default_factory=dict)
+    unwritten: frozenset[str] = frozenset()
 
 
 def absent(value: Any) -> bool:
@@ -74,12 +75,17 @@ def desired(settings: Settings) -> Topology:
     """Event streams, and what each implies: dead letters, redrives, the advisories of all."""
     streams: dict[str, JSON] = {}
     consumers: dict[ConsumerKey, JSON] = {}
+    unwritten: set[str] = set()
     for stream in settings.streams:
         for config in (_events(stream), _dead_letters(stream), _redrives(stream)):
             streams[config["name"]] = config
+            if not _says_replicas(stream):
+                unwritten.add(config["name"])
     if settings.streams:
         advisories = _advisories(settings.streams)
         streams[advisories["name"]] = advisories
+        if not any(_says_replicas(stream) and stream.replicas > 1 for stream in settings.streams):
+            unwritten.add(advisories["name"])
         consumers[naming.ADVISORY_STREAM, naming.SWEEPER_DURABLE] = _sweeper()
     for consumer in settings.consumers:
         context = naming.stream_context(consumer.stream)
@@ -94,7 +100,12 @@ def desired(settings: Settings) -> Topology:
         for name, profile in settings.profiles.items()
         if profile.replicas is not None
     }
-    return Topology(streams, consumers, replicas_of)
+    return Topology(streams, consumers, replicas_of, frozenset(unwritten))
+
+
+def _says_replicas(stream: StreamSettings) -> bool:
+    """Whether the file or its profile says how many, so that nothing else may be made of it."""
+    return "replicas" in stream.model_fields_set
 
 
 def _events(stream: StreamSettings) -> JSON:

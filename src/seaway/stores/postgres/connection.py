@@ -241,6 +241,8 @@ class Pool:
             whole = connection.transaction()
             await whole.start()
         except BaseException:
+            # The driver remembers one that was refused (on a standby) as open, and complains of it.
+            drop(connection)
             await self.put_away(connection)
             raise
         return connection, whole

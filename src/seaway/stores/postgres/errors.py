@@ -10,6 +10,7 @@ from seaway.databases import sqlstates
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 
 _LOCK_NOT_HAD = "55P03"
+_READ_ONLY = "25006"
 _LOST = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """The last is what asyncpg says of a session that was ended while it was idle."""
 
@@ -41,6 +42,8 @@ def translated(error: BaseException, where: str) -> SeawayError:
     if code == _LOCK_NOT_HAD:
         said += ": somebody has the table, or waits for it (VACUUM FULL, REINDEX, ALTER TABLE, a "
         said += "transaction left open): pg_blocking_pids says who"
+    if code == _READ_ONLY:
+        said += ": a standby can be looked at only, so name the primary"
     return sqlstates.translated(code, said, where)
 
 

@@ -224,6 +224,23 @@ class PostgresStore:
         self.nudge()
         return count
 
+    async def discard(self, event_ids: Sequence[str], reason: str) -> Sequence[str]:
+        """Give parked entries up for good."""
+        async with self._pool.transaction() as connection:
+            found = await connection.fetch(
+                self._outbox_sql["discard"], rows.uuids(event_ids), reason
+            )
+            if found:
+                await connection.execute(self._outbox_sql["release"])
+        self.nudge()
+        return [event_id for (event_id,) in found]
+
+    async def discarded(self, *, limit: int = 100) -> Sequence[Sent]:
+        """The entries that were given up, newest first."""
+        return [
+            rows.sent(row) for row in await self._pool.rows(self._outbox_sql["discarded"], limit)
+        ]
+
     async def sent(
         self, *, event_id: str | None = None, correlation_id: str | None = None, limit: int = 100
     ) -> Sequence[Sent]:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from seaway.databases.sqlite_codes import translating
-from seaway.errors import ConfigError, StoreUnavailable
+from seaway.errors import ConfigError, NoDatabase, StoreUnavailable
 from seaway.forks import Opened
 
 T = TypeVar("T")
@@ -51,8 +51,9 @@ class Connection(aiosqlite.Connection):
         return await self._execute(work, connection)
 
 
-def checked(path: Path) -> Path:
-    """The absolute path without links; ``ConfigError`` where no database can be there.
+def checked(path: Path, *, create: bool) -> Path:
+    """The absolute path without links; ``ConfigError`` where no database can be there, or is not
+    and may not be made (``create``).
 
     Two names of one file give one path, and so one lock for its relays.
     """
@@ -60,6 +61,10 @@ def checked(path: Path) -> Path:
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         oldest = ".".join(map(str, OLDEST_SQLITE))
         raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old", hint=f"{oldest} or newer")
+    if not create and not path.exists():
+        raise NoDatabase(
+            f"{path} does not exist: name another file, or make it with seaway db upgrade"
+        )
     if path.is_dir():
         raise ConfigError(f"{path} is a directory", hint="name a database file in it")
     if not path.parent.is_dir():
@@ -71,18 +76,22 @@ def checked(path: Path) -> Path:
     return path
 
 
-async def connect(path: Path, *, busy_timeout: timedelta, read_only: bool) -> Connection:
-    """Open ``path``, creating it where it is not there. Autocommit: transactions are ours."""
+async def connect(
+    path: Path, *, busy_timeout: timedelta, read_only: bool, create: bool
+) -> Connection:
+    """Open ``path``, where ``create`` says so also one that is not there. Autocommit: transactions
+    are ours."""
 
     def connector() -> sqlite3.Connection:
         connection = sqlite3.connect(
-            path,
+            f"{path.as_uri()}?mode={'rwc' if create else 'rw'}",
+            uri=True,
             timeout=busy_timeout.total_seconds(),
             isolation_level=None,
             check_same_thread=False,
         )
         try:
-            _prepare(connection, read_only=read_only)
+            _prepare(connection, read_only=read_only, create=create)
         except BaseException:
             connection.close()
             raise
@@ -97,11 +106,17 @@ async def connect(path: Path, *, busy_timeout: timedelta, read_only: bool) -> Co
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, *, read_only: bool) -> None:
+def _prepare(connection: sqlite3.Connection, *, read_only: bool, create: bool) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-    if mode != "wal":
+    # Another application's file, named by mistake, stays as it is.
+    if mode != "wal" and (create or _is_ours(connection)):
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
     # A commit is what the outbox promises: it has to be on the disk when it returns.
     connection.execute("PRAGMA synchronous = FULL")
     if read_only:
         connection.execute("PRAGMA query_only = ON")
+
+
+def _is_ours(connection: sqlite3.Connection) -> bool:
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'seaway_schema'")
+    return found.fetchone() is not None

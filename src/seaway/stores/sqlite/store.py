@@ -76,18 +76,21 @@ class SqliteStore:
         busy_timeout: timedelta = timedelta(seconds=5),
         keep_sent: bool = True,
         poll: timedelta = timedelta(milliseconds=100),
+        create: bool = True,
     ) -> SqliteStore:
         """Open ``path``, creating an empty database where there is none.
+
+        Without ``create`` that is ``NoDatabase``, and no file is changed but Seaway's.
 
         ``busy_timeout``: how long a write waits for writers of other processes before it raises
         ``StoreUnavailable``. ``keep_sent=False`` keeps no settled events: they cannot be traced
         or sent again. ``poll``: the longest pause between two looks for what other connections
         wrote. ``ConfigError`` where the file cannot be a database.
         """
-        path = checked(Path(path))
-        writer = await connect(path, busy_timeout=busy_timeout, read_only=False)
+        path = checked(Path(path), create=create)
+        writer = await connect(path, busy_timeout=busy_timeout, read_only=False, create=create)
         try:
-            reader = await connect(path, busy_timeout=busy_timeout, read_only=True)
+            reader = await connect(path, busy_timeout=busy_timeout, read_only=True, create=create)
         except BaseException:
             await to_its_end(writer.close())
             raise
@@ -210,6 +213,23 @@ class SqliteStore:
         """Let parked entries be tried again, with their attempts counted anew."""
         given = {"event_ids": None if event_ids is None else json.dumps(list(event_ids))}
         return await self._write(lambda db: db.execute(_OUTBOX["unpark"], given).rowcount)
+
+    async def discard(self, event_ids: Sequence[str], reason: str) -> Sequence[str]:
+        """Give parked entries up for good."""
+        given = {"event_ids": json.dumps(list(event_ids)), "reason": reason, "now": times.now()}
+
+        def work(db: sqlite3.Connection) -> list[str]:
+            db.execute(_OUTBOX["give_up"], given)
+            return [event_id for (event_id,) in rows.read(db, _OUTBOX["drop_given_up"], given)]
+
+        return await self._write(work)
+
+    async def discarded(self, *, limit: int = 100) -> Sequence[Sent]:
+        """The entries that were given up, newest first."""
+        given = {"limit": limit}
+        return await self._read(
+            lambda db: [rows.sent(row) for row in rows.read(db, _OUTBOX["discarded"], given)]
+        )
 
     async def sent(
         self, *, event_id: str | None = None, correlation_id: str | None = None, limit: int = 100

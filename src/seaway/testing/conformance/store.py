@@ -264,6 +264,35 @@ class StoreConformance(InboxConformance, ParkingConformance, ProcessesConformanc
         (entry,) = await store.entries(parked=False)
         assert (entry.attempts, entry.parked_at) == (0, None)
 
+    async def test_what_is_given_up_lets_its_key_go_on_and_says_why(self, store: Store) -> None:
+        (wrong,) = await add(store, key="a")
+        (behind,) = await add(store, key="a")
+        (other,) = await add(store, key="b")
+        await fail(store, wrong, park=True)
+        assert ids(await claim_all(store)) == [other]
+        given_up = await store.discard([wrong, other, new_event_id(), "no id"], "a typo, by ann")
+        assert given_up == [wrong]
+        assert ids(await claim_all(store)) == [behind, other]
+        [kept] = await store.discarded()
+        assert kept.given_up
+        assert kept.entry.event_id == wrong
+        assert kept.stream == "a typo, by ann (its error: no stream takes it)"
+        assert await store.discard([wrong], "again") == []
+        await send(store)
+        assert [done.given_up for done in await store.sent(event_id=wrong)] == [True]
+        assert len(await store.discarded()) == 1
+        assert await store.unpark() == 0
+
+    async def test_given_up_under_a_lease_no_later_event_is_lost(self, store: Store) -> None:
+        (wrong,) = await add(store, key="a")
+        (behind,) = await add(store, key="a")
+        await fail(store, wrong, park=True)
+        async with store.lease() as lease:
+            assert lease is not None
+            assert await lease.claim(10) == []
+            assert await store.discard([wrong], "a typo") == [wrong]
+        assert ids(await claim_all(store)) == [behind]
+
     # ----------------------------------------------------------------- leases
 
     async def test_one_holds_the_lease(self, store: Store) -> None:

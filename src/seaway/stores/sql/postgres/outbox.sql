@@ -37,6 +37,34 @@ WHERE parked_at IS NOT NULL AND ($1::uuid[] IS NULL OR event_id = ANY ($1))
 -- name: release
 UPDATE seaway_relay SET releases = releases + 1
 
+-- name: discard
+-- What another program wrote there for headers may be no object.
+WITH given_up AS (
+    DELETE FROM seaway_outbox o
+    WHERE o.parked_at IS NOT NULL AND o.event_id = ANY ($1::uuid[])
+    RETURNING o.*
+)
+INSERT INTO seaway_sent (
+    position, event_id, correlation_id, subject, ordering_key, payload, headers, added_at,
+    attempts, stream, stream_seq, sent_at
+)
+SELECT g.position, g.event_id,
+       CASE WHEN json_typeof(g.headers) = 'object'
+            THEN nullif(g.headers ->> 'X-Correlation-Id', g.event_id::text) END,
+       g.subject, g.ordering_key, g.payload, g.headers, g.added_at, g.attempts,
+       $2::text || coalesce(' (its error: ' || g.last_error || ')', ''), -1, now()
+FROM given_up g
+RETURNING event_id::text
+
+-- name: discarded
+SELECT position, event_id::text, subject, payload, headers::text,
+       greatest(least(added_at, '9999-12-30Z'), '0001-01-02Z'), attempts, NULL::text,
+       NULL::timestamptz, 0, stream, stream_seq
+FROM seaway_sent
+WHERE stream_seq = -1
+ORDER BY sent_at DESC, position DESC
+LIMIT $1
+
 -- name: sent
 SELECT position, event_id::text, subject, payload, headers::text,
        greatest(least(added_at, '9999-12-30Z'), '0001-01-02Z'), attempts, NULL::text,

@@ -73,6 +73,33 @@ SET parked_at = NULL, attempts = 0
 WHERE parked_at IS NOT NULL
   AND (:event_ids IS NULL OR event_id IN (SELECT value FROM json_each(:event_ids)))
 
+-- name: give_up
+-- What another program wrote there for headers may be no object.
+INSERT OR IGNORE INTO seaway_sent (
+    position, event_id, correlation_id, subject, ordering_key, payload, headers, added_at,
+    attempts, stream, stream_seq, sent_at
+)
+SELECT o.position, o.event_id,
+       CASE WHEN json_type(o.headers) = 'object'
+            THEN json_extract(o.headers, '$."X-Correlation-Id"') END,
+       o.subject, o.ordering_key, o.payload, o.headers, o.added_at, o.attempts,
+       :reason || coalesce(' (its error: ' || o.last_error || ')', ''), -1, :now
+FROM seaway_outbox o
+WHERE o.parked_at IS NOT NULL AND o.event_id IN (SELECT value FROM json_each(:event_ids))
+
+-- name: drop_given_up
+DELETE FROM seaway_outbox
+WHERE parked_at IS NOT NULL AND event_id IN (SELECT value FROM json_each(:event_ids))
+RETURNING event_id
+
+-- name: discarded
+SELECT position, event_id, subject, payload, headers, added_at, attempts, NULL, NULL,
+       stream, stream_seq
+FROM seaway_sent
+WHERE stream_seq = -1
+ORDER BY sent_at DESC, position DESC
+LIMIT :limit
+
 -- name: sent
 SELECT position, event_id, subject, payload, headers, added_at, attempts, NULL, NULL,
        stream, stream_seq
