@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from seaway.cli.outbox import parse_line
+from seaway.cli.lines import parse_line
 
 SUBJECT = "sea.event.case_moved.v1"
 

@@ -2,93 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import difflib
 import getpass
-import json
 import os
-import stat
-import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import typer
 
-from seaway import naming
 from seaway.app import Seaway
 from seaway.cli import session, tables
+from seaway.cli.lines import add_chunk, chunks, opened
 from seaway.cli.session import printable
 from seaway.cli.tables import Column
-from seaway.config import StreamSettings
-from seaway.contracts import Backlog, OutboxEntry, Store
+from seaway.contracts import Backlog, OutboxEntry
 from seaway.errors import ConfigError
-from seaway.events import RawEvent
 from seaway.headers import format_time
 from seaway.monitor import Database
 from seaway.monitor.snapshot import age_seconds
 from seaway.monitor.standstill import why_events_wait
-from seaway.outbox import Outbox
 from seaway.watching import database_station
 
 app = typer.Typer(help="The outbox: add events, see and retry what waits.", no_args_is_help=True)
-
-_TEXT_FIELDS = ("subject", "key", "id", "correlation_id", "causation_id")
-_LONGEST_LINE = 64 * 1024 * 1024
-_FIELDS = frozenset((*_TEXT_FIELDS, "payload", "headers"))
-
-
-def parse_line(line: bytes) -> RawEvent:
-    """The event of one line; ``ValueError`` says in one sentence what is wrong with it.
-
-    Names, id and size are the outbox's to judge.
-    """
-    try:
-        said = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start + 1} is not UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
-    except RecursionError as error:
-        raise ValueError("not JSON that can be read: nested too deeply") from error
-    if not isinstance(said, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004 - the file's fault, not the call's
-    if unknown := sorted(said.keys() - _FIELDS):
-        raise ValueError(f"unknown field {unknown[0]!r} (known: {', '.join(sorted(_FIELDS))})")
-    for name in ("subject", "payload"):
-        if name not in said:
-            raise ValueError(f"{name!r} is missing")
-    for name in _TEXT_FIELDS:
-        if name in said and not isinstance(said[name], str):
-            raise ValueError(f"{name!r} must be text")
-    headers = said.get("headers", {})
-    if not isinstance(headers, dict) or not all(isinstance(v, str) for v in headers.values()):
-        raise ValueError("'headers' must be an object of texts")
-    return RawEvent(
-        subject=said["subject"],
-        payload=_compact(said["payload"]),
-        key=said.get("key"),
-        event_id=said.get("id"),
-        correlation_id=said.get("correlation_id"),
-        causation_id=said.get("causation_id"),
-        headers=headers,
-    )
-
-
-def _compact(payload: object) -> bytes:
-    try:
-        text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError("'payload' holds half of a surrogate pair") from error
-    except ValueError as error:
-        raise ValueError("'payload' holds a number that is out of range") from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"not JSON: {name}")
 
 
 @app.command()
@@ -117,9 +53,9 @@ def add(
         streams = () if any_subject else settings.streams
         added = 0
         async with session.open_database(ctx) as store:
-            with _opened(file) as source, session.progress("adding", None) as advance:
-                async for chunk in _chunks(_lines(source), batch, from_line):
-                    await _add_chunk(application.outbox, store, file, chunk, streams)
+            with opened(file) as source, session.progress("adding", None) as advance:
+                async for chunk in chunks(source, batch, from_line):
+                    await add_chunk(application.outbox, store, file, chunk, streams)
                     added += len(chunk)
                     advance(len(chunk))
         return added
@@ -129,123 +65,6 @@ def add(
         session.print_json({"added": added})
     else:
         session.err.print(f"{added} events added.")
-
-
-async def _add_chunk(
-    outbox: Outbox,
-    store: Store,
-    file: Path,
-    chunk: list[tuple[int, bytes]],
-    streams: Sequence[StreamSettings],
-) -> None:
-    """Write all lines of ``chunk`` in one transaction; ``ConfigError`` names the first bad one.
-
-    ``streams``: of which one must take each subject; empty: that is not known here.
-    """
-    events = []
-    for number, line in chunk:
-        try:
-            event = parse_line(line)
-            if streams:
-                _refuse_untaken(event.subject, streams)
-            events.append(event)
-        except ValueError as error:
-            raise _refusal(file, number, chunk, error) from error
-    try:
-        async with store.transaction() as tx:
-            await outbox.add(tx.handle, *events)
-        return
-    except ConfigError:
-        pass  # Nothing is written. Once more one by one, in order, to learn which line it was.
-    async with store.transaction() as tx:
-        for (number, _), event in zip(chunk, events, strict=True):
-            try:
-                await outbox.add(tx.handle, event)
-            except ConfigError as error:
-                raise _refusal(file, number, chunk, error) from error
-
-
-def _refuse_untaken(subject: str, streams: Sequence[StreamSettings]) -> None:
-    """``ValueError`` where no stream takes ``subject``: it would wait until it is parked."""
-    if not naming.is_subject(subject):
-        return  # The outbox says what is wrong with it.
-    if any(naming.covers(one, subject) for stream in streams for one in stream.subjects):
-        return
-    context = naming.context_of(subject)
-    for stream in streams:
-        if stream.context == context:
-            what = f"{stream.name} takes only {', '.join(stream.subjects)}"
-            break
-    else:
-        contexts = [stream.context for stream in streams]
-        near = difflib.get_close_matches(context, contexts, n=1, cutoff=0.5)
-        what = (
-            f"did you mean the context {near[0]}?" if near else f"contexts: {', '.join(contexts)}"
-        )
-    raise ValueError(
-        f"no stream of the file takes {subject!r}: {what} "
-        "(--any-subject adds it all the same, for a relay with another file)"
-    )
-
-
-def _refusal(
-    file: Path, number: int, chunk: list[tuple[int, bytes]], error: Exception
-) -> ConfigError:
-    first = chunk[0][0]
-    return ConfigError(
-        str(error),
-        where=f"{file}:{number}",
-        hint=f"nothing from line {first} on is written: mend it, then --from-line {first}",
-    )
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[BinaryIO]:
-    if str(file) == "-":
-        yield sys.stdin.buffer
-        return
-    try:
-        opened = file.open("rb")
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from error
-    with opened:
-        yield opened
-
-
-async def _lines(source: BinaryIO) -> AsyncIterator[bytes]:
-    """The lines of ``source``. What nobody has written yet is awaited: Ctrl-C ends the wait."""
-    mode = os.fstat(source.fileno()).st_mode
-    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or source.isatty()):
-        for line in source:
-            yield line
-        return
-    reader = asyncio.StreamReader(limit=_LONGEST_LINE)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), source
-    )
-    try:
-        while line := await reader.readline():
-            yield line
-    finally:
-        transport.close()
-
-
-async def _chunks(
-    lines: AsyncIterator[bytes], size: int, from_line: int
-) -> AsyncIterator[list[tuple[int, bytes]]]:
-    """Numbered lines, ``size`` at a time; blank ones are passed over."""
-    chunk: list[tuple[int, bytes]] = []
-    number = 0
-    async for line in lines:
-        number += 1
-        if number < from_line or not line.strip():
-            continue
-        chunk.append((number, line))
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 @app.command()
