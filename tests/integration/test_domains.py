@@ -29,6 +29,7 @@ from seaway.errors import BrokerUnavailable
 from seaway.naming import ADVISORY_STREAM, SWEEPER_DURABLE
 from seaway.outbox import Outbox
 from seaway.stores import open_configured
+from seaway.topology import rights
 from shell import Shell
 
 pytestmark = pytest.mark.server
@@ -196,7 +197,7 @@ async def whole_way(settings_mapping: dict[str, Any], database: Path) -> None:
         ),
     ],
 )
-@pytest.mark.since("2.14", "acknowledgements that name their domain")
+@pytest.mark.since("2.15", "acknowledgements that name their domain")
 async def test_the_whole_way_through_a_leaf(
     tmp_path: Path, hub_config: str, nats: dict[str, str]
 ) -> None:
@@ -212,7 +213,7 @@ async def test_the_whole_way_through_a_leaf_without_jetstream(tmp_path: Path) ->
         await whole_way(given, tmp_path / "a.db")
 
 
-@pytest.mark.since("2.14", "acknowledgements that name their domain")
+@pytest.mark.since("2.15", "acknowledgements that name their domain")
 async def test_both_forms_of_an_acknowledgement_are_understood(tmp_path: Path) -> None:
     """Also the short one, which is made for what was read from the stream, by such a server."""
     async with Servers(hub_config="feature_flags { js_ack_fc_v2: true }\n") as servers:
@@ -301,7 +302,7 @@ async def both(servers: Servers) -> AsyncIterator[tuple[JetStreamBroker, JetStre
         await hub.close()
 
 
-@pytest.mark.since("2.14", "acknowledgements that name their domain")
+@pytest.mark.since("2.15", "acknowledgements that name their domain")
 async def test_another_domains_advisory_is_no_letter_here(tmp_path: Path) -> None:
     """Leaf nodes hear each other's advisories; streams and durables there may be called as ours."""
     apart = "feature_flags { js_ack_fc_v2: true }\n"
@@ -350,7 +351,7 @@ def test_the_rights_are_those_of_the_domain(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("long", [False, True])
-@pytest.mark.since("2.14", "acknowledgements that name their domain")
+@pytest.mark.since("2.15", "acknowledgements that name their domain")
 async def test_the_applications_rights_suffice_in_a_domain(tmp_path: Path, long: bool) -> None:
     given = mapping("nats://127.0.0.1:1", tmp_path / "a.db", jetstream_domain="hub")
     allowed = rights(settings_from_mapping(given, environ={}), "application")
