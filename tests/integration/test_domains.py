@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from seaway import Delivery, Poison, RawEvent, Seaway, topology
 from seaway.brokers.jetstream import JetStreamBroker, connect
@@ -25,7 +26,7 @@ from seaway.contracts import Message, Refused, Stored, Unconfirmed
 from seaway.dead_letters import Sweeper
 from seaway.embedded.nats_server import NatsServer
 from seaway.embedded.process import free_port
-from seaway.errors import BrokerUnavailable
+from seaway.errors import BrokerUnavailable, NotPermitted
 from seaway.naming import ADVISORY_STREAM, SWEEPER_DURABLE
 from seaway.outbox import Outbox
 from seaway.stores import open_configured
@@ -43,8 +44,15 @@ class Servers:
     """``hub``, and ``edge`` as its leaf. ``edge_config`` and ``hub_config`` are added to theirs."""
 
     def __init__(
-        self, *, hub_config: str = "", edge_config: str = "", edge_js: bool = True
+        self,
+        *,
+        hub_config: str = "",
+        edge_config: str = "",
+        edge_js: bool = True,
+        account: str = "$G",
+        login: dict[str, Any] | None = None,
     ) -> None:
+        self._login = login or {}
         port = free_port()
         self.hub = NatsServer(
             name="hub",
@@ -52,7 +60,8 @@ class Servers:
                 DOMAIN.format("hub") + f'leafnodes {{ listen: "127.0.0.1:{port}" }}\n{hub_config}'
             ),
         )
-        remote = f'leafnodes {{ remotes: [{{ url: "nats://127.0.0.1:{port}" }}] }}\n'
+        remote = f'leafnodes {{ remotes: [{{ url: "nats://127.0.0.1:{port}", '
+            f'account: "{account}" }}] }}\n'
         self.edge = NatsServer(
             name="edge",
             jetstream=edge_js,
@@ -62,7 +71,7 @@ class Servers:
     async def __aenter__(self) -> Servers:
         await self.hub.start()
         await self.edge.start()
-        over = NatsSettings(url=self.edge.url, jetstream_domain="hub")
+        over = NatsSettings(url=self.edge.url, jetstream_domain="hub", **self._login)
         async with asyncio.timeout(20):
             while True:  # Until the leaf has its hub.
                 broker = await connect(over)
@@ -197,7 +206,7 @@ async def whole_way(settings_mapping: dict[str, Any], database: Path) -> None:
         ),
     ],
 )
-@pytest.mark.since("2.14", "acknowledgements that name their domain")
+@pytest.mark.since("2.15", "acknowledgements that name their domain")
 async def test_the_whole_way_through_a_leaf(
     tmp_path: Path, hub_config: str, nats: dict[str, str]
 ) -> None:
@@ -213,7 +222,7 @@ async def test_the_whole_way_through_a_leaf_without_jetstream(tmp_path: Path) ->
         await whole_way(given, tmp_path / "a.db")
 
 
-@pytest.mark.since("2.14", "acknowledgements that name their domain")
+@pytest.mark.since("2.15", "acknowledgements that name their domain")
 async def test_both_forms_of_an_acknowledgement_are_understood(tmp_path: Path) -> None:
     """Also the short one, which is made for what was read from the stream, by such a server."""
     async with Servers(hub_config="feature_flags { js_ack_fc_v2: true }\n") as servers:
@@ -302,7 +311,7 @@ async def both(servers: Servers) -> AsyncIterator[tuple[JetStreamBroker, JetStre
         await hub.close()
 
 
-@pytest.mark.since("2.14", "acknowledgements that name their domain")
+@pytest.mark.since("2.15", "acknowledgements that name their domain")
 async def test_another_domains_advisory_is_no_letter_here(tmp_path: Path) -> None:
     """Leaf nodes hear each other's advisories; streams and durables there may be called as ours."""
     apart = "feature_flags { js_ack_fc_v2: true }\n"
@@ -350,20 +359,36 @@ def test_the_rights_are_those_of_the_domain(tmp_path: Path) -> None:
     assert not [one for one in publish if one.startswith("$JS.API.")]
 
 
+async def test_a_right_that_the_domains_own_server_denies_is_named_as_it_names_it() -> None:
+    """It reads the domain's API as its own before it looks at rights."""
+    user = "{ user: ann, password: ann, permissions: { publish: [sea] } }"
+    config = DOMAIN.format("hub") + f"authorization {{ users: [{user}] }}\n"
+    async with NatsServer(extra_config=config) as server:
+        settings = NatsSettings(
+            url=server.url, jetstream_domain="hub", user="ann", password=SecretStr("ann")
+        )
+        broker = await connect(settings)
+        with pytest.raises(NotPermitted, match=r"to \$JS.hub.API.STREAM.LIST: grant \$JS.API."):
+            await broker.admin.streams()
+        await broker.close()
+
+
+BOSS = {"user": "boss", "password": "boss"}
+
+
 @pytest.mark.parametrize("long", [False, True])
-@pytest.mark.since("2.14", "acknowledgements that name their domain")
+@pytest.mark.since("2.15", "acknowledgements that name their domain")
 async def test_the_applications_rights_suffice_in_a_domain(tmp_path: Path, long: bool) -> None:
     given = mapping("nats://127.0.0.1:1", tmp_path / "a.db", jetstream_domain="hub")
     allowed = rights(settings_from_mapping(given, environ={}), "application")
     user = as_server(allowed, "application").replace("$APPLICATION_PASSWORD", "secret")
-    accounts = (
-        f"accounts {{ SHOP {{ jetstream: enabled, users: [{{ user: boss, password: boss }} {user}]"
-        " } }\n"
-    )
+    accounts = f"accounts {{ SHOP {{ users: [{{ user: boss, password: boss }} {user}] }} }}\n"
     flag = "feature_flags { js_ack_fc_v2: true }\n" if long else ""
-    config = DOMAIN.format("hub") + accounts + flag
-    async with NatsServer(extra_config=config) as server:
-        boss = given["nats"] | {"url": server.url, "user": "boss", "password": "boss"}
+    async with Servers(
+        hub_config=flag, edge_config=accounts, edge_js=False, account="SHOP", login=BOSS
+    ) as servers:
+        server = servers.edge
+        boss = given["nats"] | BOSS | {"url": server.url}
         broker = await connect(NatsSettings(**boss))
         await make(settings_from_mapping(given, environ={}), broker)
         nats = {"user": "application", "password": "secret", "inbox_prefix": allowed.inbox}

@@ -322,6 +322,27 @@ def test_a_mapping_is_code_and_wins_over_the_environment(tmp_path: Path) -> None
     assert (settings.database, settings.profile) == ("sqlite:///e.db", "g")
 
 
+def test_a_context_of_the_nats_cli_counts_as_a_whole(tmp_path: Path) -> None:
+    environ = _everywhere(tmp_path) | {"SEAWAY_PROFILE": ""}
+    path = tmp_path / "nats" / "context" / "prod.json"
+    content: dict[str, object] = {"url": "nats://c:1", "description": "ours", "nsc": "", "key": ""}
+    path.write_text(json.dumps(content | {"jetstream_domain": "hub", "tls_first": True}))
+    nats = _load(tmp_path, "{}", environ=environ).nats
+    assert (nats.jetstream_domain, nats.api, nats.tls_first) == ("hub", "$JS.hub.API", True)
+    path.write_text(json.dumps(content | {"jetstream_api_prefix": "from.hub."}))
+    assert _load(tmp_path, "{}", environ=environ).nats.api == "from.hub"
+    for more, said in (
+        ({"socks_proxy": "p:1"}, "has socks_proxy, which Seaway cannot do"),
+        ({"user_jwt": "x"}, "has user_jwt"),
+        ({"jetstream_domain": "a.b"}, "is one word of a subject"),
+        ({"jetstream_api_prefix": "a.>"}, "no blanks or wildcards"),
+        ({"jetstream_domain": "a", "jetstream_api_prefix": "b"}, "not both"),
+    ):
+        path.write_text(json.dumps(content | more))
+        with pytest.raises(ConfigError, match=said):
+            _load(tmp_path, "{}", environ=environ)
+
+
 @pytest.mark.parametrize(
     ("text", "environ", "flags", "where"),
     [

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +22,7 @@ from pydantic import (
     SecretStr,
     StrictBool,
     StrictInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -139,11 +140,12 @@ class NatsSettings(Section):
         """Each server of ``url``."""
         return server_urls(self.url)
 
-    @model_validator(mode="after")
-    def _one_api(self) -> Self:
-        if self.jetstream_domain is not None and self.jetstream_api_prefix is not None:
-            raise ValueError("has jetstream_domain or jetstream_api_prefix, not both")
-        return self
+    @field_validator("jetstream_api_prefix")
+    @classmethod
+    def _one_api(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("jetstream_domain") is not None:
+            raise ValueError("there is a jetstream_domain: one of them, not both")
+        return value
 
     @property
     def api(self) -> str:

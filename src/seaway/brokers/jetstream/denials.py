@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from seaway import logs
+from seaway.config.models import OWN_API
 from seaway.errors import NotPermitted
 from seaway.telemetry import Telemetry
 
@@ -35,7 +36,7 @@ _ACK_TOKENS = 4
 _DOMAIN_ACK_TOKENS = 6
 
 
-def right_to(subject: str, *, inbox: str, api: str = "$JS.API") -> str:
+def right_to(subject: str, *, inbox: str, api: str = OWN_API) -> str:
     """What has to be granted for ``subject``, as the lists of ``seaway permissions`` have it:
     one of few, however many subjects there are. ``inbox``: the prefix of reply subjects, ``api``:
     that of JetStream's API."""
@@ -58,7 +59,7 @@ def right_to(subject: str, *, inbox: str, api: str = "$JS.API") -> str:
 class Denials:
     """Of one connection."""
 
-    def __init__(self, telemetry: Telemetry, *, inbox: str, api: str = "$JS.API") -> None:
+    def __init__(self, telemetry: Telemetry, *, inbox: str, api: str = OWN_API) -> None:
         self._telemetry = telemetry
         self._prefixes = {"inbox": inbox, "api": api}
         self._known: dict[tuple[Verb, str], str] = {}
@@ -95,10 +96,13 @@ class Denials:
             return None
         verb: Verb = "publish" if found[1].lower() == "publish" else "subscribe"
         subject = found[2]
-        denial = NotPermitted(verb, subject, right_to(subject, **self._prefixes))
+        right = right_to(subject, **self._prefixes)
+        # Asked of a domain at one of its own servers, which looks for the right to its own API.
+        asked = subject.replace(f"{OWN_API}.", f"{self._prefixes['api']}.", 1)
+        denial = NotPermitted(verb, asked, right)
         if (verb, denial.right) not in self._known:
             logger.error("%s", denial)
-        self._known[verb, denial.right] = subject
+        self._known[verb, denial.right] = asked
         self._telemetry.waiting(PART, f"{verb} {denial.right}", str(denial))
         for watcher in tuple(self._watchers):
             watcher(denial)
@@ -108,7 +112,9 @@ class Denials:
         """What was published to ``subject`` was answered: that is granted, and hearing answers."""
         if not self._known:
             return
-        key: tuple[Verb, str] = "publish", right_to(subject, **self._prefixes)
+        right = right_to(subject, **self._prefixes)
+        own = right.replace(f"{self._prefixes['api']}.", f"{OWN_API}.", 1)
+        key: tuple[Verb, str] = "publish", own if ("publish", own) in self._known else right
         # One subject of several may be denied; those of acknowledgements never come again.
         if self._known.get(key) == subject or subject.startswith("$JS.ACK."):
             self._granted(key)
