@@ -367,3 +367,21 @@ async def test_what_waits_for_a_server_does_not_wait_for_a_password(
     assert done.returncode == code  # Of `check`: unknown.
     assert "refuses these credentials" in said
     assert "wr0ng" not in said
+
+
+async def test_nothing_that_is_said_before_tls_is_read_as_under_it(authority: Authority) -> None:
+    """Somebody on the way may add to the greeting, which is in the open."""
+    async with NatsServer(extra_config=tls(authority.issue("server"))) as server:
+
+        async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            theirs, ours = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(await theirs.readline() + b"-ERR 'injected'\r\n")
+            await reader.read(1)
+            for one in (writer, ours):
+                one.close()
+
+        way = await asyncio.start_server(between, "127.0.0.1", 0)
+        url = f"nats://127.0.0.1:{way.sockets[0].getsockname()[1]}"
+        with pytest.raises(ConfigError, match="no TLS with it: it speaks in the open first"):
+            await connect(NatsSettings(url=url, tls_ca=authority.cert))
+        way.close()

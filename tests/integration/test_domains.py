@@ -60,8 +60,8 @@ class Servers:
                 DOMAIN.format("hub") + f'leafnodes {{ listen: "127.0.0.1:{port}" }}\n{hub_config}'
             ),
         )
-        remote = f'leafnodes {{ remotes: [{{ url: "nats://127.0.0.1:{port}", '
-            f'account: "{account}" }}] }}\n'
+        address = f"nats://127.0.0.1:{port}"
+        remote = f'leafnodes {{ remotes: [{{ url: "{address}", account: "{account}" }}] }}\n'
         self.edge = NatsServer(
             name="edge",
             jetstream=edge_js,

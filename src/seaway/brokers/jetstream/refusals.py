@@ -83,7 +83,7 @@ def describe(error: BaseException) -> str:
     """``error`` in the words of whoever raised it, without what is ours."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
-    if isinstance(error, ssl.SSLError) and error.reason:
+    if isinstance(error, ssl.SSLError) and getattr(error, "reason", None):
         return error.reason.replace("_", " ").lower()
     if isinstance(error, TimeoutError):
         return "no answer in time"

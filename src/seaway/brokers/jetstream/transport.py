@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import ParseResult
 
 Step: TypeAlias = Literal["reaching", "greeting", "tls", "login"]
@@ -28,6 +28,12 @@ class _Reader(asyncio.StreamReader):
     """Keeps what has come when the connection is lost: the reason stands there."""
 
     lost: BaseException | None = None
+    come = 0
+    """How many bytes, ever."""
+
+    def feed_data(self, data: Any) -> None:
+        self.come += len(data)
+        super().feed_data(data)
 
     def set_exception(self, exc: BaseException) -> None:
         self.lost = exc
@@ -41,6 +47,7 @@ class Transport:
         self._reader: _Reader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._held = b""
+        self._greeted = 0
         self.step: Step = "reaching"
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: float) -> None:
@@ -48,7 +55,7 @@ class Transport:
         assert uri.hostname is not None
         assert uri.port is not None
         self._abort()
-        self.step, self._held = "reaching", b""
+        self.step, self._held, self._greeted = "reaching", b"", 0
         loop = asyncio.get_running_loop()
         reader = _Reader(limit=buffer_size, loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
@@ -67,6 +74,11 @@ class Transport:
     ) -> None:
         """Go on with TLS. ``OSError`` (an ``ssl.SSLError`` is one), a ``TimeoutError`` too."""
         assert self._writer is not None
+        assert self._reader is not None
+        if self._reader.come > self._greeted:
+            # Kept, it would be read as if it had come under TLS: anybody may have said it.
+            self._abort()
+            raise ssl.SSLError(1, "it speaks in the open first")
         before, self.step = self.step, "tls"
         host = uri if isinstance(uri, str) else uri.hostname
         try:
@@ -113,7 +125,7 @@ class Transport:
         if self.step == "greeting":
             if not line.startswith(b"INFO {"):
                 raise NotNats(f"it says {line[:40]!r}")
-            self.step = "login"
+            self.step, self._greeted = "login", len(line)
         return line
 
     def at_eof(self) -> bool:
