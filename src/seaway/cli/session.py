@@ -61,7 +61,7 @@ T = TypeVar("T")
 # In a pipe a line is as long as it is: what reads it may be looking for an id.
 _ENDLESS = 1_000_000
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _ENDLESS)
-err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _ENDLESS)
+err = Console(stderr=True, highlight=False)
 
 
 def _print_note(text: str) -> None:
