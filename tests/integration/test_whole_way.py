@@ -84,8 +84,8 @@ class Way:
             db.executescript(TABLES)
         async with self.app:
             admin, wanted = self.app.broker.admin, topology.desired(self.app.settings)
-            await topology.apply(topology.plan(wanted, await topology.actual(admin)), admin)
-            assert topology.plan(wanted, await topology.actual(admin)).empty
+            await topology.apply(topology.plan(wanted, await topology.actual(admin, wanted)), admin)
+            assert topology.plan(wanted, await topology.actual(admin, wanted)).empty
 
     def write(self) -> list[str]:
         """All events' ids, in order; some of them have no number."""
