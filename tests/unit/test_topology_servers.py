@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from seaway import topology
 from seaway.config import settings_from_mapping
-from seaway.contracts import ServerInfo
+from seaway.contracts import BrokerAdmin, ServerInfo
 from seaway.errors import ConfigError
 from seaway.topology import ServerState, Topology
 from seaway.topology.servers import SINCE
@@ -101,3 +102,31 @@ def test_the_page_has_every_version_and_field() -> None:
     for name, (major, minor) in SINCE.items():
         if not name.startswith("priority_"):
             assert re.search(rf"{name}.*{major}\.{minor}", page)
+
+
+class _Elsewhere:
+    """A server that is no cluster, asked for the streams of another domain."""
+
+    def __init__(self, *streams: dict[str, Any], elsewhere: bool = True) -> None:
+        self._streams = streams
+        self._info = ServerInfo("2.15.1", True, 1 << 20, elsewhere=elsewhere)
+
+    async def server_info(self) -> ServerInfo:
+        return self._info
+
+    async def streams(self) -> Sequence[dict[str, Any]]:
+        return self._streams
+
+
+@pytest.mark.parametrize(
+    ("admin", "clustered"),
+    [
+        (_Elsewhere(elsewhere=False), False),
+        (_Elsewhere(), None),
+        (_Elsewhere({"config": {"name": "OTHER"}, "cluster": {"name": "hub"}}), True),
+    ],
+)
+async def test_another_domains_servers_are_not_judged_by_this_one(
+    admin: _Elsewhere, clustered: bool | None
+) -> None:
+    assert (await topology.actual(cast(BrokerAdmin, admin))).clustered is clustered

@@ -117,7 +117,8 @@ class Subscription(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What the server says of itself. ``version`` as text (``2.15.1``)."""
+    """What the server says of itself. ``version`` as text (``2.15.1``). ``elsewhere``: the streams
+    are those of another domain, and may lie on servers that are not like this one."""
 
     version: str
     jetstream: bool
@@ -125,6 +126,7 @@ class ServerInfo:
     server_name: str = ""
     cluster: str | None = None
     url: str = ""
+    elsewhere: bool = False
 
     @property
     def release(self) -> tuple[int, ...]:

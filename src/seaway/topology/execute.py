@@ -47,9 +47,8 @@ async def actual(admin: BrokerAdmin, desired: Topology | None = None) -> ServerS
                 for info in await admin.consumers(name):
                     consumers[name, info["name"]] = info
     # A stream tells of its cluster also where it is reached through a server of another.
-    clustered = server.cluster is not None or any(
-        (info.get("cluster") or {}).get("name") for info in streams.values()
-    )
+    told = any((info.get("cluster") or {}).get("name") for info in streams.values())
+    clustered = told or (None if server.elsewhere else server.cluster is not None)
     return ServerState(streams, consumers, datetime.now(UTC), server.release, clustered)
 
 

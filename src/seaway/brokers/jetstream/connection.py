@@ -248,14 +248,16 @@ class Connection:
         """What the server said of itself when this connection was made."""
         info: dict[str, Any] = self.client._server_info
         url = self.client.connected_url
+        elsewhere = self.settings.api != OWN_API
         return ServerInfo(
             version=str(info.get("version", "")),
             # That of another domain or prefix is not this server's to have.
-            jetstream=bool(info.get("jetstream", False)) or self.settings.api != OWN_API,
+            jetstream=bool(info.get("jetstream", False)) or elsewhere,
             max_payload_bytes=int(self.client.max_payload),
             server_name=str(info.get("server_name", "")),
             cluster=info.get("cluster"),
             url="" if url is None else f"{url.scheme}://{url.hostname}:{url.port}",
+            elsewhere=elsewhere,
         )
 
     def on_reconnect(self, watcher: Callable[[], None]) -> Callable[[], None]:
