@@ -162,8 +162,10 @@ class Metadata:
         }
         headers = {name: value for name, value in pairs.items() if value is not None}
         for name, value in headers.items():
+            if usable(value):
+                continue  # So nearly every value can stand in a header, told in one go.
             _check_value(name, value)
-            if name in _READ_BACK and not usable(value):
+            if name in _READ_BACK:
                 raise InvalidName(
                     f"header {name}: {value[:_TOLD]!r} is longer than {TEXT_BYTES} bytes, or has "
                     "a control character or U+FFFD"
