@@ -6,6 +6,7 @@ STAMP  := $(VENV)/.installed
 LOCK   ?= requirements/test.lock
 PEERS  := bench/.venv-peers
 SEED   ?= 0
+JOBS   ?= 2
 LOCKER := .venv-lock
 COMPILE := $(LOCKER)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 	--custom-compile-command 'make lock'
@@ -33,9 +34,9 @@ install: $(STAMP) ## Make the virtual environment
 demo: $(STAMP) ## Run the main job on embedded servers (LOG=file.csv for a real log, ARGS=... for more)
 	$(BIN)/seaway demo $(if $(LOG),--log '$(LOG)') $(ARGS)
 
-test: $(STAMP) ## Run all tests, on real servers from wheels
+test: $(STAMP) ## Run all tests, on real servers from wheels (JOBS=1: one after the other)
 	@for tool in $(LACKED); do echo "$$tool is not installed (Debian: apt-get install prometheus pgbouncer): leaving out the tests marked $$tool"; done
-	$(PYTEST) $(MARKS) $(ARGS)
+	$(PYTEST) -n $(JOBS) --dist loadfile $(MARKS) $(ARGS)
 
 drills: $(STAMP) ## All fault drills at full size, one after the other; SEED=... for another plan (an hour or more)
 	$(BIN)/python -m seaway.testing.drills.relay --seed $(SEED)
