@@ -263,14 +263,19 @@ async def test_mutual_tls(desk: Desk, authority: Authority) -> None:
 @contextlib.asynccontextmanager
 async def listening(greeting: bytes | None) -> AsyncIterator[int]:
     """A port that says ``greeting`` and closes; ``None``: it says nothing and stays."""
-    ends = asyncio.Event()
+    ends, serving = asyncio.Event(), set[asyncio.Task[None]]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
         if greeting is None:
             await ends.wait()
         else:
             writer.write(greeting)
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
@@ -278,6 +283,7 @@ async def listening(greeting: bytes | None) -> AsyncIterator[int]:
     finally:
         ends.set()
         server.close()
+        await asyncio.gather(*serving)
 
 
 HTTP = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"
@@ -372,16 +378,23 @@ async def test_what_waits_for_a_server_does_not_wait_for_a_password(
 async def test_nothing_that_is_said_before_tls_is_read_as_under_it(authority: Authority) -> None:
     """Somebody on the way may add to the greeting, which is in the open."""
     async with NatsServer(extra_config=tls(authority.issue("server"))) as server:
+        over = asyncio.Event()
 
         async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             theirs, ours = await asyncio.open_connection("127.0.0.1", server.port)
             writer.write(await theirs.readline() + b"-ERR 'injected'\r\n")
-            await reader.read(1)
+            with contextlib.suppress(OSError):
+                await reader.read(1)
             for one in (writer, ours):
-                one.close()
+                one.transport.abort()
+                with contextlib.suppress(OSError):
+                    await one.wait_closed()
+            over.set()
 
         way = await asyncio.start_server(between, "127.0.0.1", 0)
         url = f"nats://127.0.0.1:{way.sockets[0].getsockname()[1]}"
         with pytest.raises(ConfigError, match="no TLS with it: it speaks in the open first"):
             await connect(NatsSettings(url=url, tls_ca=authority.cert))
+        async with asyncio.timeout(10):
+            await over.wait()
         way.close()
