@@ -157,6 +157,7 @@ async def test_a_backlog_larger_than_a_streams_room_trickles_in_order_by_key(
     found: list[int] = []
     async with stage.running(), broker.subscribe(stream, DURABLE) as pull:
         await until(lambda: has(broker, stream, 60))
+        await until(lambda: said(stage, RelayPaused))
         async with asyncio.timeout(30):
             while len(found) < 600:
                 batch = await pull.next(100, timeout=timedelta(seconds=1))
