@@ -34,13 +34,14 @@ from seaway.inbox import inbox_of
 from seaway.monitor.scraping import MetricsApp, serving
 from seaway.naming import Durable, dlq_stream, events_stream
 from seaway.outbox import Outbox
+from seaway.parts import Part, run_parts, stop_on_signals
 from seaway.presence import Presence
 from seaway.relay import Relay
 from seaway.retry import Backoff
-from seaway.running import Work, done_before, run_all, stop_on_signals
 from seaway.saying import log_signal
 from seaway.stores import open_configured
 from seaway.telemetry import Telemetry, logger
+from seaway.waiting import done_before
 
 _AWAY = Backoff(timedelta(milliseconds=100), timedelta(seconds=2))
 
@@ -251,25 +252,20 @@ class Seaway:
             if not await self.open_in(stack, stop):
                 return
             store = await self.open_store()
-            works: list[Work] = []
-            parts: list[str] = []
+            parts: list[Part] = []
+            names: list[str] = []
             if relay:
-                works.append((await self.relay()).run)
-                parts.append("relay")
+                parts.append((await self.relay()).run)
+                names.append("relay")
             if consumers:
-                parts += [f"consumer {name}" for name in self.consumers]
-                works += [
-                    consuming(self, consumer, self.broker, store)
-                    for consumer in self.consumers.values()
-                ]
-                works += [
-                    self._releasing(consumer, store)
-                    for consumer in self.consumers.values()
-                    if consumer.parks
-                ]
+                names += [f"consumer {name}" for name in self.consumers]
+                for consumer in self.consumers.values():
+                    parts.append(consuming(self, consumer, self.broker, store))
+                    if consumer.parks:
+                        parts.append(self._releasing(consumer, store))
                 retention = self.settings.inbox.retention
                 if self.consumers and retention:
-                    works.append(Forgetting(store, retention).run)
+                    parts.append(Forgetting(store, retention).run)
             if sweeper:
                 sweep = Sweeper(
                     self.broker,
@@ -279,11 +275,11 @@ class Seaway:
                     parking=[name for name, one in self.consumers.items() if one.parks],
                     telemetry=self.telemetry,
                 )
-                works.append(sweep.run)
-                parts.append("sweeper")
-            works.append(Presence(store, self.telemetry, parts).run)
-            with self.announced(parts):
-                await run_all(works, stop)
+                parts.append(sweep.run)
+                names.append("sweeper")
+            parts.append(Presence(store, self.telemetry, names).run)
+            with self.announced(names):
+                await run_parts(parts, stop)
 
     def log_signals(self) -> None:
         """Have the log say what an operator wants to know of this application: pauses, parked
@@ -322,7 +318,7 @@ class Seaway:
 
         return await done_before(stop, connect())
 
-    def _releasing(self, consumer: Consumer, store: Store) -> Work:
+    def _releasing(self, consumer: Consumer, store: Store) -> Part:
         return Releaser(
             self.broker,
             store,
@@ -370,7 +366,7 @@ def _log_failure(work: asyncio.Task[None]) -> None:
         logger.error("the application's events have stopped: %s", error, exc_info=unforeseen)
 
 
-def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> Work:
+def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> Part:
     """Run ``consumer`` on ``broker``, its transactions on ``store`` or through its own handles."""
 
     async def consume(stop: asyncio.Event) -> None:
