@@ -56,17 +56,6 @@ class _Tables:
     def copy(self) -> _Tables:
         return _Tables(dict(self.outbox), dict(self.inbox), dict(self.parked), dict(self.effects))
 
-    def restore(self, before: _Tables) -> None:
-        # In place: whoever took ``effects`` before a savepoint goes on with the same dictionary.
-        for table, old in (
-            (self.outbox, before.outbox),
-            (self.inbox, before.inbox),
-            (self.parked, before.parked),
-            (self.effects, before.effects),
-        ):
-            table.clear()
-            table.update(old)  # type: ignore[arg-type]
-
     def parked_of(self, consumer: str) -> list[ParkedEvent]:
         """A consumer's, by key and place."""
         found = [
@@ -144,16 +133,6 @@ class MemoryTransaction:
     async def release(self, consumer: str, event_id: str) -> None:
         """Remove its row. Idempotent."""
         self._tables.parked.pop((consumer, event_id), None)
-
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """Part of the transaction that an exception undoes alone. May be nested."""
-        before = self._tables.copy()
-        try:
-            yield
-        except BaseException:
-            self._tables.restore(before)
-            raise
 
     def insert(self, rows: Sequence[OutboxRow], *, own_ids: bool) -> None:
         """Write all rows to the outbox, or none."""
