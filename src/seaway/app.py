@@ -16,9 +16,10 @@ from contextlib import (
     contextmanager,
     suppress,
 )
+from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from seaway import logs
 from seaway.brokers import jetstream
@@ -44,6 +45,20 @@ from seaway.telemetry import Telemetry, logger
 from seaway.waiting import done_before
 
 _AWAY = Backoff(timedelta(milliseconds=100), timedelta(seconds=2))
+_root_options: ContextVar[tuple[Path | None, Mapping[str, Any]]] = ContextVar(
+    "root options of the command line", default=(None, {})
+)
+
+
+@contextmanager
+def root_options(config: Path | None, flags: Mapping[str, Any]) -> Iterator[None]:
+    """What ``from_config`` does inside is done with these, so that whatever an application derives
+    from its settings when it is imported (outbox, consumers, engines) is derived from them."""
+    token = _root_options.set((config, flags))
+    try:
+        yield
+    finally:
+        _root_options.reset(token)
 
 
 class Seaway:
@@ -55,7 +70,7 @@ class Seaway:
     """
 
     def __init__(self, settings: Settings, *, wait: bool = False) -> None:
-        self.settings = settings
+        self.settings: Final = settings
         self.telemetry = Telemetry()
         self.outbox = Outbox(
             max_message_bytes=settings.outbox.max_message_bytes,
@@ -77,13 +92,24 @@ class Seaway:
         self._stack: AsyncExitStack | None = None
         self._metrics: MetricsApp | None = None
         self._copied: tuple[AsyncExitStack | None, Store | None] = None, None
+        self.heeds_root_options = False
+        """Whether options of ``seaway run`` are in ``settings``."""
 
     @classmethod
     def from_config(cls, config: Path | str | Mapping[str, Any] | None = None) -> Self:
-        """Settings from a file, a mapping, or (``None``) where ``seaway`` itself looks for them."""
-        if isinstance(config, Mapping):
-            return cls(settings_from_mapping(config))
-        return cls(load_settings(None if config is None else Path(config)))
+        """Settings from a file, a mapping, or (``None``) where ``seaway`` itself looks for them.
+
+        While ``seaway run`` imports the application, its root options win over that: ``--config``
+        is read in place of what is named here, ``--server`` and the like are laid over it.
+        """
+        named, flags = _root_options.get()
+        if named is None and isinstance(config, Mapping):
+            made = cls(settings_from_mapping(config, flags=flags))
+        else:
+            path = named or (None if config is None or isinstance(config, Mapping) else config)
+            made = cls(load_settings(None if path is None else Path(path), flags=flags))
+        made.heeds_root_options = bool(named or flags)
+        return made
 
     # ------------------------------------------------------------------ declaring
 
