@@ -16,10 +16,8 @@ is wrong and shows a right one; no name is ever repaired silently.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from seaway.errors import InvalidName
 
@@ -238,12 +236,6 @@ def parse_redrive_subject(subject: str) -> tuple[str, str]:
             hint="{context}.redrive.{durable}.{original_subject}",
         )
     return str(Durable.parse(durable)), check_subject(original)
-
-
-def filter_subjects(config: Mapping[str, Any]) -> list[str]:
-    """What a consumer's configuration on the server lets through; empty: all of its stream."""
-    single = config.get("filter_subject")
-    return [single] if single else list(config.get("filter_subjects") or ())
 
 
 def original_subject(subject: str) -> str:

@@ -31,7 +31,7 @@ from seaway.contracts.inbox import (
     OutboxWriter,
     ParkingStore,
 )
-from seaway.contracts.messages import JSON, Incoming, Message, StoredMessage
+from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
     Backlog,
@@ -43,6 +43,7 @@ from seaway.contracts.outbox import (
 )
 from seaway.contracts.processes import SILENT, Notice, ProcessStore
 from seaway.contracts.store import Capabilities, Phase, SchemaAdmin, SchemaChange, Store
+from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
 
 __all__ = [
     "GIVEN_UP",
@@ -54,6 +55,7 @@ __all__ = [
     "BrokerAdmin",
     "Capabilities",
     "Clock",
+    "ConsumerInfo",
     "DeadLetterReason",
     "DeadLetterSink",
     "Failed",
@@ -79,6 +81,7 @@ __all__ = [
     "Store",
     "Stored",
     "StoredMessage",
+    "StreamInfo",
     "Subscription",
     "Unconfirmed",
 ]

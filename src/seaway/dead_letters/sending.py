@@ -63,7 +63,7 @@ class Sender:
         if not isinstance(refused, Refused) or refused.err_code != _TOO_LARGE:
             return 0
         info = await self._broker.admin.stream(queue)
-        return max(0, int(info["config"].get("max_msg_size") or 0)) if info else 0
+        return (info.max_message_bytes or 0) if info else 0
 
 
 def _is_same(found: Message, message: Message) -> bool:

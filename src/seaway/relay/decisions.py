@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from seaway import naming
 from seaway.contracts import (
@@ -23,6 +23,7 @@ from seaway.contracts import (
     Sent,
     Stored,
     StoredMessage,
+    StreamInfo,
     Unconfirmed,
 )
 from seaway.errors import InvalidName
@@ -257,31 +258,32 @@ def joined(first: Verdict, second: Verdict) -> Verdict:
     )
 
 
-def reconsider(verdict: Verdict, config: Mapping[str, Any] | None) -> Verdict:
-    """The verdict in the light of the stream's configuration; ``None``: there is no such stream.
+def reconsider(verdict: Verdict, info: StreamInfo | None) -> Verdict:
+    """The verdict in the light of what the stream is; ``None``: there is no such stream.
 
     A missing stream, one without a leader, and a subject that the stream does not take all get the
     same answer from the server; only the last would wait for ever, and hold up all others.
     """
-    if config is None:
+    if info is None:
         return _refused_alike(verdict, Refused("no such stream", 404, STREAM_NOT_FOUND, heals=True))
-    taken: Sequence[str] = config.get("subjects") or ()
     failed = list(verdict.failed)
     kept: list[Kept] = []
     for each in verdict.kept:
         subject = each.entry.message.subject
-        if isinstance(each.cause, Refused) and not any(naming.covers(p, subject) for p in taken):
-            error = f"{verdict.stream} takes {', '.join(taken) or 'nothing'}, not {subject}"
+        taken = any(naming.covers(pattern, subject) for pattern in info.subjects)
+        if isinstance(each.cause, Refused) and not taken:
+            subjects = ", ".join(info.subjects) or "nothing"
+            error = f"{verdict.stream} takes {subjects}, not {subject}"
             failed.append(Failed(each.entry, error, park=True))
         else:
             kept.append(each)
     return replace(verdict, failed=failed, kept=kept)
 
 
-def outgrown(verdict: Verdict, config: Mapping[str, Any]) -> Verdict:
+def outgrown(verdict: Verdict, info: StreamInfo) -> Verdict:
     """The verdict where something had no room: what is larger than all of its stream is parked."""
-    most = int(config.get("max_bytes", -1))
-    if most <= 0:
+    most = info.max_bytes
+    if most is None:
         return verdict
     failed = list(verdict.failed)
     kept: list[Kept] = []

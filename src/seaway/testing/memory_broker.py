@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import json
 import uuid
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -24,6 +23,7 @@ from datetime import datetime, timedelta
 from seaway import headers as h
 from seaway.contracts import (
     JSON,
+    ConsumerInfo,
     Held,
     Incoming,
     Message,
@@ -32,6 +32,7 @@ from seaway.contracts import (
     ServerInfo,
     Stored,
     StoredMessage,
+    StreamInfo,
     Subscription,
 )
 from seaway.errors import ApiError, BrokerUnavailable, InvalidName, NotFound
@@ -229,7 +230,7 @@ class _MemoryPull:
             left -= deliveries == 1
             delivered.append(self._deliver(stream, consumer, seq, deliveries, now, left))
         if delivered and consumer.exclusive and consumer.pinned is None:
-            consumer.pinned = self
+            consumer.pinned, consumer.pinned_at = self, utc_now()
             self.gaps += 1
         return delivered
 
@@ -243,6 +244,7 @@ class _MemoryPull:
         pending: int,
     ) -> Incoming:
         consumer.consumer_seq += 1
+        consumer.active_at = utc_now()
         if consumer.config["ack_policy"] != "none":
             due = now + consumer.ack_wait(deliveries)
             consumer.out[seq] = Delivered(consumer.consumer_seq, deliveries, due)
@@ -310,21 +312,17 @@ class MemoryAdmin:
 
     # ------------------------------------------------------------------ streams
 
-    async def streams(self) -> Sequence[JSON]:
+    async def streams(self) -> Sequence[StreamInfo]:
         return [self._streams[name].info() for name in sorted(self._streams)]
 
-    async def stream(self, name: str, *, subjects: str | None = None) -> JSON | None:
+    async def stream(self, name: str, *, subjects: str | None = None) -> StreamInfo | None:
         found = self._streams.get(name)
         if found is None:
             return None
         found.expire(utc_now())
-        info = found.info()
-        if subjects is not None:
-            held = Counter(one.message.subject for one in found.messages.values())
-            info["state"]["subjects"] = {k: n for k, n in held.items() if covers(subjects, k)}
-        return info
+        return found.info(subjects)
 
-    async def create_stream(self, config: JSON) -> JSON:
+    async def create_stream(self, config: JSON) -> StreamInfo:
         name, wanted = config["name"], stream_config(config)
         if (found := self._streams.get(name)) is not None:
             if found.config != wanted:
@@ -338,7 +336,7 @@ class MemoryAdmin:
         self._streams[name] = MemoryStream(wanted, utc_now())
         return self._streams[name].info()
 
-    async def update_stream(self, config: JSON) -> JSON:
+    async def update_stream(self, config: JSON) -> StreamInfo:
         found = self._existing(config["name"])
         wanted = stream_config(config)
         self._refuse_overlap(wanted)
@@ -366,17 +364,17 @@ class MemoryAdmin:
 
     # ------------------------------------------------------------------ consumers
 
-    async def consumers(self, stream: str) -> Sequence[JSON]:
+    async def consumers(self, stream: str) -> Sequence[ConsumerInfo]:
         found = self._existing(stream)
         return [found.consumer_info(found.consumers[name]) for name in sorted(found.consumers)]
 
-    async def consumer(self, stream: str, durable: str) -> JSON | None:
+    async def consumer(self, stream: str, durable: str) -> ConsumerInfo | None:
         with contextlib.suppress(NotFound):
             found, consumer = self._broker._find(stream, durable)
             return found.consumer_info(consumer)
         return None
 
-    async def create_consumer(self, stream: str, config: JSON) -> JSON:
+    async def create_consumer(self, stream: str, config: JSON) -> ConsumerInfo:
         found, wanted = self._existing(stream), consumer_config(config)
         consumer = found.consumers.get(wanted["name"])
         if consumer is not None and consumer.config != wanted:
@@ -386,7 +384,7 @@ class MemoryAdmin:
             found.consumers[wanted["name"]] = consumer
         return found.consumer_info(consumer)
 
-    async def update_consumer(self, stream: str, config: JSON) -> JSON:
+    async def update_consumer(self, stream: str, config: JSON) -> ConsumerInfo:
         found, wanted = self._existing(stream), consumer_config(config)
         consumer = found.consumers.get(wanted["name"])
         if consumer is None:

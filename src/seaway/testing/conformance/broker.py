@@ -274,14 +274,14 @@ class BrokerConformance(SubscriptionConformance):
         admin = broker.admin
         assert await admin.stream(stream) is None
         created = await make(broker, context)
-        assert created["config"]["subjects"] == [naming.events_filter(context)]
-        assert h.parse_time(created["created"]) <= datetime.now(UTC) + timedelta(minutes=1)
-        changed = await admin.update_stream({**created["config"], "max_msgs": 7})
-        assert changed["config"]["max_msgs"] == 7
+        assert created.subjects == (naming.events_filter(context),)
+        assert h.parse_time(created.created) <= datetime.now(UTC) + timedelta(minutes=1)
+        changed = await admin.update_stream({**created.config, "max_msgs": 7})
+        assert changed.max_messages == 7
         found = await admin.stream(stream)
         assert found is not None
-        assert found["config"] == changed["config"]
-        assert stream in [info["config"]["name"] for info in await admin.streams()]
+        assert found.config == changed.config
+        assert stream in [info.name for info in await admin.streams()]
         assert await admin.delete_stream(stream) is True
         assert await admin.delete_stream(stream) is False
         assert await admin.stream(stream) is None
@@ -292,11 +292,12 @@ class BrokerConformance(SubscriptionConformance):
         await broker.admin.delete_message(stream, 1)
         info = await broker.admin.stream(stream)
         assert info is not None
-        state = info["state"]
-        assert (state["messages"], state["first_seq"], state["last_seq"]) == (2, 2, 3)
-        assert state["consumer_count"] == 1
-        assert state["bytes"] > 0
-        assert h.parse_time(state["first_ts"]) <= h.parse_time(state["last_ts"])
+        assert (info.messages, info.first_seq, info.last_seq, info.num_subjects) == (2, 2, 3, 1)
+        assert info.consumer_count == 1
+        assert info.bytes > 0
+        assert info.first_at is not None
+        assert info.last_at is not None
+        assert info.first_at <= info.last_at
 
     async def test_a_streams_subjects_are_counted_where_asked_for(
         self, broker: Broker, context: str, stream: str
@@ -307,10 +308,10 @@ class BrokerConformance(SubscriptionConformance):
         subject = sent[0].subject
         info = await broker.admin.stream(stream, subjects=f"{context}.event.>")
         assert info is not None
-        assert info["state"]["subjects"] == {subject: 3}
+        assert info.subject_messages == {subject: 3}
         plain = await broker.admin.stream(stream)
         assert plain is not None
-        assert not plain["state"].get("subjects")
+        assert not plain.subject_messages
         assert await broker.admin.stream(f"{stream}X", subjects=">") is None
 
     @pytest.mark.since("2.10", "creating that does not update")
@@ -346,9 +347,9 @@ class BrokerConformance(SubscriptionConformance):
         assert await admin.consumer(stream, DURABLE) is None
         await make(broker, context, durable={})
         changed = await admin.update_consumer(stream, durable_config(max_deliver=9))
-        assert changed["config"]["max_deliver"] == 9
-        assert (await consumer(broker, stream))["config"]["max_deliver"] == 9
-        assert [info["name"] for info in await admin.consumers(stream)] == [DURABLE]
+        assert changed.max_deliver == 9
+        assert (await consumer(broker, stream)).max_deliver == 9
+        assert [info.durable for info in await admin.consumers(stream)] == [DURABLE]
         assert await admin.delete_consumer(stream, DURABLE) is True
         assert await admin.delete_consumer(stream, DURABLE) is False
         assert await admin.consumers(stream) == []
@@ -360,10 +361,9 @@ class BrokerConformance(SubscriptionConformance):
             incoming = await receive(pull, 3)
             await pull.ack(incoming[0])
             info = await consumer(broker, stream)
-        assert info["delivered"]["stream_seq"] == info["delivered"]["consumer_seq"] == 3
-        assert info["ack_floor"]["stream_seq"] == info["ack_floor"]["consumer_seq"] == 1
-        assert (info["num_ack_pending"], info["num_pending"]) == (2, 1)
-        assert (info["num_redelivered"], info["stream_name"]) == (0, stream)
+        assert (info.stream_seq, info.consumer_seq, info.ack_floor) == (3, 3, 1)
+        assert (info.num_ack_pending, info.num_pending, info.num_redelivered) == (2, 1, 0)
+        assert info.key == (stream, DURABLE)
 
     async def test_a_new_durable_may_begin_later(
         self, broker: Broker, context: str, stream: str
@@ -407,8 +407,8 @@ class BrokerConformance(SubscriptionConformance):
         assert one.message == closed
         [one] = await everything(broker, context, from_seq=3, headers_only=True)
         assert (one.message.payload, one.message.headers["X-Tenant"]) == (b"", "a")
-        assert [info["name"] for info in await broker.admin.consumers(stream)] == [DURABLE]
-        assert (await consumer(broker, stream))["num_pending"] == 2
+        assert [info.durable for info in await broker.admin.consumers(stream)] == [DURABLE]
+        assert (await consumer(broker, stream)).num_pending == 2
 
     async def test_reading_a_work_queue_takes_nothing_from_it(
         self, broker: Broker, context: str, stream: str
@@ -422,7 +422,7 @@ class BrokerConformance(SubscriptionConformance):
         assert one.message.payload == b""
         nothing = await everything(broker, context, filter_subjects=[f"{context}.event.other.v1"])
         assert nothing == []
-        assert (await consumer(broker, stream))["num_pending"] == 2
+        assert (await consumer(broker, stream)).num_pending == 2
 
     async def test_reading_an_unknown_stream(self, broker: Broker, context: str) -> None:
         with pytest.raises(NotFound):
