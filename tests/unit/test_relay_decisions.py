@@ -28,11 +28,11 @@ from seaway.retry import Backoff
 from seaway.telemetry import RelayPaused, RelayResumed, Signal, Telemetry
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
-FULL = Refused("maximum bytes exceeded", 503, 10077, heals=True, full=True)
+FULL = Refused("maximum bytes exceeded", 503, 10077, heals=True, why="full")
 ILL = Refused("no leader", 503, 10008, heals=True)
-NOBODY = Refused("no stream takes this subject", 503, 0, heals=True)
+NOBODY = Refused("no stream takes this subject", 503, 0, heals=True, why="unheard")
 WRONG = Refused("wrong last sequence", 400, 10071, heals=False)
-TOO_LARGE = Refused("message size exceeds maximum allowed", 400, 10054, heals=False)
+TOO_LARGE = Refused("exceeds maximum allowed", 400, 10054, heals=False, why="too_large")
 SILENT = Unconfirmed("no acknowledgement in time")
 
 

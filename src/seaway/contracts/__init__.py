@@ -11,7 +11,6 @@ All methods are safe to cancel: a cancelled call has either happened or not, nev
 from __future__ import annotations
 
 from seaway.contracts.broker import (
-    DENIED,
     Broker,
     BrokerAdmin,
     Held,
@@ -21,6 +20,7 @@ from seaway.contracts.broker import (
     Stored,
     Subscription,
     Unconfirmed,
+    WhyRefused,
 )
 from seaway.contracts.clock import Clock
 from seaway.contracts.inbox import (
@@ -47,7 +47,6 @@ from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
 
 __all__ = [
     "GIVEN_UP",
-    "DENIED",
     "JSON",
     "SILENT",
     "Backlog",
@@ -84,4 +83,5 @@ __all__ = [
     "StreamInfo",
     "Subscription",
     "Unconfirmed",
+    "WhyRefused",
 ]

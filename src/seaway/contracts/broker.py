@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
@@ -24,24 +24,37 @@ class Stored(NamedTuple):
     duplicate: bool = False
 
 
+WhyRefused: TypeAlias = Literal[
+    "full", "no_stream", "unheard", "denied", "too_large", "unfit", "other"
+]
+"""``unheard``: nobody took it, so that there is no such stream, it has no leader now, or it does
+not take the subject. ``denied``: this user may not publish to the subject; a grant heals it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """The stream refused it; nothing was stored.
 
     ``heals``: the refusal is about the stream's present state (full, no leader, no such stream
-    yet), not about the message; sending it again later can succeed. ``full``: there is no room for
-    this message at the moment; for one of another subject, or a smaller one, there may be some.
+    yet), not about the message; sending it again later can succeed. The codes are for people.
     """
 
     description: str
     code: int
     err_code: int
     heals: bool
-    full: bool = False
+    why: WhyRefused = "other"
 
+    @property
+    def full(self) -> bool:
+        """There is no room for this message at the moment; for one of another subject, or a smaller
+        one, there may be some."""
+        return self.why == "full"
 
-DENIED = 403
-"""The code of a ``Refused`` whose subject this user may not publish to. It heals: by a grant."""
+    @property
+    def hopeless(self) -> bool:
+        """No stream will ever take it as it is."""
+        return self.why in ("too_large", "unfit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +170,7 @@ class BrokerAdmin(Protocol):
     async def consumers(self, stream: str) -> Sequence[ConsumerInfo]: ...
     async def consumer(self, stream: str, durable: str) -> ConsumerInfo | None: ...
     async def create_consumer(self, stream: str, config: JSON) -> ConsumerInfo:
-        """Create; ``ApiError`` where a consumer of this name differs (err_code 10148)."""
+        """Create; ``ApiError`` where a consumer of this name differs."""
         ...
 
     async def update_consumer(self, stream: str, config: JSON) -> ConsumerInfo: ...

@@ -29,14 +29,6 @@ from seaway.contracts import (
 from seaway.errors import InvalidName
 from seaway.headers import check_headers, wire_bytes
 
-_HOPELESS = frozenset({0, 10054, 10097})
-"""Refused by us before it was sent, larger than the stream takes, more headers than the server
-takes: no retry can help."""
-STREAM_NOT_FOUND = 10059
-NO_RESPONDERS = (503, 0)
-"""Code and err_code where nobody listened; reasoned about only once the stream is known to be
-there (``reconsider``)."""
-
 Cause: TypeAlias = Refused | Unconfirmed
 """Why a stream takes nothing at the moment."""
 
@@ -196,8 +188,7 @@ def judge(
             one = Sent(entry, stream, outcome.stream_seq)
             (known if outcome.duplicate else sent).append(one)
         elif isinstance(outcome, Refused) and not outcome.heals:
-            hopeless = outcome.code == 400 and outcome.err_code in _HOPELESS
-            park = hopeless or entry.attempts + 1 >= max_attempts
+            park = outcome.hopeless or entry.attempts + 1 >= max_attempts
             failed.append(Failed(entry, describe(outcome), park))
         else:
             kept.append(Kept(entry, outcome))
@@ -265,7 +256,8 @@ def reconsider(verdict: Verdict, info: StreamInfo | None) -> Verdict:
     same answer from the server; only the last would wait for ever, and hold up all others.
     """
     if info is None:
-        return _refused_alike(verdict, Refused("no such stream", 404, STREAM_NOT_FOUND, heals=True))
+        missing = Refused("no such stream", 404, 0, heals=True, why="no_stream")
+        return _refused_alike(verdict, missing)
     failed = list(verdict.failed)
     kept: list[Kept] = []
     for each in verdict.kept:
@@ -342,9 +334,9 @@ def reason(stream: str, cause: Cause) -> str:
     """Why the relay waits, with the way out where somebody has to act."""
     if isinstance(cause, Unconfirmed):
         return f"{stream} does not answer: {cause.reason}"
-    if cause.err_code == STREAM_NOT_FOUND:
+    if cause.why == "no_stream":
         return f"{stream} does not exist: create it with `seaway topology apply`"
-    if (cause.code, cause.err_code) == NO_RESPONDERS:
+    if cause.why == "unheard":  # And the stream is known to be there (``reconsider``).
         return f"{stream} has no leader at the moment"
     return f"{stream} takes no messages now: {describe(cause)}"
 
@@ -363,7 +355,7 @@ def topic(stream: str, cause: Cause) -> str:
     """What a cause is about: causes with one topic need saying once an outage."""
     if isinstance(cause, Unconfirmed):
         return "no answer"
-    return f"{stream} {cause.code} {cause.err_code}"
+    return f"{stream} {cause.why} {cause.err_code}"
 
 
 def oldest_beyond(

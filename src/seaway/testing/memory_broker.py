@@ -21,6 +21,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from seaway import headers as h
+from seaway.brokers.jetstream import codes
+from seaway.brokers.jetstream.answers import unheard
 from seaway.contracts import (
     JSON,
     ConsumerInfo,
@@ -35,7 +37,7 @@ from seaway.contracts import (
     StreamInfo,
     Subscription,
 )
-from seaway.errors import ApiError, BrokerUnavailable, InvalidName, NotFound
+from seaway.errors import BrokerUnavailable, InvalidName, NotFound
 from seaway.naming import OPERATOR, check_subject, covers, overlap
 from seaway.testing.memory_streams import (
     Delivered,
@@ -105,19 +107,19 @@ class MemoryBroker:
 
     def _store(self, message: Message) -> Stored | Refused:
         if self._closed:
-            return Refused("the connection is closed", 503, 0, heals=True)
+            return unheard("the connection is closed")
         if size_of(message) > self._max_payload:
-            return Refused("maximum payload exceeded", 400, 10054, heals=False)
+            return codes.refused("maximum payload exceeded", code=400, err_code=codes.TOO_LARGE)
         try:
             check_subject(message.subject)
             for name in message.headers:
                 h.check_control(name)
         except InvalidName as error:
-            return Refused(str(error), 400, 0, heals=False)
+            return codes.refused(str(error), code=400, err_code=0)
         for stream in self._streams.values():
             if stream.takes(message.subject):
                 return stream.store(message)
-        return Refused("no stream takes this subject", 503, 0, heals=True)
+        return unheard("no stream takes this subject")
 
     def _find(self, stream: str, durable: str) -> tuple[MemoryStream, MemoryConsumer]:
         try:
@@ -326,10 +328,10 @@ class MemoryAdmin:
         name, wanted = config["name"], stream_config(config)
         if (found := self._streams.get(name)) is not None:
             if found.config != wanted:
-                raise ApiError(
+                raise codes.api_error(
                     "stream name already in use with a different configuration",
                     code=400,
-                    err_code=10058,
+                    err_code=codes.STREAM_EXISTS,
                 )
             return found.info()
         self._refuse_overlap(wanted)
@@ -350,7 +352,7 @@ class MemoryAdmin:
 
     def _existing(self, name: str) -> MemoryStream:
         if name not in self._streams:
-            raise ApiError("stream not found", code=404, err_code=10059)
+            raise codes.api_error("stream not found", code=404, err_code=codes.STREAM_NOT_FOUND)
         return self._streams[name]
 
     def _refuse_overlap(self, wanted: JSON) -> None:
@@ -360,7 +362,11 @@ class MemoryAdmin:
                 for mine in wanted["subjects"]
                 for theirs in other.config["subjects"]
             ):
-                raise ApiError("subjects overlap with an existing stream", code=400, err_code=10065)
+                raise codes.api_error(
+                    "subjects overlap with an existing stream",
+                    code=400,
+                    err_code=codes.SUBJECTS_OVERLAP,
+                )
 
     # ------------------------------------------------------------------ consumers
 
@@ -378,7 +384,9 @@ class MemoryAdmin:
         found, wanted = self._existing(stream), consumer_config(config)
         consumer = found.consumers.get(wanted["name"])
         if consumer is not None and consumer.config != wanted:
-            raise ApiError("consumer already exists", code=400, err_code=10148)
+            raise codes.api_error(
+                "consumer already exists", code=400, err_code=codes.CONSUMER_EXISTS
+            )
         if consumer is None:
             consumer = MemoryConsumer(wanted, utc_now(), found.start_of(wanted))
             found.consumers[wanted["name"]] = consumer
@@ -388,7 +396,9 @@ class MemoryAdmin:
         found, wanted = self._existing(stream), consumer_config(config)
         consumer = found.consumers.get(wanted["name"])
         if consumer is None:
-            raise ApiError("consumer does not exist", code=400, err_code=10149)
+            raise codes.api_error(
+                "consumer does not exist", code=400, err_code=codes.CONSUMER_DOES_NOT_EXIST
+            )
         consumer.config = wanted
         self._broker._tell()
         return found.consumer_info(consumer)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from seaway import headers as h
+from seaway.brokers.jetstream.codes import STREAM_FULL, TOO_LARGE, refused
 from seaway.brokers.jetstream.infos import consumer_info, stream_info
 from seaway.contracts import (
     JSON,
@@ -144,10 +145,10 @@ class MemoryStream:
             return Stored(self.ids[message_id][0], duplicate=True)
         size = size_of(message)
         if 0 <= config["max_msg_size"] < size:
-            return Refused("message size exceeds maximum allowed", 400, 10054, heals=False)
+            return refused("message size exceeds maximum allowed", code=400, err_code=TOO_LARGE)
         twins = self._of(message.subject)
         if config["discard"] == "new" and (lacking := self._lacking(size, twins)):
-            return Refused(lacking, 503, 10077, heals=True, full=True)
+            return refused(lacking, code=503, err_code=STREAM_FULL)
         self.last_seq = seq = self.last_seq + 1
         if message_id is not None:
             self.ids[message_id] = (seq, now)

@@ -25,10 +25,6 @@ from seaway.topology.compare import (
 from seaway.topology.servers import since
 from seaway.topology.shape import ConsumerKey, Topology
 
-_NO_JETSTREAM = frozenset({10035, 10039, 10076})
-_TOO_MANY_REPLICAS = frozenset({10005, 10074})
-_OVERLAP = 10065
-
 
 async def actual(admin: BrokerAdmin, desired: Topology | None = None) -> ServerState:
     """What the server has: all streams, and the consumers of those that are desired.
@@ -137,12 +133,12 @@ def _explained(doing: str, plan: Plan | None, change: Change | None = None) -> I
     try:
         yield
     except ApiError as error:
-        if error.err_code in _NO_JETSTREAM:
+        if error.why == "no_jetstream":
             raise ConfigError(
                 f"JetStream is not enabled: {error.description}",
                 hint="start nats-server with -js, or enable it for this account",
             ) from error
-        if plan and change and error.err_code in _TOO_MANY_REPLICAS:
+        if plan and change and error.why == "too_many_replicas":
             replicas = change.config.get("num_replicas")
             raise ConfigError(
                 f"{doing}: replicas: {replicas} is more than this server or cluster has "
@@ -150,10 +146,10 @@ def _explained(doing: str, plan: Plan | None, change: Change | None = None) -> I
                 hint=_fitting_profile(plan, replicas or 1),
             ) from error
         text = f"{doing}: {error.description}"
-        if plan and change and error.err_code == _OVERLAP:
+        if plan and change and error.why == "subjects_taken":
             holders = [one.stream for one in plan.unmanaged if change.stream in one.note]
             text += f" (held by {', '.join(holders)})" if holders else ""
-        raise ApiError(text, code=error.code, err_code=error.err_code) from error
+        raise ApiError(text, code=error.code, err_code=error.err_code, why=error.why) from error
 
 
 def _fitting_profile(plan: Plan, replicas: int) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from seaway import headers as h
-from seaway.brokers.jetstream import api as codes
+from seaway.brokers.jetstream import codes
 from seaway.brokers.jetstream.api import Api
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.frames import headers, subject_text
@@ -121,8 +121,7 @@ class JetStreamAdmin:
             ("STREAM.MSG.DELETE", stream),
             codes.MESSAGE_NOT_FOUND,
             codes.STREAM_NOT_FOUND,
-            10057,  # "message delete failed": it was not there
-            10043,  # the same, by its sequence
+            *codes.MESSAGE_NOT_DELETED,
             body={"seq": stream_seq, "no_erase": True},
         )
         return answer is not None and bool(answer.get("success"))

@@ -15,6 +15,7 @@ import pytest
 
 from seaway import headers as h
 from seaway import naming
+from seaway.brokers.jetstream import codes
 from seaway.contracts import (
     JSON,
     Broker,
@@ -22,7 +23,7 @@ from seaway.contracts import (
     Message,
     Stored,
 )
-from seaway.errors import NotFound
+from seaway.errors import ApiError, NotFound
 from seaway.testing.conformance.broker_words import (
     DURABLE,
     TIMEOUT,
@@ -96,7 +97,7 @@ class BrokerConformance(SubscriptionConformance):
     async def test_no_stream_takes_it(self, broker: Broker, context: str) -> None:
         [outcome] = await publish(broker, *events(context, 1))
         refused = expect_refused(outcome)
-        assert (refused.heals, refused.code) == (True, 503)
+        assert (refused.heals, refused.code, refused.why) == (True, 503, "unheard")
 
     async def test_a_message_too_large_for_the_stream(
         self, broker: Broker, context: str, subject: str
@@ -107,7 +108,8 @@ class BrokerConformance(SubscriptionConformance):
         other = Message(subject, b"other", {h.ORDERING_KEY: "b"})
         outcomes = await publish(broker, large, behind, other)
         refused = expect_refused(outcomes[0])
-        assert (refused.heals, refused.code, refused.err_code) == (False, 400, 10054)
+        assert (refused.heals, refused.why, refused.hopeless) == (False, "too_large", True)
+        assert (refused.code, refused.err_code) == (400, codes.TOO_LARGE)
         assert outcomes[1:] == [Held(), Stored(1)]
         assert payloads(await everything(broker, context)) == [b"other"]
 
@@ -119,7 +121,8 @@ class BrokerConformance(SubscriptionConformance):
         large = Message(subject, b"x" * (limit + 1), {h.ORDERING_KEY: "a"})
         other = Message(subject, b"other", {h.ORDERING_KEY: "b"})
         outcomes = await publish(broker, large, other)
-        assert expect_refused(outcomes[0]).heals is False
+        refused = expect_refused(outcomes[0])
+        assert (refused.heals, refused.why) == (False, "too_large")
         assert outcomes[1] == Stored(1)
 
     async def test_a_full_stream_heals(self, broker: Broker, context: str, stream: str) -> None:
@@ -129,7 +132,7 @@ class BrokerConformance(SubscriptionConformance):
         [outcome] = await publish(broker, second)
         refused = expect_refused(outcome)
         assert (refused.heals, refused.full) == (True, True)
-        assert (refused.code, refused.err_code) == (503, 10077)
+        assert (refused.code, refused.err_code) == (503, codes.STREAM_FULL)
         assert await broker.admin.delete_message(stream, 1)
         assert await publish(broker, second) == [Stored(2)]
 
@@ -264,7 +267,8 @@ class BrokerConformance(SubscriptionConformance):
     async def test_an_invalid_subject_is_refused(self, broker: Broker, context: str) -> None:
         await make(broker, context)
         [outcome] = await publish(broker, Message(f"{context}.event.a b.v1", b"x"))
-        assert expect_refused(outcome).heals is False
+        refused = expect_refused(outcome)
+        assert (refused.heals, refused.why, refused.hopeless) == (False, "unfit", True)
 
     # ----------------------------------------------------------------- administration
 
@@ -317,20 +321,25 @@ class BrokerConformance(SubscriptionConformance):
     @pytest.mark.since("2.10", "creating that does not update")
     async def test_refusals_say_why(self, broker: Broker, context: str, stream: str) -> None:
         admin = broker.admin
-        assert await refusal(admin.update_stream({"name": stream, "subjects": ["a"]})) == 10059
-        assert await refusal(admin.create_consumer(stream, durable_config())) == 10059
+        no_stream = codes.STREAM_NOT_FOUND
+        assert await refusal(admin.update_stream({"name": stream, "subjects": ["a"]})) == no_stream
+        assert await refusal(admin.create_consumer(stream, durable_config())) == no_stream
         await make(broker, context, durable={})
-        assert await refusal(make(broker, context, max_msgs=3)) == 10058
+        assert await refusal(make(broker, context, max_msgs=3)) == codes.STREAM_EXISTS
         overlapping: JSON = {
             "name": naming.dlq_stream(context),
             "subjects": [naming.events_filter(context)],
             "storage": "memory",
         }
-        assert await refusal(admin.create_stream(overlapping)) == 10065
+        with pytest.raises(ApiError) as caught:
+            await admin.create_stream(overlapping)
+        refused = (caught.value.err_code, caught.value.why)
+        assert refused == (codes.SUBJECTS_OVERLAP, "subjects_taken")
         other = durable_config(max_deliver=9)
-        assert await refusal(admin.create_consumer(stream, other)) == 10148
+        assert await refusal(admin.create_consumer(stream, other)) == codes.CONSUMER_EXISTS
         missing = {**other, "name": "other", "durable_name": "other"}
-        assert await refusal(admin.update_consumer(stream, missing)) == 10149
+        unknown = codes.CONSUMER_DOES_NOT_EXIST
+        assert await refusal(admin.update_consumer(stream, missing)) == unknown
 
     async def test_creating_the_same_again_changes_nothing(
         self, broker: Broker, context: str, stream: str
