@@ -315,7 +315,7 @@ async def test_a_server_restarted_while_publishing_keeps_each_keys_order(
         await under_way.wait()
         while restarts < 3:
             info = await own.admin.stream(STREAM) if own.connected else None
-            if info is not None and info["state"]["messages"] >= (restarts + 1) * 1000:
+            if info is not None and info.messages >= (restarts + 1) * 1000:
                 await (nats_server_own.stop() if graceful else nats_server_own.kill())
                 await nats_server_own.start()
                 restarts += 1
