@@ -57,8 +57,8 @@ class InboxTransaction(Protocol):
         """Its letter is stored; nothing where it does not wait any more."""
         ...
 
-    async def release(self, consumer: str, event_id: str) -> None:
-        """It waits no more, and how often it was tried counts no more. Idempotent."""
+    async def release(self, consumer: str, event_ids: Sequence[str]) -> None:
+        """They wait no more, and how often they were tried counts no more. Idempotent."""
         ...
 
 

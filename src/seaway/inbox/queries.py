@@ -64,7 +64,7 @@ class Queries(Protocol):
 
     def park(self, consumer: str, event_id: str, key: str, place: int, failed: bool) -> Query: ...
     def set_letter(self, consumer: str, event_id: str, letter: int) -> Query: ...
-    def release(self, consumer: str, event_id: str) -> Query: ...
+    def release(self, consumer: str, event_ids: Sequence[str]) -> Query: ...
 
 
 class PostgresQueries:
@@ -121,9 +121,9 @@ class PostgresQueries:
         """Write the letter of a row."""
         return Query(self._sql["set_letter"], (consumer, event_id, letter))
 
-    def release(self, consumer: str, event_id: str) -> Query:
-        """Remove a row."""
-        return Query(self._sql["release"], (consumer, event_id))
+    def release(self, consumer: str, event_ids: Sequence[str]) -> Query:
+        """Remove rows."""
+        return Query(self._sql["release"], (consumer, list(event_ids)))
 
 
 class SqliteQueries:
@@ -191,6 +191,7 @@ class SqliteQueries:
         given = {"consumer": consumer, "event_id": event_id, "letter": letter}
         return Query(self._sql["set_letter"], given)
 
-    def release(self, consumer: str, event_id: str) -> Query:
-        """Remove a row."""
-        return Query(self._sql["release"], {"consumer": consumer, "event_id": event_id})
+    def release(self, consumer: str, event_ids: Sequence[str]) -> Query:
+        """Remove rows."""
+        given = {"consumer": consumer, "event_ids": json.dumps(list(event_ids))}
+        return Query(self._sql["release"], given)

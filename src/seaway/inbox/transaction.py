@@ -79,9 +79,9 @@ class Transaction:
         """Its letter is stored."""
         await self._touch(self._session.queries.set_letter(consumer, event_id, letter))
 
-    async def release(self, consumer: str, event_id: str) -> None:
-        """Remove its row. Idempotent."""
-        await self._touch(self._session.queries.release(consumer, event_id))
+    async def release(self, consumer: str, event_ids: Sequence[str]) -> None:
+        """Remove their rows. Idempotent."""
+        await self._touch(self._session.queries.release(consumer, event_ids))
 
     async def _touch(self, query: Query) -> None:
         with translating(self._driver):

@@ -142,10 +142,11 @@ class MemoryTransaction:
         if known is not None:
             self._tables.parked[consumer, event_id] = replace(known, letter=letter)
 
-    async def release(self, consumer: str, event_id: str) -> None:
-        """Remove its row. Idempotent."""
-        self._tables.parked.pop((consumer, event_id), None)
-        self._tables.tried.pop((consumer, event_id), None)
+    async def release(self, consumer: str, event_ids: Sequence[str]) -> None:
+        """Remove their rows. Idempotent."""
+        for event_id in event_ids:
+            self._tables.parked.pop((consumer, event_id), None)
+            self._tables.tried.pop((consumer, event_id), None)
 
     def insert(self, rows: Sequence[OutboxRow], *, own_ids: bool) -> None:
         """Write all rows to the outbox, or none."""

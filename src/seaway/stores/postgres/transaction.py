@@ -138,9 +138,9 @@ class PostgresTransaction:
         """Its letter is stored."""
         await self._execute("set_letter", consumer, event_id, letter)
 
-    async def release(self, consumer: str, event_id: str) -> None:
-        """Remove its row. Idempotent."""
-        await self._execute("release", consumer, event_id)
+    async def release(self, consumer: str, event_ids: Sequence[str]) -> None:
+        """Remove their rows. Idempotent."""
+        await self._execute("release", consumer, list(event_ids))
 
     async def _execute(self, name: str, *parameters: object) -> None:
         with translating(self._shown):

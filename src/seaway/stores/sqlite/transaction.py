@@ -83,9 +83,9 @@ class SqliteTransaction:
         """Its letter is stored."""
         await self._rows("set_letter", consumer=consumer, event_id=event_id, letter=letter)
 
-    async def release(self, consumer: str, event_id: str) -> None:
-        """Remove its row. Idempotent."""
-        await self._rows("release", consumer=consumer, event_id=event_id)
+    async def release(self, consumer: str, event_ids: Sequence[str]) -> None:
+        """Remove their rows. Idempotent."""
+        await self._rows("release", consumer=consumer, event_ids=json.dumps(list(event_ids)))
 
     async def _rows(self, name: str, **given: object) -> list[tuple[Any, ...]]:
         with translating(self._path):
