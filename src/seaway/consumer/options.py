@@ -118,4 +118,4 @@ def _shown(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(map(repr, get_args(kind)))
     names = (one.__name__ for one in get_args(kind) or (kind,))
-    return " or ".join("None" if name == "NoneType" else f"a {name}" for name in names)
+    return " or ".join(names).replace("NoneType", "None")
