@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import inspect
 from datetime import timedelta
+from typing import Literal, TypeAlias
 
 
 class SeawayError(Exception):
@@ -140,17 +141,24 @@ class StoreRefused(SeawayError):
     """The database refuses what a row was to hold; others are not concerned."""
 
 
+WhyApi: TypeAlias = Literal["no_jetstream", "too_many_replicas", "subjects_taken", "other"]
+
+
 class ApiError(SeawayError):
     """JetStream refused an API request.
 
-    ``code`` is the HTTP-like class, ``err_code`` the exact reason (see the server's errors.json).
+    ``why``: what a caller acts on; ``subjects_taken`` by another stream. For people, ``code`` is
+    the HTTP-like class and ``err_code`` the exact reason (see the server's errors.json).
     """
 
-    def __init__(self, description: str, *, code: int, err_code: int) -> None:
+    def __init__(
+        self, description: str, *, code: int, err_code: int, why: WhyApi = "other"
+    ) -> None:
         super().__init__(f"{description} (code {code}, err_code {err_code})")
         self.description = description
         self.code = code
         self.err_code = err_code
+        self.why: WhyApi = why
 
 
 class DecodeError(SeawayError):

@@ -16,10 +16,8 @@ is wrong and shows a right one; no name is ever repaired silently.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from seaway.errors import InvalidName
 
@@ -205,12 +203,6 @@ def stream_context(stream: str) -> str:
     raise InvalidName(
         f"{stream!r} is not the name of a context's stream", hint="like SEA_EVENTS or SEA_DLQ"
     )
-
-
-def filter_subjects(config: Mapping[str, Any]) -> list[str]:
-    """What a consumer's configuration on the server lets through; empty: all of its stream."""
-    single = config.get("filter_subject")
-    return [single] if single else list(config.get("filter_subjects") or ())
 
 
 def original_subject(subject: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from described import a_consumer
 from seaway.testing.drills.evidence import Committed, Evidence, judge
 from seaway.testing.drills.service import Temper
 
@@ -21,7 +22,9 @@ PASSED = Evidence(
     effects=["a1", "b2", "a2"],
     letters=[("b1", "poison")],
     calls=["a1", "b1", "a2", "a2", "b2"],
-    server={"consumer_seq": 6, "stream_seq": 4},
+    server=a_consumer(
+        "SEA_EVENTS", "case_mgmt__from_sea", {}, delivered={"consumer_seq": 6, "stream_seq": 4}
+    ),
 )
 
 

@@ -203,9 +203,7 @@ class Releaser:
     async def _was_settled(self, head: ParkedEvent) -> bool:
         """Nobody will write the letter any more: the durable is past it, or it was a redrive."""
         info = await self._broker.admin.consumer(self._stream, self._consumer)
-        if info is None:
-            return False
-        return head.place <= int(info["ack_floor"]["stream_seq"])
+        return info is not None and head.place <= info.ack_floor
 
 
 def _under_way(head: ParkedEvent) -> bool:

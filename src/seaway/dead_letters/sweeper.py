@@ -220,7 +220,7 @@ class Sweeper:
             return False
         if self._domain is None:
             info = await self._broker.admin.stream(ADVISORY_STREAM)
-            self._domain = str((info or {}).get("domain") or "")
+            self._domain = (info and info.domain) or ""
         return bool(self._domain) and self._domain != advisory.domain
 
     def _is_another_services(self, advisory: Advisory, incoming: Incoming) -> bool:
@@ -238,15 +238,14 @@ class Sweeper:
         not given it at all: the server did not say so, or of a durable that is gone."""
         stream, consumer, stream_seq = advisory.stream, advisory.consumer, advisory.stream_seq
         info = await self._broker.admin.consumer(stream, consumer)
-        if info is None or stream_seq > int(info["delivered"]["stream_seq"]):
+        if info is None or stream_seq > info.stream_seq:
             raise DecodeError(
                 f"an advisory says that {consumer} gave up on {stream}:{stream_seq}, which it was "
                 "never given: it is passed over"
             )
-        if stream_seq <= int(info["ack_floor"]["stream_seq"]) or not info.get("num_ack_pending"):
+        if stream_seq <= info.ack_floor or not info.num_ack_pending:
             return False
-        ack_wait = timedelta(microseconds=int(info["config"].get("ack_wait", 0)) / 1000)
-        return datetime.now(UTC) - said_at < _PATIENCE * ack_wait
+        return datetime.now(UTC) - said_at < _PATIENCE * info.ack_wait
 
     async def _take(self, advisory: Advisory, said_at: datetime) -> None:
         stream, stream_seq = advisory.stream, advisory.stream_seq
@@ -341,9 +340,7 @@ class Sweeper:
         """Whether the queue holds the letter, though it may have forgotten the letter's id."""
         queue = dlq_stream(stream_context(incoming.stream))
         info = await self._broker.admin.stream(queue)
-        window = timedelta(
-            microseconds=int(info["config"].get("duplicate_window", 0)) / 1000 if info else 0
-        )
+        window = info.duplicate_window if info else timedelta()
         # The consumer's own letter is older than the advisory by its ack_wait: half is on the safe
         # side, and searching the queue for each advisory of a flood would take for ever.
         if datetime.now(UTC) - since < window / 2:

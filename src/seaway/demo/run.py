@@ -300,8 +300,8 @@ class Run:
             left = (await store.backlog()).count
             for stream in (STREAM, redrive_stream(CONTEXT)):
                 for info in await app.broker.admin.consumers(stream):
-                    if info["config"].get("durable_name"):  # Not whoever reads the stream.
-                        left += int(info["num_pending"]) + int(info["num_ack_pending"])
+                    if not info.ephemeral:  # Whoever reads the stream is.
+                        left += info.num_pending + info.num_ack_pending
         except TransientError:
             return None
         return left
@@ -332,7 +332,7 @@ class Run:
                         progress.relayed, written - (await store.backlog()).count
                     )
                     letters = await app.broker.admin.stream(dlq_stream(CONTEXT))
-                    progress.dead = int(letters["state"]["messages"]) if letters else 0
+                    progress.dead = letters.messages if letters else 0
                 except TransientError:
                     # Away for the moment, as is part of the show: the figures stay as they are.
                     await asyncio.sleep(_POLL_SECONDS)

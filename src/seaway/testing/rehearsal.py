@@ -70,7 +70,7 @@ class Rehearsal:
             return True
         for name, consumer in self._app.consumers.items():
             info = await self.broker.admin.consumer(consumer.stream, name)
-            if info is not None and (info["num_pending"] or info["num_ack_pending"]):
+            if info is not None and not info.settled:
                 return True
         return False
 

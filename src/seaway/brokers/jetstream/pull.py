@@ -26,7 +26,8 @@ from typing import Self
 
 from seaway import logs
 from seaway.brokers.jetstream import wire
-from seaway.brokers.jetstream.api import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, Api
+from seaway.brokers.jetstream.api import Api
+from seaway.brokers.jetstream.codes import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.deliveries import ack_subject, incoming_of
 from seaway.brokers.jetstream.frames import DELIVERED, Frame

@@ -204,8 +204,8 @@ async def _at_rest(plan: Plan, stage: Stage) -> None:
     while not await stage.settled() or judge(await gather(stage, plan.temper)).lost:
         durable = await stage.durable()
         # Without the time of its last activity: a heartbeat is one, and brings nothing on.
-        delivered, floor = (durable[what]["consumer_seq"] for what in ("delivered", "ack_floor"))
-        now = (await stage.effects(), delivered, floor, durable["num_ack_pending"])
+        places = (durable.consumer_seq, durable.ack_floor, durable.num_ack_pending)
+        now = (await stage.effects(), *places)
         if now != seen:
             seen, since = now, loop.time()
         if loop.time() - since > plan.quiet.total_seconds():

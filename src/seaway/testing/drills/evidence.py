@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from seaway import headers as h
+from seaway.contracts import ConsumerInfo
 from seaway.dead_letters import DeadLetters
 from seaway.testing.drills.service import Kind, Temper
 from seaway.testing.drills.stage import STREAM, Stage
@@ -38,7 +39,7 @@ class Evidence:
     """Event id and reason."""
     calls: Sequence[str]
     """An event id for each time that a handler was called."""
-    server: Mapping[str, int]
+    server: ConsumerInfo
     """The durable's own counters."""
 
 
@@ -122,8 +123,8 @@ def judge(found: Evidence) -> Findings:
         + sum(kinds.get(event_id) != "poison" for event_id in poisoned),
         calls=calls.total(),
         called_again=_repeated(calls),
-        deliveries=found.server["consumer_seq"],
-        redeliveries=found.server["consumer_seq"] - found.server["stream_seq"],
+        deliveries=found.server.consumer_seq,
+        redeliveries=found.server.consumer_seq - found.server.stream_seq,
         keys=len({one.key for one in found.ledger}),
         keys_out_of_order=late_keys,
         out_of_order=late,
@@ -161,5 +162,5 @@ async def gather(stage: Stage, temper: Temper) -> Evidence:
         calls=[
             line for file in sorted(stage.notes.iterdir()) for line in file.read_text().splitlines()
         ],
-        server=(await stage.durable())["delivered"],
+        server=await stage.durable(),
     )

@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -319,9 +319,8 @@ async def _waiting(stage: _Stage) -> Mapping[str, int]:
     admin, found = stage.broker.admin, Counter[str]()
     for stream in (STREAM, redrive_stream(CONTEXT), ADVISORY_STREAM):
         for info in await admin.consumers(stream):
-            if info["config"].get("durable_name"):
-                left = int(info["num_pending"]) + int(info["num_ack_pending"])
-                found[f"{stream} {info['name']}"] = left
+            if not info.ephemeral:
+                found[f"{stream} {info.durable}"] = info.num_pending + info.num_ack_pending
     # What waits behind a parked event of its key waits for somebody's word.
     parked = await _parked(stage)
     held = {key for event_id, key in stage.ledger if event_id in parked}
@@ -435,13 +434,13 @@ async def _other_context(broker: Broker) -> Mapping[str, Any]:
     for stream in _OTHER_STREAMS:
         info = await broker.admin.stream(stream)
         assert info is not None
-        found[stream] = (info["config"], info["created"], info["state"])
+        found[stream] = (info, info.config)
         found[f"{stream} messages"] = [
             (one.message, one.place, one.stored_at) async for one in broker.admin.read(stream)
         ]
         for one in await broker.admin.consumers(stream):
-            kept = ("config", "created", "delivered", "ack_floor", "num_pending", "num_ack_pending")
-            found[f"{stream} {one['name']}"] = {name: one[name] for name in kept}
+            kept = replace(one, num_redelivered=0, num_waiting=0, asked_at=None)
+            found[f"{stream} {one.durable}"] = (kept, one.config)
     return found
 
 

@@ -14,7 +14,7 @@ import asyncio
 import json
 import random
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,7 +25,7 @@ from typing import Any
 from seaway import topology
 from seaway.brokers.jetstream import connect
 from seaway.config import load_settings
-from seaway.contracts import Broker, Store
+from seaway.contracts import Broker, ConsumerInfo, Store
 from seaway.demo.supervisor import Child, Supervisor
 from seaway.embedded.nats_server import NatsServer
 from seaway.embedded.postgres import PostgresServer
@@ -161,7 +161,7 @@ class Stage:
         """How many there are."""
         return int((await self.rows("SELECT count(*) FROM effects"))[0][0])
 
-    async def durable(self) -> Mapping[str, Any]:
+    async def durable(self) -> ConsumerInfo:
         """What the server says of the durable; waits for the server where it is away."""
         while True:
             try:
@@ -180,8 +180,7 @@ class Stage:
                 return False
         except StoreUnavailable:
             return False
-        durable = await self.durable()
-        return not durable["num_pending"] and not durable["num_ack_pending"]
+        return (await self.durable()).settled
 
 
 @asynccontextmanager
