@@ -19,8 +19,6 @@ codes are matched, texts never. The docstring's first line is the message where 
     │       ├── TransactionConflict  another transaction was in the way: again, at once
     │       └── SessionLost    the session ended under its transaction: again, on another
     ├── StoreRefused           the database takes no such row: the event's doing, not an outage
-    ├── PublishRejected        the server refused and will go on refusing
-    ├── PublishUnconfirmed     unknown: send again under the same id
     ├── ApiError               JetStream's API refused a request
     ├── DecodeError            a message that no retry will make readable: dead letter now
     └── HandlerSignal          raised by handlers to say how a delivery ends
@@ -161,14 +159,6 @@ class ApiError(SeawayError):
         self.code = code
         self.err_code = err_code
         self.why: WhyApi = why
-
-
-class PublishRejected(ApiError):
-    """The stream refused a message and will refuse it again as it is."""
-
-
-class PublishUnconfirmed(SeawayError):
-    """No acknowledgement came: the message may be stored. Send it again under the same id."""
 
 
 class DecodeError(SeawayError):

@@ -20,10 +20,12 @@ from seaway.config import settings_from_mapping
 from seaway.contracts import JSON, ConsumerInfo, Incoming, Message, Stored, StoredMessage
 from seaway.dead_letters import DeadLetters, Letter, Sweeper
 from seaway.dead_letters.unreported import Handles
+from seaway.embedded.nats_server import NatsServer
 from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX, SWEEPER_DURABLE
 from seaway.parked import letter_row
 from seaway.stores.sqlite import SqliteStore
 from seaway.telemetry import DeadLettered, Signal, Telemetry
+from verbatim import Verbatim
 
 pytestmark = pytest.mark.server
 TIMEOUT = timedelta(seconds=5)
@@ -215,11 +217,14 @@ async def test_sweeping_again_adds_none_even_beyond_the_queues_memory_of_ids(sho
         await shop.from_the_beginning()
 
 
-async def test_what_a_consumer_terminated_becomes_a_letter(shop: Shop) -> None:
+async def test_what_a_consumer_terminated_becomes_a_letter(
+    shop: Shop, nats_server: NatsServer
+) -> None:
     await shop.publish("bad")
     async with shop.broker.subscribe(shop.stream, shop.durable) as source:
         [incoming] = await source.next(1, timeout=TIMEOUT)
-        await source.term(incoming, reason="no")
+        with Verbatim(nats_server.url) as stranger:  # No consumer of ours does so.
+            stranger.put(incoming.reply.encode(), b"+TERM no")
 
     async def terminated() -> bool:
         return await shop.advised(shop.stream) == 1

@@ -23,6 +23,7 @@ from seaway.consumer.pace import Pace
 from seaway.consumer.ports import Options, Ports
 from seaway.contracts import ConsumerInfo, Incoming, Subscription
 from seaway.errors import BrokerUnavailable, NotFound
+from seaway.waiting import set_within
 
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
@@ -176,10 +177,7 @@ class Run:
 
     async def stopped_within(self, delay: timedelta) -> bool:
         """Wait so long; whether the run was told to stop meanwhile."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(delay.total_seconds()):
-                await self.stop.wait()
-        return self.stop.is_set()
+        return await set_within(delay, self.stop)
 
 
 def _work(incoming: Incoming, source: Subscription | None, alive: float = math.inf) -> Work:

@@ -124,10 +124,6 @@ class Subscription(Protocol):
         """Restart the ack timer of each. Best effort."""
         ...
 
-    async def term(self, incoming: Incoming, *, reason: str) -> None:
-        """Stop deliveries for good. Only for messages that are safe elsewhere. Best effort."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:

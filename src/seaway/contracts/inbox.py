@@ -38,10 +38,6 @@ class InboxTransaction(Protocol):
         """
         ...
 
-    def savepoint(self) -> AbstractAsyncContextManager[None]:
-        """Part of the transaction that an exception undoes alone."""
-        ...
-
     async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
         """Those of ``keys`` of which anything is parked."""
         ...

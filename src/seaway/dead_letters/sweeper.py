@@ -21,7 +21,6 @@ some of that may still be on its way to a handler.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -64,8 +63,8 @@ from seaway.naming import (
 )
 from seaway.parked import letter_row
 from seaway.retry import Backoff
-from seaway.running import done_before
 from seaway.telemetry import DeadLettered, Telemetry
+from seaway.waiting import done_before, result_before, set_within
 
 logger = logs.logger("seaway.sweeper")
 
@@ -178,28 +177,15 @@ class Sweeper:
                 if not said:
                     logger.warning("the sweeper waits: %s", error)
                     said = True
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_BACKOFF.delay(attempt).total_seconds()):
-                        await stop.wait()
+                await set_within(_BACKOFF.delay(attempt), stop)
 
     async def _sweep(self, source: Subscription, stop: asyncio.Event) -> None:
-        stopping = asyncio.create_task(stop.wait())
-        try:
-            while not stop.is_set():
-                pull = asyncio.create_task(source.next(_BATCH, timeout=_POLL))
-                await asyncio.wait({pull, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if not pull.done():
-                    pull.cancel()
-                    await asyncio.wait({pull})
-                if pull.cancelled():
-                    return
-                for incoming in pull.result():
-                    await self._settle(source, incoming)
-                due = asyncio.get_running_loop().time() >= self._look_again
-                if due and self._unreported is not None and self._unreported.undecided:
-                    await done_before(stop, self.sweep_unreported())
-        finally:
-            stopping.cancel()
+        while (batch := await result_before(stop, source.next(_BATCH, timeout=_POLL))) is not None:
+            for incoming in batch:
+                await self._settle(source, incoming)
+            due = asyncio.get_running_loop().time() >= self._look_again
+            if due and self._unreported is not None and self._unreported.undecided:
+                await done_before(stop, self.sweep_unreported())
 
     async def _settle(self, source: Subscription, incoming: Incoming) -> None:
         try:

@@ -277,9 +277,6 @@ class _MemoryPull:
     async def in_progress(self, *incoming: Incoming) -> None:
         self._postpone(incoming, None)
 
-    async def term(self, incoming: Incoming, *, reason: str) -> None:
-        self._settle([incoming])
-
     def _settle(self, incoming: Iterable[Incoming]) -> bool:
         with contextlib.suppress(NotFound):
             if self.open and not self._broker._closed:

@@ -310,24 +310,6 @@ class SubscriptionConformance:
             assert again.deliveries == 2
             assert loop.time() - since >= 1.5 * wait.total_seconds() * 0.9
 
-    async def test_a_terminated_message_does_not_come_again(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        await make(broker, context, durable={"ack_wait": nanoseconds(SOON)})
-        await publish(broker, *events(context, 2))
-        async with broker.subscribe(stream, DURABLE) as pull:
-            [first] = await receive(pull, 1)
-            await pull.term(first, reason="poison")
-            [second] = await receive(pull, 1)
-            assert second.message.payload == b"1"
-            await pull.ack(second)
-
-            async def settled() -> bool:
-                return (await consumer(broker, stream)).num_ack_pending == 0
-
-            await until(settled)
-            assert await pull.next(1, timeout=2 * SOON) == []
-
     async def test_exhausted_deliveries_give_an_advisory(
         self, broker: Broker, context: str, stream: str
     ) -> None:
