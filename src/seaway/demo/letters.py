@@ -16,10 +16,7 @@ from pathlib import Path
 
 from seaway.app import Seaway
 from seaway.demo.scenario import repaired
-from seaway.demo.services import SERVICES
 from seaway.demo.writer import in_thread
-
-_SERVICE_OF = {service.durable: service.name for service in SERVICES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +29,12 @@ class Letters:
     async def record(self) -> int:
         """Note the letters in the queue, and which noted ones have left it; how many wait."""
         found = await self.app.dead_letters.list()
-        rows = [
-            (_SERVICE_OF.get(one.consumer, one.consumer), one.event_id, one.id, one.reason)
-            for one in found
-        ]
+        rows = [(one.consumer, one.event_id, one.id, one.reason) for one in found]
         waiting = {letter.id for letter in found}
 
         def note(ledger: sqlite3.Connection) -> None:
             ledger.executemany(
-                "INSERT OR IGNORE INTO letters (service, event_id, letter_id, reason)"
+                "INSERT OR IGNORE INTO letters (consumer, event_id, letter_id, reason)"
                 " VALUES (?, ?, ?, ?)",
                 rows,
             )

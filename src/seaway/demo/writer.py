@@ -1,9 +1,9 @@
 """The simulated service's database side: rows and events in one transaction.
 
-Owns: the service's own tables and the ledger, written in the same transactions as the outbox but
-never read from it. Guarantees: a transaction is counted as done in itself, so a writer that is
-killed anywhere goes on with the next one; each case's events form a chain (correlation: the case's
-first event; causation: the one before).
+Owns: the service's own tables. The ledger is written in the same transactions. Guarantees: a
+transaction is counted as done in itself, so a writer that is killed anywhere goes on with the next
+one; each case's events form a chain (correlation: the case's first event; causation: the one
+before).
 """
 
 from __future__ import annotations
@@ -12,34 +12,36 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from seaway.demo.reconcile import EVIDENCE_TABLES
 from seaway.demo.scenario import Change
 from seaway.events import RawEvent, event_type_of
 from seaway.outbox import Outbox
+from seaway.proof import ledger
 
 T = TypeVar("T")
 
 _SLICE = timedelta(milliseconds=50)
 """How long the writer's thread works before the demo looks up."""
 
-_CASES = """
+TABLES = """
 CREATE TABLE IF NOT EXISTS cases (
     case_id TEXT PRIMARY KEY, status TEXT NOT NULL, events INTEGER NOT NULL,
     first_event_id TEXT NOT NULL, last_event_id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS transactions (
+    tx INTEGER PRIMARY KEY, events INTEGER NOT NULL, committed_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS rolled_back (event_id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS letters (
+    consumer TEXT NOT NULL, event_id TEXT NOT NULL, letter_id TEXT NOT NULL UNIQUE,
+    reason TEXT NOT NULL, redriven_at REAL);
+CREATE TABLE IF NOT EXISTS doubles (
+    event_id TEXT NOT NULL UNIQUE, suppressed INTEGER NOT NULL)
 """
-
-
-def prepare(database: Path) -> None:
-    """Create the service's own tables where they are missing. Idempotent."""
-    with closing(sqlite3.connect(database, timeout=30)) as connection:
-        connection.executescript(_CASES + EVIDENCE_TABLES)
+"""The service's own, and what a run notes beside the ledger."""
 
 
 @dataclass(slots=True)
@@ -130,10 +132,8 @@ class Writer:
             )
             first = first or last
             made.append(last)
-            self._connection.execute(
-                "INSERT INTO ledger (event_id, case_id, step, subject, tx) VALUES (?, ?, ?, ?, ?)",
-                (last, change.case_id, step, _subject(event), number),
-            )
+            noted = (last, change.case_id, step, _subject(event), number)
+            self._connection.execute(ledger.NOTE, noted)
         self._connection.execute(
             "INSERT INTO cases (case_id, status, events, first_event_id, last_event_id)"
             " VALUES (?, ?, ?, ?, ?) ON CONFLICT (case_id) DO UPDATE SET"

@@ -17,25 +17,30 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from seaway.embedded.process import ServerProcess
+from seaway.proof.faults import Strike, freeze, restart, strike
+from seaway.proof.stage import Stage
+from seaway.testing.drills import service
 from seaway.testing.drills.command import carry_out
-from seaway.testing.drills.evidence import Findings, gather, judge
+from seaway.testing.drills.evidence import Findings, examine
 from seaway.testing.drills.service import Temper
-from seaway.testing.drills.signals import hold, send
-from seaway.testing.drills.stage import Stage, opened
+from seaway.testing.drills.stage import servers, write
 
 Fault: TypeAlias = Literal[
     "kill", "stop", "nats killed", "nats restarted", "postgres killed", "postgres restarted"
 ]
 
-_LOOK = 0.1
 _LAST_FAULT_AT = 0.9
+_WITHOUT_EFFECT = """
+SELECT count(*) FROM ledger
+WHERE NOT EXISTS (SELECT 1 FROM effects WHERE effects.event_id = ledger.event_id)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,30 +130,28 @@ async def run(
 ) -> Report:
     """Carry out ``plan`` on servers of its own. ``keep``: an empty folder for the logs."""
     began, done = time.monotonic(), Counter[str]()
-    async with opened(
+    async with servers(
+        *(keep, said),
+        durables=[service.DURABLE],
         ack_wait=plan.ack_wait,
         max_deliver=plan.max_deliver,
         exclusive=plan.exclusive,
-        keep=keep,
-        said=said,
-    ) as stage:
+    ) as (stage, running):
         await stage.start_relay()
-        await stage.start_services(plan.processes, plan.temper, workers=plan.workers)
-        writing = asyncio.create_task(
-            stage.write(iter(range(plan.events)), keys=plan.keys, seed=plan.seed)
-        )
+        await service.start(stage, plan.processes, plan.temper, workers=plan.workers)
+        numbers = iter(range(plan.events))
+        writing = asyncio.create_task(write(stage, numbers, keys=plan.keys, seed=plan.seed))
         try:
-            await _strike(plan, stage, done, said)
-            await writing
-            said("every fault has struck; waiting for the rest")
-            await _at_rest(plan, stage)
-        except TimeoutError:
-            said("nothing happens any more, though something is left")
+            if await _strike(plan, stage, running, done, said):
+                await writing
+                said("every fault has struck; waiting for the rest")
+            if left := await stage.at_rest(plan.quiet, lambda: _endless(stage)):
+                said(f"nothing happens any more, though something is left: {dict(left)}")
         finally:
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
         await stage.supervisor.stop()
-        findings = judge(await gather(stage, plan.temper))
+        findings = await examine(stage, plan.temper)
         exits = sum(child.exits for child in stage.supervisor.children.values())
     seconds = round(time.monotonic() - began, 1)
     in_order = plan.exclusive or plan.processes == 1
@@ -156,61 +159,48 @@ async def run(
 
 
 async def _strike(
-    plan: Plan, stage: Stage, done: Counter[str], said: Callable[[str], None]
-) -> None:
-    """Every fault when its share of the effects is there. ``TimeoutError`` where none comes."""
+    plan: Plan,
+    stage: Stage,
+    running: Mapping[str, ServerProcess],
+    done: Counter[str],
+    said: Callable[[str], None],
+) -> bool:
+    """Every fault when its share of the effects is there; false where none comes any more."""
     chance = random.Random(plan.seed)
     faults = plan.faults(chance)
-    holding: list[asyncio.Task[None]] = []
-    try:
-        for place, fault in enumerate(faults, start=1):
-            share = _LAST_FAULT_AT * place / (len(faults) + 1)
-            async with asyncio.timeout(plan.quiet.total_seconds()):
-                while await stage.effects() < share * plan.events:
-                    await asyncio.sleep(_LOOK)
-            said(f"{fault} at {share:.0%}")
-            victim = stage.at_work if plan.exclusive else chance.choice(stage.services)
-            match fault:
+    strikes = [
+        Strike(_LAST_FAULT_AT * place / (len(faults) + 1), fault, "effects")
+        for place, fault in enumerate(faults, start=1)
+    ]
+
+    async def share() -> Mapping[str, float]:
+        return {"effects": await stage.effects() / plan.events}
+
+    async with asyncio.TaskGroup() as freezing:
+
+        async def carry_out(one: Strike) -> None:
+            said(f"{one.fault} at {one.share:.0%}")
+            children = service.running(stage)
+            victim = service.at_work(stage) if plan.exclusive else chance.choice(children)
+            match one.fault:
                 case "kill":
-                    send(victim.pid, signal.SIGKILL)
+                    victim.send(signal.SIGKILL)
                 case "stop":
                     seconds = chance.uniform(*plan.stopped) * plan.ack_wait.total_seconds()
-                    holding.append(asyncio.create_task(hold(victim.pid, seconds)))
+                    freezing.create_task(freeze(victim, seconds))
                 case _:
-                    server, _, how = fault.partition(" ")
+                    server, _, how = one.fault.partition(" ")
                     down = chance.uniform(*plan.down)
-                    await _restart(
-                        stage.nats if server == "nats" else stage.postgres, how == "killed", down
-                    )
-            done[fault] += 1
-        await asyncio.gather(*holding)
-    finally:
-        for task in holding:
-            task.cancel()
-        await asyncio.gather(*holding, return_exceptions=True)
+                    await restart(running[server], kill=how == "killed", down=down)
+            done[one.fault] += 1
+
+        return await strike(strikes, share, carry_out, patience=plan.quiet)
 
 
-async def _restart(server: ServerProcess, kill: bool, down: float) -> None:
-    await (server.kill() if kill else server.stop())
-    await asyncio.sleep(down)
-    await server.start()
-
-
-async def _at_rest(plan: Plan, stage: Stage) -> None:
-    """Return once every event has an effect or a letter. ``TimeoutError`` where nothing happens."""
-    loop = asyncio.get_running_loop()
-    seen, since = None, loop.time()
-    # Settled is not all: the letter of a message whose last delivery died may be on its way.
-    while not await stage.settled() or judge(await gather(stage, plan.temper)).lost:
-        durable = await stage.durable()
-        # Without the time of its last activity: a heartbeat is one, and brings nothing on.
-        delivered, floor = (durable[what]["consumer_seq"] for what in ("delivered", "ack_floor"))
-        now = (await stage.effects(), delivered, floor, durable["num_ack_pending"])
-        if now != seen:
-            seen, since = now, loop.time()
-        if loop.time() - since > plan.quiet.total_seconds():
-            raise TimeoutError
-        await asyncio.sleep(10 * _LOOK)
+async def _endless(stage: Stage) -> Mapping[str, int]:
+    """The letter of a message whose last delivery died may be on its way."""
+    [[without]] = await stage.rows(_WITHOUT_EFFECT)
+    return {"events without an end": max(0, without - await stage.letters())}
 
 
 def main() -> int:
