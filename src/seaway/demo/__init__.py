@@ -8,7 +8,6 @@ those of ``seaway.proof``. Uses the library as any application does and stands a
     writer          makes it happen: rows, events and the ledger in one transaction
     services        the two consuming services, ordinary handlers and projections
     doubles         publishes some events a second time
-    letters         notes the dead letters, and brings them back after the fix
     folder          what a run needs to go on after it was killed
     run             the stages, from an empty folder to the verdict
     reconcile       what was committed against what took effect, and the figures of the run

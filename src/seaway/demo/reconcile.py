@@ -78,11 +78,7 @@ class Reconciliation:
 
 _OWN = "SELECT seq, message_id, 0 FROM streamed WHERE message_id = event_id"
 _ALL = "SELECT seq, event_id, 0 FROM streamed"
-_EFFECTS = """
-SELECT seq, event_id,
-    event_id IN (SELECT event_id FROM letters WHERE letters.consumer = effects.consumer)
-FROM effects WHERE consumer = ?
-"""
+_EFFECTS = "SELECT seq, event_id, redriven FROM effects WHERE consumer = ?"
 _PROJECTION_OFF = """
 SELECT coalesce(sum(abs(off)), 0) FROM (
     SELECT sum(events) AS off FROM (
@@ -95,18 +91,14 @@ SELECT effects.handled_at - transactions.committed_at AS latency
 FROM effects
 JOIN ledger ON ledger.event_id = effects.event_id
 JOIN transactions ON transactions.tx = ledger.tx
-WHERE effects.consumer = ?1 AND effects.event_id NOT IN (
-    SELECT event_id FROM letters WHERE letters.consumer = ?1)
+WHERE effects.consumer = ? AND NOT redriven
 """
 _COPIES = """
 SELECT count(*) FROM streamed
 WHERE message_id <> event_id AND event_id IN (SELECT event_id FROM ledger)
 """
-_LETTERS = """
-SELECT count(DISTINCT event_id), count(DISTINCT event_id) FILTER (WHERE redriven_at > 0),
-    count(*) FILTER (WHERE redriven_at IS NULL)
-FROM letters WHERE consumer = ?
-"""
+_REDRIVEN = "SELECT event_id FROM effects WHERE consumer = ? AND redriven"
+_LEFT = "SELECT event_id FROM letters WHERE consumer = ?"
 
 
 def gather(evidence: Evidence, folder: Folder, services: Mapping[str, str]) -> None:
@@ -114,14 +106,10 @@ def gather(evidence: Evidence, folder: Folder, services: Mapping[str, str]) -> N
     for name in (SERVICE, *services):
         evidence.attach(folder.database(name), name)
     evidence.do(f"INSERT INTO main.ledger SELECT * FROM {SERVICE}.ledger")
-    evidence.do(
-        "INSERT INTO main.letters"
-        f" SELECT consumer, event_id, reason, redriven_at FROM {SERVICE}.letters"
-    )
     for name in services:
         evidence.do(
             "INSERT INTO main.effects"
-            f" SELECT seq, consumer, event_id, number, handled_at FROM {name}.effects"
+            f" SELECT seq, consumer, event_id, number, redriven, handled_at FROM {name}.effects"
         )
 
 
@@ -160,7 +148,7 @@ def reconcile(evidence: Evidence, services: Mapping[str, str]) -> Reconciliation
 
 def _service(evidence: Evidence, name: str, counts: str, found: Comparison) -> ServiceFigures:
     consumer = str(durable(name))
-    dead_lettered, redriven, left_dead = evidence.one(_LETTERS, consumer)
+    redriven, left = evidence.ids(_REDRIVEN, consumer), evidence.ids(_LEFT, consumer)
     taken = "AND event_id IN (SELECT event_id FROM effects WHERE consumer = ?)"
     (copied,) = evidence.one(f"{_COPIES} {taken}", consumer)
     (timed,) = evidence.one(f"SELECT count(*) FROM ({_LATENCIES})", consumer)
@@ -183,9 +171,9 @@ def _service(evidence: Evidence, name: str, counts: str, found: Comparison) -> S
         unexpected=len(found.unknown),
         projection_off=evidence.one(_PROJECTION_OFF.format(service=name, counts=counts))[0],
         duplicates_suppressed=max(0, copied - (found.rows - found.events)),
-        dead_lettered=dead_lettered,
-        redriven=redriven,
-        left_dead=left_dead,
+        dead_lettered=len(redriven | left),
+        redriven=len(redriven),
+        left_dead=len(left),
         latency_p50_seconds=latency(0.50),
         latency_p99_seconds=latency(0.99),
     )

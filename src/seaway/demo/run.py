@@ -10,6 +10,7 @@ anywhere goes on from its folder; whatever happens, no process that it started i
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sqlite3
@@ -24,10 +25,16 @@ from typing import Any
 from seaway.demo import services, writer
 from seaway.demo.doubles import Doubles
 from seaway.demo.folder import SERVICE, Folder, Plan
-from seaway.demo.letters import Letters
 from seaway.demo.log import XES, Columns, survey
 from seaway.demo.reconcile import Reconciliation, gather, reconcile
-from seaway.demo.scenario import CONTEXT, Change, case_changes, log_changes, transactions
+from seaway.demo.scenario import (
+    CONTEXT,
+    Change,
+    case_changes,
+    log_changes,
+    repaired,
+    transactions,
+)
 from seaway.demo.services import SERVICES, durable
 from seaway.demo.view import Progress, View
 from seaway.demo.writer import Writer, in_thread
@@ -219,7 +226,6 @@ class Run:
             self.view.say(f"nats-server stopped for {seconds:g} s")
             self.outages += 1
             await restart(server, kill=False, down=seconds)
-            remember_server(self.folder, server)
             self.view.say(f"nats-server started again as pid {server.pid}")
 
         await strike(tuple(strikes()), self._share_done, carry_out)
@@ -232,22 +238,27 @@ class Run:
 
     async def _mend(self, stage: Stage) -> None:
         """Mend the handler, then redrive the letters to those that could not handle them."""
-        letters = Letters(stage.app, self.folder.database(SERVICE))
         self._enter("dead letters")
-        await letters.record()
         self._enter("fix")
         (self.folder.path / services.FIXED).touch()
         self._enter("redrive")
+        queue = stage.app.dead_letters
         for _ in range(_REDRIVES):
-            if await letters.redrive() == 0:
+            letters = await queue.list()
+            for letter in letters:
+                # What the handler refused goes as it is, to the handler that now understands it.
+                undecodable = letter.reason == "undecodable"
+                await queue.redrive(
+                    letter, payload=repaired(letter.payload) if undecodable else None
+                )
+            if not letters:
                 return
             await self._quiet(stage)
-            await letters.record()
 
     async def _judge(self, stage: Stage) -> Reconciliation:
         with closing(Evidence()) as evidence:
             await in_thread(lambda: gather(evidence, self.folder, SERVICES))
-            await evidence.read_stream(stage.app.broker, stage.stream)
+            await evidence.read(stage)
             return await in_thread(lambda: reconcile(evidence, SERVICES))
 
     # ------------------------------------------------------------------ watching
@@ -321,34 +332,21 @@ def _reader(folder: Folder, name: str) -> sqlite3.Connection:
 @asynccontextmanager
 async def embedded_server(folder: Folder) -> AsyncIterator[NatsServer]:
     """The demo's own nats-server on the folder's streams, whatever an earlier run left."""
-    await _outlive_the_last_server(folder)
-    async with NatsServer(store_dir=folder.streams) as server:
-        remember_server(folder, server)
+    noted = folder.path / "nats.pid"
+    # A server whose demo was killed is ending, but two must never have one store open.
+    for _ in range(int(_SERVER_END.total_seconds() / _POLL_SECONDS)):
+        if not _runs(noted):
+            break
+        await asyncio.sleep(_POLL_SECONDS)
+    pid_file = f"pid_file: {json.dumps(str(noted.absolute()))}"
+    async with NatsServer(store_dir=folder.streams, extra_config=pid_file) as server:
         yield server
 
 
-def remember_server(folder: Folder, server: NatsServer) -> None:
-    """Note its pid, so that the next run in this folder can wait for its end."""
-    (folder.path / "nats.pid").write_text(str(server.pid))
-
-
-async def _outlive_the_last_server(folder: Folder) -> None:
-    # A server whose demo was killed is ending, but two must never have one store open.
+def _runs(noted: Path) -> bool:
+    """Whether the server that wrote its pid there does."""
     try:
-        pid = int((folder.path / "nats.pid").read_text())
-    except (FileNotFoundError, ValueError):
-        return
-    for _ in range(int(_SERVER_END.total_seconds() / _POLL_SECONDS)):
-        if not _runs(pid):
-            return
-        await asyncio.sleep(_POLL_SECONDS)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+        os.kill(int(noted.read_text()), 0)
+    except (OSError, ValueError):
         return False
     return True

@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS ledger (
     number bigint NOT NULL, subject text NOT NULL, tx bigint NOT NULL);
 CREATE TABLE IF NOT EXISTS effects (
     seq {serial} PRIMARY KEY, consumer text NOT NULL, event_id text NOT NULL, number bigint,
-    note text NOT NULL, handled_at double precision NOT NULL)
+    redriven int NOT NULL, note text NOT NULL, handled_at double precision NOT NULL)
 """
 """``seq``: of each key, the order of the commits. ``number``: what the writer calls the event.
 ``tx``: the same for what was committed together."""
@@ -34,9 +34,10 @@ CREATE TABLE IF NOT EXISTS effects (
 NOTE = "INSERT INTO ledger (event_id, key, number, subject, tx) VALUES (?, ?, ?, ?, ?)"
 """To be executed in the transaction that adds the events."""
 
-_EFFECT = (
-    "INSERT INTO effects (consumer, event_id, number, note, handled_at) VALUES (?, ?, ?, ?, ?)"
-)
+_EFFECT = """
+INSERT INTO effects (consumer, event_id, number, redriven, note, handled_at)
+VALUES (?, ?, ?, ?, ?, ?)
+"""
 
 
 async def create(store: Store, tables: str = "") -> None:
@@ -63,8 +64,8 @@ async def add(
 
 async def take_effect(delivery: Delivery, number: int | None = None, note: str = "") -> None:
     """An effect of this delivery, in its transaction."""
-    row = (delivery.consumer, delivery.event_id, number, note, time.time())
-    await put(delivery.tx, _EFFECT, [row])
+    whose = (delivery.consumer, delivery.event_id, number, int(delivery.redriven))
+    await put(delivery.tx, _EFFECT, [(*whose, note, time.time())])
 
 
 async def put(handle: Any, query: str, rows: Iterable[Sequence[object]]) -> None:

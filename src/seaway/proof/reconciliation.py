@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seaway.contracts import Broker
 from seaway.headers import MSG_ID
 from seaway.proof.stage import Stage
 
@@ -25,9 +24,8 @@ CREATE TABLE streamed (
     seq INTEGER PRIMARY KEY, message_id TEXT NOT NULL, event_id TEXT NOT NULL);
 CREATE TABLE effects (
     seq INTEGER NOT NULL, consumer TEXT NOT NULL, event_id TEXT NOT NULL, number INTEGER,
-    handled_at REAL NOT NULL);
-CREATE TABLE letters (
-    consumer TEXT NOT NULL, event_id TEXT NOT NULL, reason TEXT NOT NULL, redriven_at REAL);
+    redriven INTEGER NOT NULL, handled_at REAL NOT NULL);
+CREATE TABLE letters (consumer TEXT NOT NULL, event_id TEXT NOT NULL, reason TEXT NOT NULL);
 CREATE TEMP TABLE found (seq INTEGER NOT NULL, event_id TEXT NOT NULL, excused INTEGER NOT NULL);
 """
 
@@ -97,11 +95,13 @@ class Evidence:
         for row in rows:
             self.do(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", *row)  # noqa: S608
 
-    async def read_stream(self, broker: Broker, stream: str) -> None:
-        """The ids of all messages on ``stream``."""
-        async for stored in broker.admin.read(stream, headers_only=True):
+    async def read(self, stage: Stage) -> None:
+        """What the server holds: the ids of the stream's messages, and the letters."""
+        async for stored in stage.app.broker.admin.read(stage.stream, headers_only=True):
             message_id = stored.message.headers.get(MSG_ID, "")
             self.add("streamed", [(stored.stream_seq, message_id, stored.event_id)])
+        letters = await stage.app.dead_letters.list(payloads=False)
+        self.add("letters", [(one.consumer, one.event_id, one.reason) for one in letters])
 
     def one(self, query: str, *values: object) -> tuple[Any, ...]:
         """The first row of the answer."""
@@ -134,9 +134,7 @@ async def gather(stage: Stage) -> Evidence:
     evidence = Evidence()
     ledger = "SELECT seq, event_id, key, number, subject, tx FROM ledger"
     evidence.add("ledger", await stage.rows(ledger))
-    effects = "SELECT seq, consumer, event_id, number, handled_at FROM effects"
+    effects = "SELECT seq, consumer, event_id, number, redriven, handled_at FROM effects"
     evidence.add("effects", await stage.rows(effects))
-    letters = await stage.app.dead_letters.list(payloads=False)
-    evidence.add("letters", [(one.consumer, one.event_id, one.reason, None) for one in letters])
-    await evidence.read_stream(stage.app.broker, stage.stream)
+    await evidence.read(stage)
     return evidence

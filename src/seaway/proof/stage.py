@@ -24,7 +24,7 @@ from seaway import topology
 from seaway.app import Seaway
 from seaway.config import Settings, load_settings
 from seaway.contracts import Store
-from seaway.errors import StoreUnavailable, TransientError
+from seaway.errors import BrokerUnavailable, StoreUnavailable, TransientError
 from seaway.naming import (
     ADVISORY_STREAM,
     Durable,
@@ -96,9 +96,20 @@ class Stage:
         """How many there are."""
         return int((await self.rows("SELECT count(*) FROM effects"))[0][0])
 
+    async def streamed(self) -> int:
+        """How many messages the stream holds; waits for the server where it is away."""
+        while True:
+            try:
+                return await self._held(self.stream)
+            except BrokerUnavailable:
+                await asyncio.sleep(_LOOK)
+
     async def letters(self) -> int:
         """How many dead letters the context's queue holds."""
-        found = await self.app.broker.admin.stream(dlq_stream(self.context))
+        return await self._held(dlq_stream(self.context))
+
+    async def _held(self, stream: str) -> int:
+        found = await self.app.broker.admin.stream(stream)
         return int(found["state"]["messages"]) if found else 0
 
     async def at_rest(

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from seaway.proof.stage import Stage
 from seaway.proof.supervisor import Child
-from seaway.testing.drills import service
+from seaway.testing.drills import evidence, service
 from seaway.testing.drills.command import carry_out
-from seaway.testing.drills.evidence import Findings, examine
+from seaway.testing.drills.evidence import examine
 from seaway.testing.drills.service import Temper
 from seaway.testing.drills.stage import servers, write
 
@@ -59,20 +59,17 @@ class Plan:
     """For one process to drain, to come back, and for the rest at the end."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Report:
+@dataclass(kw_only=True)
+class Report(evidence.Report):
     """What happened."""
 
-    findings: Findings
-    in_order: bool
-    """Whether order by key over all processes was promised."""
+    verdict: ClassVar[str] = "clean"
     replaced: int
     bad_ends: int
     """Processes that did not end with 0."""
     longest_drain_seconds: float
     longest_gap_seconds: float
     """Between two effects, while something waited."""
-    seconds: float
 
     @property
     def passed(self) -> bool:
@@ -82,19 +79,7 @@ class Report:
         is told to stop comes again, to another one, and is handled there for the first time.
         """
         found = self.findings
-        exact = found.passes(in_order=self.in_order)
-        return exact and not (found.called_again or found.dead or self.bad_ends)
-
-    def as_json(self) -> dict[str, Any]:
-        """The verdict first."""
-        rest = {
-            "replaced": self.replaced,
-            "bad_ends": self.bad_ends,
-            "longest_drain_seconds": self.longest_drain_seconds,
-            "longest_gap_seconds": self.longest_gap_seconds,
-            "seconds": self.seconds,
-        }
-        return {"clean": self.passed} | self.findings.as_json() | rest
+        return super().passed and not (found.called_again or found.dead or self.bad_ends)
 
 
 async def run(

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from seaway.proof.reconciliation import EFFECTS, LETTERS, STREAM, Evidence, gather
 from seaway.proof.stage import Stage
@@ -63,13 +63,28 @@ class Findings:
             + self.misjudged
         )
 
-    def passes(self, *, in_order: bool) -> bool:
+
+@dataclass(kw_only=True)
+class Report:
+    """What a drill of one durable tells; each adds its own figures."""
+
+    verdict: ClassVar[str] = "exact"
+    findings: Findings
+    in_order: bool
+    """Whether order by key over all processes was promised."""
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
         """Whether it is exact and, where that was promised, in order by key."""
-        return self.exact and not (in_order and self.out_of_order)
+        return self.findings.exact and not (self.in_order and self.findings.out_of_order)
 
     def as_json(self) -> dict[str, Any]:
-        """The figures under their names."""
-        return asdict(self)
+        """The verdict first."""
+        told = asdict(self)
+        findings: dict[str, Any] = told.pop("findings")
+        del told["in_order"]
+        return {self.verdict: self.passed} | findings | told
 
 
 def judge(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -21,11 +20,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from seaway.embedded.process import ServerProcess
-from seaway.proof.faults import freeze, restart
 from seaway.proof.reconciliation import STREAM, gather
-from seaway.proof.stage import Stage
+from seaway.proof.supervisor import Child
 from seaway.testing.drills.command import carry_out
+from seaway.testing.drills.faults import Faults
 from seaway.testing.drills.stage import servers, write
 
 
@@ -37,11 +35,23 @@ class Plan:
     keys: int = 200
     relays: int = 4
     shards: int = 4
-    faults_every: tuple[float, float] = (0.4, 1.2)
+    kills: int = 30
+    stops: int = 30
     stopped: tuple[float, float] = (0.5, 3.0)
     server_restarts: int = 2
     seed: int = 0
     patience: timedelta = timedelta(minutes=10)
+
+    @property
+    def faults(self) -> Faults:
+        """What is broken."""
+        return Faults(
+            kills=self.kills,
+            stops=self.stops,
+            nats_restarts=self.server_restarts,
+            stopped=self.stopped,
+            seed=self.seed,
+        )
 
 
 @dataclass(slots=True)
@@ -83,63 +93,44 @@ async def run(
     began, report = time.monotonic(), Report()
     async with servers(keep, said) as (stage, running):
         await stage.store.reshard(plan.shards)
-        async with asyncio.timeout(plan.patience.total_seconds()):
+        children = stage.supervisor.children
+
+        async def done() -> float:
+            return await stage.streamed() / plan.events
+
+        def victim(chance: random.Random) -> Child:
+            return chance.choice(list(children.values()))
+
+        async with asyncio.timeout(plan.patience.total_seconds()), asyncio.TaskGroup() as tasks:
             for number in range(1, plan.relays + 1):
                 await stage.start_relay(f"relay {number}")
-            report.rolled_back = await _write_under_fire(plan, stage, running["nats"], report)
+            numbers = iter(range(plan.events))
+            writing = tasks.create_task(
+                write(stage, numbers, keys=plan.keys, seed=plan.seed, undo=0.05)
+            )
+            struck = await plan.faults.strike(
+                done, victim, running, patience=plan.patience, said=said
+            )
+            report.rolled_back = await writing
             said("everything is written; waiting for the outbox to be empty")
             await stage.at_rest(plan.patience)
         await stage.supervisor.stop()
-        report.exits = sum(child.exits for child in stage.supervisor.children.values())
+        report.exits = sum(child.exits for child in children.values())
         with closing(await gather(stage)) as evidence:
             (report.committed,) = evidence.one("SELECT count(*) FROM ledger")
             found = evidence.compare(STREAM)
     report.on_stream, report.twice = found.rows, found.rows - found.events
     report.lost, report.invented = len(found.missing), len(found.unknown)
+    report.kills, report.stops = struck["kill"], struck["stop"]
+    report.server_restarts = struck["nats killed"] + struck["nats restarted"]
     report.keys_out_of_order = found.keys_out_of_order
     report.seconds = round(time.monotonic() - began, 1)
     return report
 
 
-async def _write_under_fire(plan: Plan, stage: Stage, nats: ServerProcess, report: Report) -> int:
-    """All events, with the faults for as long as they are written; how many were rolled back."""
-    faults = asyncio.create_task(_strike(plan, stage, nats, report))
-    try:
-        numbers = iter(range(plan.events))
-        undone = await write(stage, numbers, keys=plan.keys, seed=plan.seed + 1, undo=0.05)
-        async with asyncio.timeout(60):
-            while report.server_restarts < plan.server_restarts:
-                await asyncio.sleep(0.05)
-    finally:
-        faults.cancel()
-        await asyncio.gather(faults, return_exceptions=True)
-    return undone
-
-
-async def _strike(plan: Plan, stage: Stage, nats: ServerProcess, report: Report) -> None:
-    """A fault every now and then, until cancelled."""
-    chance, strokes = random.Random(plan.seed), 0
-    victims = list(stage.supervisor.children.values())
-    async with asyncio.TaskGroup() as freezing:
-        while True:
-            await asyncio.sleep(chance.uniform(*plan.faults_every))
-            strokes += 1
-            victim = chance.choice(victims)
-            if strokes % 4 == 0 and report.server_restarts < plan.server_restarts:
-                kill = report.server_restarts % 2 == 0
-                await restart(nats, kill=kill, down=chance.uniform(0.1, 1.0))
-                report.server_restarts += 1
-            elif chance.random() < 0.5:
-                victim.send(signal.SIGKILL)
-                report.kills += 1
-            else:
-                freezing.create_task(freeze(victim, chance.uniform(*plan.stopped)))
-                report.stops += 1
-
-
 def main() -> int:
     """The command line; exits 0 only if the report is exact."""
-    options = ("events", "keys", "relays", "shards", "server-restarts", "seed")
+    options = ("events", "keys", "relays", "shards", "kills", "stops", "server-restarts", "seed")
     return carry_out(Plan(), options, run, about=__doc__)
 
 
