@@ -16,9 +16,10 @@ from contextlib import (
     contextmanager,
     suppress,
 )
+from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from seaway import logs
 from seaway.brokers import jetstream
@@ -34,15 +35,30 @@ from seaway.inbox import inbox_of
 from seaway.monitor.scraping import MetricsApp, serving
 from seaway.naming import Durable, dlq_stream, events_stream
 from seaway.outbox import Outbox
+from seaway.parts import Part, run_parts, stop_on_signals
 from seaway.presence import Presence
 from seaway.relay import Relay
 from seaway.retry import Backoff
-from seaway.running import Work, done_before, run_all, stop_on_signals
 from seaway.saying import log_signal
 from seaway.stores import open_configured
 from seaway.telemetry import Telemetry, logger
+from seaway.waiting import done_before
 
 _AWAY = Backoff(timedelta(milliseconds=100), timedelta(seconds=2))
+_root_options: ContextVar[tuple[Path | None, Mapping[str, Any]]] = ContextVar(
+    "root options of the command line", default=(None, {})
+)
+
+
+@contextmanager
+def root_options(config: Path | None, flags: Mapping[str, Any]) -> Iterator[None]:
+    """What ``from_config`` does inside is done with these, so that whatever an application derives
+    from its settings when it is imported (outbox, consumers, engines) is derived from them."""
+    token = _root_options.set((config, flags))
+    try:
+        yield
+    finally:
+        _root_options.reset(token)
 
 
 class Seaway:
@@ -54,7 +70,7 @@ class Seaway:
     """
 
     def __init__(self, settings: Settings, *, wait: bool = False) -> None:
-        self.settings = settings
+        self.settings: Final = settings
         self.telemetry = Telemetry()
         self.outbox = Outbox(
             max_message_bytes=settings.outbox.max_message_bytes,
@@ -76,13 +92,24 @@ class Seaway:
         self._stack: AsyncExitStack | None = None
         self._metrics: MetricsApp | None = None
         self._copied: tuple[AsyncExitStack | None, Store | None] = None, None
+        self.heeds_root_options = False
+        """Whether options of ``seaway run`` are in ``settings``."""
 
     @classmethod
     def from_config(cls, config: Path | str | Mapping[str, Any] | None = None) -> Self:
-        """Settings from a file, a mapping, or (``None``) where ``seaway`` itself looks for them."""
-        if isinstance(config, Mapping):
-            return cls(settings_from_mapping(config))
-        return cls(load_settings(None if config is None else Path(config)))
+        """Settings from a file, a mapping, or (``None``) where ``seaway`` itself looks for them.
+
+        While ``seaway run`` imports the application, its root options win over that: ``--config``
+        is read in place of what is named here, ``--server`` and the like are laid over it.
+        """
+        named, flags = _root_options.get()
+        if named is None and isinstance(config, Mapping):
+            made = cls(settings_from_mapping(config, flags=flags))
+        else:
+            path = named or (None if config is None or isinstance(config, Mapping) else config)
+            made = cls(load_settings(None if path is None else Path(path), flags=flags))
+        made.heeds_root_options = bool(named or flags)
+        return made
 
     # ------------------------------------------------------------------ declaring
 
@@ -251,25 +278,20 @@ class Seaway:
             if not await self.open_in(stack, stop):
                 return
             store = await self.open_store()
-            works: list[Work] = []
-            parts: list[str] = []
+            parts: list[Part] = []
+            names: list[str] = []
             if relay:
-                works.append((await self.relay()).run)
-                parts.append("relay")
+                parts.append((await self.relay()).run)
+                names.append("relay")
             if consumers:
-                parts += [f"consumer {name}" for name in self.consumers]
-                works += [
-                    consuming(self, consumer, self.broker, store)
-                    for consumer in self.consumers.values()
-                ]
-                works += [
-                    self._releasing(consumer, store)
-                    for consumer in self.consumers.values()
-                    if consumer.parks
-                ]
+                names += [f"consumer {name}" for name in self.consumers]
+                for consumer in self.consumers.values():
+                    parts.append(consuming(self, consumer, self.broker, store))
+                    if consumer.parks:
+                        parts.append(self._releasing(consumer, store))
                 retention = self.settings.inbox.retention
                 if self.consumers and retention:
-                    works.append(Forgetting(store, retention).run)
+                    parts.append(Forgetting(store, retention).run)
             if sweeper:
                 sweep = Sweeper(
                     self.broker,
@@ -279,11 +301,11 @@ class Seaway:
                     parking=[name for name, one in self.consumers.items() if one.parks],
                     telemetry=self.telemetry,
                 )
-                works.append(sweep.run)
-                parts.append("sweeper")
-            works.append(Presence(store, self.telemetry, parts).run)
-            with self.announced(parts):
-                await run_all(works, stop)
+                parts.append(sweep.run)
+                names.append("sweeper")
+            parts.append(Presence(store, self.telemetry, names).run)
+            with self.announced(names):
+                await run_parts(parts, stop)
 
     def log_signals(self) -> None:
         """Have the log say what an operator wants to know of this application: pauses, parked
@@ -322,7 +344,7 @@ class Seaway:
 
         return await done_before(stop, connect())
 
-    def _releasing(self, consumer: Consumer, store: Store) -> Work:
+    def _releasing(self, consumer: Consumer, store: Store) -> Part:
         return Releaser(
             self.broker,
             store,
@@ -370,7 +392,7 @@ def _log_failure(work: asyncio.Task[None]) -> None:
         logger.error("the application's events have stopped: %s", error, exc_info=unforeseen)
 
 
-def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> Work:
+def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> Part:
     """Run ``consumer`` on ``broker``, its transactions on ``store`` or through its own handles."""
 
     async def consume(stop: asyncio.Event) -> None:

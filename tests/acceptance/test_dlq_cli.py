@@ -395,7 +395,7 @@ async def test_replay_prints_the_history_as_json_lines(desk: Desk) -> None:
     assert (unknown.code, unknown.out) == (1, "")
     assert "NO_EVENTS" in unknown.err
     assert await desk.broker.admin.consumers(desk.stream) != []
-    names = [info["name"] for info in await desk.broker.admin.consumers(desk.stream)]
+    names = [info.durable for info in await desk.broker.admin.consumers(desk.stream)]
     assert names == [desk.durable], "a reader leaves nothing behind"
 
 

@@ -115,7 +115,7 @@ class Bench:
     async def settled(self) -> bool:
         info = await self.broker.admin.consumer("SEA_EVENTS", str(self.durable))
         assert info is not None
-        return not info["num_pending"] and not info["num_ack_pending"]
+        return info.settled
 
     async def poll_settled(self) -> None:
         async with asyncio.timeout(20):
@@ -303,7 +303,7 @@ async def test_a_redrive_that_a_dead_process_had_is_handled_at_once(bench: Bench
     # Acknowledged too, although nothing of it was delivered here.
     redrives = await bench.broker.admin.stream("SEA_REDRIVE")
     assert redrives is not None
-    assert redrives["state"]["messages"] == 0
+    assert redrives.messages == 0
     assert bench.outcomes()["already_processed"] == 0
 
 

@@ -123,7 +123,7 @@ async def test_a_handler_that_always_fails_has_its_attempts_and_one_letter(
     waits = [later - sooner for (_, sooner), (_, later) in itertools.pairwise(attempts)]
     assert min(waits) >= BASE.total_seconds() * 0.9, "none comes back at once"
     assert info is not None
-    assert (info["num_ack_pending"], info["ack_floor"]["stream_seq"]) == (0, 1)
+    assert (info.num_ack_pending, info.ack_floor) == (0, 1)
 
 
 async def die(url: str, database: str) -> None:
@@ -152,7 +152,7 @@ async def test_a_process_that_dies_on_every_attempt_leaves_one_letter(
             while True:
                 info = await app.broker.admin.consumer("SEA_EVENTS", DURABLE)
                 assert info is not None
-                pending = info["num_pending"] or info["num_ack_pending"]
+                pending = info.num_pending or info.num_ack_pending
                 if not pending and await letters(app):
                     return
                 await asyncio.sleep(0.05)

@@ -75,7 +75,7 @@ class Stage:
     async def held(self, stream: str) -> int:
         info = await self.admin.stream(stream)
         assert info is not None
-        return int(info["state"]["messages"])
+        return info.messages
 
     async def empty(self) -> None:
         for stream in STREAMS[:3]:
@@ -85,7 +85,7 @@ class Stage:
     async def configure(self, stream: str, **fields: object) -> None:
         info = await self.admin.stream(stream)
         assert info is not None
-        await self.admin.update_stream({**info["config"], **fields})
+        await self.admin.update_stream({**info.config, **fields})
 
     async def event(
         self, *headers: tuple[bytes, bytes], payload: bytes = b"{}", subject: bytes = EVENT

@@ -90,7 +90,8 @@ async def on_stream(broker: Broker) -> dict[str, list[str]]:
 async def newest(broker: Broker) -> datetime:
     info = await broker.admin.stream(STREAM)
     assert info is not None
-    return h.parse_time(info["state"]["last_ts"])
+    assert info.last_at is not None
+    return info.last_at
 
 
 async def test_killed_between_acknowledgement_and_settling_beyond_the_window(

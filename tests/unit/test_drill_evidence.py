@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from described import a_consumer
 from seaway.proof.reconciliation import Evidence
 from seaway.testing.drills.evidence import Findings, Report, judge
 from seaway.testing.drills.service import DURABLE, Temper
@@ -43,7 +44,9 @@ def judged(
         evidence.add("effects", rows)
         evidence.add("letters", [(str(DURABLE), *letter) for letter in letters])
         calls = ["a1", "b1", "a2", "a2", "b2"]
-        return judge(evidence, ThirdIsPoison(), calls, {"consumer_seq": 6, "stream_seq": 4})
+        delivered = {"consumer_seq": 6, "stream_seq": 4}
+        durable = a_consumer("DRILL_EVENTS", str(DURABLE), {}, delivered=delivered)
+        return judge(evidence, ThirdIsPoison(), calls, durable)
 
 
 def passed(findings: Findings, *, in_order: bool) -> bool:

@@ -29,7 +29,7 @@ from seaway.config import Settings, load_settings, parse_duration
 from seaway.contracts import Store
 from seaway.errors import ConfigError, NotPermitted, SeawayError, TransientError
 from seaway.monitor import Station
-from seaway.running import loop_factory, stop_on_signals
+from seaway.parts import loop_factory, stop_on_signals
 from seaway.stores import open_configured
 
 __all__ = [

@@ -62,9 +62,9 @@ class Runtime:
         """Until ``stop``, then drain. Raises the first thing that no retry can mend."""
         run = Run(self._durable, self._options, self._ports, stop, self._handlers)
         infos = [await run.info(stream) for stream in self._streams]
-        if stop.is_set():
+        if stop.is_set() or infos[0] is None:
             return
-        run.learn(infos[0]["config"])
+        run.learn(infos[0])
         try:
             async with asyncio.TaskGroup() as tasks:
                 settler = Settler(run, tasks.create_task)

@@ -11,7 +11,6 @@ All methods are safe to cancel: a cancelled call has either happened or not, nev
 from __future__ import annotations
 
 from seaway.contracts.broker import (
-    DENIED,
     Broker,
     BrokerAdmin,
     Held,
@@ -21,6 +20,7 @@ from seaway.contracts.broker import (
     Stored,
     Subscription,
     Unconfirmed,
+    WhyRefused,
 )
 from seaway.contracts.clock import Clock
 from seaway.contracts.inbox import (
@@ -31,7 +31,7 @@ from seaway.contracts.inbox import (
     OutboxWriter,
     ParkingStore,
 )
-from seaway.contracts.messages import JSON, Incoming, Message, StoredMessage
+from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
     Backlog,
@@ -43,10 +43,10 @@ from seaway.contracts.outbox import (
 )
 from seaway.contracts.processes import SILENT, Notice, ProcessStore
 from seaway.contracts.store import Capabilities, Phase, SchemaAdmin, SchemaChange, Store
+from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
 
 __all__ = [
     "GIVEN_UP",
-    "DENIED",
     "JSON",
     "SILENT",
     "Backlog",
@@ -54,6 +54,7 @@ __all__ = [
     "BrokerAdmin",
     "Capabilities",
     "Clock",
+    "ConsumerInfo",
     "DeadLetterReason",
     "DeadLetterSink",
     "Failed",
@@ -79,6 +80,8 @@ __all__ = [
     "Store",
     "Stored",
     "StoredMessage",
+    "StreamInfo",
     "Subscription",
     "Unconfirmed",
+    "WhyRefused",
 ]

@@ -28,7 +28,7 @@ class Turns:
             # Waiting for itself, it would wait for ever.
             raise ConfigError(
                 "this task is in a transaction of the store already",
-                hint="use the open transaction; savepoint() nests",
+                hint="use the open transaction",
             )
         async with self._turn:
             self._holder = task

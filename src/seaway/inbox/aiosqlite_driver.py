@@ -18,15 +18,13 @@ from seaway.errors import SeawayError, StoreUnavailable
 from seaway.inbox import driver as d
 from seaway.inbox.connections import Connections
 from seaway.inbox.queries import Query, SqliteQueries
-from seaway.inbox.savepoints import Savepoints
 from seaway.inbox.sqlite_refusals import refusal_of
 
 
-class AiosqliteSession(Savepoints):
+class AiosqliteSession:
     """See ``driver.Session``."""
 
     def __init__(self, handle: aiosqlite.Connection, queries: SqliteQueries) -> None:
-        super().__init__()
         self.handle = handle
         self.queries = queries
 
@@ -66,13 +64,6 @@ class AiosqliteSession(Savepoints):
         """See ``driver.Session``."""
         await self._run(d.UNDO)
         await self._run("ROLLBACK")
-
-    async def _undo_to(self, name: str) -> None:
-        try:
-            await self._run(f"ROLLBACK TO {name}")
-            await self._run(f"RELEASE {name}")
-        except (sqlite3.OperationalError, ValueError):
-            return
 
     async def _run(self, statement: str) -> None:
         async with self.handle.execute(statement):

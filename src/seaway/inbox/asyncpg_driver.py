@@ -63,19 +63,6 @@ class AsyncpgSession:
         found = await self.handle.fetch(query.statement, *query.parameters)
         return [tuple(row) for row in found]
 
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """See ``driver.Session``."""
-        savepoint = self.handle.transaction()
-        await savepoint.start()
-        try:
-            yield
-        except BaseException:
-            if self.open:
-                await to_its_end(savepoint.rollback())
-            raise
-        await to_its_end(savepoint.commit())
-
     async def commit(self) -> None:
         """See ``driver.Session``."""
         self._require_open()

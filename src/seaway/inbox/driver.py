@@ -85,10 +85,6 @@ class Session(Protocol):
         """What it returns."""
         ...
 
-    def savepoint(self) -> AbstractAsyncContextManager[None]:
-        """Released at the end, rolled back to by an exception. May be nested."""
-        ...
-
     async def commit(self) -> None:
         """Fails, with nothing committed, where the body ended the transaction or aborted it."""
         ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from seaway import logs
@@ -16,6 +16,7 @@ from seaway.contracts import InboxStore, Store
 from seaway.errors import ConfigError, SchemaMismatch, StoreUnavailable
 from seaway.inbox.dispatch import inbox_for
 from seaway.retry import Backoff
+from seaway.waiting import set_within
 
 logger = logs.logger("seaway.inbox")
 
@@ -57,9 +58,7 @@ async def _reached(
         except StoreUnavailable as error:
             attempt += 1
             logger.warning("%s waits for its database: %s", consumer, error)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_OUTAGE.delay(attempt).total_seconds()):
-                    await stop.wait()
+            await set_within(_OUTAGE.delay(attempt), stop)
 
 
 async def _reach(inbox: InboxStore, store: InboxStore, consumer: str) -> None:

@@ -19,7 +19,6 @@ from seaway.databases.ending import to_its_end
 from seaway.errors import ConfigError, SeawayError
 from seaway.inbox import driver as d
 from seaway.inbox.queries import PostgresQueries, Query
-from seaway.inbox.savepoints import Savepoints
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -36,11 +35,10 @@ class Source(Protocol):
     async def close(self) -> None: ...
 
 
-class PsycopgSession(Savepoints):
+class PsycopgSession:
     """See ``driver.Session``."""
 
     def __init__(self, handle: Handle, queries: PostgresQueries) -> None:
-        super().__init__()
         self.handle = handle
         self.queries = queries
 
@@ -72,13 +70,6 @@ class PsycopgSession(Savepoints):
     async def roll_back(self) -> None:
         """See ``driver.Session``."""
         await self._run(f"{d.UNDO}; ROLLBACK")
-
-    async def _undo_to(self, name: str) -> None:
-        if self.handle.info.transaction_status in _OPEN:
-            try:
-                await self._run(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}")
-            except psycopg.Error:
-                return
 
     async def _run(self, script: str) -> None:
         async with self._cursor() as cursor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import lru_cache
 from typing import Any, cast
 
@@ -75,20 +75,6 @@ class AlchemySession:
     async def rows(self, query: Query) -> Sequence[tuple[Any, ...]]:
         """See ``driver.Session``."""
         return [tuple(row) for row in await self._execute(query)]
-
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """See ``driver.Session``."""
-        nested = await self.handle.begin_nested()
-        try:
-            yield
-        except BaseException:
-            if nested.is_active:
-                # Refused, it is gone with its transaction; the end of that says so.
-                with suppress(SQLAlchemyError):
-                    await to_its_end(nested.rollback())
-            raise
-        await to_its_end(nested.commit())
 
     async def commit(self) -> None:
         """See ``driver.Session``. Savepoints that the body left open are released."""

@@ -17,7 +17,8 @@ from typing import Any
 
 from seaway.databases.causes import causes, session_lost
 from seaway.databases.ending import to_its_end
-from seaway.errors import ConfigError, SeawayError, StoreUnavailable
+from seaway.databases.savepoints import NOTHING_COMMITTED, ended_by_body, undoing
+from seaway.errors import SeawayError, StoreUnavailable
 from seaway.inbox.driver import SHOWN, Driver, Refusal, Session
 from seaway.inbox.queries import Query
 from seaway.parked import Standing
@@ -48,6 +49,12 @@ class Transaction:
         with translating(self._driver):
             found = await self._session.rows(self._session.queries.claim_many(consumer, event_ids))
         return {event_id for (event_id,) in found}
+
+    async def trying(self, consumer: str, event_ids: Sequence[str]) -> Mapping[str, int]:
+        """Note that each of these is tried once more; how often by now."""
+        with translating(self._driver):
+            found = await self._session.rows(self._session.queries.trying(consumer, event_ids))
+        return dict(found)
 
     async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
         """Those of ``keys`` of which anything is parked."""
@@ -80,23 +87,6 @@ class Transaction:
         with translating(self._driver):
             await self._session.touched(query)
 
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """Part of the transaction that an exception undoes alone. May be nested."""
-        failure: BaseException | None = None
-        try:
-            async with self._session.savepoint():
-                try:
-                    yield
-                except BaseException as error:
-                    failure = error
-                    raise
-        except Exception as error:
-            if error is failure:
-                raise
-            # The savepoint's own: it is part of a transaction that is not as it should be.
-            raise _explained(self._driver, error) from error
-
 
 class Inbox:
     """``contracts.InboxStore``. ``committed`` is called after each commit."""
@@ -122,7 +112,7 @@ class Inbox:
                 if refused is not None:
                     raise refused from error
                 if not intact and _may_hide(error):
-                    raise _ended_by_body() from error
+                    raise ended_by_body(session.handle) from error
                 raise
             try:
                 await to_its_end(session.commit())
@@ -130,7 +120,7 @@ class Inbox:
                 if driver.refusal(error) is Refusal.OTHER:
                     # A deferred constraint: the body's own doing, and its own error.
                     raise
-                raise _explained(driver, error) from error
+                raise _explained(driver, session.handle, error) from error
         if self._committed is not None:
             self._committed()
 
@@ -199,22 +189,11 @@ def _may_hide(error: BaseException) -> bool:
     return isinstance(error, Exception) and not isinstance(error, StoreUnavailable)
 
 
-def _explained(driver: Driver, error: Exception) -> BaseException:
+def _explained(driver: Driver, handle: object, error: Exception) -> BaseException:
     match driver.refusal(error):
         case Refusal.ENDED:
-            return _ended_by_body()
+            return ended_by_body(handle)
         case Refusal.ABORTED:
-            return SeawayError(
-                "nothing was committed, since a statement had failed before: undo such a part "
-                "with a savepoint"
-            )
+            return SeawayError(f"{NOTHING_COMMITTED}: put such a one into {undoing(handle)}")
         case _:
             return driver.translated(error) if driver.caused(error) else error
-
-
-def _ended_by_body() -> ConfigError:
-    return ConfigError(
-        "the code inside the transaction committed it or rolled it back itself, so its effects "
-        "and its inbox row may not agree",
-        hint="leave commit and rollback to Seaway; use savepoint() to undo a part",
-    )

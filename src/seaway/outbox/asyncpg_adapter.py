@@ -40,5 +40,5 @@ async def insert(handle: Handle, rows: Sequence[OutboxRow], place: Place) -> lis
             await handle.execute(s.take_back_statement(place), added)
             raise refusal
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        raise s.explain(error, getattr(error, "sqlstate", None)) from error
+        raise s.explain(error, getattr(error, "sqlstate", None), handle) from error
     return ids_of(rows)

@@ -27,7 +27,7 @@ def require_transaction(handle: BaseDatabaseWrapper) -> None:
     if vendor not in _VENDORS:
         raise refusals.unsupported(f"Django's {vendor or 'handle without a database'}")
     if handle.needs_rollback:
-        raise refusals.aborted()
+        raise refusals.aborted(handle)
     if not handle.in_atomic_block and (handle.connection is None or handle.autocommit):
         raise refusals.outside(
             what="this connection is not inside atomic()",
@@ -57,5 +57,5 @@ def insert(handle: BaseDatabaseWrapper, rows: Sequence[OutboxRow], place: Place)
     except (DatabaseError, InterfaceError) as error:
         driver = error.__cause__
         code = getattr(driver, "sqlstate", None) or getattr(driver, "pgcode", None)
-        raise s.explain(error, code) from error
+        raise s.explain(error, code, handle) from error
     return ids_of(rows)

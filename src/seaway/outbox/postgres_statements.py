@@ -96,7 +96,7 @@ def known(rows: Sequence[OutboxRow], added: Sequence[str]) -> ConfigError | None
     return duplicate(next(event_id for event_id in ids_of(rows) if event_id not in new))
 
 
-def explain(error: BaseException, sqlstate: str | None) -> SeawayError:
+def explain(error: BaseException, sqlstate: str | None, handle: object) -> SeawayError:
     """The error of ours that says what the writer does next."""
     code = sqlstate or ""
     if code in _MISSING:
@@ -104,7 +104,7 @@ def explain(error: BaseException, sqlstate: str | None) -> SeawayError:
             f"Seaway's tables are missing or old ({error}): run seaway db upgrade"
         )
     if code == _ABORTED:
-        return refusals.aborted()
+        return refusals.aborted(handle)
     if not code or code.startswith(_TRANSIENT):
         return StoreUnavailable(f"roll back and try again: {error}")
     return ConfigError(f"the database refused the outbox row: {error}")

@@ -44,7 +44,7 @@ def insert(handle: Handle, rows: Sequence[OutboxRow], place: Place) -> list[str]
                     cursor.execute(s.take_back_statement(place), [added])
                     raise refusal
         except psycopg.Error as error:
-            raise s.explain(error, error.sqlstate) from error
+            raise s.explain(error, error.sqlstate, connection) from error
     return ids_of(rows)
 
 
@@ -67,7 +67,7 @@ def settled(connection: AnyConnection) -> None:
         case TransactionStatus.IDLE:
             raise refusals.outside()
         case TransactionStatus.INERROR:
-            raise refusals.aborted()
+            raise refusals.aborted(connection)
         case TransactionStatus.ACTIVE:
             raise refusals.closed("another statement is running on it")
         case _:

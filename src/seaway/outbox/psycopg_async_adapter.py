@@ -44,7 +44,7 @@ async def insert(handle: Handle, rows: Sequence[OutboxRow], place: Place) -> lis
                     await cursor.execute(s.take_back_statement(place), [added])
                     raise refusal
         except psycopg.Error as error:
-            raise s.explain(error, error.sqlstate) from error
+            raise s.explain(error, error.sqlstate, connection) from error
     return ids_of(rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from seaway.databases.savepoints import undoing
 from seaway.errors import ConfigError, OutsideTransaction
 
 _ALONE = "so the event would not be atomic with your change"
@@ -24,11 +25,11 @@ def autocommit() -> OutsideTransaction:
     )
 
 
-def aborted() -> ConfigError:
+def aborted(handle: object) -> ConfigError:
     """A transaction that can only be rolled back."""
     return ConfigError(
         "the transaction is aborted: a statement before this one failed",
-        hint="roll back, or put such a statement into a savepoint",
+        hint=f"roll back, or put such a statement into {undoing(handle)}",
     )
 
 

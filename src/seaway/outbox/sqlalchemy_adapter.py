@@ -55,15 +55,15 @@ def insert(handle: Handle, rows: Sequence[OutboxRow], place: Place) -> list[str]
             hint="pass session.connection(bind_arguments=...)",
         ) from error
     except PendingRollbackError as error:
-        raise refusals.aborted() from error
+        raise refusals.aborted(handle) from error
     except InvalidRequestError as error:
         raise refusals.closed(error) from error
     except DBAPIError as error:
         driver = error.orig
         code = getattr(driver, "sqlstate", None) or getattr(driver, "pgcode", None)
-        raise s.explain(driver or error, code) from error
+        raise s.explain(driver or error, code, handle) from error
     except OSError as error:
-        raise s.explain(error, None) from error
+        raise s.explain(error, None, handle) from error
 
 
 def _into_postgres(connection: Connection, rows: Sequence[OutboxRow], place: Place) -> list[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from seaway.app import Seaway
 from seaway.config import load_settings
-from seaway.running import loop_factory
+from seaway.parts import loop_factory
 
 
 def service(declare: Callable[..., None], config: Path, **told: object) -> Sequence[str]:

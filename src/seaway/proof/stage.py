@@ -110,7 +110,7 @@ class Stage:
 
     async def _held(self, stream: str) -> int:
         found = await self.app.broker.admin.stream(stream)
-        return int(found["state"]["messages"]) if found else 0
+        return found.messages if found else 0
 
     async def at_rest(
         self, quiet: timedelta, more: Callable[[], Awaitable[Mapping[str, int]]] = _nothing
@@ -144,10 +144,9 @@ class Stage:
         found, marks = Counter(outbox=await self._unsent()), 0
         for stream in (self.stream, redrive_stream(self.context), ADVISORY_STREAM):
             for info in await self.app.broker.admin.consumers(stream):
-                if info["config"].get("durable_name"):  # Not whoever reads the stream.
-                    waiting = int(info["num_pending"]) + int(info["num_ack_pending"])
-                    found[f"{stream} {info['name']}"] = waiting
-                    marks += info["delivered"]["consumer_seq"] + info["ack_floor"]["consumer_seq"]
+                if not info.ephemeral:  # Whoever reads the stream is.
+                    found[f"{stream} {info.durable}"] = info.num_pending + info.num_ack_pending
+                    marks += info.consumer_seq + info.ack_floor
         return +found, marks
 
     async def _unsent(self) -> int:

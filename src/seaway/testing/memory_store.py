@@ -50,22 +50,15 @@ class _Tables:
 
     outbox: dict[str, OutboxEntry] = field(default_factory=dict)
     inbox: dict[tuple[str, str], datetime] = field(default_factory=dict)
+    tried: dict[tuple[str, str], tuple[int, datetime]] = field(default_factory=dict)
     parked: dict[tuple[str, str], ParkedEvent] = field(default_factory=dict)
     effects: dict[Any, Any] = field(default_factory=dict)
 
     def copy(self) -> _Tables:
-        return _Tables(dict(self.outbox), dict(self.inbox), dict(self.parked), dict(self.effects))
-
-    def restore(self, before: _Tables) -> None:
-        # In place: whoever took ``effects`` before a savepoint goes on with the same dictionary.
-        for table, old in (
-            (self.outbox, before.outbox),
-            (self.inbox, before.inbox),
-            (self.parked, before.parked),
-            (self.effects, before.effects),
-        ):
-            table.clear()
-            table.update(old)  # type: ignore[arg-type]
+        return _Tables(
+            *(dict(self.outbox), dict(self.inbox), dict(self.tried)),
+            *(dict(self.parked), dict(self.effects)),
+        )
 
     def parked_of(self, consumer: str) -> list[ParkedEvent]:
         """A consumer's, by key and place."""
@@ -114,6 +107,13 @@ class MemoryTransaction:
         """Write the inbox rows; those that were new."""
         return {event_id for event_id in event_ids if await self.claim(consumer, event_id)}
 
+    async def trying(self, consumer: str, event_ids: Sequence[str]) -> Mapping[str, int]:
+        """Note that each of these is tried once more; how often by now."""
+        tried, now = self._tables.tried, datetime.now(UTC)
+        for one in {(consumer, event_id) for event_id in event_ids}:
+            tried[one] = tried.get(one, (0, now))[0] + 1, now
+        return {event_id: tried[consumer, event_id][0] for event_id in event_ids}
+
     async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
         """Those of ``keys`` of which anything is parked."""
         return {one.key for one in self._tables.parked_of(consumer) if one.key in keys}
@@ -144,16 +144,6 @@ class MemoryTransaction:
     async def release(self, consumer: str, event_id: str) -> None:
         """Remove its row. Idempotent."""
         self._tables.parked.pop((consumer, event_id), None)
-
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """Part of the transaction that an exception undoes alone. May be nested."""
-        before = self._tables.copy()
-        try:
-            yield
-        except BaseException:
-            self._tables.restore(before)
-            raise
 
     def insert(self, rows: Sequence[OutboxRow], *, own_ids: bool) -> None:
         """Write all rows to the outbox, or none."""
@@ -447,6 +437,8 @@ class MemoryStore:
         async with self._turns.own():
             for row in [row for row, at in self._tables.inbox.items() if at < before]:
                 del self._tables.inbox[row]
+            for row in [row for row, (_, at) in self._tables.tried.items() if at < before]:
+                del self._tables.tried[row]
 
     async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
         """The first parked event of each key, by key."""
@@ -470,6 +462,7 @@ class MemoryStore:
         counts = {
             "seaway_sent": sum(at < sent for at, _ in self._sent),
             "seaway_inbox": sum(at < processed for at in self._tables.inbox.values()),
+            "seaway_unhandled": sum(at < processed for _, at in self._tables.tried.values()),
         }
         return {table: count for table, count in counts.items() if count}
 

@@ -39,8 +39,8 @@ from seaway.contracts import ServerInfo
 from seaway.errors import BrokerUnavailable, ConfigError, NotPermitted, SeawayError
 from seaway.forks import Opened
 from seaway.retry import Backoff
-from seaway.running import heeding
 from seaway.telemetry import Disconnected, Reconnected, Telemetry
+from seaway.waiting import heeding, result_before
 
 logger = logs.logger("seaway.nats")
 logging.getLogger("nats").setLevel(logging.CRITICAL)  # Everything it says reaches our error_cb.
@@ -365,18 +365,14 @@ class Connection:
             if concerned and not denied.done():
                 denied.set_result(denial)
 
-        asking: asyncio.Future[Any] = asyncio.ensure_future(
-            self.client.request(
-                subject, payload, timeout=limit, headers=dict(headers) if headers else None
-            )
+        asking = self.client.request(
+            subject, payload, timeout=limit, headers=dict(headers) if headers else None
         )
         forget = self.denials.watch(on_denial)
         try:
-            both: tuple[asyncio.Future[Any], ...] = (asking, denied)
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done():
+            answer = await result_before(denied, asking)
+            if answer is None:
                 raise denied.result()
-            answer = asking.result()
         except nats.errors.NoRespondersError:
             self.denials.answered(subject)
             return Frame(subject, "", {"Status": "503", "Description": "No Responders"}, b"")
@@ -384,8 +380,6 @@ class Connection:
             raise self._translate(error, subject) from error
         finally:
             forget()
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
         self.denials.answered(subject)
         return _frame(answer)
 

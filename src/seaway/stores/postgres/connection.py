@@ -16,6 +16,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from seaway.databases.ending import statement_to_its_end, to_its_end
+from seaway.databases.savepoints import NOTHING_COMMITTED, undoing
 from seaway.errors import StoreUnavailable
 from seaway.forks import Opened
 from seaway.stores.postgres import upgrades
@@ -67,8 +68,7 @@ class _HonestConnection(asyncpg.Connection):
         tag: str = await super().execute(query, timeout=timeout)
         if tag == "ROLLBACK":
             raise asyncpg.InFailedSQLTransactionError(
-                "nothing was committed, since a statement had failed before: undo such a part "
-                "with a savepoint"
+                f"{NOTHING_COMMITTED}: put such a one into {undoing(self)}"
             )
         return tag
 

@@ -27,6 +27,7 @@ from seaway.stores.postgres.listener import Listener
 from seaway.stores.postgres.retention import DAY, INBOX, SENT, Retention
 from seaway.stores.postgres.schema import PostgresSchema, name
 from seaway.stores.postgres.transaction import PostgresTransaction
+from seaway.waiting import set_within
 
 _SHORTEST_POLL = timedelta(milliseconds=5)
 
@@ -184,13 +185,10 @@ class PostgresStore:
             left = deadline - loop.time()
             if left <= 0:
                 return
-            try:
-                async with asyncio.timeout(min(left, pause.total_seconds())):
-                    await nudge.wait()
+            if await set_within(min(timedelta(seconds=left), pause), nudge):
                 return
-            except TimeoutError:
-                listening = self._listener is not None and self._listener.listening
-                pause = timeout if listening else min(pause * 1.25, self._longest_poll)
+            listening = self._listener is not None and self._listener.listening
+            pause = timeout if listening else min(pause * 1.25, self._longest_poll)
 
     def nudge(self) -> None:
         """End ``wait`` now."""
@@ -276,6 +274,7 @@ class PostgresStore:
     async def forget(self, before: datetime) -> None:
         """Drop the days of events all of whose rows are older, and make those that come."""
         await self._inbox.prune(before)
+        await self._pool.run(self._inbox_sql["forget_tried"], before)
 
     async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
         """The first parked event of each key, by key."""
@@ -289,7 +288,9 @@ class PostgresStore:
 
     async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
         """How many rows ``prune`` and ``forget`` would remove, by partition."""
-        return {**await self._sent.overdue(sent), **await self._inbox.overdue(processed)}
+        found = {**await self._sent.overdue(sent), **await self._inbox.overdue(processed)}
+        (tried,) = await self._pool.row(self._inbox_sql["overdue_tried"], processed)
+        return {**found, "seaway_unhandled": tried} if tried else found
 
     # ------------------------------------------------------------------- the processes
 

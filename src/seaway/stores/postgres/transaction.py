@@ -1,14 +1,13 @@
 """One transaction of the consuming service on PostgreSQL, from BEGIN to its end.
 
-Owns: beginning, the inbox row, the row of a parked event, savepoints and the end. Guarantees:
+Owns: beginning, the inbox row, the row of a parked event, and the end. Guarantees:
 committed whole or not at all, whatever the body does, also when it is cancelled; a body that ends
 the transaction itself is found out.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +16,8 @@ import asyncpg
 from seaway.databases import sqlite_times as times
 from seaway.databases.causes import causes, session_lost
 from seaway.databases.ending import statement_to_its_end
-from seaway.errors import ConfigError, SeawayError, StoreUnavailable
+from seaway.databases.savepoints import ended_by_body
+from seaway.errors import SeawayError, StoreUnavailable
 from seaway.parked import Standing
 from seaway.stores.postgres.connection import Handle, Pool, drop, in_transaction, lost, touched
 from seaway.stores.postgres.errors import DRIVER_ERRORS, is_transient, translated, translating
@@ -65,7 +65,7 @@ class PostgresTransaction:
         connection, whole = self._connection, self._whole
         if not in_transaction(connection) and not lost(connection):
             await self._pool.put_away(connection)
-            raise _ended_by_body()
+            raise ended_by_body(connection)
         try:
             await self._pool.commit(connection, whole)
         except DRIVER_ERRORS as error:
@@ -82,7 +82,7 @@ class PostgresTransaction:
         if (refused := _refused(error, connection, self._shown)) is not None:
             raise refused from error
         if not intact and isinstance(error, Exception) and not isinstance(error, StoreUnavailable):
-            raise _ended_by_body() from error
+            raise ended_by_body(connection) from error
 
     @property
     def handle(self) -> Handle:
@@ -108,6 +108,13 @@ class PostgresTransaction:
         with translating(self._shown):
             rows = await self._connection.fetch(self._sql["claim_many"], consumer, wanted)
         return {row[0] for row in rows}
+
+    async def trying(self, consumer: str, event_ids: Sequence[str]) -> Mapping[str, int]:
+        """Note that each of these is tried once more; how often by now. Waits like ``claim``."""
+        wanted = sorted(set(event_ids))
+        with translating(self._shown):
+            found = await self._connection.fetch(self._sql["trying"], consumer, wanted)
+        return {row[0]: row[1] for row in found}
 
     async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
         """Those of ``keys`` of which anything is parked."""
@@ -139,23 +146,6 @@ class PostgresTransaction:
         with translating(self._shown):
             await self._connection.execute(self._sql[name], *parameters)
 
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """Part of the transaction that an exception undoes alone. May be nested."""
-        savepoint = self._connection.transaction()
-        with translating(self._shown):
-            await savepoint.start()
-        try:
-            yield
-        except BaseException:
-            if in_transaction(self._connection):
-                await statement_to_its_end(savepoint.rollback())
-            raise
-        if not in_transaction(self._connection) and not lost(self._connection):
-            raise _ended_by_body()
-        with translating(self._shown):
-            await statement_to_its_end(savepoint.commit())
-
 
 def _refused(error: BaseException, connection: Handle, shown: str) -> SeawayError | None:
     """What the database has to do with it, whatever the body made of that. The body may meet the
@@ -175,11 +165,3 @@ async def _roll_back(whole: asyncpg.transaction.Transaction, connection: Handle)
         await whole.rollback()
     except DRIVER_ERRORS:
         drop(connection)
-
-
-def _ended_by_body() -> ConfigError:
-    return ConfigError(
-        "the code inside the transaction committed it or rolled it back itself, so its effects "
-        "and its inbox row may not agree",
-        hint="leave commit and rollback to Seaway; use savepoint() to undo a part",
-    )

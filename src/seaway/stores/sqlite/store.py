@@ -32,6 +32,7 @@ from seaway.stores.sqlite.connection import Connection, checked, connect
 from seaway.stores.sqlite.lease import Pulse, SqliteLease, read_pulse, relay_lock
 from seaway.stores.sqlite.schema import SqliteSchema
 from seaway.stores.sqlite.transaction import SqliteTransaction, transaction
+from seaway.waiting import set_within
 
 T = TypeVar("T")
 
@@ -185,10 +186,7 @@ class SqliteStore:
             left = deadline - loop.time()
             if left <= 0:
                 return
-            try:
-                async with asyncio.timeout(min(left, pause.total_seconds())):
-                    await nudge.wait()
-            except TimeoutError:
+            if not await set_within(min(timedelta(seconds=left), pause), nudge):
                 pause = min(pause * 1.25, self._longest_poll)
 
     async def backlog(self) -> Backlog:
@@ -274,6 +272,7 @@ class SqliteStore:
     async def forget(self, before: datetime) -> None:
         """Drop inbox rows written before then."""
         await self._delete(_INBOX["forget"], before)
+        await self._delete(_INBOX["forget_tried"], before)
 
     async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
         """The first parked event of each key, by key."""
@@ -292,6 +291,7 @@ class SqliteStore:
         for table, statement, before in (
             ("seaway_sent", _OUTBOX["overdue"], sent),
             ("seaway_inbox", _INBOX["overdue"], processed),
+            ("seaway_unhandled", _INBOX["overdue_tried"], processed),
         ):
             given = {"before": times.microseconds(before)}
             found[table] = await self._read(partial(_count, statement, given))

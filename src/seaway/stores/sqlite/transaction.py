@@ -1,6 +1,6 @@
 """One transaction of the consuming service on SQLite, from BEGIN to its end.
 
-Owns: beginning, the inbox row, the row of a parked event, savepoints and the end. Guarantees:
+Owns: beginning, the inbox row, the row of a parked event, and the end. Guarantees:
 committed whole or not at all, whatever the body does, also when it is cancelled; a body that ends
 the transaction itself is found out, because a savepoint of ours spans the whole of it and dies
 with any COMMIT or ROLLBACK.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,8 +18,9 @@ from seaway.databases import sqlite_times as times
 from seaway.databases import statements
 from seaway.databases.causes import causes
 from seaway.databases.ending import to_its_end
+from seaway.databases.savepoints import ended_by_body
 from seaway.databases.sqlite_codes import is_transient, translated, translating
-from seaway.errors import ConfigError, StoreUnavailable
+from seaway.errors import StoreUnavailable
 from seaway.parked import Standing
 from seaway.stores.sqlite.connection import Connection
 
@@ -33,8 +34,6 @@ class SqliteTransaction:
     def __init__(self, connection: Connection, path: str) -> None:
         self._connection = connection
         self._path = path
-        self._savepoints = 0
-        self._left: str | None = None
 
     @property
     def handle(self) -> Connection:
@@ -57,6 +56,11 @@ class SqliteTransaction:
                 lambda db: db.execute(_SQL["claim_many"], given).fetchall()
             )
         return {event_id for (event_id,) in found}
+
+    async def trying(self, consumer: str, event_ids: Sequence[str]) -> Mapping[str, int]:
+        """Note that each of these is tried once more; how often by now."""
+        ids = json.dumps(sorted(set(event_ids)))
+        return dict(await self._rows("trying", consumer=consumer, event_ids=ids, now=times.now()))
 
     async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
         """Those of ``keys`` of which anything is parked."""
@@ -87,24 +91,6 @@ class SqliteTransaction:
         with translating(self._path):
             return await self._connection.run(lambda db: db.execute(_SQL[name], given).fetchall())
 
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """Part of the transaction that an exception undoes alone. May be nested."""
-        self._savepoints += 1
-        name = f"seaway_savepoint_{self._savepoints}"
-        run, left = self._connection.run, self._left
-        self._left = None
-        with translating(self._path):
-            await run(lambda db: _enter(db, name, left, self._path))
-        try:
-            yield
-        except BaseException:
-            self._left = None
-            await to_its_end(run(lambda db: _undo_to(db, name)))
-            raise
-        # Released with the next savepoint or the commit: one trip to the thread less for each.
-        self._left = name
-
 
 @asynccontextmanager
 async def transaction(connection: Connection, path: str) -> AsyncIterator[SqliteTransaction]:
@@ -127,7 +113,7 @@ async def transaction(connection: Connection, path: str) -> AsyncIterator[Sqlite
             if isinstance(found, sqlite3.Error) and is_transient(found):
                 raise translated(found, path) from error
         if not intact and not isinstance(error, StoreUnavailable):
-            raise _ended_by_body() from error
+            raise ended_by_body(connection) from error
         raise
     await to_its_end(connection.run(lambda db: _commit(db, path)))
 
@@ -139,14 +125,14 @@ def _begin(db: sqlite3.Connection) -> None:
     db.execute(f"SAVEPOINT {_GUARD}")
 
 
-def _enter(db: sqlite3.Connection, name: str, left: str | None, path: str) -> None:
-    if left is not None:
-        _leave(db, left, path)
-    db.execute(f"SAVEPOINT {name}")
-
-
 def _commit(db: sqlite3.Connection, path: str) -> None:
-    _leave(db, _GUARD, path)
+    try:
+        db.execute(f"RELEASE {_GUARD}")
+    except sqlite3.OperationalError as error:
+        _roll_back(db)
+        if is_transient(error):
+            raise translated(error, path) from error
+        raise ended_by_body(db) from error
     try:
         db.execute("COMMIT")
     except sqlite3.Error as error:
@@ -169,30 +155,3 @@ def _roll_back(db: sqlite3.Connection) -> bool:
     if db.in_transaction:
         db.execute("ROLLBACK")
     return intact
-
-
-def _leave(db: sqlite3.Connection, savepoint: str, path: str) -> None:
-    try:
-        db.execute(f"RELEASE {savepoint}")
-    except sqlite3.OperationalError as error:
-        _roll_back(db)
-        if is_transient(error):
-            raise translated(error, path) from error
-        raise _ended_by_body() from error
-
-
-def _undo_to(db: sqlite3.Connection, savepoint: str) -> None:
-    try:
-        db.execute(f"ROLLBACK TO {savepoint}")
-        db.execute(f"RELEASE {savepoint}")
-    except sqlite3.OperationalError:
-        # Gone with its transaction; the end of that says so.
-        return
-
-
-def _ended_by_body() -> ConfigError:
-    return ConfigError(
-        "the code inside the transaction committed it or rolled it back itself, so its effects "
-        "and its inbox row may not agree",
-        hint="leave commit and rollback to Seaway; use savepoint() to undo a part",
-    )

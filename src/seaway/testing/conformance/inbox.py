@@ -101,36 +101,6 @@ class InboxConformance:
         assert await store.entries() == []
         assert await inbox.processed("e1") == {}
 
-    async def test_a_rolled_back_savepoint_leaves_nothing(
-        self, inbox: InboxStore, store: Store
-    ) -> None:
-        async with inbox.transaction() as tx:
-            (kept,) = await add_in(tx.handle, RawEvent(SUBJECT, b"1"))
-            with undone():
-                async with tx.savepoint():
-                    await add_in(tx.handle, RawEvent(SUBJECT, b"2"))
-                    await tx.claim(CONSUMER, "e1")
-                    raise Undo
-            async with tx.savepoint():
-                (also,) = await add_in(tx.handle, RawEvent(SUBJECT, b"3"))
-        assert ids(await store.entries()) == [kept, also]
-        assert await inbox.processed("e1") == {}
-
-    async def test_savepoints_nest(self, inbox: InboxStore, store: Store) -> None:
-        async with inbox.transaction() as tx:
-            async with tx.savepoint():
-                (outer,) = await add_in(tx.handle, RawEvent(SUBJECT, b"1"))
-                with undone():
-                    async with tx.savepoint():
-                        await add_in(tx.handle, RawEvent(SUBJECT, b"2"))
-                        raise Undo
-            with undone():
-                async with tx.savepoint():
-                    async with tx.savepoint():
-                        await add_in(tx.handle, RawEvent(SUBJECT, b"3"))
-                    raise Undo
-        assert ids(await store.entries()) == [outer]
-
     async def test_a_consumer_claims_an_event_once(self, inbox: InboxStore) -> None:
         async with inbox.transaction() as tx:
             assert await tx.claim(CONSUMER, "e1")
@@ -185,6 +155,50 @@ class InboxConformance:
         assert set(await inbox.processed("e1")) == {CONSUMER, "another__from_sea"}
         assert await inbox.processed("e4") == {}
 
+    async def test_what_is_tried_again_is_counted(self, inbox: InboxStore) -> None:
+        odd = 'it\'s \\ "e1" $1 $2; --'
+        async with inbox.transaction() as tx:
+            assert await tx.trying(CONSUMER, ["e2", "e1", "e2", odd]) == {"e1": 1, "e2": 1, odd: 1}
+            assert await tx.trying(CONSUMER, []) == {}
+            assert await tx.trying("another__from_sea", ["e1"]) == {"e1": 1}
+        with undone():
+            async with inbox.transaction() as tx:
+                assert await tx.trying(CONSUMER, ["e1"]) == {"e1": 2}
+                raise Undo
+        async with inbox.transaction() as tx:
+            assert await tx.trying(CONSUMER, ["e1", "e3"]) == {"e1": 2, "e3": 1}
+
+    async def test_what_is_tried_has_no_effect_until_it_is_claimed(self, inbox: InboxStore) -> None:
+        async with inbox.transaction() as tx:
+            await tx.trying(CONSUMER, ["e1", "e2", "e3"])
+        assert await inbox.processed("e1") == {}
+        assert await inbox.claimed(CONSUMER, ["e1", "e2"]) == set()
+        with undone():
+            async with inbox.transaction() as tx:
+                assert await tx.claim(CONSUMER, "e1")
+                assert await tx.claim_many(CONSUMER, ["e2", "e3"]) == {"e2", "e3"}
+                raise Undo
+        assert await inbox.claimed(CONSUMER, ["e1", "e2"]) == set()
+        async with inbox.transaction() as tx:
+            assert await tx.trying(CONSUMER, ["e1"]) == {"e1": 2}
+        async with inbox.transaction() as tx:
+            assert await tx.claim(CONSUMER, "e1")
+            assert await tx.claim_many(CONSUMER, ["e1", "e2"]) == {"e2"}
+        assert await inbox.claimed(CONSUMER, ["e1", "e2", "e3"]) == {"e1", "e2"}
+
+    async def test_several_count_the_same_events(self, inbox: InboxStore) -> None:
+        async def count(event_ids: Sequence[str]) -> int:
+            while True:
+                with suppress(TransactionConflict):
+                    async with inbox.transaction() as tx:
+                        return sum((await tx.trying(CONSUMER, event_ids)).values())
+
+        wanted = ["e1", "e2", "e3"]
+        counted = await asyncio.gather(
+            *(count(wanted if turn % 2 else wanted[::-1]) for turn in range(10))
+        )
+        assert sorted(counted) == [3 * turn for turn in range(1, 11)]
+
     async def test_a_cancelled_transaction_leaves_nothing(
         self, inbox: InboxStore, store: Store
     ) -> None:
@@ -212,8 +226,7 @@ class InboxConformance:
         async def handle(event_id: str) -> None:
             async with inbox.transaction() as tx:
                 await tx.claim_many(CONSUMER, [event_id])
-                async with tx.savepoint():
-                    await add_in(tx.handle, RawEvent(SUBJECT, b"{}", event_id=event_id))
+                await add_in(tx.handle, RawEvent(SUBJECT, b"{}", event_id=event_id))
 
         async def claimed(event_id: str) -> bool:
             return bool(await inbox.processed(event_id))

@@ -75,11 +75,6 @@ class ParkingConformance:
                 await tx.release(CONSUMER, "e1")
                 await tx.park(CONSUMER, "e2", "case-2", place=2, failed=True)
                 raise Undo
-        async with inbox.transaction() as tx:
-            with undone():
-                async with tx.savepoint():
-                    await tx.park(CONSUMER, "e3", "case-3", place=3, failed=True)
-                    raise Undo
         assert [one.event_id for one in await store.parked_heads(CONSUMER)] == ["e1"]
         for _ in range(2):
             async with inbox.transaction() as tx:

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from seaway.contracts import ConsumerInfo
 from seaway.proof.reconciliation import EFFECTS, LETTERS, STREAM, Evidence, gather
 from seaway.proof.stage import Stage
 from seaway.testing.drills.service import DURABLE, Temper, calls
@@ -88,10 +89,10 @@ class Report:
 
 
 def judge(
-    evidence: Evidence, temper: Temper, called: Sequence[str], delivered: Mapping[str, int]
+    evidence: Evidence, temper: Temper, called: Sequence[str], durable: ConsumerInfo
 ) -> Findings:
-    """Count. ``called``: an event id for each call of a handler. ``delivered``: the durable's own
-    counters."""
+    """Count. ``called``: an event id for each call of a handler. ``durable``: what the server says
+    of it."""
     stream, letters = evidence.compare(STREAM), evidence.compare(LETTERS)
     effects = evidence.compare(EFFECTS, str(DURABLE))
     ledger = evidence.database.execute("SELECT event_id, number FROM ledger").fetchall()
@@ -113,8 +114,8 @@ def judge(
         misjudged=len(poison - effects.missing) + len(called_poison - poison),
         calls=times.total(),
         called_again=sum(count > 1 for count in times.values()),
-        deliveries=delivered["consumer_seq"],
-        redeliveries=delivered["consumer_seq"] - delivered["stream_seq"],
+        deliveries=durable.consumer_seq,
+        redeliveries=durable.consumer_seq - durable.stream_seq,
         keys=evidence.one("SELECT count(DISTINCT key) FROM ledger")[0],
         keys_out_of_order=effects.keys_out_of_order,
         out_of_order=effects.out_of_order,
@@ -127,4 +128,4 @@ async def examine(stage: Stage, temper: Temper) -> Findings:
     if durable is None:
         raise LookupError(f"the server has lost the durable {DURABLE}")
     with closing(await gather(stage)) as evidence:
-        return judge(evidence, temper, calls(stage), durable["delivered"])
+        return judge(evidence, temper, calls(stage), durable)

@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -299,13 +299,13 @@ async def _other_context(broker: Broker) -> Mapping[str, Any]:
     for stream in _OTHER_STREAMS:
         info = await broker.admin.stream(stream)
         assert info is not None
-        found[stream] = (info["config"], info["created"], info["state"])
+        found[stream] = (info, info.config)
         found[f"{stream} messages"] = [
             (one.message, one.place, one.stored_at) async for one in broker.admin.read(stream)
         ]
         for one in await broker.admin.consumers(stream):
-            kept = ("config", "created", "delivered", "ack_floor", "num_pending", "num_ack_pending")
-            found[f"{stream} {one['name']}"] = {name: one[name] for name in kept}
+            kept = replace(one, num_redelivered=0, num_waiting=0, asked_at=None)
+            found[f"{stream} {one.durable}"] = (kept, one.config)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Works that run together until they are told to stop, and who tells them.
+"""The parts of a process (relay, consumers, sweeper): they run together until told to stop.
 
 Owns: the stop event, what sets it, and the end of all when one fails. Knows nothing of what runs.
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
-T = TypeVar("T")
-Work: TypeAlias = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
+Part: TypeAlias = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 """Runs until the event is set."""
 
 
@@ -25,9 +24,9 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def run_all(works: Sequence[Work], stop: asyncio.Event) -> None:
-    """Run every work until it ends; the first to fail stops the others, and is raised."""
-    tasks = [asyncio.create_task(work(stop)) for work in works]
+async def run_parts(parts: Sequence[Part], stop: asyncio.Event) -> None:
+    """Run every part until it ends; the first to fail stops the others, and is raised."""
+    tasks = [asyncio.create_task(part(stop)) for part in parts]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         if any(task.exception() for task in done if not task.cancelled()):
@@ -41,32 +40,6 @@ async def run_all(works: Sequence[Work], stop: asyncio.Event) -> None:
     for result in results:
         if isinstance(result, BaseException):
             raise result
-
-
-async def done_before(stop: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
-    """Whether ``work`` ended, or raised, before ``stop``; it is cancelled otherwise."""
-    task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            await task
-        return task.done()
-    finally:
-        for one in (task, stopping):
-            one.cancel()
-        await asyncio.gather(task, stopping, return_exceptions=True)
-
-
-async def heeding(work: Awaitable[T]) -> T:
-    """``work``, and cancelled where it was cancelled: ``asyncio.wait_for`` of Python 3.11, in ours
-    or a library's hands, gives an answer that came together with a cancellation and forgets that.
-    """
-    task = asyncio.current_task()
-    before = 0 if task is None else task.cancelling()
-    found = await work
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError
-    return found
 
 
 @contextmanager
