@@ -2,7 +2,7 @@
 
 from seaway.app import Seaway
 from seaway.chain import chained
-from seaway.consumer import Consumer, Delivery
+from seaway.consumer import Consumer, ConsumerOptions, Delivery
 from seaway.errors import (
     AlreadyProcessed,
     ConfigError,
@@ -25,6 +25,7 @@ __all__ = [
     "Backoff",
     "ConfigError",
     "Consumer",
+    "ConsumerOptions",
     "DecodeError",
     "Delivery",
     "NotFound",

@@ -19,12 +19,13 @@ from contextlib import (
 from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, Unpack
 
 from seaway import logs
 from seaway.brokers import jetstream
 from seaway.config import Settings, load_settings, settings_from_mapping
-from seaway.consumer import Consumer
+from seaway.consumer import Consumer, ConsumerOptions
+from seaway.consumer.options import whole
 from seaway.contracts import Broker, Store
 from seaway.dead_letters import DeadLetters, Releaser, Sweeper
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
@@ -119,17 +120,15 @@ class Seaway:
         *,
         from_context: str | None = None,
         purpose: str | None = None,
-        tx: object = "store",
-        **options: Any,
+        **options: Unpack[ConsumerOptions],
     ) -> Consumer:
         """Declare a consumer of a whole context (``from_context``), or of a purpose of its own.
 
         Durable ``{service}__from_{context}`` or ``{service}__{purpose}``; it must be in the
-        configuration, since topology is owned by the file (ADR 0003). ``tx`` says what
-        ``delivery.tx`` is: ``"store"``, a connection of the configured database; what ``inbox_for``
-        takes, such as a pool or a sessionmaker on that same database; or ``None``, no database and
-        effects at least once. Other ``options`` are ``Consumer``'s. ``ConfigError`` where the
-        durable is not in the configuration, or is declared twice.
+        configuration, since topology is owned by the file (ADR 0003). ``options``: ``batch``,
+        ``workers``, ``retry``, ``tx`` and the others that ``ConsumerOptions`` describes.
+        ``ConfigError`` where one of them is wrong, where the durable is not in the configuration,
+        or is declared twice.
         """
         if (from_context is None) == (purpose is None):
             raise ConfigError(f"consumer {service!r}: give either from_context= or purpose=")
@@ -152,7 +151,7 @@ class Seaway:
             raise ConfigError(
                 f"consumer {name} is on {found.stream}, not on {from_context}'s stream"
             )
-        consumer = Consumer(durable, stream=found.stream, tx=tx, **options)
+        consumer = Consumer(durable, stream=found.stream, **whole(name, options))
         self.consumers[name] = consumer
         return consumer
 

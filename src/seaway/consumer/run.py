@@ -18,9 +18,10 @@ from seaway.consumer.deadlines import Deadlines
 from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.heard import Heard
 from seaway.consumer.lanes import Lanes, Work
+from seaway.consumer.options import Options
 from seaway.consumer.outcomes import Limits
 from seaway.consumer.pace import Pace
-from seaway.consumer.ports import Options, Ports
+from seaway.consumer.ports import Ports
 from seaway.contracts import ConsumerInfo, Incoming, Subscription
 from seaway.errors import BrokerUnavailable, NotFound
 from seaway.waiting import set_within

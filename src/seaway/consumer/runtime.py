@@ -24,8 +24,9 @@ from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from seaway.consumer.handlers import HandlerTable
+from seaway.consumer.options import Options
 from seaway.consumer.pace import HORIZON
-from seaway.consumer.ports import Options, Ports
+from seaway.consumer.ports import Ports
 from seaway.consumer.pulling import Puller
 from seaway.consumer.run import Run, by_source
 from seaway.consumer.settling import Settler
