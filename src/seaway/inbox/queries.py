@@ -7,20 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
 from seaway.databases import sqlite_times as times
 from seaway.databases import statements
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A statement and its parameters: in order (``$1``), or by name (``:consumer``)."""
-
-    statement: str
-    parameters: Sequence[Any] | Mapping[str, Any]
+from seaway.databases.steps import Engine, Query
 
 
 class Queries(Protocol):
@@ -179,3 +171,8 @@ class SqliteQueries:
     def release(self, consumer: str, event_id: str) -> Query:
         """Remove a row."""
         return Query(self._sql["release"], {"consumer": consumer, "event_id": event_id})
+
+
+def queries_of(engine: Engine, schema: str | None) -> Queries:
+    """Those of ``engine``; ``schema``: where Seaway's tables are, for one that has schemas."""
+    return PostgresQueries(schema) if engine.name == "postgres" else SqliteQueries()

@@ -14,8 +14,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 from seaway.events import RawEvent
-from seaway.outbox.adapters import Place, adapter_for
+from seaway.outbox.adapters import adapter_for
 from seaway.outbox.encoding import Limits, Wishes, encode
+from seaway.outbox.statements import Place
 from seaway.tables import check_schema
 
 if TYPE_CHECKING:

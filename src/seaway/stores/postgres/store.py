@@ -16,11 +16,12 @@ from datetime import UTC, datetime, timedelta
 from seaway.contracts import Backlog, Capabilities, Notice, OutboxEntry, Sent
 from seaway.databases import sqlite_times as times
 from seaway.databases import statements
+from seaway.drivers.asyncpg import touched
 from seaway.parked import ParkedEvent
 from seaway.stores.postgres import rows
 from seaway.stores.postgres.address import parse
 from seaway.stores.postgres.begins import RESHARDING
-from seaway.stores.postgres.connection import Pool, touched
+from seaway.stores.postgres.connection import Pool
 from seaway.stores.postgres.head import Floors, Horizon
 from seaway.stores.postgres.lease import PostgresLease, Share, kept_alive, outbox_id, take
 from seaway.stores.postgres.listener import Listener

@@ -17,10 +17,21 @@ import asyncpg
 from seaway.databases import sqlite_times as times
 from seaway.databases.causes import causes, session_lost
 from seaway.databases.ending import statement_to_its_end
+from seaway.databases.refusals import Refusal
+from seaway.drivers.asyncpg import (
+    ERRORS,
+    drop,
+    in_transaction,
+    lost,
+    refusal,
+    touched,
+    translated,
+    translating,
+)
+from seaway.drivers.asyncpg import Pooled as Handle
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 from seaway.parked import Standing
-from seaway.stores.postgres.connection import Handle, Pool, drop, in_transaction, lost, touched
-from seaway.stores.postgres.errors import DRIVER_ERRORS, is_transient, translated, translating
+from seaway.stores.postgres.connection import Pool
 
 
 class PostgresTransaction:
@@ -42,8 +53,8 @@ class PostgresTransaction:
     async def __aenter__(self) -> Self:
         try:
             self._connection, self._whole = await self._pool.begin()
-        except DRIVER_ERRORS as error:
-            raise translated(error, self._shown) from error
+        except ERRORS as error:
+            raise translated(error, self._shown) or error from error
         return self
 
     async def __aexit__(
@@ -68,9 +79,9 @@ class PostgresTransaction:
             raise _ended_by_body()
         try:
             await self._pool.commit(connection, whole)
-        except DRIVER_ERRORS as error:
-            if is_transient(error):
-                raise translated(error, self._shown) from error
+        except ERRORS as error:
+            if isinstance(found := translated(error, self._shown), StoreUnavailable):
+                raise found from error
             # A deferred constraint: the body's own doing, and its own error.
             raise
 
@@ -163,9 +174,9 @@ def _refused(error: BaseException, connection: Handle, shown: str) -> SeawayErro
     if not isinstance(error, Exception):
         return None
     if lost(connection):
-        return session_lost(shown, error, lambda found: isinstance(found, DRIVER_ERRORS))
+        return session_lost(shown, error, lambda found: isinstance(found, ERRORS))
     for found in causes(error):
-        if isinstance(found, asyncpg.PostgresError) and is_transient(found):
+        if refusal(found) is Refusal.AWAY:
             return translated(found, shown)
     return None
 
@@ -173,7 +184,7 @@ def _refused(error: BaseException, connection: Handle, shown: str) -> SeawayErro
 async def _roll_back(whole: asyncpg.transaction.Transaction, connection: Handle) -> None:
     try:
         await whole.rollback()
-    except DRIVER_ERRORS:
+    except ERRORS:
         drop(connection)
 
 

@@ -1,0 +1,180 @@
+"""aiosqlite: connections of the application's own, and those that a function makes.
+
+One row takes one hop to the connection's thread. Cancelled, a row may be in the transaction or not;
+its owner's rollback takes it away either way. SQLite has one writer, so a consumer's transactions
+take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import aiosqlite
+
+from seaway.databases.ending import to_its_end
+from seaway.databases.savepoints import RELEASE, SAVE, UNDO, Savepoints
+from seaway.databases.steps import SQLITE, Query, Row, Work, awaited
+from seaway.databases.turns import Turns
+from seaway.drivers import refusals
+from seaway.drivers.seam import SHOWN, Handles, Kept, Source, Through
+from seaway.drivers.sqlite_handles import MEANS, awaited_rows, outside, translated
+
+T = TypeVar("T")
+
+# ------------------------------------------------------------------- which transaction it is in
+
+
+def _lost(handle: aiosqlite.Connection) -> BaseException | None:
+    """What says that it is closed."""
+    try:
+        handle.in_transaction  # noqa: B018 - asked for its refusal
+    except (ValueError, sqlite3.ProgrammingError) as error:
+        return error
+    return None
+
+
+def require_transaction(handle: aiosqlite.Connection) -> None:
+    """See ``seam.Writer``."""
+    if (error := _lost(handle)) is not None:
+        raise refusals.closed(error) from error
+    if not handle.in_transaction:
+        raise outside()
+
+
+# ------------------------------------------------------------------- statements
+
+
+async def run(handle: aiosqlite.Connection, work: Work[T]) -> T:
+    """See ``seam.Writer``."""
+    return await awaited(work(SQLITE), partial(_rows, handle))
+
+
+async def _rows(handle: aiosqlite.Connection, query: Query) -> Sequence[Row]:
+    try:
+        return await awaited_rows(handle, query)
+    except (ValueError, sqlite3.ProgrammingError) as error:
+        # aiosqlite's word for a connection that was closed in the meantime.
+        raise refusals.closed(error) from error
+
+
+# ------------------------------------------------------------------- sessions
+
+
+class AiosqliteSession(Savepoints):
+    """See ``seam.Session``."""
+
+    engine = SQLITE
+
+    def __init__(self, handle: aiosqlite.Connection) -> None:
+        super().__init__()
+        self.handle = handle
+
+    @property
+    def lost(self) -> bool:
+        """See ``seam.Session``."""
+        return _lost(self.handle) is not None
+
+    async def begin(self) -> None:
+        """See ``seam.Session``. At once for writing: a reader could not become a writer later."""
+        if not self.handle.in_transaction:
+            await self._run("BEGIN IMMEDIATE")
+        await self._run(SAVE)
+
+    async def touched(self, query: Query) -> int:
+        """See ``seam.Session``."""
+        async with self.handle.execute(query.statement, query.parameters) as cursor:
+            return cursor.rowcount
+
+    async def rows(self, query: Query) -> Sequence[Row]:
+        """See ``seam.Session``."""
+        return await awaited_rows(self.handle, query)
+
+    async def commit(self) -> None:
+        """See ``seam.Session``."""
+        await self._run(RELEASE)
+        await self._run("COMMIT")
+
+    async def roll_back(self) -> None:
+        """See ``seam.Session``."""
+        await self._run(UNDO)
+        await self._run("ROLLBACK")
+
+    async def _undo_to(self, name: str) -> None:
+        try:
+            await self._run(f"ROLLBACK TO {name}")
+            await self._run(f"RELEASE {name}")
+        except (sqlite3.OperationalError, ValueError):
+            return
+
+    async def _run(self, statement: str) -> None:
+        async with self.handle.execute(statement):
+            pass
+
+
+class AiosqliteSessions:
+    """See ``seam.Sessions``."""
+
+    errors = MEANS
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._turns = Turns()
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AiosqliteSession]:
+        """See ``seam.Sessions``."""
+        async with self._turns.own():
+            try:
+                handle = await self._source.take()
+            except sqlite3.Error as error:
+                raise translated(error, SHOWN) or error from error
+            session = AiosqliteSession(handle)
+            try:
+                yield session
+            except BaseException:
+                await to_its_end(self._clear(session))
+                raise
+            await to_its_end(self._source.give_back(handle))
+
+    async def _clear(self, session: AiosqliteSession) -> None:
+        lost = session.lost
+        if not lost:
+            try:
+                # Whether it is in a transaction or not: the connection's thread may have a BEGIN
+                # before it whose caller was cancelled.
+                await session.handle.rollback()
+            except sqlite3.Error:
+                lost = True
+        await self._source.give_back(session.handle, lost=lost)
+
+    async def close(self) -> None:
+        """See ``seam.Sessions``."""
+        await self._source.close()
+
+
+async def connect(path: Path) -> aiosqlite.Connection:
+    """Open the database at ``path``, which must be there."""
+
+    def opened() -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode=rw",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+
+    # Opened before aiosqlite has its thread, which would answer a closed loop where that fails.
+    ready = await asyncio.to_thread(opened)
+    connection = aiosqlite.Connection(lambda: ready, 64)
+    await connection
+    return connection
+
+
+HANDLES: Handles = {"aiosqlite.core.Connection": Through(MEANS, require_transaction, run)}
+KEPT: Kept = {"aiosqlite.core.Connection": AiosqliteSessions}

@@ -1,0 +1,144 @@
+"""What a module of ``seaway.drivers`` gives, so that outbox, inbox and stores work through it.
+
+    HANDLES   a handle's type ──> Writer      what Outbox.add writes through
+    SOURCES   a source's type ──> Sessions    what tx= of a consumer takes
+    KEPT      a connection's type ──> Sessions over a function that makes such
+    MEANS     what its errors mean
+
+Types are named (``"asyncpg.pool.Pool"``), as they say themselves where they are from. Must not
+import a driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from seaway.databases.refusals import Refusal
+from seaway.databases.steps import Engine, Query, Row, Work
+from seaway.errors import SeawayError
+
+T = TypeVar("T")
+
+SHOWN = "the consumer's database"
+"""What errors call the database of a session."""
+
+
+class Errors(NamedTuple):
+    """What a driver's errors mean."""
+
+    refusal: Callable[[BaseException], Refusal | None]
+    """What the error says, whoever's statement met it; ``None`` where it is not the driver's. The
+    network's own errors say nothing here: the body may have met them elsewhere."""
+    translated: Callable[[BaseException, str], SeawayError | None]
+    """The error of ours for what a statement of ours may meet: the driver's errors, and the
+    network's below it. ``None`` for any other."""
+
+
+class Writer(Protocol):
+    """How to write through one type of handle, in the transaction that is open on it."""
+
+    @property
+    def errors(self) -> Errors:
+        """What those mean that ``run`` throws."""
+        ...
+
+    def require_transaction(self, handle: Any, /) -> None:
+        """``OutsideTransaction`` unless one is open, ``ConfigError`` for a closed handle."""
+        ...
+
+    def run(self, handle: Any, work: Work[T], /) -> T | Awaitable[T]:
+        """Carry ``work`` out, awaitable where the handle is asynchronous.
+
+        The driver's errors are thrown into it. Nothing is begun, committed or rolled back.
+        """
+        ...
+
+
+class Through(NamedTuple):
+    """A ``Writer`` made of a module's functions."""
+
+    errors: Errors
+    require_transaction: Callable[[Any], None]
+    run: Callable[[Any, Work[Any]], Any]
+
+
+class Session(Protocol):
+    """One connection, given out for one transaction. Raises the driver's own errors."""
+
+    @property
+    def handle(self) -> Any:
+        """What ``delivery.tx`` is."""
+        ...
+
+    @property
+    def engine(self) -> Engine:
+        """Of the database below."""
+        ...
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is gone."""
+        ...
+
+    async def begin(self) -> None: ...
+
+    async def touched(self, query: Query) -> int:
+        """Run it; how many rows it touched."""
+        ...
+
+    async def rows(self, query: Query) -> Sequence[Row]:
+        """What it returns."""
+        ...
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        """Released at the end, rolled back to by an exception. May be nested."""
+        ...
+
+    async def commit(self) -> None:
+        """Fails, with nothing committed, where the body ended the transaction or aborted it."""
+        ...
+
+    async def roll_back(self) -> None:
+        """Fails with ``ENDED`` where the body ended the transaction."""
+        ...
+
+
+class Sessions(Protocol):
+    """Where sessions come from."""
+
+    @property
+    def errors(self) -> Errors:
+        """What those of its sessions mean."""
+        ...
+
+    def session(self) -> AbstractAsyncContextManager[Session]:
+        """A connection of one's own; nothing that was open on it stays open afterwards.
+
+        Raises Seaway's errors: ``StoreUnavailable``, ``ConfigError`` for what cannot be used.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close what was opened for them; what is the user's stays open. Idempotent."""
+        ...
+
+
+class Source(Protocol):
+    """Connections that are taken and given back, and whose they are."""
+
+    async def take(self) -> Any:
+        """One that nobody else has."""
+        ...
+
+    async def give_back(self, connection: Any, *, lost: bool = False) -> None:
+        """Nothing is open on it any more. ``lost``: it is of no more use."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+Handles: TypeAlias = Mapping[str, Writer]
+Sources: TypeAlias = Mapping[str, Callable[[Any], Sessions]]
+Kept: TypeAlias = Mapping[str, Callable[[Source], Sessions]]
