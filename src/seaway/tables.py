@@ -16,6 +16,7 @@ _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 TABLES = (
     "seaway_processes",
     "seaway_parked",
+    "seaway_unhandled",
     "seaway_inbox",
     "seaway_sent",
     "seaway_outbox",

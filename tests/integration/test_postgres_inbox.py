@@ -314,7 +314,7 @@ async def test_without_the_right_to_make_tables_rows_are_deleted_singly_and_that
     store: PostgresStore, database: Database, user: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = make(database, today() - 15 * DAY)
-    tables = ", ".join(["seaway_inbox", *LEFTOVERS])
+    tables = ", ".join(["seaway_inbox", "seaway_unhandled", *LEFTOVERS])
     database.run(f"GRANT SELECT, INSERT, DELETE ON {tables} TO {user}")
     old = [event_of(today() - 15 * DAY), "SEA_EVENTS:1", event_of(today() - 40 * DAY)]
     young = new_event_id()

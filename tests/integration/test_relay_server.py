@@ -248,6 +248,7 @@ async def test_events_of_a_stream_that_stays_missing_are_parked_and_can_be_retri
     assert_in_order(await on_stream(broker, stream), written)
 
 
+@pytest.mark.since("2.11", "rights that change while JetStream answers")
 @pytest.mark.parametrize("atomic", [True, False])
 async def test_a_subject_that_may_not_be_published_to_is_waited_for_until_it_may(
     store: SqliteStore, heard: Heard, atomic: bool

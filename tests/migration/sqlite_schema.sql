@@ -54,9 +54,18 @@ CREATE TABLE seaway_sent (
     stream_seq     INTEGER NOT NULL,
     sent_at        INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE seaway_unhandled (
+    consumer TEXT    NOT NULL,
+    event_id TEXT    NOT NULL,
+    state    TEXT    NOT NULL,
+    tries    INTEGER NOT NULL DEFAULT 0,
+    noted_at INTEGER NOT NULL,
+    PRIMARY KEY (consumer, event_id)
+) STRICT, WITHOUT ROWID;
 CREATE INDEX seaway_inbox_processed_at ON seaway_inbox (processed_at);
 CREATE INDEX seaway_outbox_parked ON seaway_outbox (position) WHERE parked_at IS NOT NULL;
 CREATE INDEX seaway_parked_order ON seaway_parked (consumer, ordering_key, place, event_id);
 CREATE INDEX seaway_sent_correlation_id ON seaway_sent (correlation_id);
 CREATE INDEX seaway_sent_event_id ON seaway_sent (event_id);
 CREATE INDEX seaway_sent_sent_at ON seaway_sent (sent_at);
+CREATE INDEX seaway_unhandled_noted_at ON seaway_unhandled (noted_at);

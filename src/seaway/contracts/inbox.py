@@ -30,6 +30,14 @@ class InboxTransaction(Protocol):
         """
         ...
 
+    async def trying(self, consumer: str, event_ids: Sequence[str]) -> Mapping[str, int]:
+        """Note that each of these is tried once more; how often by now, this time included.
+
+        To be committed before they are tried. That is no effect: a claim of them is new. An id may
+        be given twice, and counts once. Counted for as long as inbox rows are kept.
+        """
+        ...
+
     def savepoint(self) -> AbstractAsyncContextManager[None]:
         """Part of the transaction that an exception undoes alone."""
         ...

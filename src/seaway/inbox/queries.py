@@ -26,6 +26,10 @@ class Queries(Protocol):
         """Gives the ids that are new."""
         ...
 
+    def trying(self, consumer: str, event_ids: Sequence[str]) -> Query:
+        """Gives ids and how often each was tried."""
+        ...
+
     def claimed(self, consumer: str, event_ids: Collection[str]) -> Query:
         """Gives the ids that are there."""
         ...
@@ -72,6 +76,10 @@ class PostgresQueries:
         """See ``Queries``."""
         # Sorted: two transactions with the same rows in hand wait for each other in one direction.
         return Query(self._sql["claim_many"], (consumer, sorted(set(event_ids))))
+
+    def trying(self, consumer: str, event_ids: Sequence[str]) -> Query:
+        """See ``Queries``."""
+        return Query(self._sql["trying"], (consumer, sorted(set(event_ids))))
 
     def claimed(self, consumer: str, event_ids: Collection[str]) -> Query:
         """See ``Queries``."""
@@ -129,6 +137,13 @@ class SqliteQueries:
         """See ``Queries``."""
         given = {"consumer": consumer, "event_ids": json.dumps(list(event_ids)), "now": times.now()}
         return Query(self._sql["claim_many"], given)
+
+    def trying(self, consumer: str, event_ids: Sequence[str]) -> Query:
+        """See ``Queries``."""
+        ids = json.dumps(sorted(set(event_ids)))
+        return Query(
+            self._sql["trying"], {"consumer": consumer, "event_ids": ids, "now": times.now()}
+        )
 
     def claimed(self, consumer: str, event_ids: Collection[str]) -> Query:
         """See ``Queries``."""

@@ -52,6 +52,12 @@ class Transaction:
             found = await self._session.rows(self._queries.claim_many(consumer, event_ids))
         return {event_id for (event_id,) in found}
 
+    async def trying(self, consumer: str, event_ids: Sequence[str]) -> Mapping[str, int]:
+        """Note that each of these is tried once more; how often by now."""
+        with translating(self._driver):
+            found = await self._session.rows(self._session.queries.trying(consumer, event_ids))
+        return dict(found)
+
     async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
         """Those of ``keys`` of which anything is parked."""
         with translating(self._errors):

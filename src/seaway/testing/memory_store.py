@@ -51,22 +51,21 @@ class _Tables:
 
     outbox: dict[str, OutboxEntry] = field(default_factory=dict)
     inbox: dict[tuple[str, str], datetime] = field(default_factory=dict)
+    tried: dict[tuple[str, str], tuple[int, datetime]] = field(default_factory=dict)
     parked: dict[tuple[str, str], ParkedEvent] = field(default_factory=dict)
     effects: dict[Any, Any] = field(default_factory=dict)
 
     def copy(self) -> _Tables:
-        return _Tables(dict(self.outbox), dict(self.inbox), dict(self.parked), dict(self.effects))
+        return _Tables(*map(dict, self._all()))
 
     def restore(self, before: _Tables) -> None:
         # In place: whoever took ``effects`` before a savepoint goes on with the same dictionary.
-        for table, old in (
-            (self.outbox, before.outbox),
-            (self.inbox, before.inbox),
-            (self.parked, before.parked),
-            (self.effects, before.effects),
-        ):
+        for table, old in zip(self._all(), before._all(), strict=True):
             table.clear()
-            table.update(old)  # type: ignore[arg-type]
+            table.update(old)
+
+    def _all(self) -> tuple[dict[Any, Any], ...]:
+        return self.outbox, self.inbox, self.tried, self.parked, self.effects
 
     def parked_of(self, consumer: str) -> list[ParkedEvent]:
         """A consumer's, by key and place."""
@@ -114,6 +113,13 @@ class MemoryTransaction:
     async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
         """Write the inbox rows; those that were new."""
         return {event_id for event_id in event_ids if await self.claim(consumer, event_id)}
+
+    async def trying(self, consumer: str, event_ids: Sequence[str]) -> Mapping[str, int]:
+        """Note that each of these is tried once more; how often by now."""
+        tried, now = self._tables.tried, datetime.now(UTC)
+        for one in {(consumer, event_id) for event_id in event_ids}:
+            tried[one] = tried.get(one, (0, now))[0] + 1, now
+        return {event_id: tried[consumer, event_id][0] for event_id in event_ids}
 
     async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
         """Those of ``keys`` of which anything is parked."""
@@ -448,6 +454,8 @@ class MemoryStore:
         async with self._turns.own():
             for row in [row for row, at in self._tables.inbox.items() if at < before]:
                 del self._tables.inbox[row]
+            for row in [row for row, (_, at) in self._tables.tried.items() if at < before]:
+                del self._tables.tried[row]
 
     async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
         """The first parked event of each key, by key."""
@@ -471,6 +479,7 @@ class MemoryStore:
         counts = {
             "seaway_sent": sum(at < sent for at, _ in self._sent),
             "seaway_inbox": sum(at < processed for at in self._tables.inbox.values()),
+            "seaway_unhandled": sum(at < processed for _, at in self._tables.tried.values()),
         }
         return {table: count for table, count in counts.items() if count}
 

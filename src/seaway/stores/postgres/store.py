@@ -277,6 +277,7 @@ class PostgresStore:
     async def forget(self, before: datetime) -> None:
         """Drop the days of events all of whose rows are older, and make those that come."""
         await self._inbox.prune(before)
+        await self._pool.run(self._inbox_sql["forget_tried"], before)
 
     async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
         """The first parked event of each key, by key."""
@@ -290,7 +291,9 @@ class PostgresStore:
 
     async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
         """How many rows ``prune`` and ``forget`` would remove, by partition."""
-        return {**await self._sent.overdue(sent), **await self._inbox.overdue(processed)}
+        found = {**await self._sent.overdue(sent), **await self._inbox.overdue(processed)}
+        (tried,) = await self._pool.row(self._inbox_sql["overdue_tried"], processed)
+        return {**found, "seaway_unhandled": tried} if tried else found
 
     # ------------------------------------------------------------------- the processes
 

@@ -120,6 +120,13 @@ class PostgresTransaction:
             rows = await self._connection.fetch(self._sql["claim_many"], consumer, wanted)
         return {row[0] for row in rows}
 
+    async def trying(self, consumer: str, event_ids: Sequence[str]) -> Mapping[str, int]:
+        """Note that each of these is tried once more; how often by now. Waits like ``claim``."""
+        wanted = sorted(set(event_ids))
+        with translating(self._shown):
+            found = await self._connection.fetch(self._sql["trying"], consumer, wanted)
+        return {row[0]: row[1] for row in found}
+
     async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
         """Those of ``keys`` of which anything is parked."""
         with translating(self._shown):

@@ -274,6 +274,7 @@ class SqliteStore:
     async def forget(self, before: datetime) -> None:
         """Drop inbox rows written before then."""
         await self._delete(_INBOX["forget"], before)
+        await self._delete(_INBOX["forget_tried"], before)
 
     async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
         """The first parked event of each key, by key."""
@@ -292,6 +293,7 @@ class SqliteStore:
         for table, statement, before in (
             ("seaway_sent", _OUTBOX["overdue"], sent),
             ("seaway_inbox", _INBOX["overdue"], processed),
+            ("seaway_unhandled", _INBOX["overdue_tried"], processed),
         ):
             given = {"before": times.microseconds(before)}
             found[table] = await self._read(partial(_count, statement, given))

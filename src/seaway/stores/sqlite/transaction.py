@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -57,6 +57,11 @@ class SqliteTransaction:
                 lambda db: db.execute(_SQL["claim_many"], given).fetchall()
             )
         return {event_id for (event_id,) in found}
+
+    async def trying(self, consumer: str, event_ids: Sequence[str]) -> Mapping[str, int]:
+        """Note that each of these is tried once more; how often by now."""
+        ids = json.dumps(sorted(set(event_ids)))
+        return dict(await self._rows("trying", consumer=consumer, event_ids=ids, now=times.now()))
 
     async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
         """Those of ``keys`` of which anything is parked."""

@@ -185,6 +185,50 @@ class InboxConformance:
         assert set(await inbox.processed("e1")) == {CONSUMER, "another__from_sea"}
         assert await inbox.processed("e4") == {}
 
+    async def test_what_is_tried_again_is_counted(self, inbox: InboxStore) -> None:
+        odd = 'it\'s \\ "e1" $1 $2; --'
+        async with inbox.transaction() as tx:
+            assert await tx.trying(CONSUMER, ["e2", "e1", "e2", odd]) == {"e1": 1, "e2": 1, odd: 1}
+            assert await tx.trying(CONSUMER, []) == {}
+            assert await tx.trying("another__from_sea", ["e1"]) == {"e1": 1}
+        with undone():
+            async with inbox.transaction() as tx:
+                assert await tx.trying(CONSUMER, ["e1"]) == {"e1": 2}
+                raise Undo
+        async with inbox.transaction() as tx:
+            assert await tx.trying(CONSUMER, ["e1", "e3"]) == {"e1": 2, "e3": 1}
+
+    async def test_what_is_tried_has_no_effect_until_it_is_claimed(self, inbox: InboxStore) -> None:
+        async with inbox.transaction() as tx:
+            await tx.trying(CONSUMER, ["e1", "e2", "e3"])
+        assert await inbox.processed("e1") == {}
+        assert await inbox.claimed(CONSUMER, ["e1", "e2"]) == set()
+        with undone():
+            async with inbox.transaction() as tx:
+                assert await tx.claim(CONSUMER, "e1")
+                assert await tx.claim_many(CONSUMER, ["e2", "e3"]) == {"e2", "e3"}
+                raise Undo
+        assert await inbox.claimed(CONSUMER, ["e1", "e2"]) == set()
+        async with inbox.transaction() as tx:
+            assert await tx.trying(CONSUMER, ["e1"]) == {"e1": 2}
+        async with inbox.transaction() as tx:
+            assert await tx.claim(CONSUMER, "e1")
+            assert await tx.claim_many(CONSUMER, ["e1", "e2"]) == {"e2"}
+        assert await inbox.claimed(CONSUMER, ["e1", "e2", "e3"]) == {"e1", "e2"}
+
+    async def test_several_count_the_same_events(self, inbox: InboxStore) -> None:
+        async def count(event_ids: Sequence[str]) -> int:
+            while True:
+                with suppress(TransactionConflict):
+                    async with inbox.transaction() as tx:
+                        return sum((await tx.trying(CONSUMER, event_ids)).values())
+
+        wanted = ["e1", "e2", "e3"]
+        counted = await asyncio.gather(
+            *(count(wanted if turn % 2 else wanted[::-1]) for turn in range(10))
+        )
+        assert sorted(counted) == [3 * turn for turn in range(1, 11)]
+
     async def test_a_cancelled_transaction_leaves_nothing(
         self, inbox: InboxStore, store: Store
     ) -> None:

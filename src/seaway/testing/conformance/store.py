@@ -495,6 +495,19 @@ class StoreConformance(InboxConformance, ParkingConformance, ProcessesConformanc
         await store.forget(later())
         assert await store.processed(old) == {}
 
+    async def test_what_was_tried_long_ago_is_counted_anew(self, store: Store) -> None:
+        before = datetime.now(UTC)
+        async with store.transaction() as tx:
+            await tx.trying(CONSUMER, ["e1"])
+        await store.forget(before)
+        assert await store.overdue(before, before) == {}
+        assert await store.overdue(before, later()) == {"seaway_unhandled": 1}
+        async with store.transaction() as tx:
+            assert await tx.trying(CONSUMER, ["e1"]) == {"e1": 2}
+        await store.forget(later())
+        async with store.transaction() as tx:
+            assert await tx.trying(CONSUMER, ["e1"]) == {"e1": 1}
+
     async def test_many_old_claims_are_forgotten(self, store: Store) -> None:
         async with store.transaction() as tx:
             for number in range(2500):

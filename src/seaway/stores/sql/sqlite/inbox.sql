@@ -7,6 +7,12 @@ INSERT INTO seaway_inbox (consumer, event_id, processed_at)
 SELECT :consumer, value, :now FROM json_each(:event_ids) WHERE true
 ON CONFLICT (event_id, consumer) DO NOTHING RETURNING event_id
 
+-- name: trying
+INSERT INTO seaway_unhandled (consumer, event_id, state, tries, noted_at)
+SELECT :consumer, value, 'trying', 1, :now FROM json_each(:event_ids) WHERE true
+ON CONFLICT (consumer, event_id) DO UPDATE SET tries = tries + 1, noted_at = excluded.noted_at
+RETURNING event_id, tries
+
 -- name: claimed
 SELECT event_id FROM seaway_inbox
 WHERE consumer = :consumer AND event_id IN (SELECT value FROM json_each(:event_ids))
@@ -22,3 +28,13 @@ WHERE (event_id, consumer) IN (
 
 -- name: overdue
 SELECT count(*) FROM seaway_inbox WHERE processed_at < :before
+
+-- name: forget_tried
+DELETE FROM seaway_unhandled
+WHERE (consumer, event_id) IN (
+    SELECT consumer, event_id FROM seaway_unhandled
+    WHERE state = 'trying' AND noted_at < :before LIMIT :limit
+)
+
+-- name: overdue_tried
+SELECT count(*) FROM seaway_unhandled WHERE state = 'trying' AND noted_at < :before

@@ -1,0 +1,14 @@
+"""How often events were tried that have had no effect."""
+
+from typing import ClassVar
+
+from django.db import migrations
+
+from seaway.django.operations import ApplySql
+
+
+class Migration(migrations.Migration):
+    """See ``seaway.django.operations``."""
+
+    dependencies: ClassVar = [("seaway", "0004_replica_identity")]
+    operations: ClassVar = [ApplySql(5)]
