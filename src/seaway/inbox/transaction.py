@@ -54,8 +54,8 @@ class Transaction:
 
     async def trying(self, consumer: str, event_ids: Sequence[str]) -> Mapping[str, int]:
         """Note that each of these is tried once more; how often by now."""
-        with translating(self._driver):
-            found = await self._session.rows(self._session.queries.trying(consumer, event_ids))
+        with translating(self._errors):
+            found = await self._session.rows(self._queries.trying(consumer, event_ids))
         return dict(found)
 
     async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
