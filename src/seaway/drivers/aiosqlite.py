@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,8 +21,8 @@ from seaway.databases.savepoints import RELEASE, SAVE, UNDO, Savepoints
 from seaway.databases.steps import SQLITE, Query, Row, Work, awaited
 from seaway.databases.turns import Turns
 from seaway.drivers import refusals
-from seaway.drivers.seam import SHOWN, Handles, Kept, Source, Through
-from seaway.drivers.sqlite_handles import MEANS, awaited_rows, outside, translated
+from seaway.drivers.seam import SHOWN, Handles, Kept, Source, Through, translating
+from seaway.drivers.sqlite_handles import MEANS, awaited_rows, outside
 
 T = TypeVar("T")
 
@@ -97,20 +96,21 @@ class AiosqliteSession(Savepoints):
 
     async def commit(self) -> None:
         """See ``seam.Session``."""
-        await self._run(RELEASE)
-        await self._run("COMMIT")
+        await to_its_end(self._run_both(RELEASE, "COMMIT"))
 
     async def roll_back(self) -> None:
         """See ``seam.Session``."""
-        await self._run(UNDO)
-        await self._run("ROLLBACK")
+        await to_its_end(self._run_both(UNDO, "ROLLBACK"))
 
     async def _undo_to(self, name: str) -> None:
         try:
-            await self._run(f"ROLLBACK TO {name}")
-            await self._run(f"RELEASE {name}")
+            await self._run_both(f"ROLLBACK TO {name}", f"RELEASE {name}")
         except (sqlite3.OperationalError, ValueError):
             return
+
+    async def _run_both(self, first: str, then: str) -> None:
+        await self._run(first)
+        await self._run(then)
 
     async def _run(self, statement: str) -> None:
         async with self.handle.execute(statement):
@@ -120,37 +120,38 @@ class AiosqliteSession(Savepoints):
 class AiosqliteSessions:
     """See ``seam.Sessions``."""
 
-    errors = MEANS
+    errors, shown = MEANS, SHOWN
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._turns = Turns()
 
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[AiosqliteSession]:
+    async def take(self) -> AiosqliteSession:
         """See ``seam.Sessions``."""
-        async with self._turns.own():
-            try:
-                handle = await self._source.take()
-            except sqlite3.Error as error:
-                raise translated(error, SHOWN) or error from error
-            session = AiosqliteSession(handle)
-            try:
-                yield session
-            except BaseException:
-                await to_its_end(self._clear(session))
-                raise
-            await to_its_end(self._source.give_back(handle))
+        await self._turns.take()
+        try:
+            with translating(MEANS, SHOWN):
+                return AiosqliteSession(await self._source.take())
+        except BaseException:
+            self._turns.leave()
+            raise
 
-    async def _clear(self, session: AiosqliteSession) -> None:
-        lost = session.lost
-        if not lost:
-            try:
+    async def give_back(self, session: AiosqliteSession, *, failed: bool) -> None:
+        """See ``seam.Sessions``."""
+        try:
+            await to_its_end(self._give_back(session, failed))
+        finally:
+            self._turns.leave()
+
+    async def _give_back(self, session: AiosqliteSession, failed: bool) -> None:
+        lost = failed and session.lost
+        try:
+            if failed and not lost:
                 # Whether it is in a transaction or not: the connection's thread may have a BEGIN
                 # before it whose caller was cancelled.
                 await session.handle.rollback()
-            except sqlite3.Error:
-                lost = True
+        except sqlite3.Error:
+            lost = True
         await self._source.give_back(session.handle, lost=lost)
 
     async def close(self) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from types import TracebackType
 from typing import TypeAlias, TypeVar
 
 import asyncpg
@@ -21,7 +20,7 @@ from seaway.databases import sqlstates
 from seaway.databases.ending import to_its_end
 from seaway.databases.refusals import Refusal
 from seaway.databases.steps import Engine, Query, Row, Work, awaited
-from seaway.drivers import refusals
+from seaway.drivers import refusals, seam
 from seaway.drivers.seam import SHOWN, Errors, Handles, Sources, Through
 from seaway.errors import ConfigError, SeawayError
 
@@ -61,25 +60,9 @@ def translated(error: BaseException, where: str) -> SeawayError | None:
 MEANS = Errors(refusal, translated)
 
 
-class translating:
+def translating(where: str) -> seam.translating:
     """Turns the driver's errors of our own statements into Seaway's."""
-
-    __slots__ = ("_where",)
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is not None and (found := translated(error, self._where)) is not None:
-            raise found from error
+    return seam.translating(MEANS, where)
 
 
 # ------------------------------------------------------------------- which transaction it is in
@@ -145,6 +128,7 @@ class AsyncpgSession:
     """See ``seam.Session``."""
 
     engine = ENGINE
+    _to_its_end = staticmethod(to_its_end)
 
     def __init__(self, handle: Pooled) -> None:
         self.handle = handle
@@ -176,13 +160,17 @@ class AsyncpgSession:
             yield
         except BaseException:
             if in_transaction(self.handle):
-                await to_its_end(savepoint.rollback())
+                await self._to_its_end(savepoint.rollback())
             raise
-        await to_its_end(savepoint.commit())
+        self._require_open()
+        await self._to_its_end(savepoint.commit())
 
     async def commit(self) -> None:
         """See ``seam.Session``."""
         self._require_open()
+        await to_its_end(self._commit())
+
+    async def _commit(self) -> None:
         await self.handle.execute("SELECT")
         await self._whole.commit()
 
@@ -190,7 +178,7 @@ class AsyncpgSession:
         """See ``seam.Session``."""
         self._require_open()
         if not self.lost:
-            await self._whole.rollback()
+            await self._to_its_end(self._whole.rollback())
 
     def _require_open(self) -> None:
         if not self.lost and not self.handle.is_in_transaction():
@@ -200,27 +188,23 @@ class AsyncpgSession:
 class AsyncpgSessions:
     """See ``seam.Sessions``. Of a pool of the user's."""
 
-    errors = MEANS
+    errors, shown = MEANS, SHOWN
 
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
         self._pool = pool
 
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[AsyncpgSession]:
+    async def take(self) -> AsyncpgSession:
         """See ``seam.Sessions``."""
-        handle = await self._acquired()
         try:
-            yield AsyncpgSession(handle)
-        finally:
-            await to_its_end(self._give_back(handle))
-
-    async def _acquired(self) -> Pooled:
-        try:
-            return await self._pool.acquire()
+            return AsyncpgSession(await self._pool.acquire())
         except asyncpg.InterfaceError as error:
             raise ConfigError(f"the pool of tx= cannot be used: {error}") from error
         except ERRORS as error:
             raise translated(error, SHOWN) or error from error
+
+    async def give_back(self, session: AsyncpgSession, *, failed: bool) -> None:
+        """See ``seam.Sessions``."""
+        await to_its_end(self._give_back(session.handle))
 
     async def _give_back(self, handle: Pooled) -> None:
         if in_transaction(handle):

@@ -10,8 +10,8 @@ autocommit mode by a BEGIN.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -25,7 +25,7 @@ from seaway.databases.refusals import Refusal
 from seaway.databases.savepoints import RELEASE, SAVE, UNDO, Savepoints
 from seaway.databases.steps import POSTGRES, Query, Row, Work, awaited, carried_out
 from seaway.drivers import refusals
-from seaway.drivers.seam import SHOWN, Errors, Handles, Kept, Source, Sources, Through
+from seaway.drivers.seam import SHOWN, Errors, Handles, Kept, Source, Sources, Through, translating
 from seaway.errors import ConfigError, SeawayError
 
 if TYPE_CHECKING:
@@ -173,11 +173,11 @@ class PsycopgSession(Savepoints):
 
     async def commit(self) -> None:
         """See ``seam.Session``."""
-        await self._run(f"{RELEASE}; COMMIT")
+        await to_its_end(self._run(f"{RELEASE}; COMMIT"))
 
     async def roll_back(self) -> None:
         """See ``seam.Session``."""
-        await self._run(f"{UNDO}; ROLLBACK")
+        await to_its_end(self._run(f"{UNDO}; ROLLBACK"))
 
     async def _undo_to(self, name: str) -> None:
         if self.handle.info.transaction_status in _OPEN:
@@ -195,22 +195,19 @@ class PsycopgSession(Savepoints):
 class PsycopgSessions:
     """See ``seam.Sessions``."""
 
-    errors = MEANS
+    errors, shown = MEANS, SHOWN
 
     def __init__(self, source: Source) -> None:
         self._source = source
 
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[PsycopgSession]:
+    async def take(self) -> PsycopgSession:
         """See ``seam.Sessions``."""
-        try:
-            handle = await self._source.take()
-        except psycopg.Error as error:
-            raise translated(error, SHOWN) or error from error
-        try:
-            yield PsycopgSession(handle)
-        finally:
-            await to_its_end(self._give_back(handle))
+        with translating(MEANS, SHOWN):
+            return PsycopgSession(await self._source.take())
+
+    async def give_back(self, session: PsycopgSession, *, failed: bool) -> None:
+        """See ``seam.Sessions``."""
+        await to_its_end(self._give_back(session.handle))
 
     async def _give_back(self, handle: AsyncConnection) -> None:
         try:

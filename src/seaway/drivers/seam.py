@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from seaway.databases.refusals import Refusal
@@ -22,7 +23,7 @@ from seaway.errors import SeawayError
 T = TypeVar("T")
 
 SHOWN = "the consumer's database"
-"""What errors call the database of a session."""
+"""What errors call the one that a user's handle is of."""
 
 
 class Errors(NamedTuple):
@@ -34,6 +35,30 @@ class Errors(NamedTuple):
     translated: Callable[[BaseException, str], SeawayError | None]
     """The error of ours for what a statement of ours may meet: the driver's errors, and the
     network's below it. ``None`` for any other."""
+
+
+class translating:
+    """Turns the driver's errors of our own statements into Seaway's."""
+
+    __slots__ = ("_errors", "_where")
+
+    def __init__(self, errors: Errors, where: str) -> None:
+        self._errors = errors
+        self._where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return
+        if (found := self._errors.translated(error, self._where)) is not None:
+            raise found from error
 
 
 class Writer(Protocol):
@@ -97,11 +122,13 @@ class Session(Protocol):
         ...
 
     async def commit(self) -> None:
-        """Fails, with nothing committed, where the body ended the transaction or aborted it."""
+        """To its end, even when cancelled. Fails, with nothing committed, where the body ended the
+        transaction or aborted it."""
         ...
 
     async def roll_back(self) -> None:
-        """Fails with ``ENDED`` where the body ended the transaction."""
+        """To its end, even when cancelled. Fails with ``ENDED`` where the body ended the
+        transaction."""
         ...
 
 
@@ -113,11 +140,20 @@ class Sessions(Protocol):
         """What those of its sessions mean."""
         ...
 
-    def session(self) -> AbstractAsyncContextManager[Session]:
-        """A connection of one's own; nothing that was open on it stays open afterwards.
+    @property
+    def shown(self) -> str:
+        """What errors call the database."""
+        ...
+
+    async def take(self) -> Session:
+        """A connection of one's own, to be given back.
 
         Raises Seaway's errors: ``StoreUnavailable``, ``ConfigError`` for what cannot be used.
         """
+        ...
+
+    async def give_back(self, session: Any, *, failed: bool) -> None:
+        """To its end, even when cancelled. ``failed``: what is open on it has to be ended."""
         ...
 
     async def close(self) -> None:

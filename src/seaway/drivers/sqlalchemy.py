@@ -15,13 +15,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    asynccontextmanager,
-    contextmanager,
-    nullcontext,
-    suppress,
-)
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import lru_cache, partial
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -53,7 +47,7 @@ from seaway.databases.statements import by_name, named
 from seaway.databases.steps import POSTGRES, SQLITE, Engine, Query, Row, Work, awaited, carried_out
 from seaway.databases.turns import Turns
 from seaway.drivers import refusals, sqlite_handles
-from seaway.drivers.seam import Errors, Handles, Sources, Through
+from seaway.drivers.seam import SHOWN, Errors, Handles, Sources, Through
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 
 T = TypeVar("T")
@@ -265,6 +259,9 @@ class AlchemySession:
 
     async def commit(self) -> None:
         """See ``seam.Session``. Savepoints that the body left open are released."""
+        await to_its_end(self._commit())
+
+    async def _commit(self) -> None:
         while (nested := self.handle.get_nested_transaction()) is not None:
             await nested.commit()
         await self.handle.execute(_text(RELEASE))
@@ -272,6 +269,9 @@ class AlchemySession:
 
     async def roll_back(self) -> None:
         """See ``seam.Session``."""
+        await to_its_end(self._roll_back())
+
+    async def _roll_back(self) -> None:
         try:
             await self.handle.execute(_text(UNDO))
         finally:
@@ -291,24 +291,27 @@ class AlchemySession:
 class AlchemySessions:
     """See ``seam.Sessions``. Of sessions that ``make`` makes."""
 
-    errors = MEANS
+    errors, shown = MEANS, SHOWN
 
     def __init__(self, make: Callable[[], AsyncSession]) -> None:
         self._make = make
         self._turns = Turns()
 
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[AlchemySession]:
+    async def take(self) -> AlchemySession:
         """See ``seam.Sessions``."""
         handle = self._make()
-        engine = _engine_of(handle)
-        one_writer = engine is SQLITE
-        turn: AbstractAsyncContextManager[None] = self._turns.own() if one_writer else nullcontext()
-        async with turn:
-            try:
-                yield AlchemySession(handle, engine)
-            finally:
-                await to_its_end(_close(handle))
+        session = AlchemySession(handle, _engine_of(handle))
+        if session.engine is SQLITE:
+            await self._turns.take()
+        return session
+
+    async def give_back(self, session: AlchemySession, *, failed: bool) -> None:
+        """See ``seam.Sessions``."""
+        try:
+            await to_its_end(_close(session.handle))
+        finally:
+            if session.engine is SQLITE:
+                self._turns.leave()
 
     async def close(self) -> None:
         """The engine is the user's."""

@@ -33,10 +33,10 @@ class ConnectingInbox:
         self._schema = schema
         self._committed = committed
         self._connections: Connections[Any] = Connections(self._connected)
-        self._inbox: Inbox | None = None
+        self._inbox: Inbox[Any] | None = None
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    async def transaction(self) -> AsyncIterator[Transaction[Any]]:
         """See ``Inbox``."""
         inbox = await self._decided()
         async with inbox.transaction() as opened:
@@ -58,7 +58,7 @@ class ConnectingInbox:
         made = self._connect()
         return await made if inspect.isawaitable(made) else made
 
-    async def _decided(self) -> Inbox:
+    async def _decided(self) -> Inbox[Any]:
         if self._inbox is not None:
             return self._inbox
         try:
