@@ -14,14 +14,15 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import asynccontextmanager
 from datetime import datetime
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
+from seaway.databases import sqlite_times as times
 from seaway.databases.causes import causes, session_lost
 from seaway.databases.refusals import Refusal
-from seaway.databases.steps import Engine, Query
+from seaway.databases.steps import Engine, Row
 from seaway.drivers.seam import Session, Sessions, translating
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
-from seaway.inbox.queries import Queries, queries_of
+from seaway.inbox.queries import Queries
 from seaway.parked import Standing
 
 H = TypeVar("H")
@@ -118,61 +119,62 @@ class Transaction(Generic[H]):
         handle: H = self._session.handle
         return handle
 
-    @property
-    def asked(self) -> tuple[Session, Queries]:
-        """For what ``InboxStore`` asks."""
-        return self._session, self._queries
-
     async def claim(self, consumer: str, event_id: str) -> bool:
-        """Write the inbox row. False: it was there, so the effects are too."""
+        """Write the inbox row. False: it was there, so the effects are too.
+
+        Waits for another transaction that has the same row in hand, and for its verdict.
+        """
         with translating(self._errors, self._shown):
-            query = self._queries.claim(consumer, event_id)
+            query = self._queries.of("claim", consumer=consumer, event_id=event_id)
             return await self._session.touched(query) == 1
 
     async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
         """Write the inbox rows in one statement; those that were new."""
         if len(event_ids) == 1:
+            # What most transactions ask: the plain statement costs the server half as much.
             return {event_ids[0]} if await self.claim(consumer, event_ids[0]) else set()
-        with translating(self._errors, self._shown):
-            found = await self._session.rows(self._queries.claim_many(consumer, event_ids))
+        # Sorted: two transactions with the same rows in hand wait for each other in one direction.
+        found = await self.rows("claim_many", consumer=consumer, event_ids=sorted(set(event_ids)))
         return {event_id for (event_id,) in found}
 
     async def trying(self, consumer: str, event_ids: Sequence[str]) -> Mapping[str, int]:
-        """Note that each of these is tried once more; how often by now."""
-        with translating(self._errors, self._shown):
-            found = await self._session.rows(self._queries.trying(consumer, event_ids))
+        """Note that each of these is tried once more; how often by now. Waits like ``claim``."""
+        found = await self.rows("trying", consumer=consumer, event_ids=sorted(set(event_ids)))
         return dict(found)
 
     async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
         """Those of ``keys`` of which anything is parked."""
-        with translating(self._errors, self._shown):
-            found = await self._session.rows(self._queries.parked_keys(consumer, keys))
+        found = await self.rows("parked_keys", consumer=consumer, keys=list(keys))
         return {key for (key,) in found}
 
     async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
         """Where an event stands among the parked ones of its key."""
-        query = self._queries.standing(consumer, event_id, key)
-        with translating(self._errors, self._shown):
-            found = await self._session.rows(query)
-        return Standing.of(consumer, event_id, self._queries.parked(found))
+        found = await self.rows("standing", consumer=consumer, event_id=event_id, key=key)
+        return Standing.of(consumer, event_id, map(times.parked, found))
 
     async def park(
         self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
     ) -> None:
         """Write its row, or make it one without a letter again."""
-        await self._touch(self._queries.park(consumer, event_id, key, place, failed))
+        own = {"consumer": consumer, "event_id": event_id, "key": key}
+        await self._touch("park", **own, place=place, failed=failed)
 
     async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
         """Its letter is stored."""
-        await self._touch(self._queries.set_letter(consumer, event_id, letter))
+        await self._touch("set_letter", consumer=consumer, event_id=event_id, letter=letter)
 
     async def release(self, consumer: str, event_id: str) -> None:
         """Remove its row. Idempotent."""
-        await self._touch(self._queries.release(consumer, event_id))
+        await self._touch("release", consumer=consumer, event_id=event_id)
 
-    async def _touch(self, query: Query) -> None:
+    async def _touch(self, name: str, **given: Any) -> None:
         with translating(self._errors, self._shown):
-            await self._session.touched(query)
+            await self._session.touched(self._queries.of(name, **given))
+
+    async def rows(self, name: str, **given: Any) -> Sequence[Row]:
+        """What the inbox's statement ``name`` gives."""
+        with translating(self._errors, self._shown):
+            return await self._session.rows(self._queries.of(name, **given))
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -232,31 +234,28 @@ class Inbox(Generic[H]):
 
     async def processed(self, event_id: str) -> Mapping[str, datetime]:
         """Which consumers have this event's effects, and since when."""
-        async with self._own() as (session, queries):
-            return queries.moments(await session.rows(queries.processed(event_id)))
+        async with self._unheard() as opened:
+            found = await opened.rows("processed", event_id=event_id)
+        return {consumer: times.moment(at) for consumer, at in found}
 
     async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
         """Those of them that have the consumer's inbox row."""
-        async with self._own() as (session, queries):
-            found = await session.rows(queries.claimed(consumer, event_ids))
+        async with self._unheard() as opened:
+            found = await opened.rows("claimed", consumer=consumer, event_ids=list(event_ids))
         return {event_id for (event_id,) in found}
 
     async def close(self) -> None:
         """Close what was opened for the inbox; what is the user's stays open. Idempotent."""
         await self._sessions.close()
 
-    @asynccontextmanager
-    async def _own(self) -> AsyncIterator[tuple[Session, Queries]]:
-        """A transaction of which nobody is told."""
-        opened: Transaction[H] = Transaction(self._sessions, self._queries_of, None)
-        async with opened:
-            with translating(self._sessions.errors, self._sessions.shown):
-                yield opened.asked
+    def _unheard(self) -> Transaction[H]:
+        """A transaction that changes nothing, so nobody is told of it."""
+        return Transaction(self._sessions, self._queries_of, None)
 
     def _queries_of(self, session: Session) -> Queries:
         found = self._queries.get(session.engine)
         if found is None:
-            found = self._queries[session.engine] = queries_of(session.engine, self._schema)
+            found = self._queries[session.engine] = Queries(session.engine, self._schema)
         return found
 
 
