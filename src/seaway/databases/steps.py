@@ -8,24 +8,15 @@ Owns: how such work is carried out, awaited or not. Runs nothing by itself.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from seaway.databases.engines import Engine, Parameters
 
 T = TypeVar("T")
 
 Row: TypeAlias = Any
 """A tuple, or what unpacks like one."""
-
-
-class Engine(NamedTuple):
-    """The database below a handle; ``binary``: its driver sends arrays in binary."""
-
-    name: Literal["postgres", "sqlite"]
-    binary: bool = False
-
-
-POSTGRES = Engine("postgres")
-SQLITE = Engine("sqlite")
 
 
 class Query(NamedTuple):
@@ -35,7 +26,7 @@ class Query(NamedTuple):
     """
 
     statement: str
-    parameters: Sequence[Any] | Mapping[str, Any] = ()
+    parameters: Parameters = ()
     gives: bool = True
     many: bool = False
 

@@ -17,8 +17,9 @@ from typing import TypeVar
 import aiosqlite
 
 from seaway.databases.ending import to_its_end
+from seaway.databases.engines import SQLITE
 from seaway.databases.savepoints import RELEASE, SAVE, UNDO, Savepoints
-from seaway.databases.steps import SQLITE, Query, Row, Work, awaited
+from seaway.databases.steps import Query, Row, Work, awaited
 from seaway.databases.turns import Turns
 from seaway.drivers import refusals
 from seaway.drivers.seam import SHOWN, Handles, Kept, Source, Through, translating

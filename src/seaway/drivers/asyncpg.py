@@ -18,8 +18,9 @@ from asyncpg.pool import PoolConnectionProxy
 
 from seaway.databases import sqlstates
 from seaway.databases.ending import to_its_end
+from seaway.databases.engines import POSTGRES
 from seaway.databases.refusals import Refusal
-from seaway.databases.steps import Engine, Query, Row, Work, awaited
+from seaway.databases.steps import Query, Row, Work, awaited
 from seaway.drivers import refusals, seam
 from seaway.drivers.seam import SHOWN, Errors, Handles, Sources, Through
 from seaway.errors import ConfigError, SeawayError
@@ -29,7 +30,7 @@ T = TypeVar("T")
 Pooled: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 Handle: TypeAlias = "asyncpg.Connection[asyncpg.Record] | Pooled"
 
-ENGINE = Engine("postgres", binary=True)
+ENGINE = POSTGRES._replace(binary=True)
 
 LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """The second is what asyncpg says of a session that was ended while it was idle."""

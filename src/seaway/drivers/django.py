@@ -14,9 +14,10 @@ from django.db import DatabaseError, InterfaceError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from seaway.databases import sqlstates
+from seaway.databases.engines import POSTGRES, SQLITE
 from seaway.databases.refusals import Refusal
 from seaway.databases.statements import by_name, named
-from seaway.databases.steps import POSTGRES, SQLITE, Query, Row, Work, carried_out
+from seaway.databases.steps import Query, Row, Work, carried_out
 from seaway.drivers import refusals, sqlite_handles
 from seaway.drivers.seam import Errors, Handles, Through
 from seaway.errors import SeawayError

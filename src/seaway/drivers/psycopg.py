@@ -21,9 +21,10 @@ from psycopg.rows import tuple_row
 
 from seaway.databases import sqlstates
 from seaway.databases.ending import to_its_end
+from seaway.databases.engines import POSTGRES
 from seaway.databases.refusals import Refusal
 from seaway.databases.savepoints import RELEASE, SAVE, UNDO, Savepoints
-from seaway.databases.steps import POSTGRES, Query, Row, Work, awaited, carried_out
+from seaway.databases.steps import Query, Row, Work, awaited, carried_out
 from seaway.drivers import refusals
 from seaway.drivers.seam import SHOWN, Errors, Handles, Kept, Source, Sources, Through, translating
 from seaway.errors import ConfigError, SeawayError

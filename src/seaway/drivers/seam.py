@@ -16,8 +16,9 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
+from seaway.databases.engines import Engine
 from seaway.databases.refusals import Refusal
-from seaway.databases.steps import Engine, Query, Row, Work
+from seaway.databases.steps import Query, Row, Work
 from seaway.errors import SeawayError
 
 T = TypeVar("T")

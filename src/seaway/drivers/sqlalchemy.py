@@ -41,10 +41,11 @@ from sqlalchemy.orm import Session, scoped_session
 
 from seaway.databases import sqlite_codes, sqlstates
 from seaway.databases.ending import to_its_end
+from seaway.databases.engines import POSTGRES, SQLITE, Engine
 from seaway.databases.refusals import Refusal
 from seaway.databases.savepoints import RELEASE, SAVE, UNDO
 from seaway.databases.statements import by_name, named
-from seaway.databases.steps import POSTGRES, SQLITE, Engine, Query, Row, Work, awaited, carried_out
+from seaway.databases.steps import Query, Row, Work, awaited, carried_out
 from seaway.databases.turns import Turns
 from seaway.drivers import refusals, sqlite_handles
 from seaway.drivers.seam import SHOWN, Errors, Handles, Sources, Through

@@ -6,7 +6,8 @@ import sqlite3
 from functools import partial
 from typing import TypeAlias, TypeVar
 
-from seaway.databases.steps import SQLITE, Work, carried_out
+from seaway.databases.engines import SQLITE
+from seaway.databases.steps import Work, carried_out
 from seaway.drivers import refusals
 from seaway.drivers.seam import Handles, Through
 from seaway.drivers.sqlite_handles import MEANS, outside, rows

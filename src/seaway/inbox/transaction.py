@@ -18,8 +18,9 @@ from typing import Any, Generic, Self, TypeVar
 
 from seaway.databases import sqlite_times as times
 from seaway.databases.causes import causes, session_lost
+from seaway.databases.engines import Engine
 from seaway.databases.refusals import Refusal
-from seaway.databases.steps import Engine, Row
+from seaway.databases.steps import Row
 from seaway.drivers.seam import Session, Sessions, translating
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 from seaway.inbox.queries import Queries

@@ -98,9 +98,9 @@ class Outbox:
 
         Raises, with nothing written: ``OutsideTransaction`` (begin one), ``EventTooLarge``,
         ``InvalidName``, ``SchemaMismatch`` (run ``seaway db upgrade``), ``StoreUnavailable``
-        (roll back, try again), ``ConfigError`` for everything else that the call has wrong, such
-        as an event id that is in the outbox already, or was sent and is still kept. Not idempotent:
-        each call is a new event.
+        (roll back, try again; at once where it is ``TransactionConflict``), ``ConfigError`` for
+        everything else that the call has wrong, such as an event id that is in the outbox already,
+        or was sent and is still kept. Not idempotent: each call is a new event.
         """
         adapter = adapter_for(tx)
         adapter.require_transaction(tx)

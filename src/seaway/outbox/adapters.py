@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 from seaway import drivers
+from seaway.databases.engines import Engine
 from seaway.databases.refusals import Refusal
-from seaway.databases.steps import Engine, Steps
+from seaway.databases.steps import Steps
 from seaway.drivers import refusals
 from seaway.drivers.seam import Errors, Writer
 from seaway.errors import ConfigError, SeawayError, StoreRefused, StoreUnavailable

@@ -22,8 +22,9 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
+from seaway.databases.engines import Engine
 from seaway.databases.sqlite_codes import is_twice
-from seaway.databases.steps import Engine, Query, Steps
+from seaway.databases.steps import Query, Steps
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
 from seaway.tables import within
 

@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from seaway.databases.ending import to_its_end
+from seaway.databases.engines import SQLITE
 from seaway.databases.savepoints import RELEASE, SAVE, UNDO
 from seaway.databases.sqlite_codes import translated
-from seaway.databases.steps import SQLITE, Query, Row
+from seaway.databases.steps import Query, Row
 from seaway.databases.turns import Turns
 from seaway.drivers import sqlite_handles
 from seaway.stores.sqlite.connection import Connection
