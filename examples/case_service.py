@@ -10,7 +10,7 @@ import uuid
 from contextlib import closing
 from dataclasses import dataclass
 
-from seaway import Delivery, Outbox, Poison, Seaway, event
+from seaway import Delivery, Poison, Seaway, event
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS cases (id TEXT PRIMARY KEY, title TEXT NOT NULL);
@@ -27,14 +27,14 @@ class CaseOpened:
 
 # --- the writing side: one transaction for the case and for its event
 
-outbox = Outbox()
+app = Seaway.from_config("seaway.yaml")  # connects to nothing yet
 
 
 def open_case(db: sqlite3.Connection, title: str) -> str:
     case_id = str(uuid.uuid4())
     with db:  # commits both rows, or neither
         db.execute("INSERT INTO cases VALUES (?, ?)", (case_id, title))
-        outbox.add(db, CaseOpened(case_id, title), key=case_id)
+        app.outbox.add(db, CaseOpened(case_id, title), key=case_id)
     return case_id
 
 
@@ -47,7 +47,6 @@ def main(titles: list[str]) -> None:
 
 # --- the consuming side: one transaction for the inbox row and for what the handler does
 
-app = Seaway.from_config("seaway.yaml")
 case_mgmt = app.consumer("case_mgmt", from_context="sea")  # the durable case_mgmt__from_sea
 
 

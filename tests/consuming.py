@@ -11,7 +11,14 @@ from datetime import timedelta
 from typing import Any
 
 from seaway.consumer import Consumer, Delivery
-from seaway.contracts import JSON, DeadLetterReason, InboxStore, Incoming, Message, Subscription
+from seaway.contracts import (
+    ConsumerInfo,
+    DeadLetterReason,
+    InboxStore,
+    Incoming,
+    Message,
+    Subscription,
+)
 from seaway.errors import BrokerUnavailable, StoreUnavailable
 from seaway.events import RawEvent
 from seaway.naming import Durable
@@ -153,7 +160,7 @@ class _Watched:
 class _WatchedAdmin(MemoryAdmin):
     failures = asked = 0
 
-    async def consumer(self, stream: str, durable: str) -> JSON | None:
+    async def consumer(self, stream: str, durable: str) -> ConsumerInfo | None:
         self.asked += 1
         if self.failures:
             self.failures -= 1

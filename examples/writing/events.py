@@ -1,8 +1,8 @@
-"""The event that the examples write, and the outbox that they write it to."""
+"""The event that the examples write, and the application whose outbox they write it to."""
 
 from dataclasses import dataclass
 
-from seaway import Outbox, event
+from seaway import Seaway, event
 
 TABLE = "CREATE TABLE IF NOT EXISTS cases (id text PRIMARY KEY, title text NOT NULL)"
 
@@ -14,4 +14,4 @@ class CaseOpened:
     title: str
 
 
-outbox = Outbox()
+app = Seaway.from_config()  # seaway.yaml; connects to nothing yet

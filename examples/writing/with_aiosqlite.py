@@ -1,15 +1,15 @@
-"""python with_aiosqlite.py cases.db"""
+"""SEAWAY_CONFIG=../seaway.yaml python with_aiosqlite.py cases.db"""
 
 import asyncio
 import sys
 
 import aiosqlite
-from events import TABLE, CaseOpened, outbox
+from events import TABLE, CaseOpened, app
 
 
 async def open_case(db: aiosqlite.Connection, case_id: str, title: str) -> None:
     await db.execute("INSERT INTO cases VALUES (?, ?)", (case_id, title))
-    await outbox.add(db, CaseOpened(case_id, title), key=case_id)
+    await app.outbox.add(db, CaseOpened(case_id, title), key=case_id)
     await db.commit()
 
 

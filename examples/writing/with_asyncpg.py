@@ -1,16 +1,16 @@
-"""python with_asyncpg.py postgresql://user@host/database"""
+"""SEAWAY_CONFIG=../seaway.yaml python with_asyncpg.py postgresql://user@host/database"""
 
 import asyncio
 import sys
 
 import asyncpg
-from events import TABLE, CaseOpened, outbox
+from events import TABLE, CaseOpened, app
 
 
 async def open_case(pool: asyncpg.Pool, case_id: str, title: str) -> None:
     async with pool.acquire() as db, db.transaction():
         await db.execute("INSERT INTO cases VALUES ($1, $2)", case_id, title)
-        await outbox.add(db, CaseOpened(case_id, title), key=case_id)
+        await app.outbox.add(db, CaseOpened(case_id, title), key=case_id)
 
 
 async def main(url: str) -> None:

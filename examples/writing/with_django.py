@@ -1,4 +1,7 @@
-"""python with_django.py cases.db: a whole project in one file, its tables made by ``migrate``."""
+"""SEAWAY_CONFIG=../seaway.yaml python with_django.py cases.db
+
+A whole project in one file, its tables made by ``migrate``.
+"""
 
 import sys
 

@@ -1,15 +1,15 @@
-"""python with_psycopg.py postgresql://user@host/database"""
+"""SEAWAY_CONFIG=../seaway.yaml python with_psycopg.py postgresql://user@host/database"""
 
 import sys
 
 import psycopg
-from events import TABLE, CaseOpened, outbox
+from events import TABLE, CaseOpened, app
 
 
 def open_case(db: psycopg.Connection, case_id: str, title: str) -> None:
     with db.transaction():
         db.execute("INSERT INTO cases VALUES (%s, %s)", (case_id, title))
-        outbox.add(db, CaseOpened(case_id, title), key=case_id)
+        app.outbox.add(db, CaseOpened(case_id, title), key=case_id)
 
 
 with psycopg.connect(sys.argv[1]) as connection:

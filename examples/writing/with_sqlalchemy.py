@@ -1,8 +1,11 @@
-"""python with_sqlalchemy.py postgresql+psycopg://user@host/database (or sqlite:///cases.db)"""
+"""SEAWAY_CONFIG=../seaway.yaml python with_sqlalchemy.py postgresql+psycopg://user@host/database
+
+Or sqlite:///cases.db.
+"""
 
 import sys
 
-from events import CaseOpened, outbox
+from events import CaseOpened, app
 from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -20,7 +23,7 @@ class Case(Base):
 def open_case(session: Session, case_id: str, title: str) -> None:
     with session.begin():
         session.add(Case(id=case_id, title=title))
-        outbox.add(session, CaseOpened(case_id, title), key=case_id)
+        app.outbox.add(session, CaseOpened(case_id, title), key=case_id)
 
 
 engine = create_engine(sys.argv[1])

@@ -1,9 +1,9 @@
-"""python with_sqlalchemy_async.py postgresql+asyncpg://user@host/database"""
+"""SEAWAY_CONFIG=../seaway.yaml python with_sqlalchemy_async.py postgresql+asyncpg://user@host/database"""
 
 import asyncio
 import sys
 
-from events import TABLE, CaseOpened, outbox
+from events import TABLE, CaseOpened, app
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
@@ -13,7 +13,7 @@ async def open_case(session: AsyncSession, case_id: str, title: str) -> None:
         await session.execute(
             text("INSERT INTO cases VALUES (:id, :title)"), {"id": case_id, "title": title}
         )
-        await outbox.add(session, CaseOpened(case_id, title), key=case_id)
+        await app.outbox.add(session, CaseOpened(case_id, title), key=case_id)
 
 
 async def main(url: str) -> None:

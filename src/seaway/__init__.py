@@ -2,7 +2,7 @@
 
 from seaway.app import Seaway
 from seaway.chain import chained
-from seaway.consumer import Consumer, Delivery
+from seaway.consumer import Consumer, ConsumerOptions, Delivery
 from seaway.errors import (
     AlreadyProcessed,
     ConfigError,
@@ -10,8 +10,6 @@ from seaway.errors import (
     NotFound,
     OutsideTransaction,
     Poison,
-    PublishRejected,
-    PublishUnconfirmed,
     Retry,
     SeawayError,
     TransientError,
@@ -27,14 +25,13 @@ __all__ = [
     "Backoff",
     "ConfigError",
     "Consumer",
+    "ConsumerOptions",
     "DecodeError",
     "Delivery",
     "NotFound",
     "Outbox",
     "OutsideTransaction",
     "Poison",
-    "PublishRejected",
-    "PublishUnconfirmed",
     "RawEvent",
     "Retry",
     "RetryPolicy",

@@ -16,14 +16,16 @@ from contextlib import (
     contextmanager,
     suppress,
 )
+from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self, Unpack
 
 from seaway import logs
 from seaway.brokers import jetstream
 from seaway.config import Settings, load_settings, settings_from_mapping
-from seaway.consumer import Consumer
+from seaway.consumer import Consumer, ConsumerOptions
+from seaway.consumer.options import whole
 from seaway.contracts import Broker, Store
 from seaway.dead_letters import DeadLetters, Releaser, Sweeper
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
@@ -34,15 +36,30 @@ from seaway.inbox import inbox_of
 from seaway.monitor.scraping import MetricsApp, serving
 from seaway.naming import Durable, dlq_stream, events_stream
 from seaway.outbox import Outbox
+from seaway.parts import Part, run_parts, stop_on_signals
 from seaway.presence import Presence
 from seaway.relay import Relay
 from seaway.retry import Backoff
-from seaway.running import Work, done_before, run_all, stop_on_signals
 from seaway.saying import log_signal
 from seaway.stores import open_configured
 from seaway.telemetry import Telemetry, logger
+from seaway.waiting import done_before
 
 _AWAY = Backoff(timedelta(milliseconds=100), timedelta(seconds=2))
+_root_options: ContextVar[tuple[Path | None, Mapping[str, Any]]] = ContextVar(
+    "root options of the command line", default=(None, {})
+)
+
+
+@contextmanager
+def root_options(config: Path | None, flags: Mapping[str, Any]) -> Iterator[None]:
+    """What ``from_config`` does inside is done with these, so that whatever an application derives
+    from its settings when it is imported (outbox, consumers, engines) is derived from them."""
+    token = _root_options.set((config, flags))
+    try:
+        yield
+    finally:
+        _root_options.reset(token)
 
 
 class Seaway:
@@ -54,7 +71,7 @@ class Seaway:
     """
 
     def __init__(self, settings: Settings, *, wait: bool = False) -> None:
-        self.settings = settings
+        self.settings: Final = settings
         self.telemetry = Telemetry()
         self.outbox = Outbox(
             max_message_bytes=settings.outbox.max_message_bytes,
@@ -76,13 +93,24 @@ class Seaway:
         self._stack: AsyncExitStack | None = None
         self._metrics: MetricsApp | None = None
         self._copied: tuple[AsyncExitStack | None, Store | None] = None, None
+        self.heeds_root_options = False
+        """Whether options of ``seaway run`` are in ``settings``."""
 
     @classmethod
     def from_config(cls, config: Path | str | Mapping[str, Any] | None = None) -> Self:
-        """Settings from a file, a mapping, or (``None``) where ``seaway`` itself looks for them."""
-        if isinstance(config, Mapping):
-            return cls(settings_from_mapping(config))
-        return cls(load_settings(None if config is None else Path(config)))
+        """Settings from a file, a mapping, or (``None``) where ``seaway`` itself looks for them.
+
+        While ``seaway run`` imports the application, its root options win over that: ``--config``
+        is read in place of what is named here, ``--server`` and the like are laid over it.
+        """
+        named, flags = _root_options.get()
+        if named is None and isinstance(config, Mapping):
+            made = cls(settings_from_mapping(config, flags=flags))
+        else:
+            path = named or (None if config is None or isinstance(config, Mapping) else config)
+            made = cls(load_settings(None if path is None else Path(path), flags=flags))
+        made.heeds_root_options = bool(named or flags)
+        return made
 
     # ------------------------------------------------------------------ declaring
 
@@ -92,17 +120,15 @@ class Seaway:
         *,
         from_context: str | None = None,
         purpose: str | None = None,
-        tx: object = "store",
-        **options: Any,
+        **options: Unpack[ConsumerOptions],
     ) -> Consumer:
         """Declare a consumer of a whole context (``from_context``), or of a purpose of its own.
 
         Durable ``{service}__from_{context}`` or ``{service}__{purpose}``; it must be in the
-        configuration, since topology is owned by the file (ADR 0003). ``tx`` says what
-        ``delivery.tx`` is: ``"store"``, a connection of the configured database; what ``inbox_for``
-        takes, such as a pool or a sessionmaker on that same database; or ``None``, no database and
-        effects at least once. Other ``options`` are ``Consumer``'s. ``ConfigError`` where the
-        durable is not in the configuration, or is declared twice.
+        configuration, since topology is owned by the file (ADR 0003). ``options``: ``batch``,
+        ``workers``, ``retry``, ``tx`` and the others that ``ConsumerOptions`` describes.
+        ``ConfigError`` where one of them is wrong, where the durable is not in the configuration,
+        or is declared twice.
         """
         if (from_context is None) == (purpose is None):
             raise ConfigError(f"consumer {service!r}: give either from_context= or purpose=")
@@ -125,7 +151,7 @@ class Seaway:
             raise ConfigError(
                 f"consumer {name} is on {found.stream}, not on {from_context}'s stream"
             )
-        consumer = Consumer(durable, stream=found.stream, tx=tx, **options)
+        consumer = Consumer(durable, stream=found.stream, **whole(name, options))
         self.consumers[name] = consumer
         return consumer
 
@@ -251,25 +277,20 @@ class Seaway:
             if not await self.open_in(stack, stop):
                 return
             store = await self.open_store()
-            works: list[Work] = []
-            parts: list[str] = []
+            parts: list[Part] = []
+            names: list[str] = []
             if relay:
-                works.append((await self.relay()).run)
-                parts.append("relay")
+                parts.append((await self.relay()).run)
+                names.append("relay")
             if consumers:
-                parts += [f"consumer {name}" for name in self.consumers]
-                works += [
-                    consuming(self, consumer, self.broker, store)
-                    for consumer in self.consumers.values()
-                ]
-                works += [
-                    self._releasing(consumer, store)
-                    for consumer in self.consumers.values()
-                    if consumer.parks
-                ]
+                names += [f"consumer {name}" for name in self.consumers]
+                for consumer in self.consumers.values():
+                    parts.append(consuming(self, consumer, self.broker, store))
+                    if consumer.parks:
+                        parts.append(self._releasing(consumer, store))
                 retention = self.settings.inbox.retention
                 if self.consumers and retention:
-                    works.append(Forgetting(store, retention).run)
+                    parts.append(Forgetting(store, retention).run)
             if sweeper:
                 sweep = Sweeper(
                     self.broker,
@@ -279,11 +300,11 @@ class Seaway:
                     parking=[name for name, one in self.consumers.items() if one.parks],
                     telemetry=self.telemetry,
                 )
-                works.append(sweep.run)
-                parts.append("sweeper")
-            works.append(Presence(store, self.telemetry, parts).run)
-            with self.announced(parts):
-                await run_all(works, stop)
+                parts.append(sweep.run)
+                names.append("sweeper")
+            parts.append(Presence(store, self.telemetry, names).run)
+            with self.announced(names):
+                await run_parts(parts, stop)
 
     def log_signals(self) -> None:
         """Have the log say what an operator wants to know of this application: pauses, parked
@@ -322,7 +343,7 @@ class Seaway:
 
         return await done_before(stop, connect())
 
-    def _releasing(self, consumer: Consumer, store: Store) -> Work:
+    def _releasing(self, consumer: Consumer, store: Store) -> Part:
         return Releaser(
             self.broker,
             store,
@@ -370,7 +391,7 @@ def _log_failure(work: asyncio.Task[None]) -> None:
         logger.error("the application's events have stopped: %s", error, exc_info=unforeseen)
 
 
-def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> Work:
+def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> Part:
     """Run ``consumer`` on ``broker``, its transactions on ``store`` or through its own handles."""
 
     async def consume(stop: asyncio.Event) -> None:

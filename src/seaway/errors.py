@@ -19,8 +19,6 @@ codes are matched, texts never. The docstring's first line is the message where 
     │       ├── TransactionConflict  another transaction was in the way: again, at once
     │       └── SessionLost    the session ended under its transaction: again, on another
     ├── StoreRefused           the database takes no such row: the event's doing, not an outage
-    ├── PublishRejected        the server refused and will go on refusing
-    ├── PublishUnconfirmed     unknown: send again under the same id
     ├── ApiError               JetStream's API refused a request
     ├── DecodeError            a message that no retry will make readable: dead letter now
     └── HandlerSignal          raised by handlers to say how a delivery ends
@@ -34,6 +32,7 @@ from __future__ import annotations
 
 import inspect
 from datetime import timedelta
+from typing import Literal, TypeAlias
 
 
 class SeawayError(Exception):
@@ -142,25 +141,24 @@ class StoreRefused(SeawayError):
     """The database refuses what a row was to hold; others are not concerned."""
 
 
+WhyApi: TypeAlias = Literal["no_jetstream", "too_many_replicas", "subjects_taken", "other"]
+
+
 class ApiError(SeawayError):
     """JetStream refused an API request.
 
-    ``code`` is the HTTP-like class, ``err_code`` the exact reason (see the server's errors.json).
+    ``why``: what a caller acts on; ``subjects_taken`` by another stream. For people, ``code`` is
+    the HTTP-like class and ``err_code`` the exact reason (see the server's errors.json).
     """
 
-    def __init__(self, description: str, *, code: int, err_code: int) -> None:
+    def __init__(
+        self, description: str, *, code: int, err_code: int, why: WhyApi = "other"
+    ) -> None:
         super().__init__(f"{description} (code {code}, err_code {err_code})")
         self.description = description
         self.code = code
         self.err_code = err_code
-
-
-class PublishRejected(ApiError):
-    """The stream refused a message and will refuse it again as it is."""
-
-
-class PublishUnconfirmed(SeawayError):
-    """No acknowledgement came: the message may be stored. Send it again under the same id."""
+        self.why: WhyApi = why
 
 
 class DecodeError(SeawayError):

@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar, overload
 from pydantic import BaseModel
 
 from seaway.codec import Codec, place
-from seaway.errors import ConfigError, DecodeError, InvalidName
+from seaway.errors import ConfigError, DecodeError
 from seaway.naming import EventSubject, event_name_of
 
 T = TypeVar("T")
@@ -104,29 +104,6 @@ class Registry:
         at import: they may be defined after it."""
         for event_type in self._types.values():
             event_type.codec.check()
-
-    def find(self, subject: str) -> EventType[Any] | None:
-        """The type registered for exactly this subject."""
-        return self._types.get(subject)
-
-    def resolve(self, subject: str) -> EventType[Any]:
-        """The type for ``subject``; ``DecodeError`` says whether event or version is unknown."""
-        found = self._types.get(subject)
-        if found is not None:
-            return found
-        try:
-            wanted = EventSubject.parse(subject)
-        except InvalidName as error:
-            raise DecodeError(str(error), field="subject") from error
-        versions = [
-            known.subject.version
-            for known in self._types.values()
-            if (known.subject.context, known.subject.event_name)
-            == (wanted.context, wanted.event_name)
-        ]
-        if versions:
-            raise unknown_version(subject, str(wanted.version), versions)
-        raise DecodeError(f"{subject}: no event class is registered for it", field="event_name")
 
 
 registry = Registry()

@@ -13,6 +13,7 @@ from datetime import timedelta
 from seaway import logs
 from seaway.contracts import Store
 from seaway.errors import SeawayError
+from seaway.waiting import done_before
 
 logger = logs.logger("seaway.inbox")
 
@@ -33,16 +34,7 @@ class Forgetting:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop`` is set; what is under way then is rolled back."""
-        work, stopping = asyncio.create_task(self._repeat()), asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ended = work.done()
-            work.cancel()
-            stopping.cancel()
-            await asyncio.wait({work, stopping})
-        if ended:
-            work.result()
+        await done_before(stop, self._repeat())
 
     async def _repeat(self) -> None:
         said = False

@@ -16,10 +16,8 @@ is wrong and shows a right one; no name is ever repaired silently.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from seaway.errors import InvalidName
 
@@ -205,45 +203,6 @@ def stream_context(stream: str) -> str:
     raise InvalidName(
         f"{stream!r} is not the name of a context's stream", hint="like SEA_EVENTS or SEA_DLQ"
     )
-
-
-def dlq_subject(original: str) -> str:
-    """``sea.event.case_created.v1`` gives ``sea.dlq.sea.event.case_created.v1``."""
-    return f"{context_of(original)}.dlq.{original}"
-
-
-def parse_dlq_subject(subject: str) -> str:
-    """The original subject of a dead letter subject."""
-    context, _, rest = subject.partition(".dlq.")
-    if not rest or context_of(rest) != context:
-        raise InvalidName(
-            f"{subject!r} is not a dead letter subject",
-            hint="{context}.dlq.{original_subject}, like sea.dlq.sea.event.case_created.v1",
-        )
-    return check_subject(rest)
-
-
-def redrive_subject(durable: str, original: str) -> str:
-    """The subject on which ``original`` reaches ``durable`` alone."""
-    return f"{context_of(original)}.redrive.{Durable.parse(durable)}.{original}"
-
-
-def parse_redrive_subject(subject: str) -> tuple[str, str]:
-    """``(durable, original subject)`` of a redrive subject."""
-    context, _, rest = subject.partition(".redrive.")
-    durable, _, original = rest.partition(".")
-    if not original or context_of(original) != context:
-        raise InvalidName(
-            f"{subject!r} is not a redrive subject",
-            hint="{context}.redrive.{durable}.{original_subject}",
-        )
-    return str(Durable.parse(durable)), check_subject(original)
-
-
-def filter_subjects(config: Mapping[str, Any]) -> list[str]:
-    """What a consumer's configuration on the server lets through; empty: all of its stream."""
-    single = config.get("filter_subject")
-    return [single] if single else list(config.get("filter_subjects") or ())
 
 
 def original_subject(subject: str) -> str:

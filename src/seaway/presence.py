@@ -8,7 +8,6 @@ orderly end nothing is left behind, and what a killed process leaves is known by
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import secrets
 import socket
@@ -21,6 +20,7 @@ from seaway import logs
 from seaway.contracts import SILENT, Notice, ProcessStore
 from seaway.errors import TransientError
 from seaway.telemetry import Telemetry
+from seaway.waiting import set_within
 
 logger = logs.logger("seaway")
 
@@ -53,7 +53,7 @@ class Presence:
         self._store = store
         self._telemetry = telemetry
         self._parts = parts
-        self._look = look.total_seconds()
+        self._look = look
         self._renew = renew.total_seconds()
         self._process = process_name()
         self._began = time.monotonic()
@@ -70,9 +70,7 @@ class Presence:
                 if await self._say(now):
                     said = now
                 due = time.monotonic() + self._renew
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._look):
-                    await stop.wait()
+            await set_within(self._look, stop)
         await self._say(())
 
     def _notices(self) -> list[Notice]:

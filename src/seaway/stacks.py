@@ -10,24 +10,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 
+from seaway.errors import SeawayError
+
 _OURS = f"{Path(__file__).parent}/"
 _INSTALLED = tuple(
     f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
-_LINKS = 20
-"""How long a chain of causes is followed."""
+_PARTS = 100
+"""How many errors one is followed into: its causes, and a group's members."""
 
 
 def without_ours(error: BaseException) -> BaseException:
-    """``error``, its traceback and those of its causes begun at the first frame that is not
-    Seaway's. One with Seaway's frames alone is left as it is. Idempotent."""
-    for one in _chain(error):
-        trace = one.__traceback__
-        while trace is not None and _is_ours(trace.tb_frame):
-            trace = trace.tb_next
-        if trace is not None:
-            # Not by assignment: an exception may be a frozen dataclass.
-            BaseException.with_traceback(one, trace)
+    """``error``, its traceback, and those of its causes and of a group's members, without Seaway's
+    frames. Those of a bug of ours stay, from the first frame on that it was called from: they tell
+    of it. Idempotent."""
+    parts = [(one, list(_steps(one.__traceback__))) for one in _parts(error)]
+    on_purpose = isinstance(error, SeawayError) or any(
+        not _is_ours(step.tb_frame) for _, steps in parts for step in steps
+    )
+    for one, steps in parts:
+        kept = [step for step in steps if not _is_ours(step.tb_frame)]
+        if not isinstance(one, SeawayError) and steps and _is_ours(steps[-1].tb_frame):
+            if not kept and not on_purpose:
+                continue
+            kept = steps[steps.index(kept[0]) :] if kept else []
+        trace = None
+        for step in reversed(kept):
+            trace = TracebackType(trace, step.tb_frame, step.tb_lasti, step.tb_lineno)
+        # Not by assignment: an exception may be a frozen dataclass.
+        BaseException.with_traceback(one, trace)
     return error
 
 
@@ -37,7 +48,7 @@ def innermost(error: BaseException, home: str) -> tuple[str, int]:
     ``home``: the module of the handler; what is installed beside it in its package is the user's.
     """
     package, last = home.partition(".")[0], ("", 0)
-    for one in _chain(error):
+    for one in _parts(error):
         found = None
         for trace in _steps(one.__traceback__):
             place = trace.tb_frame.f_code.co_filename, trace.tb_lineno
@@ -49,17 +60,21 @@ def innermost(error: BaseException, home: str) -> tuple[str, int]:
     return last
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """It, and what it came from, as far as a traceback shows that."""
-    one: BaseException | None = error
-    for _ in range(_LINKS):
-        if one is None:
+def _parts(error: BaseException) -> Iterator[BaseException]:
+    """It, what it came from, and what it is a group of, as far as a traceback shows that."""
+    left: list[BaseException | None] = [error]
+    for _ in range(_PARTS):
+        if not left:
             return
+        one = left.pop(0)
+        if one is None:
+            continue
         yield one
         try:
-            one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+            left.append(one.__cause__ or (None if one.__suppress_context__ else one.__context__))
+            left += one.exceptions if isinstance(one, BaseExceptionGroup) else ()
         except Exception:  # It is somebody else's class.
-            return
+            continue
 
 
 def _steps(trace: TracebackType | None) -> Iterator[TracebackType]:

@@ -132,7 +132,7 @@ def limit(folder: Folder, max_msg_size: int) -> None:
         try:
             info = await broker.admin.stream(f"{folder.context.upper()}_EVENTS")
             assert info is not None
-            await broker.admin.update_stream({**info["config"], "max_msg_size": max_msg_size})
+            await broker.admin.update_stream({**info.config, "max_msg_size": max_msg_size})
         finally:
             await broker.close()
 

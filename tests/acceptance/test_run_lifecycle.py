@@ -19,7 +19,7 @@ import pytest
 
 from seaway.brokers.jetstream import JetStreamBroker, connect
 from seaway.config import NatsSettings
-from seaway.contracts import Incoming
+from seaway.contracts import ConsumerInfo, Incoming
 from seaway.embedded.nats_server import NatsServer
 from seaway.embedded.postgres import PostgresServer
 from seaway.stores.postgres import PostgresStore
@@ -114,7 +114,7 @@ async def service(tmp_path: Path, nats_server_own: NatsServer, postgres_url: str
     return made
 
 
-async def durable(broker: JetStreamBroker) -> Any:
+async def durable(broker: JetStreamBroker) -> ConsumerInfo:
     found = await broker.admin.consumer(STREAM, DURABLE)
     assert found is not None
     return found
@@ -141,15 +141,15 @@ async def test_told_to_stop_it_ends_what_runs_and_gives_the_rest_back_at_once(
         rest = await take_over(broker, EVENTS - WORKERS)
         running = set(service.calls())
         assert {one.stream_seq for one in rest} == set(range(1, EVENTS + 1)) - running
-        assert (await durable(broker))["num_ack_pending"] == WORKERS
+        assert (await durable(broker)).num_ack_pending == WORKERS
         assert process.poll() is None
         service.go()
         assert await asyncio.to_thread(process.wait, 30) == 0
     after = await durable(broker)
-    assert (after["num_ack_pending"], after["num_pending"]) == (0, 0)
+    assert (after.num_ack_pending, after.num_pending) == (0, 0)
     assert sorted(service.calls()) == sorted(await service.effects()) == sorted(running)
     given_back = [one for one in rest if one.deliveries > 1]
-    assert after["delivered"]["consumer_seq"] == EVENTS + len(given_back)
+    assert after.consumer_seq == EVENTS + len(given_back)
 
 
 async def test_told_twice_it_ends_now_and_what_ran_comes_again(
@@ -163,7 +163,7 @@ async def test_told_twice_it_ends_now_and_what_ran_comes_again(
         # Its handlers would wait for ever: nobody lets them go.
         assert await asyncio.to_thread(process.wait, 30) == 130
     assert await service.effects() == []
-    assert (await durable(broker))["num_ack_pending"] == WORKERS
+    assert (await durable(broker)).num_ack_pending == WORKERS
 
 
 async def test_a_durable_that_the_server_does_not_have_is_one_line(

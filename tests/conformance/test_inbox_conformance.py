@@ -105,6 +105,7 @@ class TestInboxes(InboxConformance, ParkingConformance):
             with pytest.raises(SeawayError, match="nothing was committed") as raised:
                 await handle()
             assert not isinstance(raised.value, ConfigError | StoreUnavailable)
+            assert kind.undoing in str(raised.value)
         else:
             await handle()  # SQLite undoes a failed statement alone.
         assert bool(await effects(store)) == bool(await store.processed("e1"))
@@ -114,7 +115,7 @@ class TestInboxes(InboxConformance, ParkingConformance):
         self, kind: Kind, inbox: InboxStore, store: Store
     ) -> None:
         async def fail(tx: InboxTransaction) -> None:
-            async with tx.savepoint():
+            async with kind.savepoint(tx.handle):
                 await kind.run(tx.handle, effect(2))
                 await kind.run(tx.handle, effect(1))
 
@@ -122,7 +123,7 @@ class TestInboxes(InboxConformance, ParkingConformance):
             await kind.run(tx.handle, effect(1))
             with pytest.raises(Exception, match=r"(?i)unique|duplicate"):
                 await fail(tx)
-            async with tx.savepoint():
+            async with kind.savepoint(tx.handle):
                 await kind.run(tx.handle, effect(3))
         assert await effects(store) == [1, 3]
 
@@ -141,10 +142,8 @@ class TestInboxes(InboxConformance, ParkingConformance):
             async with inbox.transaction() as tx:
                 await tx.claim(CONSUMER, new_event_id())
                 if within == "savepoint":
-                    async with tx.savepoint():
-                        await body(tx.handle, number, end, then)
-                else:
-                    await body(tx.handle, number, end, then)
+                    await kind.run(tx.handle, "SAVEPOINT part")
+                await body(tx.handle, number, end, then)
 
         ways = itertools.product(
             ("transaction", "savepoint"),
@@ -152,8 +151,9 @@ class TestInboxes(InboxConformance, ParkingConformance):
             ("nothing", "a statement", "an error"),
         )
         for number, way in enumerate(ways):
-            with pytest.raises(ConfigError, match="itself"):
+            with pytest.raises(ConfigError, match="itself") as raised:
                 await handle(2 * number, *way)
+            assert kind.undoing in str(raised.value)
             await usable(inbox)
 
     async def test_cancelled_at_any_await_its_effects_are_whole(
@@ -165,8 +165,7 @@ class TestInboxes(InboxConformance, ParkingConformance):
             number = numbers[event_id] = len(numbers)
             async with inbox.transaction() as tx:
                 await tx.claim(CONSUMER, event_id)
-                async with tx.savepoint():
-                    await kind.run(tx.handle, effect(number))
+                await kind.run(tx.handle, effect(number))
                 await add_in(tx.handle, RawEvent(SUBJECT, b"{}", event_id=event_id))
 
         async def claimed(event_id: str) -> bool:

@@ -72,7 +72,7 @@ class Example:
         found = [one async for one in self.broker.admin.read("SEA_EVENTS")]
         info = await self.broker.admin.consumer("SEA_EVENTS", "case_mgmt__from_sea")
         assert info is not None
-        handled = info["ack_floor"]["stream_seq"] >= 1
+        handled = info.ack_floor >= 1
         return (
             handled
             and [one.message.subject for one in found[1:]] == ["sea.event.task_opened.v1"] * tasks

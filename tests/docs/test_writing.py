@@ -30,7 +30,11 @@ def run(example: str, argument: str) -> None:
         text=True,
         timeout=60,
         check=False,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={
+            **os.environ,
+            "SEAWAY_CONFIG": str(ROOT / "examples" / "seaway.yaml"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
     )
     assert done.returncode == 0, done.stderr
 

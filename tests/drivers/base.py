@@ -12,6 +12,8 @@ class Driver(ABC):
     """One kind of handle, on the database at ``url``."""
 
     engine: ClassVar[Literal["postgres", "sqlite"]] = "postgres"
+    undoing: ClassVar[str] = "connection.transaction()"
+    """What the user of such a handle knows as a savepoint."""
 
     def __init__(self, url: str) -> None:
         self.url = url

@@ -52,6 +52,7 @@ def database(url: str, alias: str = "default") -> Iterator[Any]:
 
 
 class DjangoConnection(Driver):
+    undoing = "atomic()"
     alias: ClassVar[str] = "reports"
 
     @asynccontextmanager

@@ -20,6 +20,8 @@ class Kind(ABC):
     """One kind of ``tx=``."""
 
     engine: ClassVar[Literal["postgres", "sqlite"]] = "postgres"
+    undoing: ClassVar[str] = "connection.transaction()"
+    """What its users know as a savepoint."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -31,6 +33,12 @@ class Kind(ABC):
     async def run(self, handle: Any, sql: str) -> None:
         """A statement of the application's own."""
         await handle.execute(sql)
+
+    @asynccontextmanager
+    async def savepoint(self, handle: Any) -> AsyncIterator[None]:
+        """A part that an exception undoes alone, in the handle's own way."""
+        async with handle.transaction():
+            yield
 
     async def commit(self, handle: Any) -> None:
         """What a handler must not do."""
@@ -88,6 +96,7 @@ class PsycopgFunction(PsycopgPool):
 
 
 class AlchemyEngine(Kind):
+    undoing = "begin_nested()"
     dialect: ClassVar[str] = "asyncpg"
 
     @asynccontextmanager
@@ -106,6 +115,11 @@ class AlchemyEngine(Kind):
 
     async def run(self, handle: Any, sql: str) -> None:
         await handle.execute(text(sql))
+
+    @asynccontextmanager
+    async def savepoint(self, handle: Any) -> AsyncIterator[None]:
+        async with handle.begin_nested():
+            yield
 
     async def commit(self, handle: Any) -> None:
         await handle.commit()
@@ -128,7 +142,18 @@ class AlchemySqliteSessions(AlchemySessions):
 
 
 class SqlitePath(Kind):
-    engine = "sqlite"
+    engine, undoing = "sqlite", "SAVEPOINT"
+
+    @asynccontextmanager
+    async def savepoint(self, handle: Any) -> AsyncIterator[None]:
+        await handle.execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            await handle.execute("ROLLBACK TO part")
+            raise
+        finally:
+            await handle.execute("RELEASE part")
 
     @asynccontextmanager
     async def given(self) -> AsyncIterator[Any]:

@@ -19,6 +19,7 @@ from drivers.base import Driver
 
 
 class Alchemy(Driver):
+    undoing = "begin_nested()"
     dialect: ClassVar[str]
 
     def options(self, autocommit: bool) -> dict[str, Any]:

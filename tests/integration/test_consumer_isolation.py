@@ -141,4 +141,4 @@ async def _apply(app: Seaway) -> None:
 async def _settled(app: Seaway) -> bool:
     info = await app.broker.admin.consumer("SEA_EVENTS", "case_mgmt__from_sea")
     assert info is not None
-    return not info["num_pending"] and not info["num_ack_pending"]
+    return info.settled

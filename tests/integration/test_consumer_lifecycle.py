@@ -16,7 +16,7 @@ from seaway import topology
 from seaway.brokers.jetstream import connect
 from seaway.config import NatsSettings, settings_from_mapping
 from seaway.consumer import Consumer, Delivery
-from seaway.contracts import JSON, Broker, InboxStore, Message, Stored
+from seaway.contracts import Broker, ConsumerInfo, InboxStore, Message, Stored
 from seaway.dead_letters import DeadLetters
 from seaway.embedded.nats_server import NatsServer
 from seaway.events import RawEvent
@@ -89,14 +89,13 @@ class Service:
     def outcomes(self) -> Counter[str]:
         return Counter(one.outcome for one in self.signals if isinstance(one, Delivered))
 
-    async def info(self, stream: str | None = None) -> JSON:
+    async def info(self, stream: str | None = None) -> ConsumerInfo:
         info = await self.broker.admin.consumer(stream or self.stream, str(self.durable))
         assert info is not None
         return info
 
     async def settled(self) -> bool:
-        info = await self.info()
-        return bool(info["num_pending"] == info["num_ack_pending"] == 0)
+        return (await self.info()).settled
 
 
 @pytest.fixture
@@ -141,7 +140,7 @@ async def test_started_and_stopped_again_and_again_it_leaks_nothing(service: Ser
     for stream in (service.stream, redrive_stream(service.context)):
 
         async def nobody_waits(stream: str = stream) -> bool:
-            return bool((await service.info(stream))["num_waiting"] == 0)
+            return (await service.info(stream)).num_waiting == 0
 
         await until(nobody_waits)
 
@@ -151,7 +150,7 @@ async def test_started_and_stopped_again_and_again_it_leaks_nothing(service: Ser
     await until(service.settled, within=20)
     stop.set()
     await last
-    assert (await service.info(redrive_stream(service.context)))["num_ack_pending"] == 0
+    assert (await service.info(redrive_stream(service.context))).num_ack_pending == 0
     assert set(handled) == set(range(501))
 
 
@@ -291,7 +290,7 @@ async def test_two_processes_may_have_events_of_one_key_at_a_time(
         await running.wait()
 
         async def both() -> bool:
-            return bool((await service.info())["num_ack_pending"] == 2)
+            return (await service.info()).num_ack_pending == 2
 
         await until(both)
         tasks.append(other.run(second, stop))

@@ -125,7 +125,7 @@ class Service:
     async def pending(self) -> int:
         info = await self.broker.admin.consumer(self.stream, str(self.durable))
         assert info is not None
-        return int(info["num_ack_pending"]) + int(info["num_pending"])
+        return info.num_ack_pending + info.num_pending
 
     def effects(self) -> list[tuple[str, str, int]]:
         with closing(sqlite3.connect(self.store.path)) as db:
@@ -257,7 +257,7 @@ async def test_a_handler_slower_than_ack_wait_runs_once(service: Service) -> Non
     assert attempts == ["e0", "e5"]
     info = await service.broker.admin.consumer(service.stream, str(service.durable))
     assert info is not None
-    assert info["num_redelivered"] == 0
+    assert info.num_redelivered == 0
 
 
 async def test_failures_now_and_then_leave_each_keys_order(service: Service) -> None:

@@ -91,7 +91,7 @@ class Shop:
         """How many messages a stream has."""
         info = await self.broker.admin.stream(stream)
         assert info is not None
-        return int(info["state"]["messages"])
+        return info.messages
 
     async def here(self, **more: object) -> list[Letter]:
         """The letters of this context: other tests share the server."""

@@ -113,7 +113,7 @@ async def test_a_consumer_goes_on_once_its_rights_are_granted(
             await asyncio.wait_for(work, 5)
         info = await admin.admin.consumer(E, C)
         assert info is not None
-        assert info["num_ack_pending"] == info["num_pending"] == 0
+        assert info.num_ack_pending == info.num_pending == 0
 
 
 @pytest.mark.parametrize(

@@ -108,14 +108,14 @@ async def names(url: str) -> list[str]:
     """The streams of the server's own JetStream."""
     broker = await connect(NatsSettings(url=url))
     try:
-        return sorted(one["config"]["name"] for one in await broker.admin.streams())
+        return sorted(one.name for one in await broker.admin.streams())
     finally:
         await broker.close()
 
 
 async def holds(broker: JetStreamBroker, stream: str, count: int) -> bool:
     info = await broker.admin.stream(stream)
-    return info is not None and info["state"]["messages"] == count
+    return info is not None and info.messages == count
 
 
 ALL = ["SEAWAY_ADVISORIES", "SEA_DLQ", "SEA_EVENTS", "SEA_REDRIVE"]
@@ -168,7 +168,7 @@ async def whole_way(settings_mapping: dict[str, Any], database: Path) -> None:
             async def given_up() -> bool:
                 await pull.next(5, timeout=timedelta(milliseconds=200))
                 info = await broker.admin.stream(ADVISORY_STREAM)
-                return info is not None and info["state"]["messages"] == 2
+                return info is not None and info.messages == 2
 
             await until(given_up)
         stop = asyncio.Event()
@@ -178,7 +178,7 @@ async def whole_way(settings_mapping: dict[str, Any], database: Path) -> None:
             info = await broker.admin.consumer(STREAM, DURABLE)
             assert info is not None
             letters = await app.dead_letters.list()
-            return effects() == [0, 1, 2, 4] and not info["num_ack_pending"] and len(letters) == 3
+            return effects() == [0, 1, 2, 4] and not info.num_ack_pending and len(letters) == 3
 
         await until(settled)
         letters = {one.event_id: one for one in await app.dead_letters.list()}
@@ -239,7 +239,7 @@ async def test_both_forms_of_an_acknowledgement_are_understood(tmp_path: Path) -
             assert await pull.ack(first, replace(second, reply="")) == [True, True]
             info = await broker.admin.consumer(STREAM, DURABLE)
             assert info is not None
-            assert info["ack_floor"]["stream_seq"] == 2
+            assert info.ack_floor == 2
         await broker.close()
 
 
@@ -347,7 +347,7 @@ async def test_another_domains_advisory_is_no_letter_here(tmp_path: Path) -> Non
 async def swept(broker: JetStreamBroker) -> bool:
     info = await broker.admin.consumer(ADVISORY_STREAM, SWEEPER_DURABLE)
     assert info is not None
-    return not info["num_pending"] and not info["num_ack_pending"]
+    return info.settled
 
 
 def test_the_rights_are_those_of_the_domain(tmp_path: Path) -> None:
@@ -414,7 +414,7 @@ async def test_the_applications_rights_suffice_in_a_domain(tmp_path: Path, long:
             async def settled() -> bool:
                 info = await broker.admin.consumer(STREAM, DURABLE)
                 assert info is not None
-                return info["ack_floor"]["stream_seq"] == 2 and await holds(broker, "SEA_DLQ", 1)
+                return info.ack_floor == 2 and await holds(broker, "SEA_DLQ", 1)
 
             await until(settled)
             stop.set()

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, cast
 
 import pytest
 
@@ -28,6 +28,8 @@ from seaway.events import RawEvent
 from seaway.retry import Backoff
 from seaway.stores import open_store
 from seaway.telemetry import DeadLettered, Delivered, Signal
+
+OnFailure: TypeAlias = Literal["continue", "park"]
 
 pytestmark = pytest.mark.server
 
@@ -83,7 +85,7 @@ async def letters(app: Seaway) -> list[Letter]:
 
 @pytest.mark.parametrize("on_failure", ["continue", "park"])
 async def test_a_handler_that_always_fails_has_its_attempts_and_one_letter(
-    nats_server_own: NatsServer, database: str, on_failure: str
+    nats_server_own: NatsServer, database: str, on_failure: OnFailure
 ) -> None:
     config = settings(nats_server_own.url, database, max_deliver=20, ack_wait="30s")
     heard: list[Signal] = []
@@ -123,13 +125,14 @@ async def test_a_handler_that_always_fails_has_its_attempts_and_one_letter(
     waits = [later - sooner for (_, sooner), (_, later) in itertools.pairwise(attempts)]
     assert min(waits) >= BASE.total_seconds() * 0.9, "none comes back at once"
     assert info is not None
-    assert (info["num_ack_pending"], info["ack_floor"]["stream_seq"]) == (0, 1)
+    assert (info.num_ack_pending, info.ack_floor) == (0, 1)
 
 
 async def die(url: str, database: str) -> None:
     """Be killed in the handler, each time."""
     app = Seaway.from_config(settings(url, database, max_deliver=3, ack_wait="500ms"))
-    consumer = app.consumer("case_mgmt", from_context="sea", on_failure=os.environ["ON_FAILURE"])
+    on_failure = cast(OnFailure, os.environ["ON_FAILURE"])
+    consumer = app.consumer("case_mgmt", from_context="sea", on_failure=on_failure)
 
     @consumer.handler(RawEvent)
     async def handle(event: RawEvent, delivery: Delivery) -> None:
@@ -152,7 +155,7 @@ async def test_a_process_that_dies_on_every_attempt_leaves_one_letter(
             while True:
                 info = await app.broker.admin.consumer("SEA_EVENTS", DURABLE)
                 assert info is not None
-                pending = info["num_pending"] or info["num_ack_pending"]
+                pending = info.num_pending or info.num_ack_pending
                 if not pending and await letters(app):
                     return
                 await asyncio.sleep(0.05)

@@ -109,7 +109,7 @@ async def main():
             return await running
         await forked(lambda: answer("run", run))
         await answer("parent drains", (await app.relay()).drain)
-        print("stream:", (await broker.admin.stream("SEA_EVENTS"))["state"]["messages"])
+        print("stream:", (await broker.admin.stream("SEA_EVENTS")).messages)
 
 asyncio.run(main())
 """

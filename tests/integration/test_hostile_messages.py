@@ -18,7 +18,7 @@ from seaway import topology
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.config import settings_from_mapping
 from seaway.consumer import Consumer, Delivery
-from seaway.contracts import JSON, Store
+from seaway.contracts import ConsumerInfo, Store
 from seaway.dead_letters import DeadLetters
 from seaway.dead_letters.letter import Letter
 from seaway.dead_letters.sweeper import Sweeper
@@ -92,7 +92,7 @@ class Place:
     async def last_seq(self) -> int:
         info = await self.broker.admin.stream(self.stream)
         assert info is not None
-        return int(info["state"]["last_seq"])
+        return info.last_seq
 
     async def event(self, headers: dict[str, bytes], payload: bytes = GOOD) -> None:
         lines = [(name.encode(), value) for name, value in headers.items()]
@@ -151,14 +151,13 @@ class Place:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def consumer(self) -> JSON:
+    async def consumer(self) -> ConsumerInfo:
         info = await self.broker.admin.consumer(self.stream, self.durable)
         assert info is not None
         return info
 
     async def settled(self) -> bool:
-        info = await self.consumer()
-        return not info["num_pending"] and not info["num_ack_pending"]
+        return (await self.consumer()).settled
 
     async def letters(self) -> list[Letter]:
         found = await DeadLetters(self.broker).list()
@@ -386,7 +385,7 @@ async def test_a_forged_advisory_makes_no_letter_of_what_is_not_given_up(
         async def waited_for() -> bool:
             """Those that may be true; all others are passed over."""
             info = await broker.admin.consumer(ADVISORY_STREAM, SWEEPER_DURABLE)
-            return info is not None and not info["num_pending"] and info["num_ack_pending"] <= 3
+            return info is not None and not info.num_pending and info.num_ack_pending <= 3
 
         await until(waited_for)
         assert not await place.letters()
@@ -395,7 +394,7 @@ async def test_a_forged_advisory_makes_no_letter_of_what_is_not_given_up(
 
         async def swept() -> bool:
             info = await broker.admin.consumer(ADVISORY_STREAM, SWEEPER_DURABLE)
-            return info is not None and not info["num_pending"] and not info["num_ack_pending"]
+            return info is not None and info.settled
 
         await until(swept)
     assert not await place.letters()

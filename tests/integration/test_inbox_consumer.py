@@ -178,7 +178,7 @@ async def effects(store: Store) -> list[int]:
 async def settled(app: Seaway) -> bool:
     info = await app.broker.admin.consumer("SEA_EVENTS", DURABLE)
     assert info is not None
-    return not info["num_pending"] and not info["num_ack_pending"]
+    return info.settled
 
 
 async def published(app: Seaway) -> list[int]:

@@ -285,7 +285,7 @@ async def test_a_foreign_message_is_delivered_or_skipped_and_nothing_breaks(
         assert all(await pull.ack(*found))
     info = await own.admin.stream(STREAM)
     assert info is not None
-    for seq in range(1, info["state"]["last_seq"] + 1):
+    for seq in range(1, info.last_seq + 1):
         assert await own.admin.get(STREAM, seq) is not None
     assert (await stored_ids(own))[-1] == "id-0"
     assert own.connected

@@ -53,7 +53,7 @@ async def on_their_way(broker: JetStreamBroker) -> int:
     """How many deliveries the server waits to have acknowledged."""
     info = await broker.admin.consumer(STREAM, DURABLE)
     assert info is not None
-    return int(info["num_ack_pending"])
+    return info.num_ack_pending
 
 
 # ------------------------------------------------------------------------------ asking ahead
@@ -249,7 +249,7 @@ async def exclusive(
         "priority_groups": ["seaway"],
         "priority_timeout": 10**9,
     }
-    await own.admin.update_consumer(STREAM, info["config"] | turns)
+    await own.admin.update_consumer(STREAM, info.config | turns)
     async with own.subscribe(STREAM, DURABLE) as one, own.subscribe(STREAM, DURABLE) as other:
         assert isinstance(one, Pull)
         assert isinstance(other, Pull)
@@ -269,7 +269,7 @@ async def waiting_for(own: JetStreamBroker) -> str | None:
     """Whose turn it is."""
     info = await own.admin.consumer(STREAM, DURABLE)
     assert info is not None
-    [state] = info["priority_groups"]
+    [state] = info.document["priority_groups"]
     found: str | None = state.get("pinned_client_id")
     return found
 
@@ -371,6 +371,6 @@ async def test_a_durable_that_is_not_exclusive_any_more_goes_on(
     info = await own.admin.consumer(STREAM, DURABLE)
     assert info is not None
     shared = {"priority_policy": "none", "priority_groups": [], "priority_timeout": 0}
-    await own.admin.update_consumer(STREAM, info["config"] | shared)
+    await own.admin.update_consumer(STREAM, info.config | shared)
     await publish(own, 20)
     assert len(await receive(one, 10)) == 10

@@ -106,7 +106,7 @@ async def letters(broker: JetStreamBroker) -> list[tuple[str, str]]:
 async def given_up(broker: JetStreamBroker) -> bool:
     """Whether the sweeper was told that a last delivery has run out."""
     info = await broker.admin.consumer(ADVISORY_STREAM, "seaway__sweeper")
-    return info is not None and bool(info["delivered"]["consumer_seq"])
+    return info is not None and bool(info.consumer_seq)
 
 
 async def until(holds: Callable[[], object], what: str) -> None:

@@ -153,5 +153,5 @@ async def test_counting_leaves_no_consumer_behind_and_ends_at_its_bound(
     assert await count_between(admin, bench.stream, opened, after=2, upto=7) == 3
     assert await count_between(admin, bench.stream, (), after=2, upto=7) == 5
     assert await count_between(admin, bench.stream, opened, after=10, upto=10) == 0
-    names = [info["name"] for info in await admin.consumers(bench.stream)]
+    names = [info.durable for info in await admin.consumers(bench.stream)]
     assert names == [bench.durable]

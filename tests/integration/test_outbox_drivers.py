@@ -319,8 +319,9 @@ async def test_an_aborted_transaction_is_said_to_be_one(driver: Driver) -> None:
         async with driver.transaction() as tx:
             with suppress(Exception):
                 await driver.execute(tx, "SELECT 1 / 0")
-            with pytest.raises(ConfigError, match="aborted"):
+            with pytest.raises(ConfigError, match="aborted") as raised:
                 await add(tx, EVENT)
+            assert driver.undoing in str(raised.value)
             raise Undo
 
 

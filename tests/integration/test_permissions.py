@@ -168,7 +168,7 @@ class Desk:
         await self.publish(E, event(event_id))
         info = await self.broker.admin.stream(E)
         assert info is not None
-        found = await self.broker.admin.get(E, info["state"]["last_seq"])
+        found = await self.broker.admin.get(E, info.last_seq)
         assert found is not None
         incoming = Incoming.read(found, C, deliveries=1)
         room = 600 if by_reference else None
@@ -186,7 +186,7 @@ class Desk:
     async def messages(self, stream: str) -> int:
         info = await self.broker.admin.stream(stream)
         assert info is not None
-        return int(info["state"]["messages"])
+        return info.messages
 
     def is_named(self) -> bool:
         """Whether the process says which right it lacks."""
@@ -386,7 +386,7 @@ async def sweeper(desk: Desk) -> None:
         async def swept() -> bool:
             info = await desk.broker.admin.consumer(ADVISORY_STREAM, "seaway__sweeper")
             assert info is not None
-            settled = info["num_pending"] == info["num_ack_pending"] == 0
+            settled = info.num_pending == info.num_ack_pending == 0
             return settled and await desk.messages(R) == 0 and await desk.messages(D) == 4
 
         await desk.until(swept)

@@ -118,7 +118,7 @@ def moved(context: str, number: int, *, keys: int = 5, kind: str = "moved") -> R
 async def count(broker: JetStreamBroker, stream: str) -> int:
     info = await broker.admin.stream(stream)
     assert info is not None
-    return int(info["state"]["messages"])
+    return info.messages
 
 
 async def subjects(broker: JetStreamBroker, stream: str) -> list[str]:
@@ -230,7 +230,7 @@ async def test_a_subject_without_room_holds_up_no_other_and_holds_its_keys(
         await until(lambda: has(broker, stream, 101))
         info = await broker.admin.stream(stream)
         assert info is not None
-        wide = {**info["config"], "max_msgs_per_subject": 5000}
+        wide = {**info.config, "max_msgs_per_subject": 5000}
         await broker.admin.update_stream(wide)
         await until(lambda: empty(store))
         await until(lambda: said(stage, RelayResumed))

@@ -297,7 +297,7 @@ async def test_a_full_stream_heals_without_parking(
         await heard.until(lambda: bool(heard.of(RelayPaused)))
         info = await broker.admin.stream(stream)
         assert info is not None
-        await broker.admin.update_stream({**info["config"], "max_msgs": -1})
+        await broker.admin.update_stream({**info.config, "max_msgs": -1})
         await heard.until(lambda: sum(each.sent for each in heard.of(Relayed)) == 60)
     assert_in_order(await on_stream(broker, stream), written)
     assert heard.of(Parked) == []
@@ -335,7 +335,7 @@ async def test_a_message_that_is_too_large_parks_and_its_key_waits(
     assert parked.event_id == large
     info = await broker.admin.stream(stream)
     assert info is not None
-    await broker.admin.update_stream({**info["config"], "max_msg_size": -1})
+    await broker.admin.update_stream({**info.config, "max_msg_size": -1})
     assert await store.unpark([large]) == 1
     assert await relay.drain() == 2
     stored = [each.event_id for each in await on_stream(broker, stream)]

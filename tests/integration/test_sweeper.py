@@ -17,13 +17,15 @@ import pytest
 from seaway import topology
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.config import settings_from_mapping
-from seaway.contracts import JSON, Incoming, Message, Stored, StoredMessage
+from seaway.contracts import JSON, ConsumerInfo, Incoming, Message, Stored, StoredMessage
 from seaway.dead_letters import DeadLetters, Letter, Sweeper
 from seaway.dead_letters.unreported import Handles
+from seaway.embedded.nats_server import NatsServer
 from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX, SWEEPER_DURABLE
 from seaway.parked import letter_row
 from seaway.stores.sqlite import SqliteStore
 from seaway.telemetry import DeadLettered, Signal, Telemetry
+from seaway.testing.drills.foreign import Publication, foreign_client
 
 pytestmark = pytest.mark.server
 TIMEOUT = timedelta(seconds=5)
@@ -88,7 +90,7 @@ class Shop:
         subject = f"{MAX_DELIVERIES_PREFIX}.{stream}.{consumer}"
         await self.put(ADVISORY_STREAM, Message(subject, payload, {}))
 
-    async def consumer(self, stream: str, durable: str) -> JSON:
+    async def consumer(self, stream: str, durable: str) -> ConsumerInfo:
         info = await self.broker.admin.consumer(stream, durable)
         assert info is not None
         return info
@@ -108,7 +110,7 @@ class Shop:
             async def given_up() -> bool:
                 await source.next(10, timeout=MOMENT)
                 info = await self.consumer(name, self.durable)
-                return not info["num_ack_pending"] and await self.advised(name) == expected
+                return not info.num_ack_pending and await self.advised(name) == expected
 
             await until(given_up)
 
@@ -116,7 +118,7 @@ class Shop:
         """Have the sweepers be given every advisory again."""
         info = await self.consumer(ADVISORY_STREAM, SWEEPER_DURABLE)
         await self.broker.admin.delete_consumer(ADVISORY_STREAM, SWEEPER_DURABLE)
-        await self.broker.admin.create_consumer(ADVISORY_STREAM, info["config"])
+        await self.broker.admin.create_consumer(ADVISORY_STREAM, info.config)
 
     async def here(self) -> list[Letter]:
         found = await self.letters.list()
@@ -127,7 +129,7 @@ class Shop:
         info = await self.broker.admin.consumer(ADVISORY_STREAM, SWEEPER_DURABLE)
         if info is None:
             return False
-        return not info["num_pending"] and not info["num_ack_pending"]
+        return info.settled
 
     def sweeper(
         self, store: SqliteStore, handles: Handles = anything, durable: str | None = None
@@ -206,7 +208,7 @@ async def test_what_is_never_acknowledged_becomes_one_letter(shop: Shop) -> None
 async def test_sweeping_again_adds_none_even_beyond_the_queues_memory_of_ids(shop: Shop) -> None:
     info = await shop.broker.admin.stream(shop.queue)
     assert info is not None
-    await shop.broker.admin.update_stream({**info["config"], "duplicate_window": 100_000_000})
+    await shop.broker.admin.update_stream({**info.config, "duplicate_window": 100_000_000})
     await shop.publish("one", "two")
     await shop.exhaust(2)
     for _ in range(2):
@@ -215,11 +217,14 @@ async def test_sweeping_again_adds_none_even_beyond_the_queues_memory_of_ids(sho
         await shop.from_the_beginning()
 
 
-async def test_what_a_consumer_terminated_becomes_a_letter(shop: Shop) -> None:
+async def test_what_a_consumer_terminated_becomes_a_letter(
+    shop: Shop, nats_server: NatsServer
+) -> None:
     await shop.publish("bad")
     async with shop.broker.subscribe(shop.stream, shop.durable) as source:
         [incoming] = await source.next(1, timeout=TIMEOUT)
-        await source.term(incoming, reason="no")
+        async with foreign_client(nats_server.url) as stranger:  # No consumer of ours does so.
+            await stranger.publish(Publication(incoming.reply.encode(), b"+TERM no"))
 
     async def terminated() -> bool:
         return await shop.advised(shop.stream) == 1
@@ -253,7 +258,7 @@ async def test_an_exhausted_redrive_goes_back_into_the_queue(shop: Shop) -> None
     assert (again.stream, again.id != letter.id) == (shop.redrives, True)
     info = await shop.broker.admin.stream(shop.redrives)
     assert info is not None
-    assert info["state"]["messages"] == 0, "the letter stands for it"
+    assert info.messages == 0, "the letter stands for it"
 
 
 async def test_advisories_that_say_nothing_of_ours_are_passed_over(shop: Shop) -> None:
@@ -287,10 +292,10 @@ async def test_a_queue_that_is_missing_holds_back_only_its_own_letters(shop: Sho
 
         async def tried() -> bool:
             info = await shop.broker.admin.consumer(ADVISORY_STREAM, SWEEPER_DURABLE)
-            return info is not None and info["num_pending"] == 0 and info["num_ack_pending"] > 0
+            return info is not None and info.num_pending == 0 and info.num_ack_pending > 0
 
         await until(tried)
-        await shop.broker.admin.create_stream(queue["config"])
+        await shop.broker.admin.create_stream(queue.config)
         await until(shop.is_swept)
     assert [letter.event_id for letter in await shop.here()] == ["kept"]
 
@@ -322,7 +327,7 @@ async def test_an_effect_in_the_making_is_waited_for(
 
     async def tried() -> bool:
         info = await shop.broker.admin.consumer(ADVISORY_STREAM, SWEEPER_DURABLE)
-        return info is not None and int(info["delivered"]["consumer_seq"]) > 0
+        return info is not None and info.consumer_seq > 0
 
     class Undo(Exception):
         pass
@@ -381,8 +386,7 @@ async def without_advisories(shop: Shop) -> JSON:
     info = await shop.broker.admin.stream(ADVISORY_STREAM)
     assert info is not None
     await shop.broker.admin.delete_stream(ADVISORY_STREAM)
-    config: JSON = info["config"]
-    return config
+    return info.config
 
 
 async def given_up(shop: Shop, stream: str, *, floor: int) -> None:
@@ -392,7 +396,7 @@ async def given_up(shop: Shop, stream: str, *, floor: int) -> None:
         async def nothing_pends() -> bool:
             await source.next(10, timeout=MOMENT)
             info = await shop.consumer(stream, shop.durable)
-            return not info["num_pending"] and not info["num_ack_pending"]
+            return info.settled
 
         await until(nothing_pends)
         if stream == shop.stream:
@@ -402,7 +406,7 @@ async def given_up(shop: Shop, stream: str, *, floor: int) -> None:
 
         async def passed() -> bool:
             info = await shop.consumer(stream, shop.durable)
-            return bool(info["ack_floor"]["stream_seq"] == floor)
+            return info.ack_floor == floor
 
         await until(passed)
 

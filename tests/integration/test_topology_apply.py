@@ -12,7 +12,7 @@ import pytest
 from seaway import topology
 from seaway.brokers.jetstream import JetStreamBroker, connect
 from seaway.config import NatsSettings, settings_from_mapping
-from seaway.contracts import JSON, Broker, BrokerAdmin, Message, Stored
+from seaway.contracts import JSON, Broker, BrokerAdmin, Message, Stored, StreamInfo
 from seaway.embedded.nats_server import NatsServer
 from seaway.errors import ApiError, ConfigError, SeawayError
 from seaway.topology import Plan, Topology
@@ -80,8 +80,7 @@ async def acknowledge(broker: Broker, file: File, count: int) -> None:
 async def config_of(admin: BrokerAdmin, stream: str) -> JSON:
     info = await admin.stream(stream)
     assert info is not None
-    config: JSON = info["config"]
-    return config
+    return info.config
 
 
 async def test_apply_makes_the_plan_empty_and_again_does_nothing(
@@ -98,8 +97,8 @@ async def test_apply_makes_the_plan_empty_and_again_does_nothing(
     )
     info = await broker.admin.consumer(file.stream, file.durable)
     assert info is not None
-    assert info["config"]["ack_wait"] == 120 * 10**9
-    assert (info["config"]["max_deliver"], info["config"]["max_ack_pending"]) == (20, 50)
+    assert info.config["ack_wait"] == 120 * 10**9
+    assert (info.config["max_deliver"], info.config["max_ack_pending"]) == (20, 50)
 
 
 @pytest.mark.since("2.11", "times to live of messages")
@@ -141,7 +140,7 @@ async def test_changes_in_place_keep_messages_positions_and_foreign_fields(
     assert changed["allow_msg_ttl"] is True
     info = await admin.consumer(file.stream, file.durable)
     assert info is not None
-    assert (info["ack_floor"]["stream_seq"], info["num_pending"]) == (4, 6)
+    assert (info.ack_floor, info.num_pending) == (4, 6)
 
 
 async def test_what_was_set_by_hand_is_put_right(broker: JetStreamBroker, file: File) -> None:
@@ -149,7 +148,7 @@ async def test_what_was_set_by_hand_is_put_right(broker: JetStreamBroker, file: 
     info = await broker.admin.consumer(file.stream, file.durable)
     assert info is not None
     by_hand = {"backoff": [10**9], "headers_only": True, "inactive_threshold": 10**12}
-    await broker.admin.update_consumer(file.stream, {**info["config"], **by_hand})
+    await broker.admin.update_consumer(file.stream, {**info.config, **by_hand})
     plan = await applied(file.topology(), broker.admin)
     (change,) = plan.changes
     assert {one.field for one in change.differences} >= set(by_hand)
@@ -166,7 +165,7 @@ async def test_a_new_consumer_continues_where_the_old_one_was(
     assert {change.kind for change in plan.changes} == {"recreate_consumer"}
     info = await broker.admin.consumer(file.stream, file.durable)
     assert info is not None
-    assert (info["config"]["opt_start_seq"], info["num_pending"]) == (5, 6)
+    assert (info.config["opt_start_seq"], info.num_pending) == (5, 6)
     metadata = (await config_of(broker.admin, file.stream)).get("metadata", {})
     assert not [name for name in metadata if name.startswith("seaway.")]
 
@@ -208,7 +207,7 @@ async def test_a_crash_between_any_two_steps_is_completed_by_the_next_apply(
     await applied(wanted, admin)
     info = await admin.consumer(file.stream, file.durable)
     assert info is not None
-    assert info["num_pending"] == 6
+    assert info.num_pending == 6
     assert (await config_of(admin, file.stream))["max_age"] == 8 * 24 * 3600 * 10**9
 
 
@@ -240,15 +239,15 @@ async def test_no_data_is_lost_without_permission(
     assert f"stream {file.stream}" in str(caught.value)
     after = await topology.actual(admin)
     for name in wanted.streams:
-        assert after.streams[name]["config"] == before.streams[name]["config"]
+        assert after.streams[name].config == before.streams[name].config
     info = await admin.stream(file.stream)
     assert info is not None
-    assert info["state"]["messages"] == 20
+    assert info.messages == 20
 
     await topology.apply(plan, admin, allow_data_loss=True)
     info = await admin.stream(file.stream)
     assert info is not None
-    assert info["state"]["messages"] < 20
+    assert info.messages < 20
     assert await admin.consumer(file.stream, file.durable) is not None
 
 
@@ -285,8 +284,8 @@ async def test_exclusive_is_changed_in_place_and_back(broker: JetStreamBroker, f
         assert (await planned(wanted, admin)).empty
         info = await admin.consumer(file.stream, file.durable)
         assert info is not None
-        assert info["config"].get("priority_policy", "none") == policy
-        assert (info["ack_floor"]["stream_seq"], info["num_pending"]) == (1, 2)
+        assert info.config.get("priority_policy", "none") == policy
+        assert (info.ack_floor, info.num_pending) == (1, 2)
 
 
 async def test_replicas_on_a_single_server_name_the_profile_that_fits(
@@ -318,7 +317,7 @@ class Forgetful:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._admin, name)
 
-    async def create_stream(self, config: JSON) -> JSON:
+    async def create_stream(self, config: JSON) -> StreamInfo:
         kept = {name: value for name, value in config.items() if name not in self._drop}
         return await self._admin.create_stream(kept)
 

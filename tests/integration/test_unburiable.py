@@ -77,7 +77,7 @@ async def mend(app: Seaway) -> None:
 async def configure(app: Seaway, **config: Any) -> None:
     info = await app.broker.admin.stream("SEA_DLQ")
     assert info is not None
-    await app.broker.admin.update_stream({**info["config"], **config})
+    await app.broker.admin.update_stream({**info.config, **config})
 
 
 async def gone(app: Seaway) -> None:
@@ -128,7 +128,7 @@ async def eventually(condition: Callable[[], Any], running: asyncio.Task[None]) 
 async def settled(app: Seaway) -> int:
     info = await app.broker.admin.consumer("SEA_EVENTS", DURABLE)
     assert info is not None
-    return int(info["num_pending"]) + int(info["num_ack_pending"])
+    return info.num_pending + info.num_ack_pending
 
 
 async def all_settled(app: Seaway, running: asyncio.Task[None]) -> None:

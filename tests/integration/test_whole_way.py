@@ -115,7 +115,7 @@ class Way:
                 return False
             for stream in (STREAM, "SEA_REDRIVE"):
                 info = await self.app.broker.admin.consumer(stream, DURABLE)
-                if info is None or info["num_pending"] or info["num_ack_pending"]:
+                if info is None or info.num_pending or info.num_ack_pending:
                     return False
         except SeawayError:
             return False

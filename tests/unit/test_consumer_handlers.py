@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -135,24 +134,3 @@ def test_what_is_not_an_event_is_refused() -> None:
 
     with pytest.raises(ConfigError, match=r"NotAnEvent is not an event .*@event"):
         consumer().handler(NotAnEvent)(handle)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"batch": 0}, {"workers": 0}, {"ordering": cast("Literal['key']", "subject")}],
-)
-def test_options_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="consumer case_mgmt__from_handlers"):
-        consumer(**options)
-
-
-def test_options_have_the_documented_defaults() -> None:
-    options = consumer()._options
-    assert (options.batch, options.workers, options.ordered) == (1, 1, True)
-    assert options.grace == timedelta(seconds=30)
-
-
-def test_parking_needs_the_applications_own_store() -> None:
-    for tx in (None, object()):
-        with pytest.raises(ConfigError, match="on_failure='park' needs"):
-            Consumer(Durable("case_mgmt", "x"), stream="SEA_EVENTS", on_failure="park", tx=tx)

@@ -378,3 +378,22 @@ async def test_a_letter_has_the_users_frames(bench: Bench, monkeypatch: pytest.M
     (stack,) = stacks
     assert "test_consumer_heard.py" in stack
     assert "seaway/consumer" not in stack
+
+
+async def test_a_foreign_cancellation_ends_no_worker_also_after_a_group_that_failed(
+    bench: Bench,
+) -> None:
+    """Up to Python 3.12 the task of a group that failed counts a cancellation for ever."""
+    handled: list[str] = []
+
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        if delivery.event_id == "e1":
+            await _in_a_group(event, delivery)
+        if delivery.event_id == "e2":
+            await _cancelled(event, delivery)
+        handled.append(delivery.event_id)
+
+    bench.start(consumer(handle, retry=AT_ONCE))
+    await bench.events.publish(*(message(f"e{n}", f"key {n}") for n in (1, 2, 3)))
+    await until(lambda: len(bench.letters.stored) == 2 and handled == ["e3"])
+    await bench.finish()

@@ -8,14 +8,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from seaway.config import AlertSettings, settings_from_mapping
-from seaway.contracts import Backlog, ServerInfo
+from seaway.contracts import Backlog, ConsumerInfo, ServerInfo, StreamInfo
 from seaway.monitor import (
-    ConsumerView,
     Finding,
     Sample,
     Snapshot,
     State,
-    StreamView,
     Watch,
     evaluate,
     rates,
@@ -26,7 +24,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ALERTS = AlertSettings()
 KEY = ("SEA_EVENTS", "case_mgmt__from_sea")
 
-CONSUMER = ConsumerView(
+CONSUMER = ConsumerInfo(
     stream=KEY[0],
     durable=KEY[1],
     created="2026-01-01T00:00:00Z",
@@ -38,9 +36,10 @@ CONSUMER = ConsumerView(
     stream_seq=0,
     ack_floor=0,
 )
-STREAM = StreamView(
+STREAM = StreamInfo(
     name="SEA_EVENTS",
     subjects=("sea.event.>",),
+    created="a",
     retention="limits",
     messages=0,
     bytes=0,

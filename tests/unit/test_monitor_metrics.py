@@ -12,13 +12,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from seaway.config import AlertSettings
-from seaway.contracts import Backlog, Notice, ServerInfo
+from seaway.contracts import Backlog, ConsumerInfo, Notice, ServerInfo, StreamInfo
 from seaway.monitor import (
     Activity,
-    ConsumerView,
     Sample,
     Snapshot,
-    StreamView,
     evaluate,
     exposition,
 )
@@ -37,7 +35,7 @@ from seaway.telemetry import (
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
-CONSUMER = ConsumerView(
+CONSUMER = ConsumerInfo(
     stream="SEA_EVENTS",
     durable="sea__default",
     created="a",
@@ -50,9 +48,10 @@ CONSUMER = ConsumerView(
     ack_floor=7,
     filters=("sea.event.>",),
 )
-STREAM = StreamView(
+STREAM = StreamInfo(
     name="SEA_EVENTS",
     subjects=("sea.event.>",),
+    created="a",
     retention="limits",
     messages=30,
     bytes=300,
@@ -225,7 +224,7 @@ def test_promtool_reads_it_and_objects_to_nothing_but_the_contracts_name() -> No
 # ----------------------------------------------------------------------------- redeliveries
 
 
-def moved(**values: int | str | tuple[str, ...]) -> ConsumerView:
+def moved(**values: int | str | tuple[str, ...]) -> ConsumerInfo:
     return replace(CONSUMER, **values)  # type: ignore[arg-type]
 
 
@@ -256,7 +255,7 @@ def test_a_place_that_stayed_needs_no_probe_whatever_the_filter() -> None:
         (replace(STREAM, first_seq=12), ("sea.event.>",)),
     ],
 )
-def test_narrow_filters_and_holes_are_probed(stream: StreamView, filters: tuple[str, ...]) -> None:
+def test_narrow_filters_and_holes_are_probed(stream: StreamInfo, filters: tuple[str, ...]) -> None:
     new = moved(filters=filters, consumer_seq=25, stream_seq=20)
     span = span_of(moved(filters=filters), new, stream)
     assert span is not None

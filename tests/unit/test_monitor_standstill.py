@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from seaway.config import AlertSettings
-from seaway.contracts import Backlog, Notice, ServerInfo
-from seaway.monitor import ConsumerView, Finding, Snapshot, State, StreamView, evaluate
+from seaway.contracts import Backlog, ConsumerInfo, Notice, ServerInfo, StreamInfo
+from seaway.monitor import Finding, Snapshot, State, evaluate
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEY = ("SEA_EVENTS", "case_mgmt__from_sea")
@@ -21,7 +21,7 @@ def ago(seconds: float) -> datetime:
     return NOW - timedelta(seconds=seconds)
 
 
-IDLE = ConsumerView(
+IDLE = ConsumerInfo(
     stream=KEY[0],
     durable=KEY[1],
     created="2026-01-01T00:00:00Z",
@@ -37,9 +37,10 @@ IDLE = ConsumerView(
     asked_at=NOW,
     last_active_at=ago(61),
 )
-STREAM = StreamView(
+STREAM = StreamInfo(
     name="SEA_EVENTS",
     subjects=("sea.event.>",),
+    created="a",
     retention="limits",
     messages=19,
     bytes=0,
@@ -142,7 +143,10 @@ def test_a_server_that_was_restarted_has_forgotten_since_when() -> None:
 
 def test_paused_and_never_used_durables_are_told_and_no_alarm() -> None:
     told_of: list[tuple[dict[str, Any], str]] = [
-        ({"paused_until": "2026-01-03T00:00:00Z"}, "is paused until 2026-01-03T00:00:00Z"),
+        (
+            {"paused_until": datetime(2026, 1, 3, tzinfo=UTC)},
+            "paused until 2026-01-03T00:00:00Z",
+        ),
         ({"consumer_seq": 0, "last_active_at": None}, "nobody has ever taken from"),
     ]
     for values, words in told_of:
@@ -254,7 +258,13 @@ def test_the_limit_that_is_nearest_is_named() -> None:
 
 
 def test_full_subjects_are_told() -> None:
-    full = replace(STREAM, refuses_when_full=True, full_subjects=("sea.event.a.v1",))
+    full = replace(
+        STREAM,
+        refuses_when_full=True,
+        refuses_per_subject=True,
+        max_messages_per_subject=3,
+        subject_messages={"sea.event.a.v1": 3, "sea.event.b.v1": 2},
+    )
     told = found(replace(SEEN, streams=(full,)), "stream_subjects_full")
     assert told is not None
     assert (told.state, told.value) == (State.WARNING, 1)

@@ -13,16 +13,16 @@ import pytest
 from starlette.testclient import TestClient
 
 from seaway.config import AlertSettings
-from seaway.contracts import Backlog, Message, ServerInfo, StoredMessage
+from seaway.contracts import Backlog, ConsumerInfo, Message, ServerInfo, StoredMessage, StreamInfo
 from seaway.dead_letters.letter import Letter
 from seaway.errors import BrokerUnavailable, NotFound
-from seaway.monitor import Activity, ConsumerView, Sample, Snapshot, StreamView
+from seaway.monitor import Activity, Sample, Snapshot
 from seaway.web import ANY_ADDRESS, create_app
 from seaway.web.pages import payload_text, recent_rates, sparkline
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 EVIL = "<script>alert('x')</script>"
-CONSUMER = ConsumerView(
+CONSUMER = ConsumerInfo(
     stream="SEA_EVENTS",
     durable="case_mgmt__from_sea",
     created="a",
@@ -35,9 +35,10 @@ CONSUMER = ConsumerView(
     ack_floor=7,
     max_ack_pending=50,
 )
-STREAM = StreamView(
+STREAM = StreamInfo(
     name="SEA_EVENTS",
     subjects=("sea.event.>",),
+    created="a",
     retention="limits",
     messages=30,
     bytes=2048,

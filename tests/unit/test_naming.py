@@ -47,28 +47,11 @@ def test_stream_names_round_trip(context: str) -> None:
         assert naming.stream_context(build(context)) == context
 
 
-@given(subjects)
-def test_dead_letter_subjects_round_trip(subject: EventSubject) -> None:
-    letter = naming.dlq_subject(str(subject))
-    assert naming.parse_dlq_subject(letter) == str(subject)
-    assert naming.covers(naming.dlq_filter(subject.context), letter)
-
-
-@given(durables, subjects)
-def test_redrive_subjects_round_trip(durable: Durable, subject: EventSubject) -> None:
-    redrive = naming.redrive_subject(str(durable), str(subject))
-    assert naming.parse_redrive_subject(redrive) == (str(durable), str(subject))
-    assert naming.original_subject(redrive) == str(subject)
-    assert naming.covers(naming.redrive_filter(subject.context, str(durable)), redrive)
-
-
 @given(near)
 def test_what_is_accepted_is_rebuilt_as_it_was(text: str) -> None:
     rebuilt: list[Callable[[str], str]] = [
         lambda one: str(EventSubject.parse(one)),
         lambda one: str(Durable.parse(one)),
-        lambda one: naming.dlq_subject(naming.parse_dlq_subject(one)),
-        lambda one: naming.redrive_subject(*naming.parse_redrive_subject(one)),
         naming.check_subject,
         naming.check_filter,
     ]

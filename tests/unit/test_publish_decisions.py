@@ -42,7 +42,7 @@ def test_an_unreadable_answer_is_unconfirmed(data: bytes) -> None:
 def test_nobody_listening_heals() -> None:
     outcome = classify(Frame("_INBOX.1", "", {"Status": "503"}, b""))
     assert isinstance(outcome, Refused)
-    assert (outcome.code, outcome.heals) == (503, True)
+    assert (outcome.code, outcome.heals, outcome.why) == (503, True, "unheard")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_what_had_no_room_holds_back_what_needs_as_much_of_its_subject() -> None
     messages += [keyed("e", half, subject="other"), keyed("c")]
     cut = Cut(messages, limit=ENOUGH)
     run = drawn(cut)
-    full = Refused("full", 503, 10077, heals=True, full=True)
+    full = Refused("full", 503, 10077, heals=True, why="full")
     cut.room.lacked(run.messages[0], full)
     assert cut.settle(run, [full] * len(run.places))
     assert drawn(cut).places == [4, 5]

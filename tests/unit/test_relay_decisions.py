@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from described import a_stream
 from seaway.contracts import (
     Backlog,
     Held,
@@ -27,11 +28,11 @@ from seaway.retry import Backoff
 from seaway.telemetry import RelayPaused, RelayResumed, Signal, Telemetry
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
-FULL = Refused("maximum bytes exceeded", 503, 10077, heals=True, full=True)
+FULL = Refused("maximum bytes exceeded", 503, 10077, heals=True, why="full")
 ILL = Refused("no leader", 503, 10008, heals=True)
-NOBODY = Refused("no stream takes this subject", 503, 0, heals=True)
+NOBODY = Refused("no stream takes this subject", 503, 0, heals=True, why="unheard")
 WRONG = Refused("wrong last sequence", 400, 10071, heals=False)
-TOO_LARGE = Refused("message size exceeds maximum allowed", 400, 10054, heals=False)
+TOO_LARGE = Refused("exceeds maximum allowed", 400, 10054, heals=False, why="too_large")
 SILENT = Unconfirmed("no acknowledgement in time")
 
 
@@ -154,8 +155,8 @@ def test_only_what_is_larger_than_its_whole_stream_is_given_up_for_room() -> Non
     large, small = entry(1, "a"), entry(2, "b")
     large = large._replace(message=replace(large.message, payload=b"x" * 1000))
     verdict = Verdict("SEA_EVENTS", kept=[Kept(large, FULL), Kept(small, FULL)])
-    assert decisions.outgrown(verdict, {"max_bytes": -1}) == verdict
-    judged = decisions.outgrown(verdict, {"max_bytes": 500})
+    assert decisions.outgrown(verdict, a_stream({"name": "SEA_EVENTS", "max_bytes": -1})) == verdict
+    judged = decisions.outgrown(verdict, a_stream({"name": "SEA_EVENTS", "max_bytes": 500}))
     assert [each.entry for each in judged.kept] == [small]
     [failed] = judged.failed
     assert (failed.entry, failed.park) == (large, True)
@@ -203,11 +204,15 @@ def test_a_missing_stream_is_told_from_one_without_leader_and_from_a_foreign_sub
     assert "seaway topology apply" in decisions.reason("SEA_EVENTS", missing.trouble)
     assert isinstance(missing.kept[1].cause, Held)
 
-    leaderless = decisions.reconsider(verdict, {"subjects": ["sea.event.>"]})
+    leaderless = decisions.reconsider(
+        verdict, a_stream({"name": "SEA_EVENTS", "subjects": ["sea.event.>"]})
+    )
     assert (leaderless.kept, leaderless.failed) == (verdict.kept, [])
     assert "leader" in decisions.reason("SEA_EVENTS", NOBODY)
 
-    foreign = decisions.reconsider(verdict, {"subjects": ["sea.event.other.*"]})
+    foreign = decisions.reconsider(
+        verdict, a_stream({"name": "SEA_EVENTS", "subjects": ["sea.event.other.*"]})
+    )
     assert foreign.trouble is None
     [failed] = foreign.failed
     assert failed.park

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from described import a_stream
 from seaway.contracts import (
     Broker,
     BrokerAdmin,
@@ -23,6 +24,7 @@ from seaway.contracts import (
     Sent,
     Stored,
     StoredMessage,
+    StreamInfo,
     Unconfirmed,
 )
 from seaway.errors import SchemaMismatch, StoreUnavailable
@@ -58,10 +60,10 @@ class ScriptedBroker:
     def admin(self) -> BrokerAdmin:
         return cast(BrokerAdmin, self)
 
-    async def stream(self, name: str) -> dict[str, Any] | None:
+    async def stream(self, name: str) -> StreamInfo | None:
         subjects = [f"{name.removesuffix('_EVENTS').lower()}.event.>"]
         nanoseconds = self.window // timedelta(microseconds=1) * 1000
-        return {"config": {"subjects": subjects, "duplicate_window": nanoseconds}}
+        return a_stream({"name": name, "subjects": subjects, "duplicate_window": nanoseconds})
 
     async def read(
         self,

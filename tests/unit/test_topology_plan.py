@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import copy
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from described import a_consumer, a_stream
 from seaway import topology
 from seaway.config import settings_from_mapping
 from seaway.topology import Change, Plan, ServerState, Topology
@@ -29,16 +29,10 @@ def wanted(
 
 def server(of: Topology, state: dict[str, Any] | None = None, **config: Any) -> ServerState:
     """A server that has ``of``, with ``state`` and further ``config`` in the event stream."""
-    held = {"messages": 0, "bytes": 0, "first_ts": "0001-01-01T00:00:00Z", **(state or {})}
-    streams = {
-        name: {"config": copy.deepcopy(dict(one)), "state": held}
-        for name, one in of.streams.items()
-    }
-    streams["SEA_EVENTS"]["config"].update(config)
-    consumers = {
-        key: {"name": key[1], "config": copy.deepcopy(dict(one))}
-        for key, one in of.consumers.items()
-    }
+    streams = {name: a_stream(one, **(state or {})) for name, one in of.streams.items()}
+    events = {**streams["SEA_EVENTS"].config, **config}
+    streams["SEA_EVENTS"] = a_stream(events, **(state or {}))
+    consumers = {key: a_consumer(*key, one) for key, one in of.consumers.items()}
     return ServerState(streams, consumers, NOW)
 
 
@@ -102,7 +96,7 @@ def test_a_server_that_has_it_all_differs_in_nothing() -> None:
     state = server(
         wanted(), metadata={"_nats.ver": "2.15.1"}, compression="none", deny_delete=False
     )
-    durable = state.consumers["SEA_EVENTS", "case_mgmt__from_sea"]["config"]
+    durable = state.consumers["SEA_EVENTS", "case_mgmt__from_sea"].config
     for name in ("backoff", "headers_only", "inactive_threshold", "deliver_subject"):
         del durable[name]  # the server leaves out what is empty
     durable.update(deliver_policy="by_start_sequence", opt_start_seq=9)
@@ -177,7 +171,7 @@ def test_on_an_interest_stream_a_new_consumer_loses_what_waits() -> None:
 
 def test_a_backoff_set_by_hand_is_taken_off() -> None:
     state = server(wanted())
-    state.consumers["SEA_EVENTS", "case_mgmt__from_sea"]["config"]["backoff"] = [10**9]
+    state.consumers["SEA_EVENTS", "case_mgmt__from_sea"].config["backoff"] = [10**9]
     change = only(topology.plan(wanted(), state), durable="case_mgmt__from_sea")
     assert [one.field for one in change.differences] == ["backoff"]
 
@@ -193,7 +187,7 @@ def test_a_durable_lost_in_the_middle_continues_where_it_was() -> None:
 
 def test_a_filter_left_out_means_all_of_the_streams_subjects() -> None:
     state = server(wanted())
-    del state.consumers["SEA_EVENTS", "case_mgmt__from_sea"]["config"]["filter_subject"]
+    del state.consumers["SEA_EVENTS", "case_mgmt__from_sea"].config["filter_subject"]
     assert topology.plan(wanted(), state).empty
 
 
@@ -201,10 +195,13 @@ def test_what_the_file_does_not_name_is_told_and_left_alone() -> None:
     state = server(wanted())
     streams = {
         **state.streams,
-        "ORDERS": {"config": {"name": "ORDERS", "subjects": ["sea.event.a.>"]}},
-        "KV_settings": {"config": {"name": "KV_settings", "subjects": ["$KV.settings.>"]}},
+        "ORDERS": a_stream({"name": "ORDERS", "subjects": ["sea.event.a.>"]}),
+        "KV_settings": a_stream({"name": "KV_settings", "subjects": ["$KV.settings.>"]}),
     }
-    consumers = {**state.consumers, ("SEA_EVENTS", "old__one"): {"config": {}}}
+    consumers = {
+        **state.consumers,
+        ("SEA_EVENTS", "old__one"): a_consumer("SEA_EVENTS", "old__one", {}),
+    }
     plan = topology.plan(wanted(), ServerState(streams, consumers, NOW))
     assert plan.empty
     assert [(one.stream, one.durable) for one in plan.unmanaged] == [
@@ -228,17 +225,19 @@ def test_an_export_loads_back_to_an_empty_plan() -> None:
 
 def test_an_export_names_what_the_file_cannot_hold() -> None:
     state = server(wanted())
-    foreign = {**state.consumers["SEA_EVENTS", "case_mgmt__from_sea"]["config"]}
+    foreign = {**state.consumers["SEA_EVENTS", "case_mgmt__from_sea"].config}
     streams = {
         **state.streams,
-        "TREE_EVENTS": {"config": {"name": "TREE_EVENTS", "mirror": {"name": "SEA_EVENTS"}}},
+        "TREE_EVENTS": a_stream({"name": "TREE_EVENTS", "mirror": {"name": "SEA_EVENTS"}}),
     }
+    pushed = {**foreign, "durable_name": "a__push", "deliver_subject": "x"}
     consumers = {
-        **state.consumers,
-        ("SEA_EVENTS", "plain"): {"config": {**foreign, "durable_name": "plain"}},
-        ("SEA_EVENTS", "a__push"): {
-            "config": {**foreign, "durable_name": "a__push", "deliver_subject": "x"}
-        },
+        one.key: one
+        for one in (
+            *state.consumers.values(),
+            a_consumer("SEA_EVENTS", "plain", {**foreign, "durable_name": "plain"}),
+            a_consumer("SEA_EVENTS", "a__push", pushed),
+        )
     }
     found = topology.exported(ServerState(streams, consumers, NOW))
     assert [one["durable"] for one in found.mapping["consumers"]] == ["case_mgmt__from_sea"]

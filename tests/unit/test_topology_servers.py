@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import pytest
 
+from described import a_consumer, a_stream
 from seaway import topology
 from seaway.config import settings_from_mapping
-from seaway.contracts import BrokerAdmin, ServerInfo
+from seaway.contracts import BrokerAdmin, ServerInfo, StreamInfo
 from seaway.errors import ConfigError
 from seaway.topology import ServerState, Topology
 from seaway.topology.servers import SINCE
@@ -33,9 +34,9 @@ def wanted(stream: dict[str, Any] | None = None, **consumer: Any) -> Topology:
 
 def having(plan: topology.Plan, release: tuple[int, ...]) -> ServerState:
     """A server of ``release`` on which ``plan`` was carried out."""
-    streams = {one.stream: {"config": one.config} for one in plan.changes if one.durable is None}
+    streams = {one.stream: a_stream(one.config) for one in plan.changes if one.durable is None}
     consumers = {
-        (one.stream, one.durable): {"name": one.durable, "config": one.config}
+        (one.stream, one.durable): a_consumer(one.stream, one.durable, one.config)
         for one in plan.changes
         if one.durable is not None
     }
@@ -107,14 +108,14 @@ def test_the_page_has_every_version_and_field() -> None:
 class _Elsewhere:
     """A server that is no cluster, asked for the streams of another domain."""
 
-    def __init__(self, *streams: dict[str, Any], elsewhere: bool = True) -> None:
+    def __init__(self, *streams: StreamInfo, elsewhere: bool = True) -> None:
         self._streams = streams
         self._info = ServerInfo("2.15.1", True, 1 << 20, elsewhere=elsewhere)
 
     async def server_info(self) -> ServerInfo:
         return self._info
 
-    async def streams(self) -> Sequence[dict[str, Any]]:
+    async def streams(self) -> Sequence[StreamInfo]:
         return self._streams
 
 
@@ -123,7 +124,7 @@ class _Elsewhere:
     [
         (_Elsewhere(elsewhere=False), False),
         (_Elsewhere(), None),
-        (_Elsewhere({"config": {"name": "OTHER"}, "cluster": {"name": "hub"}}), True),
+        (_Elsewhere(a_stream({"name": "OTHER"}, cluster="hub")), True),
     ],
 )
 async def test_another_domains_servers_are_not_judged_by_this_one(

@@ -11,8 +11,8 @@ from seaway.cli import tables
 from seaway.cli.session import Json, out, print_json, run
 from seaway.cli.stream import checked, connected, no_such_stream, not_found, show
 from seaway.cli.tables import Column
-from seaway.contracts import JSON
-from seaway.monitor.snapshot import ConsumerView
+from seaway.contracts import ConsumerInfo
+from seaway.headers import format_time
 
 app = typer.Typer(help="Look at consumers.", no_args_is_help=True)
 
@@ -24,7 +24,7 @@ def ls(ctx: typer.Context, stream: Stream, as_json: Json = False) -> None:
     """List a stream's durables."""
     infos = run(_consumers(ctx, stream))
     if as_json:
-        print_json(infos)
+        print_json([one.document for one in infos])
         return
     if not infos:
         out.print(f"{stream} has no durables: seaway topology apply makes those of seaway.yaml.")
@@ -40,14 +40,14 @@ def ls(ctx: typer.Context, stream: Stream, as_json: Json = False) -> None:
         ),
         [
             (
-                view.durable,
-                "\n".join(view.filters) or "all",
-                f"{view.num_pending:,}",
-                f"{view.num_ack_pending:,}",
-                f"{view.num_redelivered:,}",
-                str(view.num_waiting),
+                one.durable,
+                "\n".join(one.filters) or "all",
+                f"{one.num_pending:,}",
+                f"{one.num_ack_pending:,}",
+                f"{one.num_redelivered:,}",
+                str(one.num_waiting),
             )
-            for view in map(ConsumerView.read, infos)
+            for one in infos
         ],
     )
 
@@ -62,56 +62,54 @@ def info(
     """Show one durable; the JSON is that of `nats consumer info STREAM DURABLE --json`."""
     found = run(_consumer(ctx, stream, durable))
     if as_json:
-        print_json(found)
+        print_json(found.document)
         return
-    view, config = ConsumerView.read(found), found["config"]
-    held = f"{view.num_ack_pending:,}"
-    if view.max_ack_pending:
-        held += f" of {view.max_ack_pending:,}"
+    held = f"{found.num_ack_pending:,}"
+    if found.max_ack_pending:
+        held += f" of {found.max_ack_pending:,}"
     show(
-        f"{view.stream} / {view.durable}",
+        f"{found.stream} / {found.durable}",
         [
-            ("filter", ", ".join(view.filters) or "all"),
-            ("pending", f"{view.num_pending:,}"),
+            ("filter", ", ".join(found.filters) or "all"),
+            ("pending", f"{found.num_pending:,}"),
             ("ack pending", held),
-            ("redelivered now", f"{view.num_redelivered:,}"),
-            ("waiting pulls", str(view.num_waiting)),
-            ("delivered", f"{view.consumer_seq:,} times, up to sequence {view.stream_seq:,}"),
-            ("settled", f"all up to sequence {view.ack_floor:,}"),
-            ("ack wait", f"{config.get('ack_wait', 0) / 1e9:g} s"),
-            ("max deliver", str(config.get("max_deliver", "–"))),
+            ("redelivered now", f"{found.num_redelivered:,}"),
+            ("waiting pulls", str(found.num_waiting)),
+            ("delivered", f"{found.consumer_seq:,} times, up to sequence {found.stream_seq:,}"),
+            ("settled", f"all up to sequence {found.ack_floor:,}"),
+            ("ack wait", f"{found.ack_wait.total_seconds():g} s"),
+            ("max deliver", str(found.max_deliver or "unlimited")),
             ("exclusive", _turn(found)),
-            ("created", view.created),
+            ("created", found.created),
         ],
     )
 
 
-def _turn(found: JSON) -> str:
+def _turn(found: ConsumerInfo) -> str:
     """Whether one process at a time is given messages, and since when that is this one."""
-    if found["config"].get("priority_policy") != "pinned_client":
+    if not found.exclusive:
         return "no"
-    for state in found.get("priority_groups") or ():
-        if state.get("pinned_client_id"):
-            return f"yes, to one process since {state['pinned_ts']}"
-    return "yes, to no process now"
+    if found.given_to_one_since is None:
+        return "yes, to no process now"
+    return f"yes, to one process since {format_time(found.given_to_one_since)}"
 
 
-async def _consumers(ctx: typer.Context, stream: str) -> list[JSON]:
+async def _consumers(ctx: typer.Context, stream: str) -> list[ConsumerInfo]:
     async with connected(ctx) as admin:
         if await admin.stream(checked(stream, "stream")) is None:
             raise await no_such_stream(admin, stream)
-        listed = [i for i in await admin.consumers(stream) if i["config"].get("durable_name")]
+        listed = sorted(one.key for one in await admin.consumers(stream) if not one.ephemeral)
         # Lists may come from a follower, whose figures are stale: ask for each.
-        infos = await asyncio.gather(*(admin.consumer(stream, i["name"]) for i in listed))
-        return sorted((i for i in infos if i is not None), key=lambda info: str(info["name"]))
+        infos = await asyncio.gather(*(admin.consumer(*key) for key in listed))
+        return [one for one in infos if one is not None]
 
 
-async def _consumer(ctx: typer.Context, stream: str, durable: str) -> JSON:
+async def _consumer(ctx: typer.Context, stream: str, durable: str) -> ConsumerInfo:
     async with connected(ctx) as admin:
         found = await admin.consumer(checked(stream, "stream"), checked(durable, "consumer"))
         if found is not None:
             return found
         if await admin.stream(stream) is None:
             raise await no_such_stream(admin, stream)
-        names = [str(info["name"]) for info in await admin.consumers(stream)]
+        names = [info.durable for info in await admin.consumers(stream)]
         raise not_found("consumer", durable, names, f"on {stream}")

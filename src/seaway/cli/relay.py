@@ -15,8 +15,8 @@ from seaway.cli import log, session
 from seaway.contracts import Backlog, OutboxEntry
 from seaway.errors import StoreUnavailable
 from seaway.monitor.scraping import serving
+from seaway.parts import run_parts
 from seaway.presence import Presence
-from seaway.running import run_all
 from seaway.telemetry import Relayed, Signal
 
 NAMED = 20
@@ -97,8 +97,8 @@ async def _relay(ctx: typer.Context, drain: bool, metrics: str | None) -> Tally:
                 if drain:
                     await worker.drain(stop)
                 else:
-                    works = [worker.run, Presence(store, app.telemetry, ["relay"]).run]
-                    await run_all(works, stop)
+                    presence = Presence(store, app.telemetry, ["relay"])
+                    await run_parts([worker.run, presence.run], stop)
         tally.backlog = await store.backlog()
         if drain and tally.backlog.parked:
             tally.parked = await store.entries(parked=True, limit=NAMED)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from seaway.app import Seaway
+from seaway.app import Seaway, root_options
 from seaway.cli import log, session
-from seaway.config import load_settings
 from seaway.errors import ConfigError
 
 
-def load_application(target: str) -> Seaway:
-    """Import ``module:attribute``; ``ConfigError`` says which half is wrong."""
+def load_application(target: str, flags: session.Flags) -> Seaway:
+    """Import ``module:attribute``, its settings under ``flags``; ``ConfigError`` says which half is
+    wrong, or that the flags do not reach it."""
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
         raise ConfigError(
@@ -24,7 +23,8 @@ def load_application(target: str) -> Seaway:
         )
     sys.path.insert(0, "")
     try:
-        module = importlib.import_module(module_name)
+        with root_options(flags.config, flags.overrides):
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name != module_name and not module_name.startswith(f"{error.name}."):
             raise
@@ -34,20 +34,12 @@ def load_application(target: str) -> Seaway:
     found = getattr(module, attribute, None)
     if not isinstance(found, Seaway):
         raise ConfigError(f"{target!r} is {type(found).__name__}, not a Seaway application")
-    return found
-
-
-def _with_flags(application: Seaway, flags: session.Flags) -> Seaway:
-    """The same application, where root options say so with other settings."""
-    if flags.config is None and not flags.overrides:
-        return application
-    source = flags.config or application.settings.source
-    if source is None:
+    if (flags.config or flags.overrides) and not found.heeds_root_options:
         raise ConfigError(
-            "this application's settings are in its own code, so root options cannot change them"
+            f"the settings of {target!r} are in its own code, so root options cannot change them",
+            hint="make it with Seaway.from_config(...)",
         )
-    application.settings = load_settings(Path(source), flags=flags.overrides)
-    return application
+    return found
 
 
 def run_application(
@@ -69,7 +61,7 @@ def run_application(
     """
 
     async def work() -> None:
-        application = _with_flags(load_application(target), session.flags(ctx))
+        application = load_application(target, session.flags(ctx))
         log.set_up(log_level, log_format)  # After the import: what the application set up stands.
         application.wait = True
         await application.run(relay=relay, consumers=consumers, sweeper=sweeper, metrics=metrics)

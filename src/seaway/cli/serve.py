@@ -15,6 +15,7 @@ import typer
 from seaway.cli import log, session
 from seaway.cli.session import bounded, run, settings, stop_on_signals
 from seaway.errors import ConfigError, MissingExtra
+from seaway.waiting import done_before
 from seaway.web import ANY_ADDRESS, create_app
 
 if TYPE_CHECKING:
@@ -106,9 +107,7 @@ async def _until_stopped(web: Starlette, sock: socket.socket) -> None:
     )
     with stop_on_signals() as stop:
         serving = asyncio.create_task(server.serve(sockets=[sock]))
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
+        await done_before(stop, asyncio.wait({serving}))
         server.should_exit = True
         await serving
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -16,13 +17,10 @@ from seaway.cli import tables
 from seaway.cli.session import Json, flags, out, print_json, run
 from seaway.cli.tables import Column
 from seaway.config import load_settings
-from seaway.contracts import JSON, BrokerAdmin
+from seaway.contracts import BrokerAdmin, StreamInfo
 from seaway.errors import NotFound
-from seaway.monitor.snapshot import StreamView
+from seaway.headers import format_time
 from seaway.monitor.wording import human_bytes
-
-_PAGING = frozenset({"total", "offset", "limit"})
-"""Of the API's answer, not of the stream: the nats CLI leaves them out as well."""
 
 app = typer.Typer(help="Look at streams.", no_args_is_help=True)
 
@@ -32,7 +30,7 @@ def ls(ctx: typer.Context, as_json: Json = False) -> None:
     """List the server's streams."""
     infos = run(_streams(ctx))
     if as_json:
-        print_json(infos)
+        print_json([one.document for one in infos])
         return
     if not infos:
         out.print("There are no streams: seaway topology apply makes those of seaway.yaml.")
@@ -48,14 +46,14 @@ def ls(ctx: typer.Context, as_json: Json = False) -> None:
         ),
         [
             (
-                view.name,
-                ", ".join(view.subjects),
-                f"{view.messages:,}",
-                human_bytes(view.bytes),
-                "–" if view.fill is None else f"{view.fill:.1%}",
-                str(view.consumer_count),
+                one.name,
+                ", ".join(one.subjects),
+                f"{one.messages:,}",
+                human_bytes(one.bytes),
+                "–" if one.fill is None else f"{one.fill:.1%}",
+                str(one.consumer_count),
             )
-            for view in map(StreamView.read, infos)
+            for one in infos
         ],
     )
 
@@ -69,38 +67,42 @@ def info(
     """Show one stream; the JSON is that of `nats stream info NAME --json`."""
     found = run(_stream(ctx, name))
     if as_json:
-        print_json(found)
+        print_json(found.document)
         return
-    view, state = StreamView.read(found), found["state"]
+    led = f", leader {found.leader}" if found.leader else ""
     show(
-        view.name,
+        found.name,
         [
-            ("subjects", ", ".join(view.subjects)),
-            ("retention", f"{view.retention}, {found['config'].get('storage', 'file')}"),
-            ("replicas", str(view.replicas) + (f", leader {view.leader}" if view.leader else "")),
-            ("messages", f"{view.messages:,}"),
-            ("bytes", human_bytes(view.bytes)),
-            ("of its limit", "unlimited" if view.fill is None else f"{view.fill:.1%}"),
-            ("first", f"{view.first_seq:,} at {state.get('first_ts', '–')}"),
-            ("last", f"{view.last_seq:,} at {state.get('last_ts', '–')}"),
-            ("deleted inside", f"{view.num_deleted:,}"),
-            ("consumers", str(view.consumer_count)),
-            ("created", str(found.get("created", "–"))),
+            ("subjects", ", ".join(found.subjects)),
+            ("retention", f"{found.retention}, {found.storage}"),
+            ("replicas", f"{found.replicas}{led}"),
+            ("messages", f"{found.messages:,}"),
+            ("bytes", human_bytes(found.bytes)),
+            ("of its limit", "unlimited" if found.fill is None else f"{found.fill:.1%}"),
+            ("first", f"{found.first_seq:,}{_at(found.first_at)}"),
+            ("last", f"{found.last_seq:,}{_at(found.last_at)}"),
+            ("deleted inside", f"{found.num_deleted:,}"),
+            ("consumers", str(found.consumer_count)),
+            ("created", found.created),
         ],
     )
 
 
-async def _streams(ctx: typer.Context) -> list[JSON]:
+def _at(moment: datetime | None) -> str:
+    return f" at {format_time(moment)}" if moment else ""
+
+
+async def _streams(ctx: typer.Context) -> list[StreamInfo]:
     async with connected(ctx) as admin:
-        return sorted(await admin.streams(), key=lambda info: str(info["config"]["name"]))
+        return sorted(await admin.streams(), key=lambda info: info.name)
 
 
-async def _stream(ctx: typer.Context, name: str) -> JSON:
+async def _stream(ctx: typer.Context, name: str) -> StreamInfo:
     async with connected(ctx) as admin:
         found = await admin.stream(checked(name, "stream"))
         if found is None:
             raise await no_such_stream(admin, name)
-        return {name: value for name, value in found.items() if name not in _PAGING}
+        return found
 
 
 @asynccontextmanager
@@ -117,9 +119,7 @@ async def connected(ctx: typer.Context) -> AsyncIterator[BrokerAdmin]:
 
 async def no_such_stream(admin: BrokerAdmin, name: str) -> NotFound:
     """The error that names the streams there are."""
-    return not_found(
-        "stream", name, [str(info["config"]["name"]) for info in await admin.streams()]
-    )
+    return not_found("stream", name, [info.name for info in await admin.streams()])
 
 
 def not_found(

@@ -7,98 +7,49 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import timedelta
-from typing import Literal, TypeVar
+from typing import TypeVar, Unpack
 
 from seaway.consumer.delivery import Delivery
 from seaway.consumer.handlers import BatchHandler, Handler, HandlerTable
-from seaway.consumer.ports import Options, Ports
+from seaway.consumer.options import ConsumerOptions, Options, whole
+from seaway.consumer.ports import Ports
 from seaway.consumer.runtime import Runtime
 from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter
 from seaway.errors import ConfigError
 from seaway.naming import Durable, redrive_stream, stream_context
-from seaway.retry import Backoff, RetryPolicy
+from seaway.retry import RetryPolicy
 from seaway.telemetry import Telemetry
 
-__all__ = ["Consumer", "Delivery"]
+__all__ = ["Consumer", "ConsumerOptions", "Delivery"]
 
 E = TypeVar("E")
 
 
 class Consumer:
-    """A service's handlers on one durable.
+    """A service's handlers on one durable, as ``Seaway.consumer`` makes it.
 
-    - ``batch`` (1): how many deliveries may share a transaction; one commit, then all acks. Where
-      one fails, all are rolled back, and what was before and after it is worked on again without
-      it. On SQLite, where one transaction writes at a time, 50 to 100 pays.
-    - ``workers`` (1): how many transactions at a time.
-    - ``ordering`` (``"key"``): events of one ordering key one after the other, in stream order;
-      ``"none"``: each for itself.
-    - ``deadline`` (10 x ``ack_wait``): how long a handler may run before it is cancelled and
-      retried; its message is kept alive meanwhile.
-    - ``grace`` (30 s): how long running handlers may go on after a stop.
-    - ``retry``: the backoff of failed handlers (base 1 s, cap ``ack_wait``, full jitter), or a
-      ``RetryPolicy`` by type of exception.
-    - ``on_failure`` (``"continue"``): after an event has become a dead letter, the later ones of
-      its key go on; ``"park"``: they wait behind it in the dead letter queue, and are handled in
-      order once it is redriven or discarded (ADR 0010). It costs each transaction a look at what
-      is parked.
-    - ``on_unknown`` (``"ignore"``): an event without a handler here is acknowledged, counted as
-      ``ignored``, and said once a type; ``"letter"``: it becomes a dead letter, ``undecodable``. An
-      unknown version of an event that has a handler always does. ``RawEvent`` takes them all.
-    - ``tx`` (``"store"``): the application's own database; or what gives the handler's handles,
-      which only ``Seaway.consumer`` can resolve; ``None`` works without a database, and effects
-      are then at least once.
+    ``options``: see ``ConsumerOptions``; ``ConfigError`` for one that is wrong. ``tx`` other than
+    ``"store"`` and ``None`` only ``Seaway.consumer`` can resolve.
     """
 
     def __init__(
-        self,
-        durable: Durable,
-        *,
-        stream: str,
-        batch: int = 1,
-        workers: int = 1,
-        ordering: Literal["key", "none"] = "key",
-        deadline: timedelta | None = None,
-        grace: timedelta = timedelta(seconds=30),
-        retry: Backoff | RetryPolicy | None = None,
-        on_failure: Literal["continue", "park"] = "continue",
-        on_unknown: Literal["ignore", "letter"] = "ignore",
-        tx: object = "store",
+        self, durable: Durable, *, stream: str, **options: Unpack[ConsumerOptions]
     ) -> None:
-        if batch < 1 or workers < 1:
-            raise ConfigError(f"consumer {durable}: batch and workers are 1 or more")
-        if ordering not in ("key", "none"):
-            raise ConfigError(f"consumer {durable}: ordering is 'key' or 'none', not {ordering!r}")
-        if on_failure not in ("continue", "park"):
-            raise ConfigError(
-                f"consumer {durable}: on_failure is 'continue' or 'park', not {on_failure!r}"
-            )
-        if on_unknown not in ("ignore", "letter"):
-            raise ConfigError(
-                f"consumer {durable}: on_unknown is 'ignore' or 'letter', not {on_unknown!r}"
-            )
-        if on_failure == "park" and tx is None:
-            raise ConfigError(
-                f"consumer {durable}: on_failure='park' needs a database, to remember which keys "
-                "wait",
-                hint="leave tx=None out, or use on_failure='continue'",
-            )
-        if on_failure == "park" and tx not in (None, "store"):
-            raise ConfigError(
-                f"consumer {durable}: on_failure='park' needs the application's own store",
-                hint="leave tx= out, or use on_failure='continue'",
-            )
-        if on_failure == "park" and ordering != "key":
-            raise ConfigError(f"consumer {durable}: on_failure='park' needs ordering='key'")
+        given = whole(str(durable), options)
         self.durable = durable
-        self.parks = on_failure == "park"
+        self.parks = given["on_failure"] == "park"
         self.stream = stream
-        self.tx = tx
-        self._handlers = HandlerTable(str(durable), keeps_unknown=on_unknown == "letter")
-        policy = retry if isinstance(retry, RetryPolicy) else RetryPolicy(backoff=retry)
+        self.tx = given["tx"]
+        self._handlers = HandlerTable(str(durable), keeps_unknown=given["on_unknown"] == "letter")
+        retry = given["retry"]
         self._options = Options(
-            batch, workers, ordering == "key", deadline, grace, policy, self.parks
+            batch=given["batch"],
+            workers=given["workers"],
+            ordered=given["ordering"] == "key",
+            deadline=given["deadline"],
+            grace=given["grace"],
+            retry=retry if isinstance(retry, RetryPolicy) else RetryPolicy(backoff=retry),
+            parks=self.parks,
         )
 
     def handler(self, event: type[E]) -> Callable[[Handler[E]], Handler[E]]:

@@ -13,9 +13,9 @@ that bounds how many there can be, also where the queue takes nothing at all.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from seaway import logs
 from seaway.consumer.breaker import OUTAGE
@@ -25,6 +25,7 @@ from seaway.consumer.run import Run, Spawn, by_source
 from seaway.contracts import DeadLetterReason
 from seaway.errors import ConfigError, SeawayError, StoreRefused
 from seaway.telemetry import DeadLettered, HandledAs
+from seaway.waiting import set_within
 
 logger = logs.logger("seaway.consumer")
 
@@ -97,9 +98,7 @@ class Burials:
             self._news.clear()
             due = min(self._waiting, key=lambda burial: burial.due)
             if (left := due.due - run.now()) > 0:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(left):
-                        await self._stop_or_news()
+                await set_within(timedelta(seconds=left), run.stop, self._news)
                 continue
             if await self._tried(due):
                 self._waiting.remove(due)
@@ -108,15 +107,6 @@ class Burials:
                     burial.due = 0.0
                 run.go_on()
             self._say()
-
-    async def _stop_or_news(self) -> None:
-        stop = asyncio.ensure_future(self._run.stop.wait())
-        news = asyncio.ensure_future(self._news.wait())
-        try:
-            await asyncio.wait([stop, news], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stop.cancel()
-            news.cancel()
 
     async def _tried(self, burial: Burial) -> bool:
         """Whether the letter is stored and the message acknowledged."""

@@ -34,6 +34,8 @@ async def call_handler(
     handle, outbox = None if tx is None else tx.handle, run.ports.outbox
     task = asyncio.current_task()
     assert task is not None
+    # Not 0: until Python 3.13 a TaskGroup that failed in an earlier handler is counted for ever.
+    cancelling = task.cancelling()
     try:
         with Deadline(run.deadlines, task):
             if registration.takes_lists:
@@ -47,7 +49,7 @@ async def call_handler(
     except AlreadyProcessed:
         return False
     except asyncio.CancelledError as error:
-        if task.cancelling():
+        if task.cancelling() > cancelling:
             raise
         # Not our cancellation: it would end this worker without a word.
         raise RuntimeError("the handler awaited something that was cancelled") from error

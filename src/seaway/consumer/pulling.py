@@ -149,13 +149,11 @@ class Puller:
             info = await self._run.ports.broker.admin.consumer(stream, self._run.durable)
         except BrokerUnavailable:
             return False
-        if info is None or info.get("paused") or int(info["num_pending"]) == 0:
+        if info is None or info.paused_until is not None or info.num_pending == 0:
             return False
-        if source.standby and any(
-            state.get("pinned_client_id") for state in info.get("priority_groups") or ()
-        ):
+        if source.standby and info.given_to_one_since is not None:
             return False  # Not to us.
-        return int(info["num_ack_pending"]) < self._run.limits.max_ack_pending
+        return info.num_ack_pending < self._run.limits.max_ack_pending
 
     async def _until_made_again(self, stream: str) -> None:
         run, attempt = self._run, 0
@@ -166,7 +164,7 @@ class Puller:
             with contextlib.suppress(BrokerUnavailable):
                 info = await run.ports.broker.admin.consumer(stream, run.durable)
                 if info is not None:
-                    run.learn(info["config"])
+                    run.learn(info)
                     return
 
     def _tell(self, stream: str, reason: str) -> None:

@@ -23,9 +23,15 @@ from contextlib import aclosing
 from seaway import logs
 from seaway.consumer.lanes import Expected
 from seaway.consumer.run import Run
-from seaway.contracts import JSON, BrokerAdmin, InboxStore, Incoming, StoredMessage, Subscription
+from seaway.contracts import (
+    BrokerAdmin,
+    ConsumerInfo,
+    InboxStore,
+    Incoming,
+    StoredMessage,
+    Subscription,
+)
 from seaway.errors import ApiError, NotFound, StoreRefused, StoreUnavailable, TransientError
-from seaway.naming import filter_subjects
 from seaway.parked import Place, letter_rows
 
 logger = logs.logger("seaway.consumer")
@@ -44,7 +50,7 @@ async def recover(run: Run, stream: str, source: Subscription) -> None:
     if not run.options.ordered or store is None:
         return
     info = await run.info(stream)
-    if run.stop.is_set():
+    if run.stop.is_set() or info is None:
         return
     async with aclosing(in_flight(run.ports.broker.admin, info)) as lost:
         async for some in _batches(lost):
@@ -189,35 +195,32 @@ async def _with_unknown_letter(
     return lettered
 
 
-def _may_come(info: JSON | None, stream_seq: int) -> bool:
+def _may_come(info: ConsumerInfo | None, stream_seq: int) -> bool:
     """Whether the server has not done with it. Where it has, somebody has settled it, or it had its
     last delivery and the sweeper has or will have the letter."""
     if info is None:
         return False
-    if stream_seq > int(info["delivered"]["stream_seq"]):
+    if stream_seq > info.stream_seq:
         return True
-    floor = int(info["ack_floor"]["stream_seq"])
-    return stream_seq > floor and int(info.get("num_ack_pending", 0)) > 0
+    return stream_seq > info.ack_floor and info.num_ack_pending > 0
 
 
-async def in_flight(admin: BrokerAdmin, info: JSON) -> AsyncGenerator[StoredMessage, None]:
+async def in_flight(admin: BrokerAdmin, info: ConsumerInfo) -> AsyncGenerator[StoredMessage, None]:
     """The durable's messages behind its ack floor that were delivered, in order.
 
     ``info`` is the durable's own, fresh from the server. Some of them may be acknowledged.
     """
-    config, delivered = info["config"], int(info["delivered"]["stream_seq"])
-    floor = int(info["ack_floor"]["stream_seq"])
-    if int(info.get("num_ack_pending", 0)) == 0 or floor >= delivered:
+    if info.num_ack_pending == 0 or info.ack_floor >= info.stream_seq:
         return
     stored = admin.read(
-        info["stream_name"],
-        filter_subjects=filter_subjects(config),
-        from_seq=floor + 1,
-        reader=info["name"],
+        info.stream,
+        filter_subjects=info.filters,
+        from_seq=info.ack_floor + 1,
+        reader=info.durable,
     )
     async with aclosing(stored):
         async for found in stored:
-            if found.stream_seq > delivered:
+            if found.stream_seq > info.stream_seq:
                 return
             yield found
 

@@ -18,11 +18,13 @@ from seaway.consumer.deadlines import Deadlines
 from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.heard import Heard
 from seaway.consumer.lanes import Lanes, Work
+from seaway.consumer.options import Options
 from seaway.consumer.outcomes import Limits
 from seaway.consumer.pace import Pace
-from seaway.consumer.ports import Options, Ports
-from seaway.contracts import JSON, Incoming, Subscription
+from seaway.consumer.ports import Ports
+from seaway.contracts import ConsumerInfo, Incoming, Subscription
 from seaway.errors import BrokerUnavailable, NotFound
+from seaway.waiting import set_within
 
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
@@ -69,20 +71,18 @@ class Run:
         self.heard = Heard(durable, handlers, self.now)
         self.pace = Pace()
 
-    def learn(self, config: JSON) -> None:
+    def learn(self, info: ConsumerInfo) -> None:
         """Take over what the durable's configuration on the server says."""
-        ack_wait = timedelta(microseconds=int(config.get("ack_wait", 30 * 10**9)) // 1000)
-        pending = int(config.get("max_ack_pending", 1000))
         self.limits = Limits(
-            ack_wait=ack_wait,
-            max_deliver=int(config.get("max_deliver", -1)),
-            max_ack_pending=pending if pending > 0 else 1000,
+            ack_wait=info.ack_wait,
+            max_deliver=info.max_deliver or -1,
+            max_ack_pending=info.max_ack_pending or 1000,
         )
-        self.deadlines.length = self.options.deadline or 10 * ack_wait
+        self.deadlines.length = self.options.deadline or 10 * info.ack_wait
         self.arrived = self.beaten = self.now()
 
-    async def info(self, stream: str) -> JSON:
-        """The durable on ``stream``, asked until there is an answer; empty when told to stop."""
+    async def info(self, stream: str) -> ConsumerInfo | None:
+        """The durable on ``stream``, asked until there is an answer; ``None``: told to stop."""
         attempt = 0
         while True:
             try:
@@ -91,7 +91,7 @@ class Run:
                 self.breaker.pause("server", str(error))
                 attempt += 1
                 if await self.stopped_within(OUTAGE.delay(attempt)):
-                    return {}
+                    return None
                 continue
             if info is None:
                 raise NotFound(
@@ -178,10 +178,7 @@ class Run:
 
     async def stopped_within(self, delay: timedelta) -> bool:
         """Wait so long; whether the run was told to stop meanwhile."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(delay.total_seconds()):
-                await self.stop.wait()
-        return self.stop.is_set()
+        return await set_within(delay, self.stop)
 
 
 def _work(incoming: Incoming, source: Subscription | None, alive: float = math.inf) -> Work:

@@ -24,8 +24,9 @@ from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from seaway.consumer.handlers import HandlerTable
+from seaway.consumer.options import Options
 from seaway.consumer.pace import HORIZON
-from seaway.consumer.ports import Options, Ports
+from seaway.consumer.ports import Ports
 from seaway.consumer.pulling import Puller
 from seaway.consumer.run import Run, by_source
 from seaway.consumer.settling import Settler
@@ -62,9 +63,9 @@ class Runtime:
         """Until ``stop``, then drain. Raises the first thing that no retry can mend."""
         run = Run(self._durable, self._options, self._ports, stop, self._handlers)
         infos = [await run.info(stream) for stream in self._streams]
-        if stop.is_set():
+        if stop.is_set() or infos[0] is None:
             return
-        run.learn(infos[0]["config"])
+        run.learn(infos[0])
         try:
             async with asyncio.TaskGroup() as tasks:
                 settler = Settler(run, tasks.create_task)

@@ -1,9 +1,11 @@
 """The ports: what Seaway needs from a database and from a broker, and the values they exchange.
 
-Owns: the Protocols that every engine implements and the data that crosses them. Must not know any
-engine. Guarantees: an implementation passes the one conformance suite of its port
-(``seaway.testing.conformance``), so callers never ask which engine they have; where engines differ,
-``Capabilities`` says so.
+Owns: the Protocols that every engine implements and the data that crosses them. The broker's port
+is JetStream's: its streams, durables, pulls, acknowledgement floors and configuration, as they are.
+It keeps the client and its JSON out of the rooms, and lets tests do without a server; no other
+broker is meant to fit. The database's port knows no engine. Guarantees: an implementation passes
+the one conformance suite of its port (``seaway.testing.conformance``), so callers never ask which
+engine they have; where engines differ, ``Capabilities`` says so.
 
 All methods are safe to cancel: a cancelled call has either happened or not, never half.
 """
@@ -11,7 +13,6 @@ All methods are safe to cancel: a cancelled call has either happened or not, nev
 from __future__ import annotations
 
 from seaway.contracts.broker import (
-    DENIED,
     Broker,
     BrokerAdmin,
     Held,
@@ -21,6 +22,7 @@ from seaway.contracts.broker import (
     Stored,
     Subscription,
     Unconfirmed,
+    WhyRefused,
 )
 from seaway.contracts.clock import Clock
 from seaway.contracts.inbox import (
@@ -31,7 +33,7 @@ from seaway.contracts.inbox import (
     OutboxWriter,
     ParkingStore,
 )
-from seaway.contracts.messages import JSON, Incoming, Message, StoredMessage
+from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
     Backlog,
@@ -43,10 +45,10 @@ from seaway.contracts.outbox import (
 )
 from seaway.contracts.processes import SILENT, Notice, ProcessStore
 from seaway.contracts.store import Capabilities, Phase, SchemaAdmin, SchemaChange, Store
+from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
 
 __all__ = [
     "GIVEN_UP",
-    "DENIED",
     "JSON",
     "SILENT",
     "Backlog",
@@ -54,6 +56,7 @@ __all__ = [
     "BrokerAdmin",
     "Capabilities",
     "Clock",
+    "ConsumerInfo",
     "DeadLetterReason",
     "DeadLetterSink",
     "Failed",
@@ -79,6 +82,8 @@ __all__ = [
     "Store",
     "Stored",
     "StoredMessage",
+    "StreamInfo",
     "Subscription",
     "Unconfirmed",
+    "WhyRefused",
 ]

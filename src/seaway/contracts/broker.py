@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
-from seaway.contracts.messages import JSON, Incoming, Message, StoredMessage
+from seaway.contracts.messages import Incoming, Message, StoredMessage
+from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
 from seaway.naming import OPERATOR
 
 
@@ -23,24 +24,37 @@ class Stored(NamedTuple):
     duplicate: bool = False
 
 
+WhyRefused: TypeAlias = Literal[
+    "full", "no_stream", "unheard", "denied", "too_large", "unfit", "other"
+]
+"""``unheard``: nobody took it, so that there is no such stream, it has no leader now, or it does
+not take the subject. ``denied``: this user may not publish to the subject; a grant heals it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """The stream refused it; nothing was stored.
 
     ``heals``: the refusal is about the stream's present state (full, no leader, no such stream
-    yet), not about the message; sending it again later can succeed. ``full``: there is no room for
-    this message at the moment; for one of another subject, or a smaller one, there may be some.
+    yet), not about the message; sending it again later can succeed. The codes are for people.
     """
 
     description: str
     code: int
     err_code: int
     heals: bool
-    full: bool = False
+    why: WhyRefused = "other"
 
+    @property
+    def full(self) -> bool:
+        """There is no room for this message at the moment; for one of another subject, or a smaller
+        one, there may be some."""
+        return self.why == "full"
 
-DENIED = 403
-"""The code of a ``Refused`` whose subject this user may not publish to. It heals: by a grant."""
+    @property
+    def hopeless(self) -> bool:
+        """No stream will ever take it as it is."""
+        return self.why in ("too_large", "unfit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +124,6 @@ class Subscription(Protocol):
         """Restart the ack timer of each. Best effort."""
         ...
 
-    async def term(self, incoming: Incoming, *, reason: str) -> None:
-        """Stop deliveries for good. Only for messages that are safe elsewhere. Best effort."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
@@ -136,29 +146,30 @@ class ServerInfo:
 
 
 class BrokerAdmin(Protocol):
-    """Streams and consumers as the server's own JSON (shape of ``$JS.API`` responses).
+    """Streams, consumers and stored messages. What is made or changed is given as JetStream's own
+    configuration: whatever the server knows can be in it.
 
     Unknown streams and consumers give ``None`` or ``False``; every other refusal raises
-    ``ApiError`` with the server's code and err_code; no answer raises ``BrokerUnavailable``.
+    ``ApiError``; no answer, and one that cannot be read, raises ``BrokerUnavailable``.
     """
 
     async def server_info(self) -> ServerInfo: ...
-    async def streams(self) -> Sequence[JSON]: ...
-    async def stream(self, name: str, *, subjects: str | None = None) -> JSON | None:
-        """``subjects``: with the count of messages of each that it matches, in its state; for
-        streams of not too many."""
+    async def streams(self) -> Sequence[StreamInfo]: ...
+    async def stream(self, name: str, *, subjects: str | None = None) -> StreamInfo | None:
+        """``subjects``: with the count of messages of each that it matches; for streams of not too
+        many."""
         ...
 
-    async def create_stream(self, config: JSON) -> JSON: ...
-    async def update_stream(self, config: JSON) -> JSON: ...
+    async def create_stream(self, config: JSON) -> StreamInfo: ...
+    async def update_stream(self, config: JSON) -> StreamInfo: ...
     async def delete_stream(self, name: str) -> bool: ...
-    async def consumers(self, stream: str) -> Sequence[JSON]: ...
-    async def consumer(self, stream: str, durable: str) -> JSON | None: ...
-    async def create_consumer(self, stream: str, config: JSON) -> JSON:
-        """Create; ``ApiError`` where a consumer of this name differs (err_code 10148)."""
+    async def consumers(self, stream: str) -> Sequence[ConsumerInfo]: ...
+    async def consumer(self, stream: str, durable: str) -> ConsumerInfo | None: ...
+    async def create_consumer(self, stream: str, config: JSON) -> ConsumerInfo:
+        """Create; ``ApiError`` where a consumer of this name differs."""
         ...
 
-    async def update_consumer(self, stream: str, config: JSON) -> JSON: ...
+    async def update_consumer(self, stream: str, config: JSON) -> ConsumerInfo: ...
     async def delete_consumer(self, stream: str, durable: str) -> bool: ...
 
     async def get(self, stream: str, stream_seq: int) -> StoredMessage | None: ...

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeAlias
 
 from seaway import headers as h
 from seaway.naming import original_subject
-
-JSON: TypeAlias = dict[str, Any]
-"""A JSON object as the server sends it. Never narrowed: unknown fields must survive."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ class Turns:
             # Waiting for itself, it would wait for ever.
             raise ConfigError(
                 "this task is in a transaction of the store already",
-                hint="use the open transaction; savepoint() nests",
+                hint="use the open transaction",
             )
         await self._turn.acquire()
         self._holder = task

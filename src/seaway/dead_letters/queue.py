@@ -201,9 +201,9 @@ class DeadLetters:
     async def count(self) -> dict[str, int]:
         """How many letters each queue holds."""
         return {
-            info["config"]["name"]: int(info["state"]["messages"])
+            info.name: info.messages
             for info in await self._broker.admin.streams()
-            if _is_queue(info["config"]["name"])
+            if _is_queue(info.name)
         }
 
     async def payload(self, letter: Letter) -> bytes:
@@ -340,7 +340,7 @@ class DeadLetters:
         """Whether a message stays after its acknowledgement: a letter by reference is only as good
         as the message that it refers to."""
         info = await self._broker.admin.stream(stream)
-        return info is not None and info["config"].get("retention") == "limits"
+        return info is not None and info.retention == "limits"
 
     async def _check_receivable(
         self, letter: Letter, message: Message, *, to: Literal["consumer", "all"]

@@ -27,8 +27,8 @@ from seaway.errors import ApiError, NotFound, SeawayError, TransientError
 from seaway.naming import dlq_stream, redrive_stream, stream_context
 from seaway.parked import ParkedEvent
 from seaway.retry import Backoff
-from seaway.running import done_before
 from seaway.telemetry import Delivered, Signal, Telemetry
+from seaway.waiting import done_before, set_within
 
 logger = logs.logger("seaway.releaser")
 
@@ -66,7 +66,6 @@ class Releaser:
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop``. Heals outages by itself."""
         forget = self._telemetry.subscribe(self._on_signal)
-        stopping = asyncio.create_task(stop.wait())
         attempt, thorough = 0, True
         try:
             while not stop.is_set():
@@ -81,16 +80,8 @@ class Releaser:
                     log = logger.warning if attempt == 1 else logger.debug
                     log("%s: nothing is released: %s", self._consumer, error)
                     pause = _BACKOFF.delay(attempt)
-                nudged = asyncio.create_task(self._nudge.wait())
-                done, _ = await asyncio.wait(
-                    {nudged, stopping},
-                    timeout=pause.total_seconds(),
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                nudged.cancel()
-                thorough = not done
+                thorough = not await set_within(pause, self._nudge, stop)
         finally:
-            stopping.cancel()
             forget()
 
     def _on_signal(self, signal: Signal) -> None:
@@ -212,9 +203,7 @@ class Releaser:
     async def _was_settled(self, head: ParkedEvent) -> bool:
         """Nobody will write the letter any more: the durable is past it, or it was a redrive."""
         info = await self._broker.admin.consumer(self._stream, self._consumer)
-        if info is None:
-            return False
-        return head.place <= int(info["ack_floor"]["stream_seq"])
+        return info is not None and head.place <= info.ack_floor
 
 
 def _under_way(head: ParkedEvent) -> bool:

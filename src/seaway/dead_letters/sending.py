@@ -10,11 +10,10 @@ from dataclasses import replace
 from datetime import timedelta
 
 from seaway import headers as h
-from seaway.contracts import DENIED, Broker, Message, PublishOutcome, Refused, Stored, Unconfirmed
+from seaway.contracts import Broker, Message, PublishOutcome, Refused, Stored, Unconfirmed
 from seaway.errors import BrokerUnavailable, NotPermitted, SeawayError
 
 _TIMEOUT = timedelta(seconds=5)
-_TOO_LARGE = 10054
 _IDS = 100
 
 
@@ -50,7 +49,7 @@ class Sender:
         self, stream: str, message: Message, outcome: PublishOutcome
     ) -> BrokerUnavailable:
         """Why nothing was stored, for whoever tries again."""
-        if isinstance(outcome, Refused) and outcome.code == DENIED:
+        if isinstance(outcome, Refused) and outcome.why == "denied":
             return NotPermitted("publish", message.subject, message.subject)
         if await self._broker.admin.stream(stream) is None:
             return BrokerUnavailable(f"there is no stream {stream}: run `seaway topology apply`")
@@ -60,10 +59,10 @@ class Sender:
     async def room_of(self, queue: str, refused: PublishOutcome) -> int:
         """How many bytes a letter may have where the queue itself says so (``max_msg_size``); 0
         where that is not why it refused one."""
-        if not isinstance(refused, Refused) or refused.err_code != _TOO_LARGE:
+        if not isinstance(refused, Refused) or refused.why != "too_large":
             return 0
         info = await self._broker.admin.stream(queue)
-        return max(0, int(info["config"].get("max_msg_size") or 0)) if info else 0
+        return (info.max_message_bytes or 0) if info else 0
 
 
 def _is_same(found: Message, message: Message) -> bool:

@@ -21,7 +21,6 @@ some of that may still be on its way to a handler.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -64,8 +63,8 @@ from seaway.naming import (
 )
 from seaway.parked import letter_row
 from seaway.retry import Backoff
-from seaway.running import done_before
 from seaway.telemetry import DeadLettered, Telemetry
+from seaway.waiting import done_before, result_before, set_within
 
 logger = logs.logger("seaway.sweeper")
 
@@ -178,28 +177,15 @@ class Sweeper:
                 if not said:
                     logger.warning("the sweeper waits: %s", error)
                     said = True
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_BACKOFF.delay(attempt).total_seconds()):
-                        await stop.wait()
+                await set_within(_BACKOFF.delay(attempt), stop)
 
     async def _sweep(self, source: Subscription, stop: asyncio.Event) -> None:
-        stopping = asyncio.create_task(stop.wait())
-        try:
-            while not stop.is_set():
-                pull = asyncio.create_task(source.next(_BATCH, timeout=_POLL))
-                await asyncio.wait({pull, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if not pull.done():
-                    pull.cancel()
-                    await asyncio.wait({pull})
-                if pull.cancelled():
-                    return
-                for incoming in pull.result():
-                    await self._settle(source, incoming)
-                due = asyncio.get_running_loop().time() >= self._look_again
-                if due and self._unreported is not None and self._unreported.undecided:
-                    await done_before(stop, self.sweep_unreported())
-        finally:
-            stopping.cancel()
+        while (batch := await result_before(stop, source.next(_BATCH, timeout=_POLL))) is not None:
+            for incoming in batch:
+                await self._settle(source, incoming)
+            due = asyncio.get_running_loop().time() >= self._look_again
+            if due and self._unreported is not None and self._unreported.undecided:
+                await done_before(stop, self.sweep_unreported())
 
     async def _settle(self, source: Subscription, incoming: Incoming) -> None:
         try:
@@ -234,7 +220,7 @@ class Sweeper:
             return False
         if self._domain is None:
             info = await self._broker.admin.stream(ADVISORY_STREAM)
-            self._domain = str((info or {}).get("domain") or "")
+            self._domain = (info and info.domain) or ""
         return bool(self._domain) and self._domain != advisory.domain
 
     def _is_another_services(self, advisory: Advisory, incoming: Incoming) -> bool:
@@ -252,15 +238,14 @@ class Sweeper:
         not given it at all: the server did not say so, or of a durable that is gone."""
         stream, consumer, stream_seq = advisory.stream, advisory.consumer, advisory.stream_seq
         info = await self._broker.admin.consumer(stream, consumer)
-        if info is None or stream_seq > int(info["delivered"]["stream_seq"]):
+        if info is None or stream_seq > info.stream_seq:
             raise DecodeError(
                 f"an advisory says that {consumer} gave up on {stream}:{stream_seq}, which it was "
                 "never given: it is passed over"
             )
-        if stream_seq <= int(info["ack_floor"]["stream_seq"]) or not info.get("num_ack_pending"):
+        if stream_seq <= info.ack_floor or not info.num_ack_pending:
             return False
-        ack_wait = timedelta(microseconds=int(info["config"].get("ack_wait", 0)) / 1000)
-        return datetime.now(UTC) - said_at < _PATIENCE * ack_wait
+        return datetime.now(UTC) - said_at < _PATIENCE * info.ack_wait
 
     async def _take(self, advisory: Advisory, said_at: datetime) -> None:
         stream, stream_seq = advisory.stream, advisory.stream_seq
@@ -320,6 +305,8 @@ class Sweeper:
             # A handler that has it in hand holds its row; its process may not move.
             async with asyncio.timeout(_CLAIMING.total_seconds()), store.transaction() as tx:
                 await tx.claim(*letter_row(consumer, incoming.place, incoming.event_id))
+                if consumer not in self._parking:
+                    await tx.release(consumer, incoming.event_id)  # Redriven it is tried anew.
             return not await store.claimed(consumer, [incoming.event_id])
         except TimeoutError as error:
             raise StoreUnavailable(f"{consumer} is at work on {incoming.place}") from error
@@ -355,9 +342,7 @@ class Sweeper:
         """Whether the queue holds the letter, though it may have forgotten the letter's id."""
         queue = dlq_stream(stream_context(incoming.stream))
         info = await self._broker.admin.stream(queue)
-        window = timedelta(
-            microseconds=int(info["config"].get("duplicate_window", 0)) / 1000 if info else 0
-        )
+        window = info.duplicate_window if info else timedelta()
         # The consumer's own letter is older than the advisory by its ack_wait: half is on the safe
         # side, and searching the queue for each advisory of a flood would take for ever.
         if datetime.now(UTC) - since < window / 2:

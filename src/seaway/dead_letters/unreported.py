@@ -22,7 +22,7 @@ from datetime import datetime
 from typing import TypeAlias
 
 from seaway import headers as h
-from seaway.contracts import JSON, Broker, InboxStore, StoredMessage
+from seaway.contracts import Broker, ConsumerInfo, InboxStore, StoredMessage
 from seaway.dead_letters.queue import DeadLetters
 from seaway.dead_letters.selection import Selection
 from seaway.errors import StoreRefused
@@ -30,7 +30,6 @@ from seaway.naming import (
     ADVISORY_STREAM,
     SWEEPER,
     dlq_stream,
-    filter_subjects,
     redrive_stream,
     stream_context,
 )
@@ -69,7 +68,7 @@ class Unreported:
         """What has no letter yet. Look again after an error."""
         self.undecided = False
         advisories = await self._broker.admin.stream(ADVISORY_STREAM)
-        made = str(advisories["created"]) if advisories else ""
+        made = advisories.created if advisories else ""
         for name, events in self._streams.items():
             for stream in (events, redrive_stream(stream_context(events))):
                 consumer = await self._broker.admin.consumer(stream, name)
@@ -79,10 +78,10 @@ class Unreported:
                     async for one in found:
                         yield one
 
-    async def _of(self, consumer: JSON, made: str) -> AsyncGenerator[GivenUp]:
-        name, stream = consumer["name"], consumer["stream_name"]
+    async def _of(self, consumer: ConsumerInfo, made: str) -> AsyncGenerator[GivenUp]:
+        stream, name = consumer.key
         mark = f"{stream} {made}"
-        looked = not made or name in await self._marks(mark)
+        looked = not made or bool(await self._store.claimed(_marked(name), [mark]))
         known: set[str] | None = None
         before = None if looked else h.parse_time(made)
         async with aclosing(self._candidates(consumer, before)) as candidates:
@@ -94,7 +93,7 @@ class Unreported:
                 if known is None:
                     known = await self._known(stream, name)
                 if found.event_id not in known:
-                    deliveries = int(consumer["config"].get("max_deliver", 0))
+                    deliveries = consumer.max_deliver or 0
                     yield GivenUp(await self._whole(found), name, deliveries)
         undecided = await self._waits(stream, name)
         self.undecided |= undecided
@@ -109,13 +108,12 @@ class Unreported:
             return False  # An id that no row can hold has none.
 
     async def _candidates(
-        self, consumer: JSON, before: datetime | None
+        self, consumer: ConsumerInfo, before: datetime | None
     ) -> AsyncGenerator[StoredMessage]:
         """What the durable was given and does not wait for; below its floor, where acknowledged
         messages stay, only what is older than ``before``."""
-        name, stream = consumer["name"], consumer["stream_name"]
-        floor = int(consumer["ack_floor"]["stream_seq"])
-        delivered = int(consumer["delivered"]["stream_seq"])
+        stream, name = consumer.key
+        floor, delivered = consumer.ack_floor, consumer.stream_seq
         keeps = stream != redrive_stream(stream_context(stream))
         if before is not None or not keeps:
             async with aclosing(self._read(consumer, None)) as oldest:
@@ -124,7 +122,7 @@ class Unreported:
                     if late or found.stream_seq > floor:
                         break
                     yield found
-        if floor < delivered and not consumer.get("num_ack_pending"):
+        if floor < delivered and not consumer.num_ack_pending:
             async with aclosing(self._read(consumer, floor + 1)) as newest:
                 async for found in newest:
                     # Nothing may have come to be on its way since then.
@@ -135,16 +133,12 @@ class Unreported:
     async def _waits(self, stream: str, consumer: str) -> bool:
         """Whether the durable waits for anything that it was given."""
         info = await self._broker.admin.consumer(stream, consumer)
-        return info is None or bool(info.get("num_ack_pending"))
+        return info is None or info.num_ack_pending > 0
 
-    async def _marks(self, mark: str) -> set[str]:
-        suffix = _marked("")
-        return {one.removesuffix(suffix) for one in await self._store.processed(mark)}
-
-    def _read(self, consumer: JSON, first: int | None) -> AsyncGenerator[StoredMessage]:
+    def _read(self, consumer: ConsumerInfo, first: int | None) -> AsyncGenerator[StoredMessage]:
         return self._broker.admin.read(
-            consumer["stream_name"],
-            filter_subjects=filter_subjects(consumer["config"]),
+            consumer.stream,
+            filter_subjects=consumer.filters,
             from_seq=first,
             headers_only=True,
             reader=SWEEPER,

@@ -16,10 +16,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from seaway.contracts import Broker, Refused, Stored, StoredMessage
-from seaway.demo.scenario import draw
 from seaway.demo.writer import in_thread
-from seaway.errors import BrokerUnavailable, PublishRejected
+from seaway.errors import ApiError, BrokerUnavailable
 from seaway.headers import EVENT_ID, MSG_ID
+from seaway.proof.faults import draw
 
 _SHARE = 0.01
 _YOUNG = timedelta(seconds=60)
@@ -82,7 +82,7 @@ class Doubles:
         message = replace(whole.message, headers=headers)
         (outcome,) = await self.broker.publish(self.stream, [message], timeout=_TIMEOUT)
         if isinstance(outcome, Refused) and not outcome.heals:
-            raise PublishRejected(outcome.description, code=outcome.code, err_code=outcome.err_code)
+            raise ApiError(outcome.description, code=outcome.code, err_code=outcome.err_code)
         if not isinstance(outcome, Stored):
             raise BrokerUnavailable("the second publication was not confirmed")
         known.add(event_id)

@@ -18,7 +18,7 @@ import aiosqlite
 
 from seaway.databases.ending import to_its_end
 from seaway.databases.engines import SQLITE
-from seaway.databases.savepoints import RELEASE, SAVE, UNDO, Savepoints
+from seaway.databases.guard import RELEASE, SAVE, UNDO
 from seaway.databases.steps import Query, Row, Work, awaited
 from seaway.databases.turns import Turns
 from seaway.drivers import refusals
@@ -66,13 +66,12 @@ async def _rows(handle: aiosqlite.Connection, query: Query) -> Sequence[Row]:
 # ------------------------------------------------------------------- sessions
 
 
-class AiosqliteSession(Savepoints):
+class AiosqliteSession:
     """See ``seam.Session``."""
 
     engine = SQLITE
 
     def __init__(self, handle: aiosqlite.Connection) -> None:
-        super().__init__()
         self.handle = handle
 
     @property
@@ -102,12 +101,6 @@ class AiosqliteSession(Savepoints):
     async def roll_back(self) -> None:
         """See ``seam.Session``."""
         await to_its_end(self._run_both(UNDO, "ROLLBACK"))
-
-    async def _undo_to(self, name: str) -> None:
-        try:
-            await self._run_both(f"ROLLBACK TO {name}", f"RELEASE {name}")
-        except (sqlite3.OperationalError, ValueError):
-            return
 
     async def _run_both(self, first: str, then: str) -> None:
         await self._run(first)

@@ -8,8 +8,8 @@ Without that, PostgreSQL would answer COMMIT with ROLLBACK, which asyncpg passes
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -58,7 +58,7 @@ def translated(error: BaseException, where: str) -> SeawayError | None:
     return sqlstates.translated(error, where, away=away)
 
 
-MEANS = Errors(refusal, translated)
+MEANS = Errors(refusal, translated, "a block of connection.transaction()")
 
 
 def translating(where: str) -> seam.translating:
@@ -129,7 +129,6 @@ class AsyncpgSession:
     """See ``seam.Session``."""
 
     engine = ENGINE
-    _to_its_end = staticmethod(to_its_end)
 
     def __init__(self, handle: Pooled) -> None:
         self.handle = handle
@@ -152,20 +151,6 @@ class AsyncpgSession:
         """See ``seam.Session``."""
         return await self.handle.fetch(query.statement, *query.parameters)
 
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """See ``seam.Session``."""
-        savepoint = self.handle.transaction()
-        await savepoint.start()
-        try:
-            yield
-        except BaseException:
-            if in_transaction(self.handle):
-                await self._to_its_end(savepoint.rollback())
-            raise
-        self._require_open()
-        await self._to_its_end(savepoint.commit())
-
     async def commit(self) -> None:
         """See ``seam.Session``."""
         self._require_open()
@@ -179,7 +164,7 @@ class AsyncpgSession:
         """See ``seam.Session``."""
         self._require_open()
         if not self.lost:
-            await self._to_its_end(self._whole.rollback())
+            await to_its_end(self._whole.rollback())
 
     def _require_open(self) -> None:
         if not self.lost and not self.handle.is_in_transaction():

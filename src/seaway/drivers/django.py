@@ -42,7 +42,7 @@ def translated(error: BaseException, where: str) -> SeawayError | None:
     return sqlstates.translated(error.__cause__ or error, where, away=True)
 
 
-MEANS = Errors(refusal, translated)
+MEANS = Errors(refusal, translated, "an inner block of atomic()")
 
 
 def require_transaction(handle: BaseDatabaseWrapper) -> None:
@@ -51,7 +51,7 @@ def require_transaction(handle: BaseDatabaseWrapper) -> None:
     if vendor not in _VENDORS:
         raise refusals.unsupported(f"Django's {vendor or 'handle without a database'}")
     if handle.needs_rollback:
-        raise refusals.aborted()
+        raise refusals.aborted(MEANS.undoing)
     if not handle.in_atomic_block and (handle.connection is None or handle.autocommit):
         raise refusals.outside(
             what="this connection is not inside atomic()",

@@ -22,8 +22,8 @@ from psycopg.rows import tuple_row
 from seaway.databases import sqlstates
 from seaway.databases.ending import to_its_end
 from seaway.databases.engines import POSTGRES
+from seaway.databases.guard import RELEASE, SAVE, UNDO
 from seaway.databases.refusals import Refusal
-from seaway.databases.savepoints import RELEASE, SAVE, UNDO, Savepoints
 from seaway.databases.steps import Query, Row, Work, awaited, carried_out
 from seaway.drivers import refusals
 from seaway.drivers.seam import SHOWN, Errors, Handles, Kept, Source, Sources, Through, translating
@@ -38,8 +38,6 @@ Connection: TypeAlias = "psycopg.Connection[Any]"
 AsyncConnection: TypeAlias = "psycopg.AsyncConnection[Any]"
 Handle: TypeAlias = "Connection | psycopg.Cursor[Any]"
 AsyncHandle: TypeAlias = "AsyncConnection | psycopg.AsyncCursor[Any]"
-
-_OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 # ------------------------------------------------------------------- what its errors mean
 
@@ -63,7 +61,7 @@ def _away(error: psycopg.Error) -> bool:
     return isinstance(error, psycopg.OperationalError) and not error.sqlstate
 
 
-MEANS = Errors(refusal, translated)
+MEANS = Errors(refusal, translated, "a block of connection.transaction()")
 
 # ------------------------------------------------------------------- which transaction it is in
 
@@ -88,7 +86,7 @@ def _settled(connection: Connection | AsyncConnection) -> None:
         case TransactionStatus.IDLE:
             raise refusals.outside()
         case TransactionStatus.INERROR:
-            raise refusals.aborted()
+            raise refusals.aborted(MEANS.undoing)
         case TransactionStatus.ACTIVE:
             raise refusals.closed("another statement is running on it")
         case _:
@@ -144,13 +142,12 @@ def _cursor(connection: AsyncConnection) -> psycopg.AsyncRawCursor[tuple[Any, ..
 # ------------------------------------------------------------------- sessions
 
 
-class PsycopgSession(Savepoints):
+class PsycopgSession:
     """See ``seam.Session``."""
 
     engine = POSTGRES
 
     def __init__(self, handle: AsyncConnection) -> None:
-        super().__init__()
         self.handle = handle
 
     @property
@@ -179,13 +176,6 @@ class PsycopgSession(Savepoints):
     async def roll_back(self) -> None:
         """See ``seam.Session``."""
         await to_its_end(self._run(f"{UNDO}; ROLLBACK"))
-
-    async def _undo_to(self, name: str) -> None:
-        if self.handle.info.transaction_status in _OPEN:
-            try:
-                await self._run(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}")
-            except psycopg.Error:
-                return
 
     async def _run(self, script: str) -> None:
         async with _cursor(self.handle) as cursor:

@@ -12,7 +12,6 @@ import a driver.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -36,6 +35,8 @@ class Errors(NamedTuple):
     translated: Callable[[BaseException, str], SeawayError | None]
     """The error of ours for what a statement of ours may meet: the driver's errors, and the
     network's below it. ``None`` for any other."""
+    undoing: str
+    """What undoes a part of a transaction alone, in the driver's own words."""
 
 
 class translating:
@@ -116,10 +117,6 @@ class Session(Protocol):
 
     async def rows(self, query: Query) -> Sequence[Row]:
         """What it returns."""
-        ...
-
-    def savepoint(self) -> AbstractAsyncContextManager[None]:
-        """Released at the end, rolled back to by an exception. May be nested."""
         ...
 
     async def commit(self) -> None:

@@ -14,8 +14,8 @@ one writer.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -42,8 +42,8 @@ from sqlalchemy.orm import Session, scoped_session
 from seaway.databases import sqlite_codes, sqlstates
 from seaway.databases.ending import to_its_end
 from seaway.databases.engines import POSTGRES, SQLITE, Engine
+from seaway.databases.guard import RELEASE, SAVE, UNDO
 from seaway.databases.refusals import Refusal
-from seaway.databases.savepoints import RELEASE, SAVE, UNDO
 from seaway.databases.statements import by_name, named
 from seaway.databases.steps import Query, Row, Work, awaited, carried_out
 from seaway.databases.turns import Turns
@@ -104,7 +104,7 @@ def _away(error: BaseException) -> bool:
     return isinstance(error, OperationalError | InterfaceError) and not known
 
 
-MEANS = Errors(refusal, translated)
+MEANS = Errors(refusal, translated, "a block of begin_nested()")
 
 # ------------------------------------------------------------------- which transaction it is in
 
@@ -177,7 +177,7 @@ def _usable() -> Iterator[None]:
     except UnboundExecutionError:
         raise
     except PendingRollbackError as error:
-        raise refusals.aborted() from error
+        raise refusals.aborted(MEANS.undoing) from error
     except InvalidRequestError as error:
         raise refusals.closed(error) from error
 
@@ -243,20 +243,6 @@ class AlchemySession:
     async def rows(self, query: Query) -> Sequence[Row]:
         """See ``seam.Session``."""
         return (await self._execute(query)).all()
-
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """See ``seam.Session``."""
-        nested = await self.handle.begin_nested()
-        try:
-            yield
-        except BaseException:
-            if nested.is_active:
-                # Refused, it is gone with its transaction; the end of that says so.
-                with suppress(SQLAlchemyError):
-                    await to_its_end(nested.rollback())
-            raise
-        await to_its_end(nested.commit())
 
     async def commit(self) -> None:
         """See ``seam.Session``. Savepoints that the body left open are released."""

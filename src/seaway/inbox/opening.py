@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from seaway import logs
@@ -16,6 +16,7 @@ from seaway.contracts import InboxStore, Store
 from seaway.errors import ConfigError, SchemaMismatch, StoreUnavailable
 from seaway.inbox.dispatch import inbox_for
 from seaway.retry import Backoff
+from seaway.waiting import set_within
 
 logger = logs.logger("seaway.inbox")
 
@@ -28,8 +29,8 @@ async def inbox_of(
 ) -> AsyncIterator[InboxStore]:
     """``store`` for ``"store"`` and ``None``, else the inbox over what ``tx`` gives, closed after.
 
-    Gives an inbox only once a claim through it was seen in ``store``, or ``stop`` is set; waits for
-    a database that is away. That leaves a row in the inbox, which is forgotten with the others.
+    Gives an inbox only once what was written through it was seen in ``store``, or ``stop`` is set;
+    waits for a database that is away. That leaves no row.
     ``ConfigError`` where the two are not the same database, ``SchemaMismatch`` where the handle
     finds no inbox; both name the consumer.
     """
@@ -57,16 +58,15 @@ async def _reached(
         except StoreUnavailable as error:
             attempt += 1
             logger.warning("%s waits for its database: %s", consumer, error)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_OUTAGE.delay(attempt).total_seconds()):
-                    await stop.wait()
+            await set_within(_OUTAGE.delay(attempt), stop)
 
 
 async def _reach(inbox: InboxStore, store: InboxStore, consumer: str) -> None:
     probe = f"seaway-start-{uuid.uuid4()}"
     try:
         async with inbox.transaction() as tx:
-            await tx.claim(consumer, probe)
+            await tx.claim_many(consumer, [])
+            await tx.trying(consumer, [probe])
     except SchemaMismatch as error:
         raise SchemaMismatch(
             f"consumer {consumer} finds no inbox through the handle given as tx=: run seaway db "
@@ -74,7 +74,12 @@ async def _reach(inbox: InboxStore, store: InboxStore, consumer: str) -> None:
         ) from error
     except ConfigError as error:
         raise ConfigError(f"consumer {consumer}: {error}") from error
-    if consumer not in await store.processed(probe):
+    async with store.transaction() as own:
+        tried = await own.trying(consumer, [probe])
+        await own.release(consumer, probe)
+    if tried[probe] == 1:
+        async with inbox.transaction() as tx:
+            await tx.release(consumer, probe)
         raise ConfigError(
             f"consumer {consumer} works in another database than the application's: events added "
             "there would never be published",

@@ -10,8 +10,7 @@ aborted it, is found out before anything is taken for committed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -21,8 +20,9 @@ from seaway.databases.causes import causes, session_lost
 from seaway.databases.engines import Engine
 from seaway.databases.refusals import Refusal
 from seaway.databases.steps import Row
+from seaway.drivers.refusals import ended_by_body, nothing_committed
 from seaway.drivers.seam import Session, Sessions, translating
-from seaway.errors import ConfigError, SeawayError, StoreUnavailable
+from seaway.errors import SeawayError, StoreUnavailable
 from seaway.inbox.queries import Queries
 from seaway.parked import Standing
 
@@ -104,7 +104,7 @@ class Transaction(Generic[H]):
             if self._errors.refusal(found) is Refusal.AWAY:
                 raise self._unavailable(found) from error
         if not intact and not isinstance(error, StoreUnavailable):
-            raise _ended_by_body() from error
+            raise ended_by_body(self._errors.undoing) from error
 
     async def _rolled_back(self) -> bool:
         """Whether the transaction was still the one that was begun."""
@@ -177,32 +177,12 @@ class Transaction(Generic[H]):
         with translating(self._errors, self._shown):
             return await self._session.rows(self._queries.of(name, **given))
 
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """Part of the transaction that an exception undoes alone. May be nested."""
-        failure: BaseException | None = None
-        try:
-            async with self._session.savepoint():
-                try:
-                    yield
-                except BaseException as error:
-                    failure = error
-                    raise
-        except Exception as error:
-            if error is failure:
-                raise
-            # The savepoint's own: it is part of a transaction that is not as it should be.
-            raise self._explained(error) from error
-
     def _explained(self, error: Exception) -> BaseException:
         match self._errors.refusal(error):
             case Refusal.ENDED:
-                return _ended_by_body()
+                return ended_by_body(self._errors.undoing)
             case Refusal.ABORTED:
-                return SeawayError(
-                    "nothing was committed, since a statement had failed before: undo such a part "
-                    "with a savepoint"
-                )
+                return SeawayError(nothing_committed(self._errors.undoing))
             case _:
                 return self._translated(error) or error
 
@@ -258,11 +238,3 @@ class Inbox(Generic[H]):
         if found is None:
             found = self._queries[session.engine] = Queries(session.engine, self._schema)
         return found
-
-
-def _ended_by_body() -> ConfigError:
-    return ConfigError(
-        "the code inside the transaction committed it or rolled it back itself, so its effects "
-        "and its inbox row may not agree",
-        hint="leave commit and rollback to Seaway; use savepoint() to undo a part",
-    )

@@ -16,10 +16,8 @@ from seaway.monitor.metrics import Activity, exposition
 from seaway.monitor.sampler import Sample, Sampler, rates
 from seaway.monitor.snapshot import (
     WITHIN,
-    ConsumerView,
     Database,
     Snapshot,
-    StreamView,
     Watch,
     take_snapshot,
 )
@@ -28,7 +26,6 @@ from seaway.monitor.station import Station
 __all__ = [
     "WITHIN",
     "Activity",
-    "ConsumerView",
     "Database",
     "Finding",
     "Report",
@@ -37,7 +34,6 @@ __all__ = [
     "Snapshot",
     "State",
     "Station",
-    "StreamView",
     "Watch",
     "alert_rules",
     "evaluate",

@@ -24,9 +24,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from seaway.config import AlertSettings
+from seaway.contracts import ConsumerInfo, StreamInfo
 from seaway.monitor import standstill
 from seaway.monitor.findings import WORST_LAST, Finding, Report, State, judge
-from seaway.monitor.snapshot import ConsumerView, Snapshot, StreamView
+from seaway.monitor.snapshot import Snapshot
 from seaway.naming import ADVISORY_STREAM
 
 FULL_WARNING, FULL_CRITICAL = 0.80, 0.95
@@ -95,7 +96,7 @@ def _missing(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-def _stream(stream: StreamView) -> Iterator[Finding]:
+def _stream(stream: StreamInfo) -> Iterator[Finding]:
     # A stream that discards its oldest is full by design: age and size limits keep it there.
     if not stream.refuses_when_full:
         return
@@ -124,7 +125,7 @@ def _stream(stream: StreamView) -> Iterator[Finding]:
 
 
 def _consumer(
-    consumer: ConsumerView,
+    consumer: ConsumerInfo,
     alerts: AlertSettings,
     rates: Mapping[tuple[str, str], float] | None,
 ) -> Iterator[Finding]:

@@ -27,9 +27,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from seaway.contracts import BrokerAdmin
+from seaway.contracts import BrokerAdmin, ConsumerInfo, StreamInfo
 from seaway.errors import SeawayError
-from seaway.monitor.snapshot import ConsumerView, Snapshot, StreamView
+from seaway.monitor.snapshot import Snapshot
 from seaway.naming import WATCHER, covers
 
 _ATTEMPTS = 5
@@ -48,7 +48,7 @@ class Span:
     count: Literal["sequences", "probe"]
 
 
-def span_of(old: ConsumerView, new: ConsumerView, stream: StreamView) -> Span | None:
+def span_of(old: ConsumerInfo, new: ConsumerInfo, stream: StreamInfo) -> Span | None:
     """What was delivered between two looks; ``None`` where nothing can be said or nothing was."""
     if old.created != new.created or new.consumer_seq <= old.consumer_seq:
         return None
@@ -80,7 +80,7 @@ class RedeliveryCounter:
     """Totals by ``(stream, durable)`` since this counter's first look at each."""
 
     totals: dict[tuple[str, str], int] = field(default_factory=dict)
-    _seen: dict[tuple[str, str], ConsumerView] = field(default_factory=dict)
+    _seen: dict[tuple[str, str], ConsumerInfo] = field(default_factory=dict)
 
     async def look(self, snapshot: Snapshot, admin: BrokerAdmin) -> None:
         """Take the next snapshot into account. A probe that fails is made up by the next look."""
@@ -98,7 +98,7 @@ class RedeliveryCounter:
             self._seen[consumer.key] = consumer
 
 
-async def _first_deliveries(span: Span, consumer: ConsumerView, admin: BrokerAdmin) -> int:
+async def _first_deliveries(span: Span, consumer: ConsumerInfo, admin: BrokerAdmin) -> int:
     if span.count == "sequences":
         return span.upto - span.after
     return await count_between(

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from seaway.contracts import Broker
+from seaway.contracts import Broker, ConsumerInfo
 from seaway.errors import SeawayError
 from seaway.monitor.redeliveries import RedeliveryCounter
-from seaway.monitor.snapshot import WITHIN, ConsumerView, Database, Snapshot, Watch, take_snapshot
+from seaway.monitor.snapshot import WITHIN, Database, Snapshot, Watch, take_snapshot
 from seaway.monitor.station import Station
 
 _HISTORY = 60
@@ -85,7 +85,7 @@ class Sampler:
             self.history = [*self.history[1 - _HISTORY :], sample]
             return sample
 
-    def _unmoved(self, consumer: ConsumerView, now: float) -> float:
+    def _unmoved(self, consumer: ConsumerInfo, now: float) -> float:
         """For how long it has given nothing out and nothing was settled, while it had to."""
         place = (consumer.created, consumer.consumer_seq, consumer.ack_floor)
         busy = bool(consumer.num_pending or consumer.num_ack_pending)

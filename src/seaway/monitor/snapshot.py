@@ -17,9 +17,17 @@ from typing import Any, TypeVar
 
 from seaway import naming
 from seaway.config import Settings
-from seaway.contracts import JSON, Backlog, Broker, BrokerAdmin, Notice, ServerInfo, Store
+from seaway.contracts import (
+    Backlog,
+    Broker,
+    BrokerAdmin,
+    ConsumerInfo,
+    Notice,
+    ServerInfo,
+    Store,
+    StreamInfo,
+)
 from seaway.errors import ConfigError, SeawayError
-from seaway.headers import parse_time
 from seaway.monitor.station import Station
 
 T = TypeVar("T")
@@ -27,7 +35,6 @@ T = TypeVar("T")
 WITHIN = timedelta(seconds=5)
 """How long server and database may take to answer, each."""
 _MOST_SUBJECTS = 1000
-_SIDES = ("delivered", "ack_floor")
 
 
 @dataclass(slots=True)
@@ -72,163 +79,14 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamView:
-    """A stream's state. Limits of ``None`` are unlimited; ``num_deleted`` counts inner holes."""
-
-    name: str
-    subjects: tuple[str, ...]
-    retention: str
-    messages: int
-    bytes: int
-    first_seq: int
-    last_seq: int
-    num_deleted: int
-    consumer_count: int
-    max_bytes: int | None = None
-    max_messages: int | None = None
-    refuses_when_full: bool = False
-    replicas: int = 1
-    leader: str | None = None
-    last_at: datetime | None = None
-    """When its last message was stored."""
-    full_subjects: tuple[str, ...] = ()
-    """Subjects that take no more (``discard_new_per_subject``), where there are few enough to ask.
-    """
-
-    @property
-    def fill(self) -> float | None:
-        """0 to 1 of the limit that is nearest; ``None`` without limits."""
-        return max((ratio for ratio, _ in self._ratios()), default=None)
-
-    @property
-    def nearest_limit(self) -> str:
-        """The name of that limit; empty without limits."""
-        return max(self._ratios(), default=(0.0, ""))[1]
-
-    def _ratios(self) -> list[tuple[float, str]]:
-        return [
-            (used / limit, name)
-            for used, limit, name in (
-                (self.bytes, self.max_bytes, "max_bytes"),
-                (self.messages, self.max_messages, "max_msgs"),
-            )
-            if limit
-        ]
-
-    @classmethod
-    def read(cls, info: JSON) -> StreamView:
-        """From the server's STREAM.INFO."""
-        config, state = info["config"], info["state"]
-        per_subject = _limit(config.get("max_msgs_per_subject")) if _by_subject(config) else None
-        subjects = (state.get("subjects") or {}) if per_subject else {}
-        return cls(
-            name=config["name"],
-            subjects=tuple(config.get("subjects") or ()),
-            retention=config.get("retention", "limits"),
-            messages=state["messages"],
-            bytes=state["bytes"],
-            first_seq=state["first_seq"],
-            last_seq=state["last_seq"],
-            num_deleted=state.get("num_deleted", 0),
-            consumer_count=state.get("consumer_count", 0),
-            max_bytes=_limit(config.get("max_bytes")),
-            max_messages=_limit(config.get("max_msgs")),
-            refuses_when_full=config.get("discard") == "new",
-            replicas=config.get("num_replicas", 1),
-            leader=(info.get("cluster") or {}).get("leader"),
-            last_at=_time(state.get("last_ts")) if state["messages"] else None,
-            full_subjects=tuple(
-                sorted(name for name, held in subjects.items() if held >= (per_subject or 0))
-            ),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumerView:
-    """A durable's state. ``created`` is the server's text: another one means another consumer."""
-
-    stream: str
-    durable: str
-    created: str
-    num_pending: int
-    num_ack_pending: int
-    num_redelivered: int
-    num_waiting: int
-    consumer_seq: int
-    """Deliveries ever made, redeliveries included."""
-    stream_seq: int
-    """The highest stream sequence delivered so far."""
-    ack_floor: int
-    """Every message up to this stream sequence is settled."""
-    max_ack_pending: int | None = None
-    filters: tuple[str, ...] = ()
-    pulled: bool = True
-    """Whether clients take from it; the server pushes otherwise."""
-    ack_wait: timedelta = timedelta(seconds=30)
-    paused_until: str | None = None
-    asked_at: datetime | None = None
-    """By the server's clock; ``None``: it does not say."""
-    last_active_at: datetime | None = None
-    """The last delivery or acknowledgement; a server that was restarted has forgotten it."""
-
-    @property
-    def never_pulled(self) -> bool:
-        """Nobody has ever taken from it, nor does now."""
-        return self.pulled and self.consumer_seq == 0 and self.num_waiting == 0
-
-    @property
-    def idle_seconds(self) -> float | None:
-        """For how long nothing has been delivered or acknowledged; ``None``: not known."""
-        return _between(self.last_active_at, self.asked_at)
-
-    def idle_seconds_at_least(self, stream: StreamView | None) -> float:
-        """For how long it has surely had something to do and not done it: nothing came since."""
-        came_at = stream.last_at if stream else None
-        idle, quiet = self.idle_seconds, _between(came_at, self.asked_at)
-        return 0.0 if quiet is None else quiet if idle is None else min(idle, quiet)
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """``(stream, durable)``."""
-        return self.stream, self.durable
-
-    @classmethod
-    def read(cls, info: JSON) -> ConsumerView:
-        """From the server's CONSUMER.INFO."""
-        config = info["config"]
-        return cls(
-            stream=info["stream_name"],
-            durable=info["name"],
-            created=info["created"],
-            num_pending=info["num_pending"],
-            num_ack_pending=info["num_ack_pending"],
-            num_redelivered=info["num_redelivered"],
-            num_waiting=info["num_waiting"],
-            consumer_seq=info["delivered"]["consumer_seq"],
-            stream_seq=info["delivered"]["stream_seq"],
-            ack_floor=info["ack_floor"]["stream_seq"],
-            max_ack_pending=_limit(config.get("max_ack_pending")),
-            filters=tuple(naming.filter_subjects(config)),
-            pulled=not config.get("deliver_subject"),
-            ack_wait=timedelta(microseconds=(config.get("ack_wait") or 0) // 1000),
-            paused_until=config.get("pause_until") if info.get("paused") else None,
-            asked_at=_time(info.get("ts")),
-            last_active_at=max(
-                filter(None, (_time(info[side].get("last_active")) for side in _SIDES)),
-                default=None,
-            ),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What was seen at ``taken_at``. ``server_error`` set: nothing below it could be asked."""
 
     taken_at: datetime
     server: ServerInfo | None = None
     server_error: str | None = None
-    streams: tuple[StreamView, ...] = ()
-    consumers: tuple[ConsumerView, ...] = ()
+    streams: tuple[StreamInfo, ...] = ()
+    consumers: tuple[ConsumerInfo, ...] = ()
     missing_streams: tuple[str, ...] = ()
     missing_consumers: tuple[tuple[str, str], ...] = ()
     outbox: Backlog | None = None
@@ -238,7 +96,7 @@ class Snapshot:
     dead_letters: Mapping[str, int] = field(default_factory=dict)
     """Letters by context."""
 
-    def stream(self, name: str) -> StreamView | None:
+    def stream(self, name: str) -> StreamInfo | None:
         """The stream of this name, if it was there."""
         return next((stream for stream in self.streams if stream.name == name), None)
 
@@ -318,46 +176,20 @@ async def _ask_database(
 
 async def _look(
     admin: BrokerAdmin, watch: Watch
-) -> tuple[ServerInfo, tuple[StreamView, ...], tuple[ConsumerView, ...]]:
+) -> tuple[ServerInfo, tuple[StreamInfo, ...], tuple[ConsumerInfo, ...]]:
     server = await admin.server_info()
-    infos = await asyncio.gather(*(_stream(admin, name) for name in watch.streams))
-    streams = tuple(StreamView.read(info) for info in infos if info is not None)
+    found = await asyncio.gather(*(_stream(admin, name) for name in watch.streams))
+    streams = tuple(one for one in found if one is not None)
     listed = await asyncio.gather(*(admin.consumers(s.name) for s in streams if s.consumer_count))
-    wanted = sorted(
-        (info["stream_name"], info["name"])
-        for infos_of_stream in listed
-        for info in infos_of_stream
-        if info["config"].get("durable_name")
-    )
+    wanted = sorted(one.key for some in listed for one in some if not one.ephemeral)
     details = await asyncio.gather(*(admin.consumer(*key) for key in wanted))
     # Some may have gone between the list and the question: they are missing, not an error.
-    return server, streams, tuple(ConsumerView.read(info) for info in details if info is not None)
+    return server, streams, tuple(one for one in details if one is not None)
 
 
-async def _stream(admin: BrokerAdmin, name: str) -> JSON | None:
+async def _stream(admin: BrokerAdmin, name: str) -> StreamInfo | None:
     """Its info, with what each subject holds where that matters and is few."""
     info = await admin.stream(name)
-    if info is None or not _by_subject(info["config"]):
-        return info
-    if info["state"].get("num_subjects", 0) > _MOST_SUBJECTS:
+    if info is None or not info.refuses_per_subject or info.num_subjects > _MOST_SUBJECTS:
         return info
     return await admin.stream(name, subjects=">")
-
-
-def _by_subject(config: JSON) -> bool:
-    """Whether it refuses what is too much on one subject."""
-    return bool(config.get("discard") == "new" and config.get("discard_new_per_subject"))
-
-
-def _time(text: str | None) -> datetime | None:
-    return None if text is None else parse_time(text)
-
-
-def _between(earlier: datetime | None, later: datetime | None) -> float | None:
-    if earlier is None or later is None:
-        return None
-    return max(0.0, (later - earlier).total_seconds())
-
-
-def _limit(value: int | None) -> int | None:
-    return value if value is not None and value > 0 else None

@@ -7,11 +7,12 @@ does, what the server knows of a durable and the outbox's oldest event tell it f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 
-from seaway.contracts import Notice, OutboxEntry
+from seaway.contracts import ConsumerInfo, Notice, OutboxEntry, StreamInfo
 from seaway.errors import ConfigError
 from seaway.monitor.findings import Finding, State, judge
-from seaway.monitor.snapshot import ConsumerView, Snapshot
+from seaway.monitor.snapshot import Snapshot
 from seaway.monitor.wording import human_duration
 from seaway.naming import context_of, events_stream
 
@@ -113,22 +114,23 @@ def consumers(snapshot: Snapshot, unmoved: Mapping[tuple[str, str], float]) -> I
             yield found
 
 
-def _progress(consumer: ConsumerView, snapshot: Snapshot, unmoved: float) -> Finding | None:
+def _progress(consumer: ConsumerInfo, snapshot: Snapshot, unmoved: float) -> Finding | None:
     where = f"{consumer.stream}/{consumer.durable}"
     pending, held = consumer.num_pending, consumer.num_ack_pending
     full = consumer.max_ack_pending is not None and held >= consumer.max_ack_pending
     if not consumer.pulled or not (pending or full):
         return None
     if consumer.paused_until is not None:
-        message = f"{where} is paused until {consumer.paused_until}, {pending} messages pending"
+        until = f"{consumer.paused_until:%Y-%m-%dT%H:%M:%SZ}"
+        message = f"{where} is paused until {until}, {pending} messages pending"
         return _told(where, message, "it goes on by itself then")
-    part = f"consumer {consumer.durable}"
+    part, idle_for = f"consumer {consumer.durable}", _idle_seconds(consumer)
     why = _explained(part, snapshot.processes or ())
     if consumer.never_pulled and not why:
         message = f"nobody has ever taken from {where}, {pending} messages pending"
         return _told(where, message, "start its consumer, or take it out of seaway.yaml")
     if held:
-        idle = max(unmoved, consumer.idle_seconds or 0.0)
+        idle = max(unmoved, idle_for or 0.0)
         limit = max(IDLE_WARNING_SECONDS, consumer.ack_wait.total_seconds())
         message = f"{where} holds {held} messages and gets on with none, {pending} pending"
         look = "see whether its handlers hang: its log"
@@ -137,15 +139,33 @@ def _progress(consumer: ConsumerView, snapshot: Snapshot, unmoved: float) -> Fin
         message = f"{where} gives nothing out, {pending} messages pending"
         look = f"seaway consumer info {consumer.stream} {consumer.durable}"
     else:
-        idle, limit = max(unmoved, consumer.idle_seconds or 0.0), IDLE_WARNING_SECONDS
-        if consumer.idle_seconds is None and unmoved >= _TWO_LOOKS_SECONDS:
+        idle, limit = max(unmoved, idle_for or 0.0), IDLE_WARNING_SECONDS
+        if idle_for is None and unmoved >= _TWO_LOOKS_SECONDS:
             idle = max(idle, limit + unmoved)  # The server has forgotten since when: restarted.
         message = f"nobody takes from {where}, {pending} messages pending"
         look = "no process here says that it runs this consumer: start it"
     # Only what surely lasts is critical: its messages may have come just now.
-    certain = max(unmoved, consumer.idle_seconds_at_least(snapshot.stream(consumer.stream)))
+    certain = max(unmoved, _surely_idle_seconds(consumer, snapshot.stream(consumer.stream)))
     critical = IDLE_CRITICAL_SECONDS if not held and certain > IDLE_CRITICAL_SECONDS else None
     return judge("consumer_standstill", where, idle, limit, critical, message, why or look)
+
+
+def _idle_seconds(consumer: ConsumerInfo) -> float | None:
+    """For how long nothing has been delivered or acknowledged; ``None``: not known."""
+    return _between(consumer.last_active_at, consumer.asked_at)
+
+
+def _surely_idle_seconds(consumer: ConsumerInfo, stream: StreamInfo | None) -> float:
+    """For how long it has surely had something to do and not done it: nothing came since."""
+    idle = _idle_seconds(consumer)
+    quiet = _between(stream.last_at if stream else None, consumer.asked_at)
+    return 0.0 if quiet is None else quiet if idle is None else min(idle, quiet)
+
+
+def _between(earlier: datetime | None, later: datetime | None) -> float | None:
+    if earlier is None or later is None:
+        return None
+    return max(0.0, (later - earlier).total_seconds())
 
 
 def _told(subject: str, message: str, next_move: str) -> Finding:

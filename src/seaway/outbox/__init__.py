@@ -38,11 +38,14 @@ def __getattr__(name: str) -> Any:
 class Outbox:
     """Adds events to ``seaway_outbox``. Stateless: one for the process is enough.
 
-    ``max_message_bytes`` (default 1 MiB, the server's own default) bounds a message with its
-    headers as the server counts it; ``limits`` gives single streams (``SEA_EVENTS``) their own.
-    On PostgreSQL, ``schema``
-    says where Seaway's tables are (default: the connection's search path), and ``notify`` wakes
-    relays that listen when the transaction commits.
+    ``app.outbox`` is one with the application's settings. One made by itself reads none: it does
+    not know ``database_schema``, ``outbox.max_message_bytes``, ``outbox.notify`` and the streams'
+    ``max_msg_size`` of ``seaway.yaml``, and is for writers that have no such file; they give
+
+    - ``max_message_bytes`` (1 MiB, the server's own default): a message with its headers as the
+      server counts it; ``limits``: that of single streams (``{"SEA_EVENTS": 65536}``);
+    - ``schema`` (the connection's search path), on PostgreSQL: where Seaway's tables are;
+    - ``notify`` (false), on PostgreSQL: wake relays that listen when the transaction commits.
     """
 
     def __init__(

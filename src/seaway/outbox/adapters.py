@@ -96,7 +96,7 @@ def _find(handle_type: type) -> Adapter:
 
 def _explained(errors: Errors, error: Exception) -> Exception:
     if errors.refusal(error) is Refusal.ABORTED:
-        return refusals.aborted()
+        return refusals.aborted(errors.undoing)
     found = errors.translated(error, "the outbox")
     if isinstance(found, StoreRefused):
         return ConfigError(f"the database refused the outbox row: {error}")

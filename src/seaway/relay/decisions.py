@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from seaway import naming
 from seaway.contracts import (
@@ -23,18 +23,11 @@ from seaway.contracts import (
     Sent,
     Stored,
     StoredMessage,
+    StreamInfo,
     Unconfirmed,
 )
 from seaway.errors import InvalidName
 from seaway.headers import check_headers, wire_bytes
-
-_HOPELESS = frozenset({0, 10054, 10097})
-"""Refused by us before it was sent, larger than the stream takes, more headers than the server
-takes: no retry can help."""
-STREAM_NOT_FOUND = 10059
-NO_RESPONDERS = (503, 0)
-"""Code and err_code where nobody listened; reasoned about only once the stream is known to be
-there (``reconsider``)."""
 
 Cause: TypeAlias = Refused | Unconfirmed
 """Why a stream takes nothing at the moment."""
@@ -195,8 +188,7 @@ def judge(
             one = Sent(entry, stream, outcome.stream_seq)
             (known if outcome.duplicate else sent).append(one)
         elif isinstance(outcome, Refused) and not outcome.heals:
-            hopeless = outcome.code == 400 and outcome.err_code in _HOPELESS
-            park = hopeless or entry.attempts + 1 >= max_attempts
+            park = outcome.hopeless or entry.attempts + 1 >= max_attempts
             failed.append(Failed(entry, describe(outcome), park))
         else:
             kept.append(Kept(entry, outcome))
@@ -257,31 +249,33 @@ def joined(first: Verdict, second: Verdict) -> Verdict:
     )
 
 
-def reconsider(verdict: Verdict, config: Mapping[str, Any] | None) -> Verdict:
-    """The verdict in the light of the stream's configuration; ``None``: there is no such stream.
+def reconsider(verdict: Verdict, info: StreamInfo | None) -> Verdict:
+    """The verdict in the light of what the stream is; ``None``: there is no such stream.
 
     A missing stream, one without a leader, and a subject that the stream does not take all get the
     same answer from the server; only the last would wait for ever, and hold up all others.
     """
-    if config is None:
-        return _refused_alike(verdict, Refused("no such stream", 404, STREAM_NOT_FOUND, heals=True))
-    taken: Sequence[str] = config.get("subjects") or ()
+    if info is None:
+        missing = Refused("no such stream", 404, 0, heals=True, why="no_stream")
+        return _refused_alike(verdict, missing)
     failed = list(verdict.failed)
     kept: list[Kept] = []
     for each in verdict.kept:
         subject = each.entry.message.subject
-        if isinstance(each.cause, Refused) and not any(naming.covers(p, subject) for p in taken):
-            error = f"{verdict.stream} takes {', '.join(taken) or 'nothing'}, not {subject}"
+        taken = any(naming.covers(pattern, subject) for pattern in info.subjects)
+        if isinstance(each.cause, Refused) and not taken:
+            subjects = ", ".join(info.subjects) or "nothing"
+            error = f"{verdict.stream} takes {subjects}, not {subject}"
             failed.append(Failed(each.entry, error, park=True))
         else:
             kept.append(each)
     return replace(verdict, failed=failed, kept=kept)
 
 
-def outgrown(verdict: Verdict, config: Mapping[str, Any]) -> Verdict:
+def outgrown(verdict: Verdict, info: StreamInfo) -> Verdict:
     """The verdict where something had no room: what is larger than all of its stream is parked."""
-    most = int(config.get("max_bytes", -1))
-    if most <= 0:
+    most = info.max_bytes
+    if most is None:
         return verdict
     failed = list(verdict.failed)
     kept: list[Kept] = []
@@ -340,9 +334,9 @@ def reason(stream: str, cause: Cause) -> str:
     """Why the relay waits, with the way out where somebody has to act."""
     if isinstance(cause, Unconfirmed):
         return f"{stream} does not answer: {cause.reason}"
-    if cause.err_code == STREAM_NOT_FOUND:
+    if cause.why == "no_stream":
         return f"{stream} does not exist: create it with `seaway topology apply`"
-    if (cause.code, cause.err_code) == NO_RESPONDERS:
+    if cause.why == "unheard":  # And the stream is known to be there (``reconsider``).
         return f"{stream} has no leader at the moment"
     return f"{stream} takes no messages now: {describe(cause)}"
 
@@ -361,7 +355,7 @@ def topic(stream: str, cause: Cause) -> str:
     """What a cause is about: causes with one topic need saying once an outage."""
     if isinstance(cause, Unconfirmed):
         return "no answer"
-    return f"{stream} {cause.code} {cause.err_code}"
+    return f"{stream} {cause.why} {cause.err_code}"
 
 
 def oldest_beyond(

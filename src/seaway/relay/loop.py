@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -24,6 +24,7 @@ from seaway.relay.memory import StreamMemory, Troubles, next_due
 from seaway.relay.publishing import Claim, Publication, Publishing, Turn, give_up
 from seaway.retry import Backoff
 from seaway.telemetry import Parked, Relayed, Telemetry
+from seaway.waiting import done_before
 
 TURN = timedelta(seconds=1)
 """After that long a lease is left, so that another relay gets a turn."""
@@ -350,21 +351,7 @@ class Relay:
             await self._sleep(stop, rest if turn.progress else max(LEAST_REST, rest))
             left -= rest
         if left > timedelta():
-            await self._unless(stop, self._store.wait(left))
+            await done_before(stop, self._store.wait(left))
 
     async def _sleep(self, stop: asyncio.Event, delay: timedelta) -> None:
-        await self._unless(stop, self._clock.sleep(delay))
-
-    async def _unless(self, stop: asyncio.Event, waiting: Awaitable[None]) -> None:
-        """Wait for ``waiting`` or ``stop``, whichever comes first; raises what ``waiting`` does."""
-        waiter = asyncio.ensure_future(waiting)
-        stopper = asyncio.ensure_future(stop.wait())
-        try:
-            await asyncio.wait((waiter, stopper), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopper.cancel()
-            if not waiter.done():
-                waiter.cancel()
-            results = await asyncio.gather(waiter, stopper, return_exceptions=True)
-        if isinstance(results[0], Exception):
-            raise results[0]
+        await done_before(stop, self._clock.sleep(delay))

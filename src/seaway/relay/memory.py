@@ -25,7 +25,6 @@ class Full:
 
     size: int
     failures: int
-    refused_at: float
     rests_until: float
 
 
@@ -75,7 +74,7 @@ class StreamMemory:
             if known is not None and known.rests_until > now:
                 size, failures = min(size, known.size), known.failures
             until = now + backoff.delay(failures).total_seconds()
-            self.full[subject] = Full(size, failures, now, until)
+            self.full[subject] = Full(size, failures, until)
 
     def looked_through(self, fitting: Collection[str], *, since: float, complete: bool) -> bool:
         """Forget what found room since then; ``complete``: nothing else waits. Whether any did."""

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 from seaway.clocks import running_time
 from seaway.contracts import Broker, Held, Lease, OutboxEntry, Refused, Unconfirmed
@@ -303,19 +303,19 @@ class Publishing:
 
     async def _outgrown(self, verdict: Verdict) -> Verdict:
         with suppress(TransientError, ApiError):
-            config = await self._config(verdict.stream)
-            if config is not None:
-                return decisions.outgrown(verdict, config)
+            info = await self._broker.admin.stream(verdict.stream)
+            if info is not None:
+                return decisions.outgrown(verdict, info)
         return verdict
 
     async def _reconsider(self, memory: StreamMemory, verdict: Verdict) -> Verdict:
         try:
-            config = await self._config(verdict.stream)
+            info = await self._broker.admin.stream(verdict.stream)
         except (TransientError, ApiError) as error:
             return decisions.unanswered(verdict, str(error))
-        if config is not None:
+        if info is not None:
             memory.missing_since = None
-            return decisions.reconsider(verdict, config)
+            return decisions.reconsider(verdict, info)
         now = time.monotonic()
         if memory.missing_since is None:
             memory.missing_since = now
@@ -345,10 +345,6 @@ class Publishing:
         elif not memory.full:
             self._troubles.ended(stream, now=now)
 
-    async def _config(self, stream: str) -> Mapping[str, Any] | None:
-        info = await self._broker.admin.stream(stream)
-        return None if info is None else cast(Mapping[str, Any], info["config"])
-
     async def _reconcile(
         self,
         lease: Lease,
@@ -365,11 +361,11 @@ class Publishing:
         if not memory.suspect:
             return Found()
         if memory.window is None:
-            config = await self._config(stream)
-            if config is None:
+            info = await self._broker.admin.stream(stream)
+            if info is None:
                 return Found()
             memory.dated = await self._dated_by(), running_time()
-            memory.window = timedelta(microseconds=config.get("duplicate_window", 0) / 1000)
+            memory.window = info.duplicate_window
         oldest = decisions.oldest_beyond(entries, now=memory.now(), window=memory.window)
         if oldest is None:
             return Found()

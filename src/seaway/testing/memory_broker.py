@@ -15,15 +15,17 @@ import asyncio
 import contextlib
 import json
 import uuid
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from seaway import headers as h
+from seaway.brokers.jetstream import codes
+from seaway.brokers.jetstream.answers import unheard
 from seaway.contracts import (
     JSON,
+    ConsumerInfo,
     Held,
     Incoming,
     Message,
@@ -32,9 +34,10 @@ from seaway.contracts import (
     ServerInfo,
     Stored,
     StoredMessage,
+    StreamInfo,
     Subscription,
 )
-from seaway.errors import ApiError, BrokerUnavailable, InvalidName, NotFound
+from seaway.errors import BrokerUnavailable, InvalidName, NotFound
 from seaway.naming import OPERATOR, check_subject, covers, overlap
 from seaway.testing.memory_streams import (
     Delivered,
@@ -104,19 +107,19 @@ class MemoryBroker:
 
     def _store(self, message: Message) -> Stored | Refused:
         if self._closed:
-            return Refused("the connection is closed", 503, 0, heals=True)
+            return unheard("the connection is closed")
         if size_of(message) > self._max_payload:
-            return Refused("maximum payload exceeded", 400, 10054, heals=False)
+            return codes.refused("maximum payload exceeded", code=400, err_code=codes.TOO_LARGE)
         try:
             check_subject(message.subject)
             for name in message.headers:
                 h.check_control(name)
         except InvalidName as error:
-            return Refused(str(error), 400, 0, heals=False)
+            return codes.refused(str(error), code=400, err_code=0)
         for stream in self._streams.values():
             if stream.takes(message.subject):
                 return stream.store(message)
-        return Refused("no stream takes this subject", 503, 0, heals=True)
+        return unheard("no stream takes this subject")
 
     def _find(self, stream: str, durable: str) -> tuple[MemoryStream, MemoryConsumer]:
         try:
@@ -229,7 +232,7 @@ class _MemoryPull:
             left -= deliveries == 1
             delivered.append(self._deliver(stream, consumer, seq, deliveries, now, left))
         if delivered and consumer.exclusive and consumer.pinned is None:
-            consumer.pinned = self
+            consumer.pinned, consumer.pinned_at = self, utc_now()
             self.gaps += 1
         return delivered
 
@@ -243,6 +246,7 @@ class _MemoryPull:
         pending: int,
     ) -> Incoming:
         consumer.consumer_seq += 1
+        consumer.active_at = utc_now()
         if consumer.config["ack_policy"] != "none":
             due = now + consumer.ack_wait(deliveries)
             consumer.out[seq] = Delivered(consumer.consumer_seq, deliveries, due)
@@ -272,9 +276,6 @@ class _MemoryPull:
 
     async def in_progress(self, *incoming: Incoming) -> None:
         self._postpone(incoming, None)
-
-    async def term(self, incoming: Incoming, *, reason: str) -> None:
-        self._settle([incoming])
 
     def _settle(self, incoming: Iterable[Incoming]) -> bool:
         with contextlib.suppress(NotFound):
@@ -310,35 +311,31 @@ class MemoryAdmin:
 
     # ------------------------------------------------------------------ streams
 
-    async def streams(self) -> Sequence[JSON]:
+    async def streams(self) -> Sequence[StreamInfo]:
         return [self._streams[name].info() for name in sorted(self._streams)]
 
-    async def stream(self, name: str, *, subjects: str | None = None) -> JSON | None:
+    async def stream(self, name: str, *, subjects: str | None = None) -> StreamInfo | None:
         found = self._streams.get(name)
         if found is None:
             return None
         found.expire(utc_now())
-        info = found.info()
-        if subjects is not None:
-            held = Counter(one.message.subject for one in found.messages.values())
-            info["state"]["subjects"] = {k: n for k, n in held.items() if covers(subjects, k)}
-        return info
+        return found.info(subjects)
 
-    async def create_stream(self, config: JSON) -> JSON:
+    async def create_stream(self, config: JSON) -> StreamInfo:
         name, wanted = config["name"], stream_config(config)
         if (found := self._streams.get(name)) is not None:
             if found.config != wanted:
-                raise ApiError(
+                raise codes.api_error(
                     "stream name already in use with a different configuration",
                     code=400,
-                    err_code=10058,
+                    err_code=codes.STREAM_EXISTS,
                 )
             return found.info()
         self._refuse_overlap(wanted)
         self._streams[name] = MemoryStream(wanted, utc_now())
         return self._streams[name].info()
 
-    async def update_stream(self, config: JSON) -> JSON:
+    async def update_stream(self, config: JSON) -> StreamInfo:
         found = self._existing(config["name"])
         wanted = stream_config(config)
         self._refuse_overlap(wanted)
@@ -352,7 +349,7 @@ class MemoryAdmin:
 
     def _existing(self, name: str) -> MemoryStream:
         if name not in self._streams:
-            raise ApiError("stream not found", code=404, err_code=10059)
+            raise codes.api_error("stream not found", code=404, err_code=codes.STREAM_NOT_FOUND)
         return self._streams[name]
 
     def _refuse_overlap(self, wanted: JSON) -> None:
@@ -362,35 +359,43 @@ class MemoryAdmin:
                 for mine in wanted["subjects"]
                 for theirs in other.config["subjects"]
             ):
-                raise ApiError("subjects overlap with an existing stream", code=400, err_code=10065)
+                raise codes.api_error(
+                    "subjects overlap with an existing stream",
+                    code=400,
+                    err_code=codes.SUBJECTS_OVERLAP,
+                )
 
     # ------------------------------------------------------------------ consumers
 
-    async def consumers(self, stream: str) -> Sequence[JSON]:
+    async def consumers(self, stream: str) -> Sequence[ConsumerInfo]:
         found = self._existing(stream)
         return [found.consumer_info(found.consumers[name]) for name in sorted(found.consumers)]
 
-    async def consumer(self, stream: str, durable: str) -> JSON | None:
+    async def consumer(self, stream: str, durable: str) -> ConsumerInfo | None:
         with contextlib.suppress(NotFound):
             found, consumer = self._broker._find(stream, durable)
             return found.consumer_info(consumer)
         return None
 
-    async def create_consumer(self, stream: str, config: JSON) -> JSON:
+    async def create_consumer(self, stream: str, config: JSON) -> ConsumerInfo:
         found, wanted = self._existing(stream), consumer_config(config)
         consumer = found.consumers.get(wanted["name"])
         if consumer is not None and consumer.config != wanted:
-            raise ApiError("consumer already exists", code=400, err_code=10148)
+            raise codes.api_error(
+                "consumer already exists", code=400, err_code=codes.CONSUMER_EXISTS
+            )
         if consumer is None:
             consumer = MemoryConsumer(wanted, utc_now(), found.start_of(wanted))
             found.consumers[wanted["name"]] = consumer
         return found.consumer_info(consumer)
 
-    async def update_consumer(self, stream: str, config: JSON) -> JSON:
+    async def update_consumer(self, stream: str, config: JSON) -> ConsumerInfo:
         found, wanted = self._existing(stream), consumer_config(config)
         consumer = found.consumers.get(wanted["name"])
         if consumer is None:
-            raise ApiError("consumer does not exist", code=400, err_code=10149)
+            raise codes.api_error(
+                "consumer does not exist", code=400, err_code=codes.CONSUMER_DOES_NOT_EXIST
+            )
         consumer.config = wanted
         self._broker._tell()
         return found.consumer_info(consumer)

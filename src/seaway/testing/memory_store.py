@@ -56,16 +56,10 @@ class _Tables:
     effects: dict[Any, Any] = field(default_factory=dict)
 
     def copy(self) -> _Tables:
-        return _Tables(*map(dict, self._all()))
-
-    def restore(self, before: _Tables) -> None:
-        # In place: whoever took ``effects`` before a savepoint goes on with the same dictionary.
-        for table, old in zip(self._all(), before._all(), strict=True):
-            table.clear()
-            table.update(old)
-
-    def _all(self) -> tuple[dict[Any, Any], ...]:
-        return self.outbox, self.inbox, self.tried, self.parked, self.effects
+        return _Tables(
+            *(dict(self.outbox), dict(self.inbox), dict(self.tried)),
+            *(dict(self.parked), dict(self.effects)),
+        )
 
     def parked_of(self, consumer: str) -> list[ParkedEvent]:
         """A consumer's, by key and place."""
@@ -141,6 +135,7 @@ class MemoryTransaction:
         row = ParkedEvent(consumer, event_id, key, place, failed, None, datetime.now(UTC), False)
         known = self._tables.parked.get((consumer, event_id), row)
         self._tables.parked[consumer, event_id] = replace(known, failed=failed, letter=None)
+        self._tables.tried.pop((consumer, event_id), None)
 
     async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
         """Its letter is stored."""
@@ -151,16 +146,7 @@ class MemoryTransaction:
     async def release(self, consumer: str, event_id: str) -> None:
         """Remove its row. Idempotent."""
         self._tables.parked.pop((consumer, event_id), None)
-
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """Part of the transaction that an exception undoes alone. May be nested."""
-        before = self._tables.copy()
-        try:
-            yield
-        except BaseException:
-            self._tables.restore(before)
-            raise
+        self._tables.tried.pop((consumer, event_id), None)
 
     def insert(self, rows: Sequence[OutboxRow], *, own_ids: bool) -> None:
         """Write all rows to the outbox, or none."""

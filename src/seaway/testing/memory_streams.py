@@ -7,12 +7,23 @@ whoever delivers brings the time.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from seaway import headers as h
-from seaway.contracts import JSON, Message, Refused, Stored, StoredMessage
+from seaway.brokers.jetstream.codes import STREAM_FULL, TOO_LARGE, refused
+from seaway.brokers.jetstream.infos import consumer_info, stream_info
+from seaway.contracts import (
+    JSON,
+    ConsumerInfo,
+    Message,
+    Refused,
+    Stored,
+    StoredMessage,
+    StreamInfo,
+)
 from seaway.naming import covers
 
 _STREAM_DEFAULTS: JSON = {
@@ -73,6 +84,9 @@ class MemoryConsumer:
     out: dict[int, Delivered] = field(default_factory=dict)
     pinned: object = None
     """Of an exclusive durable: who is given its messages."""
+    pinned_at: datetime | None = None
+    active_at: datetime | None = None
+    """When it last gave something out, or something was settled."""
 
     @property
     def exclusive(self) -> bool:
@@ -131,10 +145,10 @@ class MemoryStream:
             return Stored(self.ids[message_id][0], duplicate=True)
         size = size_of(message)
         if 0 <= config["max_msg_size"] < size:
-            return Refused("message size exceeds maximum allowed", 400, 10054, heals=False)
+            return refused("message size exceeds maximum allowed", code=400, err_code=TOO_LARGE)
         twins = self._of(message.subject)
         if config["discard"] == "new" and (lacking := self._lacking(size, twins)):
-            return Refused(lacking, 503, 10077, heals=True, full=True)
+            return refused(lacking, code=503, err_code=STREAM_FULL)
         self.last_seq = seq = self.last_seq + 1
         if message_id is not None:
             self.ids[message_id] = (seq, now)
@@ -188,6 +202,7 @@ class MemoryStream:
 
     def settle(self, consumer: MemoryConsumer, seq: int) -> None:
         """An ack or term: the durable is done with it, and so may be the stream."""
+        consumer.active_at = utc_now()
         if consumer.out.pop(seq, None) is None or seq not in self.messages:
             return
         subject = self.messages[seq].message.subject
@@ -222,10 +237,13 @@ class MemoryStream:
             case _:
                 return 1
 
-    def info(self) -> JSON:
-        """The stream as the server's JSON."""
+    def info(self, subjects: str | None = None) -> StreamInfo:
+        """What a server would say of it, read in the same way."""
         first, last = self.messages.get(self.first_seq), self.messages.get(self.last_seq)
-        return {
+        holes = self.last_seq - self.first_seq + 1 - len(self.messages) if first else 0
+        held = Counter(one.message.subject for one in self.messages.values())
+        asked = {name: n for name, n in held.items() if subjects and covers(subjects, name)}
+        answer = {
             "config": copy.deepcopy(self.config),
             "created": h.format_time(self.created),
             "state": {
@@ -235,12 +253,16 @@ class MemoryStream:
                 "first_ts": h.format_time(first.stored_at) if first else "0001-01-01T00:00:00Z",
                 "last_seq": self.last_seq,
                 "last_ts": h.format_time(last.stored_at) if last else "0001-01-01T00:00:00Z",
+                "num_deleted": holes,
                 "consumer_count": len(self.consumers),
+                "num_subjects": len(held),
+                "subjects": asked,
             },
         }
+        return stream_info(answer)
 
-    def consumer_info(self, consumer: MemoryConsumer) -> JSON:
-        """A durable as the server's JSON."""
+    def consumer_info(self, consumer: MemoryConsumer) -> ConsumerInfo:
+        """What a server would say of a durable, read in the same way."""
         floor = {"consumer_seq": consumer.consumer_seq, "stream_seq": consumer.delivered_seq}
         if consumer.out:
             lowest = min(delivered.consumer_seq for delivered in consumer.out.values())
@@ -248,13 +270,14 @@ class MemoryStream:
         again = sum(delivered.deliveries > 1 for delivered in consumer.out.values())
         groups = {}
         if consumer.exclusive:
-            pinned = (
-                {} if consumer.pinned is None else {"pinned_client_id": str(id(consumer.pinned))}
-            )
+            pinned = {}
+            if consumer.pinned is not None and consumer.pinned_at is not None:
+                since = h.format_time(consumer.pinned_at)
+                pinned = {"pinned_client_id": str(id(consumer.pinned)), "pinned_ts": since}
             groups = {
                 "priority_groups": [{"group": consumer.config["priority_groups"][0], **pinned}]
             }
-        return {
+        answer = {
             "stream_name": self.name,
             "name": consumer.config["name"],
             "created": h.format_time(consumer.created),
@@ -262,14 +285,17 @@ class MemoryStream:
             "delivered": {
                 "consumer_seq": consumer.consumer_seq,
                 "stream_seq": consumer.delivered_seq,
+                "last_active": h.format_time(consumer.active_at) if consumer.active_at else None,
             },
             "ack_floor": floor,
             "num_ack_pending": len(consumer.out),
             "num_redelivered": again,
             "num_waiting": consumer.waiting,
             "num_pending": len(self.pending(consumer)),
+            "ts": h.format_time(utc_now()),
             **groups,
         }
+        return consumer_info(answer)
 
 
 def stream_config(config: JSON) -> JSON:

@@ -145,8 +145,7 @@ async def broker(nats_server: NatsServer, context_name: str) -> AsyncIterator[Je
     try:
         yield connected
         for info in await connected.admin.streams():
-            name = info["config"]["name"]
-            if name.startswith(context_name.upper()):
-                await connected.admin.delete_stream(name)
+            if info.name.startswith(context_name.upper()):
+                await connected.admin.delete_stream(info.name)
     finally:
         await connected.close()

@@ -22,8 +22,8 @@ from seaway.app import Seaway, consuming
 from seaway.contracts import Store
 from seaway.dead_letters import DeadLetters
 from seaway.dead_letters.letter import Letter
+from seaway.parts import Part, run_parts
 from seaway.relay import Relay
-from seaway.running import Work, run_all
 from seaway.telemetry import Delivered, Signal
 from seaway.testing.memory_broker import MemoryBroker
 
@@ -70,7 +70,7 @@ class Rehearsal:
             return True
         for name, consumer in self._app.consumers.items():
             info = await self.broker.admin.consumer(consumer.stream, name)
-            if info is not None and (info["num_pending"] or info["num_ack_pending"]):
+            if info is not None and not info.settled:
                 return True
         return False
 
@@ -93,9 +93,9 @@ async def rehearsal(app: Seaway, store: Store) -> AsyncIterator[Rehearsal]:
     await topology.apply(topology.plan(wanted, found), broker.admin)
     stage = Rehearsal(app, store, broker)
     forget = app.telemetry.subscribe(stage._note)
-    works: list[Work] = [Relay(store, broker, telemetry=app.telemetry).run]
-    works += [consuming(app, consumer, broker, store) for consumer in app.consumers.values()]
-    working = asyncio.create_task(run_all(works, stop))
+    parts: list[Part] = [Relay(store, broker, telemetry=app.telemetry).run]
+    parts += [consuming(app, consumer, broker, store) for consumer in app.consumers.values()]
+    working = asyncio.create_task(run_parts(parts, stop))
     try:
         yield stage
     finally:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 from seaway import naming
 from seaway.config import format_duration, format_size, from_nanoseconds
+from seaway.contracts import JSON, ConsumerInfo, StreamInfo
 from seaway.topology.servers import keeps_positions, known_to, lowered, within_reach
-from seaway.topology.shape import JSON, ConsumerKey, Topology, absent
+from seaway.topology.shape import ConsumerKey, Topology, absent
 
 Kind: TypeAlias = Literal["in_place", "create", "recreate_consumer", "loses_data", "unmanaged"]
 _COST: Sequence[Kind] = ("in_place", "create", "recreate_consumer", "loses_data")
@@ -34,20 +35,19 @@ _DURATIONS = frozenset(
     {"max_age", "duplicate_window", "ack_wait", "inactive_threshold", "priority_timeout"}
 )
 _SIZES = frozenset({"max_bytes", "max_msg_size"})
-_LIMITS = {"max_bytes": "bytes", "max_msgs": "messages"}
 _FOREIGN = ("KV_", "OBJ_", "$MQTT_")
 
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """What the server has: infos (``config``, ``state``, …) by name, and when that was read.
+    """What the server has, by name, and when that was read.
 
     ``release``: the server's, such as ``(2, 15)``; ``()`` where it is not known. ``clustered``:
     whether a stream can have replicas; ``None`` where that is not known.
     """
 
-    streams: Mapping[str, JSON]
-    consumers: Mapping[ConsumerKey, JSON]
+    streams: Mapping[str, StreamInfo]
+    consumers: Mapping[ConsumerKey, ConsumerInfo]
     taken_at: datetime
     release: tuple[int, ...] = ()
     clustered: bool | None = None
@@ -150,25 +150,23 @@ def plan(desired: Topology, actual: ServerState) -> Plan:
     streams: list[Change] = []
     replaced: set[str] = set()
     for name, config in desired.streams.items():
-        info = actual.streams.get(name)
-        if info is None:
+        held = actual.streams.get(name)
+        if held is None:
             streams.append(_creation(config, name))
-        elif change := _stream_change(config, info, actual.taken_at):
+        elif change := _stream_change(config, held, actual.taken_at):
             streams.append(change)
             if change.replaces:
                 replaced.add(name)
     consumers: list[Change] = []
     for (stream, durable), config in desired.consumers.items():
-        info = None if stream in replaced else actual.consumers.get((stream, durable))
-        owner: JSON = {} if stream in replaced else actual.streams.get(stream, {}).get("config", {})
-        start = (owner.get("metadata") or {}).get(POSITION + durable)
-        if info is None:
+        owner = None if stream in replaced else actual.streams.get(stream)
+        info = actual.consumers.get((stream, durable)) if owner else None
+        start = owner.metadata.get(POSITION + durable) if owner else None
+        if info is None or owner is None:
             new = positioned(config, int(start)) if start and start.isdigit() else config
             note = f"continues at sequence {start}" if start else ""
             consumers.append(_creation(new, stream, durable, note))
-        elif change := _consumer_change(
-            config, info, owner, stream, durable, release=actual.release
-        ):
+        elif change := _consumer_change(config, info, owner, release=actual.release):
             consumers.append(change)
     return Plan(
         (*streams, *consumers),
@@ -198,9 +196,14 @@ def differences(
         if not _same(name, value, kept.get(name)):
             yield name, kept.get(name), value
     if wanted.keys() & _FILTERS:
-        new, old = naming.filter_subjects(wanted), naming.filter_subjects(kept) or list(subjects)
+        new, old = _filters(wanted), _filters(kept) or list(subjects)
         if set(new) != set(old):
             yield "filter_subjects", old, new
+
+
+def _filters(config: JSON) -> list[str]:
+    single = config.get("filter_subject")
+    return [single] if single else list(config.get("filter_subjects") or ())
 
 
 def _same(name: str, wanted: Any, kept: Any) -> bool:
@@ -214,11 +217,10 @@ def _creation(config: JSON, stream: str, durable: str | None = None, note: str =
     return Change("create", stream, durable, config=config, declared=config, note=note)
 
 
-def _stream_change(wanted: JSON, info: JSON, now: datetime) -> Change | None:
-    kept = info["config"]
-    state = info.get("state", {})
+def _stream_change(wanted: JSON, held: StreamInfo, now: datetime) -> Change | None:
+    kept = held.config
     found = tuple(
-        _stream_cost(name, old, new, state, now) for name, old, new in differences(wanted, kept)
+        _stream_cost(name, old, new, held, now) for name, old, new in differences(wanted, kept)
     )
     if not found:
         return None
@@ -227,45 +229,40 @@ def _stream_change(wanted: JSON, info: JSON, now: datetime) -> Change | None:
     return Change(_worst(found), wanted["name"], None, found, config, wanted, replaces)
 
 
-def _stream_cost(name: str, kept: Any, wanted: Any, state: JSON, now: datetime) -> Difference:
+def _stream_cost(name: str, kept: Any, wanted: Any, held: StreamInfo, now: datetime) -> Difference:
     workqueue = name == "retention" and "workqueue" in (kept, wanted)
     if name in _NEW_STREAM or workqueue or (name in _CANNOT_UNSET and kept):
         reason = f"{name} cannot be changed: needs a new stream, the old one's messages are lost"
         return Difference(name, kept, wanted, "loses_data", reason, replaces=True)
-    messages = state.get("messages", 0)
-    if name == "retention" and wanted == "interest" and messages:
+    if name == "retention" and wanted == "interest" and held.messages:
         reason = "drops every stored message that no consumer waits for"
         return Difference(name, kept, wanted, "loses_data", reason)
-    if messages and _evicts(name, kept, wanted, state, now):
+    if held.messages and _evicts(name, kept, wanted, held, now):
         reason = f"drops stored messages beyond {shown(name, wanted)}"
         return Difference(name, kept, wanted, "loses_data", reason)
     return Difference(name, kept, wanted)
 
 
-def _evicts(name: str, kept: Any, wanted: Any, state: JSON, now: datetime) -> bool:
-    if name in _LIMITS:
-        return bool(0 < wanted < state.get(_LIMITS[name], 0))
+def _evicts(name: str, kept: Any, wanted: Any, held: StreamInfo, now: datetime) -> bool:
+    if name == "max_bytes":
+        return bool(0 < wanted < held.bytes)
+    if name == "max_msgs":
+        return bool(0 < wanted < held.messages)
     if name == "max_msgs_per_subject":
         # How many messages each subject has is not in the state: any lowering may drop some.
         return bool(wanted > 0 and (not kept or kept < 0 or wanted < kept))
     if name == "max_age" and wanted:
-        first = state.get("first_ts")
-        return first is not None and now - _time(first) > from_nanoseconds(wanted)
+        return held.first_at is not None and now - held.first_at > from_nanoseconds(wanted)
     return False
 
 
-def _time(text: str) -> datetime:
-    """The server's RFC 3339 to whole seconds, which is all that eviction needs."""
-    return datetime.fromisoformat(text[:19]).replace(tzinfo=UTC)
-
-
 def _consumer_change(
-    wanted: JSON, info: JSON, owner: JSON, stream: str, durable: str, *, release: tuple[int, ...]
+    wanted: JSON, info: ConsumerInfo, owner: StreamInfo, *, release: tuple[int, ...]
 ) -> Change | None:
-    kept = info["config"]
+    kept = info.config
     found = tuple(
         _consumer_cost(name, old, new, owner, release)
-        for name, old, new in differences(wanted, kept, subjects=owner.get("subjects", ()))
+        for name, old, new in differences(wanted, kept, subjects=owner.subjects)
     )
     if not found:
         return None
@@ -273,7 +270,7 @@ def _consumer_change(
     rest = {name: value for name, value in kept.items() if name not in _FILTERS}
     begun = {name: kept[name] for name in _BIRTH if name in kept}
     config = wanted if replaces else {**rest, **_without(wanted, _BIRTH), **begun}
-    return Change(_worst(found), stream, durable, found, config, wanted, replaces)
+    return Change(_worst(found), *info.key, found, config, wanted, replaces)
 
 
 def _without(config: JSON, names: Iterable[str]) -> JSON:
@@ -281,14 +278,14 @@ def _without(config: JSON, names: Iterable[str]) -> JSON:
 
 
 def _consumer_cost(
-    name: str, kept: Any, wanted: Any, owner: JSON, release: tuple[int, ...]
+    name: str, kept: Any, wanted: Any, owner: StreamInfo, release: tuple[int, ...]
 ) -> Difference:
     if name not in _NEW_CONSUMER:
         return Difference(name, kept, wanted)
-    if owner.get("retention") == "interest":
+    if owner.retention == "interest":
         reason = f"{name} needs a new consumer; the stream drops what waits for the old one"
         return Difference(name, kept, wanted, "loses_data", reason, replaces=True)
-    if owner.get("retention") == "limits" and not keeps_positions(release):
+    if owner.retention == "limits" and not keeps_positions(release):
         reason = (
             f"{name} needs a new consumer; should this end half way, it begins anew: "
             "nats-server before 2.10 keeps no position meanwhile"
@@ -306,11 +303,10 @@ def _unmanaged(desired: Topology, actual: ServerState) -> Iterator[Change]:
     for name, info in actual.streams.items():
         if name in desired.streams or name.startswith(_FOREIGN):
             continue
-        held = info["config"].get("subjects") or ()
         clashes = [
             other
             for other, config in desired.streams.items()
-            if any(naming.overlap(one, two) for one in held for two in config["subjects"])
+            if any(naming.overlap(one, two) for one in info.subjects for two in config["subjects"])
         ]
         note = f"its subjects overlap with those of {', '.join(clashes)}" if clashes else ""
         yield Change("unmanaged", name, note=note)

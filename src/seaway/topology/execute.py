@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from seaway.contracts import BrokerAdmin
+from seaway.contracts import BrokerAdmin, ConsumerInfo, StreamInfo
 from seaway.errors import ApiError, ConfigError, SeawayError
 from seaway.naming import stream_context
 from seaway.topology.compare import (
@@ -23,11 +23,7 @@ from seaway.topology.compare import (
     shown,
 )
 from seaway.topology.servers import since
-from seaway.topology.shape import JSON, ConsumerKey, Topology
-
-_NO_JETSTREAM = frozenset({10035, 10039, 10076})
-_TOO_MANY_REPLICAS = frozenset({10005, 10074})
-_OVERLAP = 10065
+from seaway.topology.shape import ConsumerKey, Topology
 
 
 async def actual(admin: BrokerAdmin, desired: Topology | None = None) -> ServerState:
@@ -40,14 +36,13 @@ async def actual(admin: BrokerAdmin, desired: Topology | None = None) -> ServerS
     if not server.jetstream:
         raise ConfigError(f"the server {server.url} has no JetStream", hint="start it with -js")
     with _explained("reading the streams", None):
-        streams = {info["config"]["name"]: info for info in await admin.streams()}
-        consumers: dict[ConsumerKey, JSON] = {}
+        streams = {info.name: info for info in await admin.streams()}
+        consumers: dict[ConsumerKey, ConsumerInfo] = {}
         for name in streams:
             if name in desired.streams if desired is not None else _of_context(name):
-                for info in await admin.consumers(name):
-                    consumers[name, info["name"]] = info
+                consumers |= {info.key: info for info in await admin.consumers(name)}
     # A stream tells of its cluster also where it is reached through a server of another.
-    told = any((info.get("cluster") or {}).get("name") for info in streams.values())
+    told = any(info.cluster for info in streams.values())
     clustered = told or (None if server.elsewhere else server.cluster is not None)
     return ServerState(streams, consumers, datetime.now(UTC), server.release, clustered)
 
@@ -101,36 +96,31 @@ async def _replace(change: Change, durable: str, admin: BrokerAdmin) -> None:
     if stream is None or old is None:
         raise SeawayError(f"{change.title} has gone since the plan was made: plan again")
     config = change.config
-    if stream["config"].get("retention") == "workqueue":
+    if stream.retention == "workqueue":
         # What was acknowledged is no longer there; such a stream takes no other start.
         config = {**config, "deliver_policy": "all"}
     else:
-        start = old["ack_floor"]["stream_seq"] + 1
+        start = old.ack_floor + 1
         config = positioned(config, start)
-        await _remember(stream["config"], {POSITION + durable: str(start)}, admin)
+        marked = {**stream.metadata, POSITION + durable: str(start)}
+        await admin.update_stream({**stream.config, "metadata": marked})
     await admin.delete_consumer(change.stream, durable)
     await admin.create_consumer(change.stream, config)
     await _forget_position(change.stream, durable, admin)
 
 
-async def _remember(config: JSON, marks: dict[str, str], admin: BrokerAdmin) -> None:
-    metadata = {**(config.get("metadata") or {}), **marks}
-    await admin.update_stream({**config, "metadata": metadata})
-
-
 async def _forget_position(stream: str, durable: str, admin: BrokerAdmin) -> None:
-    info = await admin.stream(stream)
-    config = info["config"] if info else {}
-    metadata = dict(config.get("metadata") or {})
-    if metadata.pop(POSITION + durable, None) is not None:
-        await admin.update_stream({**config, "metadata": metadata})
+    info, mark = await admin.stream(stream), POSITION + durable
+    if info is not None and mark in info.metadata:
+        left = {name: value for name, value in info.metadata.items() if name != mark}
+        await admin.update_stream({**info.config, "metadata": left})
 
 
-def _check_kept(change: Change, info: JSON | None) -> None:
+def _check_kept(change: Change, info: StreamInfo | ConsumerInfo | None) -> None:
     """Raise where what the server has now is not what it was sent."""
     if info is None:
         raise SeawayError(f"{change.title}: the server took it and does not have it")
-    for name, kept, wanted in differences(change.declared, info["config"]):
+    for name, kept, wanted in differences(change.declared, info.config):
         raise SeawayError(
             f"{change.title}: the server kept {name} {shown(name, kept)}, "
             f"not {shown(name, wanted)}{since(name)}"
@@ -143,12 +133,12 @@ def _explained(doing: str, plan: Plan | None, change: Change | None = None) -> I
     try:
         yield
     except ApiError as error:
-        if error.err_code in _NO_JETSTREAM:
+        if error.why == "no_jetstream":
             raise ConfigError(
                 f"JetStream is not enabled: {error.description}",
                 hint="start nats-server with -js, or enable it for this account",
             ) from error
-        if plan and change and error.err_code in _TOO_MANY_REPLICAS:
+        if plan and change and error.why == "too_many_replicas":
             replicas = change.config.get("num_replicas")
             raise ConfigError(
                 f"{doing}: replicas: {replicas} is more than this server or cluster has "
@@ -156,10 +146,10 @@ def _explained(doing: str, plan: Plan | None, change: Change | None = None) -> I
                 hint=_fitting_profile(plan, replicas or 1),
             ) from error
         text = f"{doing}: {error.description}"
-        if plan and change and error.err_code == _OVERLAP:
+        if plan and change and error.why == "subjects_taken":
             holders = [one.stream for one in plan.unmanaged if change.stream in one.note]
             text += f" (held by {', '.join(holders)})" if holders else ""
-        raise ApiError(text, code=error.code, err_code=error.err_code) from error
+        raise ApiError(text, code=error.code, err_code=error.err_code, why=error.why) from error
 
 
 def _fitting_profile(plan: Plan, replicas: int) -> str:

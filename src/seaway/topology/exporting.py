@@ -17,11 +17,10 @@ from seaway.config import (
     from_nanoseconds,
     settings_from_mapping,
 )
-from seaway.contracts import BrokerAdmin
+from seaway.contracts import JSON, BrokerAdmin
 from seaway.errors import ConfigError
 from seaway.topology.compare import ServerState
 from seaway.topology.execute import actual
-from seaway.topology.shape import JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def exported(state: ServerState) -> Export:
     for name, info in sorted(state.streams.items()):
         if not _is_event_stream(name):
             continue
-        config = info["config"]
+        config = info.config
         stream = {
             "allow_direct": False,
             "max_age": "0",
@@ -125,14 +124,14 @@ def exported(state: ServerState) -> Export:
             if owner != name:
                 continue
             consumer = _ordered(
-                _written(found["config"], _CONSUMER_FIELDS), _CONSUMER_FIELDS, _CONSUMER_DEFAULTS
+                _written(found.config, _CONSUMER_FIELDS), _CONSUMER_FIELDS, _CONSUMER_DEFAULTS
             )
             consumer = {"stream": name, **consumer}
             reason = _refusal({"streams": [*streams], "consumers": [*consumers, consumer]})
-            if found["config"].get("deliver_subject"):
+            if not found.pulled:
                 reason = "it is a push consumer"
-            if found["config"].get("priority_policy") in ("overflow", "prioritized"):
-                reason = f"its pulls have priorities: {found['config']['priority_policy']}"
+            if (policy := found.config.get("priority_policy")) in ("overflow", "prioritized"):
+                reason = f"its pulls have priorities: {policy}"
             if reason:
                 left_out.append(f"consumer {name} > {durable}: {reason}")
             else:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from seaway.contracts import JSON
 from seaway.errors import ConfigError
-from seaway.topology.shape import JSON, Topology, absent
+from seaway.topology.shape import Topology, absent
 
 SINCE: Mapping[str, tuple[int, int]] = {
     "allow_atomic": (2, 12),

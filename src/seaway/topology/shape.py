@@ -1,4 +1,4 @@
-"""What the settings ask for, as the server's own JSON. Pure.
+"""What the settings ask for, as JetStream's own configuration. Pure.
 
 Owns: which streams and durables there are for an event stream, and their values. Guarantees: every
 value of the settings arrives in the server's units, to the nanosecond and byte.
@@ -19,8 +19,8 @@ from seaway.config import (
     StreamSettings,
     to_nanoseconds,
 )
+from seaway.contracts import JSON
 
-JSON: TypeAlias = dict[str, Any]
 ConsumerKey: TypeAlias = tuple[str, str]
 """``(stream, durable)``."""
 

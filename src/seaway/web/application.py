@@ -167,6 +167,11 @@ def not_ready(snapshot: Snapshot) -> list[str]:
 def as_mapping(sample: Sample, report: Report) -> dict[str, Any]:
     """A sample for JSON: times as RFC 3339, states as words, pairs as objects."""
     body: dict[str, Any] = _plain(asdict(sample.snapshot))
+    for shown, stream in zip(body["streams"], sample.snapshot.streams, strict=True):
+        shown["full_subjects"] = stream.full_subjects
+        del shown["subject_messages"], shown["document"]
+    for shown in body["consumers"]:
+        del shown["document"]
     body["missing_consumers"] = [
         {"stream": stream, "consumer": durable}
         for stream, durable in sample.snapshot.missing_consumers

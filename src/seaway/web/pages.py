@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seaway.config import AlertSettings
+from seaway.contracts import ConsumerInfo
 from seaway.dead_letters.letter import Letter
-from seaway.monitor import ConsumerView, Report, Sample, State, rates
+from seaway.monitor import Report, Sample, State, rates
 from seaway.monitor.wording import human_bytes, human_duration
 
 SPARK_WIDTH, SPARK_HEIGHT = 120, 28
@@ -27,7 +28,7 @@ HEADLINES = {
 class ConsumerRow:
     """A durable with its bar (share of the alert threshold) and sparkline of what is pending."""
 
-    view: ConsumerView
+    view: ConsumerInfo
     state: State
     bar: int
     threshold: int

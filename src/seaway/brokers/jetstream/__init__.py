@@ -60,7 +60,7 @@ class JetStreamBroker:
             raise NotFound(
                 f"there is no consumer {durable} on {stream}: run `seaway topology apply`"
             )
-        group = pinned_group(info["config"])
+        group = pinned_group(info.config)
         async with Pull(self._connection, stream, durable, group=group) as pull:
             yield pull
 

@@ -9,12 +9,13 @@ from dataclasses import replace
 from datetime import datetime
 
 from seaway import headers as h
-from seaway.brokers.jetstream import api as codes
+from seaway.brokers.jetstream import codes
 from seaway.brokers.jetstream.api import Api
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.frames import headers, subject_text
+from seaway.brokers.jetstream.infos import consumer_info, stream_info
 from seaway.brokers.jetstream.reading import Reader, Start
-from seaway.contracts import JSON, Message, ServerInfo, StoredMessage
+from seaway.contracts import JSON, ConsumerInfo, Message, ServerInfo, StoredMessage, StreamInfo
 from seaway.errors import NotFound
 from seaway.naming import OPERATOR, covers, is_name
 
@@ -43,18 +44,19 @@ class JetStreamAdmin:
 
     # ------------------------------------------------------------------ streams
 
-    async def streams(self) -> Sequence[JSON]:
-        return await self._api.pages("STREAM.LIST", "streams")
+    async def streams(self) -> Sequence[StreamInfo]:
+        return [stream_info(one) for one in await self._api.pages("STREAM.LIST", "streams")]
 
-    async def stream(self, name: str, *, subjects: str | None = None) -> JSON | None:
+    async def stream(self, name: str, *, subjects: str | None = None) -> StreamInfo | None:
         wanted = {"subjects_filter": subjects} if subjects is not None else None
-        return await self._find(("STREAM.INFO", name), codes.STREAM_NOT_FOUND, body=wanted)
+        found = await self._find(("STREAM.INFO", name), codes.STREAM_NOT_FOUND, body=wanted)
+        return None if found is None else stream_info(found)
 
-    async def create_stream(self, config: JSON) -> JSON:
-        return await self._api.call(f"STREAM.CREATE.{config['name']}", config)
+    async def create_stream(self, config: JSON) -> StreamInfo:
+        return stream_info(await self._api.call(f"STREAM.CREATE.{config['name']}", config))
 
-    async def update_stream(self, config: JSON) -> JSON:
-        return await self._api.call(f"STREAM.UPDATE.{config['name']}", config)
+    async def update_stream(self, config: JSON) -> StreamInfo:
+        return stream_info(await self._api.call(f"STREAM.UPDATE.{config['name']}", config))
 
     async def delete_stream(self, name: str) -> bool:
         answer = await self._api.find(f"STREAM.DELETE.{name}", codes.STREAM_NOT_FOUND)
@@ -62,18 +64,20 @@ class JetStreamAdmin:
 
     # ------------------------------------------------------------------ consumers
 
-    async def consumers(self, stream: str) -> Sequence[JSON]:
-        return await self._api.pages(f"CONSUMER.LIST.{stream}", "consumers")
+    async def consumers(self, stream: str) -> Sequence[ConsumerInfo]:
+        found = await self._api.pages(f"CONSUMER.LIST.{stream}", "consumers")
+        return [consumer_info(one) for one in found]
 
-    async def consumer(self, stream: str, durable: str) -> JSON | None:
-        return await self._find(
+    async def consumer(self, stream: str, durable: str) -> ConsumerInfo | None:
+        found = await self._find(
             ("CONSUMER.INFO", stream, durable), codes.CONSUMER_NOT_FOUND, codes.STREAM_NOT_FOUND
         )
+        return None if found is None else consumer_info(found)
 
-    async def create_consumer(self, stream: str, config: JSON) -> JSON:
+    async def create_consumer(self, stream: str, config: JSON) -> ConsumerInfo:
         return await self._write_consumer(stream, config, "create")
 
-    async def update_consumer(self, stream: str, config: JSON) -> JSON:
+    async def update_consumer(self, stream: str, config: JSON) -> ConsumerInfo:
         return await self._write_consumer(stream, config, "update")
 
     async def delete_consumer(self, stream: str, durable: str) -> bool:
@@ -84,10 +88,10 @@ class JetStreamAdmin:
         )
         return answer is not None
 
-    async def _write_consumer(self, stream: str, config: JSON, action: str) -> JSON:
+    async def _write_consumer(self, stream: str, config: JSON, action: str) -> ConsumerInfo:
         name = config.get("durable_name") or config["name"]
         body = {"stream_name": stream, "config": config, "action": action}
-        return await self._api.call(f"CONSUMER.CREATE.{stream}.{name}", body)
+        return consumer_info(await self._api.call(f"CONSUMER.CREATE.{stream}.{name}", body))
 
     # ------------------------------------------------------------------ messages
 
@@ -117,8 +121,7 @@ class JetStreamAdmin:
             ("STREAM.MSG.DELETE", stream),
             codes.MESSAGE_NOT_FOUND,
             codes.STREAM_NOT_FOUND,
-            10057,  # "message delete failed": it was not there
-            10043,  # the same, by its sequence
+            *codes.MESSAGE_NOT_DELETED,
             body={"seq": stream_seq, "no_erase": True},
         )
         return answer is not None and bool(answer.get("success"))
@@ -136,10 +139,10 @@ class JetStreamAdmin:
         info = await self.stream(stream)
         if info is None:
             raise NotFound(f"there is no stream {stream}")
-        last_seq = int(info["state"]["last_seq"])
+        last_seq = info.last_seq
         if last_seq == 0 or (from_seq is not None and from_seq > last_seq):
             return
-        if info["config"].get("retention") == "workqueue":
+        if info.retention == "workqueue":
             # A work queue admits no second reader (err_code 10084): look at each message instead.
             async for stored in self._look_through(
                 stream, filter_subjects, from_seq, from_time, headers_only, last_seq

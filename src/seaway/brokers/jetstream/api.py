@@ -1,7 +1,7 @@
 """JetStream's JSON API over a core connection: one request, one answer, errors by code.
 
 Owns: the API's subjects (``$JS.API``, or those of a domain or a prefix), its envelope, paging, and
-what silence means. Source of the codes: the server's ``errors.json`` (2.15).
+what silence means.
 """
 
 from __future__ import annotations
@@ -9,19 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from seaway.brokers.jetstream.codes import api_error
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.frames import Frame
 from seaway.contracts import JSON
 from seaway.errors import ApiError, BrokerUnavailable
-
-CONSUMER_CREATE_FAILED = 10012
-CONSUMER_NAME_IN_USE = 10013
-CONSUMER_NOT_FOUND = 10014
-CONSUMER_EXISTS = 10148
-STREAM_NOT_FOUND = 10059
-MESSAGE_NOT_FOUND = 10037
-JETSTREAM_NOT_ENABLED = 10076
-JETSTREAM_NOT_ENABLED_FOR_ACCOUNT = 10039
 
 
 class Api:
@@ -83,15 +75,12 @@ class Api:
                 )
             raise BrokerUnavailable(f"nobody answers {subject}: JetStream has no leader")
         try:
-            content = json.loads(answer.data)
-        except ValueError as error:
-            raise BrokerUnavailable(f"{subject}: the answer is not JSON") from error
-        refusal = content.get("error")
-        if refusal is not None:
-            raise ApiError(
-                str(refusal.get("description", "refused")),
-                code=int(refusal["code"]),
-                err_code=int(refusal.get("err_code", 0)),
-            )
-        content.pop("type", None)
-        return dict(content)
+            content = dict(json.loads(answer.data))
+            content.pop("type", None)
+            if (refusal := content.get("error")) is None:
+                return content
+            code, err_code = int(refusal["code"]), int(refusal.get("err_code", 0))
+            words = str(refusal.get("description", "refused"))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise BrokerUnavailable(f"{subject}: the answer cannot be read") from error
+        raise api_error(words, code=code, err_code=err_code)

@@ -21,6 +21,7 @@ from seaway.brokers.jetstream import wire
 from seaway.brokers.jetstream.api import Api
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.frames import Frame
+from seaway.brokers.jetstream.infos import PINNED
 from seaway.contracts import JSON
 from seaway.errors import ApiError, BrokerUnavailable
 
@@ -32,7 +33,7 @@ _TIMEOUT = timedelta(seconds=2)
 
 def pinned_group(config: JSON) -> str | None:
     """The group whose pulls take turns, by the durable's configuration; ``None``: not exclusive."""
-    if config.get("priority_policy") != "pinned_client":
+    if config.get("priority_policy") != PINNED:
         return None
     return str(config["priority_groups"][0])
 

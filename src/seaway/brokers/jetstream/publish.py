@@ -29,10 +29,10 @@ from datetime import timedelta
 
 from seaway.brokers.jetstream import wire
 from seaway.brokers.jetstream.answers import (
-    ATOMIC_DISABLED,
     classify,
     unreachable,
 )
+from seaway.brokers.jetstream.codes import ATOMIC_DISABLED
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.replies import Replies
 from seaway.brokers.jetstream.runs import Cut, Run
@@ -178,10 +178,10 @@ class Publisher:
             case Stored(stream_seq):
                 first = stream_seq - last + 1
                 return [Stored(first + place) for place in range(last)]
-            case Refused(err_code=err_code, heals=heals, full=full):
+            case Refused(err_code=err_code, heals=heals):
                 if err_code == ATOMIC_DISABLED:
                     self._not_atomic[stream] = self._connection.epoch
-                if full:
+                if outcome.full:
                     self._tight.add(stream)
                     return None
                 if heals and err_code != ATOMIC_DISABLED:

@@ -26,7 +26,8 @@ from typing import Self
 
 from seaway import logs
 from seaway.brokers.jetstream import wire
-from seaway.brokers.jetstream.api import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, Api
+from seaway.brokers.jetstream.api import Api
+from seaway.brokers.jetstream.codes import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.deliveries import ack_subject, incoming_of
 from seaway.brokers.jetstream.frames import DELIVERED, Frame
@@ -310,11 +311,6 @@ class Pull:
     async def in_progress(self, *incoming: Incoming) -> None:
         await self._tell("+WPI", *incoming)
 
-    async def term(self, incoming: Incoming, *, reason: str) -> None:
-        # An older server takes no reason, and passes over an acknowledgement that has one.
-        says_why = self._connection.server_info().release >= _TERM_REASON_SINCE
-        await self._tell(f"+TERM {reason}" if says_why else "+TERM", incoming)
-
     async def _tell(self, body: str, *incoming: Incoming) -> None:
         # Without a connection the message comes again after ack_wait anyway.
         frames = (wire.bare(delivery.reply, body) for delivery in incoming)
@@ -325,5 +321,4 @@ def _nanoseconds(period: timedelta) -> int:
     return round(period.total_seconds() * 1_000_000) * 1000
 
 
-_TERM_REASON_SINCE = (2, 10)
 _TERMS = f'"expires":{_nanoseconds(_EXPIRES)},"idle_heartbeat":{_nanoseconds(_HEARTBEAT)}'

@@ -23,13 +23,13 @@ from datetime import datetime
 
 from seaway import headers as h
 from seaway import logs
-from seaway.brokers.jetstream.api import (
+from seaway.brokers.jetstream.api import Api
+from seaway.brokers.jetstream.codes import (
     CONSUMER_CREATE_FAILED,
     CONSUMER_EXISTS,
     CONSUMER_NAME_IN_USE,
     CONSUMER_NOT_FOUND,
     STREAM_NOT_FOUND,
-    Api,
 )
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.deliveries import incoming_of

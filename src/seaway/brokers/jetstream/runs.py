@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from seaway.brokers.jetstream import wire
-from seaway.brokers.jetstream.answers import TOO_LARGE, concerns_the_stream
+from seaway.brokers.jetstream.answers import concerns_the_stream
+from seaway.brokers.jetstream.codes import TOO_LARGE, refused
 from seaway.contracts import Held, Message, PublishOutcome, Refused, Stored
 from seaway.errors import ConfigError
 
@@ -145,5 +146,5 @@ class Cut:
             yield place, prepared
 
     def _refuse(self, place: int, words: str, *, err_code: int) -> None:
-        self.outcomes[place] = Refused(words, code=400, err_code=err_code, heals=False)
+        self.outcomes[place] = refused(words, code=400, err_code=err_code)
         self._blocked.add(self._messages[place].key)

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, TypeAlias
 import asyncpg
 
 from seaway.databases.ending import statement_to_its_end, to_its_end
-from seaway.drivers.asyncpg import ERRORS, drop, in_transaction, lost, touched, translating
+from seaway.drivers.asyncpg import ERRORS, MEANS, drop, in_transaction, lost, touched, translating
 from seaway.drivers.asyncpg import Pooled as Handle
+from seaway.drivers.refusals import nothing_committed
 from seaway.errors import StoreUnavailable
 from seaway.forks import Opened
 from seaway.stores.postgres import upgrades
@@ -65,10 +66,7 @@ class _HonestConnection(asyncpg.Connection):
     async def _commit(self, query: str, timeout: float | None) -> str:
         tag: str = await super().execute(query, timeout=timeout)
         if tag == "ROLLBACK":
-            raise asyncpg.InFailedSQLTransactionError(
-                "nothing was committed, since a statement had failed before: undo such a part "
-                "with a savepoint"
-            )
+            raise asyncpg.InFailedSQLTransactionError(nothing_committed(MEANS.undoing))
         return tag
 
 

@@ -7,7 +7,6 @@ a hint and nothing more: polling finds the same, and behind PgBouncer only that 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -17,10 +16,11 @@ from seaway.drivers.asyncpg import ERRORS
 from seaway.retry import Backoff
 from seaway.stores.postgres.address import Address
 from seaway.stores.postgres.connection import listening_options
+from seaway.waiting import set_within
 
 CHANNEL = "seaway_outbox"
 _BACKOFF = Backoff(timedelta(milliseconds=200), timedelta(seconds=10))
-_CHECK_SECONDS = 30.0
+_CHECK = timedelta(seconds=30)
 _HAS_IDLE_SESSION_TIMEOUT = 14
 
 
@@ -68,12 +68,8 @@ class Listener:
             await connection.add_listener(CHANNEL, lambda *_: self._heard())
             self.listening = True
             self._heard()  # What was committed while nobody listened.
-            while not lost.is_set():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_CHECK_SECONDS):
-                        await lost.wait()
-                if not lost.is_set():
-                    await connection.execute("SELECT 1")  # A silent network ends here.
+            while not await set_within(_CHECK, lost):
+                await connection.execute("SELECT 1")  # A silent network ends here.
         finally:
             self.listening = False
             connection.terminate()

@@ -30,6 +30,7 @@ from seaway.stores.postgres.listener import Listener
 from seaway.stores.postgres.retention import DAY, INBOX, SENT, Retention
 from seaway.stores.postgres.schema import PostgresSchema, name
 from seaway.stores.postgres.transaction import PooledSessions
+from seaway.waiting import set_within
 
 _SHORTEST_POLL = timedelta(milliseconds=5)
 
@@ -188,13 +189,10 @@ class PostgresStore:
             left = deadline - loop.time()
             if left <= 0:
                 return
-            try:
-                async with asyncio.timeout(min(left, pause.total_seconds())):
-                    await nudge.wait()
+            if await set_within(min(timedelta(seconds=left), pause), nudge):
                 return
-            except TimeoutError:
-                listening = self._listener is not None and self._listener.listening
-                pause = timeout if listening else min(pause * 1.25, self._longest_poll)
+            listening = self._listener is not None and self._listener.listening
+            pause = timeout if listening else min(pause * 1.25, self._longest_poll)
 
     def nudge(self) -> None:
         """End ``wait`` now."""

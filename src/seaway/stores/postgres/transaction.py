@@ -14,8 +14,6 @@ from seaway.stores.postgres.connection import Pool
 class PooledSession(AsyncpgSession):
     """See ``seam.Session``. The pool's connections fail where a commit was a rollback."""
 
-    _to_its_end = staticmethod(statement_to_its_end)
-
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.taken = False

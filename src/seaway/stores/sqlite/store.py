@@ -33,6 +33,7 @@ from seaway.stores.sqlite.connection import Connection, checked, connect
 from seaway.stores.sqlite.lease import Pulse, SqliteLease, read_pulse, relay_lock
 from seaway.stores.sqlite.schema import SqliteSchema
 from seaway.stores.sqlite.transaction import WriterSessions
+from seaway.waiting import set_within
 
 T = TypeVar("T")
 
@@ -188,10 +189,7 @@ class SqliteStore:
             left = deadline - loop.time()
             if left <= 0:
                 return
-            try:
-                async with asyncio.timeout(min(left, pause.total_seconds())):
-                    await nudge.wait()
-            except TimeoutError:
+            if not await set_within(min(timedelta(seconds=left), pause), nudge):
                 pause = min(pause * 1.25, self._longest_poll)
 
     async def backlog(self) -> Backlog:

@@ -7,12 +7,11 @@ handles, a savepoint of ours spans the whole of it and dies with any COMMIT or R
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 from seaway.databases.ending import to_its_end
 from seaway.databases.engines import SQLITE
-from seaway.databases.savepoints import RELEASE, SAVE, UNDO
+from seaway.databases.guard import RELEASE, SAVE, UNDO
 from seaway.databases.sqlite_codes import translated
 from seaway.databases.steps import Query, Row
 from seaway.databases.turns import Turns
@@ -36,8 +35,6 @@ class WriterSession:
     def __init__(self, handle: Connection, shown: str) -> None:
         self.handle = handle
         self._shown = shown
-        self._savepoints = 0
-        self._left: str | None = None
         self.over = False
 
     async def begin(self) -> None:
@@ -53,23 +50,6 @@ class WriterSession:
     async def rows(self, query: Query) -> Sequence[Row]:
         """See ``seam.Session``."""
         return await self.handle.run(lambda db: sqlite_handles.rows(db, query))
-
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """See ``seam.Session``."""
-        self._savepoints += 1
-        name = f"seaway_savepoint_{self._savepoints}"
-        run, left = self.handle.run, self._left
-        self._left = None
-        await run(lambda db: _enter(db, name, left))
-        try:
-            yield
-        except BaseException:
-            self._left = None
-            await to_its_end(run(lambda db: _undo_to(db, name)))
-            raise
-        # Released with the next savepoint or the commit: one trip to the thread less for each.
-        self._left = name
 
     async def commit(self) -> None:
         """See ``seam.Session``."""
@@ -115,21 +95,6 @@ def _begin(db: sqlite3.Connection) -> None:
     db.row_factory, db.text_factory = None, str
     db.execute("BEGIN IMMEDIATE")
     db.execute(SAVE)
-
-
-def _enter(db: sqlite3.Connection, name: str, left: str | None) -> None:
-    if left is not None:
-        db.execute(f"RELEASE {left}")
-    db.execute(f"SAVEPOINT {name}")
-
-
-def _undo_to(db: sqlite3.Connection, savepoint: str) -> None:
-    try:
-        db.execute(f"ROLLBACK TO {savepoint}")
-        db.execute(f"RELEASE {savepoint}")
-    except sqlite3.OperationalError:
-        # Gone with its transaction; the end of that says so.
-        return
 
 
 def _commit(db: sqlite3.Connection, shown: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from seaway import headers as h
 from seaway import naming
+from seaway.brokers.jetstream import codes
 from seaway.contracts import (
     JSON,
     Broker,
@@ -22,7 +23,7 @@ from seaway.contracts import (
     Message,
     Stored,
 )
-from seaway.errors import NotFound
+from seaway.errors import ApiError, NotFound
 from seaway.testing.conformance.broker_words import (
     DURABLE,
     TIMEOUT,
@@ -32,6 +33,7 @@ from seaway.testing.conformance.broker_words import (
     everything,
     expect_refused,
     make,
+    nanoseconds,
     payloads,
     publish,
     receive,
@@ -96,7 +98,7 @@ class BrokerConformance(SubscriptionConformance):
     async def test_no_stream_takes_it(self, broker: Broker, context: str) -> None:
         [outcome] = await publish(broker, *events(context, 1))
         refused = expect_refused(outcome)
-        assert (refused.heals, refused.code) == (True, 503)
+        assert (refused.heals, refused.code, refused.why) == (True, 503, "unheard")
 
     async def test_a_message_too_large_for_the_stream(
         self, broker: Broker, context: str, subject: str
@@ -107,7 +109,8 @@ class BrokerConformance(SubscriptionConformance):
         other = Message(subject, b"other", {h.ORDERING_KEY: "b"})
         outcomes = await publish(broker, large, behind, other)
         refused = expect_refused(outcomes[0])
-        assert (refused.heals, refused.code, refused.err_code) == (False, 400, 10054)
+        assert (refused.heals, refused.why, refused.hopeless) == (False, "too_large", True)
+        assert (refused.code, refused.err_code) == (400, codes.TOO_LARGE)
         assert outcomes[1:] == [Held(), Stored(1)]
         assert payloads(await everything(broker, context)) == [b"other"]
 
@@ -119,7 +122,8 @@ class BrokerConformance(SubscriptionConformance):
         large = Message(subject, b"x" * (limit + 1), {h.ORDERING_KEY: "a"})
         other = Message(subject, b"other", {h.ORDERING_KEY: "b"})
         outcomes = await publish(broker, large, other)
-        assert expect_refused(outcomes[0]).heals is False
+        refused = expect_refused(outcomes[0])
+        assert (refused.heals, refused.why) == (False, "too_large")
         assert outcomes[1] == Stored(1)
 
     async def test_a_full_stream_heals(self, broker: Broker, context: str, stream: str) -> None:
@@ -129,7 +133,7 @@ class BrokerConformance(SubscriptionConformance):
         [outcome] = await publish(broker, second)
         refused = expect_refused(outcome)
         assert (refused.heals, refused.full) == (True, True)
-        assert (refused.code, refused.err_code) == (503, 10077)
+        assert (refused.code, refused.err_code) == (503, codes.STREAM_FULL)
         assert await broker.admin.delete_message(stream, 1)
         assert await publish(broker, second) == [Stored(2)]
 
@@ -264,7 +268,8 @@ class BrokerConformance(SubscriptionConformance):
     async def test_an_invalid_subject_is_refused(self, broker: Broker, context: str) -> None:
         await make(broker, context)
         [outcome] = await publish(broker, Message(f"{context}.event.a b.v1", b"x"))
-        assert expect_refused(outcome).heals is False
+        refused = expect_refused(outcome)
+        assert (refused.heals, refused.why, refused.hopeless) == (False, "unfit", True)
 
     # ----------------------------------------------------------------- administration
 
@@ -274,17 +279,66 @@ class BrokerConformance(SubscriptionConformance):
         admin = broker.admin
         assert await admin.stream(stream) is None
         created = await make(broker, context)
-        assert created["config"]["subjects"] == [naming.events_filter(context)]
-        assert h.parse_time(created["created"]) <= datetime.now(UTC) + timedelta(minutes=1)
-        changed = await admin.update_stream({**created["config"], "max_msgs": 7})
-        assert changed["config"]["max_msgs"] == 7
+        assert created.subjects == (naming.events_filter(context),)
+        assert h.parse_time(created.created) <= datetime.now(UTC) + timedelta(minutes=1)
+        changed = await admin.update_stream({**created.config, "max_msgs": 7})
+        assert changed.max_messages == 7
         found = await admin.stream(stream)
         assert found is not None
-        assert found["config"] == changed["config"]
-        assert stream in [info["config"]["name"] for info in await admin.streams()]
+        assert found.config == changed.config
+        assert stream in [info.name for info in await admin.streams()]
         assert await admin.delete_stream(stream) is True
         assert await admin.delete_stream(stream) is False
         assert await admin.stream(stream) is None
+
+    async def test_a_streams_configuration_is_read(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        plain = await make(broker, context)
+        assert (plain.retention, plain.storage, plain.replicas) == ("limits", "memory", 1)
+        assert (plain.max_bytes, plain.max_messages, plain.max_message_bytes) == (None, None, None)
+        assert (plain.max_messages_per_subject, plain.refuses_when_full) == (None, False)
+        assert (plain.fill, plain.metadata.get("team")) == (None, None)
+        config: JSON = {
+            "retention": "interest",
+            "max_bytes": 4096,
+            "max_msgs": 40,
+            "max_msgs_per_subject": 20,
+            "max_msg_size": 1000,
+            "discard": "new",
+            "discard_new_per_subject": True,
+            "duplicate_window": nanoseconds(timedelta(seconds=1.5)),
+        }
+        assert await broker.admin.delete_stream(stream)
+        full = await make(broker, context, **config)
+        assert (full.max_bytes, full.max_messages, full.max_message_bytes) == (4096, 40, 1000)
+        assert (full.max_messages_per_subject, full.refuses_per_subject) == (20, True)
+        assert (full.retention, full.refuses_when_full) == ("interest", True)
+        assert full.duplicate_window == timedelta(seconds=1.5)
+        assert full.created != plain.created, "another one"
+        assert full.first_at is full.last_at is None
+        assert {name: full.config[name] for name in config} == config
+
+    async def test_a_durables_configuration_is_read(
+        self, broker: Broker, context: str, stream: str, subject: str
+    ) -> None:
+        await make(broker, context, durable={})
+        plain = await consumer(broker, stream)
+        assert (plain.filters, plain.max_deliver, plain.pulled) == ((), None, True)
+        assert (plain.ack_wait, plain.exclusive) == (timedelta(seconds=30), False)
+        assert (plain.ephemeral, plain.paused_until, plain.last_active_at) == (False, None, None)
+        assert plain.never_pulled
+        assert plain.settled
+        config: JSON = {
+            "filter_subject": subject,
+            "ack_wait": nanoseconds(timedelta(seconds=1.5)),
+            "max_deliver": 3,
+            "max_ack_pending": 7,
+        }
+        full = await broker.admin.update_consumer(stream, durable_config(**config))
+        assert (full.filters, full.max_deliver, full.max_ack_pending) == ((subject,), 3, 7)
+        assert (full.ack_wait, full.created) == (timedelta(seconds=1.5), plain.created)
+        assert {name: full.config[name] for name in config} == config
 
     async def test_a_streams_state(self, broker: Broker, context: str, stream: str) -> None:
         await make(broker, context, durable={})
@@ -292,11 +346,12 @@ class BrokerConformance(SubscriptionConformance):
         await broker.admin.delete_message(stream, 1)
         info = await broker.admin.stream(stream)
         assert info is not None
-        state = info["state"]
-        assert (state["messages"], state["first_seq"], state["last_seq"]) == (2, 2, 3)
-        assert state["consumer_count"] == 1
-        assert state["bytes"] > 0
-        assert h.parse_time(state["first_ts"]) <= h.parse_time(state["last_ts"])
+        assert (info.messages, info.first_seq, info.last_seq, info.num_subjects) == (2, 2, 3, 1)
+        assert info.consumer_count == 1
+        assert info.bytes > 0
+        assert info.first_at is not None
+        assert info.last_at is not None
+        assert info.first_at <= info.last_at
 
     async def test_a_streams_subjects_are_counted_where_asked_for(
         self, broker: Broker, context: str, stream: str
@@ -307,29 +362,34 @@ class BrokerConformance(SubscriptionConformance):
         subject = sent[0].subject
         info = await broker.admin.stream(stream, subjects=f"{context}.event.>")
         assert info is not None
-        assert info["state"]["subjects"] == {subject: 3}
+        assert info.subject_messages == {subject: 3}
         plain = await broker.admin.stream(stream)
         assert plain is not None
-        assert not plain["state"].get("subjects")
+        assert not plain.subject_messages
         assert await broker.admin.stream(f"{stream}X", subjects=">") is None
 
     @pytest.mark.since("2.10", "creating that does not update")
     async def test_refusals_say_why(self, broker: Broker, context: str, stream: str) -> None:
         admin = broker.admin
-        assert await refusal(admin.update_stream({"name": stream, "subjects": ["a"]})) == 10059
-        assert await refusal(admin.create_consumer(stream, durable_config())) == 10059
+        no_stream = codes.STREAM_NOT_FOUND
+        assert await refusal(admin.update_stream({"name": stream, "subjects": ["a"]})) == no_stream
+        assert await refusal(admin.create_consumer(stream, durable_config())) == no_stream
         await make(broker, context, durable={})
-        assert await refusal(make(broker, context, max_msgs=3)) == 10058
+        assert await refusal(make(broker, context, max_msgs=3)) == codes.STREAM_EXISTS
         overlapping: JSON = {
             "name": naming.dlq_stream(context),
             "subjects": [naming.events_filter(context)],
             "storage": "memory",
         }
-        assert await refusal(admin.create_stream(overlapping)) == 10065
+        with pytest.raises(ApiError) as caught:
+            await admin.create_stream(overlapping)
+        refused = (caught.value.err_code, caught.value.why)
+        assert refused == (codes.SUBJECTS_OVERLAP, "subjects_taken")
         other = durable_config(max_deliver=9)
-        assert await refusal(admin.create_consumer(stream, other)) == 10148
+        assert await refusal(admin.create_consumer(stream, other)) == codes.CONSUMER_EXISTS
         missing = {**other, "name": "other", "durable_name": "other"}
-        assert await refusal(admin.update_consumer(stream, missing)) == 10149
+        unknown = codes.CONSUMER_DOES_NOT_EXIST
+        assert await refusal(admin.update_consumer(stream, missing)) == unknown
 
     async def test_creating_the_same_again_changes_nothing(
         self, broker: Broker, context: str, stream: str
@@ -346,9 +406,9 @@ class BrokerConformance(SubscriptionConformance):
         assert await admin.consumer(stream, DURABLE) is None
         await make(broker, context, durable={})
         changed = await admin.update_consumer(stream, durable_config(max_deliver=9))
-        assert changed["config"]["max_deliver"] == 9
-        assert (await consumer(broker, stream))["config"]["max_deliver"] == 9
-        assert [info["name"] for info in await admin.consumers(stream)] == [DURABLE]
+        assert changed.max_deliver == 9
+        assert (await consumer(broker, stream)).max_deliver == 9
+        assert [info.durable for info in await admin.consumers(stream)] == [DURABLE]
         assert await admin.delete_consumer(stream, DURABLE) is True
         assert await admin.delete_consumer(stream, DURABLE) is False
         assert await admin.consumers(stream) == []
@@ -360,10 +420,10 @@ class BrokerConformance(SubscriptionConformance):
             incoming = await receive(pull, 3)
             await pull.ack(incoming[0])
             info = await consumer(broker, stream)
-        assert info["delivered"]["stream_seq"] == info["delivered"]["consumer_seq"] == 3
-        assert info["ack_floor"]["stream_seq"] == info["ack_floor"]["consumer_seq"] == 1
-        assert (info["num_ack_pending"], info["num_pending"]) == (2, 1)
-        assert (info["num_redelivered"], info["stream_name"]) == (0, stream)
+            assert info.last_active_at is not None
+        assert (info.stream_seq, info.consumer_seq, info.ack_floor) == (3, 3, 1)
+        assert (info.num_ack_pending, info.num_pending, info.num_redelivered) == (2, 1, 0)
+        assert info.key == (stream, DURABLE)
 
     async def test_a_new_durable_may_begin_later(
         self, broker: Broker, context: str, stream: str
@@ -407,8 +467,8 @@ class BrokerConformance(SubscriptionConformance):
         assert one.message == closed
         [one] = await everything(broker, context, from_seq=3, headers_only=True)
         assert (one.message.payload, one.message.headers["X-Tenant"]) == (b"", "a")
-        assert [info["name"] for info in await broker.admin.consumers(stream)] == [DURABLE]
-        assert (await consumer(broker, stream))["num_pending"] == 2
+        assert [info.durable for info in await broker.admin.consumers(stream)] == [DURABLE]
+        assert (await consumer(broker, stream)).num_pending == 2
 
     async def test_reading_a_work_queue_takes_nothing_from_it(
         self, broker: Broker, context: str, stream: str
@@ -422,7 +482,7 @@ class BrokerConformance(SubscriptionConformance):
         assert one.message.payload == b""
         nothing = await everything(broker, context, filter_subjects=[f"{context}.event.other.v1"])
         assert nothing == []
-        assert (await consumer(broker, stream))["num_pending"] == 2
+        assert (await consumer(broker, stream)).num_pending == 2
 
     async def test_reading_an_unknown_stream(self, broker: Broker, context: str) -> None:
         with pytest.raises(NotFound):

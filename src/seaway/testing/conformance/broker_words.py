@@ -14,11 +14,13 @@ from seaway import naming
 from seaway.contracts import (
     JSON,
     Broker,
+    ConsumerInfo,
     Incoming,
     Message,
     PublishOutcome,
     Refused,
     StoredMessage,
+    StreamInfo,
     Subscription,
 )
 from seaway.errors import ApiError
@@ -43,7 +45,9 @@ def durable_config(**more: Any) -> JSON:
     return {"name": DURABLE, "durable_name": DURABLE, "ack_policy": "explicit", **more}
 
 
-async def make(broker: Broker, context: str, *, durable: JSON | None = None, **config: Any) -> JSON:
+async def make(
+    broker: Broker, context: str, *, durable: JSON | None = None, **config: Any
+) -> StreamInfo:
     """Create the context's event stream and, where ``durable`` is given, its durable."""
     name = naming.events_stream(context)
     subjects = [naming.events_filter(context)]
@@ -90,7 +94,7 @@ async def everything(broker: Broker, context: str, **options: Any) -> list[Store
     return [stored async for stored in broker.admin.read(name, **options)]
 
 
-async def consumer(broker: Broker, stream: str) -> JSON:
+async def consumer(broker: Broker, stream: str) -> ConsumerInfo:
     """The durable as the broker describes it."""
     info = await broker.admin.consumer(stream, DURABLE)
     assert info is not None

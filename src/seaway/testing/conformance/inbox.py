@@ -101,36 +101,6 @@ class InboxConformance:
         assert await store.entries() == []
         assert await inbox.processed("e1") == {}
 
-    async def test_a_rolled_back_savepoint_leaves_nothing(
-        self, inbox: InboxStore, store: Store
-    ) -> None:
-        async with inbox.transaction() as tx:
-            (kept,) = await add_in(tx.handle, RawEvent(SUBJECT, b"1"))
-            with undone():
-                async with tx.savepoint():
-                    await add_in(tx.handle, RawEvent(SUBJECT, b"2"))
-                    await tx.claim(CONSUMER, "e1")
-                    raise Undo
-            async with tx.savepoint():
-                (also,) = await add_in(tx.handle, RawEvent(SUBJECT, b"3"))
-        assert ids(await store.entries()) == [kept, also]
-        assert await inbox.processed("e1") == {}
-
-    async def test_savepoints_nest(self, inbox: InboxStore, store: Store) -> None:
-        async with inbox.transaction() as tx:
-            async with tx.savepoint():
-                (outer,) = await add_in(tx.handle, RawEvent(SUBJECT, b"1"))
-                with undone():
-                    async with tx.savepoint():
-                        await add_in(tx.handle, RawEvent(SUBJECT, b"2"))
-                        raise Undo
-            with undone():
-                async with tx.savepoint():
-                    async with tx.savepoint():
-                        await add_in(tx.handle, RawEvent(SUBJECT, b"3"))
-                    raise Undo
-        assert ids(await store.entries()) == [outer]
-
     async def test_a_consumer_claims_an_event_once(self, inbox: InboxStore) -> None:
         async with inbox.transaction() as tx:
             assert await tx.claim(CONSUMER, "e1")
@@ -256,8 +226,7 @@ class InboxConformance:
         async def handle(event_id: str) -> None:
             async with inbox.transaction() as tx:
                 await tx.claim_many(CONSUMER, [event_id])
-                async with tx.savepoint():
-                    await add_in(tx.handle, RawEvent(SUBJECT, b"{}", event_id=event_id))
+                await add_in(tx.handle, RawEvent(SUBJECT, b"{}", event_id=event_id))
 
         async def claimed(event_id: str) -> bool:
             return bool(await inbox.processed(event_id))
