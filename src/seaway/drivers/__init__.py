@@ -12,7 +12,6 @@ imported when such a handle first comes: an application pays only for the driver
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -27,19 +26,17 @@ def entry(table: str, found: type) -> Any:
     """What ``table`` (``HANDLES``, ``SOURCES``, ``KEPT``) of a driver has for ``found`` or its
     nearest base class that is there; ``None``: no driver has anything."""
     for base in found.__mro__:
-        for module in _modules(base):
-            known = getattr(module, table, {}).get(name(base))
-            if known is not None:
-                return known
+        known = getattr(_of(base), table, {}).get(name(base))
+        if known is not None:
+            return known
     return None
 
 
 def translated(error: BaseException, where: str) -> SeawayError | None:
     """The error of ours for a driver's, whichever driver's; ``None`` for any other."""
     for base in type(error).__mro__:
-        for module in _modules(base):
-            if (said := module.MEANS.translated(error, where)) is not None:
-                return cast(SeawayError, said)
+        if (driver := _of(base)) is not None:
+            return cast("SeawayError | None", driver.MEANS.translated(error, where))
     return None
 
 
@@ -48,14 +45,14 @@ def name(found: type) -> str:
     return f"{found.__module__}.{found.__qualname__}"
 
 
-def _modules(base: type) -> Iterator[Any]:
+def _of(base: type) -> Any:
     package = base.__module__.partition(".")[0]
-    module = _module(_PART_OF.get(package, package))
-    if module is not None:
-        yield module
+    return _driver(_PART_OF.get(package, package))
 
 
 @cache
-def _module(package: str) -> Any:
-    there = find_spec(f"{__name__}.{package}") is not None
-    return import_module(f"{__name__}.{package}") if there else None
+def _driver(package: str) -> Any:
+    if find_spec(f"{__name__}.{package}") is None:
+        return None
+    module = import_module(f"{__name__}.{package}")
+    return module if hasattr(module, "MEANS") else None

@@ -22,7 +22,7 @@ from seaway.databases.guard import RELEASE, SAVE, UNDO
 from seaway.databases.steps import Query, Row, Work, awaited
 from seaway.databases.turns import Turns
 from seaway.drivers import refusals
-from seaway.drivers.seam import SHOWN, Handles, Kept, Source, Through, translating
+from seaway.drivers.seam import SHOWN, Handles, Kept, Source, Writer, translating
 from seaway.drivers.sqlite_handles import MEANS, awaited_rows, outside
 
 T = TypeVar("T")
@@ -171,5 +171,5 @@ async def connect(path: Path) -> aiosqlite.Connection:
     return connection
 
 
-HANDLES: Handles = {"aiosqlite.core.Connection": Through(MEANS, require_transaction, run)}
+HANDLES: Handles = {"aiosqlite.core.Connection": Writer(MEANS, require_transaction, run)}
 KEPT: Kept = {"aiosqlite.core.Connection": AiosqliteSessions}

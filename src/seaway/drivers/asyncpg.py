@@ -22,7 +22,7 @@ from seaway.databases.engines import POSTGRES
 from seaway.databases.refusals import Refusal
 from seaway.databases.steps import Query, Row, Work, awaited
 from seaway.drivers import refusals, seam
-from seaway.drivers.seam import SHOWN, Errors, Handles, Sources, Through
+from seaway.drivers.seam import SHOWN, Errors, Handles, Sources, Writer
 from seaway.errors import ConfigError, SeawayError
 
 T = TypeVar("T")
@@ -206,7 +206,7 @@ class AsyncpgSessions:
 
 
 HANDLES: Handles = {
-    "asyncpg.connection.Connection": Through(MEANS, require_transaction, run),
-    "asyncpg.pool.PoolConnectionProxy": Through(MEANS, require_transaction, run),
+    "asyncpg.connection.Connection": Writer(MEANS, require_transaction, run),
+    "asyncpg.pool.PoolConnectionProxy": Writer(MEANS, require_transaction, run),
 }
 SOURCES: Sources = {"asyncpg.pool.Pool": AsyncpgSessions}

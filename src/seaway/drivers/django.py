@@ -19,7 +19,7 @@ from seaway.databases.refusals import Refusal
 from seaway.databases.statements import by_name, named
 from seaway.databases.steps import Query, Row, Work, carried_out
 from seaway.drivers import refusals, sqlite_handles
-from seaway.drivers.seam import Errors, Handles, Through
+from seaway.drivers.seam import Errors, Handles, Writer
 from seaway.errors import SeawayError
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ def _rows(handle: BaseDatabaseWrapper, query: Query) -> Sequence[Row]:
     return found
 
 
-_WRITER = Through(MEANS, require_transaction, run)
+_WRITER = Writer(MEANS, require_transaction, run)
 
 HANDLES: Handles = {
     "django.db.backends.base.base.BaseDatabaseWrapper": _WRITER,

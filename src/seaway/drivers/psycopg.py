@@ -26,7 +26,7 @@ from seaway.databases.guard import RELEASE, SAVE, UNDO
 from seaway.databases.refusals import Refusal
 from seaway.databases.steps import Query, Row, Work, awaited, carried_out
 from seaway.drivers import refusals
-from seaway.drivers.seam import SHOWN, Errors, Handles, Kept, Source, Sources, Through, translating
+from seaway.drivers.seam import SHOWN, Errors, Handles, Kept, Source, Sources, Writer, translating
 from seaway.errors import ConfigError, SeawayError
 
 if TYPE_CHECKING:
@@ -245,8 +245,8 @@ def over_pool(pool: AsyncConnectionPool[Any]) -> PsycopgSessions:
     return PsycopgSessions(_Pooled(pool))
 
 
-_WRITER = Through(MEANS, require_transaction, run)
-_ASYNC_WRITER = Through(MEANS, require_transaction, run_async)
+_WRITER = Writer(MEANS, require_transaction, run)
+_ASYNC_WRITER = Writer(MEANS, require_transaction, run_async)
 
 HANDLES: Handles = {
     "psycopg.Connection": _WRITER,

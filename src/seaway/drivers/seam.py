@@ -11,16 +11,14 @@ import a driver.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from seaway.databases.engines import Engine
 from seaway.databases.refusals import Refusal
 from seaway.databases.steps import Query, Row, Work
 from seaway.errors import SeawayError
-
-T = TypeVar("T")
 
 SHOWN = "the consumer's database"
 """What errors call the one that a user's handle is of."""
@@ -63,32 +61,16 @@ class translating:
             raise found from error
 
 
-class Writer(Protocol):
+class Writer(NamedTuple):
     """How to write through one type of handle, in the transaction that is open on it."""
 
-    @property
-    def errors(self) -> Errors:
-        """What those mean that ``run`` throws."""
-        ...
-
-    def require_transaction(self, handle: Any, /) -> None:
-        """``OutsideTransaction`` unless one is open, ``ConfigError`` for a closed handle."""
-        ...
-
-    def run(self, handle: Any, work: Work[T], /) -> T | Awaitable[T]:
-        """Carry ``work`` out, awaitable where the handle is asynchronous.
-
-        The driver's errors are thrown into it. Nothing is begun, committed or rolled back.
-        """
-        ...
-
-
-class Through(NamedTuple):
-    """A ``Writer`` made of a module's functions."""
-
     errors: Errors
+    """What those mean that ``run`` throws into its work."""
     require_transaction: Callable[[Any], None]
+    """``OutsideTransaction`` unless one is open, ``ConfigError`` for a closed handle."""
     run: Callable[[Any, Work[Any]], Any]
+    """Carry work out, awaitable where the handle is asynchronous. The driver's errors are thrown
+    into it; nothing is begun, committed or rolled back."""
 
 
 class Session(Protocol):

@@ -48,7 +48,7 @@ from seaway.databases.statements import by_name, named
 from seaway.databases.steps import Query, Row, Work, awaited, carried_out
 from seaway.databases.turns import Turns
 from seaway.drivers import refusals, sqlite_handles
-from seaway.drivers.seam import SHOWN, Errors, Handles, Sources, Through
+from seaway.drivers.seam import SHOWN, Errors, Handles, Sources, Writer
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 
 T = TypeVar("T")
@@ -339,8 +339,8 @@ async def _close(session: AsyncSession) -> None:
         await session.invalidate()
 
 
-_WRITER = Through(MEANS, require_transaction, run)
-_ASYNC_WRITER = Through(MEANS, require_transaction, run_async)
+_WRITER = Writer(MEANS, require_transaction, run)
+_ASYNC_WRITER = Writer(MEANS, require_transaction, run_async)
 
 HANDLES: Handles = {
     "sqlalchemy.engine.base.Connection": _WRITER,

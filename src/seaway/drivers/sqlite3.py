@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar
 from seaway.databases.engines import SQLITE
 from seaway.databases.steps import Work, carried_out
 from seaway.drivers import refusals
-from seaway.drivers.seam import Handles, Through
+from seaway.drivers.seam import Handles, Writer
 from seaway.drivers.sqlite_handles import MEANS, outside, rows
 
 __all__ = ["HANDLES", "MEANS", "require_transaction", "run"]
@@ -38,6 +38,6 @@ def _connection(handle: Handle) -> sqlite3.Connection:
     return handle.connection if isinstance(handle, sqlite3.Cursor) else handle
 
 
-_WRITER = Through(MEANS, require_transaction, run)
+_WRITER = Writer(MEANS, require_transaction, run)
 
 HANDLES: Handles = {"sqlite3.Connection": _WRITER, "sqlite3.Cursor": _WRITER}

@@ -61,7 +61,8 @@ class _Driven:
             except Exception as error:
                 raise _explained(self._errors, error) from error
 
-        return self._run(handle, work)
+        written: list[str] | Awaitable[list[str]] = self._run(handle, work)
+        return written
 
 
 _adapters: dict[type, Adapter] = {}
