@@ -15,6 +15,15 @@ Part: TypeAlias = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 """Runs until the event is set."""
 
 
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
 async def run_parts(parts: Sequence[Part], stop: asyncio.Event) -> None:
     """Run every part until it ends; the first to fail stops the others, and is raised."""
     tasks = [asyncio.create_task(part(stop)) for part in parts]

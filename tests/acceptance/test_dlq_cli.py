@@ -23,7 +23,7 @@ from seaway.config import settings_from_mapping
 from seaway.contracts import DeadLetterReason, Incoming, Message, Stored
 from seaway.dead_letters import DeadLetters, Letter
 from seaway.embedded.nats_server import NatsServer
-from verbatim import Verbatim
+from seaway.testing.drills.foreign import foreign_client
 
 pytestmark = pytest.mark.server
 SEAWAY = Path(sys.executable).with_name("seaway")
@@ -203,8 +203,8 @@ async def test_a_letter_of_any_kind_can_be_shown_and_discarded(desk: Desk) -> No
         ("", forged(desk, event + ".~" + NASTY.decode()[0], X_Dlq_Subject=NASTY, X_Note=NASTY)),
         (NOTHING_LEFT, forged(desk, event, X_Dlq_Stream=stream, X_Dlq_Headers=b"left-out")),
     ]
-    with Verbatim(desk.url) as stranger:
-        places = [stranger.put(subject, payload, pairs) for _, (subject, payload, pairs) in kinds]
+    async with foreign_client(desk.url) as stranger:
+        places = [await stranger.put(*said) for _, said in kinds]
     assert all(places)
     queue = f"{desk.context.upper()}_DLQ"
     listed = await desk.run("dlq", "ls")

@@ -71,7 +71,7 @@ async def test_of_an_exclusive_durable_effects_are_in_order_through_kills_and_fr
     )
     report = await consumer.run(plan, said=print)
     assert report.passed, report
-    assert report.faults.total() == 8
+    assert sum(report.faults.values()) == 8
     found = report.findings
     assert found.keys == plan.keys
     assert found.keys_out_of_order == 0

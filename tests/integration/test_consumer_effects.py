@@ -27,8 +27,8 @@ from seaway.outbox import Outbox
 from seaway.retry import Backoff
 from seaway.stores.sqlite import SqliteStore
 from seaway.telemetry import ConsumerPaused, Delivered, Signal, Telemetry
+from seaway.testing.drills.foreign import foreign_client
 from seaway.topology import actual, apply, desired, plan
-from verbatim import Verbatim
 
 pytestmark = pytest.mark.server
 
@@ -262,8 +262,8 @@ async def test_what_leaves_a_letter_no_room_holds_up_nobody(
         (b"sea.redrive.case_mgmt__from_sea." + subject, b'{"number":106}'.ljust(most), []),
     ]
     await bench.publish(*range(10))
-    with Verbatim(nats_server_own.url) as stranger:
-        assert 0 not in [stranger.put(*one) for one in poison]
+    async with foreign_client(nats_server_own.url) as stranger:
+        assert 0 not in [await stranger.put(*one) for one in poison]
     await bench.publish(*range(10, 20))
     async with bench.running(consumer):
         await bench.until(lambda: bench.outcomes()["dead_lettered"] == 7)

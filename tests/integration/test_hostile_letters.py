@@ -24,7 +24,7 @@ from seaway.dead_letters import DeadLetters, Letter
 from seaway.dead_letters.letter import carried
 from seaway.embedded.nats_server import NatsServer
 from seaway.errors import BrokerUnavailable, ConfigError, NotFound
-from verbatim import Verbatim
+from seaway.testing.drills.foreign import ForeignClient, foreign_client
 
 pytestmark = pytest.mark.server
 DURABLE = "case_mgmt__from_sea"
@@ -36,7 +36,7 @@ TIMEOUT = timedelta(seconds=5)
 class Stage:
     """The contexts ``sea`` and ``bank`` on a server, and a stranger beside them."""
 
-    def __init__(self, broker: JetStreamBroker, stranger: Verbatim) -> None:
+    def __init__(self, broker: JetStreamBroker, stranger: ForeignClient) -> None:
         self.broker = broker
         self.admin = broker.admin
         self.letters = DeadLetters(broker)
@@ -87,10 +87,10 @@ class Stage:
         assert info is not None
         await self.admin.update_stream({**info.config, **fields})
 
-    def event(
+    async def event(
         self, *headers: tuple[bytes, bytes], payload: bytes = b"{}", subject: bytes = EVENT
     ) -> int:
-        stream_seq = self.stranger.put(subject, payload, headers)
+        stream_seq = await self.stranger.put(subject, payload, headers)
         assert stream_seq, "the stream takes it"
         return stream_seq
 
@@ -109,7 +109,7 @@ class Stage:
             **{name.replace("_", "-"): value for name, value in change.items()},
         }
         pairs = [(name.encode(), value) for name, value in said.items()]
-        place = self.stranger.put(b"sea.dlq." + subject, payload, pairs)
+        place = await self.stranger.put(b"sea.dlq." + subject, payload, pairs)
         assert place
         return await self.letters.get(f"SEA_DLQ:{place}")
 
@@ -138,7 +138,7 @@ STREAMS = ("SEA_EVENTS", "SEA_REDRIVE", "SEA_DLQ", "BANK_EVENTS", "BANK_REDRIVE"
 async def stage(nats_server: NatsServer) -> AsyncIterator[Stage]:
     broker = await connect(NatsSettings(url=nats_server.url))
     try:
-        with Verbatim(nats_server.url) as stranger:
+        async with foreign_client(nats_server.url) as stranger:
             made = Stage(broker, stranger)
             await made.open()
             yield made
@@ -153,7 +153,7 @@ async def stage(nats_server: NatsServer) -> AsyncIterator[Stage]:
 
 @pytest.mark.parametrize("size", [1000, 64_500, 64_900, 65_300, 65_400])
 async def test_headers_up_to_the_server_s_own_limit_have_a_letter(stage: Stage, size: int) -> None:
-    at = stage.event((b"Nats-Msg-Id", b"e-1"), (b"X-Note", b"v" * size), payload=b"bad")
+    at = await stage.event((b"Nats-Msg-Id", b"e-1"), (b"X-Note", b"v" * size), payload=b"bad")
     letter = await stage.bury("SEA_EVENTS", at, ValueError("no such case"))
     assert (letter.event_id, letter.error, letter.problem) == ("e-1", "no such case", "")
     assert letter.headers_by_reference == (size > 64_500)
@@ -171,7 +171,7 @@ async def test_headers_up_to_the_server_s_own_limit_have_a_letter(stage: Stage, 
 
 
 async def test_headers_that_have_gone_from_their_stream_are_said_to_be_gone(stage: Stage) -> None:
-    at = stage.event((b"Nats-Msg-Id", b"e-1"), (b"X-Note", b"v" * 65_300), (b"X-Small", b"s"))
+    at = await stage.event((b"Nats-Msg-Id", b"e-1"), (b"X-Note", b"v" * 65_300), (b"X-Small", b"s"))
     letter = await stage.bury("SEA_EVENTS", at)
     await stage.admin.delete_message("SEA_EVENTS", at)
     with pytest.raises(NotFound, match="headers were left in SEA_EVENTS:1"):
@@ -188,7 +188,7 @@ async def test_a_redrive_that_leaves_no_room_has_a_letter_with_its_payload(stage
     subject = f"sea.redrive.{DURABLE}.sea.event.case_created.v1".encode()
     for at, spare in enumerate((0, 30, 600), start=1):
         payload = b"x" * (MIB - spare)
-        assert stage.stranger.put(subject, payload)
+        assert await stage.stranger.put(subject, payload)
         letter = await stage.bury("SEA_REDRIVE", at, ValueError("too much"))
         assert letter.payload == payload
         assert bool(letter.problem) == (spare < 600)
@@ -201,7 +201,7 @@ async def test_a_queue_that_takes_small_messages_has_a_letter_by_reference(
 ) -> None:
     await stage.configure("SEA_DLQ", max_msg_size=most)
     payload = b"x" * 300_000
-    at = stage.event((b"Nats-Msg-Id", b"e-1"), (b"X-Note", b"v" * 9000), payload=payload)
+    at = await stage.event((b"Nats-Msg-Id", b"e-1"), (b"X-Note", b"v" * 9000), payload=payload)
     letter = await stage.bury("SEA_EVENTS", at, ValueError("no " * 5000))
     assert letter.by_reference
     assert letter.headers_by_reference == (most < 10_000)
@@ -213,13 +213,13 @@ async def test_a_queue_that_takes_small_messages_has_a_letter_by_reference(
 async def test_a_queue_that_takes_no_letter_at_all_is_said(stage: Stage) -> None:
     await stage.configure("SEA_DLQ", max_msg_size=100)
     with pytest.raises(BrokerUnavailable, match="SEA_DLQ takes no message of more than 100 bytes"):
-        await stage.bury("SEA_EVENTS", stage.event(), ValueError("no"))
+        await stage.bury("SEA_EVENTS", await stage.event(), ValueError("no"))
 
 
 async def test_a_letter_s_subject_is_one_that_can_be_sent(stage: Stage) -> None:
     """Longer by its prefix than the event's, it would end the connection of whoever sends it."""
     for subject in (b"sea.event." + b"x" * 3900, b"sea.event." + b"a." * 1900 + b"z"):
-        at = stage.event((b"Nats-Msg-Id", b"long-%d" % len(subject)), subject=subject)
+        at = await stage.event((b"Nats-Msg-Id", b"long-%d" % len(subject)), subject=subject)
         letter = await stage.bury("SEA_EVENTS", at)
         assert letter.subject == subject.decode()
         assert await stage.letters.lettered(
@@ -233,22 +233,22 @@ async def test_a_letter_s_subject_is_one_that_can_be_sent(stage: Stage) -> None:
 async def test_wildcards_in_a_subject_meet_no_other_letters(stage: Stage) -> None:
     found = []
     for subject in (b"sea.event.>", b"sea.event.*.v1", EVENT):
-        at = stage.event((b"Nats-Msg-Id", subject), subject=subject)
+        at = await stage.event((b"Nats-Msg-Id", subject), subject=subject)
         await stage.bury("SEA_EVENTS", at)
         found.append(Incoming.read(await stage.found("SEA_EVENTS", at), DURABLE, deliveries=1))
     assert await stage.letters.lettered(DURABLE, found) == {one.place for one in found}
 
 
 async def test_a_forged_message_id_swallows_no_letter(stage: Stage) -> None:
-    at = stage.event((b"Nats-Msg-Id", b"e-1"))
+    at = await stage.event((b"Nats-Msg-Id", b"e-1"))
     forged = f"dlq:{DURABLE}:SEA_EVENTS:{at}:e-1".encode()
-    assert stage.stranger.put(b"sea.dlq.x", b"", [(b"Nats-Msg-Id", forged)]) == 1
+    assert await stage.stranger.put(b"sea.dlq.x", b"", [(b"Nats-Msg-Id", forged)]) == 1
     letter = await stage.bury("SEA_EVENTS", at)
     assert (letter.event_id, letter.stored.stream_seq) == ("e-1", 2)
     stored_at = h.format_time(letter.stored.stored_at)
     forged = f"redrive:{letter.id}:{stored_at}".encode()
     subject = f"sea.redrive.{DURABLE}.sea.event.other.v1".encode()
-    assert stage.stranger.put(subject, b"", [(b"Nats-Msg-Id", forged)]) == 1
+    assert await stage.stranger.put(subject, b"", [(b"Nats-Msg-Id", forged)]) == 1
     await stage.letters.redrive(letter)
     assert (await stage.found("SEA_REDRIVE", 2)).event_id == "e-1"
 
@@ -279,7 +279,7 @@ async def test_a_redrive_goes_nowhere_but_to_an_event_s_subject_of_its_context(
     stage: Stage, subject: bytes
 ) -> None:
     for _ in range(3):
-        stage.event()
+        await stage.event()
     reason = await stage.refuses(await stage.forge(subject, X_Event_Id=b"e" + subject[-2:-1]))
     assert "event" in reason.casefold()
     reason = await stage.refuses(await stage.forge(X_Dlq_Subject=subject))
@@ -289,7 +289,7 @@ async def test_a_redrive_goes_nowhere_but_to_an_event_s_subject_of_its_context(
 @pytest.mark.parametrize("name", [b"BANK_EVENTS", b"SEA_DLQ", b"SEAWAY_ADVISORIES", b"X", b">"])
 async def test_a_reference_shows_nothing_of_another_stream(stage: Stage, name: bytes) -> None:
     secret = [(b"Nats-Msg-Id", b"forged")]
-    assert stage.stranger.put(b"bank.event.paid.v1", b"secret", secret) == 1
+    assert await stage.stranger.put(b"bank.event.paid.v1", b"secret", secret) == 1
     letter = await stage.forge(
         X_Dlq_Stream=name, X_Dlq_Stream_Sequence=b"1", X_Dlq_Payload=b"by-reference"
     )
@@ -301,7 +301,7 @@ async def test_a_reference_shows_nothing_of_another_stream(stage: Stage, name: b
 
 
 async def test_a_reference_to_another_event_is_not_followed(stage: Stage) -> None:
-    at = stage.event((b"Nats-Msg-Id", b"honest"), payload=b"private")
+    at = await stage.event((b"Nats-Msg-Id", b"honest"), payload=b"private")
     for change in (
         {"X_Event_Id": b"forged"},
         {"X_Event_Id": b"honest", "subject": b"sea.event.other.v1"},
@@ -317,7 +317,9 @@ async def test_a_reference_to_another_event_is_not_followed(stage: Stage) -> Non
 
 async def test_a_pending_event_s_id_does_not_carry_another_payload(stage: Stage) -> None:
     """Handled under its id, the event itself would be taken for processed."""
-    at = stage.event((b"Nats-Msg-Id", b"honest"), (b"X-Ordering-Key", b"k-1"), payload=b"honest")
+    at = await stage.event(
+        (b"Nats-Msg-Id", b"honest"), (b"X-Ordering-Key", b"k-1"), payload=b"honest"
+    )
     letter = await stage.forge(
         payload=b"forged", X_Event_Id=b"honest", X_Dlq_Stream_Sequence=b"%d" % at
     )
@@ -340,11 +342,11 @@ async def test_a_durable_that_is_not_there_is_nobody_s_to_redrive_for(stage: Sta
 
 async def test_a_place_that_was_given_anew_holds_up_no_letter(stage: Stage) -> None:
     """The stream was made anew, or an older copy of it put back: the letter is as right."""
-    at = stage.event((b"Nats-Msg-Id", b"e-1"), payload=b"mine")
+    at = await stage.event((b"Nats-Msg-Id", b"e-1"), payload=b"mine")
     letter = await stage.bury("SEA_EVENTS", at)
     await stage.admin.delete_stream("SEA_EVENTS")
     await stage.open()
-    assert stage.event((b"Nats-Msg-Id", b"e-2"), payload=b"other") == at
+    assert await stage.event((b"Nats-Msg-Id", b"e-2"), payload=b"other") == at
     await stage.letters.redrive(letter)
     assert (await stage.found("SEA_REDRIVE", 1)).message.payload == b"mine"
 
@@ -395,7 +397,8 @@ ERRORS = st.one_of(
 @pytest.fixture(scope="module")
 def shared(nats_server: NatsServer) -> Iterator[tuple[asyncio.Runner, Stage]]:
     """One stage for all examples: they are many."""
-    with asyncio.Runner() as runner, Verbatim(nats_server.url) as stranger:
+    with asyncio.Runner() as runner:
+        stranger = ForeignClient(nats_server.url)
         broker = runner.run(connect(NatsSettings(url=nats_server.url)))
         try:
             stage = Stage(broker, stranger)
@@ -404,6 +407,7 @@ def shared(nats_server: NatsServer) -> Iterator[tuple[asyncio.Runner, Stage]]:
             for name in STREAMS:
                 runner.run(broker.admin.delete_stream(name))
         finally:
+            runner.run(stranger.close())
             runner.run(broker.close())
 
 
@@ -425,7 +429,7 @@ def test_whatever_a_stream_takes_has_a_letter(
     payload = b"x" * min(size, MIB - block - 12 * bool(headers))
     assume(block < 65_500)
     runner.run(stage.empty())
-    at = stage.stranger.put(prefix + subject, payload, headers)
+    at = runner.run(stage.stranger.put(prefix + subject, payload, headers))
     assume(at)
     stream = "SEA_REDRIVE" if redriven else "SEA_EVENTS"
     runner.run(_buried_shown_and_discarded(stage, stream, at, payload, error))
@@ -513,7 +517,7 @@ async def _forged_and_redriven(
 ) -> None:
     await stage.empty()
     for own in (b"sea.event.case_created.v1", b"bank.event.paid.v1"):
-        stage.stranger.put(own, b"private", [(b"X-Event-Id", b"honest")])
+        await stage.stranger.put(own, b"private", [(b"X-Event-Id", b"honest")])
     bank = [await stage.held(name) for name in STREAMS[3:]]
     letter = await stage.forge(subject, **said)
     assert [one.id for one in await stage.letters.list(payloads=False)] == [letter.id]

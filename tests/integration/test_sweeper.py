@@ -25,7 +25,7 @@ from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX, SWEEPER_DURABL
 from seaway.parked import letter_row
 from seaway.stores.sqlite import SqliteStore
 from seaway.telemetry import DeadLettered, Signal, Telemetry
-from verbatim import Verbatim
+from seaway.testing.drills.foreign import Publication, foreign_client
 
 pytestmark = pytest.mark.server
 TIMEOUT = timedelta(seconds=5)
@@ -223,8 +223,8 @@ async def test_what_a_consumer_terminated_becomes_a_letter(
     await shop.publish("bad")
     async with shop.broker.subscribe(shop.stream, shop.durable) as source:
         [incoming] = await source.next(1, timeout=TIMEOUT)
-        with Verbatim(nats_server.url) as stranger:  # No consumer of ours does so.
-            stranger.put(incoming.reply.encode(), b"+TERM no")
+        async with foreign_client(nats_server.url) as stranger:  # No consumer of ours does so.
+            await stranger.publish(Publication(incoming.reply.encode(), b"+TERM no"))
 
     async def terminated() -> bool:
         return await shop.advised(shop.stream) == 1

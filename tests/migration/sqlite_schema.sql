@@ -16,16 +16,6 @@ CREATE TABLE seaway_outbox (
     last_error   TEXT,
     parked_at    INTEGER
 ) STRICT;
-CREATE TABLE seaway_parked (
-    consumer     TEXT    NOT NULL,
-    event_id     TEXT    NOT NULL,
-    ordering_key TEXT    NOT NULL,
-    place        INTEGER NOT NULL,
-    failed       INTEGER NOT NULL,
-    letter       INTEGER,
-    parked_at    INTEGER NOT NULL,
-    PRIMARY KEY (consumer, event_id)
-) STRICT, WITHOUT ROWID;
 CREATE TABLE seaway_processes (
     process  TEXT    NOT NULL,
     part     TEXT    NOT NULL,
@@ -55,17 +45,23 @@ CREATE TABLE seaway_sent (
     sent_at        INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE seaway_unhandled (
-    consumer TEXT    NOT NULL,
-    event_id TEXT    NOT NULL,
-    state    TEXT    NOT NULL,
-    tries    INTEGER NOT NULL DEFAULT 0,
-    noted_at INTEGER NOT NULL,
-    PRIMARY KEY (consumer, event_id)
+    consumer     TEXT    NOT NULL,
+    event_id     TEXT    NOT NULL,
+    state        TEXT    NOT NULL CHECK (state IN ('trying', 'waiting')),
+    tries        INTEGER NOT NULL DEFAULT 0,
+    ordering_key TEXT,
+    place        INTEGER,
+    failed       INTEGER,
+    letter       INTEGER,
+    noted_at     INTEGER NOT NULL,
+    PRIMARY KEY (consumer, event_id),
+    CHECK (state <> 'waiting' OR ordering_key || place || failed IS NOT NULL)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX seaway_inbox_processed_at ON seaway_inbox (processed_at);
 CREATE INDEX seaway_outbox_parked ON seaway_outbox (position) WHERE parked_at IS NOT NULL;
-CREATE INDEX seaway_parked_order ON seaway_parked (consumer, ordering_key, place, event_id);
 CREATE INDEX seaway_sent_correlation_id ON seaway_sent (correlation_id);
 CREATE INDEX seaway_sent_event_id ON seaway_sent (event_id);
 CREATE INDEX seaway_sent_sent_at ON seaway_sent (sent_at);
-CREATE INDEX seaway_unhandled_noted_at ON seaway_unhandled (noted_at);
+CREATE INDEX seaway_unhandled_trying ON seaway_unhandled (noted_at) WHERE state = 'trying';
+CREATE INDEX seaway_unhandled_waiting ON seaway_unhandled (consumer, ordering_key, place, event_id)
+    WHERE state = 'waiting';

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from seaway.databases import statements
 from seaway.errors import ConfigError, SchemaMismatch
 from seaway.stores import schema_script
 from seaway.stores.postgres import PostgresStore
@@ -105,10 +106,13 @@ async def test_a_migration_that_fails_leaves_nothing(
 async def test_a_rolling_upgrade_has_two_phases(
     store: PostgresStore, database: Database, newer: None
 ) -> None:
+    for known in KNOWN:
+        database.run(f"{statements.load('postgres/schema.sql')['create_versions']}; {known.script}")
+        record(database, known.name, known.version)
     with pytest.raises(ConfigError, match="seaway db upgrade --pre"):
         await store.schema.upgrade("post")
     first = await store.schema.upgrade("pre")
-    assert [change.version for change in first] == [*(one.version for one in KNOWN), PRE.version]
+    assert [change.version for change in first] == [PRE.version]
     plan = await store.schema.plan()
     assert [(change.phase, change.applied) for change in plan[-2:]] == [
         ("pre", True),

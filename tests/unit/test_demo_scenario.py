@@ -16,12 +16,12 @@ from seaway.demo.scenario import (
     CaseCreated,
     TaskCompleted,
     case_changes,
-    draw,
     repaired,
     transactions,
 )
 from seaway.errors import ConfigError, DecodeError
 from seaway.events import RawEvent, event_type_of
+from seaway.proof.faults import draw
 
 
 @given(st.integers(1, 60), st.integers())

@@ -29,7 +29,7 @@ from seaway.config import Settings, load_settings, parse_duration
 from seaway.contracts import Store
 from seaway.errors import ConfigError, NotPermitted, SeawayError, TransientError
 from seaway.monitor import Station
-from seaway.parts import stop_on_signals
+from seaway.parts import loop_factory, stop_on_signals
 from seaway.stores import open_configured
 
 __all__ = [
@@ -166,7 +166,7 @@ def fail(message: str, code: int) -> NoReturn:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run ``work`` to its end. SIGTERM and SIGINT cancel it, so that its contexts are left."""
-    runner = asyncio.Runner(loop_factory=_loop_factory())
+    runner = asyncio.Runner(loop_factory=loop_factory())
     try:
         try:
             return runner.run(_until_signal(work))
@@ -218,14 +218,6 @@ async def _until_signal(work: Coroutine[Any, Any, T]) -> T:
     if task is not None and hasattr(loop, "add_signal_handler"):
         loop.add_signal_handler(signal.SIGTERM, task.cancel)
     return await work
-
-
-def _loop_factory() -> Any:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 @contextmanager

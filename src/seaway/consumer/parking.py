@@ -82,3 +82,5 @@ async def note_letter(store: InboxStore, incoming: Incoming, letter: int, *, par
         await tx.claim(*letter_row(incoming.consumer, incoming.place, incoming.event_id))
         if parks:
             await tx.set_letter(incoming.consumer, incoming.event_id, letter)
+        else:
+            await tx.release(incoming.consumer, incoming.event_id)  # Redriven it is tried anew.

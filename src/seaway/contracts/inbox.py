@@ -49,15 +49,16 @@ class InboxTransaction(Protocol):
     async def park(
         self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
     ) -> None:
-        """Write its row, without a letter yet. One that was there keeps key and place."""
+        """It waits, without a letter yet; tried again it is counted anew. One that waited keeps
+        key and place."""
         ...
 
     async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
-        """Its letter is stored; nothing where it is not parked any more."""
+        """Its letter is stored; nothing where it does not wait any more."""
         ...
 
     async def release(self, consumer: str, event_id: str) -> None:
-        """Remove its row. Idempotent."""
+        """It waits no more, and how often it was tried counts no more. Idempotent."""
         ...
 
 

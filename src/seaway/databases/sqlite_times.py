@@ -41,6 +41,6 @@ def now() -> int:
 
 
 def parked(row: Iterable[Any]) -> tuple[Any, ...]:
-    """A row of ``seaway_parked``, and whether its event is in the inbox, as values."""
+    """An event that waits, and whether its event is in the inbox, as values."""
     event_id, key, place, failed, letter, parked_at, processed = row
     return event_id, key, place, bool(failed), letter, moment(parked_at), bool(processed)

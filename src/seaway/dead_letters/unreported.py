@@ -81,7 +81,7 @@ class Unreported:
     async def _of(self, consumer: ConsumerInfo, made: str) -> AsyncGenerator[GivenUp]:
         stream, name = consumer.key
         mark = f"{stream} {made}"
-        looked = not made or name in await self._marks(mark)
+        looked = not made or bool(await self._store.claimed(_marked(name), [mark]))
         known: set[str] | None = None
         before = None if looked else h.parse_time(made)
         async with aclosing(self._candidates(consumer, before)) as candidates:
@@ -134,10 +134,6 @@ class Unreported:
         """Whether the durable waits for anything that it was given."""
         info = await self._broker.admin.consumer(stream, consumer)
         return info is None or info.num_ack_pending > 0
-
-    async def _marks(self, mark: str) -> set[str]:
-        suffix = _marked("")
-        return {one.removesuffix(suffix) for one in await self._store.processed(mark)}
 
     def _read(self, consumer: ConsumerInfo, first: int | None) -> AsyncGenerator[StoredMessage]:
         return self._broker.admin.read(

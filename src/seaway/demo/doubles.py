@@ -16,10 +16,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from seaway.contracts import Broker, Refused, Stored, StoredMessage
-from seaway.demo.scenario import draw
 from seaway.demo.writer import in_thread
 from seaway.errors import ApiError, BrokerUnavailable
 from seaway.headers import EVENT_ID, MSG_ID
+from seaway.proof.faults import draw
 
 _SHARE = 0.01
 _YOUNG = timedelta(seconds=60)

@@ -1,6 +1,6 @@
 """The demo's folder: everything that a run needs to go on after it was killed.
 
-Owns: the files' names, the plan of the run, and the configuration files that its processes read.
+Owns: the files' names and the plan of the run.
 Guarantees: one demo at a time works in a folder; a folder that is not a demo's is never touched.
 """
 
@@ -8,25 +8,16 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from seaway.demo.log import XES, Columns
-from seaway.demo.reconcile import Service
-from seaway.demo.scenario import CONTEXT
 from seaway.errors import ConfigError
-from seaway.naming import events_filter, events_stream
 
 SERVICE = "service"
 """The writing service: its database holds the outbox, its configuration is also the relay's."""
-
-ACK_WAIT = "5s"
-MAX_ACK_PENDING = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +49,13 @@ class Folder:
         """``service``, or a consuming service's name."""
         return self.path / f"{name}.db"
 
+    def url(self, name: str) -> str:
+        """The same database, as a configuration has it."""
+        return f"sqlite:///{self.database(name)}"
+
     def config(self, name: str) -> Path:
         """The ``seaway.yaml`` of the writing service (also the relay's) or a consuming one."""
-        return self.path / f"{SERVICE if name == 'relay' else name}.yaml"
-
-    def log(self, name: str) -> Path:
-        """What a worker says."""
-        return self.path / f"{name}.log"
+        return self.path / f"{name}.yaml"
 
     @property
     def _plan(self) -> Path:
@@ -123,32 +114,3 @@ class Folder:
                 f"{self.path} holds a demo with {name} {kept[name]}, not {wanted[name]}",
                 hint="leave the option out to go on with it, or name another --dir",
             )
-
-    def configure(self, url: str, services: tuple[Service, ...]) -> None:
-        """Write the configuration files; the server's port may be another one in each run."""
-        for name in (SERVICE, *(service.name for service in services)):
-            content = settings(url, f"sqlite:///{self.database(name)}", services)
-            self.config(name).write_text(yaml.safe_dump(content, sort_keys=False))
-
-
-def settings(url: str, database: str, services: tuple[Service, ...]) -> Mapping[str, Any]:
-    """A ``seaway.yaml`` as a service would have it. ``ack_wait`` is short, because a demo should
-    not be watched waiting for what a killed process held."""
-    stream = events_stream(CONTEXT)
-    return {
-        "nats": {"url": url},
-        "database": database,
-        "profile": "development",
-        "profiles": {"development": {"replicas": 1}},
-        "streams": [{"name": stream, "subjects": [events_filter(CONTEXT)]}],
-        "consumers": [
-            {
-                "stream": stream,
-                "durable": service.durable,
-                "filter_subject": events_filter(CONTEXT),
-                "ack_wait": ACK_WAIT,
-                "max_ack_pending": MAX_ACK_PENDING,
-            }
-            for service in services
-        ],
-    }

@@ -10,40 +10,44 @@ anywhere goes on from its folder; whatever happens, no process that it started i
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import signal
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from seaway import topology
-from seaway.app import Seaway
-from seaway.config import load_settings
-from seaway.contracts import Store
-from seaway.demo import chaos, services
+from seaway.demo import services, writer
 from seaway.demo.doubles import Doubles
 from seaway.demo.folder import SERVICE, Folder, Plan
-from seaway.demo.letters import Letters
 from seaway.demo.log import XES, Columns, survey
-from seaway.demo.reconcile import STREAM_TABLES, Reconciliation, reconcile
-from seaway.demo.scenario import CONTEXT, Change, case_changes, log_changes, transactions
-from seaway.demo.services import SERVICES
-from seaway.demo.supervisor import Supervisor
+from seaway.demo.reconcile import Reconciliation, gather, reconcile
+from seaway.demo.scenario import (
+    CONTEXT,
+    Change,
+    case_changes,
+    log_changes,
+    repaired,
+    transactions,
+)
+from seaway.demo.services import SERVICES, durable
 from seaway.demo.view import Progress, View
-from seaway.demo.worker import RELAY
-from seaway.demo.writer import Writer, in_thread, prepare
+from seaway.demo.writer import Writer, in_thread
 from seaway.embedded.nats_server import NatsServer
 from seaway.errors import ConfigError, TransientError
-from seaway.headers import MSG_ID
-from seaway.naming import dlq_stream, events_stream, redrive_stream
-from seaway.stores import open_store
+from seaway.proof.faults import Strike, restart, strike
+from seaway.proof.reconciliation import Evidence
+from seaway.proof.stage import Stage, configuration, configured, opened, prepare
 
-STREAM = events_stream(CONTEXT)
 ROWS_IN_A_TRANSACTION = 200
+ACK_WAIT = timedelta(seconds=5)
+"""Short: nobody should watch a demo wait for what a killed process held."""
+MAX_ACK_PENDING = 500
 
 _POLL_SECONDS = 0.1
 _AHEAD = 2000
@@ -52,6 +56,7 @@ _STALLED = timedelta(seconds=90)
 _CHAOS_SECONDS = 4.0
 _REDRIVES = 3
 _SERVER_END = timedelta(seconds=10)
+_RELAY, _SERVER = "relay", "nats-server"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +118,17 @@ def planned(plan: Plan) -> Iterator[tuple[Change, ...]]:
     )
 
 
+def strikes() -> Iterator[Strike]:
+    """Each process three times in the middle of its work, the server once, half way.
+
+    A relay by what it has relayed, a consumer by what it has handled, the server by the slowest.
+    """
+    for share in (0.15, 0.35, 0.70):
+        for place, name in enumerate((_RELAY, *SERVICES)):
+            yield Strike(share + 0.05 * place, "kill", name)
+    yield Strike(0.50, "outage", _SERVER)
+
+
 @dataclass(slots=True)
 class Run:
     """One run in a claimed folder. ``go`` is its whole life."""
@@ -123,146 +139,126 @@ class Run:
     progress: Progress
     view: View
     outages: int = 0
-    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-    _kills: dict[str, int] = field(default_factory=dict)
 
     async def go(self) -> Outcome:
         """From preparation to verdict. Cancelled, it stops what it started and keeps the folder."""
         began = time.monotonic()
         async with AsyncExitStack() as stack:
             server = await stack.enter_async_context(embedded_server(self.folder))
-            self.folder.configure(server.url, SERVICES)
-            await self._prepare_databases()
-            app = await stack.enter_async_context(
-                Seaway(load_settings(self.folder.config(SERVICE), environ={}))
-            )
-            await self._prepare_topology(app)
-            store = await app.open_store()
-            supervisor = Supervisor(self.view.say)
-            stack.push_async_callback(supervisor.stop)
-            for name in (RELAY, *(service.name for service in SERVICES)):
-                arguments = ("seaway.demo.worker", name, "--dir", str(self.folder.path))
-                await supervisor.start(name, arguments, log=self.folder.log(name))
-            async with self._observed(app, store, supervisor):
-                await self._work(app, supervisor, server)
-                await self._mend(app, supervisor)
+            stage = await stack.enter_async_context(self._stage(server))
+            async with self._observed(stage):
+                await self._work(stage, server)
+                await self._mend(stage)
                 self._enter("reconcile")
-                await supervisor.stop()
-            found = await self._judge(app)
-        return Outcome(found, self._faults(supervisor), time.monotonic() - began)
+                await stage.supervisor.stop()
+            found = await self._judge(stage)
+            children = stage.supervisor.children.values()
+            faults = {f"{child.name} restarted": child.restarts for child in children}
+        faults[f"{_SERVER} stopped and started"] = self.outages
+        return Outcome(found, faults, time.monotonic() - began)
 
     # ------------------------------------------------------------------ stages
 
-    async def _prepare_databases(self) -> None:
-        for name in (SERVICE, *(service.name for service in SERVICES)):
-            store = await open_store(f"sqlite:///{self.folder.database(name)}")
-            try:
-                await store.schema.upgrade()
-            finally:
-                await store.close()
-        prepare(self.folder.database(SERVICE))
-        for service in SERVICES:
-            services.prepare(self.folder.database(service.name))
+    @asynccontextmanager
+    async def _stage(self, server: NatsServer) -> AsyncIterator[Stage]:
+        """Everything at work: the relay, and each service on a database of its own."""
+        folder = self.folder
+        told = {"seed": self.plan.seed, "fixed": str(folder.path / services.FIXED)}
+        for name in SERVICES:
+            await prepare(folder.url(name), services.TABLES)
+            configured(folder.config(name), _configuration(server, folder, name))
+        content = _configuration(server, folder, SERVICE)
+        config, said = folder.config(SERVICE), self.view.say
+        async with opened(config, content, CONTEXT, said, writer.TABLES) as stage:
+            await stage.start_relay(_RELAY)
+            for name in SERVICES:
+                own = folder.config(name)
+                await stage.start_service(name, services.declare, own, service=name, **told)
+            yield stage
 
-    async def _prepare_topology(self, app: Seaway) -> None:
-        desired = topology.desired(app.settings)
-        found = await topology.actual(app.broker.admin, desired)
-        await topology.apply(topology.plan(desired, found), app.broker.admin)
-
-    async def _work(self, app: Seaway, supervisor: Supervisor, server: NatsServer) -> None:
+    async def _work(self, stage: Stage, server: NatsServer) -> None:
         """Write, with everything that can go wrong meanwhile, until all is quiet."""
         self._enter("write, relay, consume")
-        writer = self._writer(app)
-        doubles = Doubles(app.broker, STREAM, self.folder.database(SERVICE), self.plan.seed)
+        writing = self._writer(stage)
+        database = self.folder.database(SERVICE)
+        doubles = Doubles(stage.app.broker, stage.stream, database, self.plan.seed)
         try:
             async with asyncio.TaskGroup() as tasks:
-                writing = tasks.create_task(writer.run(planned(self.plan)))
-                doubling = tasks.create_task(
-                    doubles.run(lambda: self.progress.relayed >= self.plan.events)
+                works = (
+                    tasks.create_task(writing.run(planned(self.plan))),
+                    tasks.create_task(
+                        doubles.run(lambda: self.progress.relayed >= self.plan.events)
+                    ),
                 )
-                striking = tasks.create_task(self._chaos(supervisor, server))
-                while not (writing.done() and doubling.done()):
-                    self.progress.written = writer.committed
-                    self._check(supervisor)
+                striking = tasks.create_task(self._chaos(stage, server))
+                while not all(work.done() for work in works):
+                    self.progress.written = writing.committed
+                    self._check(stage)
                     await asyncio.sleep(_POLL_SECONDS)
-                self.progress.written = writer.committed
-                await self._quiet(app, supervisor)
+                self.progress.written = writing.committed
+                await self._quiet(stage)
                 striking.cancel()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
 
-    def _writer(self, app: Seaway) -> Writer:
+    def _writer(self, stage: Stage) -> Writer:
         groups = -(-self.plan.events // self.plan.group)
         pace = timedelta(seconds=_CHAOS_SECONDS / max(groups, 1) if self.options.chaos else 0)
-        writer = Writer(self.folder.database(SERVICE), app.outbox, pace)
+        made = Writer(self.folder.database(SERVICE), stage.app.outbox, pace)
 
         def room() -> bool:
             handled = min(self.progress.handled.values(), default=0)
             # What lies in the dead letter queues will not be handled before the end.
-            return writer.committed - handled - self.progress.dead < _AHEAD
+            return made.committed - handled - self.progress.dead < _AHEAD
 
-        writer.room = room
-        return writer
+        made.room = room
+        return made
 
-    async def _chaos(self, supervisor: Supervisor, server: NatsServer) -> None:
+    async def _chaos(self, stage: Stage, server: NatsServer) -> None:
         if not self.options.chaos:
             return
 
-        async def outage() -> None:
+        async def carry_out(fault: Strike) -> None:
+            if fault.fault == "kill":
+                stage.supervisor.children[fault.victim].send(signal.SIGKILL)
+                return
             seconds = self.options.outage.total_seconds()
             self.view.say(f"nats-server stopped for {seconds:g} s")
-            await server.stop()
             self.outages += 1
-            await asyncio.sleep(seconds)
-            await server.start()
-            remember_server(self.folder, server)
+            await restart(server, kill=False, down=seconds)
             self.view.say(f"nats-server started again as pid {server.pid}")
 
-        await chaos.strike(
-            tuple(chaos.plan(RELAY, [service.name for service in SERVICES])),
-            share_done=self._share_done,
-            changed=self._changed,
-            kill=supervisor.kill,
-            outage=outage,
-        )
+        await strike(tuple(strikes()), self._share_done, carry_out)
 
-    def _share_done(self) -> dict[str, float]:
-        total = max(self.plan.events, 1)
-        done = {RELAY: self.progress.relayed / total}
-        for service in SERVICES:
-            done[service.name] = self.progress.handled.get(service.name, 0) / total
-        return done | {"nats-server": min(done.values())}
+    async def _share_done(self) -> Mapping[str, float]:
+        counts = {_RELAY: self.progress.relayed, **dict.fromkeys(SERVICES, 0)}
+        counts |= self.progress.handled
+        done = {name: count / max(self.plan.events, 1) for name, count in counts.items()}
+        return done | {_SERVER: min(done.values())}
 
-    async def _mend(self, app: Seaway, supervisor: Supervisor) -> None:
+    async def _mend(self, stage: Stage) -> None:
         """Mend the handler, then redrive the letters to those that could not handle them."""
-        letters = Letters(app, self.folder.database(SERVICE))
         self._enter("dead letters")
-        await letters.record()
         self._enter("fix")
         (self.folder.path / services.FIXED).touch()
         self._enter("redrive")
+        queue = stage.app.dead_letters
         for _ in range(_REDRIVES):
-            if await letters.redrive() == 0:
+            letters = await queue.list()
+            for letter in letters:
+                # What the handler refused goes as it is, to the handler that now understands it.
+                undecodable = letter.reason == "undecodable"
+                await queue.redrive(
+                    letter, payload=repaired(letter.payload) if undecodable else None
+                )
+            if not letters:
                 return
-            await self._quiet(app, supervisor)
-            await letters.record()
+            await self._quiet(stage)
 
-    async def _judge(self, app: Seaway) -> Reconciliation:
-        evidence = sqlite3.connect(self.folder.path / "stream.db", check_same_thread=False)
-        with closing(evidence):
-            evidence.executescript(STREAM_TABLES)
-            rows: list[tuple[int, str, str]] = []
-            async for stored in app.broker.admin.read(STREAM, headers_only=True):
-                message_id = stored.message.headers.get(MSG_ID, "")
-                rows.append((stored.stream_seq, message_id, stored.event_id))
-                if len(rows) == 1000:
-                    evidence.executemany("INSERT INTO streamed VALUES (?, ?, ?)", rows)
-                    rows.clear()
-            evidence.executemany("INSERT INTO streamed VALUES (?, ?, ?)", rows)
-            evidence.commit()
-            for name in (SERVICE, *(service.name for service in SERVICES)):
-                path = str(self.folder.database(name))
-                evidence.execute("ATTACH ? AS " + name, (path,))
+    async def _judge(self, stage: Stage) -> Reconciliation:
+        with closing(Evidence()) as evidence:
+            await in_thread(lambda: gather(evidence, self.folder, SERVICES))
+            await evidence.read(stage)
             return await in_thread(lambda: reconcile(evidence, SERVICES))
 
     # ------------------------------------------------------------------ watching
@@ -271,87 +267,62 @@ class Run:
         self.progress.stage = stage
         self.view.say(stage)
 
-    def _check(self, supervisor: Supervisor) -> None:
-        failure = supervisor.failed()
+    def _check(self, stage: Stage) -> None:
+        failure = stage.supervisor.failed()
         if failure is not None:
             raise failure
 
-    async def _quiet(self, app: Seaway, supervisor: Supervisor) -> None:
+    async def _quiet(self, stage: Stage) -> None:
         """Return when nothing is left to be done, or when nothing has moved for a long time."""
-        last: object = None
-        moved = time.monotonic()
-        while True:
-            self._check(supervisor)
-            state = await self._left(app)
-            seen = (state, self.progress.relayed, tuple(self.progress.handled.items()))
-            if state == 0 and seen == last:
-                return
-            if seen != last:
-                last, moved = seen, time.monotonic()
-            elif time.monotonic() - moved > _STALLED.total_seconds():
-                self.view.say(f"nothing has moved for {_STALLED.total_seconds():g} s: going on")
-                return
-            await asyncio.sleep(2 * _POLL_SECONDS)
-
-    async def _left(self, app: Seaway) -> int | None:
-        """How many messages are on their way; ``None`` while the server cannot be asked."""
-        store = await app.open_store()
-        try:
-            left = (await store.backlog()).count
-            for stream in (STREAM, redrive_stream(CONTEXT)):
-                for info in await app.broker.admin.consumers(stream):
-                    if not info.ephemeral:  # Whoever reads the stream is.
-                        left += info.num_pending + info.num_ack_pending
-        except TransientError:
-            return None
-        return left
+        left = await stage.at_rest(_STALLED)
+        self._check(stage)
+        if left:
+            self.view.say(f"nothing has moved for {_STALLED.total_seconds():g} s: going on")
 
     @asynccontextmanager
-    async def _observed(
-        self, app: Seaway, store: Store, supervisor: Supervisor
-    ) -> AsyncIterator[None]:
-        observing = asyncio.create_task(self._observe(app, store, supervisor))
+    async def _observed(self, stage: Stage) -> AsyncIterator[None]:
+        observing = asyncio.create_task(self._observe(stage))
         try:
             yield
         finally:
             observing.cancel()
             await asyncio.gather(observing, return_exceptions=True)
 
-    async def _observe(self, app: Seaway, store: Store, supervisor: Supervisor) -> None:
+    async def _observe(self, stage: Stage) -> None:
         progress = self.progress
         with ExitStack() as stack:
             effects = {
-                service.name: stack.enter_context(closing(_reader(self.folder, service.name)))
-                for service in SERVICES
+                name: stack.enter_context(closing(_reader(self.folder, name))) for name in SERVICES
             }
             while True:
                 written = progress.written
                 try:
                     # Read after ``written``: what came meanwhile counts as not yet relayed.
-                    progress.relayed = max(
-                        progress.relayed, written - (await store.backlog()).count
-                    )
-                    letters = await app.broker.admin.stream(dlq_stream(CONTEXT))
-                    progress.dead = letters.messages if letters else 0
+                    backlog = (await stage.store.backlog()).count
+                    progress.relayed = max(progress.relayed, written - backlog)
+                    progress.dead = await stage.letters()
                 except TransientError:
                     # Away for the moment, as is part of the show: the figures stay as they are.
                     await asyncio.sleep(_POLL_SECONDS)
                 for name, connection in effects.items():
                     (count,) = connection.execute("SELECT max(seq) FROM effects").fetchone()
                     progress.handled[name] = count or 0
-                for name, child in supervisor.children.items():
-                    progress.pids[name] = child.pid
-                    progress.restarts[name] = child.restarts
+                for child in stage.supervisor.children.values():
+                    progress.pids[child.name] = child.pid
+                    progress.restarts[child.name] = child.restarts
                 self.view.tick()
-                async with self._changed:
-                    self._changed.notify_all()
                 await asyncio.sleep(_POLL_SECONDS / 2)
 
-    def _faults(self, supervisor: Supervisor) -> dict[str, int]:
-        restarts = {
-            f"{name} restarted": child.restarts for name, child in supervisor.children.items()
-        }
-        return restarts | {"nats-server stopped and started": self.outages}
+
+def _configuration(server: NatsServer, folder: Folder, name: str) -> Mapping[str, Any]:
+    return configuration(
+        server.url,
+        folder.url(name),
+        [CONTEXT],
+        map(durable, SERVICES),
+        ack_wait=ACK_WAIT,
+        max_ack_pending=MAX_ACK_PENDING,
+    )
 
 
 def _reader(folder: Folder, name: str) -> sqlite3.Connection:
@@ -361,34 +332,21 @@ def _reader(folder: Folder, name: str) -> sqlite3.Connection:
 @asynccontextmanager
 async def embedded_server(folder: Folder) -> AsyncIterator[NatsServer]:
     """The demo's own nats-server on the folder's streams, whatever an earlier run left."""
-    await _outlive_the_last_server(folder)
-    async with NatsServer(store_dir=folder.streams) as server:
-        remember_server(folder, server)
+    noted = folder.path / "nats.pid"
+    # A server whose demo was killed is ending, but two must never have one store open.
+    for _ in range(int(_SERVER_END.total_seconds() / _POLL_SECONDS)):
+        if not _runs(noted):
+            break
+        await asyncio.sleep(_POLL_SECONDS)
+    pid_file = f"pid_file: {json.dumps(str(noted.absolute()))}"
+    async with NatsServer(store_dir=folder.streams, extra_config=pid_file) as server:
         yield server
 
 
-def remember_server(folder: Folder, server: NatsServer) -> None:
-    """Note its pid, so that the next run in this folder can wait for its end."""
-    (folder.path / "nats.pid").write_text(str(server.pid))
-
-
-async def _outlive_the_last_server(folder: Folder) -> None:
-    # A server whose demo was killed is ending, but two must never have one store open.
+def _runs(noted: Path) -> bool:
+    """Whether the server that wrote its pid there does."""
     try:
-        pid = int((folder.path / "nats.pid").read_text())
-    except (FileNotFoundError, ValueError):
-        return
-    for _ in range(int(_SERVER_END.total_seconds() / _POLL_SECONDS)):
-        if not _runs(pid):
-            return
-        await asyncio.sleep(_POLL_SECONDS)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+        os.kill(int(noted.read_text()), 0)
+    except (OSError, ValueError):
         return False
     return True

@@ -7,7 +7,6 @@ that was killed goes on where its database says it stopped.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
@@ -86,12 +85,6 @@ _ROLLED_BACK_SHARE = 0.04
 _SAVEPOINT_SHARE = 0.02
 _FOREIGN_POSTCODE_SHARE = 0.02
 _SPELLED_OUT_SHARE = 0.01
-
-
-def draw(seed: int, *parts: object) -> float:
-    """A number in [0, 1) that the arguments alone decide: the same faults for the same seed."""
-    text = "\x1f".join(map(str, (seed, *parts)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest()) / 2**48
 
 
 def case_changes(cases: int, seed: int) -> Iterator[Change]:

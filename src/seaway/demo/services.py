@@ -1,41 +1,36 @@
 """The two consuming services: ordinary handlers, each with a projection in its own database.
 
 Owns: what the services do with an event, and how they fail. Knows nothing of the reconciliation.
-Guarantees: an effect is two plain writes in the delivery's own transaction, and nothing in the
-tables would stop a second one: what keeps effects exact is the library alone.
+Guarantees: what keeps effects and projections exact is the library alone.
 """
 
 from __future__ import annotations
 
-import sqlite3
-import time
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from seaway.app import Seaway
 from seaway.consumer import Delivery
-from seaway.demo.reconcile import SERVICE_TABLES, Service
 from seaway.demo.scenario import (
     CONTEXT,
     CaseClosed,
     CaseCreated,
     TaskCompleted,
     TaskOpened,
-    draw,
 )
 from seaway.errors import Poison, Retry
 from seaway.events import RawEvent
 from seaway.naming import Durable
+from seaway.proof.faults import draw
+from seaway.proof.ledger import take_effect
 
-CASE_MGMT = Service(
-    name="case_mgmt", durable=str(Durable.from_context("case_mgmt", CONTEXT)), counts="case_id"
-)
-ANALYTICS = Service(
-    name="analytics", durable=str(Durable.from_context("analytics", CONTEXT)), counts="subject"
-)
-SERVICES = (CASE_MGMT, ANALYTICS)
+CASE_MGMT, ANALYTICS = "case_mgmt", "analytics"
+SERVICES = {CASE_MGMT: "key", ANALYTICS: "subject"}
+"""Each with what its projection counts by: a column of the ledger."""
+
+TABLES = "CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, events INTEGER NOT NULL)"
+"""The projection."""
 
 FIXED = "handlers-fixed"
 """A file of this name in the demo's folder stands for the release that mends the handler."""
@@ -76,52 +71,47 @@ class Faults:
             raise Poison(f"postcode {postcode!r} is not a number")
 
 
-def prepare(database: Path) -> None:
-    """Create the service's own tables where they are missing. Idempotent."""
-    with closing(sqlite3.connect(database, timeout=30)) as connection:
-        connection.executescript(SERVICE_TABLES)
+def durable(service: str) -> Durable:
+    """Of one of ``SERVICES``."""
+    return Durable.from_context(service, CONTEXT)
 
 
-def declare(app: Seaway, service: Service, faults: Faults) -> None:
+def declare(app: Seaway, *, service: str, seed: int, fixed: str) -> None:
     """Tie the service's handlers to its durable in ``app``."""
-    consumer = app.consumer(service.name, from_context=CONTEXT, batch=BATCH)
+    consumer = app.consumer(service, from_context=CONTEXT, batch=BATCH)
+    faults = Faults(service, seed, Path(fixed))
 
     @consumer.handler(CaseCreated)
     async def open_case(event: CaseCreated, delivery: Delivery) -> None:
         faults.now_and_then(delivery)
-        if service is CASE_MGMT:
+        if service == CASE_MGMT:
             faults.read_postcode(event.postcode)
-        await take_effect(event.case_id, delivery)
+        await count(event.case_id, delivery)
 
     @consumer.handler(TaskOpened)
     async def open_task(event: TaskOpened, delivery: Delivery) -> None:
         faults.now_and_then(delivery)
-        await take_effect(event.case_id, delivery)
+        await count(event.case_id, delivery)
 
     @consumer.handler(TaskCompleted)
     async def complete_task(event: TaskCompleted, delivery: Delivery) -> None:
         faults.now_and_then(delivery)
-        await take_effect(event.case_id, delivery)
+        await count(event.case_id, delivery)
 
     @consumer.handler(CaseClosed)
     async def close_case(event: CaseClosed, delivery: Delivery) -> None:
         faults.now_and_then(delivery)
-        await take_effect(event.case_id, delivery)
+        await count(event.case_id, delivery)
 
     @consumer.handler(RawEvent)
     async def next_step(event: RawEvent, delivery: Delivery) -> None:
         faults.now_and_then(delivery)
-        await take_effect(event.key or "", delivery)
+        await count(event.key or "", delivery)
 
-    async def take_effect(case_id: str, delivery: Delivery) -> None:
-        name = case_id if service.counts == "case_id" else delivery.subject
-        await delivery.tx.execute(
-            "INSERT INTO effects (event_id, case_id, subject, deliveries, handled_at)"
-            " VALUES (?, ?, ?, ?, ?)",
-            (delivery.event_id, case_id, delivery.subject, delivery.deliveries, time.time()),
-        )
+    async def count(case_id: str, delivery: Delivery) -> None:
+        await take_effect(delivery)
         await delivery.tx.execute(
             "INSERT INTO totals (name, events) VALUES (?, 1)"
             " ON CONFLICT (name) DO UPDATE SET events = events + 1",
-            (name,),
+            (case_id if service == CASE_MGMT else delivery.subject,),
         )

@@ -1,9 +1,9 @@
 """The simulated service's database side: rows and events in one transaction.
 
-Owns: the service's own tables and the ledger, written in the same transactions as the outbox but
-never read from it. Guarantees: a transaction is counted as done in itself, so a writer that is
-killed anywhere goes on with the next one; each case's events form a chain (correlation: the case's
-first event; causation: the one before).
+Owns: the service's own tables. The ledger is written in the same transactions. Guarantees: a
+transaction is counted as done in itself, so a writer that is killed anywhere goes on with the next
+one; each case's events form a chain (correlation: the case's first event; causation: the one
+before).
 """
 
 from __future__ import annotations
@@ -12,42 +12,42 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from seaway.demo.reconcile import EVIDENCE_TABLES
 from seaway.demo.scenario import Change
 from seaway.events import RawEvent, event_type_of
 from seaway.outbox import Outbox
+from seaway.proof import ledger
 
 T = TypeVar("T")
 
-_SLICE = timedelta(milliseconds=50)
-"""How long the writer's thread works before the demo looks up."""
+_FULL = timedelta(milliseconds=50)
+"""How long the writer waits before it looks for room again."""
 
-_CASES = """
+TABLES = """
 CREATE TABLE IF NOT EXISTS cases (
     case_id TEXT PRIMARY KEY, status TEXT NOT NULL, events INTEGER NOT NULL,
     first_event_id TEXT NOT NULL, last_event_id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS transactions (
+    tx INTEGER PRIMARY KEY, events INTEGER NOT NULL, committed_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS rolled_back (event_id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS doubles (
+    event_id TEXT NOT NULL UNIQUE, suppressed INTEGER NOT NULL)
 """
-
-
-def prepare(database: Path) -> None:
-    """Create the service's own tables where they are missing. Idempotent."""
-    with closing(sqlite3.connect(database, timeout=30)) as connection:
-        connection.executescript(_CASES + EVIDENCE_TABLES)
+"""The service's own, and what a run notes beside the ledger."""
 
 
 @dataclass(slots=True)
 class Writer:
     """Makes planned changes, one transaction a group; ``committed`` counts events.
 
-    ``pace`` stretches the writing: at least this long between two transactions. ``room`` is asked
-    between slices of work, and while it says no, nothing is written.
+    ``pace`` stretches the writing: at least this long between two transactions, between which
+    ``room`` is asked: while it says no, nothing is written.
     """
 
     database: Path
@@ -55,7 +55,6 @@ class Writer:
     pace: timedelta = timedelta(0)
     room: Callable[[], bool] = lambda: True
     committed: int = 0
-    done: bool = False
     _connection: sqlite3.Connection = field(init=False)
 
     async def run(self, groups: Iterator[tuple[Change, ...]]) -> None:
@@ -67,33 +66,30 @@ class Writer:
             begun, self.committed = self._connection.execute(
                 "SELECT count(*), coalesce(sum(events), 0) FROM transactions"
             ).fetchone()
-            numbered = enumerate(groups, 1)
-            await in_thread(lambda: next(islice(numbered, begun, begun), None))
-            more = True
-            while more:
-                if self.room():
-                    more = await in_thread(lambda: self._write_for_a_while(numbered))
+            left = enumerate(groups, 1)
+            await in_thread(lambda: next(islice(left, begun, begun), None))
+            while True:
+                if not self.room():
+                    await asyncio.sleep(_FULL.total_seconds())
+                elif await in_thread(lambda: self._next(left)):
                     await asyncio.sleep(self.pace.total_seconds())
                 else:
-                    await asyncio.sleep(_SLICE.total_seconds())
-            self.done = True
+                    return
         finally:
             self._connection.close()
 
-    def _write_for_a_while(self, groups: Iterator[tuple[int, tuple[Change, ...]]]) -> bool:
-        until = time.monotonic() + _SLICE.total_seconds()
-        for number, changes in groups:
+    def _next(self, left: Iterator[tuple[int, tuple[Change, ...]]]) -> bool:
+        for number, changes in left:
             self.committed += self._commit(number, changes)
-            if self.pace or time.monotonic() > until:
-                return True
+            return True
         return False
 
     def _commit(self, number: int, changes: tuple[Change, ...]) -> int:
         undone: list[str] = []
         if any(change.attempt == "rolled_back" for change in changes):
-            with _Transaction(self._connection, keep=False):
+            with _transaction(self._connection, keep=False):
                 undone += (event_id for change in changes for event_id in self._make(0, change))
-        with _Transaction(self._connection):
+        with _transaction(self._connection):
             written = 0
             for change in changes:
                 if change.attempt == "savepoint":
@@ -130,10 +126,8 @@ class Writer:
             )
             first = first or last
             made.append(last)
-            self._connection.execute(
-                "INSERT INTO ledger (event_id, case_id, step, subject, tx) VALUES (?, ?, ?, ?, ?)",
-                (last, change.case_id, step, _subject(event), number),
-            )
+            noted = (last, change.case_id, step, _subject(event), number)
+            self._connection.execute(ledger.NOTE, noted)
         self._connection.execute(
             "INSERT INTO cases (case_id, status, events, first_event_id, last_event_id)"
             " VALUES (?, ?, ?, ?, ?) ON CONFLICT (case_id) DO UPDATE SET"
@@ -144,18 +138,15 @@ class Writer:
         return made
 
 
-class _Transaction:
-    """``BEGIN IMMEDIATE``, then ``COMMIT`` (``keep``) or ``ROLLBACK``."""
-
-    def __init__(self, connection: sqlite3.Connection, *, keep: bool = True) -> None:
-        self._connection = connection
-        self._keep = keep
-
-    def __enter__(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._connection.execute("COMMIT" if self._keep and kind is None else "ROLLBACK")
+@contextmanager
+def _transaction(connection: sqlite3.Connection, *, keep: bool = True) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT" if keep else "ROLLBACK")
 
 
 def _subject(event: object) -> str:

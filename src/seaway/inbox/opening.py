@@ -29,8 +29,8 @@ async def inbox_of(
 ) -> AsyncIterator[InboxStore]:
     """``store`` for ``"store"`` and ``None``, else the inbox over what ``tx`` gives, closed after.
 
-    Gives an inbox only once a claim through it was seen in ``store``, or ``stop`` is set; waits for
-    a database that is away. That leaves a row in the inbox, which is forgotten with the others.
+    Gives an inbox only once what was written through it was seen in ``store``, or ``stop`` is set;
+    waits for a database that is away. That leaves no row.
     ``ConfigError`` where the two are not the same database, ``SchemaMismatch`` where the handle
     finds no inbox; both name the consumer.
     """
@@ -65,7 +65,8 @@ async def _reach(inbox: InboxStore, store: InboxStore, consumer: str) -> None:
     probe = f"seaway-start-{uuid.uuid4()}"
     try:
         async with inbox.transaction() as tx:
-            await tx.claim(consumer, probe)
+            await tx.claim_many(consumer, [])
+            await tx.trying(consumer, [probe])
     except SchemaMismatch as error:
         raise SchemaMismatch(
             f"consumer {consumer} finds no inbox through the handle given as tx=: run seaway db "
@@ -73,7 +74,12 @@ async def _reach(inbox: InboxStore, store: InboxStore, consumer: str) -> None:
         ) from error
     except ConfigError as error:
         raise ConfigError(f"consumer {consumer}: {error}") from error
-    if consumer not in await store.processed(probe):
+    async with store.transaction() as own:
+        tried = await own.trying(consumer, [probe])
+        await own.release(consumer, probe)
+    if tried[probe] == 1:
+        async with inbox.transaction() as tx:
+            await tx.release(consumer, probe)
         raise ConfigError(
             f"consumer {consumer} works in another database than the application's: events added "
             "there would never be published",

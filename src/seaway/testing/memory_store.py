@@ -134,6 +134,7 @@ class MemoryTransaction:
         row = ParkedEvent(consumer, event_id, key, place, failed, None, datetime.now(UTC), False)
         known = self._tables.parked.get((consumer, event_id), row)
         self._tables.parked[consumer, event_id] = replace(known, failed=failed, letter=None)
+        self._tables.tried.pop((consumer, event_id), None)
 
     async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
         """Its letter is stored."""
@@ -144,6 +145,7 @@ class MemoryTransaction:
     async def release(self, consumer: str, event_id: str) -> None:
         """Remove its row. Idempotent."""
         self._tables.parked.pop((consumer, event_id), None)
+        self._tables.tried.pop((consumer, event_id), None)
 
     def insert(self, rows: Sequence[OutboxRow], *, own_ids: bool) -> None:
         """Write all rows to the outbox, or none."""

@@ -1,4 +1,4 @@
-"""The one module that imports the NATS client, and uses no more of it than its core connection.
+"""A connection to NATS, over its client's core connection (``client``).
 
 Owns: authentication, TLS, reconnects, subscriptions, requests, and the translation of the client's
 errors. Must not know JetStream: that protocol stands in this package's other modules (ADR 0004).
@@ -12,29 +12,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeAlias, cast
-
-import nats.errors
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.protocol.parser import Parser
 
 from seaway import logs
+from seaway.brokers.jetstream.client import FrameHandler, Msg, SturdyClient, errors
 from seaway.brokers.jetstream.denials import Denials
-from seaway.brokers.jetstream.frames import Frame, cut, frame
-from seaway.brokers.jetstream.options import ClientOptions, Login, client_options
-from seaway.brokers.jetstream.refusals import Attempt, describe, no_tls, refusal
-from seaway.brokers.jetstream.transport import Transport
+from seaway.brokers.jetstream.frames import Frame
+from seaway.brokers.jetstream.options import ClientOptions, client_options
+from seaway.brokers.jetstream.refusals import Attempt, describe, refusal
 from seaway.brokers.jetstream.wire import chunks
 from seaway.config import NatsSettings, ServerUrl
 from seaway.config.models import OWN_API
-from seaway.config.urls import WEB_SCHEMES
 from seaway.contracts import ServerInfo
 from seaway.errors import BrokerUnavailable, ConfigError, NotPermitted, SeawayError
 from seaway.forks import Opened
@@ -43,7 +35,6 @@ from seaway.telemetry import Disconnected, Reconnected, Telemetry
 from seaway.waiting import heeding, result_before
 
 logger = logs.logger("seaway.nats")
-logging.getLogger("nats").setLevel(logging.CRITICAL)  # Everything it says reaches our error_cb.
 
 _DEAF_SECONDS = 10
 """After how long a subscription that was denied is asked for again."""
@@ -53,165 +44,13 @@ _CHUNK_BYTES = 64 * 1024
 _PENDING_BYTES = 16 * 1024 * 1024
 
 
-FrameHandler: TypeAlias = Callable[[Frame], None]
-
-
-class _SturdyClient(Client):
-    """nats-py's client, where a foreign message or a server's complaint would end it.
-
-    Its read loop ends on a header block or a subject that it cannot decode, and goes on looking
-    connected; a stream would redeliver such a message for ever. And any ``-ERR`` but two closes it
-    for good, where connecting again is what heals. It also keeps what was not flushed for the next
-    connection, reads with a search for each message and two moves of all that is behind it, hands
-    each over through a queue and a task, and encodes and flushes each publication by itself: here
-    none of that is done. (nats-py 2.16; all methods are its own.)
-    """
-
-    def __init__(self, options: ClientOptions | None = None) -> None:
-        super().__init__()
-        self._seaway = options or ClientOptions({}, Login())
-        self.socket = Transport()
-        keys = self._seaway.keys
-        self._auth_configured = self._seaway.known
-        if keys is not None:
-            self._public_nkey = keys.public
-        self._ps = _Reader(self)
-        self.handlers: dict[int, FrameHandler] = {}
-        """By subscription id: called at once, without a task's turn for each message."""
-
-    def write(self, frames: Sequence[bytes]) -> None:
-        """Hand ``frames`` to the socket, behind what waits to be flushed. Only while connected."""
-        assert self._transport is not None
-        self._transport.write(b"".join((*self._pending, *frames)))
-        self._pending = []
-        self._pending_data_size = 0
-
-    async def written(self) -> None:
-        """Return when the socket takes more. ``OSError`` where it is lost."""
-        assert self._transport is not None
-        await self._transport.drain()  # type: ignore[no-untyped-call]
-
-    async def _connect_to_server(self, s: Any) -> None:
-        if s.uri.scheme not in WEB_SCHEMES:
-            self._transport = cast(Any, self.socket)
-        login = self._seaway.logins.get((s.uri.hostname, s.uri.port), self._seaway.login)
-        self.options.update(user=login.user, password=login.password, token=login.token)
-        await super()._connect_to_server(s)
-
-    def _connect_command(self) -> bytes:
-        try:
-            return super()._connect_command()
-        except ConfigError as error:
-            # Any other than the client's own would end its reconnecting.
-            raise nats.errors.Error(str(error)) from error
-
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        if initial_connection and self._seaway.tls is not None:
-            # Else it would go on without, and say in the open who we are.
-            offered = info.get("tls_required") or info.get("tls_available")
-            assert self._current_server is not None
-            uri = self._current_server.uri
-            if not offered and not self.options["tls_handshake_first"] and uri.scheme != "wss":
-                error = no_tls(f"{uri.scheme}://{uri.hostname}:{uri.port}")
-                raise nats.errors.Error(str(error)) from error
-            info["tls_required"] = uri.scheme != "wss"
-        await super()._process_info(info, initial_connection)
-
-    async def _attempt_reconnect(self) -> None:
-        # Kept, it would reach the server long after its caller was told that it had not.
-        self._pending = []
-        self._pending_data_size = 0
-        await super()._attempt_reconnect()
-
-    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
-        # Its PONG is to say that what waits here has been read too, an UNSUB above all: what the
-        # server sends after a PONG that was asked for before would be lost until ack_wait.
-        if self.is_connected:
-            self.write(())
-        await super()._send_ping(future)
-
-    async def _process_msg(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
-    ) -> None:
-        if not subject.isascii():
-            subject = subject.decode("utf-8", "replace").encode()
-        await super()._process_msg(sid, subject, reply, data, headers)
-
-    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
-        try:
-            return await super()._process_headers(headers)
-        except (IndexError, ValueError):
-            return None
-
-    async def _process_err(self, err_msg: str) -> None:
-        text = str(err_msg).strip("'")
-        if self.is_connected and "stale" not in text.lower():
-            error = nats.errors.Error(f"nats: {text}")
-            await self._error_cb(error)
-            if "permissions violation" not in text.lower():
-                await self._process_op_err(error)
-            return
-        await super()._process_err(str(err_msg).lower())
-
-
-class _Reader(Parser):
-    """Reads what arrives for ``_SturdyClient``: a chunk's messages in one go, other lines as ever.
-
-    Guarantees: a message that comes in many chunks is put together once, however long it is.
-    """
-
-    def __init__(self, client: _SturdyClient) -> None:
-        self._client = client
-        self._resets = 0
-        super().__init__(client)
-
-    def reset(self) -> None:
-        super().reset()
-        self._chunks: list[bytes] = []
-        self._held = self._lacking = 0
-        self._resets += 1
-
-    async def parse(self, data: bytes = b"") -> None:
-        self._chunks.append(data)
-        self._held += len(data)
-        if self._held < self._lacking:
-            return
-        received, place = b"".join(self._chunks), 0
-        resets, handlers = self._resets, self._client.handlers
-        while True:
-            try:
-                found = cut(received, place)
-            except ValueError as error:
-                raise nats.errors.ProtocolError from error
-            if isinstance(found, int):
-                break
-            place = found.end
-            handler = handlers.get(found.sid)
-            if handler is not None:
-                try:
-                    handler(frame(found))
-                except Exception as error:
-                    await self._client._error_cb(error)  # Raised, it would end the read loop.
-            elif found.sid:
-                await self._client._process_msg(*found[1:4], found.data, found.block)
-            elif found.data.startswith(b"-ERR"):
-                # The client's own reading makes subjects lower case.
-                await self._client._process_err(found.data[4:].decode("utf-8", "replace").strip())
-            else:
-                await super().parse(found.data)
-            if self._resets != resets:
-                return  # The connection that this came from is no more.
-        self._chunks = [received[place:]]
-        self._held, self._lacking = len(self._chunks[0]), found
-
-
 @dataclass(slots=True)
 class Connection:
     """A core NATS connection. Made by ``open_connection``."""
 
     settings: NatsSettings
     telemetry: Telemetry
-    client: _SturdyClient = field(default_factory=_SturdyClient)
+    client: SturdyClient = field(default_factory=SturdyClient)
     opened: Opened = field(default_factory=lambda: Opened("the connection to NATS"))
     last_error: str = ""
     epoch: int = 0
@@ -246,7 +85,7 @@ class Connection:
 
     def server_info(self) -> ServerInfo:
         """What the server said of itself when this connection was made."""
-        info: dict[str, Any] = self.client._server_info
+        info = self.client.said
         url = self.client.connected_url
         elsewhere = self.settings.api != OWN_API
         return ServerInfo(
@@ -302,7 +141,7 @@ class Connection:
             await self.client.publish(
                 subject, payload, reply=reply, headers=dict(headers) if headers else None
             )
-        except nats.errors.Error as error:
+        except errors.Error as error:
             raise self._translate(error, subject) from error
 
     async def send(self, frames: Iterable[bytes], *, timeout: timedelta) -> int:
@@ -373,10 +212,10 @@ class Connection:
             answer = await result_before(denied, asking)
             if answer is None:
                 raise denied.result()
-        except nats.errors.NoRespondersError:
+        except errors.NoRespondersError:
             self.denials.answered(subject)
             return Frame(subject, "", {"Status": "503", "Description": "No Responders"}, b"")
-        except (nats.errors.Error, TimeoutError) as error:
+        except (errors.Error, TimeoutError) as error:
             raise self._translate(error, subject) from error
         finally:
             forget()
@@ -398,22 +237,22 @@ class Connection:
             subscription = await self.client.subscribe(
                 subject, cb=on_message, pending_msgs_limit=-1, pending_bytes_limit=-1
             )
-        except nats.errors.Error as error:
+        except errors.Error as error:
             raise self._translate(error, subject) from error
-        self.client.handlers[subscription._id] = handler
+        forget = self.client.hear(subscription, handler)
 
         async def unsubscribe() -> None:
             """Stop, but hand over what the server has sent by now."""
             try:
-                with contextlib.suppress(nats.errors.Error, TimeoutError):
+                with contextlib.suppress(errors.Error, TimeoutError):
                     async with asyncio.timeout(2):
                         if self.client.is_connected:
                             await subscription.drain()  # type: ignore[no-untyped-call]
                             return
-                with contextlib.suppress(nats.errors.Error):
+                with contextlib.suppress(errors.Error):
                     await subscription.unsubscribe()
             finally:
-                self.client.handlers.pop(subscription._id, None)
+                forget()
 
         return unsubscribe
 
@@ -422,7 +261,7 @@ class Connection:
         self.opened.check()
         try:
             await heeding(self.client.flush(max(1, int(self.request_timeout.total_seconds()))))
-        except nats.errors.Error as error:
+        except errors.Error as error:
             raise self._translate(error, "flush") from error
 
     async def close(self) -> None:
@@ -430,10 +269,10 @@ class Connection:
         if self._deaf is not None:
             self._deaf.cancel()
         if not self.client.is_closed:
-            with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+            with contextlib.suppress(errors.Error, OSError, TimeoutError):
                 if self.client.is_connected:
                     await self.client.flush(1)
-            with contextlib.suppress(nats.errors.Error, OSError):
+            with contextlib.suppress(errors.Error, OSError):
                 await self.client.close()
 
     # ------------------------------------------------------------------ what the client tells
@@ -452,8 +291,7 @@ class Connection:
         self._deaf = None
         if self.connected:
             self.last_error = str(denial)
-            lost = self.client._process_op_err(nats.errors.Error(str(denial)))
-            self._mending = asyncio.ensure_future(lost)
+            self._mending = asyncio.ensure_future(self.client.lose(str(denial)))
 
     async def _on_disconnect(self) -> None:
         self.epoch += 1
@@ -475,12 +313,12 @@ class Connection:
 
 
 _ERRORS: tuple[tuple[type[Exception], Callable[[str], SeawayError]], ...] = (
-    (nats.errors.MaxPayloadError, ConfigError),
-    (nats.errors.BadSubjectError, ConfigError),
-    (nats.errors.BadHeaderError, ConfigError),
+    (errors.MaxPayloadError, ConfigError),
+    (errors.BadSubjectError, ConfigError),
+    (errors.BadHeaderError, ConfigError),
     (TimeoutError, BrokerUnavailable),
-    (nats.errors.ConnectionClosedError, BrokerUnavailable),
-    (nats.errors.OutboundBufferLimitError, BrokerUnavailable),
+    (errors.ConnectionClosedError, BrokerUnavailable),
+    (errors.OutboundBufferLimitError, BrokerUnavailable),
 )
 
 
@@ -519,7 +357,7 @@ async def _connect_to_any(settings: NatsSettings, telemetry: Telemetry, name: st
     servers = random.sample(settings.servers, len(settings.servers))
     failures: list[SeawayError] = []
     for server in servers:
-        connection = Connection(settings, telemetry, _SturdyClient(options))
+        connection = Connection(settings, telemetry, SturdyClient(options))
         others = [one.url for one in servers if one is not server]
         try:
             await _connect(connection, options, server, others, name)
@@ -567,30 +405,28 @@ async def _connect(
                 tls=options.tls,
                 **options.connect,
             )
-    except (nats.errors.Error, OSError) as error:  # A TimeoutError is one.
+    except (errors.Error, OSError) as error:  # A TimeoutError is one.
         await _give_up(client)
         cause: BaseException = seen[-1] if seen else error
-        while cause.__cause__ is not None and isinstance(cause, nats.errors.Error):
+        while cause.__cause__ is not None and isinstance(cause, errors.Error):
             cause = cause.__cause__
         attempt = Attempt(
             server.url,
             client.socket.step,
             known=options.known,
             certified=options.certified,
-            asked=bool(client._server_info.get("tls_verify")),
+            asked=bool(client.said.get("tls_verify")),
             tls_first=settings.tls_first,
         )
         raise refusal(attempt, cause) from error
     except BaseException:
         await _give_up(client)
         raise
-    client._setup_server_pool(others)
     # A first connection that fails is the caller's to know; a lost one is ours to mend, for ever.
-    client.options["allow_reconnect"] = True
-    client.options["max_reconnect_attempts"] = -1
+    client.last(others)
 
 
-async def _give_up(client: _SturdyClient) -> None:
+async def _give_up(client: SturdyClient) -> None:
     with contextlib.suppress(Exception):
         async with asyncio.timeout(_GIVE_UP_SECONDS):
             await client.close()

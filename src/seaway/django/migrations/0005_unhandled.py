@@ -1,4 +1,4 @@
-"""How often events were tried that have had no effect."""
+"""How events stand that have had no effect."""
 
 from typing import ClassVar
 

@@ -33,6 +33,7 @@ from seaway.testing.conformance.broker_words import (
     everything,
     expect_refused,
     make,
+    nanoseconds,
     payloads,
     publish,
     receive,
@@ -290,6 +291,55 @@ class BrokerConformance(SubscriptionConformance):
         assert await admin.delete_stream(stream) is False
         assert await admin.stream(stream) is None
 
+    async def test_a_streams_configuration_is_read(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        plain = await make(broker, context)
+        assert (plain.retention, plain.storage, plain.replicas) == ("limits", "memory", 1)
+        assert (plain.max_bytes, plain.max_messages, plain.max_message_bytes) == (None, None, None)
+        assert (plain.max_messages_per_subject, plain.refuses_when_full) == (None, False)
+        assert (plain.fill, plain.metadata.get("team")) == (None, None)
+        config: JSON = {
+            "retention": "interest",
+            "max_bytes": 4096,
+            "max_msgs": 40,
+            "max_msgs_per_subject": 20,
+            "max_msg_size": 1000,
+            "discard": "new",
+            "discard_new_per_subject": True,
+            "duplicate_window": nanoseconds(timedelta(seconds=1.5)),
+        }
+        assert await broker.admin.delete_stream(stream)
+        full = await make(broker, context, **config)
+        assert (full.max_bytes, full.max_messages, full.max_message_bytes) == (4096, 40, 1000)
+        assert (full.max_messages_per_subject, full.refuses_per_subject) == (20, True)
+        assert (full.retention, full.refuses_when_full) == ("interest", True)
+        assert full.duplicate_window == timedelta(seconds=1.5)
+        assert full.created != plain.created, "another one"
+        assert full.first_at is full.last_at is None
+        assert {name: full.config[name] for name in config} == config
+
+    async def test_a_durables_configuration_is_read(
+        self, broker: Broker, context: str, stream: str, subject: str
+    ) -> None:
+        await make(broker, context, durable={})
+        plain = await consumer(broker, stream)
+        assert (plain.filters, plain.max_deliver, plain.pulled) == ((), None, True)
+        assert (plain.ack_wait, plain.exclusive) == (timedelta(seconds=30), False)
+        assert (plain.ephemeral, plain.paused_until, plain.last_active_at) == (False, None, None)
+        assert plain.never_pulled
+        assert plain.settled
+        config: JSON = {
+            "filter_subject": subject,
+            "ack_wait": nanoseconds(timedelta(seconds=1.5)),
+            "max_deliver": 3,
+            "max_ack_pending": 7,
+        }
+        full = await broker.admin.update_consumer(stream, durable_config(**config))
+        assert (full.filters, full.max_deliver, full.max_ack_pending) == ((subject,), 3, 7)
+        assert (full.ack_wait, full.created) == (timedelta(seconds=1.5), plain.created)
+        assert {name: full.config[name] for name in config} == config
+
     async def test_a_streams_state(self, broker: Broker, context: str, stream: str) -> None:
         await make(broker, context, durable={})
         await publish(broker, *events(context, 3))
@@ -370,6 +420,7 @@ class BrokerConformance(SubscriptionConformance):
             incoming = await receive(pull, 3)
             await pull.ack(incoming[0])
             info = await consumer(broker, stream)
+            assert info.last_active_at is not None
         assert (info.stream_seq, info.consumer_seq, info.ack_floor) == (3, 3, 1)
         assert (info.num_ack_pending, info.num_pending, info.num_redelivered) == (2, 1, 0)
         assert info.key == (stream, DURABLE)

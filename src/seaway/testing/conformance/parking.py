@@ -99,6 +99,25 @@ class ParkingConformance:
         assert await store.drop_parked(again)
         assert not await store.drop_parked(again)
 
+    async def test_what_waits_or_is_settled_is_tried_anew(
+        self, inbox: InboxStore, store: Store
+    ) -> None:
+        async with inbox.transaction() as tx:
+            assert await tx.trying(CONSUMER, ["e1", "e2"]) == {"e1": 1, "e2": 1}
+            assert await tx.parked_keys(CONSUMER, ["case-1", ""]) == set()
+            assert await tx.standing(CONSUMER, "e1", "case-1") == Standing()
+            await tx.set_letter(CONSUMER, "e1", 17)
+        assert list(await store.parked_heads(CONSUMER)) == []
+        async with inbox.transaction() as tx:
+            await tx.park(CONSUMER, "e1", "case-1", place=7, failed=True)
+            await tx.set_letter(CONSUMER, "e1", 17)
+            await tx.release(CONSUMER, "e2")
+        async with inbox.transaction() as tx:
+            assert await tx.trying(CONSUMER, ["e1", "e2"]) == {"e1": 1, "e2": 1}
+            assert await tx.trying(CONSUMER, ["e1"]) == {"e1": 2}
+        [head] = await store.parked_heads(CONSUMER)
+        assert (head.event_id, head.key, head.place, head.letter) == ("e1", "case-1", 7, 17)
+
     async def test_the_heads_are_the_first_of_each_key(
         self, inbox: InboxStore, store: Store
     ) -> None:

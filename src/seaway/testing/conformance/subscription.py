@@ -206,7 +206,11 @@ class SubscriptionConformance:
             broker.subscribe(stream, DURABLE) as other,
         ):
             assert (one.standby, one.gaps) == (True, 0)
+            assert (await consumer(broker, stream)).given_to_one_since is None
             assert payloads(await receive(one, 2)) == [b"0", b"1"]
+            turn = await consumer(broker, stream)
+            assert turn.exclusive
+            assert turn.given_to_one_since is not None
             assert (one.standby, one.gaps) == (False, 1)
             assert await other.next(3, timeout=SOON) == []
             assert payloads(await receive(one, 1)) == [b"2"]

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args, get_type_hints
@@ -26,14 +26,14 @@ class Report(Protocol):
     def as_json(self) -> dict[str, Any]: ...
 
 
-class Drill(Protocol):
-    """Carries out a plan; ``keep`` is an empty folder for the processes' logs."""
-
-    def __call__(self, plan: Any, *, keep: Path | None, said: Any) -> Awaitable[Report]: ...
-
-
-def carry_out(plan: P, options: Sequence[str], drill: Drill, *, about: str | None) -> int:
-    """Run ``drill`` as the command line says; 0 only if it was passed.
+def carry_out(
+    plan: P,
+    options: Sequence[str],
+    drill: Callable[..., Awaitable[Report]],
+    *,
+    about: str | None,
+) -> int:
+    """Run ``drill(plan, keep=..., said=...)`` as the command line says; 0 only if it was passed.
 
     ``options`` are fields of ``plan`` that are whole numbers, switches, or one of some words; its
     values are the defaults.

@@ -21,21 +21,22 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from seaway.demo.supervisor import Child
+from seaway.proof.stage import Stage
+from seaway.proof.supervisor import Child
+from seaway.testing.drills import evidence, service
 from seaway.testing.drills.command import carry_out
-from seaway.testing.drills.evidence import Findings, gather, judge
+from seaway.testing.drills.evidence import examine
 from seaway.testing.drills.service import Temper
-from seaway.testing.drills.signals import send
-from seaway.testing.drills.stage import Stage, opened
+from seaway.testing.drills.stage import servers, write
 
 _LOOK = 0.02
 _ENOUGH_WAITING = 2_000
 _AT_A_TIME = 500
 
 _LONGEST_GAP = """
-SELECT extract(epoch FROM max(handled_at - before)) FROM (
+SELECT max(handled_at - before) FROM (
     SELECT handled_at, lag(handled_at) OVER (ORDER BY handled_at) AS before FROM effects) AS gaps
 """
 
@@ -58,20 +59,17 @@ class Plan:
     """For one process to drain, to come back, and for the rest at the end."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Report:
+@dataclass(kw_only=True)
+class Report(evidence.Report):
     """What happened."""
 
-    findings: Findings
-    in_order: bool
-    """Whether order by key over all processes was promised."""
+    verdict: ClassVar[str] = "clean"
     replaced: int
     bad_ends: int
     """Processes that did not end with 0."""
     longest_drain_seconds: float
     longest_gap_seconds: float
     """Between two effects, while something waited."""
-    seconds: float
 
     @property
     def passed(self) -> bool:
@@ -81,19 +79,7 @@ class Report:
         is told to stop comes again, to another one, and is handled there for the first time.
         """
         found = self.findings
-        exact = found.passes(in_order=self.in_order)
-        return exact and not (found.called_again or found.dead or self.bad_ends)
-
-    def as_json(self) -> dict[str, Any]:
-        """The verdict first."""
-        rest = {
-            "replaced": self.replaced,
-            "bad_ends": self.bad_ends,
-            "longest_drain_seconds": self.longest_drain_seconds,
-            "longest_gap_seconds": self.longest_gap_seconds,
-            "seconds": self.seconds,
-        }
-        return {"clean": self.passed} | self.findings.as_json() | rest
+        return super().passed and not (found.called_again or found.dead or self.bad_ends)
 
 
 async def run(
@@ -105,30 +91,33 @@ async def run(
     """
     began = time.monotonic()
     temper = Temper(work_seconds=plan.work.total_seconds())
-    async with opened(
-        ack_wait=plan.ack_wait, max_deliver=5, exclusive=plan.exclusive, keep=keep, said=said
-    ) as stage:
+    async with servers(
+        *(keep, said),
+        durables=[service.DURABLE],
+        ack_wait=plan.ack_wait,
+        max_deliver=5,
+        exclusive=plan.exclusive,
+    ) as (stage, _):
         await stage.start_relay()
         loading = asyncio.create_task(_load(plan, stage))
         try:
-            await stage.start_services(plan.processes, temper, workers=plan.workers)
-            enough = any if plan.exclusive else all
-            await _until(plan, lambda: enough(stage.called(one.pid) for one in stage.services))
+            await service.start(stage, plan.processes, temper, workers=plan.workers)
+            children, enough = service.running(stage), any if plan.exclusive else all
+            await _until(plan, lambda: enough(service.called(stage, one) for one in children))
             drains = [
-                await _replace(plan, stage, stage.at_work if plan.exclusive else child, said)
+                await _replace(plan, stage, service.at_work(stage) if plan.exclusive else one, said)
                 for _ in range(plan.rounds)
-                for child in stage.services
+                for one in children
             ]
         finally:
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)
-        async with asyncio.timeout(plan.patience.total_seconds()):
-            while not await stage.settled():
-                await asyncio.sleep(_LOOK)
-        codes = [code for child in stage.services for code in child.codes]
+        if await stage.at_rest(plan.patience):
+            raise TimeoutError
+        codes = [code for child in children for code in child.codes]
         gap = (await stage.rows(_LONGEST_GAP))[0][0]
         await stage.supervisor.stop()
-        findings = judge(await gather(stage, temper))
+        findings = await examine(stage, temper)
     return Report(
         findings=findings,
         in_order=plan.exclusive,
@@ -146,7 +135,7 @@ async def _load(plan: Plan, stage: Stage) -> None:
     while True:
         while written - await stage.effects() > _ENOUGH_WAITING:
             await asyncio.sleep(_LOOK)
-        await stage.write(islice(numbers, _AT_A_TIME), keys=plan.keys, seed=written)
+        await write(stage, islice(numbers, _AT_A_TIME), keys=plan.keys, seed=written)
         written += _AT_A_TIME
 
 
@@ -156,7 +145,7 @@ async def _replace(plan: Plan, stage: Stage, child: Child, said: Callable[[str],
     The supervisor starts the next one by itself.
     """
     old, ended, began = child.pid, len(child.codes), time.monotonic()
-    send(old, signal.SIGTERM)
+    child.send(signal.SIGTERM)
     await _until(plan, lambda: len(child.codes) > ended)
     took = time.monotonic() - began
     await _until(plan, lambda: child.pid not in (None, old))
@@ -166,7 +155,7 @@ async def _replace(plan: Plan, stage: Stage, child: Child, said: Callable[[str],
             while await stage.effects() == done:
                 await asyncio.sleep(_LOOK)
     else:
-        await _until(plan, lambda: stage.called(child.pid))
+        await _until(plan, lambda: bool(service.called(stage, child)))
     said(f"{child.name} drained in {took:.2f} s and is back")
     return took
 

@@ -1,46 +1,20 @@
-"""What is left after a drill, and the judgement of it, id by id.
+"""The judgement of a drill of one durable, id by id.
 
-Owns: reading the ledger, the stream, the effects, the letters and the services' notes; and the
-figures. ``judge`` is pure. Guarantees: every committed event is looked for where it must be and
-where it must not be, and everything found is looked for in the ledger.
+Owns: the figures, and what is made of poison. The comparison is ``seaway.proof``'s.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from seaway import headers as h
 from seaway.contracts import ConsumerInfo
-from seaway.dead_letters import DeadLetters
-from seaway.testing.drills.service import Kind, Temper
-from seaway.testing.drills.stage import STREAM, Stage
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """A row of the ledger."""
-
-    event_id: str
-    key: str
-    kind: Kind
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """All of it. Ledger and effects in the order in which they were committed."""
-
-    ledger: Sequence[Committed]
-    streamed: Sequence[str]
-    effects: Sequence[str]
-    letters: Sequence[tuple[str, str]]
-    """Event id and reason."""
-    calls: Sequence[str]
-    """An event id for each time that a handler was called."""
-    server: ConsumerInfo
-    """The durable's own counters."""
+from seaway.proof.reconciliation import EFFECTS, LETTERS, STREAM, Evidence, gather
+from seaway.proof.stage import Stage
+from seaway.testing.drills.service import DURABLE, Temper, calls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,77 +64,68 @@ class Findings:
             + self.misjudged
         )
 
-    def passes(self, *, in_order: bool) -> bool:
+
+@dataclass(kw_only=True)
+class Report:
+    """What a drill of one durable tells; each adds its own figures."""
+
+    verdict: ClassVar[str] = "exact"
+    findings: Findings
+    in_order: bool
+    """Whether order by key over all processes was promised."""
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
         """Whether it is exact and, where that was promised, in order by key."""
-        return self.exact and not (in_order and self.out_of_order)
+        return self.findings.exact and not (self.in_order and self.findings.out_of_order)
 
     def as_json(self) -> dict[str, Any]:
-        """The figures under their names."""
-        return asdict(self)
+        """The verdict first."""
+        told = asdict(self)
+        findings: dict[str, Any] = told.pop("findings")
+        del told["in_order"]
+        return {self.verdict: self.passed} | findings | told
 
 
-def judge(found: Evidence) -> Findings:
-    """Count. Touches nothing."""
-    kinds = {one.event_id: one.kind for one in found.ledger}
-    committed = set(kinds)
-    streamed, effects = Counter(found.streamed), Counter(found.effects)
-    letters = Counter(event_id for event_id, _ in found.letters)
-    calls = Counter(found.calls)
-    poisoned = {event_id for event_id, reason in found.letters if reason == "poison"}
-    late, late_keys = _out_of_order(found)
+def judge(
+    evidence: Evidence, temper: Temper, called: Sequence[str], durable: ConsumerInfo
+) -> Findings:
+    """Count. ``called``: an event id for each call of a handler. ``durable``: what the server says
+    of it."""
+    stream, letters = evidence.compare(STREAM), evidence.compare(LETTERS)
+    effects = evidence.compare(EFFECTS, str(DURABLE))
+    ledger = evidence.database.execute("SELECT event_id, number FROM ledger").fetchall()
+    poison = {event_id for event_id, number in ledger if temper.kind(number) == "poison"}
+    called_poison = evidence.ids("SELECT event_id FROM letters WHERE reason = 'poison'")
+    times = Counter(called)
+    dead = evidence.database.execute("SELECT reason, count(*) FROM letters GROUP BY reason")
     return Findings(
-        committed=len(committed),
-        missing_on_stream=len(committed - set(streamed)),
-        twice_on_stream=_repeated(streamed),
-        took_effect=len(effects),
-        dead=dict(Counter(reason for _, reason in found.letters)),
-        lost=len(committed - set(effects) - set(letters)),
-        both=len(set(effects) & set(letters)),
-        effects_twice=_repeated(effects),
-        letters_twice=_repeated(letters),
-        invented=len((set(streamed) | set(effects) | set(letters)) - committed),
-        misjudged=sum(kinds.get(event_id) == "poison" for event_id in effects)
-        + sum(kinds.get(event_id) != "poison" for event_id in poisoned),
-        calls=calls.total(),
-        called_again=_repeated(calls),
-        deliveries=found.server.consumer_seq,
-        redeliveries=found.server.consumer_seq - found.server.stream_seq,
-        keys=len({one.key for one in found.ledger}),
-        keys_out_of_order=late_keys,
-        out_of_order=late,
+        committed=len(ledger),
+        missing_on_stream=len(stream.missing),
+        twice_on_stream=len(stream.twice),
+        took_effect=effects.events,
+        dead=dict(dead.fetchall()),
+        lost=len(effects.missing & letters.missing),
+        both=len(ledger) - len(effects.missing | letters.missing),
+        effects_twice=len(effects.twice),
+        letters_twice=len(letters.twice),
+        invented=len(stream.unknown | effects.unknown | letters.unknown),
+        misjudged=len(poison - effects.missing) + len(called_poison - poison),
+        calls=times.total(),
+        called_again=sum(count > 1 for count in times.values()),
+        deliveries=durable.consumer_seq,
+        redeliveries=durable.consumer_seq - durable.stream_seq,
+        keys=evidence.one("SELECT count(DISTINCT key) FROM ledger")[0],
+        keys_out_of_order=effects.keys_out_of_order,
+        out_of_order=effects.out_of_order,
     )
 
 
-def _repeated(counted: Counter[str]) -> int:
-    return sum(times > 1 for times in counted.values())
-
-
-def _out_of_order(found: Evidence) -> tuple[int, int]:
-    """How many effects, of how many keys."""
-    places = {one.event_id: (one.key, place) for place, one in enumerate(found.ledger)}
-    reached: dict[str, int] = {}
-    late: Counter[str] = Counter()
-    for event_id in found.effects:
-        if event_id in places:
-            key, place = places[event_id]
-            late[key] += place < reached.get(key, -1)
-            reached[key] = max(place, reached.get(key, -1))
-    return late.total(), sum(times > 0 for times in late.values())
-
-
-async def gather(stage: Stage, temper: Temper) -> Evidence:
-    """Read it, once everything is at rest."""
-    ledger = await stage.rows("SELECT event_id, key, number FROM ledger ORDER BY seq")
-    effects = await stage.rows("SELECT event_id FROM effects ORDER BY seq")
-    streamed = stage.broker.admin.read(STREAM, headers_only=True)
-    letters = await DeadLetters(stage.broker).list()
-    return Evidence(
-        ledger=[Committed(id_, key, temper.kind(number)) for id_, key, number in ledger],
-        streamed=[one.message.headers[h.MSG_ID] async for one in streamed],
-        effects=[event_id for (event_id,) in effects],
-        letters=[(one.event_id, one.reason) for one in letters],
-        calls=[
-            line for file in sorted(stage.notes.iterdir()) for line in file.read_text().splitlines()
-        ],
-        server=await stage.durable(),
-    )
+async def examine(stage: Stage, temper: Temper) -> Findings:
+    """Gather and judge, once everything is at rest."""
+    durable = await stage.app.broker.admin.consumer(stage.stream, str(DURABLE))
+    if durable is None:
+        raise LookupError(f"the server has lost the durable {DURABLE}")
+    with closing(await gather(stage)) as evidence:
+        return judge(evidence, temper, calls(stage), durable)

@@ -4,7 +4,7 @@
     foreign client ──raw bytes──> events, letters, redrives, advisories ──┘└──> dead letters
     another context beside it: a stream, a durable, messages, a letter; nobody may touch them
 
-Owns: the plan, the servers, the honest and the hostile, and the judgement. Guarantees: the forged
+Owns: the plan, the honest and the hostile, and the judgement. Guarantees: the forged
 messages are made of the seed; what is judged is told in the report, each by a figure of its own.
 """
 
@@ -16,46 +16,38 @@ import random
 import re
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from seaway import headers as h
-from seaway import topology
-from seaway.brokers.jetstream import connect
-from seaway.config import load_settings
-from seaway.contracts import Broker, DeadLetterReason, Message, Store, Stored
+from seaway.contracts import Broker, DeadLetterReason, Message, Stored
 from seaway.dead_letters import DeadLetters
 from seaway.dead_letters.letter import Letter
-from seaway.demo.supervisor import Supervisor
-from seaway.embedded.nats_server import NatsServer
-from seaway.embedded.postgres import PostgresServer
 from seaway.errors import ConfigError, NotFound, SeawayError
-from seaway.naming import ADVISORY_STREAM, dlq_stream, events_filter, events_stream, redrive_stream
-from seaway.outbox import Outbox
-from seaway.stores import open_store
+from seaway.naming import Durable, dlq_stream, events_stream, redrive_stream
+from seaway.proof.reconciliation import EFFECTS, STREAM, Evidence, gather
+from seaway.proof.stage import Stage
 from seaway.testing.drills import target
 from seaway.testing.drills.command import carry_out
 from seaway.testing.drills.foreign import ForeignClient, Publication, block, foreign_client
 from seaway.testing.drills.forgeries import Forger, Names
-from seaway.testing.drills.target import CONTEXT, DURABLES, KEEPER, WORKER, CaseMoved
+from seaway.testing.drills.stage import CONTEXT, SUBJECT, servers, write
+from seaway.testing.drills.target import DURABLES, KEEPER, WORKER
 
-STREAM, QUEUE = events_stream(CONTEXT), dlq_stream(CONTEXT)
-SUBJECT = f"{CONTEXT}.event.case_moved.v1"
+QUEUE = dlq_stream(CONTEXT)
 OTHER, TELLER = "bank", "teller__from_bank"
 _OTHER_STREAMS = (events_stream(OTHER), dlq_stream(OTHER), redrive_stream(OTHER))
-_NAMES = Names(CONTEXT, SUBJECT, STREAM, DURABLES, OTHER, _OTHER_STREAMS[0], TELLER)
+_NAMES = Names(
+    *(CONTEXT, SUBJECT, events_stream(CONTEXT), tuple(map(str, DURABLES))),
+    *(OTHER, _OTHER_STREAMS[0], TELLER),
+)
 
-_LOOK = 0.1
-_IDLE = 2
-_AT_A_TIME = 50
-_WRITERS = 2
 _SAMPLE = 3
 _CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]")
 
@@ -117,21 +109,6 @@ class Report:
         return {"exact": self.passed} | asdict(self)
 
 
-@dataclass(slots=True)
-class _Stage:
-    store: Store
-    broker: Broker
-    supervisor: Supervisor
-    folder: Path
-    sqlite: bool
-    ledger: list[tuple[str, str]] = field(default_factory=list)
-    """Event id and key, in the order of their commits; the place is the event's number."""
-    forged: list[str] = field(default_factory=list)
-
-    async def rows(self, query: str) -> Sequence[Any]:
-        return await target.rows(self.store, query, sqlite=self.sqlite)
-
-
 async def run(
     plan: Plan, *, keep: Path | None = None, said: Callable[[str], None] = lambda text: None
 ) -> Report:
@@ -139,19 +116,30 @@ async def run(
     began = time.monotonic()
     report = Report(seed=plan.seed, database=plan.database)
     said(f"seed {plan.seed}")
-    async with _opened(plan, keep, said) as (stage, url):
-        before = await _other_context(stage.broker)
-        await _start(stage)
-        forger = Forger(_NAMES, plan.seed)
+    async with servers(
+        *(keep, said),
+        durables=[*DURABLES, Durable.parse(TELLER)],
+        beside=[OTHER],
+        database=plan.database,
+        ack_wait=timedelta(seconds=5),
+        max_deliver=3,
+    ) as (stage, _):
+        broker, url = stage.app.broker, stage.app.settings.nats.url
+        await _furnish(broker)
+        before = await _other_context(broker)
+        await stage.start_relay()
+        for name, own in (("worker 1", WORKER), ("worker 2", WORKER), ("keeper", KEEPER)):
+            await stage.start_service(name, target.declare, service=own)
+        forger, forged = Forger(_NAMES, plan.seed), list[str]()
         async with foreign_client(url) as foreign, asyncio.TaskGroup() as tasks:
-            tasks.create_task(_write(plan, stage, foreign))
+            tasks.create_task(_write(plan, stage, foreign, forged))
             tasks.create_task(_attack(plan, forger, url, said))
         said("everything is sent; waiting for the rest")
-        report.unsettled = await _at_rest(plan, stage)
-        letters = await DeadLetters(stage.broker).list()
+        report.unsettled = sum((await stage.at_rest(plan.quiet)).values())
+        letters = await DeadLetters(broker).list()
         said(f"{len(letters)} letters: each is listed, shown and discarded")
         unseen = await _go_through(plan, stage, letters)
-        report.unsettled += await _at_rest(plan, stage)
+        report.unsettled += sum((await stage.at_rest(plan.quiet)).values())
         children = stage.supervisor.children.values()
         report.exits = sum(len(child.codes) for child in children)
         await stage.supervisor.stop()
@@ -159,85 +147,26 @@ async def run(
             child.process is not None and child.process.returncode == -signal.SIGKILL
             for child in children
         )
-        await _judge(stage, letters, report)
-        outside = _differences(before, await _other_context(stage.broker))
+        with closing(await gather(stage)) as evidence:
+            await _judge(stage, evidence, forged, letters, report)
+            (honest,) = evidence.one("SELECT count(*) FROM ledger")
+            (foreigners,) = evidence.one("SELECT count(*) FROM effects WHERE number < 0")
+        outside = _differences(before, await _other_context(broker))
         report.letters_unseen, report.outside = len(unseen), len(outside)
         report.control_characters = sum(
             len(_CONTROL.findall(child.log.read_bytes())) for child in children
         )
         report.told = {
             "sent": dict(forger.made),
-            "honest": len(stage.ledger),
-            "forged_ids": len(stage.forged),
+            "honest": honest,
+            "forged_ids": len(forged),
             "letters": dict(Counter(_reason(letter) for letter in letters)),
-            "effects_of_foreign_events": await _foreign_effects(stage),
+            "effects_of_foreign_events": foreigners,
             "unseen": unseen[:_SAMPLE],
             "outside": outside,
         }
     report.seconds = round(time.monotonic() - began, 1)
     return report
-
-
-# ---------------------------------------------------------------------- the stage
-
-
-@asynccontextmanager
-async def _opened(
-    plan: Plan, keep: Path | None, said: Callable[[str], None]
-) -> AsyncIterator[tuple[_Stage, str]]:
-    """Servers, topology and tables, the other context with what it holds; nothing at work yet."""
-    async with AsyncExitStack() as stack:
-        nats = await stack.enter_async_context(NatsServer())
-        folder = keep or Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="seaway-drill-"))
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        database = f"sqlite:///{folder / 'drill.db'}"
-        if plan.database == "postgres":
-            database = (await stack.enter_async_context(PostgresServer())).url()
-        file = folder / "seaway.yaml"
-        file.write_text(json.dumps(_configuration(nats.url, database)))
-        settings = load_settings(file, environ={})
-        store = await open_store(settings.database)
-        stack.push_async_callback(store.close)
-        broker = await connect(settings.nats)
-        stack.push_async_callback(broker.close)
-        stage = _Stage(store, broker, Supervisor(said), folder, target.is_sqlite(database))
-        stack.push_async_callback(stage.supervisor.stop)
-        await store.schema.upgrade()
-        serial = "integer PRIMARY KEY" if stage.sqlite else "bigserial PRIMARY KEY"
-        async with store.transaction() as tx:
-            await tx.handle.execute(target.TABLES.format(serial=serial))
-        wanted = topology.desired(settings)
-        await topology.apply(
-            topology.plan(wanted, await topology.actual(broker.admin, wanted)), broker.admin
-        )
-        await _furnish(broker)
-        yield stage, nats.url
-
-
-def _configuration(nats: str, database: str) -> Mapping[str, Any]:
-    streams = [
-        {"name": events_stream(context), "subjects": [events_filter(context)], "replicas": 1}
-        for context in (CONTEXT, OTHER)
-    ]
-    durables = [(STREAM, durable) for durable in DURABLES] + [(_OTHER_STREAMS[0], TELLER)]
-    consumers = [
-        {
-            "stream": stream,
-            "durable": durable,
-            "ack_wait": "5s",
-            "max_deliver": 3,
-            "max_ack_pending": 1000,
-        }
-        for stream, durable in durables
-    ]
-    return {
-        "nats": {"url": nats},
-        "database": database,
-        "streams": streams,
-        "consumers": consumers,
-    }
 
 
 async def _furnish(broker: Broker) -> None:
@@ -252,35 +181,21 @@ async def _furnish(broker: Broker) -> None:
         await source.ack(*given)
 
 
-async def _start(stage: _Stage) -> None:
-    config = str(stage.folder / "seaway.yaml")
-    relay = ["seaway", "--config", config, "relay"]
-    await stage.supervisor.start("relay", relay, log=stage.folder / "relay.log")
-    for name, service in (("worker 1", WORKER), ("worker 2", WORKER), ("keeper", KEEPER)):
-        command = [target.__name__, "--config", config, "--service", service]
-        await stage.supervisor.start(name, command, log=stage.folder / f"{name}.log")
-
-
 # ---------------------------------------------------------------------- the honest and the hostile
 
 
-async def _write(plan: Plan, stage: _Stage, foreign: ForeignClient) -> None:
+async def _write(plan: Plan, stage: Stage, foreign: ForeignClient, forged: list[str]) -> None:
     """All honest events; the ids of some are taken by a stranger as soon as they are committed."""
-    outbox, chance = Outbox(), random.Random(plan.seed)
+    chance = random.Random(plan.seed)
     victims = frozenset(chance.sample(range(plan.events), min(plan.forged_ids, plan.events)))
-    while (done := len(stage.ledger)) < plan.events:
-        numbers = range(done, min(plan.events, done + chance.randint(1, _AT_A_TIME)))
-        keys = [f"case-{chance.randrange(plan.keys)}" for _ in numbers]
-        async with stage.store.transaction() as tx:
-            ids: list[str] = []
-            for number, key in zip(numbers, keys, strict=True):
-                added = outbox.add(tx.handle, CaseMoved(number, "honest"), key=key)
-                ids += added if isinstance(added, list) else await added
-        stage.ledger += zip(ids, keys, strict=True)
-        taken = [ids[number - done] for number in numbers if number in victims]
-        stage.forged += taken
+
+    async def forge(committed: Mapping[int, str]) -> None:
+        taken = [id_ for number, id_ in committed.items() if number in victims]
+        forged.extend(taken)
         await foreign.publish(*map(_under_the_id_of, taken))
-        await asyncio.sleep(0)
+
+    numbers = iter(range(plan.events))
+    await write(stage, numbers, keys=plan.keys, seed=plan.seed, writers=1, then=forge)
 
 
 def _under_the_id_of(event_id: str) -> Publication:
@@ -299,45 +214,9 @@ async def _attack(plan: Plan, forger: Forger, url: str, said: Callable[[str], No
 # ---------------------------------------------------------------------- the end
 
 
-async def _at_rest(plan: Plan, stage: _Stage) -> int:
-    """Return once nothing waits any more: 0; or how much does, where nothing moves any more."""
-    loop = asyncio.get_running_loop()
-    seen, since, idle = None, loop.time(), 0
-    while idle < _IDLE:  # Between the outbox and the stream, say, an event is in neither figure.
-        waiting = await _waiting(stage)
-        idle = 0 if waiting else idle + 1
-        if waiting != seen:
-            seen, since = waiting, loop.time()
-        if waiting and loop.time() - since > plan.quiet.total_seconds():
-            return sum(waiting.values())
-        await asyncio.sleep(_LOOK)
-    return 0
-
-
-async def _waiting(stage: _Stage) -> Mapping[str, int]:
-    """What is under way, where anything is."""
-    admin, found = stage.broker.admin, Counter[str]()
-    for stream in (STREAM, redrive_stream(CONTEXT), ADVISORY_STREAM):
-        for info in await admin.consumers(stream):
-            if not info.ephemeral:
-                found[f"{stream} {info.durable}"] = info.num_pending + info.num_ack_pending
-    # What waits behind a parked event of its key waits for somebody's word.
-    parked = await _parked(stage)
-    held = {key for event_id, key in stage.ledger if event_id in parked}
-    entries = await stage.store.entries(limit=10_000)
-    found["outbox"] = sum(one.message.key not in held for one in entries)
-    return +found
-
-
-async def _parked(stage: _Stage) -> set[str]:
-    """Ids of events that the relay has parked, and told of."""
-    parked = await stage.store.entries(parked=True, limit=10_000)
-    return {one.event_id for one in parked}
-
-
-async def _go_through(plan: Plan, stage: _Stage, letters: Sequence[Letter]) -> list[str]:
+async def _go_through(plan: Plan, stage: Stage, letters: Sequence[Letter]) -> list[str]:
     """As an operator: which letters could not be listed, shown or discarded."""
-    queue = DeadLetters(stage.broker)
+    queue = DeadLetters(stage.app.broker)
     own = [one for one in letters if one.stored.stream == QUEUE]
     listed = await _command(stage, "dlq", "ls", "--limit", "0", "--json")
     ids = set() if listed is None else {one["id"] for one in json.loads(listed)}
@@ -375,10 +254,10 @@ async def _go_through(plan: Plan, stage: _Stage, letters: Sequence[Letter]) -> l
     return unseen
 
 
-async def _command(stage: _Stage, *arguments: str) -> bytes | None:
+async def _command(stage: Stage, *arguments: str) -> bytes | None:
     """What the command line prints; ``None`` where it fails."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "seaway", "--config", str(stage.folder / "seaway.yaml")),
+        *(sys.executable, "-m", "seaway", "--config", str(stage.config)),
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -387,45 +266,31 @@ async def _command(stage: _Stage, *arguments: str) -> bytes | None:
     return None if process.returncode else out
 
 
-async def _judge(stage: _Stage, letters: Sequence[Letter], report: Report) -> None:
-    """Look for every honest event, by its id and its number."""
-    numbers = {event_id: number for number, (event_id, _) in enumerate(stage.ledger)}
-    excused = (await _parked(stage)) & set(stage.forged)
-    keys = {key for event_id, key in stage.ledger if event_id in excused}
-    behind = {one.event_id for one in await stage.store.entries(limit=10_000)}
-    excused |= {event_id for event_id, key in stage.ledger if key in keys and event_id in behind}
-    effects = await stage.rows(
-        "SELECT consumer, event_id, number FROM effects WHERE number >= 0 ORDER BY seq"
-    )
+async def _judge(
+    stage: Stage,
+    evidence: Evidence,
+    forged: Sequence[str],
+    letters: Sequence[Letter],
+    report: Report,
+) -> None:
+    """Look for every honest event, by its id."""
+    keys = dict(evidence.database.execute("SELECT event_id, key FROM ledger").fetchall())
+    # Parked for its id, which a stranger took, or behind one that is.
+    parked = {one.event_id for one in await stage.store.entries(parked=True, limit=10_000)}
+    excused = parked & set(forged)
+    held = {keys[event_id] for event_id in excused}
+    behind = [one.event_id for one in await stage.store.entries(limit=10_000)]
+    excused |= {event_id for event_id in behind if keys.get(event_id) in held}
     for durable in DURABLES:
-        own = [event_id for consumer, event_id, number in effects if consumer == durable]
-        right = Counter(event_id for event_id in own if event_id in numbers)
-        report.lost += len(numbers.keys() - right.keys() - excused)
-        report.twice += sum(times > 1 for times in right.values())
-        if durable == DURABLES[1]:
-            report.out_of_order += _late(stage, own)
-    report.buried = sum(one.event_id in numbers and not one.waits for one in letters)
-    stored = stage.broker.admin.read(STREAM, headers_only=True)
-    streamed = [one.message.headers.get(h.MSG_ID, "") async for one in stored]
-    taken = set(stage.forged)
-    report.out_of_order += _late(stage, [one for one in streamed if one not in taken])
-
-
-def _late(stage: _Stage, ids: Sequence[str]) -> int:
-    places = {event_id: (key, place) for place, (event_id, key) in enumerate(stage.ledger)}
-    reached: dict[str, int] = {}
-    late = 0
-    for event_id in ids:
-        if event_id in places:
-            key, place = places[event_id]
-            late += place < reached.get(key, -1)
-            reached[key] = max(place, reached.get(key, -1))
-    return late
-
-
-async def _foreign_effects(stage: _Stage) -> int:
-    [[count]] = await stage.rows("SELECT count(*) FROM effects WHERE number < 0")
-    return int(count)
+        found = evidence.compare(f"{EFFECTS} AND number >= 0", str(durable))
+        report.lost += len(found.missing - excused)
+        report.twice += len(found.twice - found.unknown)
+        if durable.service == KEEPER:
+            report.out_of_order += found.out_of_order
+    report.buried = sum(one.event_id in keys and not one.waits for one in letters)
+    for event_id in forged:
+        evidence.do("DELETE FROM streamed WHERE message_id = ?", event_id)
+    report.out_of_order += evidence.compare(STREAM).out_of_order
 
 
 async def _other_context(broker: Broker) -> Mapping[str, Any]:

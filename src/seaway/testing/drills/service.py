@@ -1,33 +1,33 @@
-"""``python -m seaway.testing.drills.service``: one process of the drilled durable.
+"""The drilled service: a handler that fails as its ``Temper`` says, in several processes.
 
-Owns: a handler that fails as its ``Temper`` says, and the notes of its calls, which outlive a
-``kill -9`` and a rollback. Knows nothing of the faults from outside. Guarantees: an effect is one
-plain insert in the delivery's transaction, and nothing in the table would stop a second one.
+Owns: the handler, and the notes of its calls, which outlive a ``kill -9`` and a rollback. Knows
+nothing of the faults from outside.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from seaway.app import Seaway
-from seaway.config import load_settings
 from seaway.consumer import Delivery
-from seaway.demo.scenario import draw
-from seaway.demo.worker import end_with_parent, loop_factory
 from seaway.errors import Poison, Retry
 from seaway.events import RawEvent
+from seaway.naming import Durable
+from seaway.proof.faults import draw
+from seaway.proof.ledger import take_effect
+from seaway.proof.stage import Stage
+from seaway.proof.supervisor import Child
+from seaway.testing.drills.stage import CONTEXT
 
-SERVICE, CONTEXT = "worker", "drill"
+SERVICE = "worker"
+DURABLE = Durable.from_context(SERVICE, CONTEXT)
 
 Kind: TypeAlias = Literal["plain", "poison", "transient", "slow", "deadly"]
 
@@ -88,45 +88,52 @@ class Temper:
                 await asyncio.sleep(self.work_seconds)
 
 
-def arguments(config: Path, temper: Temper, notes: Path, *, workers: int) -> Sequence[str]:
-    """What to run as ``python -m ...``; a process notes its calls in ``notes`` under its pid."""
-    told = ["--temper", json.dumps(asdict(temper)), "--workers", str(workers)]
-    return [__spec__.name, "--config", str(config), "--notes", str(notes), *told]
+async def start(stage: Stage, processes: int, temper: Temper, *, workers: int) -> None:
+    """Handle from now on, in so many processes."""
+    notes = _notes(stage)
+    notes.mkdir()
+    told: dict[str, Any] = {"temper": asdict(temper), "notes": str(notes), "workers": workers}
+    for number in range(1, processes + 1):
+        await stage.start_service(f"{SERVICE} {number}", declare, **told)
 
 
-def declare(app: Seaway, temper: Temper, notes: int, *, workers: int) -> None:
-    """Tie the handler to the durable; ``notes`` is the descriptor that it writes its calls to."""
+def running(stage: Stage) -> Sequence[Child]:
+    """The processes of the durable."""
+    children = stage.supervisor.children.items()
+    return [child for name, child in children if name.startswith(SERVICE)]
+
+
+def called(stage: Stage, child: Child) -> float:
+    """When the handler of this process was called last, on the file system's clock; 0: not yet."""
+    noted = _notes(stage) / str(child.pid)
+    return noted.stat().st_mtime if noted.exists() and noted.stat().st_size else 0.0
+
+
+def at_work(stage: Stage) -> Child:
+    """The process whose handler was called last."""
+    return max(running(stage), key=lambda child: called(stage, child))
+
+
+def calls(stage: Stage) -> Sequence[str]:
+    """An event id for each time that a handler was called."""
+    return [
+        line for file in sorted(_notes(stage).iterdir()) for line in file.read_text().splitlines()
+    ]
+
+
+def _notes(stage: Stage) -> Path:
+    return stage.folder / "calls"
+
+
+def declare(app: Seaway, *, temper: Mapping[str, Any], notes: str, workers: int) -> None:
+    """Tie the handler to the durable; it notes its calls in ``notes``, a file for each process."""
     consumer = app.consumer(SERVICE, from_context=CONTEXT, workers=workers)
+    shown = Temper(**temper)
+    note = os.open(Path(notes, str(os.getpid())), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     @consumer.handler(RawEvent)
-    async def take_effect(event: RawEvent, delivery: Delivery) -> None:
-        os.write(notes, f"{delivery.event_id}\n".encode())
-        number = int(json.loads(event.payload)["number"])
-        await temper.show(number, delivery)
-        await delivery.tx.execute(
-            "INSERT INTO effects (event_id, key, deliveries) VALUES ($1, $2, $3)",
-            delivery.event_id,
-            delivery.key,
-            delivery.deliveries,
-        )
-
-
-def main() -> None:
-    """Run until SIGTERM."""
-    parser = argparse.ArgumentParser(prog="python -m seaway.testing.drills.service")
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--notes", type=Path, required=True)
-    parser.add_argument("--temper", type=json.loads, required=True)
-    parser.add_argument("--workers", type=int, required=True)
-    given = parser.parse_args()
-    end_with_parent()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    app = Seaway(load_settings(given.config, environ={}), wait=True)
-    note = os.open(given.notes / str(os.getpid()), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    declare(app, Temper(**given.temper), note, workers=given.workers)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(app.run(relay=False))
-
-
-if __name__ == "__main__":
-    main()
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        os.write(note, f"{delivery.event_id}\n".encode())
+        number = int(event.json()["number"])
+        await shown.show(number, delivery)
+        await take_effect(delivery, number)

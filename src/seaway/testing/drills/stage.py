@@ -1,11 +1,6 @@
-"""Where the consumer drills play: two servers, the relay, and the processes of one durable.
+"""Where the drills play: servers of their own, and writers who fill the outbox of a stage.
 
-    writers ──> outbox ──> relay ──> stream ──> service 1..n ──> effects
-                                                     └─────────> dead letters
-
-Owns: the servers, the topology, the ledger of what was committed, and the child processes. Breaks
-nothing by itself. Guarantees: a row of the ledger commits with its event, so that a commit whose
-answer was lost is counted for what it was.
+Owns: the servers and the folder of a drill, and the honest load. Breaks nothing by itself.
 """
 
 from __future__ import annotations
@@ -14,241 +9,126 @@ import asyncio
 import json
 import random
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from seaway import topology
-from seaway.brokers.jetstream import connect
-from seaway.config import load_settings
-from seaway.contracts import Broker, ConsumerInfo, Store
-from seaway.demo.supervisor import Child, Supervisor
 from seaway.embedded.nats_server import NatsServer
 from seaway.embedded.postgres import PostgresServer
-from seaway.errors import BrokerUnavailable, StoreUnavailable
+from seaway.embedded.process import ServerProcess
+from seaway.errors import StoreUnavailable
 from seaway.events import RawEvent
-from seaway.naming import Durable, events_filter, events_stream
-from seaway.outbox import Outbox
-from seaway.stores import open_store
-from seaway.testing.drills import service
-from seaway.testing.drills.service import CONTEXT, SERVICE, Temper
+from seaway.naming import Durable
+from seaway.proof import ledger
+from seaway.proof.stage import Stage, configuration, opened
 
+CONTEXT = "drill"
 SUBJECT = f"{CONTEXT}.event.case_moved.v1"
-STREAM = events_stream(CONTEXT)
-DURABLE = str(Durable.from_context(SERVICE, CONTEXT))
 
-_TABLES = """
-CREATE TABLE ledger (
-    seq bigserial PRIMARY KEY, event_id text NOT NULL UNIQUE, key text NOT NULL,
-    number int NOT NULL);
-CREATE TABLE effects (
-    seq bigserial PRIMARY KEY, event_id text NOT NULL, key text NOT NULL, deliveries int NOT NULL,
-    handled_at timestamptz NOT NULL DEFAULT clock_timestamp());
-"""
-
-_AGAIN = 0.1
-_WRITERS = 4
 _LARGEST_TRANSACTION = 50
 
 
-@dataclass(slots=True)
-class Stage:
-    """The servers and what runs on them, while ``opened`` lasts."""
-
-    postgres: PostgresServer
-    nats: NatsServer
-    store: Store
-    broker: Broker
-    supervisor: Supervisor
-    folder: Path
-
-    @property
-    def notes(self) -> Path:
-        """Where the services note their calls, a file for each process."""
-        return self.folder / "calls"
-
-    @property
-    def services(self) -> list[Child]:
-        """The processes of the durable."""
-        return [
-            child for name, child in self.supervisor.children.items() if name.startswith(SERVICE)
-        ]
-
-    async def start_relay(self) -> None:
-        """Publish from now on."""
-        config = str(self.folder / "seaway.yaml")
-        await self.supervisor.start(
-            "relay", ["seaway", "--config", config, "relay"], log=self.folder / "relay.log"
-        )
-
-    async def start_services(self, processes: int, temper: Temper, *, workers: int) -> None:
-        """Handle from now on."""
-        command = service.arguments(
-            self.folder / "seaway.yaml", temper, self.notes, workers=workers
-        )
-        for number in range(1, processes + 1):
-            name = f"{SERVICE} {number}"
-            await self.supervisor.start(name, command, log=self.folder / f"{name}.log")
-
-    @property
-    def at_work(self) -> Child:
-        """The process whose handler was called last."""
-
-        def called_at(child: Child) -> float:
-            noted = self.notes / str(child.pid)
-            return noted.stat().st_mtime if self.called(child.pid) else 0.0
-
-        return max(self.services, key=called_at)
-
-    def called(self, pid: int | None) -> bool:
-        """Whether the handler of this process was called."""
-        noted = self.notes / str(pid)
-        return noted.exists() and noted.stat().st_size > 0
-
-    # ------------------------------------------------------------------ writing
-
-    async def write(self, numbers: Iterator[int], *, keys: int, seed: int) -> None:
-        """One event for each of ``numbers``, in transactions of some; an outage loses its own.
-
-        Several write at a time, each on keys of its own: the ledger's order is each key's.
-        """
-        await asyncio.gather(
-            *(
-                self._write(numbers, range(first, keys, _WRITERS), random.Random(seed + first))
-                for first in range(_WRITERS)
-            )
-        )
-
-    async def _write(self, numbers: Iterator[int], keys: range, chance: random.Random) -> None:
-        outbox = Outbox()
-        while chosen := list(islice(numbers, chance.randint(1, _LARGEST_TRANSACTION))):
-            rows = [(number, f"case-{chance.choice(keys)}") for number in chosen]
-            try:
-                await self._commit(outbox, rows)
-            except StoreUnavailable:
-                await self.rows("SELECT 1")
-
-    async def _commit(self, outbox: Outbox, rows: Sequence[tuple[int, str]]) -> None:
-        events = [
-            RawEvent(SUBJECT, json.dumps({"number": number, "note": "x" * 180}).encode(), key=key)
-            for number, key in rows
-        ]
-        async with self.store.transaction() as tx:
-            added = outbox.add(tx.handle, *events)
-            ids = added if isinstance(added, list) else await added
-            await tx.handle.executemany(
-                "INSERT INTO ledger (event_id, key, number) VALUES ($1, $2, $3)",
-                [(id_, key, number) for id_, (number, key) in zip(ids, rows, strict=True)],
-            )
-
-    # ------------------------------------------------------------------ looking
-
-    async def rows(self, query: str) -> Sequence[Any]:
-        """What the database answers; waits for it where it is away."""
-        while True:
-            try:
-                async with self.store.transaction() as tx:
-                    found: Sequence[Any] = await tx.handle.fetch(query)
-                    return found
-            except StoreUnavailable:
-                await asyncio.sleep(_AGAIN)
-
-    async def effects(self) -> int:
-        """How many there are."""
-        return int((await self.rows("SELECT count(*) FROM effects"))[0][0])
-
-    async def durable(self) -> ConsumerInfo:
-        """What the server says of the durable; waits for the server where it is away."""
-        while True:
-            try:
-                found = await self.broker.admin.consumer(STREAM, DURABLE)
-            except BrokerUnavailable:
-                await asyncio.sleep(_AGAIN)
-                continue
-            if found is None:
-                raise LookupError(f"the server has lost the durable {DURABLE}")
-            return found
-
-    async def settled(self) -> bool:
-        """Whether the outbox is empty and the server waits for nothing from the durable."""
-        try:
-            if (await self.store.backlog()).count:
-                return False
-        except StoreUnavailable:
-            return False
-        return (await self.durable()).settled
+class _Undo(Exception):
+    pass
 
 
 @asynccontextmanager
-async def opened(
-    *,
-    ack_wait: timedelta,
-    max_deliver: int,
-    exclusive: bool,
+async def servers(
     keep: Path | None,
     said: Callable[[str], None],
-) -> AsyncIterator[Stage]:
-    """Servers, topology and tables, and nothing at work yet. The end stops the children first.
+    *,
+    durables: Sequence[Durable] = (),
+    beside: Sequence[str] = (),
+    database: str = "postgres",
+    **options: Any,
+) -> AsyncIterator[tuple[Stage, Mapping[str, ServerProcess]]]:
+    """A stage on the context of the drills, on servers of its own: ``nats``, and ``postgres``
+    where that is the ``database``.
 
-    ``exclusive``: the durable's setting. ``keep``: an empty folder for the children's logs, which
-    otherwise go with the stage.
+    ``keep``: an empty folder for the children's logs, which otherwise go with the stage.
+    ``beside``: other contexts. ``options``: of the durables, as in ``seaway.yaml``.
     """
-    async with (
-        PostgresServer(settings={"max_connections": "250"}) as postgres,
-        NatsServer() as nats,
-    ):
-        with tempfile.TemporaryDirectory(prefix="seaway-drill-") as name:
-            folder = keep or Path(name)
-            folder.mkdir(parents=True, exist_ok=True)
-            settings = load_settings(
-                _configure(folder, nats.url, postgres.url(), ack_wait, max_deliver, exclusive),
-                environ={},
-            )
-            store = await open_store(settings.database)
-            broker = await connect(settings.nats)
-            stage = Stage(postgres, nats, store, broker, Supervisor(said), folder)
-            stage.notes.mkdir()
-            try:
-                await store.schema.upgrade()
-                async with store.transaction() as tx:
-                    await tx.handle.execute(_TABLES)
-                wanted = topology.desired(settings)
-                await topology.apply(
-                    topology.plan(wanted, await topology.actual(broker.admin, wanted)),
-                    broker.admin,
-                )
-                yield stage
-            finally:
-                await stage.supervisor.stop()
-                await broker.close()
-                await store.close()
-
-
-def _configure(
-    folder: Path, nats: str, database: str, ack_wait: timedelta, max_deliver: int, exclusive: bool
-) -> Path:
-    durable = {
-        "stream": STREAM,
-        "durable": DURABLE,
-        "ack_wait": f"{ack_wait.total_seconds():g}s",
-        "max_deliver": max_deliver,
-        "exclusive": exclusive,
+    async with AsyncExitStack() as stack:
+        folder = keep or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="seaway-drill-"))
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        nats = await stack.enter_async_context(NatsServer())
+        running: dict[str, ServerProcess] = {"nats": nats}
+        url = f"sqlite:///{folder / 'drill.db'}"
+        if database == "postgres":
+            postgres = PostgresServer(settings={"max_connections": "250"})
+            running["postgres"] = await stack.enter_async_context(postgres)
+            url = postgres.url()
         # Delayed negative acks keep their places: room for them and for every process.
-        "max_ack_pending": 1000,
-    }
-    file = folder / "seaway.yaml"
-    file.write_text(
-        json.dumps(
-            {
-                "nats": {"url": nats},
-                "database": database,
-                "streams": [{"name": STREAM, "subjects": [events_filter(CONTEXT)], "replicas": 1}],
-                "consumers": [durable],
-            }
+        room = {"max_ack_pending": 1000}
+        content = configuration(nats.url, url, (CONTEXT, *beside), durables, **room, **options)
+        config = folder / "seaway.yaml"
+        yield await stack.enter_async_context(opened(config, content, CONTEXT, said)), running
+
+
+async def write(
+    stage: Stage,
+    numbers: Iterator[int],
+    *,
+    keys: int,
+    seed: int,
+    writers: int = 4,
+    undo: float = 0.0,
+    then: Callable[[Mapping[int, str]], Awaitable[None]] | None = None,
+) -> int:
+    """One event for each of ``numbers``, in transactions of some; an outage loses its own.
+
+    Several write at a time, each on keys of its own: the ledger's order is each key's. A share of
+    ``undo`` of the transactions is rolled back, and made anew: how many events that undid.
+    ``then`` gets what was committed, event ids by number.
+    """
+    writers = min(writers, keys)
+    undone = await asyncio.gather(
+        *(
+            _write(stage, numbers, range(first, keys, writers), seed + first, undo, then)
+            for first in range(writers)
         )
     )
-    return file
+    return sum(undone)
+
+
+async def _write(
+    stage: Stage,
+    numbers: Iterator[int],
+    keys: range,
+    seed: int,
+    undo: float,
+    then: Callable[[Mapping[int, str]], Awaitable[None]] | None,
+) -> int:
+    chance, undone = random.Random(seed), 0
+    while chosen := list(islice(numbers, chance.randint(1, _LARGEST_TRANSACTION))):
+        events = [_event(number, f"case-{chance.choice(keys)}") for number in chosen]
+        try:
+            if chance.random() < undo:
+                undone += len(chosen)
+                with suppress(_Undo):
+                    await _commit(stage, events, chosen, keep=False)
+            ids = await _commit(stage, events, chosen, keep=True)
+        except StoreUnavailable:
+            await stage.rows("SELECT 1")
+            continue
+        if then is not None:
+            await then(dict(zip(chosen, ids, strict=True)))
+    return undone
+
+
+def _event(number: int, key: str) -> RawEvent:
+    return RawEvent(SUBJECT, json.dumps({"number": number, "note": "x" * 180}).encode(), key=key)
+
+
+async def _commit(
+    stage: Stage, events: Sequence[RawEvent], numbers: Sequence[int], *, keep: bool
+) -> Sequence[str]:
+    async with stage.store.transaction() as tx:
+        ids = await ledger.add(tx.handle, stage.app.outbox, events, numbers)
+        if not keep:
+            raise _Undo
+    return ids

@@ -10,7 +10,8 @@ ON CONFLICT DO NOTHING RETURNING event_id
 -- name: trying
 INSERT INTO seaway_unhandled AS u (consumer, event_id, state, tries)
 SELECT $1, unnest(CAST($2 AS text[])), 'trying', 1
-ON CONFLICT (consumer, event_id) DO UPDATE SET tries = u.tries + 1, noted_at = excluded.noted_at
+ON CONFLICT (consumer, event_id) DO UPDATE SET tries = u.tries + 1,
+    noted_at = CASE WHEN u.state = 'trying' THEN excluded.noted_at ELSE u.noted_at END
 RETURNING event_id, tries
 
 -- name: claimed

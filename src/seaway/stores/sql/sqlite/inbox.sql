@@ -10,7 +10,8 @@ ON CONFLICT (event_id, consumer) DO NOTHING RETURNING event_id
 -- name: trying
 INSERT INTO seaway_unhandled (consumer, event_id, state, tries, noted_at)
 SELECT :consumer, value, 'trying', 1, :now FROM json_each(:event_ids) WHERE true
-ON CONFLICT (consumer, event_id) DO UPDATE SET tries = tries + 1, noted_at = excluded.noted_at
+ON CONFLICT (consumer, event_id) DO UPDATE SET tries = tries + 1,
+    noted_at = CASE WHEN state = 'trying' THEN excluded.noted_at ELSE noted_at END
 RETURNING event_id, tries
 
 -- name: claimed

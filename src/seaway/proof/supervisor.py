@@ -1,9 +1,9 @@
-"""The demo's child processes: started, watched, started again, stopped.
+"""Child processes: started, watched, started again, stopped.
 
-Owns: the processes of ``seaway.demo.worker``. Knows nothing of what they do.
-Guarantees: a child that dies is noticed and replaced, whoever killed it; no child outlives the
-demo: each holds the read end of a pipe whose other end is this process, and ends when it closes,
-also when this process is killed with ``kill -9``.
+Owns: the processes of ``seaway.proof.child``. Knows nothing of what they do. Guarantees: a child
+that dies is noticed and replaced, whoever killed it; no child outlives its supervisor: each holds
+the read end of a pipe whose other end is this process, and ends when it closes, also when this
+process is killed with ``kill -9``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -22,17 +23,17 @@ from seaway.errors import SeawayError
 STOP_TIMEOUT = timedelta(seconds=15)
 """How long a child may take to drain before it is killed."""
 
-_TOO_SOON = timedelta(seconds=1)
+_TOO_SOON = timedelta(seconds=3)
 _TOO_OFTEN = 5
 
 
-class WorkerFailed(SeawayError):
-    """A worker ends by itself every time it is started; its log says why."""
+class ChildFailed(SeawayError):
+    """A child ends by itself every time it is started; its log says why."""
 
 
 @dataclass(slots=True)
 class Child:
-    """One worker: its process now, and how often it had to be started again."""
+    """One child: its process now, and how often it had to be started again."""
 
     name: str
     command: Sequence[str]
@@ -48,6 +49,12 @@ class Child:
         """How often it ended without a signal and without the supervisor's word."""
         return sum(code >= 0 for code in self.codes)
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, as a person would; nothing where it is dead, or about to be started."""
+        if self.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
 
 @dataclass(slots=True)
 class Supervisor:
@@ -59,18 +66,12 @@ class Supervisor:
     _stopping: bool = False
 
     async def start(self, name: str, arguments: Sequence[str], *, log: Path) -> Child:
-        """Start ``python -m ARGUMENTS`` under ``name`` and keep it running."""
-        child = Child(name, (sys.executable, "-m", *arguments), log)
+        """Start ``python -m seaway.proof.child ARGUMENTS`` under ``name``; keep it running."""
+        child = Child(name, (sys.executable, "-m", "seaway.proof.child", *arguments), log)
         self.children[name] = child
         await self._spawn(child)
         self._watchers.append(asyncio.create_task(self._watch(child), name=f"watch {name}"))
         return child
-
-    def kill(self, name: str) -> None:
-        """``kill -9`` the child, as a person would. Nothing, where it is not running."""
-        child = self.children[name]
-        if child.pid is not None:
-            os.kill(child.pid, signal.SIGKILL)
 
     def failed(self) -> SeawayError | None:
         """Why a child can't be kept running; ``None`` while all is well."""
@@ -110,7 +111,7 @@ class Supervisor:
                 stdout=log,
                 stderr=log,
                 env=_environment(os.environ),
-                # Ctrl-C reaches the demo alone, which then stops its children in order.
+                # Ctrl-C reaches this process alone, which then stops its children in order.
                 start_new_session=True,
             )
         child.pid = child.process.pid
@@ -129,7 +130,7 @@ class Supervisor:
             child.codes.append(code)
             quick = quick + 1 if loop.time() - began < _TOO_SOON.total_seconds() else 0
             if code >= 0 and quick >= _TOO_OFTEN:
-                raise WorkerFailed(
+                raise ChildFailed(
                     f"{child.name} ended {quick} times right after its start (exit {code}): "
                     f"{_last_line(child.log)}"
                 )
@@ -150,7 +151,7 @@ def death(code: int) -> str:
 
 
 def _environment(own: Mapping[str, str]) -> dict[str, str]:
-    """The demo's own server and database, whatever the user's environment points at."""
+    """The stage's own server and database, whatever the user's environment points at."""
     return {name: value for name, value in own.items() if not name.startswith(("NATS_", "SEAWAY_"))}
 
 
