@@ -59,6 +59,10 @@ class Store(OutboxStore, ParkingStore, ProcessStore, Protocol):
     @property
     def schema(self) -> SchemaAdmin: ...
 
+    async def processed(self, event_id: str) -> Mapping[str, datetime]:
+        """Which consumers have this event's effects, and since when."""
+        ...
+
     async def forget(self, before: datetime) -> None:
         """Drop inbox rows written before then, as ``prune`` does, and none that is younger.
 

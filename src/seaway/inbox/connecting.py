@@ -7,9 +7,8 @@ import a driver that the function does not use.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Any
 
 from seaway import drivers
@@ -41,10 +40,6 @@ class ConnectingInbox:
         inbox = await self._decided()
         async with inbox.transaction() as opened:
             yield opened
-
-    async def processed(self, event_id: str) -> Mapping[str, datetime]:
-        """See ``Inbox``."""
-        return await (await self._decided()).processed(event_id)
 
     async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
         """See ``Inbox``."""
