@@ -32,6 +32,8 @@ class Plan:
     """Changes in one transaction."""
     columns: Columns = XES
     """What the log's columns are called."""
+    layout: int = 2
+    """Of the databases: another version of the demo cannot go on with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +85,12 @@ class Folder:
                 raise ConfigError(f"another demo is running in {self.path}") from error
             yield
 
-    def plan(self) -> Plan:
-        """The plan that ``keep`` wrote."""
-        found = self.saved_plan()
-        if found is None:
-            raise ConfigError(f"{self.path} is not a demo's folder")
-        return found
-
     def saved_plan(self) -> Plan | None:
         """The plan of the run that was begun here, if one was."""
         try:
             saved = json.loads(self._plan.read_text())
-            return Plan(**{**saved, "columns": Columns(*saved.get("columns", ()))})
+            columns = Columns(*saved.get("columns", ()))
+            return Plan(**{"layout": 1, **saved, "columns": columns})
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
