@@ -9,7 +9,7 @@ those of ``seaway.proof``. Uses the library as any application does and stands a
     services        the two consuming services, ordinary handlers and projections
     doubles         publishes some events a second time
     folder          what a run needs to go on after it was killed
-    run             the stages, from an empty folder to the verdict
+    run             the phases, from an empty folder to the verdict
     reconcile       what was committed against what took effect, and the figures of the run
     view            what a person sees meanwhile
 """

@@ -1,6 +1,6 @@
 """The run: from an empty folder (or one that was left in the middle) to the verdict.
 
-Owns: the stages and their order. Guarantees: every stage can be repeated, so a run that was killed
+Owns: the phases and their order. Guarantees: every phase can be repeated, so a run that was killed
 anywhere goes on from its folder; whatever happens, no process that it started is left.
 
     prepare -> write, relay, consume (faults meanwhile) -> dead letters -> fix -> redrive
@@ -157,7 +157,7 @@ class Run:
         faults[f"{_SERVER} stopped and started"] = self.outages
         return Outcome(found, faults, time.monotonic() - began)
 
-    # ------------------------------------------------------------------ stages
+    # ------------------------------------------------------------------ phases
 
     @asynccontextmanager
     async def _stage(self, server: NatsServer) -> AsyncIterator[Stage]:
@@ -263,9 +263,9 @@ class Run:
 
     # ------------------------------------------------------------------ watching
 
-    def _enter(self, stage: str) -> None:
-        self.progress.stage = stage
-        self.view.say(stage)
+    def _enter(self, phase: str) -> None:
+        self.progress.phase = phase
+        self.view.say(phase)
 
     def _check(self, stage: Stage) -> None:
         failure = stage.supervisor.failed()
