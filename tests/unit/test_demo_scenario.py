@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seaway.demo.folder import Folder, Plan
-from seaway.demo.run import Options, decide_plan, planned
+from seaway.demo.folder import Folder
+from seaway.demo.plan import Options, Plan, decide_plan, planned
 from seaway.demo.scenario import (
     CaseClosed,
     CaseCreated,
