@@ -17,7 +17,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from sqlalchemy import AdaptedConnection, Connection, CursorResult, TextClause, text
 from sqlalchemy.exc import (
@@ -29,13 +29,6 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
     TimeoutError,
     UnboundExecutionError,
-)
-from sqlalchemy.ext.asyncio import (
-    AsyncConnection,
-    AsyncEngine,
-    AsyncSession,
-    async_scoped_session,
-    async_sessionmaker,
 )
 from sqlalchemy.orm import Session, scoped_session
 
@@ -50,6 +43,14 @@ from seaway.databases.turns import Turns
 from seaway.drivers import refusals, sqlite_handles
 from seaway.drivers.seam import SHOWN, Errors, Handles, Sources, Writer
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
+
+if TYPE_CHECKING:  # Without greenlet it cannot be imported, and nobody comes with any of these.
+    from sqlalchemy.ext.asyncio import (
+        AsyncConnection,
+        AsyncEngine,
+        AsyncSession,
+        async_scoped_session,
+    )
 
 T = TypeVar("T")
 
@@ -111,12 +112,16 @@ MEANS = Errors(refusal, translated, "a block of begin_nested()")
 
 def require_transaction(handle: Handle | AsyncHandle) -> None:
     """See ``seam.Writer``. A session's transaction is open as soon as it has begun to be used."""
-    if isinstance(handle, scoped_session | async_scoped_session):
-        handle = handle()
-    if isinstance(handle, Connection | AsyncConnection) and handle.closed:
+    found = _unscoped(handle)
+    if getattr(found, "closed", False):  # A connection; a closed session begins anew.
         raise refusals.closed("it is closed")
-    if not handle.in_transaction():
+    if not found.in_transaction():
         raise refusals.outside()
+
+
+def _unscoped(handle: Any) -> Any:
+    """The session of a scoped one, which is called for it."""
+    return handle() if callable(handle) else handle
 
 
 # ------------------------------------------------------------------- statements
@@ -144,9 +149,8 @@ def run(handle: Handle, work: Work[T]) -> T:
 
 async def run_async(handle: AsyncHandle, work: Work[T]) -> T:
     """The same, awaited."""
-    if isinstance(handle, async_scoped_session):
-        handle = handle()
-    return await handle.run_sync(run, work)
+    done: T = await _unscoped(handle).run_sync(run, work)
+    return done
 
 
 def _connection(handle: Handle) -> Connection:
@@ -306,6 +310,8 @@ class AlchemySessions:
 
 def over_engine(engine: AsyncEngine) -> AlchemySessions:
     """Sessions of an ``AsyncEngine``."""
+    from sqlalchemy.ext.asyncio import async_sessionmaker
+
     return AlchemySessions(async_sessionmaker(engine, expire_on_commit=False))
 
 
