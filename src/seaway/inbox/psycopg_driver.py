@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
 Handle: TypeAlias = "psycopg.AsyncConnection[Any]"
-_OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 
 class Source(Protocol):
