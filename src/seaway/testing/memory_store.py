@@ -37,8 +37,9 @@ from seaway.contracts import (
 )
 from seaway.databases.turns import Turns
 from seaway.errors import ConfigError, OutsideTransaction
-from seaway.outbox.adapters import Place, register
+from seaway.outbox.adapters import register
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
+from seaway.outbox.statements import Place
 from seaway.parked import ParkedEvent, Standing
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
