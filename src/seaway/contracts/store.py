@@ -45,10 +45,6 @@ class SchemaAdmin(Protocol):
         """
         ...
 
-    def sql(self) -> str:
-        """All migrations as one script."""
-        ...
-
 
 class Store(OutboxStore, ParkingStore, ProcessStore, Protocol):
     """One database that has both sides, its schema, and who works on it."""
