@@ -247,6 +247,7 @@ class Seaway:
             retention=outbox.retention,
             on_parked=outbox.on_parked,
             stream_grace=outbox.stream_grace,
+            way_to=self.settings.way_to,
         )
 
     async def run(

@@ -471,3 +471,13 @@ def test_a_variable_that_does_not_fit_the_file_is_named(tmp_path: Path) -> None:
         error = _refused(tmp_path, "contexts: [sea]\n", environ={"SEAWAY_DATABASE_SCHEMA": value})
         assert error.where == "SEAWAY_DATABASE_SCHEMA"
         assert words in str(error)
+
+
+def test_what_to_do_about_a_missing_stream() -> None:
+    known = settings_from_mapping({"contexts": ["shop", "sea"]})
+    assert "seaway topology apply" in known.way_to("SHOP_EVENTS")
+    assert "is not in" not in known.way_to("SHOP_EVENTS")
+    assert "is not in the configuration (did you mean shop?)" in known.way_to("SHP_EVENTS")
+    assert "discard" in known.way_to("BANKING_EVENTS")
+    assert "did you mean" not in known.way_to("BANKING_EVENTS")
+    assert "is not in" not in Settings().way_to("SHP_EVENTS"), "which there are is not known"

@@ -6,6 +6,7 @@ the environment. Guarantees: instances are frozen, hold no unknown key, and prin
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -335,6 +336,21 @@ class Settings(Section):
             return None if value is None else check_schema(value)
         except ConfigError as error:
             raise ValueError(str(error)) from None
+
+    def way_to(self, stream: str) -> str:
+        """What to do where ``stream``, to which an event belongs, is not on the server."""
+        if not self.streams or any(one.name == stream for one in self.streams):
+            return f"{stream} does not exist: create it with `seaway topology apply`"
+        try:
+            context = naming.stream_context(stream)
+        except InvalidName:
+            context = stream
+        near = difflib.get_close_matches(context, self.contexts, n=1, cutoff=0.5)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        return (
+            f"{stream} is not in {self.source or 'the configuration'}{meant}: add it and run "
+            "`seaway topology apply`, or `seaway outbox discard ID --why ...`"
+        )
 
     @property
     def redacted_database(self) -> str:
