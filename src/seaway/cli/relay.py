@@ -50,7 +50,7 @@ def relay(
     metrics: session.Metrics = None,
     as_json: session.Json = False,
     log_level: log.Level = None,
-    log_format: log.Format = log.LogFormat.TEXT,
+    log_format: log.Format = None,
 ) -> None:
     """Publish the outbox until SIGINT or SIGTERM; the batch in flight is finished.
 
