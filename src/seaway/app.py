@@ -142,10 +142,14 @@ class Seaway:
             raise ConfigError(f"consumer {name} is declared twice in this application")
         found = next((known for known in self.settings.consumers if known.durable == name), None)
         if found is None:
-            declared = ", ".join(known.durable for known in self.settings.consumers) or "none"
+            implied = self.settings.implied
+            declared = [one.durable for one in self.settings.consumers]
+            declared = [one for one in declared if one not in implied]
+            also = f"; contexts: makes {', '.join(implied)} besides" if implied else ""
             raise ConfigError(
-                f"consumer {name} is not in {self.settings.source or 'the configuration'}",
-                hint=f"add it under consumers:, where there are now {declared}",
+                f"consumer {name} is not in {self.settings.name}",
+                hint=f"add it under consumers:, where there are now {', '.join(declared) or 'none'}"
+                + also,
             )
         if from_context is not None and found.stream != events_stream(from_context):
             raise ConfigError(
@@ -247,6 +251,7 @@ class Seaway:
             retention=outbox.retention,
             on_parked=outbox.on_parked,
             stream_grace=outbox.stream_grace,
+            way_to=self.settings.way_to,
         )
 
     async def run(

@@ -29,8 +29,10 @@ _nats = logs.logger("seaway.nats")
 def log_signal(signal: Signal) -> None:
     """Pauses, parked events, dead letters, a connection that is lost and back; nothing else."""
     match signal:
-        case RelayPaused(reason):
+        case RelayPaused(reason, ""):
             _relay.warning("relay paused: %s", reason)
+        case RelayPaused(reason, stream):
+            _relay.warning("relay paused for %s alone, other streams go on: %s", stream, reason)
         case RelayResumed(paused_for):
             _relay.info("relay resumed after %.1f s", paused_for.total_seconds())
         case Parked(event_id, subject, error):

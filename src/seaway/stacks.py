@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sysconfig
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -93,5 +94,14 @@ def _is_users(frame: FrameType, package: str) -> bool:
         return False
     if str(frame.f_globals.get("__name__", "")).partition(".")[0] == package:
         return True
-    installed = file.startswith(_INSTALLED) or "-packages/" in file
-    return not installed
+    return _is_written_here(file)
+
+
+@lru_cache(maxsize=1024)
+def _is_written_here(file: str) -> bool:
+    """Whether it is a source file that nobody has installed. What was compiled elsewhere (Cython)
+    names a file of its maker's, which is not there."""
+    if file.startswith(_INSTALLED) or "-packages/" in file:
+        return False
+    path = Path(file)
+    return path.is_absolute() and path.is_file()

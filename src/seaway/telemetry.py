@@ -40,9 +40,11 @@ class Relayed:
 
 @dataclass(frozen=True, slots=True)
 class RelayPaused:
-    """The relay cannot publish and tries again on its own; said once an outage."""
+    """The relay cannot publish and tries again on its own; said once an outage. ``stream``: it
+    waits for that one alone, and the others go on; empty: it waits for all, or the database."""
 
     reason: str
+    stream: str = ""
 
 
 @dataclass(frozen=True, slots=True)

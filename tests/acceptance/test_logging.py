@@ -200,6 +200,35 @@ def test_the_applications_own_logging_wins(shell: Shell) -> None:
     assert "started: relay" in said[0]["message"]
 
 
+def test_options_that_the_applications_own_logging_leaves_without_effect_are_said_once(
+    shell: Shell,
+) -> None:
+    options = ("--log-format", "json", "--log-level", "error")
+    said = lines_of(run_until_letter(shell, *SEAWAY, "run", "own_service:app", *options))
+    assert all(one["own"] for one in said)
+    messages = [one["message"] for one in said]
+    assert messages[0].startswith("--log-level and --log-format have no effect: the application")
+    assert sum("no effect" in message for message in messages) == 1
+    assert any("started: relay" in message for message in messages), "its level stays, too"
+
+
+def test_what_an_application_shows_by_a_logger_of_its_own_is_shown_once(shell: Shell) -> None:
+    (shell.folder / "own_service.py").write_text(
+        "import logging.config\n"
+        "from service import app\n"
+        "logging.config.dictConfig({'version': 1, 'handlers': {'out': "
+        "{'class': 'logging.StreamHandler'}}, 'loggers': {'shop': {'handlers': ['out'], "
+        "'level': 'INFO'}}})\n"
+    )
+    said = run_until_letter(shell, *SEAWAY, "run", "own_service:app", "--log-level=debug")
+    own = [line for line in said.splitlines() if "at work on" in line]
+    assert own
+    assert all(line.startswith("at work on") for line in own), "none of them is ours"
+    assert " INFO seaway: started: relay" in said
+    assert " DEBUG aiosqlite: " not in said
+    assert " DEBUG asyncio: " not in said
+
+
 def test_a_script_that_sets_up_nothing_is_told_of_what_is_wrong(shell: Shell) -> None:
     said = run_until_letter(shell, sys.executable, "script.py")
     assert said.count("add_task failed: ") == 1
@@ -245,7 +274,7 @@ def test_a_relay_and_a_dashboard_say_it_the_same_way(shell: Shell, form: str) ->
         messages = [line.partition("seaway: ")[2] for line in said.splitlines()]
     assert messages[0].startswith("started: relay; server nats://127.0.0.1:")
     assert "stopped: relay" in messages
-    assert "1 events relayed." in messages
+    assert "1 event relayed." in messages
     assert messages[-1] == "The dashboard has stopped"
 
 

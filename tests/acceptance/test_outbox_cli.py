@@ -346,6 +346,24 @@ def test_list_says_what_the_relay_waits_for_before_anything_is_parked(served: Fo
         relay.communicate(timeout=20)
 
 
+@pytest.mark.server
+def test_a_context_that_the_file_does_not_have_is_said_with_what_helps(served: Folder) -> None:
+    with (served.path / "seaway.yaml").open("a") as file:
+        file.write("outbox: {stream_grace: 1s}\n")
+    near = f"{served.context}x"
+    name = served.file("events.jsonl", [served.event(0, subject=f"{near}.event.case_moved.v1")])
+    served.run("outbox", "add", name, "--any-subject")
+    drained = served.run("relay", "--drain", code=1).stderr
+    stream = f"{near.upper()}_EVENTS"
+    help = (
+        f"{stream} is not in seaway.yaml (did you mean {served.context}?): add it and run "
+        "`seaway topology apply`, or `seaway outbox discard ID --why ...`"
+    )
+    assert f"relay paused for {stream} alone, other streams go on: {help}" in drained
+    assert served.json("outbox", "list")[0]["waits_for"] == help
+    assert "1 event is left in the outbox" in drained
+
+
 def test_a_parked_event_is_given_up_with_a_reason_that_can_be_looked_up(folder: Folder) -> None:
     parked = wrong(folder)
     name = folder.file("events.jsonl", [folder.event(0)])
@@ -353,9 +371,15 @@ def test_a_parked_event_is_given_up_with_a_reason_that_can_be_looked_up(folder: 
     waiting = folder.json("outbox", "list")[1]["event_id"]
     assert "--why" in folder.run("outbox", "discard", parked, code=2).stderr
     folder.run("outbox", "discard", parked, "--why", " ", "--yes", code=2)
-    folder.run("outbox", "discard", waiting, "--why", "a typo", "--yes", code=1)
+    for command in (("discard", "--why", "a typo", "--yes"), ("retry",)):
+        told = folder.run("outbox", *command, waiting, "nowhere", code=1).stderr
+        assert f"{waiting} is not parked yet: it is after 10 refusals" in told
+        assert "after 10m (stream_grace)" in told
+        assert "nowhere is not in the outbox" in told
+    unasked = folder.run("outbox", "discard", parked, "--why", "a typo", input="", code=1)
+    assert "--yes" in unasked.stderr
     asked = folder.run("outbox", "discard", parked, "--why", "a typo", input="n\n", code=1)
-    assert "Give up 1 events for good?" in asked.stderr
+    assert "Give up 1 event for good?" in asked.stderr
     assert folder.json("outbox", "list", "--discarded") == []
     told = folder.json("outbox", "discard", parked, "--why", "a typo", "--by", "ann", "--yes")
     assert [entry["event_id"] for entry in told] == [parked]

@@ -84,7 +84,10 @@ async def test_what_nobody_ever_took_from_is_told(bench: Bench) -> None:
     await bench.make()
     await bench.make_consumer()
     await bench.publish(3)
-    [(state, message)] = standstills(await bench.seen(later=5000))
+    seen = await bench.seen(later=5000)
+    [(state, message)] = standstills(seen)
+    [told] = [one for one in evaluate(seen, AlertSettings()).told if message == one.message]
+    assert told.next_move.endswith(f"nats consumer rm {bench.stream} {bench.durable}")
     assert (state, message.partition(" from ")[0]) == (State.OK, "nobody has ever taken")
 
 

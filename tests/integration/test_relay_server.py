@@ -230,6 +230,7 @@ async def test_a_missing_stream_is_said_once_with_the_way_out(
     assert_in_order(await on_stream(broker, stream), written)
     [paused] = heard.of(RelayPaused)
     assert stream in paused.reason
+    assert paused.stream == stream, "the others go on"
     assert "seaway topology apply" in paused.reason
 
 

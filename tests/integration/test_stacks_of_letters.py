@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import pytest
 
 import seaway
-from drivers.inboxes import KINDS, Kind, SqlitePath
+from drivers.inboxes import KINDS, AsyncpgPool, Kind, SqlitePath
 from seaway import Attempts, Delivery, RawEvent, RetryPolicy, Seaway, event
 from seaway.events import Registry
 from seaway.stores import open_store
@@ -173,3 +173,32 @@ async def test_a_letter_and_the_log_have_the_users_frames(
         found = re.search(rf'File "{__file__}", line \d+, in {way}\b', stacks[event_id])
         assert found, stacks[event_id]
     assert "DecodeError" in stacks[bad]
+
+
+async def test_bad_statements_on_two_lines_are_two_kinds_of_failure(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """asyncpg is compiled, and its frames name files that are not here."""
+    caplog.set_level(logging.WARNING, logger="seaway")
+    app = Seaway.from_config(CONFIG)
+    async with AsyncExitStack() as stack:
+        store = await open_store(postgres_url)
+        stack.push_async_callback(store.close)
+        pool = await stack.enter_async_context(AsyncpgPool(postgres_url).given())
+        retry = RetryPolicy({Exception: Attempts(1)})
+        consumer = app.consumer("case_mgmt", from_context="sea", tx=pool, retry=retry)
+
+        @consumer.handler(CaseOpened)
+        async def one(event: CaseOpened, delivery: Delivery) -> None:
+            if event.way == "first":
+                await delivery.tx.execute("INSERT INTO nowhere VALUES ($1)", 1)
+            await delivery.tx.execute("INSERT INTO nowhere VALUES ($1)", 2)
+
+        async with rehearsal(app, store) as stage:
+            for key, way in enumerate(("first", "second", "first")):
+                await stage.publish(CaseOpened(way), key=str(key))
+            await stage.settled(within=timedelta(seconds=30))
+            assert len(await stage.letters()) == 3
+    assert len([record for record in caplog.records if record.exc_text]) == 2
+    (summary,) = [text for text in caplog.messages if "1 times more" in text]
+    assert f"({__file__}:" in summary

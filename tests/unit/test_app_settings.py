@@ -120,7 +120,11 @@ def test_without_options_the_application_is_as_it_is_written(service: Path) -> N
 
 def test_a_durable_that_the_other_file_lacks_is_named_with_that_file(service: Path) -> None:
     (service / "less.yaml").write_text("contexts: [sea]\n")
-    with pytest.raises(ConfigError, match=r"case_mgmt__from_sea is not in less\.yaml"):
+    said = (
+        r"case_mgmt__from_sea is not in less\.yaml \(add it under consumers:, where there are now "
+        r"none; contexts: makes sea__default besides\)"
+    )
+    with pytest.raises(ConfigError, match=said):
         loaded(service, '"other.yaml"', Flags(Path("less.yaml")))
 
 

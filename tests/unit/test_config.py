@@ -471,3 +471,39 @@ def test_a_variable_that_does_not_fit_the_file_is_named(tmp_path: Path) -> None:
         error = _refused(tmp_path, "contexts: [sea]\n", environ={"SEAWAY_DATABASE_SCHEMA": value})
         assert error.where == "SEAWAY_DATABASE_SCHEMA"
         assert words in str(error)
+
+
+def test_what_to_do_about_a_durable_that_nobody_uses() -> None:
+    known = settings_from_mapping(
+        {"contexts": ["shop"], "consumers": [{"stream": "SHOP_EVENTS", "durable": "a__from_shop"}]}
+    )
+    assert known.implied == ("shop__default",)
+    implied = known.way_without("SHOP_EVENTS", "shop__default")
+    assert 'app.consumer("shop", purpose="default")' in implied
+    assert "list SHOP_EVENTS under streams: in place of shop under contexts:" in implied
+    written = known.way_without("SHOP_EVENTS", "a__from_shop")
+    assert written.startswith("start its consumer, or take it out of the configuration")
+    foreign = known.way_without("SHOP_EVENTS", "b__from_shop")
+    assert foreign.startswith("it is not in the configuration")
+    for durable, said in (("shop__default", implied), ("b__from_shop", foreign)):
+        assert said.endswith(f"nats consumer rm SHOP_EVENTS {durable}")
+
+
+def test_a_default_durable_that_is_written_is_not_implied_and_without_contexts_there_is_none(
+    tmp_path: Path,
+) -> None:
+    item = "consumers: [{stream: SHOP_EVENTS, durable: shop__default}]\n"
+    assert _load(tmp_path, f"contexts: [shop]\n{item}").implied == ()
+    assert _load(tmp_path, "streams: [{name: SHOP_EVENTS}]\n").consumers == ()
+    with pytest.raises(ConfigError, match="unknown key 'implied'"):
+        _load(tmp_path, "implied: [shop__default]\n")
+
+
+def test_what_to_do_about_a_missing_stream() -> None:
+    known = settings_from_mapping({"contexts": ["shop", "sea"]})
+    assert "seaway topology apply" in known.way_to("SHOP_EVENTS")
+    assert "is not in" not in known.way_to("SHOP_EVENTS")
+    assert "is not in the configuration (did you mean shop?)" in known.way_to("SHP_EVENTS")
+    assert "discard" in known.way_to("BANKING_EVENTS")
+    assert "did you mean" not in known.way_to("BANKING_EVENTS")
+    assert "is not in" not in Settings().way_to("SHP_EVENTS"), "which there are is not known"

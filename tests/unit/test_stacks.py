@@ -135,6 +135,25 @@ def test_a_group_without_a_frame_of_the_users_is_known_by_its_members() -> None:
     assert (Path(file).name, line) == (HERE, own.__code__.co_firstlineno + 1)
 
 
+@pytest.mark.parametrize("file", ["lib/protocol.pyx", "/build/lib/protocol.pyx", "<string>"])
+def test_a_frame_without_a_file_here_is_not_the_users(file: str) -> None:
+    elsewhere = {"__name__": "lib.protocol"}
+    exec(compile("def fail():\n    raise ValueError", file, "exec"), elsewhere)
+    with pytest.raises(ValueError) as failed:
+        elsewhere["fail"]()  # type: ignore[operator]
+    file, line = innermost(failed.value, __name__)
+    here = test_a_frame_without_a_file_here_is_not_the_users.__code__.co_firstlineno
+    assert (Path(file).name, line - here) == (HERE, 5)
+
+
+def test_a_compiled_module_of_the_handlers_own_package_is_the_users() -> None:
+    compiled = {"__name__": f"{__name__}.fast"}
+    exec(compile("def fail():\n    raise ValueError", "fast.pyx", "exec"), compiled)
+    with pytest.raises(ValueError) as failed:
+        compiled["fail"]()  # type: ignore[operator]
+    assert innermost(failed.value, __name__) == ("fast.pyx", 2)
+
+
 def test_errors_without_end_are_followed_within_bounds() -> None:
     first = last = ValueError("first")
     for _ in range(1000):

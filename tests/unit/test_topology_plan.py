@@ -217,6 +217,7 @@ def test_what_the_file_does_not_name_is_told_and_left_alone() -> None:
         ("ORDERS", None),
         ("SEA_EVENTS", "old__one"),
     ]
+    assert all("nats consumer rm" in one.note for one in plan.unmanaged if one.durable)
     assert plan.unmanaged[0].note == "its subjects overlap with those of SEA_EVENTS"
 
 

@@ -22,6 +22,7 @@ from seaway.contracts import DeadLetterReason, Message
 from seaway.dead_letters import DeadLetters, Letter, Selection
 from seaway.errors import ConfigError, NotFound
 from seaway.headers import parse_time
+from seaway.words import counted
 
 app = typer.Typer(help="Dead letters: list, show, redrive, discard.", no_args_is_help=True)
 
@@ -344,7 +345,7 @@ def discard(
                 known = {letter.id for letter in chosen}
                 chosen += [letter for letter in waiting if letter.id not in known]
             if chosen and not yes:
-                typer.confirm(f"Remove {len(chosen)} dead letters for good?", abort=True, err=True)
+                session.confirm(f"Remove {counted(len(chosen), 'dead letter')} for good?")
             # Whoever waits is free to go as soon as nothing is before it: the last ones first.
             chosen.sort(key=lambda letter: (not letter.waits, -letter.stream_seq))
             done = [letter for letter in chosen if await queue.discard(letter)]

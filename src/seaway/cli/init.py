@@ -17,7 +17,8 @@ TEMPLATE = """\
 # environment says (NATS_URL, SEAWAY_DATABASE_URL, SEAWAY_PROFILE, ...) wins over this file.
 # Every key: docs/reference/configuration.md. What is commented out shows the default.
 
-# One event stream, its dead letters and its redrives for each context.
+# One event stream, its dead letters and its redrives for each context, and one durable, which is
+# app.consumer("@CONTEXT@", purpose="default"). To be without it, list the stream below instead.
 contexts: [@CONTEXT@]
 
 # Outbox and inbox. postgresql://user@host/database on PostgreSQL.
@@ -40,7 +41,8 @@ profiles:
 #     max_deliver: 20
 #     max_ack_pending: 50
 
-# Only where a stream is not to be as contexts: makes it.
+# Where a stream is not to be as contexts: makes it, or to be without @CONTEXT@__default: then
+# take @CONTEXT@ out of contexts: above.
 # streams:
 #   - name: @STREAM@
 #     retention: limits

@@ -2,11 +2,13 @@
 
 Owns: its form and its level. On a terminal it is for eyes; elsewhere a record is a line, or a JSON
 object on a line. Guarantees: an application that has set up logging by itself when it was imported
-keeps it, and nothing is added to it.
+keeps it, and nothing is added to it: where Seaway's records go to its handlers, ours are left out;
+where it has handlers for some loggers of its own, what those write is theirs alone.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 from datetime import UTC, datetime
@@ -24,6 +26,8 @@ logger = logs.logger("seaway")
 
 _LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _KNOWN = ("event_id", "consumer", "correlation_id")
+_LIBRARIES = ("aiosqlite", "asyncio", "nats", "psycopg")
+"""What they do in detail drowns everything else."""
 
 
 class LogLevel(StrEnum):
@@ -48,36 +52,75 @@ Level = Annotated[
     ),
 ]
 Format = Annotated[
-    LogFormat,
+    LogFormat | None,
     typer.Option(
         "--log-format",
         envvar="SEAWAY_LOG_FORMAT",
         case_sensitive=False,
-        help="Text, or a JSON object a line.",
+        help="Text, or a JSON object a line. Default: text.",
     ),
 ]
 
 
-def set_up(level: LogLevel | None, form: LogFormat) -> None:
-    """Log to stderr, unless somebody else has set up where Seaway's records go; then ``level`` is
-    that of Seaway's own records, and otherwise everybody's."""
-    number = None if level is None else logging.getLevelNamesMapping()[level.name]
+def set_up(level: LogLevel | None, form: LogFormat | None) -> None:
+    """Log to stderr what is ``level`` or worse, unless somebody else has set up where Seaway's
+    records go: then neither option has an effect, which is said once."""
+    logs.switch_on()
     if logger.hasHandlers():
-        if number is not None:
-            logger.setLevel(number)
         session.also_complain = logger.error
+        given = [name for name, value in (("level", level), ("format", form)) if value is not None]
+        if given:
+            logger.warning(
+                "%s no effect: the application has set up logging of its own (handlers of the root "
+                "logger, or of seaway)",
+                " and ".join(f"--log-{name}" for name in given)
+                + (" has" if len(given) == 1 else " have"),
+            )
         return
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if form is LogFormat.JSON:
         handler.setFormatter(JsonLines())
         session.note, session.complain = logger.info, logger.error
     elif sys.stderr.isatty():
-        handler = RichHandler(console=session.err, show_path=False)
+        handler = Screen(console=session.err, show_path=False)
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler.setFormatter(logging.Formatter(_LINE, "%Y-%m-%d %H:%M:%S"))
         session.note = logger.info
-    logging.basicConfig(level=logging.INFO if number is None else number, handlers=[handler])
+    handler.addFilter(_nobody_else_shows)
+    wanted = logging.INFO if level is None else logging.getLevelNamesMapping()[level.name]
+    logging.basicConfig(level=wanted, handlers=[handler])
+    for name in _LIBRARIES:
+        library = logging.getLogger(name)
+        if library.level == logging.NOTSET and wanted < logging.INFO:
+            library.setLevel(logging.INFO)
+
+
+def _nobody_else_shows(record: logging.LogRecord) -> bool:
+    """Whether no logger between the record's and the root has a handler, which shows it already."""
+    found: logging.Logger | None = logging.getLogger(record.name)
+    while found is not None and found is not logging.root:
+        if any(not isinstance(one, logging.NullHandler) for one in found.handlers):
+            return False
+        found = found.parent
+    return True
+
+
+class Screen(RichHandler):
+    """For eyes. The lines of a traceback are as long as they are: folded, their paths break."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        bare = copy.copy(record)
+        bare.exc_info = bare.exc_text = bare.stack_info = None
+        super().emit(bare)
+        try:
+            if record.exc_info and not record.exc_text:
+                record.exc_text = logging.Formatter().formatException(record.exc_info)
+            for text in (record.exc_text, record.stack_info):
+                if text:
+                    self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        except Exception:
+            self.handleError(record)
 
 
 class JsonLines(logging.Formatter):

@@ -16,13 +16,15 @@ from seaway.cli import session, tables
 from seaway.cli.lines import add_chunk, chunks, opened
 from seaway.cli.session import printable
 from seaway.cli.tables import Column
-from seaway.contracts import Backlog, OutboxEntry
+from seaway.config import OutboxSettings, format_duration
+from seaway.contracts import Backlog, OutboxEntry, Store
 from seaway.errors import ConfigError
 from seaway.headers import format_time
 from seaway.monitor import Database
 from seaway.monitor.snapshot import age_seconds
 from seaway.monitor.standstill import why_events_wait
 from seaway.watching import database_station
+from seaway.words import counted
 
 app = typer.Typer(help="The outbox: add events, see and retry what waits.", no_args_is_help=True)
 
@@ -200,13 +202,15 @@ def retry(
         if bool(ids) == everything:
             raise ConfigError("give event ids, or --all")
         async with session.open_database(ctx) as store:
+            for event_id in dict.fromkeys(ids or ()):
+                await _say_why_not_parked(store, event_id, session.settings(ctx).outbox)
             return await store.unpark(None if everything else ids)
 
     count = session.run(work())
     if as_json:
         session.print_json({"unparked": count})
     else:
-        session.err.print(f"{count} events will be tried again.")
+        session.note(f"{counted(count, 'event')} will be tried again.")
     raise typer.Exit(0 if count or everything else 1)
 
 
@@ -231,15 +235,14 @@ def discard(
         if not why.strip():
             raise ConfigError("--why is empty", hint="say why, for whoever looks for them later")
         async with session.open_database(ctx) as store:
-            chosen = [
-                entry
-                for event_id in dict.fromkeys(ids)
-                for entry in await store.entries(parked=True, event_id=event_id)
-            ]
+            chosen: list[OutboxEntry] = []
+            for event_id in dict.fromkeys(ids):
+                await _say_why_not_parked(store, event_id, session.settings(ctx).outbox)
+                chosen += await store.entries(parked=True, event_id=event_id)
             if not chosen:
                 return []
             if not yes:
-                typer.confirm(f"Give up {len(chosen)} events for good?", abort=True, err=True)
+                session.confirm(f"Give up {counted(len(chosen), 'event')} for good?")
             reason = f"given up by {by or _user()}: {' '.join(why.split())}"
             gone = set(await store.discard([entry.event_id for entry in chosen], reason))
         return [entry for entry in chosen if entry.event_id in gone]
@@ -250,8 +253,19 @@ def discard(
     else:
         for entry in gone:
             typer.echo(printable(f"{entry.event_id}  {entry.message.subject}"))
-        session.err.print(f"{len(gone)} events given up.")
+        session.note(f"{counted(len(gone), 'event')} given up.")
     raise typer.Exit(0 if gone else 1)
+
+
+async def _say_why_not_parked(store: Store, event_id: str, known: OutboxSettings) -> None:
+    if not (found := await store.entries(event_id=event_id)):
+        session.note(f"{event_id} is not in the outbox")
+    elif found[0].parked_at is None:
+        session.note(
+            f"{event_id} is not parked yet: it is after {known.max_attempts} refusals "
+            "(max_attempts), or where its stream stays missing after "
+            f"{format_duration(known.stream_grace)} (stream_grace)"
+        )
 
 
 def _user() -> str:

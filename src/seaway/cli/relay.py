@@ -18,6 +18,7 @@ from seaway.monitor.scraping import serving
 from seaway.parts import run_parts
 from seaway.presence import Presence
 from seaway.telemetry import Relayed, Signal
+from seaway.words import counted
 
 NAMED = 20
 """How many parked events a drain names; ``seaway outbox list --parked`` has them all."""
@@ -49,7 +50,7 @@ def relay(
     metrics: session.Metrics = None,
     as_json: session.Json = False,
     log_level: log.Level = None,
-    log_format: log.Format = log.LogFormat.TEXT,
+    log_format: log.Format = None,
 ) -> None:
     """Publish the outbox until SIGINT or SIGTERM; the batch in flight is finished.
 
@@ -68,12 +69,12 @@ def relay(
             }
         )
     else:
-        session.note(f"{tally.sent} events relayed.")
+        session.note(f"{counted(tally.sent, 'event')} relayed.")
     for entry in tally.parked:
         session.note(f"parked: {entry.event_id} {entry.message.subject}: {entry.last_error}")
     if drain and left:
         way_out = ": mend the cause, then `seaway outbox retry --all`" if tally.parked else ""
-        session.fail(f"{left} events are left in the outbox{way_out}", 1)
+        session.fail(f"{counted(left, 'event is', 'events are')} left in the outbox{way_out}", 1)
 
 
 async def _relay(ctx: typer.Context, drain: bool, metrics: str | None) -> Tally:

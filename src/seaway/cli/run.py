@@ -51,7 +51,7 @@ def run_application(
     consumers: Annotated[bool, typer.Option(help="Run the consumers.")] = True,
     sweeper: Annotated[bool, typer.Option(help="Sweep exhausted messages into the DLQ.")] = True,
     log_level: log.Level = None,
-    log_format: log.Format = log.LogFormat.TEXT,
+    log_format: log.Format = None,
     metrics: session.Metrics = None,
 ) -> None:
     """Run an application until SIGINT or SIGTERM, then drain; a second signal ends it at once.

@@ -37,7 +37,7 @@ def serve(
         typer.Option(metavar="NAME", help="A name that browsers may reach it by; can be repeated."),
     ] = None,
     log_level: log.Level = None,
-    log_format: log.Format = log.LogFormat.TEXT,
+    log_format: log.Format = None,
 ) -> None:
     """Serve the dashboard, /healthz, /readyz and /metrics until Ctrl-C."""
     log.set_up(log_level, log_format)

@@ -38,6 +38,7 @@ __all__ = [
     "Metrics",
     "Timeout",
     "bounded",
+    "confirm",
     "duration",
     "ending",
     "err",
@@ -162,6 +163,17 @@ def fail(message: str, code: int) -> NoReturn:
     if also_complain is not None:
         also_complain(message)
     raise typer.Exit(code)
+
+
+def confirm(question: str) -> None:
+    """Go on after a yes only; whoever cannot answer is told how not to be asked."""
+    try:
+        typer.confirm(question, abort=True, err=True)
+    except typer.Abort as error:
+        if not isinstance(error.__context__, EOFError):
+            raise
+        typer.echo(err=True)  # The question's line has no end yet.
+        fail("nobody answers here: --yes does not ask", 1)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

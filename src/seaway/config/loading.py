@@ -33,6 +33,7 @@ from seaway.config.units import format_duration
 from seaway.errors import ConfigError, InvalidName
 
 DEFAULT_FILE = "seaway.yaml"
+_NOT_KEYS = ("source", "implied")
 _SECRETS = frozenset({"password", "token", "url", "database"})
 _REFUSED = {
     "backoff": "the server's backoff spoils delayed naks; Seaway computes the delays itself",
@@ -91,8 +92,9 @@ def _settings(document: Document, environ: Mapping[str, str], flags: Mapping[str
         values = _over(_over(outside, document.data), flags)
     else:
         values = _over(_over(document.data, outside), flags)
-    if "source" in values:
-        raise _unknown(document, ("source",))
+    for name in _NOT_KEYS:
+        if name in values:
+            raise _unknown(document, (name,))
     origin = _Origin(document, outside, flags)
     nats = values.get("nats")
     context = nats.get("context") if isinstance(nats, dict) else None
@@ -108,6 +110,7 @@ def _settings(document: Document, environ: Mapping[str, str], flags: Mapping[str
     except ValidationError as error:
         raise _first(origin, error) from None
     streams, consumers = _implied(document, file)
+    implied = tuple(one.durable for one in consumers[len(file.consumers) :])
     profile = file.profiles.get(file.profile, ProfileSettings())
     profiled = tuple(_profiled(stream, profile) for stream in streams)
     problems = [
@@ -137,6 +140,7 @@ def _settings(document: Document, environ: Mapping[str, str], flags: Mapping[str
             "consumers": consumers,
             "inbox": inbox,
             "source": document.name,
+            "implied": implied,
         }
     )
 
@@ -366,7 +370,7 @@ def _known_keys(place: Location) -> list[str]:
         fields = model.model_fields
         if isinstance(part, str) and part in fields:
             model = _section(fields[part].annotation) or model
-    return [name for name in model.model_fields if name != "source"]
+    return [name for name in model.model_fields if name not in _NOT_KEYS]
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

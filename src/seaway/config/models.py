@@ -6,6 +6,7 @@ the environment. Guarantees: instances are frozen, hold no unknown key, and prin
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -305,7 +306,8 @@ def shortest_inbox(streams: Iterable[StreamSettings]) -> timedelta | None:
 class Settings(Section):
     """Everything, with the profile applied and all that ``contexts`` implies written out.
 
-    ``contexts`` is that of each event stream, ``source`` the file's name, if there was one.
+    ``contexts`` is that of each event stream, ``source`` the file's name, if there was one,
+    ``implied`` the durables that only ``contexts`` names.
     """
 
     nats: NatsSettings = NatsSettings()
@@ -320,6 +322,7 @@ class Settings(Section):
     outbox: OutboxSettings = OutboxSettings()
     inbox: InboxSettings = InboxSettings()
     source: str | None = None
+    implied: tuple[str, ...] = ()
 
     @field_validator("database")
     @classmethod
@@ -335,6 +338,40 @@ class Settings(Section):
             return None if value is None else check_schema(value)
         except ConfigError as error:
             raise ValueError(str(error)) from None
+
+    def way_to(self, stream: str) -> str:
+        """What to do where ``stream``, to which an event belongs, is not on the server."""
+        if not self.streams or any(one.name == stream for one in self.streams):
+            return f"{stream} does not exist: create it with `seaway topology apply`"
+        try:
+            context = naming.stream_context(stream)
+        except InvalidName:
+            context = stream
+        near = difflib.get_close_matches(context, self.contexts, n=1, cutoff=0.5)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        return (
+            f"{stream} is not in {self.name}{meant}: add it and run "
+            "`seaway topology apply`, or `seaway outbox discard ID --why ...`"
+        )
+
+    def way_without(self, stream: str, durable: str) -> str:
+        """What to do about ``durable`` of ``stream``, which is on the server and nobody uses."""
+        remove = f"nats consumer rm {stream} {durable}"
+        if durable in self.implied:
+            context = naming.stream_context(stream)
+            return (
+                f"it comes from contexts: in {self.name}: use it "
+                f'(app.consumer("{context}", purpose="default")), or list {stream} under streams: '
+                f"in place of {context} under contexts:, then {remove}"
+            )
+        if any((one.stream, one.durable) == (stream, durable) for one in self.consumers):
+            return f"start its consumer, or take it out of {self.name}, then {remove}"
+        return f"it is not in {self.name}: add it and start its consumer, or {remove}"
+
+    @property
+    def name(self) -> str:
+        """What its reader knows it by: the file's name, where it is of one."""
+        return self.source or "the configuration"
 
     @property
     def redacted_database(self) -> str:

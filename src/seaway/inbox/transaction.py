@@ -11,7 +11,6 @@ aborted it, is found out before anything is taken for committed.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -231,12 +230,6 @@ class Inbox(Generic[H]):
     def transaction(self) -> Transaction[H]:
         """Commit on leaving, roll back on an exception."""
         return Transaction(self._sessions, self._queries_of, self._committed)
-
-    async def processed(self, event_id: str) -> Mapping[str, datetime]:
-        """Which consumers have this event's effects, and since when."""
-        async with self._unheard() as opened:
-            found = await opened.rows("processed", event_id=event_id)
-        return {consumer: times.moment(at) for consumer, at in found}
 
     async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
         """Those of them that have the consumer's inbox row."""

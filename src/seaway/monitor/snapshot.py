@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -62,6 +62,8 @@ class Watch:
 
     streams: tuple[str, ...]
     consumers: tuple[tuple[str, str], ...] = ()
+    way_without: Callable[[str, str], str] = Settings().way_without
+    """What to do about a durable (its stream, its name) that nobody uses."""
 
     @classmethod
     def of(cls, settings: Settings) -> Watch:
@@ -75,7 +77,8 @@ class Watch:
             ]
         if names:
             names.append(naming.ADVISORY_STREAM)
-        return cls(tuple(names), tuple((c.stream, c.durable) for c in settings.consumers))
+        consumers = tuple((c.stream, c.durable) for c in settings.consumers)
+        return cls(tuple(names), consumers, settings.way_without)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,8 @@ class Snapshot:
     consumers: tuple[ConsumerInfo, ...] = ()
     missing_streams: tuple[str, ...] = ()
     missing_consumers: tuple[tuple[str, str], ...] = ()
+    ways_without: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """What to do about those ``consumers`` that nobody uses, by stream and durable."""
     outbox: Backlog | None = None
     outbox_error: str | None = None
     processes: tuple[Notice, ...] | None = None
@@ -139,6 +144,7 @@ async def take_snapshot(
         consumers=consumers,
         missing_streams=tuple(name for name in watch.streams if looked and name not in there),
         missing_consumers=tuple(key for key in watch.consumers if looked and key not in known),
+        ways_without={key: watch.way_without(*key) for key in known},
         outbox=seen.get("outbox"),
         outbox_error=outbox_error,
         processes=seen.get("processes"),

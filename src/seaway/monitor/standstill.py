@@ -128,7 +128,7 @@ def _progress(consumer: ConsumerInfo, snapshot: Snapshot, unmoved: float) -> Fin
     why = _explained(part, snapshot.processes or ())
     if consumer.never_pulled and not why:
         message = f"nobody has ever taken from {where}, {pending} messages pending"
-        return _told(where, message, "start its consumer, or take it out of seaway.yaml")
+        return _told(where, message, snapshot.ways_without.get(consumer.key, "start its consumer"))
     if held:
         idle = max(unmoved, idle_for or 0.0)
         limit = max(IDLE_WARNING_SECONDS, consumer.ack_wait.total_seconds())

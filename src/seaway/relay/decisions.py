@@ -6,13 +6,14 @@ rest. No I/O, no clock, no state.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TypeAlias
 
 from seaway import naming
+from seaway.config import Settings
 from seaway.contracts import (
     Backlog,
     Failed,
@@ -292,15 +293,16 @@ def outgrown(verdict: Verdict, info: StreamInfo) -> Verdict:
     return replace(verdict, failed=failed, kept=kept)
 
 
-def given_up(verdict: Verdict) -> Verdict:
-    """The verdict on a stream that has been missing for too long: what it keeps is parked."""
+def given_up(verdict: Verdict, missing: str) -> Verdict:
+    """The verdict on a stream that has been missing for too long: what it keeps is parked, with
+    ``missing`` as its error."""
     failed = list(verdict.failed)
     held: list[Kept] = []
     for each in verdict.kept:
         if isinstance(each.cause, Held):
             held.append(each)
         else:
-            failed.append(Failed(each.entry, reason(verdict.stream, each.cause), park=True))
+            failed.append(Failed(each.entry, missing, park=True))
     return replace(verdict, failed=failed, kept=held)
 
 
@@ -330,12 +332,16 @@ def describe(refusal: Refused) -> str:
     return f"{refusal.description} (code {refusal.code}, err_code {refusal.err_code})"
 
 
-def reason(stream: str, cause: Cause) -> str:
+WAY_TO = Settings().way_to
+"""What to do where a stream is missing, as far as that is known without a configuration."""
+
+
+def reason(stream: str, cause: Cause, way_to: Callable[[str], str] = WAY_TO) -> str:
     """Why the relay waits, with the way out where somebody has to act."""
     if isinstance(cause, Unconfirmed):
         return f"{stream} does not answer: {cause.reason}"
     if cause.why == "no_stream":
-        return f"{stream} does not exist: create it with `seaway topology apply`"
+        return way_to(stream)
     if cause.why == "unheard":  # And the stream is known to be there (``reconsider``).
         return f"{stream} has no leader at the moment"
     return f"{stream} takes no messages now: {describe(cause)}"

@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -59,7 +59,8 @@ class Relay:
     one's key wait behind it or pass. ``stream_grace``: how long a stream may be missing until its
     entries are parked. ``publish_timeout``: how long to wait for
     acknowledgements. ``backoff``: the pauses while nothing can be published, and before a refused
-    message is tried again. An instance is used by one task at a time.
+    message is tried again. ``way_to``: what is said of a missing stream, and is its events' error
+    when they are parked. An instance is used by one task at a time.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Relay:
         clock: Clock | None = None,
         publish_timeout: timedelta = timedelta(seconds=5),
         backoff: Backoff = DEFAULT_BACKOFF,
+        way_to: Callable[[str], str] = decisions.WAY_TO,
     ) -> None:
         self._store = store
         self._telemetry = telemetry
@@ -96,6 +98,7 @@ class Relay:
             stream_grace=stream_grace,
             timeout=publish_timeout,
             backoff=backoff,
+            way_to=way_to,
         )
         self._resting_keys: dict[str, float] = {}
         self._look_at = 0.0

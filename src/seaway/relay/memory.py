@@ -111,14 +111,17 @@ class Troubles:
     _said: set[str] = field(default_factory=set)
     _since: float = 0.0
 
-    def began(self, source: str, *, topic: str, reason: str, now: float) -> None:
+    def began(
+        self, source: str, *, topic: str, reason: str, now: float, alone: bool = False
+    ) -> None:
+        """``alone``: other streams go on meanwhile."""
         if not self._sources:
             self._since = now
         self._sources.add(source)
         self.telemetry.waiting("relay", source, reason)
         if topic not in self._said:
             self._said.add(topic)
-            self.telemetry.emit(RelayPaused(reason))
+            self.telemetry.emit(RelayPaused(reason, source if alone else ""))
 
     def ended(self, source: str, *, now: float) -> None:
         if source not in self._sources:

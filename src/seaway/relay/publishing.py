@@ -153,6 +153,7 @@ class Publishing:
         stream_grace: timedelta,
         timeout: timedelta,
         backoff: Backoff,
+        way_to: Callable[[str], str],
     ) -> None:
         self._broker = broker
         self._streams = streams
@@ -163,6 +164,7 @@ class Publishing:
         self._stream_grace = stream_grace
         self._publish_timeout = timeout
         self._backoff = backoff
+        self._way_to = way_to
 
     def begin(
         self,
@@ -322,7 +324,7 @@ class Publishing:
         verdict = decisions.reconsider(verdict, None)
         if now - memory.missing_since < self._stream_grace.total_seconds():
             return verdict
-        return decisions.given_up(verdict)
+        return decisions.given_up(verdict, self._way_to(verdict.stream))
 
     def _learn(self, memory: StreamMemory, verdict: Verdict, *, complete: bool) -> None:
         stream, trouble, now = verdict.stream, verdict.trouble, time.monotonic()
@@ -330,8 +332,9 @@ class Publishing:
             progress = bool(verdict.sent)
             memory.stumbled(trouble, progress=progress, now=now, backoff=self._backoff)
             topic = decisions.topic(stream, trouble)
-            text = decisions.reason(stream, trouble)
-            self._troubles.began(stream, topic=topic, reason=text, now=now)
+            text = decisions.reason(stream, trouble, self._way_to)
+            alone = isinstance(trouble, Refused)
+            self._troubles.began(stream, topic=topic, reason=text, now=now, alone=alone)
             return
         memory.worked(complete=complete and not verdict.kept)
         if full := verdict.full:
@@ -341,7 +344,7 @@ class Publishing:
             assert cause is not None
             text = decisions.no_room(stream, memory.full, cause)
             topic = decisions.topic(stream, cause)
-            self._troubles.began(stream, topic=topic, reason=text, now=now)
+            self._troubles.began(stream, topic=topic, reason=text, now=now, alone=True)
         elif not memory.full:
             self._troubles.ended(stream, now=now)
 

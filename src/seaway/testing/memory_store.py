@@ -243,10 +243,6 @@ class MemorySchema:
     async def verify(self) -> None:
         """Always as it should be."""
 
-    def sql(self) -> str:
-        """No script."""
-        return ""
-
 
 class MemoryStore:
     """``contracts.Store`` for tests. One event loop, one process."""

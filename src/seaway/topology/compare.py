@@ -328,7 +328,8 @@ def _unmanaged(desired: Topology, actual: ServerState) -> Iterator[Change]:
         yield Change("unmanaged", name, note=note)
     for stream, durable in actual.consumers:
         if stream in desired.streams and (stream, durable) not in desired.consumers:
-            yield Change("unmanaged", stream, durable)
+            way = f"to be rid of it: nats consumer rm {stream} {durable}"
+            yield Change("unmanaged", stream, durable, note=way)
 
 
 def shown(name: str, value: Any) -> str:

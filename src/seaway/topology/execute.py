@@ -147,7 +147,8 @@ def _explained(doing: str, plan: Plan | None, change: Change | None = None) -> I
             ) from error
         text = f"{doing}: {error.description}"
         if plan and change and error.why == "subjects_taken":
-            holders = [one.stream for one in plan.unmanaged if change.stream in one.note]
+            streams = [one for one in plan.unmanaged if one.durable is None]
+            holders = [one.stream for one in streams if change.stream in one.note]
             text += f" (held by {', '.join(holders)})" if holders else ""
         raise ApiError(text, code=error.code, err_code=error.err_code, why=error.why) from error
 

@@ -23,7 +23,7 @@ from seaway.errors import SchemaMismatch
 from seaway.stores import versions
 from seaway.stores.postgres.begins import DESCRIBING, READING, WAITING_FOR_UPGRADES
 from seaway.stores.postgres.connection import Pool
-from seaway.stores.scripts import LOCK, PATIENCE, place, postgres_script
+from seaway.stores.scripts import LOCK, PATIENCE, place
 from seaway.stores.versions import Migration, migrations
 from seaway.tables import within
 
@@ -67,10 +67,6 @@ class PostgresSchema:
                     f"{where}: Seaway's tables lack {line!r}: compare with seaway db sql and "
                     "repair it"
                 )
-
-    def sql(self) -> str:
-        """All migrations as one script."""
-        return postgres_script(self._schema)
 
     async def objects(self) -> Sequence[str]:
         """What there is, a line each: what ``verify`` compares."""
