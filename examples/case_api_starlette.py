@@ -6,7 +6,7 @@ uvicorn case_api_starlette:api
 import uuid
 
 import aiosqlite
-from case_service import TABLES, CaseOpened, app, outbox
+from case_service import TABLES, CaseOpened, app
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -18,7 +18,7 @@ async def create_case(request: Request) -> JSONResponse:
     async with aiosqlite.connect("cases.db") as db:
         await db.executescript(TABLES)
         await db.execute("INSERT INTO cases VALUES (?, ?)", (case_id, title))
-        await outbox.add(db, CaseOpened(case_id, title), key=case_id)
+        await app.outbox.add(db, CaseOpened(case_id, title), key=case_id)
         await db.commit()  # case and event, or neither
     request.state.seaway.nudge()  # after the commit: the relay looks at once
     return JSONResponse({"id": case_id}, status_code=201)

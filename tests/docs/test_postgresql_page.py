@@ -166,6 +166,6 @@ async def test_the_consumers_that_park(roles: Roles) -> None:
             await tx.set_letter(durable, "e1", 17)
             assert await tx.parked_keys(durable, ["case-1"]) == {"case-1"}
             await tx.park(durable, "e2", "case-1", place=2, failed=False)
-            await tx.release(durable, "e2")
+            await tx.release(durable, ["e2"])
         [head] = await store.parked_heads(durable)
         assert await store.drop_parked(head)

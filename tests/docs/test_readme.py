@@ -103,6 +103,13 @@ def test_the_readmes_python_is_the_example() -> None:
         assert block in example
 
 
+@pytest.mark.parametrize(
+    "example", sorted(str(file.relative_to(EXAMPLE)) for file in EXAMPLE.glob("**/*.py"))
+)
+def test_no_example_writes_past_its_settings(example: str) -> None:
+    assert "Outbox" not in (EXAMPLE / example).read_text()
+
+
 def test_the_readmes_targets_are_in_the_makefile() -> None:
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M)
     wanted = re.findall(r"\bmake ([a-z]+)\b(?=[`\s]*(?:LOG|ARGS|#|`|\n))", README.read_text())

@@ -74,7 +74,7 @@ async def test_sessions_that_are_ended_are_unavailable_and_heal(
             async with asyncio.timeout(30):
                 while not await tried(claims, inbox):
                     pass
-        assert await inbox.processed("e-in a statement") == {}
+        assert await inbox.claimed(CONSUMER, ["e-in a statement"]) == set()
 
 
 async def tried(work: Callable[[InboxStore], Awaitable[bool]], inbox: InboxStore) -> bool:
@@ -167,7 +167,7 @@ async def test_a_constraint_that_is_checked_at_the_commit_is_the_bodys_own_error
         with pytest.raises(Exception, match="duplicate key") as raised:
             await handle(inbox, made)
         assert not isinstance(raised.value, SeawayError)
-        assert await inbox.processed("e1") == {}
+        assert await inbox.claimed(CONSUMER, ["e1"]) == set()
         assert await claims(inbox)
 
 
@@ -186,7 +186,7 @@ async def test_the_networks_errors_of_a_handler_are_not_the_databases(
     async with inbox_over(kind, postgres_url) as (_, inbox):
         with pytest.raises(error):
             await handle(inbox)
-        assert await inbox.processed("e1") == {}
+        assert await inbox.claimed(CONSUMER, ["e1"]) == set()
 
 
 @each_sqlite

@@ -224,7 +224,7 @@ async def test_what_a_consumer_terminated_becomes_a_letter(
     async with shop.broker.subscribe(shop.stream, shop.durable) as source:
         [incoming] = await source.next(1, timeout=TIMEOUT)
         async with foreign_client(nats_server.url) as stranger:  # No consumer of ours does so.
-            await stranger.publish(Publication(incoming.reply.encode(), b"+TERM no"))
+            await stranger.publish(Publication(incoming.reply.encode(), b"+TERM"))
 
     async def terminated() -> bool:
         return await shop.advised(shop.stream) == 1

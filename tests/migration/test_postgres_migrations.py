@@ -68,7 +68,6 @@ async def test_the_script_is_the_upgrade(database: Database, schema: str | None)
     async with await PostgresStore.open(database.url, schema=schema) as store:
         assert list(await store.schema.upgrade()) == []
         assert tuple(await store.schema.objects()) == expected()
-        assert store.schema.sql() == schema_script(database.url, schema)
 
 
 async def test_two_schemas_of_one_database_do_not_meet(database: Database) -> None:

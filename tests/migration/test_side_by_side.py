@@ -244,7 +244,7 @@ async def test_what_waits_for_one_version_waits_for_the_other(before: Before) ->
     ]
     await say("release", C, "new")
     async with store.transaction() as tx:
-        await tx.release(C, "old")
+        await tx.release(C, ["old"])
     assert [one.event_id for one in await heads(store)] == ["tried"]
     [tried] = await store.parked_heads(C)
     assert len(await say("drop", C, "tried", 18)) == 0
@@ -282,7 +282,7 @@ async def test_under_load_each_event_takes_effect_once_and_both_know_what_waits(
                         elif await tx.claim(C, event_id):
                             effects.append(event_id)
                         if step == 2 and int(event_id) % 4:
-                            await tx.release(C, event_id)
+                            await tx.release(C, [event_id])
                     break
 
     works = [work for event_id in events for work in (old, new) for _ in range(2)]

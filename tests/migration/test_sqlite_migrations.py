@@ -58,7 +58,7 @@ def test_the_script_gives_the_same_schema(path: Path) -> None:
 
 async def test_tables_made_by_the_script_need_no_upgrade(store: SqliteStore, path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
-        db.executescript(store.schema.sql())
+        db.executescript(schema_script("sqlite:///app.db"))
     assert list(await store.schema.upgrade()) == []
     await store.schema.verify()
 

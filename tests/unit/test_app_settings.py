@@ -15,8 +15,9 @@ from seaway import RawEvent, Seaway
 from seaway.cli.run import load_application
 from seaway.cli.session import Flags
 from seaway.errors import ConfigError, EventTooLarge
-from seaway.outbox.adapters import Place, register
+from seaway.outbox.adapters import register
 from seaway.outbox.encoding import OutboxRow, ids_of
+from seaway.outbox.statements import Place
 
 OTHER = """
 database: "postgresql://user@other/db"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seaway.demo.folder import Folder, Plan
-from seaway.demo.run import Options, decide_plan, planned
+from seaway.demo.folder import Folder
+from seaway.demo.plan import Options, Plan, decide_plan, planned
 from seaway.demo.scenario import (
     CaseClosed,
     CaseCreated,
@@ -115,7 +116,7 @@ def test_a_folder_is_held_by_one_demo_and_keeps_one_plan(tmp_path: Path) -> None
     with folder.claim():
         folder.keep(plan)
         folder.keep(plan)
-        assert folder.plan() == plan
+        assert folder.saved_plan() == plan
         with pytest.raises(ConfigError, match="cases 40, not 41"):
             folder.keep(Plan(None, 41, 264, 1, 1))
         with pytest.raises(ConfigError, match="another demo is running"), folder.claim():
@@ -134,8 +135,13 @@ def test_a_folder_that_is_not_a_demos_is_left_alone(tmp_path: Path) -> None:
         Folder(tmp_path / "thesis.txt").claim(),
     ):
         pass
-    with pytest.raises(ConfigError, match="not a demo's folder"):
-        Folder(tmp_path).plan()
+
+
+def test_a_folder_of_another_version_is_not_gone_on_with(tmp_path: Path) -> None:
+    before = {"log": None, "cases": 40, "events": 264, "seed": 1, "group": 1}
+    (tmp_path / "demo.json").write_text(json.dumps(before))
+    with pytest.raises(ConfigError, match="layout 1, not 2"):
+        Folder(tmp_path).keep(Plan(None, 40, 264, 1, 1))
 
 
 def test_a_plan_that_cannot_be_read_is_named(tmp_path: Path) -> None:

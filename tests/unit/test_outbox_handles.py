@@ -196,3 +196,17 @@ def test_no_driver_is_imported_for_nothing() -> None:
     drivers = {"aiosqlite", "alembic", "asyncpg", "django", "psycopg", "sqlalchemy"}
     code = f"import seaway, sys; sys.exit(', '.join({drivers} & set(sys.modules)) or 0)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_sqlalchemy_without_greenlet_is_written_through(path: Path) -> None:
+    """Whoever has nothing asynchronous may not have it."""
+    code = (
+        "import sys; sys.modules['greenlet'] = None\n"
+        "from sqlalchemy import create_engine\n"
+        "from seaway.events import RawEvent\n"
+        "from seaway.outbox import Outbox\n"
+        f"with create_engine('sqlite:///{path}').begin() as db:\n"
+        f"    Outbox().add(db, RawEvent({SUBJECT!r}, b''))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert len(stored(path)) == 1

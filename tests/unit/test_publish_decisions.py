@@ -1,4 +1,4 @@
-"""What an acknowledgement means, how a run is cut into batches, and what a reply subject says."""
+"""What an acknowledgement means, how a call is cut into pieces, and what a reply subject says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from seaway.brokers.jetstream import wire
 from seaway.brokers.jetstream.answers import classify, concerns_the_stream
 from seaway.brokers.jetstream.deliveries import incoming_of, parse_reply
 from seaway.brokers.jetstream.frames import Frame
-from seaway.brokers.jetstream.runs import BATCH_BYTES, BATCH_MESSAGES, Cut, Run
+from seaway.brokers.jetstream.pieces import BATCH_BYTES, BATCH_MESSAGES, Cut, Piece
 from seaway.contracts import Held, Message, PublishOutcome, Refused, Stored, Unconfirmed
 
 
@@ -81,22 +81,22 @@ def test_no_room_is_no_trouble_of_the_stream(code: int, err_code: int) -> None:
 ENOUGH = 64 * 1024 * 1024
 
 
-def stored(run: Run) -> list[PublishOutcome]:
-    return [Stored(place + 1) for place in run.places]
+def stored(piece: Piece) -> list[PublishOutcome]:
+    return [Stored(place + 1) for place in piece.places]
 
 
-def drawn(cut: Cut) -> Run:
-    run = Run()
-    assert list(cut.draw(run)) == run.messages
-    return run
+def drawn(cut: Cut) -> Piece:
+    piece = Piece()
+    assert list(cut.draw(piece)) == piece.messages
+    return piece
 
 
-def runs(messages: list[Message], *, limit: int = ENOUGH) -> tuple[list[list[int]], Cut]:
-    """The places of each run, every message of which is stored."""
+def pieces(messages: list[Message], *, limit: int = ENOUGH) -> tuple[list[list[int]], Cut]:
+    """The places of each piece, every message of which is stored."""
     cut, found = Cut(messages, limit=limit), []
-    while (run := drawn(cut)).places:
-        assert cut.settle(run, stored(run))
-        found.append(run.places)
+    while (piece := drawn(cut)).places:
+        assert cut.settle(piece, stored(piece))
+        found.append(piece.places)
     return found, cut
 
 
@@ -104,20 +104,20 @@ def keyed(key: str, payload: bytes = b"x", subject: str = "a") -> Message:
     return Message(subject, payload, {"X-Ordering-Key": key})
 
 
-def test_runs_are_cut_by_count() -> None:
-    found, _ = runs([Message("a", b"")] * (2 * BATCH_MESSAGES + 1))
-    assert [len(run) for run in found] == [BATCH_MESSAGES, BATCH_MESSAGES, 1]
-    assert [place for run in found for place in run] == list(range(2 * BATCH_MESSAGES + 1))
+def test_pieces_are_cut_by_count() -> None:
+    found, _ = pieces([Message("a", b"")] * (2 * BATCH_MESSAGES + 1))
+    assert [len(piece) for piece in found] == [BATCH_MESSAGES, BATCH_MESSAGES, 1]
+    assert [place for piece in found for place in piece] == list(range(2 * BATCH_MESSAGES + 1))
 
 
-def test_runs_are_cut_by_bytes() -> None:
+def test_pieces_are_cut_by_bytes() -> None:
     half, small = Message("a", b"x" * (BATCH_BYTES // 2)), Message("a", b"x")
-    assert runs([half, half, small, half])[0] == [[0, 1], [2, 3]]
+    assert pieces([half, half, small, half])[0] == [[0, 1], [2, 3]]
 
 
 def test_a_message_larger_than_a_batch_stands_alone() -> None:
     large, small = Message("a", b"x" * (BATCH_BYTES + 1)), Message("a", b"x")
-    assert runs([small, large, small])[0] == [[0], [1], [2]]
+    assert pieces([small, large, small])[0] == [[0], [1], [2]]
 
 
 def test_a_message_without_room_for_a_batchs_headers_stands_alone() -> None:
@@ -126,20 +126,20 @@ def test_a_message_without_room_for_a_batchs_headers_stands_alone() -> None:
     assert cut.stands_alone()
     assert drawn(cut).places == [0]
     assert not cut.stands_alone()
-    assert runs([small, tight, small], limit=1000)[0] == [[0], [1], [2]]
-    assert runs([small, tight, small], limit=1000 + wire.BATCH_HEADER_BYTES)[0] == [[0, 1, 2]]
+    assert pieces([small, tight, small], limit=1000)[0] == [[0], [1], [2]]
+    assert pieces([small, tight, small], limit=1000 + wire.BATCH_HEADER_BYTES)[0] == [[0, 1, 2]]
 
 
-def test_no_messages_make_no_run() -> None:
-    assert runs([])[0] == []
+def test_no_messages_make_no_piece() -> None:
+    assert pieces([])[0] == []
 
 
 @pytest.mark.parametrize(
     "ill", [keyed("k", b"x" * 2000), keyed("k", subject="a b"), keyed("k", subject="")]
 )
 def test_what_cannot_be_sent_holds_back_its_key_alone(ill: Message) -> None:
-    found, cut = runs([keyed("k"), ill, keyed("k"), keyed("other")], limit=1000)
-    assert [place for run in found for place in run] == [0, 3]
+    found, cut = pieces([keyed("k"), ill, keyed("k"), keyed("other")], limit=1000)
+    assert [place for piece in found for place in piece] == [0, 3]
     assert isinstance(cut.outcomes[1], Refused)
     assert not cut.outcomes[1].heals
     assert cut.outcomes[2] == Held()
@@ -148,10 +148,10 @@ def test_what_cannot_be_sent_holds_back_its_key_alone(ill: Message) -> None:
 def test_a_key_that_was_not_stored_is_not_drawn_again_even_where_encoded_ahead() -> None:
     half = b"x" * (BATCH_BYTES // 2)
     cut = Cut([keyed("a", half), keyed("a", half), keyed("b", half), keyed("a")], limit=ENOUGH)
-    run = drawn(cut)
-    assert cut.settle(run, [Refused("no", 400, 10054, heals=False)])
+    piece = drawn(cut)
+    assert cut.settle(piece, [Refused("no", 400, 10054, heals=False)])
     following = drawn(cut)
-    assert (run.places, following.places) == ([0], [2])
+    assert (piece.places, following.places) == ([0], [2])
     assert isinstance(cut.outcomes[0], Refused)
     assert (cut.outcomes[1], cut.outcomes[3]) == (Held(), Held())
 
@@ -161,27 +161,27 @@ def test_what_had_no_room_holds_back_what_needs_as_much_of_its_subject() -> None
     messages = [keyed("a", half), keyed("b", half), keyed("c", half), keyed("a"), keyed("d")]
     messages += [keyed("e", half, subject="other"), keyed("c")]
     cut = Cut(messages, limit=ENOUGH)
-    run = drawn(cut)
+    piece = drawn(cut)
     full = Refused("full", 503, 10077, heals=True, why="full")
-    cut.room.lacked(run.messages[0], full)
-    assert cut.settle(run, [full] * len(run.places))
+    cut.room.lacked(piece.messages[0], full)
+    assert cut.settle(piece, [full] * len(piece.places))
     assert drawn(cut).places == [4, 5]
-    assert cut.outcomes[:4] == [full, full, full, Held()][:4] or run.places == [0]
+    assert cut.outcomes[:4] == [full, full, full, Held()][:4] or piece.places == [0]
     assert cut.outcomes[6] == Held()
 
 
 def test_behind_an_id_that_was_there_its_key_waits_to_be_looked_at() -> None:
     cut = Cut([keyed("a")] * BATCH_MESSAGES + [keyed("a"), keyed("b")], limit=ENOUGH)
-    run = drawn(cut)
-    assert cut.settle(run, [Stored(1, duplicate=True)] * len(run.places))
+    piece = drawn(cut)
+    assert cut.settle(piece, [Stored(1, duplicate=True)] * len(piece.places))
     assert drawn(cut).places == [BATCH_MESSAGES + 1]
 
 
 @pytest.mark.parametrize("ill", [Refused("ill", 503, 10008, heals=True), Unconfirmed("silence")])
 def test_trouble_with_the_stream_ends_the_call(ill: PublishOutcome) -> None:
     cut = Cut([Message("a", b"")] * (BATCH_MESSAGES + 2), limit=ENOUGH)
-    run = drawn(cut)
-    assert not cut.settle(run, [ill] * len(run.places))
+    piece = drawn(cut)
+    assert not cut.settle(piece, [ill] * len(piece.places))
     later = ill if isinstance(ill, Refused) else Held()
     assert cut.outcomes == [ill] * BATCH_MESSAGES + [later] * 2
 

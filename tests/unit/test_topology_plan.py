@@ -8,6 +8,7 @@ import pytest
 from described import a_consumer, a_stream
 from seaway import topology
 from seaway.config import settings_from_mapping
+from seaway.errors import ConfigError
 from seaway.topology import Change, Plan, ServerState, Topology
 
 DAY = 24 * 3600 * 10**9
@@ -183,6 +184,14 @@ def test_a_durable_lost_in_the_middle_continues_where_it_was() -> None:
     change = only(plan, durable="case_mgmt__from_sea")
     assert change.config["opt_start_seq"] == 42
     assert change.config["deliver_policy"] == "by_start_sequence"
+
+
+@pytest.mark.parametrize("mark", ["", "0", "-3", "²", "soon"])
+def test_a_position_that_cannot_be_read_is_an_error_and_not_the_beginning(mark: str) -> None:
+    state = server(wanted(), metadata={"seaway.position.case_mgmt__from_sea": mark})
+    assert topology.plan(wanted(), state).empty, "nobody needs it"
+    with pytest.raises(ConfigError, match=r"seaway\.position\.case_mgmt__from_sea is "):
+        topology.plan(wanted(), ServerState(state.streams, {}, NOW))
 
 
 def test_a_filter_left_out_means_all_of_the_streams_subjects() -> None:

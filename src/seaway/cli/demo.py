@@ -14,7 +14,8 @@ from seaway.cli import session
 from seaway.config import parse_duration
 from seaway.demo.folder import Folder
 from seaway.demo.log import XES, Columns
-from seaway.demo.run import Options, Outcome, Run, decide_plan
+from seaway.demo.plan import Options, decide_plan
+from seaway.demo.run import Outcome, Run
 from seaway.demo.view import Progress, View, report
 
 

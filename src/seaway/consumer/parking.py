@@ -60,7 +60,7 @@ async def _take_turn(tx: InboxTransaction, incoming: Incoming, key: str) -> Turn
     if turn == "park":
         await tx.park(consumer, event_id, key, place=incoming.stream_seq, failed=False)
     elif turn == "handle" and standing.own is not None:
-        await tx.release(consumer, event_id)
+        await tx.release(consumer, [event_id])
     return turn
 
 
@@ -83,4 +83,4 @@ async def note_letter(store: InboxStore, incoming: Incoming, letter: int, *, par
         if parks:
             await tx.set_letter(incoming.consumer, incoming.event_id, letter)
         else:
-            await tx.release(incoming.consumer, incoming.event_id)  # Redriven it is tried anew.
+            await tx.release(incoming.consumer, [incoming.event_id])  # Redriven it is tried anew.

@@ -222,6 +222,8 @@ class Transactor:
                 if item.work.place not in aside
             ]
             fresh = await tx.claim_many(self._run.durable, ids)
+            if handled := [work.incoming.event_id for work in old if work.place not in aside]:
+                await tx.release(self._run.durable, handled)  # How often they were tried is over.
             await self._call_all(part, tx, fresh, aside, attempt)
             for work in works_of(part):
                 if self._run.lapsed(work):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
 from typing import Any, Literal, Protocol, TypeAlias
 
 from seaway.contracts.messages import Incoming
@@ -57,8 +56,8 @@ class InboxTransaction(Protocol):
         """Its letter is stored; nothing where it does not wait any more."""
         ...
 
-    async def release(self, consumer: str, event_id: str) -> None:
-        """It waits no more, and how often it was tried counts no more. Idempotent."""
+    async def release(self, consumer: str, event_ids: Sequence[str]) -> None:
+        """They wait no more, and how often they were tried counts no more. Idempotent."""
         ...
 
 
@@ -74,10 +73,6 @@ class InboxStore(Protocol):
         exception, whatever the body has made of what the driver said: one statement's timeout looks
         the same as an outage here, and only another transaction can tell them apart.
         """
-        ...
-
-    async def processed(self, event_id: str) -> Mapping[str, datetime]:
-        """Which consumers have this event's effects, and since when."""
         ...
 
     async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:

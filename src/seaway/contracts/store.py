@@ -45,10 +45,6 @@ class SchemaAdmin(Protocol):
         """
         ...
 
-    def sql(self) -> str:
-        """All migrations as one script."""
-        ...
-
 
 class Store(OutboxStore, ParkingStore, ProcessStore, Protocol):
     """One database that has both sides, its schema, and who works on it."""
@@ -58,6 +54,10 @@ class Store(OutboxStore, ParkingStore, ProcessStore, Protocol):
 
     @property
     def schema(self) -> SchemaAdmin: ...
+
+    async def processed(self, event_id: str) -> Mapping[str, datetime]:
+        """Which consumers have this event's effects, and since when."""
+        ...
 
     async def forget(self, before: datetime) -> None:
         """Drop inbox rows written before then, as ``prune`` does, and none that is younger.

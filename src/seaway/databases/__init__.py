@@ -1,5 +1,6 @@
-"""What stores and inboxes both need to know of the SQL databases under them.
+"""What there is to know of SQL databases, whichever the driver.
 
-Owns: how statements are read, what an engine's refusals mean, how its times are stored, and ends
-that nothing may interrupt. Must not know any driver, and runs no statement.
+Owns: how statements are read and take their parameters, what an engine's refusals mean, how its
+times are stored, work in steps, and ends that nothing may interrupt. Must not know any driver, and
+runs no statement.
 """

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from seaway.databases.refusals import Refusal
 from seaway.errors import (
     ConfigError,
     SchemaMismatch,
@@ -31,10 +32,27 @@ _WRONG_FILE = {
 }
 
 
+_TWICE = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_NOTNULL)
+"""The second of what we make NULL for being there already."""
+
+
 def primary_code(error: sqlite3.Error) -> int | None:
     """SQLite's primary result code; ``None`` where the driver itself refused."""
     code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else int(code) & 0xFF
+
+
+def is_twice(error: Exception) -> bool:
+    """Whether a row of ours has an id that is there already."""
+    return getattr(error, "sqlite_errorcode", None) in _TWICE
+
+
+def refusal(error: sqlite3.Error) -> Refusal:
+    """What it says of the transaction that met it."""
+    if is_transient(error):
+        return Refusal.AWAY
+    # Of the savepoint that spans the transaction, it says that there is none.
+    return Refusal.ENDED if primary_code(error) == sqlite3.SQLITE_ERROR else Refusal.OTHER
 
 
 def is_transient(error: sqlite3.Error) -> bool:

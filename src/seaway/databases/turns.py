@@ -12,7 +12,8 @@ from seaway.forks import Opened
 
 
 class Turns:
-    """``async with turns.own():`` waits for those who came before."""
+    """``async with turns.own():`` waits for those who came before; so does ``take``, before
+    ``leave``."""
 
     def __init__(self) -> None:
         self._opened = Opened("the database")
@@ -21,7 +22,15 @@ class Turns:
 
     @asynccontextmanager
     async def own(self) -> AsyncIterator[None]:
-        """The turn of the current task; ``ConfigError`` where it has it already, or in a fork."""
+        """The turn of the current task, as ``take`` gives it."""
+        await self.take()
+        try:
+            yield
+        finally:
+            self.leave()
+
+    async def take(self) -> None:
+        """Wait for it; ``ConfigError`` where this task has it already, or in a fork."""
         self._opened.check()  # A turn that the parent had is held in the child for ever.
         task = asyncio.current_task()
         if self._holder is not None and self._holder is task:
@@ -30,9 +39,10 @@ class Turns:
                 "this task is in a transaction of the store already",
                 hint="use the open transaction",
             )
-        async with self._turn:
-            self._holder = task
-            try:
-                yield
-            finally:
-                self._holder = None
+        await self._turn.acquire()
+        self._holder = task
+
+    def leave(self) -> None:
+        """Let the next one have it."""
+        self._holder = None
+        self._turn.release()

@@ -306,7 +306,7 @@ class Sweeper:
             async with asyncio.timeout(_CLAIMING.total_seconds()), store.transaction() as tx:
                 await tx.claim(*letter_row(consumer, incoming.place, incoming.event_id))
                 if consumer not in self._parking:
-                    await tx.release(consumer, incoming.event_id)  # Redriven it is tried anew.
+                    await tx.release(consumer, [incoming.event_id])  # Redriven it is tried anew.
             return not await store.claimed(consumer, [incoming.event_id])
         except TimeoutError as error:
             raise StoreUnavailable(f"{consumer} is at work on {incoming.place}") from error

@@ -1,7 +1,7 @@
 """The demo's folder: everything that a run needs to go on after it was killed.
 
-Owns: the files' names and the plan of the run.
-Guarantees: one demo at a time works in a folder; a folder that is not a demo's is never touched.
+Owns: the files' names, and the plan that is kept there. Guarantees: one demo at a time works in a
+folder; a folder that is not a demo's is never touched.
 """
 
 from __future__ import annotations
@@ -13,25 +13,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from seaway.demo.log import XES, Columns
+from seaway.demo.log import Columns
+from seaway.demo.plan import Plan
 from seaway.errors import ConfigError
 
 SERVICE = "service"
 """The writing service: its database holds the outbox, its configuration is also the relay's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run is about. ``log`` is ``None`` for the simulated service."""
-
-    log: str | None
-    cases: int
-    events: int
-    seed: int
-    group: int
-    """Changes in one transaction."""
-    columns: Columns = XES
-    """What the log's columns are called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +70,12 @@ class Folder:
                 raise ConfigError(f"another demo is running in {self.path}") from error
             yield
 
-    def plan(self) -> Plan:
-        """The plan that ``keep`` wrote."""
-        found = self.saved_plan()
-        if found is None:
-            raise ConfigError(f"{self.path} is not a demo's folder")
-        return found
-
     def saved_plan(self) -> Plan | None:
         """The plan of the run that was begun here, if one was."""
         try:
             saved = json.loads(self._plan.read_text())
-            return Plan(**{**saved, "columns": Columns(*saved.get("columns", ()))})
+            columns = Columns(*saved.get("columns", ()))
+            return Plan(**{"layout": 1, **saved, "columns": columns})
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:

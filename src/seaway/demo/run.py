@@ -1,6 +1,6 @@
 """The run: from an empty folder (or one that was left in the middle) to the verdict.
 
-Owns: the stages and their order. Guarantees: every stage can be repeated, so a run that was killed
+Owns: the phases and their order. Guarantees: every phase can be repeated, so a run that was killed
 anywhere goes on from its folder; whatever happens, no process that it started is left.
 
     prepare -> write, relay, consume (faults meanwhile) -> dead letters -> fix -> redrive
@@ -24,27 +24,22 @@ from typing import Any
 
 from seaway.demo import services, writer
 from seaway.demo.doubles import Doubles
-from seaway.demo.folder import SERVICE, Folder, Plan
-from seaway.demo.log import XES, Columns, survey
+from seaway.demo.folder import SERVICE, Folder
+from seaway.demo.plan import Options, Plan, planned
 from seaway.demo.reconcile import Reconciliation, gather, reconcile
 from seaway.demo.scenario import (
     CONTEXT,
-    Change,
-    case_changes,
-    log_changes,
     repaired,
-    transactions,
 )
 from seaway.demo.services import SERVICES, durable
 from seaway.demo.view import Progress, View
 from seaway.demo.writer import Writer, in_thread
 from seaway.embedded.nats_server import NatsServer
-from seaway.errors import ConfigError, TransientError
+from seaway.errors import TransientError
 from seaway.proof.faults import Strike, restart, strike
 from seaway.proof.reconciliation import Evidence
 from seaway.proof.stage import Stage, configuration, configured, opened, prepare
 
-ROWS_IN_A_TRANSACTION = 200
 ACK_WAIT = timedelta(seconds=5)
 """Short: nobody should watch a demo wait for what a killed process held."""
 MAX_ACK_PENDING = 500
@@ -59,18 +54,6 @@ _SERVER_END = timedelta(seconds=10)
 _RELAY, _SERVER = "relay", "nats-server"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What ``seaway demo`` was asked for. ``None``: as the folder says, else the default."""
-
-    log: Path | None = None
-    columns: Columns = XES
-    cases: int | None = None
-    seed: int | None = None
-    chaos: bool = False
-    outage: timedelta = timedelta(seconds=10)
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The verdict, and what the run went through on the way."""
@@ -83,39 +66,6 @@ class Outcome:
         """For ``--json``."""
         more = {"faults": self.faults, "took_seconds": round(self.took_seconds, 3)}
         return self.reconciliation.as_json() | more
-
-
-def decide_plan(options: Options, saved: Plan | None) -> Plan:
-    """What to do, from the options and from what a folder already holds.
-
-    Reads a log to its end, and refuses it by the line (``ConfigError``).
-    """
-    if options.log is not None and options.cases is not None:
-        raise ConfigError("a log brings its own cases", hint="give either --log or --cases")
-    seed = options.seed if options.seed is not None else saved.seed if saved else 1
-    if options.log is None and options.columns != XES:
-        raise ConfigError("--case, --activity and --time name the columns of a --log")
-    log, columns = options.log.resolve() if options.log is not None else None, options.columns
-    if log is None and options.cases is None and saved is not None and saved.log:
-        log, columns = Path(saved.log), saved.columns
-    if log is not None:
-        found = survey(log, columns)
-        # A small log in small transactions, so that it too has a middle.
-        group = max(1, min(ROWS_IN_A_TRANSACTION, found.rows // 40))
-        return Plan(str(log), found.cases, found.rows, seed, group, columns)
-    cases = options.cases if options.cases is not None else saved.cases if saved else 1000
-    events = sum(len(change.events) for change in case_changes(cases, seed))
-    return Plan(None, cases, events, seed, 1)
-
-
-def planned(plan: Plan) -> Iterator[tuple[Change, ...]]:
-    """The transactions of ``plan``, always the same ones in the same order."""
-    if plan.log is None:
-        return transactions(case_changes(plan.cases, plan.seed), plan.group)
-    log = Path(plan.log)
-    return transactions(
-        log_changes(log, survey(log, plan.columns).event_names, plan.columns), plan.group
-    )
 
 
 def strikes() -> Iterator[Strike]:
@@ -157,7 +107,7 @@ class Run:
         faults[f"{_SERVER} stopped and started"] = self.outages
         return Outcome(found, faults, time.monotonic() - began)
 
-    # ------------------------------------------------------------------ stages
+    # ------------------------------------------------------------------ phases
 
     @asynccontextmanager
     async def _stage(self, server: NatsServer) -> AsyncIterator[Stage]:
@@ -263,9 +213,9 @@ class Run:
 
     # ------------------------------------------------------------------ watching
 
-    def _enter(self, stage: str) -> None:
-        self.progress.stage = stage
-        self.view.say(stage)
+    def _enter(self, phase: str) -> None:
+        self.progress.phase = phase
+        self.view.say(phase)
 
     def _check(self, stage: Stage) -> None:
         failure = stage.supervisor.failed()

@@ -1,4 +1,4 @@
-"""What a person sees: the stages, how far each has come, who was killed; then the verdict.
+"""What a person sees: the phases, how far each has come, who was killed; then the verdict.
 
 Owns: the drawing. Decides nothing. Guarantees: nothing but the report goes to stdout, and the
 report only there; without a terminal the view is plain lines, one every two seconds at most.
@@ -22,7 +22,7 @@ from rich.text import Text
 from seaway.demo.reconcile import Reconciliation
 
 PLAIN_SECONDS = 2.0
-STAGES = ("prepare", "write, relay, consume", "dead letters", "fix", "redrive", "reconcile")
+PHASES = ("prepare", "write, relay, consume", "dead letters", "fix", "redrive", "reconcile")
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Progress:
 
     title: str
     total: int
-    stage: str = STAGES[0]
+    phase: str = PHASES[0]
     written: int = 0
     relayed: int = 0
     handled: dict[str, int] = field(default_factory=dict)
@@ -112,19 +112,19 @@ class View:
         progress = self._progress
         figures = "  ".join(f"{name} {count:,}" for name, count in progress.bars().items())
         return (
-            f"{progress.elapsed_seconds:6.1f} s  {progress.stage}: {figures}"
+            f"{progress.elapsed_seconds:6.1f} s  {progress.phase}: {figures}"
             f"  of {progress.total:,}  dead letters {progress.dead}"
             f"  restarts {sum(progress.restarts.values())}"
         )
 
     def _draw(self) -> RenderableType:
         progress = self._progress
-        reached = STAGES.index(progress.stage) if progress.stage in STAGES else 0
-        stages = Text()
-        for place, stage in enumerate(STAGES):
+        reached = PHASES.index(progress.phase) if progress.phase in PHASES else 0
+        phases = Text()
+        for place, phase in enumerate(PHASES):
             style = "bold cyan" if place == reached else "green" if place < reached else "dim"
             mark = "✓ " if place < reached else "▸ " if place == reached else "· "
-            stages.append(mark + stage + "   ", style=style)
+            phases.append(mark + phase + "   ", style=style)
         bars = Table.grid(padding=(0, 2))
         for name, count in progress.bars().items():
             done = count >= progress.total
@@ -143,7 +143,7 @@ class View:
         last = Text(f"dead letters waiting: {progress.dead}")
         hint = Text("kill -9 any of these; Ctrl-C ends the demo", style="dim")
         notes = Text("\n".join(progress.notes), style="yellow")
-        return Group(head, stages, Text(), bars, Text(), last, children, hint, notes)
+        return Group(head, phases, Text(), bars, Text(), last, children, hint, notes)
 
 
 def report(found: Reconciliation, *, faults: Mapping[str, int], took_seconds: float) -> Group:

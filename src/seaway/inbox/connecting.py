@@ -7,14 +7,14 @@ import a driver that the function does not use.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Any
 
+from seaway import drivers
+from seaway.drivers.kept import Connections
+from seaway.drivers.seam import SHOWN
 from seaway.errors import ConfigError
-from seaway.inbox.connections import Connections
-from seaway.inbox.driver import Driver
 from seaway.inbox.transaction import Inbox, Transaction
 
 
@@ -32,18 +32,14 @@ class ConnectingInbox:
         self._schema = schema
         self._committed = committed
         self._connections: Connections[Any] = Connections(self._connected)
-        self._inbox: Inbox | None = None
+        self._inbox: Inbox[Any] | None = None
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    async def transaction(self) -> AsyncIterator[Transaction[Any]]:
         """See ``Inbox``."""
         inbox = await self._decided()
         async with inbox.transaction() as opened:
             yield opened
-
-    async def processed(self, event_id: str) -> Mapping[str, datetime]:
-        """See ``Inbox``."""
-        return await (await self._decided()).processed(event_id)
 
     async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
         """See ``Inbox``."""
@@ -57,39 +53,23 @@ class ConnectingInbox:
         made = self._connect()
         return await made if inspect.isawaitable(made) else made
 
-    async def _decided(self) -> Inbox:
+    async def _decided(self) -> Inbox[Any]:
         if self._inbox is not None:
             return self._inbox
         try:
             first = await self._connections.take()
         except Exception as error:
-            driver = self._driver_of(type(error))
-            if driver is None:
+            found = drivers.translated(error, SHOWN)
+            if found is None:
                 raise
-            raise driver.translated(error) from error
-        driver = self._driver_of(type(first))
-        if driver is None:
+            raise found from error
+        sessions_over = drivers.entry("KEPT", type(first))
+        if sessions_over is None:
             raise ConfigError(
-                f"the function given as tx= gives a {_name(type(first))}",
+                f"the function given as tx= gives a {drivers.name(type(first))}",
                 hint="it has to give a psycopg AsyncConnection or an aiosqlite Connection",
             )
         await self._connections.give_back(first)
         if self._inbox is None:
-            self._inbox = Inbox(driver, self._committed)
+            self._inbox = Inbox(sessions_over(self._connections), self._schema, self._committed)
         return self._inbox
-
-    def _driver_of(self, found: type) -> Driver | None:
-        names = {_name(base) for base in found.__mro__}
-        if names & {"psycopg.AsyncConnection", "psycopg.Error"}:
-            from seaway.inbox import psycopg_driver
-
-            return psycopg_driver.PsycopgDriver(self._connections, self._schema)
-        if names & {"aiosqlite.core.Connection", "sqlite3.Error"}:
-            from seaway.inbox import aiosqlite_driver
-
-            return aiosqlite_driver.AiosqliteDriver(self._connections)
-        return None
-
-
-def _name(found: type) -> str:
-    return f"{found.__module__}.{found.__qualname__}"

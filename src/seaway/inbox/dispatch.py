@@ -1,27 +1,18 @@
-"""Which driver serves which handle: found by the type's own name, imported when it first comes."""
+"""Which driver serves what is given as ``tx=``: told by its type's own name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from seaway import drivers
 from seaway.contracts import InboxStore
 from seaway.errors import ConfigError
 from seaway.inbox.connecting import ConnectingInbox
 from seaway.inbox.transaction import Inbox
 from seaway.tables import check_schema
 
-_DRIVERS = {
-    "asyncpg.pool.Pool": ("seaway.inbox.asyncpg_driver", "AsyncpgDriver"),
-    "psycopg_pool.pool_async.AsyncConnectionPool": ("seaway.inbox.psycopg_driver", "over_pool"),
-    "sqlalchemy.ext.asyncio.session.async_sessionmaker": (
-        "seaway.inbox.sqlalchemy_driver",
-        "AlchemyDriver",
-    ),
-    "sqlalchemy.ext.asyncio.engine.AsyncEngine": ("seaway.inbox.sqlalchemy_driver", "over_engine"),
-}
 _SUPPORTED = (
     "an asyncpg Pool, a psycopg AsyncConnectionPool, a SQLAlchemy async_sessionmaker or "
     "AsyncEngine, a function that gives a psycopg AsyncConnection or an aiosqlite Connection, or "
@@ -44,22 +35,20 @@ def inbox_for(
     """
     if schema is not None:
         check_schema(schema)
-    for base in type(tx).__mro__:
-        found = _DRIVERS.get(f"{base.__module__}.{base.__qualname__}")
-        if found is not None:
-            module, make = found
-            return Inbox(getattr(import_module(module), make)(tx, schema), committed)
+    sessions_of = drivers.entry("SOURCES", type(tx))
+    if sessions_of is not None:
+        return Inbox(sessions_of(tx), schema, committed)
     if isinstance(tx, str | Path) and "://" not in str(tx):
         return ConnectingInbox(_opening(Path(tx)), schema=None, committed=committed)
     if callable(tx) and not isinstance(tx, type):
         return ConnectingInbox(tx, schema=schema, committed=committed)
-    shown = repr(tx) if isinstance(tx, type) else f"a {type(tx).__module__}.{type(tx).__qualname__}"
+    shown = repr(tx) if isinstance(tx, type) else f"a {drivers.name(type(tx))}"
     raise ConfigError(f"{shown} gives no transactions to handlers", hint=f"tx= takes {_SUPPORTED}")
 
 
 def _opening(path: Path) -> Callable[[], Any]:
     def opened() -> Any:
-        from seaway.inbox.aiosqlite_driver import connect
+        from seaway.drivers.aiosqlite import connect
 
         return connect(path)
 

@@ -76,10 +76,10 @@ async def _reach(inbox: InboxStore, store: InboxStore, consumer: str) -> None:
         raise ConfigError(f"consumer {consumer}: {error}") from error
     async with store.transaction() as own:
         tried = await own.trying(consumer, [probe])
-        await own.release(consumer, probe)
+        await own.release(consumer, [probe])
     if tried[probe] == 1:
         async with inbox.transaction() as tx:
-            await tx.release(consumer, probe)
+            await tx.release(consumer, [probe])
         raise ConfigError(
             f"consumer {consumer} works in another database than the application's: events added "
             "there would never be published",

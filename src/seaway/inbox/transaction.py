@@ -1,4 +1,4 @@
-"""An inbox over a user's own kind of handle: one transaction from BEGIN to its end.
+"""One transaction of the consuming service from BEGIN to its end, whichever its handle.
 
     BEGIN; SAVEPOINT ── claim, body ──> RELEASE; COMMIT
                                   └───> ROLLBACK TO; ROLLBACK   (any exception, cancellation)
@@ -10,190 +10,224 @@ aborted it, is found out before anything is taken for committed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
 
+from seaway.databases import sqlite_times as times
 from seaway.databases.causes import causes, session_lost
-from seaway.databases.ending import to_its_end
-from seaway.databases.savepoints import NOTHING_COMMITTED, ended_by_body, undoing
+from seaway.databases.engines import Engine
+from seaway.databases.refusals import Refusal
+from seaway.databases.steps import Row
+from seaway.drivers.refusals import ended_by_body, nothing_committed
+from seaway.drivers.seam import Session, Sessions, translating
 from seaway.errors import SeawayError, StoreUnavailable
-from seaway.inbox.driver import SHOWN, Driver, Refusal, Session
-from seaway.inbox.queries import Query
+from seaway.inbox.queries import Queries
 from seaway.parked import Standing
 
+H = TypeVar("H")
+"""The type of the handle."""
 
-class Transaction:
-    """``contracts.InboxTransaction``."""
 
-    def __init__(self, driver: Driver, session: Session) -> None:
-        self._driver = driver
+class Transaction(Generic[H]):
+    """``contracts.InboxTransaction``. Its context is its time: ``async with`` it once."""
+
+    _session: Session
+    _queries: Queries
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        queries_of: Callable[[Session], Queries],
+        committed: Callable[[], None] | None,
+    ) -> None:
+        self._sessions = sessions
+        self._errors = sessions.errors
+        self._shown = sessions.shown
+        self._queries_of = queries_of
+        self._committed = committed
+
+    async def __aenter__(self) -> Self:
+        session = await self._sessions.take()
+        try:
+            with translating(self._errors, self._shown):
+                await session.begin()
+            self._queries = self._queries_of(session)
+        except BaseException:
+            # Cancelled while BEGIN was under way: it may have begun all the same.
+            await self._sessions.give_back(session, failed=True)
+            raise
         self._session = session
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        failed = True
+        try:
+            if error is not None:
+                await self._undo(error)
+                return
+            await self._commit()
+            failed = False
+        finally:
+            await self._sessions.give_back(self._session, failed=failed)
+        if self._committed is not None:
+            self._committed()
+
+    async def _commit(self) -> None:
+        try:
+            await self._session.commit()
+        except Exception as error:
+            own = self._errors.refusal(error) is Refusal.OTHER
+            if own and not isinstance(self._translated(error), StoreUnavailable):
+                # A deferred constraint: the body's own doing, and its own error.
+                raise
+            raise self._explained(error) from error
+
+    async def _undo(self, error: BaseException) -> None:
+        session = self._session
+        # Asked before as well: what was given back says nothing any more.
+        lost = session.lost
+        intact = await self._rolled_back()
+        if not isinstance(error, Exception):
+            return
+        if lost or session.lost:
+            said = session_lost(self._shown, error, lambda one: self._translated(one) is not None)
+            raise said from error
+        for found in causes(error):
+            # Whatever the body made of it.
+            if self._errors.refusal(found) is Refusal.AWAY:
+                raise self._unavailable(found) from error
+        if not intact and not isinstance(error, StoreUnavailable):
+            raise ended_by_body(self._errors.undoing) from error
+
+    async def _rolled_back(self) -> bool:
+        """Whether the transaction was still the one that was begun."""
+        try:
+            await self._session.roll_back()
+        except Exception as error:
+            return self._errors.refusal(error) is not Refusal.ENDED
+        return True
 
     @property
-    def handle(self) -> Any:
-        """The user's kind of handle, in an open transaction. Not to be committed or rolled back."""
-        return self._session.handle
+    def handle(self) -> H:
+        """The connection or session, in an open transaction. Not to be committed or rolled back."""
+        handle: H = self._session.handle
+        return handle
 
     async def claim(self, consumer: str, event_id: str) -> bool:
-        """Write the inbox row. False: it was there, so the effects are too."""
-        with translating(self._driver):
-            query = self._session.queries.claim(consumer, event_id)
+        """Write the inbox row. False: it was there, so the effects are too.
+
+        Waits for another transaction that has the same row in hand, and for its verdict.
+        """
+        with translating(self._errors, self._shown):
+            query = self._queries.of("claim", consumer=consumer, event_id=event_id)
             return await self._session.touched(query) == 1
 
     async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
         """Write the inbox rows in one statement; those that were new."""
         if len(event_ids) == 1:
+            # What most transactions ask: the plain statement costs the server half as much.
             return {event_ids[0]} if await self.claim(consumer, event_ids[0]) else set()
-        with translating(self._driver):
-            found = await self._session.rows(self._session.queries.claim_many(consumer, event_ids))
+        # Sorted: two transactions with the same rows in hand wait for each other in one direction.
+        found = await self.rows("claim_many", consumer=consumer, event_ids=sorted(set(event_ids)))
         return {event_id for (event_id,) in found}
 
     async def trying(self, consumer: str, event_ids: Sequence[str]) -> Mapping[str, int]:
-        """Note that each of these is tried once more; how often by now."""
-        with translating(self._driver):
-            found = await self._session.rows(self._session.queries.trying(consumer, event_ids))
+        """Note that each of these is tried once more; how often by now. Waits like ``claim``."""
+        found = await self.rows("trying", consumer=consumer, event_ids=sorted(set(event_ids)))
         return dict(found)
 
     async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
         """Those of ``keys`` of which anything is parked."""
-        with translating(self._driver):
-            found = await self._session.rows(self._session.queries.parked_keys(consumer, keys))
+        found = await self.rows("parked_keys", consumer=consumer, keys=list(keys))
         return {key for (key,) in found}
 
     async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
         """Where an event stands among the parked ones of its key."""
-        queries = self._session.queries
-        with translating(self._driver):
-            found = await self._session.rows(queries.standing(consumer, event_id, key))
-        return Standing.of(consumer, event_id, queries.parked(found))
+        found = await self.rows("standing", consumer=consumer, event_id=event_id, key=key)
+        return Standing.of(consumer, event_id, map(times.parked, found))
 
     async def park(
         self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
     ) -> None:
         """Write its row, or make it one without a letter again."""
-        await self._touch(self._session.queries.park(consumer, event_id, key, place, failed))
+        own = {"consumer": consumer, "event_id": event_id, "key": key}
+        await self._touch("park", **own, place=place, failed=failed)
 
     async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
         """Its letter is stored."""
-        await self._touch(self._session.queries.set_letter(consumer, event_id, letter))
+        await self._touch("set_letter", consumer=consumer, event_id=event_id, letter=letter)
 
-    async def release(self, consumer: str, event_id: str) -> None:
-        """Remove its row. Idempotent."""
-        await self._touch(self._session.queries.release(consumer, event_id))
+    async def release(self, consumer: str, event_ids: Sequence[str]) -> None:
+        """Remove their rows. Idempotent."""
+        await self._touch("release", consumer=consumer, event_ids=list(event_ids))
 
-    async def _touch(self, query: Query) -> None:
-        with translating(self._driver):
-            await self._session.touched(query)
+    async def _touch(self, name: str, **given: Any) -> None:
+        with translating(self._errors, self._shown):
+            await self._session.touched(self._queries.of(name, **given))
+
+    async def rows(self, name: str, **given: Any) -> Sequence[Row]:
+        """What the inbox's statement ``name`` gives."""
+        with translating(self._errors, self._shown):
+            return await self._session.rows(self._queries.of(name, **given))
+
+    def _explained(self, error: Exception) -> BaseException:
+        match self._errors.refusal(error):
+            case Refusal.ENDED:
+                return ended_by_body(self._errors.undoing)
+            case Refusal.ABORTED:
+                return SeawayError(nothing_committed(self._errors.undoing))
+            case _:
+                return self._translated(error) or error
+
+    def _unavailable(self, error: BaseException) -> StoreUnavailable:
+        said = self._translated(error)
+        return said if isinstance(said, StoreUnavailable) else StoreUnavailable(str(said))
+
+    def _translated(self, error: BaseException) -> SeawayError | None:
+        return self._errors.translated(error, self._shown)
 
 
-class Inbox:
-    """``contracts.InboxStore``. ``committed`` is called after each commit."""
+class Inbox(Generic[H]):
+    """``contracts.InboxStore``. ``schema``: where Seaway's tables are, default where the connection
+    looks. ``committed`` is called after each commit."""
 
-    def __init__(self, driver: Driver, committed: Callable[[], None] | None = None) -> None:
-        self._driver = driver
+    def __init__(
+        self,
+        sessions: Sessions,
+        schema: str | None = None,
+        committed: Callable[[], None] | None = None,
+    ) -> None:
+        self._sessions = sessions
+        self._schema = schema
         self._committed = committed
+        self._queries: dict[Engine, Queries] = {}
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    def transaction(self) -> Transaction[H]:
         """Commit on leaving, roll back on an exception."""
-        driver = self._driver
-        async with driver.session() as session:
-            with translating(driver):
-                await session.begin()
-            try:
-                yield Transaction(driver, session)
-            except BaseException as error:
-                # Asked before as well: what was given back says nothing any more.
-                lost = session.lost
-                intact = await to_its_end(_undo(driver, session))
-                refused = _refused(driver, error, lost=lost or session.lost)
-                if refused is not None:
-                    raise refused from error
-                if not intact and _may_hide(error):
-                    raise ended_by_body(session.handle) from error
-                raise
-            try:
-                await to_its_end(session.commit())
-            except Exception as error:
-                if driver.refusal(error) is Refusal.OTHER:
-                    # A deferred constraint: the body's own doing, and its own error.
-                    raise
-                raise _explained(driver, session.handle, error) from error
-        if self._committed is not None:
-            self._committed()
-
-    async def processed(self, event_id: str) -> Mapping[str, datetime]:
-        """Which consumers have this event's effects, and since when."""
-        async with self._own() as session:
-            return session.queries.moments(await session.rows(session.queries.processed(event_id)))
+        return Transaction(self._sessions, self._queries_of, self._committed)
 
     async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
         """Those of them that have the consumer's inbox row."""
-        async with self._own() as session:
-            found = await session.rows(session.queries.claimed(consumer, event_ids))
+        async with self._unheard() as opened:
+            found = await opened.rows("claimed", consumer=consumer, event_ids=list(event_ids))
         return {event_id for (event_id,) in found}
 
     async def close(self) -> None:
         """Close what was opened for the inbox; what is the user's stays open. Idempotent."""
-        await self._driver.close()
+        await self._sessions.close()
 
-    @asynccontextmanager
-    async def _own(self) -> AsyncIterator[Session]:
-        with translating(self._driver):
-            async with self._driver.session() as session:
-                await session.begin()
-                yield session
-                await to_its_end(session.commit())
+    def _unheard(self) -> Transaction[H]:
+        """A transaction that changes nothing, so nobody is told of it."""
+        return Transaction(self._sessions, self._queries_of, None)
 
-
-@contextmanager
-def translating(driver: Driver) -> Iterator[None]:
-    """Turns the driver's errors of our own statements into Seaway's."""
-    try:
-        yield
-    except Exception as error:
-        if not driver.caused(error):
-            raise
-        raise driver.translated(error) from error
-
-
-def _refused(driver: Driver, error: BaseException, *, lost: bool) -> SeawayError | None:
-    """What the database has to do with it, whatever the body made of that."""
-    if not isinstance(error, Exception):
-        return None
-    if lost:
-        return session_lost(SHOWN, error, driver.caused)
-    for found in causes(error):
-        if driver.refusal(found) is Refusal.AWAY:
-            return _unavailable(driver, found)
-    return None
-
-
-def _unavailable(driver: Driver, error: BaseException) -> StoreUnavailable:
-    found = driver.translated(error)
-    return found if isinstance(found, StoreUnavailable) else StoreUnavailable(str(found))
-
-
-async def _undo(driver: Driver, session: Session) -> bool:
-    """Whether the transaction was still the one that was begun."""
-    try:
-        await session.roll_back()
-    except Exception as error:
-        return driver.refusal(error) is not Refusal.ENDED
-    return True
-
-
-def _may_hide(error: BaseException) -> bool:
-    return isinstance(error, Exception) and not isinstance(error, StoreUnavailable)
-
-
-def _explained(driver: Driver, handle: object, error: Exception) -> BaseException:
-    match driver.refusal(error):
-        case Refusal.ENDED:
-            return ended_by_body(handle)
-        case Refusal.ABORTED:
-            return SeawayError(f"{NOTHING_COMMITTED}: put such a one into {undoing(handle)}")
-        case _:
-            return driver.translated(error) if driver.caused(error) else error
+    def _queries_of(self, session: Session) -> Queries:
+        found = self._queries.get(session.engine)
+        if found is None:
+            found = self._queries[session.engine] = Queries(session.engine, self._schema)
+        return found

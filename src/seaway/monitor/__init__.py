@@ -15,16 +15,13 @@ from seaway.monitor.findings import Finding, Report, State
 from seaway.monitor.metrics import Activity, exposition
 from seaway.monitor.sampler import Sample, Sampler, rates
 from seaway.monitor.snapshot import (
-    WITHIN,
     Database,
     Snapshot,
     Watch,
-    take_snapshot,
 )
 from seaway.monitor.station import Station
 
 __all__ = [
-    "WITHIN",
     "Activity",
     "Database",
     "Finding",
@@ -39,5 +36,4 @@ __all__ = [
     "evaluate",
     "exposition",
     "rates",
-    "take_snapshot",
 ]

@@ -14,8 +14,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 from seaway.events import RawEvent
-from seaway.outbox.adapters import Place, adapter_for
+from seaway.outbox.adapters import adapter_for
 from seaway.outbox.encoding import Limits, Wishes, encode
+from seaway.outbox.statements import Place
 from seaway.tables import check_schema
 
 if TYPE_CHECKING:
@@ -100,9 +101,9 @@ class Outbox:
 
         Raises, with nothing written: ``OutsideTransaction`` (begin one), ``EventTooLarge``,
         ``InvalidName``, ``SchemaMismatch`` (run ``seaway db upgrade``), ``StoreUnavailable``
-        (roll back, try again), ``ConfigError`` for everything else that the call has wrong, such
-        as an event id that is in the outbox already, or was sent and is still kept. Not idempotent:
-        each call is a new event.
+        (roll back, try again; at once where it is ``TransactionConflict``), ``ConfigError`` for
+        everything else that the call has wrong, such as an event id that is in the outbox already,
+        or was sent and is still kept. Not idempotent: each call is a new event.
         """
         adapter = adapter_for(tx)
         adapter.require_transaction(tx)

@@ -1,36 +1,33 @@
-"""Which adapter writes through which database handle.
+"""Which handle rows are written through, and what the writer is told where that fails.
 
-Owns: the dispatch by the handle's type. Must not import a driver: adapters are found by the
-type's own name and imported when such a handle first comes, so an application pays only for the
-driver that it has. Guarantees: an unknown handle is refused by name, never guessed at.
+Owns: the two adapters, for a driver of ``seaway.drivers`` and for a fake that has none. Must not
+know a driver. Guarantees: an unknown handle is refused by name, never guessed at; an error says
+what the writer does next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
-from seaway.errors import ConfigError
+from seaway import drivers
+from seaway.databases.engines import Engine
+from seaway.databases.refusals import Refusal
+from seaway.databases.steps import Steps
+from seaway.drivers import refusals
+from seaway.drivers.seam import Errors, Writer
+from seaway.errors import ConfigError, SeawayError, StoreRefused, StoreUnavailable
 from seaway.outbox.encoding import OutboxRow
+from seaway.outbox.statements import Place, adding
 
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an outbox is, for databases that have more than one place, and how rows go into it.
-
-    ``schema``: default the connection's search path. ``notify``: wake relays that listen.
-    ``own_ids``: the caller gave ids, which must not be those of sent events either.
-    """
-
-    schema: str | None = None
-    notify: bool = False
-    own_ids: bool = False
+_SUPPORTED = (
+    "connections of sqlite3, aiosqlite, asyncpg, psycopg, SQLAlchemy and Django, and sessions of "
+    "SQLAlchemy"
+)
 
 
 class Adapter(Protocol):
-    """One driver's way to write rows; modules and objects serve alike."""
+    """One type of handle's way to write rows."""
 
     def require_transaction(self, handle: Any) -> None:
         """``OutsideTransaction`` unless one is open, ``ConfigError`` for a closed handle."""
@@ -43,29 +40,30 @@ class Adapter(Protocol):
         ...
 
 
-_MODULES = {
-    "sqlite3.Connection": "seaway.outbox.sqlite3_adapter",
-    "sqlite3.Cursor": "seaway.outbox.sqlite3_adapter",
-    "aiosqlite.core.Connection": "seaway.outbox.aiosqlite_adapter",
-    "asyncpg.connection.Connection": "seaway.outbox.asyncpg_adapter",
-    "asyncpg.pool.PoolConnectionProxy": "seaway.outbox.asyncpg_adapter",
-    "psycopg.Connection": "seaway.outbox.psycopg_adapter",
-    "psycopg.Cursor": "seaway.outbox.psycopg_adapter",
-    "psycopg.AsyncConnection": "seaway.outbox.psycopg_async_adapter",
-    "psycopg.AsyncCursor": "seaway.outbox.psycopg_async_adapter",
-    "sqlalchemy.engine.base.Connection": "seaway.outbox.sqlalchemy_adapter",
-    "sqlalchemy.orm.session.Session": "seaway.outbox.sqlalchemy_adapter",
-    "sqlalchemy.orm.scoping.scoped_session": "seaway.outbox.sqlalchemy_adapter",
-    "sqlalchemy.ext.asyncio.engine.AsyncConnection": "seaway.outbox.sqlalchemy_async_adapter",
-    "sqlalchemy.ext.asyncio.session.AsyncSession": "seaway.outbox.sqlalchemy_async_adapter",
-    "sqlalchemy.ext.asyncio.scoping.async_scoped_session": "seaway.outbox.sqlalchemy_async_adapter",
-    "django.db.backends.base.base.BaseDatabaseWrapper": "seaway.outbox.django_adapter",
-    "django.utils.connection.ConnectionProxy": "seaway.outbox.django_adapter",
-}
-_SUPPORTED = (
-    "connections of sqlite3, aiosqlite, asyncpg, psycopg, SQLAlchemy and Django, and sessions of "
-    "SQLAlchemy"
-)
+class _Driven:
+    """Through a driver's handle."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._errors = writer.errors
+        self._run = writer.run
+        self.require_transaction = writer.require_transaction
+
+    def insert(
+        self, handle: Any, rows: Sequence[OutboxRow], place: Place
+    ) -> list[str] | Awaitable[list[str]]:
+        """See ``Adapter``."""
+
+        def work(engine: Engine) -> Steps[list[str]]:
+            try:
+                return (yield from adding(rows, place, engine))
+            except SeawayError:
+                raise
+            except Exception as error:
+                raise _explained(self._errors, error) from error
+
+        written: list[str] | Awaitable[list[str]] = self._run(handle, work)
+        return written
+
 
 _adapters: dict[type, Adapter] = {}
 
@@ -88,10 +86,21 @@ def _find(handle_type: type) -> Adapter:
     for base in handle_type.__mro__:
         if base in _adapters:
             return _adapters[base]
-        module = _MODULES.get(f"{base.__module__}.{base.__qualname__}")
-        if module is not None:
-            return cast(Adapter, import_module(module))
-    raise ConfigError(
-        f"the outbox cannot write through a {handle_type.__module__}.{handle_type.__qualname__}",
-        hint=f"it takes {_SUPPORTED}",
-    )
+    writer = drivers.entry("HANDLES", handle_type)
+    if writer is None:
+        raise ConfigError(
+            f"the outbox cannot write through a {drivers.name(handle_type)}",
+            hint=f"it takes {_SUPPORTED}",
+        )
+    return _Driven(writer)
+
+
+def _explained(errors: Errors, error: Exception) -> Exception:
+    if errors.refusal(error) is Refusal.ABORTED:
+        return refusals.aborted(errors.undoing)
+    found = errors.translated(error, "the outbox")
+    if isinstance(found, StoreRefused):
+        return ConfigError(f"the database refused the outbox row: {error}")
+    if isinstance(found, StoreUnavailable):
+        return type(found)(f"roll back and try again: {found}")
+    return found or error

@@ -2,7 +2,7 @@
 
 By shape and not by class: an application has one of the drivers, and a class of a driver that is
 not installed would be ``Any`` to its type checker, which fits everything. At run time
-``adapters`` tells them by name.
+``drivers`` tells them by name.
 """
 
 from __future__ import annotations

@@ -37,8 +37,9 @@ from seaway.contracts import (
 )
 from seaway.databases.turns import Turns
 from seaway.errors import ConfigError, OutsideTransaction
-from seaway.outbox.adapters import Place, register
+from seaway.outbox.adapters import register
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
+from seaway.outbox.statements import Place
 from seaway.parked import ParkedEvent, Standing
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -142,10 +143,11 @@ class MemoryTransaction:
         if known is not None:
             self._tables.parked[consumer, event_id] = replace(known, letter=letter)
 
-    async def release(self, consumer: str, event_id: str) -> None:
-        """Remove its row. Idempotent."""
-        self._tables.parked.pop((consumer, event_id), None)
-        self._tables.tried.pop((consumer, event_id), None)
+    async def release(self, consumer: str, event_ids: Sequence[str]) -> None:
+        """Remove their rows. Idempotent."""
+        for event_id in event_ids:
+            self._tables.parked.pop((consumer, event_id), None)
+            self._tables.tried.pop((consumer, event_id), None)
 
     def insert(self, rows: Sequence[OutboxRow], *, own_ids: bool) -> None:
         """Write all rows to the outbox, or none."""
@@ -240,10 +242,6 @@ class MemorySchema:
 
     async def verify(self) -> None:
         """Always as it should be."""
-
-    def sql(self) -> str:
-        """No script."""
-        return ""
 
 
 class MemoryStore:

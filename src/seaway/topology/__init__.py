@@ -6,7 +6,7 @@ Guarantees: nothing stored is lost unless the caller allows it; no field that Se
 is dropped; what was written is read back; applying again after a crash completes the work.
 """
 
-from seaway.topology.compare import Change, Difference, Plan, ServerState, plan
+from seaway.topology.compare import Change, Plan, ServerState, plan
 from seaway.topology.execute import actual, apply
 from seaway.topology.exporting import Export, export, exported
 from seaway.topology.rights import ROLES, Rights, rights
@@ -15,7 +15,6 @@ from seaway.topology.shape import Topology, desired
 __all__ = [
     "ROLES",
     "Change",
-    "Difference",
     "Export",
     "Plan",
     "Rights",

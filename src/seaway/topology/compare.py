@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 from seaway import naming
 from seaway.config import format_duration, format_size, from_nanoseconds
 from seaway.contracts import JSON, ConsumerInfo, StreamInfo
+from seaway.errors import ConfigError
 from seaway.topology.servers import keeps_positions, known_to, lowered, within_reach
 from seaway.topology.shape import ConsumerKey, Topology, absent
 
@@ -143,7 +144,8 @@ class Plan:
 def plan(desired: Topology, actual: ServerState) -> Plan:
     """The changes that make the server as desired: streams first, each list in the file's order.
 
-    ``ConfigError`` where the file asks for what this server is too old for.
+    ``ConfigError`` where the file asks for what this server is too old for, and where the position
+    of a durable that has to be made again cannot be read.
     """
     single = lowered(actual.clustered, desired)
     desired = within_reach(actual.clustered, known_to(actual.release, desired))
@@ -161,9 +163,9 @@ def plan(desired: Topology, actual: ServerState) -> Plan:
     for (stream, durable), config in desired.consumers.items():
         owner = None if stream in replaced else actual.streams.get(stream)
         info = actual.consumers.get((stream, durable)) if owner else None
-        start = owner.metadata.get(POSITION + durable) if owner else None
         if info is None or owner is None:
-            new = positioned(config, int(start)) if start and start.isdigit() else config
+            start = _position(owner, durable) if owner else None
+            new = positioned(config, start) if start else config
             note = f"continues at sequence {start}" if start else ""
             consumers.append(_creation(new, stream, durable, note))
         elif change := _consumer_change(config, info, owner, release=actual.release):
@@ -179,6 +181,20 @@ def plan(desired: Topology, actual: ServerState) -> Plan:
         if single
         else (),
     )
+
+
+def _position(owner: StreamInfo, durable: str) -> int | None:
+    """Where a durable was that went while it was being replaced; ``None``: none did."""
+    mark = owner.metadata.get(POSITION + durable)
+    if mark is None:
+        return None
+    if not (mark.isascii() and mark.isdigit() and int(mark)):
+        raise ConfigError(
+            f"stream {owner.name}: its metadata {POSITION}{durable} is {mark!r}, which is no "
+            "sequence to go on from",
+            hint="write the right one, or take it out: then the durable begins as the file says",
+        )
+    return int(mark)
 
 
 def positioned(config: JSON, sequence: int) -> JSON:

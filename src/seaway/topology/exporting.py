@@ -6,7 +6,7 @@ could not is left out and named with its reason, never bent into shape.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,37 +35,23 @@ def _duration(value: int) -> str:
     return format_duration(from_nanoseconds(value))
 
 
-def _same(value: Any) -> Any:
-    return value
-
-
-def _pinned(policy: str) -> bool:
-    return policy == "pinned_client"
-
-
-_STREAM_FIELDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
-    "name": ("name", _same),
-    "description": ("description", _same),
-    "subjects": ("subjects", _same),
-    "retention": ("retention", _same),
-    "max_age": ("max_age", _duration),
-    "max_bytes": ("max_bytes", format_size),
-    "storage": ("storage", _same),
-    "num_replicas": ("replicas", _same),
-    "duplicate_window": ("duplicate_window", _duration),
-    "discard": ("discard", _same),
-    "discard_new_per_subject": ("discard_new_per_subject", _same),
-    "max_msgs": ("max_msgs", _same),
-    "max_msgs_per_subject": ("max_msgs_per_subject", _same),
-    "max_msg_size": ("max_msg_size", format_size),
-    "max_consumers": ("max_consumers", _same),
-    "compression": ("compression", _same),
-    "allow_direct": ("allow_direct", _same),
-    "deny_delete": ("deny_delete", _same),
-    "deny_purge": ("deny_purge", _same),
-    "allow_rollup_hdrs": ("allow_rollup_hdrs", _same),
+_STREAM_FIELDS = (
+    *("name", "description", "subjects", "retention", "max_age", "max_bytes", "storage"),
+    *("num_replicas", "duplicate_window", "discard", "discard_new_per_subject", "max_msgs"),
+    *("max_msgs_per_subject", "max_msg_size", "max_consumers", "compression", "allow_direct"),
+    *("deny_delete", "deny_purge", "allow_rollup_hdrs"),
+)
+_CONSUMER_FIELDS = (
+    *("durable_name", "description", "filter_subject", "filter_subjects", "ack_policy"),
+    *("ack_wait", "max_deliver", "max_ack_pending", "priority_policy", "max_waiting"),
+)
+_RENAMED = {"num_replicas": "replicas", "durable_name": "durable", "priority_policy": "exclusive"}
+_WRITTEN: Mapping[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("max_age", "duplicate_window", "ack_wait"), _duration),
+    **dict.fromkeys(("max_bytes", "max_msg_size"), format_size),
+    "priority_policy": lambda policy: policy == "pinned_client",
 }
-_STREAM_DEFAULTS: Mapping[str, Any] = {
+_STREAM_DEFAULTS: JSON = {
     "discard": "old",
     "discard_new_per_subject": False,
     "max_msgs": -1,
@@ -78,19 +64,7 @@ _STREAM_DEFAULTS: Mapping[str, Any] = {
     "deny_purge": False,
     "allow_rollup_hdrs": False,
 }
-_CONSUMER_FIELDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
-    "durable_name": ("durable", _same),
-    "description": ("description", _same),
-    "filter_subject": ("filter_subject", _same),
-    "filter_subjects": ("filter_subjects", _same),
-    "ack_policy": ("ack_policy", _same),
-    "ack_wait": ("ack_wait", _duration),
-    "max_deliver": ("max_deliver", _same),
-    "max_ack_pending": ("max_ack_pending", _same),
-    "priority_policy": ("exclusive", _pinned),
-    "max_waiting": ("max_waiting", _same),
-}
-_CONSUMER_DEFAULTS: Mapping[str, Any] = {"exclusive": False, "max_waiting": 512}
+_CONSUMER_DEFAULTS: JSON = {"exclusive": False, "max_waiting": 512}
 
 
 async def export(admin: BrokerAdmin) -> Export:
@@ -106,13 +80,9 @@ def exported(state: ServerState) -> Export:
     for name, info in sorted(state.streams.items()):
         if not _is_event_stream(name):
             continue
-        config = info.config
-        stream = {
-            "allow_direct": False,
-            "max_age": "0",
-            **_written(config, _STREAM_FIELDS),
-        }
-        stream = _ordered(stream, _STREAM_FIELDS, _STREAM_DEFAULTS)
+        # The server leaves out what is zero or false.
+        config = {"max_age": 0, "allow_direct": False, **info.config}
+        stream = _written(config, _STREAM_FIELDS, _STREAM_DEFAULTS)
         if config.get("mirror") or config.get("sources") or config.get("subject_transform"):
             left_out.append(f"stream {name}: is fed by other streams or rewrites subjects")
             continue
@@ -123,10 +93,8 @@ def exported(state: ServerState) -> Export:
         for (owner, durable), found in sorted(state.consumers.items()):
             if owner != name:
                 continue
-            consumer = _ordered(
-                _written(found.config, _CONSUMER_FIELDS), _CONSUMER_FIELDS, _CONSUMER_DEFAULTS
-            )
-            consumer = {"stream": name, **consumer}
+            written = _written(found.config, _CONSUMER_FIELDS, _CONSUMER_DEFAULTS)
+            consumer = {"stream": name, **written}
             reason = _refusal({"streams": [*streams], "consumers": [*consumers, consumer]})
             if not found.pulled:
                 reason = "it is a push consumer"
@@ -139,23 +107,15 @@ def exported(state: ServerState) -> Export:
     return Export({"streams": streams, "consumers": consumers}, tuple(left_out))
 
 
-def _written(config: JSON, fields: Mapping[str, tuple[str, Callable[[Any], Any]]]) -> JSON:
-    return {
-        key: convert(config[name])
-        for name, (key, convert) in fields.items()
+def _written(config: JSON, fields: Sequence[str], defaults: JSON) -> JSON:
+    """``fields`` in the file's words and this order, without those that say what is so anyway."""
+    values = {
+        _RENAMED.get(name, name): _WRITTEN.get(name, lambda value: value)(config[name])
+        for name in fields
         if config.get(name) is not None and config[name] not in ("", [])
     }
-
-
-def _ordered(
-    values: JSON,
-    fields: Mapping[str, tuple[str, Callable[[Any], Any]]],
-    defaults: Mapping[str, Any],
-) -> JSON:
     return {
-        key: values[key]
-        for key, _ in fields.values()
-        if key in values and (key not in defaults or values[key] != defaults[key])
+        key: value for key, value in values.items() if key not in defaults or value != defaults[key]
     }
 
 

@@ -1,22 +1,22 @@
 """Publishing in order: atomic batches where the stream allows, else one in flight for each key.
 
-Owns: which way each run of a call's messages goes. Guarantees: one outcome a message; of one
+Owns: which way each piece of a call's messages goes. Guarantees: one outcome a message; of one
 ordering key, nothing is stored behind a message that was not.
 
-    messages ──> runs of <= 1,000 ──(commit acknowledged)─────────────────────> Stored
+    messages ──> pieces of <= 1,000 ──(commit acknowledged)───────────────────> Stored
        │             │ refused for a message (known id, size, no room for all), or not allowed
        │             └──> a window, one in flight a key ──> Stored | Refused | Unconfirmed, Held
        │             │ refused for the stream (no leader) ──> Refused(heals) for the rest
        │             └ no answer ───────────────────────────────> Unconfirmed, Held
        └ cannot be sent at all (too large, no subject) ──> Refused, and its key is Held
 
-A run is encoded while it is sent, so the server works at the same time, and a long call neither
-blocks the loop nor holds all of its bytes. A call that has to wait for leave sends its first run
+A piece is encoded while it is sent, so the server works at the same time, and a long call neither
+blocks the loop nor holds all of its bytes. A call that has to wait for leave sends its first piece
 but for the commit meanwhile: the server stores nothing of it, and drops it at a frame that leaves
 a gap, or after 10 s. Source: nats-server 2.12 and newer, ADR-50 of NATS.
 
 A batch is stored whole or not at all, so one that is larger than the room left is refused although
-most of it would fit. From then on the stream gets single messages, until a run of them fits whole.
+most of it would fit. From then on the stream gets single messages, until a piece fits whole.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from seaway.brokers.jetstream.answers import (
 )
 from seaway.brokers.jetstream.codes import ATOMIC_DISABLED
 from seaway.brokers.jetstream.connection import Connection
+from seaway.brokers.jetstream.pieces import Cut, Piece
 from seaway.brokers.jetstream.replies import Replies
-from seaway.brokers.jetstream.runs import Cut, Run
 from seaway.brokers.jetstream.window import NARROW, WINDOW, Window
 from seaway.clocks import Gap
 from seaway.contracts import Held, Message, PublishOutcome, Refused, Stored, Unconfirmed
@@ -72,7 +72,7 @@ class Publisher:
         self._replies = Replies(connection)
         self._not_atomic: dict[str, int] = {}
         self._tight: set[str] = set()
-        """Streams that had no room for all of the last run."""
+        """Streams that had no room for all of the last piece."""
 
     async def open(self) -> None:
         """Subscribe for acknowledgements. Idempotent."""
@@ -95,22 +95,22 @@ class Publisher:
         gate = _Gate(after, gap)
         cut = Cut(messages, limit=self._connection.server_info().max_payload_bytes)
         while True:
-            run, outcomes = Run(), None
+            piece, outcomes = Piece(), None
             gap.too_long()
             atomic = len(messages) > 1 and self._may_be_atomic(stream) and not cut.stands_alone()
             if atomic:
-                outcomes = await self._atomic(stream, cut, run, timeout, gate)
+                outcomes = await self._atomic(stream, cut, piece, timeout, gate)
             if not await gate.opens():
                 return [Held()] * len(messages)
-            if outcomes is None and run.places and gap.too_long():
+            if outcomes is None and piece.places and gap.too_long():
                 # Stopped in the middle of a batch, which the server has dropped: by now another
                 # may have our right to publish.
-                outcomes = [Unconfirmed("this process was stopped")] * len(run.places)
+                outcomes = [Unconfirmed("this process was stopped")] * len(piece.places)
             if outcomes is None:
-                drawn = run.messages or list(cut.draw(run))
-                outcomes = await self._window(stream, cut, run, drawn).publish(timeout=timeout)
+                drawn = piece.messages or list(cut.draw(piece))
+                outcomes = await self._window(stream, cut, piece, drawn).publish(timeout=timeout)
                 self._learn(stream, outcomes)
-            if not run.places or not cut.settle(run, outcomes):
+            if not piece.places or not cut.settle(piece, outcomes):
                 break
         if self._connection.denials.known:
             for message, outcome in zip(messages, cut.outcomes, strict=True):
@@ -118,9 +118,13 @@ class Publisher:
                     self._connection.denials.answered(message.subject)
         return cut.outcomes
 
-    def _window(self, stream: str, cut: Cut, run: Run, drawn: Sequence[wire.Prepared]) -> Window:
+    def _window(
+        self, stream: str, cut: Cut, piece: Piece, drawn: Sequence[wire.Prepared]
+    ) -> Window:
         width = NARROW if stream in self._tight else WINDOW
-        return Window(self._connection, self._replies, drawn, cut.keys(run), cut.room, width=width)
+        return Window(
+            self._connection, self._replies, drawn, cut.keys(piece), cut.room, width=width
+        )
 
     def _learn(self, stream: str, outcomes: Sequence[PublishOutcome]) -> None:
         if any(isinstance(one, Refused) and one.full for one in outcomes):
@@ -136,7 +140,7 @@ class Publisher:
         return self._connection.server_info().release >= _NO_ATOMIC_BEFORE
 
     async def _atomic(
-        self, stream: str, cut: Cut, run: Run, timeout: timedelta, gate: _Gate
+        self, stream: str, cut: Cut, piece: Piece, timeout: timedelta, gate: _Gate
     ) -> Sequence[PublishOutcome] | None:
         """Outcomes; ``None``: nothing was stored, and a window will tell which message is why,
         unless ``gate`` stays closed."""
@@ -145,7 +149,7 @@ class Publisher:
 
             def on_denial(subject: str) -> None:
                 nonlocal refused
-                if any(message.subject.decode() == subject for message in run.messages):
+                if any(message.subject.decode() == subject for message in piece.messages):
                     refused = True
                     asked.end()
 
@@ -153,8 +157,8 @@ class Publisher:
             batch, reply = wire.Batch(uuid.uuid4().hex), asked.replies[0].encode()
             if gate.closed:
                 epoch = self._connection.epoch
-                sent = await self._connection.send(batch.members(cut.draw(run)), timeout=timeout)
-                whole = sent + 1 == len(run.messages)
+                sent = await self._connection.send(batch.members(cut.draw(piece)), timeout=timeout)
+                whole = sent + 1 == len(piece.messages)
                 if not await gate.opens():
                     if whole and self._connection.epoch == epoch:
                         await self._connection.send([batch.drop()], timeout=timeout)
@@ -162,9 +166,9 @@ class Publisher:
                 if whole and self._connection.epoch == epoch:
                     sent += await self._connection.send([batch.commit(reply)], timeout=timeout)
             else:
-                frames = batch.whole(cut.draw(run), reply)
+                frames = batch.whole(cut.draw(piece), reply)
                 sent = await self._connection.send(frames, timeout=timeout)
-            last = len(run.messages)
+            last = len(piece.messages)
             if last == 0:
                 return []
             if sent < last:

@@ -30,8 +30,8 @@ from seaway.brokers.jetstream import wire
 from seaway.brokers.jetstream.answers import classify, concerns_the_stream, denied, unreachable
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.frames import Frame
+from seaway.brokers.jetstream.pieces import Room
 from seaway.brokers.jetstream.replies import Replies
-from seaway.brokers.jetstream.runs import Room
 from seaway.clocks import Gap
 from seaway.contracts import Held, PublishOutcome, Refused, Stored, Unconfirmed
 

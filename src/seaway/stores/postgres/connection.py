@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
-from asyncpg.pool import PoolConnectionProxy
 
 from seaway.databases.ending import statement_to_its_end, to_its_end
-from seaway.databases.savepoints import NOTHING_COMMITTED, undoing
+from seaway.drivers.asyncpg import ERRORS, MEANS, drop, in_transaction, lost, touched, translating
+from seaway.drivers.asyncpg import Pooled as Handle
+from seaway.drivers.refusals import nothing_committed
 from seaway.errors import StoreUnavailable
 from seaway.forks import Opened
 from seaway.stores.postgres import upgrades
 from seaway.stores.postgres.address import Address
 from seaway.stores.postgres.begins import READING, WRITES, WRITING, Begin
-from seaway.stores.postgres.errors import DRIVER_ERRORS, translating
 from seaway.stores.postgres.passfile import options_of
 
 upgrades.mend()
 
-Handle: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 Row: TypeAlias = "asyncpg.Record"
 
 CONNECT_SECONDS = 10.0
@@ -67,9 +66,7 @@ class _HonestConnection(asyncpg.Connection):
     async def _commit(self, query: str, timeout: float | None) -> str:
         tag: str = await super().execute(query, timeout=timeout)
         if tag == "ROLLBACK":
-            raise asyncpg.InFailedSQLTransactionError(
-                f"{NOTHING_COMMITTED}: put such a one into {undoing(self)}"
-            )
+            raise asyncpg.InFailedSQLTransactionError(nothing_committed(MEANS.undoing))
         return tag
 
 
@@ -175,7 +172,7 @@ class Pool:
             try:
                 await self.start(connection, begin)
                 return connection
-            except DRIVER_ERRORS:
+            except ERRORS:
                 gone = lost(connection)
                 await self.put_away(connection)
                 if not gone:
@@ -278,7 +275,7 @@ class Pool:
     async def _unbegun(self, begun: _Begun) -> Handle:
         try:
             await statement_to_its_end(begun.whole.rollback())
-        except DRIVER_ERRORS:
+        except ERRORS:
             drop(begun.connection)
         except BaseException:
             await self.put_away(begun.connection)
@@ -312,37 +309,13 @@ class Pool:
             # Left by an error or a cancellation: what it did must not reach the next one.
             try:
                 await connection.execute("ROLLBACK")
-            except DRIVER_ERRORS:
+            except ERRORS:
                 drop(connection)
         await self._pool.release(connection)
 
 
-def lost(connection: Handle) -> bool:
-    """Whether its session is gone."""
-    try:
-        return connection.is_closed()
-    except asyncpg.InterfaceError:
-        return True  # The pool has taken it away already.
-
-
-def in_transaction(connection: Handle) -> bool:
-    """Whether a transaction is open on it; false for a lost one."""
-    return not lost(connection) and connection.is_in_transaction()
-
-
 def _is_clean(connection: Handle) -> bool:
     return not lost(connection) and not connection.is_in_transaction()
-
-
-def drop(connection: Handle) -> None:
-    """End its session at once: with it goes its transaction."""
-    with suppress(asyncpg.InterfaceError):  # The pool has taken it away already.
-        connection.terminate()
-
-
-def touched(tag: str) -> int:
-    """The rows of a command tag: ``DELETE 5``, ``INSERT 0 5``."""
-    return int(tag.rpartition(" ")[2])
 
 
 async def _keep_as_it_is(connection: object) -> None:

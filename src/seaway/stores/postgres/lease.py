@@ -23,11 +23,12 @@ from itertools import groupby
 
 from seaway.contracts import Failed, OutboxEntry, Sent
 from seaway.databases.ending import to_its_end
+from seaway.drivers.asyncpg import Pooled as Handle
+from seaway.drivers.asyncpg import translating
 from seaway.errors import SchemaMismatch
 from seaway.stores.postgres import rows
 from seaway.stores.postgres.begins import LEASE, SETTLING
-from seaway.stores.postgres.connection import Handle, Pool
-from seaway.stores.postgres.errors import translating
+from seaway.stores.postgres.connection import Pool
 from seaway.stores.postgres.head import Horizon, floor_after
 
 _KEEP_ALIVE_SECONDS = 0.5

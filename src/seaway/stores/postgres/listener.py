@@ -12,10 +12,10 @@ from datetime import timedelta
 
 import asyncpg
 
+from seaway.drivers.asyncpg import ERRORS
 from seaway.retry import Backoff
 from seaway.stores.postgres.address import Address
 from seaway.stores.postgres.connection import listening_options
-from seaway.stores.postgres.errors import DRIVER_ERRORS
 from seaway.waiting import set_within
 
 CHANNEL = "seaway_outbox"
@@ -52,7 +52,7 @@ class Listener:
             try:
                 await self._listen()
                 attempt = 0
-            except DRIVER_ERRORS:
+            except ERRORS:
                 attempt += 1  # The store's own work says what is wrong with the database.
             self.listening = False
             await asyncio.sleep(_BACKOFF.delay(attempt).total_seconds())

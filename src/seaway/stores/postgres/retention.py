@@ -22,10 +22,11 @@ import asyncpg
 
 from seaway import logs
 from seaway.databases import statements
+from seaway.drivers.asyncpg import Pooled as Handle
+from seaway.drivers.asyncpg import touched, translating
 from seaway.errors import SchemaMismatch
 from seaway.stores.postgres.begins import COUNTING, DELETING, TAKING_A_TABLE, Begin
-from seaway.stores.postgres.connection import Handle, Pool, touched
-from seaway.stores.postgres.errors import translating
+from seaway.stores.postgres.connection import Pool
 from seaway.tables import within
 
 DAY = timedelta(days=1)

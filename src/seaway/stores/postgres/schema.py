@@ -17,12 +17,13 @@ import asyncpg
 
 from seaway.contracts import Phase, SchemaChange
 from seaway.databases import statements
+from seaway.drivers.asyncpg import Pooled as Handle
+from seaway.drivers.asyncpg import translating
 from seaway.errors import SchemaMismatch
 from seaway.stores import versions
 from seaway.stores.postgres.begins import DESCRIBING, READING, WAITING_FOR_UPGRADES
-from seaway.stores.postgres.connection import Handle, Pool
-from seaway.stores.postgres.errors import translating
-from seaway.stores.scripts import LOCK, PATIENCE, place, postgres_script
+from seaway.stores.postgres.connection import Pool
+from seaway.stores.scripts import LOCK, PATIENCE, place
 from seaway.stores.versions import Migration, migrations
 from seaway.tables import within
 
@@ -66,10 +67,6 @@ class PostgresSchema:
                     f"{where}: Seaway's tables lack {line!r}: compare with seaway db sql and "
                     "repair it"
                 )
-
-    def sql(self) -> str:
-        """All migrations as one script."""
-        return postgres_script(self._schema)
 
     async def objects(self) -> Sequence[str]:
         """What there is, a line each: what ``verify`` compares."""

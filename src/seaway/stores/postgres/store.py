@@ -16,17 +16,20 @@ from datetime import UTC, datetime, timedelta
 from seaway.contracts import Backlog, Capabilities, Notice, OutboxEntry, Sent
 from seaway.databases import sqlite_times as times
 from seaway.databases import statements
+from seaway.drivers.asyncpg import Pooled as Handle
+from seaway.drivers.asyncpg import touched
+from seaway.inbox.transaction import Inbox, Transaction
 from seaway.parked import ParkedEvent
 from seaway.stores.postgres import rows
 from seaway.stores.postgres.address import parse
 from seaway.stores.postgres.begins import RESHARDING
-from seaway.stores.postgres.connection import Pool, touched
+from seaway.stores.postgres.connection import Pool
 from seaway.stores.postgres.head import Floors, Horizon
 from seaway.stores.postgres.lease import PostgresLease, Share, kept_alive, outbox_id, take
 from seaway.stores.postgres.listener import Listener
 from seaway.stores.postgres.retention import DAY, INBOX, SENT, Retention
 from seaway.stores.postgres.schema import PostgresSchema, name
-from seaway.stores.postgres.transaction import PostgresTransaction
+from seaway.stores.postgres.transaction import PooledSessions
 from seaway.waiting import set_within
 
 _SHORTEST_POLL = timedelta(milliseconds=5)
@@ -62,6 +65,7 @@ class PostgresStore:
             **statements.load("postgres/parking.sql", schema),
         }
         self._processes_sql = statements.load("postgres/processes.sql", schema)
+        self._transactions: Inbox[Handle] = Inbox(PooledSessions(pool), schema, self.nudge)
         self._sent = Retention(pool, schema, SENT)
         self._inbox = Retention(pool, schema, INBOX)
         self._horizon, self._floors = Horizon(), Floors()
@@ -257,9 +261,9 @@ class PostgresStore:
 
     # ------------------------------------------------------------------- the inbox
 
-    def transaction(self) -> PostgresTransaction:
+    def transaction(self) -> Transaction[Handle]:
         """A transaction on a connection of its own; others may be open at the same time."""
-        return PostgresTransaction(self._pool, self._inbox_sql, self.nudge)
+        return self._transactions.transaction()
 
     async def processed(self, event_id: str) -> Mapping[str, datetime]:
         """Which consumers have this event's effects, and since when."""

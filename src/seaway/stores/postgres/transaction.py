@@ -1,167 +1,64 @@
-"""One transaction of the consuming service on PostgreSQL, from BEGIN to its end.
+"""The sessions of an inbox on our own pool: a transaction that was begun before it is asked for,
+and ends without a trip to the driver's pool.
 
-Owns: beginning, the inbox row, the row of a parked event, and the end. Guarantees:
-committed whole or not at all, whatever the body does, also when it is cancelled; a body that ends
-the transaction itself is found out.
+Owns: nothing but that; what a transaction guarantees, ``inbox.transaction`` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from types import TracebackType
-from typing import Self
-
-import asyncpg
-
-from seaway.databases import sqlite_times as times
-from seaway.databases.causes import causes, session_lost
 from seaway.databases.ending import statement_to_its_end
-from seaway.databases.savepoints import ended_by_body
-from seaway.errors import SeawayError, StoreUnavailable
-from seaway.parked import Standing
-from seaway.stores.postgres.connection import Handle, Pool, drop, in_transaction, lost, touched
-from seaway.stores.postgres.errors import DRIVER_ERRORS, is_transient, translated, translating
+from seaway.drivers.asyncpg import ERRORS, MEANS, AsyncpgSession, drop
+from seaway.stores.postgres.connection import Pool
 
 
-class PostgresTransaction:
-    """``contracts.InboxTransaction``; ``handle`` is the asyncpg connection.
+class PooledSession(AsyncpgSession):
+    """See ``seam.Session``. The pool's connections fail where a commit was a rollback."""
 
-    Its context is its time, on a connection that nobody else uses meanwhile. ``committed`` is
-    called after the commit.
-    """
-
-    _connection: Handle
-    _whole: asyncpg.transaction.Transaction
-
-    def __init__(self, pool: Pool, sql: Mapping[str, str], committed: Callable[[], None]) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._sql = sql
-        self._shown = pool.shown
-        self._committed = committed
+        self.taken = False
 
-    async def __aenter__(self) -> Self:
+    async def begin(self) -> None:
+        """See ``seam.Session``."""
+        self.handle, self._whole = await self._pool.begin()
+        self.taken = True
+
+    async def commit(self) -> None:
+        """See ``seam.Session``. The pool has the connection back, whatever happens."""
+        self._require_open()
+        self.taken = False
+        await self._pool.commit(self.handle, self._whole)
+
+    async def roll_back(self) -> None:
+        """See ``seam.Session``."""
+        self._require_open()
+        if not self.lost:
+            await statement_to_its_end(self._undone())
+
+    async def _undone(self) -> None:
         try:
-            self._connection, self._whole = await self._pool.begin()
-        except DRIVER_ERRORS as error:
-            raise translated(error, self._shown) from error
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None:
-            await self._commit()
-            self._committed()
-            return
-        try:
-            await self._undo(error)
-        finally:
-            await self._pool.put_away(self._connection)
-
-    async def _commit(self) -> None:
-        connection, whole = self._connection, self._whole
-        if not in_transaction(connection) and not lost(connection):
-            await self._pool.put_away(connection)
-            raise ended_by_body(connection)
-        try:
-            await self._pool.commit(connection, whole)
-        except DRIVER_ERRORS as error:
-            if is_transient(error):
-                raise translated(error, self._shown) from error
-            # A deferred constraint: the body's own doing, and its own error.
-            raise
-
-    async def _undo(self, error: BaseException) -> None:
-        connection = self._connection
-        intact = lost(connection) or connection.is_in_transaction()
-        if in_transaction(connection):
-            await statement_to_its_end(_roll_back(self._whole, connection))
-        if (refused := _refused(error, connection, self._shown)) is not None:
-            raise refused from error
-        if not intact and isinstance(error, Exception) and not isinstance(error, StoreUnavailable):
-            raise ended_by_body(connection) from error
-
-    @property
-    def handle(self) -> Handle:
-        """The connection, in an open transaction. Not to be committed or rolled back."""
-        return self._connection
-
-    async def claim(self, consumer: str, event_id: str) -> bool:
-        """Write the inbox row. False: it was there, so the effects are too.
-
-        Waits for another transaction that has the same row in hand, and for its verdict.
-        """
-        with translating(self._shown):
-            tag = await self._connection.execute(self._sql["claim"], consumer, event_id)
-        return touched(tag) == 1
-
-    async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
-        """Write the inbox rows in one statement; those that were new. Waits like ``claim``."""
-        if len(event_ids) == 1:
-            # What most transactions ask: the plain statement costs the server half as much.
-            return {event_ids[0]} if await self.claim(consumer, event_ids[0]) else set()
-        # Sorted: two transactions with the same rows in hand wait for each other in one direction.
-        wanted = sorted(set(event_ids))
-        with translating(self._shown):
-            rows = await self._connection.fetch(self._sql["claim_many"], consumer, wanted)
-        return {row[0] for row in rows}
-
-    async def trying(self, consumer: str, event_ids: Sequence[str]) -> Mapping[str, int]:
-        """Note that each of these is tried once more; how often by now. Waits like ``claim``."""
-        wanted = sorted(set(event_ids))
-        with translating(self._shown):
-            found = await self._connection.fetch(self._sql["trying"], consumer, wanted)
-        return {row[0]: row[1] for row in found}
-
-    async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
-        """Those of ``keys`` of which anything is parked."""
-        with translating(self._shown):
-            found = await self._connection.fetch(self._sql["parked_keys"], consumer, list(keys))
-        return {row[0] for row in found}
-
-    async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
-        """Where an event stands among the parked ones of its key."""
-        with translating(self._shown):
-            found = await self._connection.fetch(self._sql["standing"], consumer, event_id, key)
-        return Standing.of(consumer, event_id, map(times.parked, found))
-
-    async def park(
-        self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
-    ) -> None:
-        """Write its row, or make it one without a letter again."""
-        await self._execute("park", consumer, event_id, key, place, failed)
-
-    async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
-        """Its letter is stored."""
-        await self._execute("set_letter", consumer, event_id, letter)
-
-    async def release(self, consumer: str, event_id: str) -> None:
-        """Remove its row. Idempotent."""
-        await self._execute("release", consumer, event_id)
-
-    async def _execute(self, name: str, *parameters: object) -> None:
-        with translating(self._shown):
-            await self._connection.execute(self._sql[name], *parameters)
+            await self._whole.rollback()
+        except ERRORS:
+            drop(self.handle)
 
 
-def _refused(error: BaseException, connection: Handle, shown: str) -> SeawayError | None:
-    """What the database has to do with it, whatever the body made of that. The body may meet the
-    network's errors elsewhere."""
-    if not isinstance(error, Exception):
-        return None
-    if lost(connection):
-        return session_lost(shown, error, lambda found: isinstance(found, DRIVER_ERRORS))
-    for found in causes(error):
-        if isinstance(found, asyncpg.PostgresError) and is_transient(found):
-            return translated(found, shown)
-    return None
+class PooledSessions:
+    """See ``seam.Sessions``."""
 
+    errors = MEANS
 
-async def _roll_back(whole: asyncpg.transaction.Transaction, connection: Handle) -> None:
-    try:
-        await whole.rollback()
-    except DRIVER_ERRORS:
-        drop(connection)
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.shown = pool.shown
+
+    async def take(self) -> PooledSession:
+        """See ``seam.Sessions``. Its connection is taken when it begins."""
+        return PooledSession(self._pool)
+
+    async def give_back(self, session: PooledSession, *, failed: bool) -> None:
+        """See ``seam.Sessions``."""
+        if session.taken:
+            await self._pool.put_away(session.handle)
+
+    async def close(self) -> None:
+        """The pool is the store's."""

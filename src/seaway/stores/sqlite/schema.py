@@ -17,7 +17,6 @@ from seaway.databases.ending import to_its_end
 from seaway.databases.sqlite_codes import translating
 from seaway.errors import SchemaMismatch
 from seaway.stores import versions
-from seaway.stores.scripts import sqlite_script
 from seaway.stores.sqlite.connection import Connection
 from seaway.stores.versions import Migration, migrations
 
@@ -62,10 +61,6 @@ class SqliteSchema:
                 raise SchemaMismatch(
                     f"{self._path}: {name} {state}: compare with seaway db sql and repair it"
                 )
-
-    def sql(self) -> str:
-        """All migrations as one script."""
-        return sqlite_script()
 
     async def _recorded(self) -> dict[int, str]:
         with translating(self._path):

@@ -26,12 +26,13 @@ from seaway.databases.ending import to_its_end
 from seaway.databases.sqlite_codes import translating
 from seaway.databases.turns import Turns
 from seaway.errors import ConfigError
+from seaway.inbox.transaction import Inbox, Transaction
 from seaway.parked import ParkedEvent
 from seaway.stores.sqlite import processes, rows
 from seaway.stores.sqlite.connection import Connection, checked, connect
 from seaway.stores.sqlite.lease import Pulse, SqliteLease, read_pulse, relay_lock
 from seaway.stores.sqlite.schema import SqliteSchema
-from seaway.stores.sqlite.transaction import SqliteTransaction, transaction
+from seaway.stores.sqlite.transaction import WriterSessions
 from seaway.waiting import set_within
 
 T = TypeVar("T")
@@ -64,6 +65,8 @@ class SqliteStore:
         self._longest_poll = poll
         self._schema = SqliteSchema(writer, str(path))
         self._turns = Turns()
+        sessions = WriterSessions(writer, self._turns, str(path))
+        self._transactions: Inbox[Connection] = Inbox(sessions, committed=self.nudge)
         self._nudge = asyncio.Event()
         self._pulse: Pulse | None = None
         self._opened_at = running_time()
@@ -250,12 +253,9 @@ class SqliteStore:
 
     # ------------------------------------------------------------------- the inbox
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[SqliteTransaction]:
+    def transaction(self) -> Transaction[Connection]:
         """The writer, in a transaction; others of this process wait their turn."""
-        async with self._turns.own(), transaction(self._writer, str(self.path)) as opened:
-            yield opened
-        self.nudge()
+        return self._transactions.transaction()
 
     async def processed(self, event_id: str) -> Mapping[str, datetime]:
         """Which consumers have this event's effects, and since when."""

@@ -1,154 +1,119 @@
-"""One transaction of the consuming service on SQLite, from BEGIN to its end.
+"""The sessions of an inbox on a store's own writer: several statements in one trip to its thread.
 
-Owns: beginning, the inbox row, the row of a parked event, and the end. Guarantees:
-committed whole or not at all, whatever the body does, also when it is cancelled; a body that ends
-the transaction itself is found out, because a savepoint of ours spans the whole of it and dies
-with any COMMIT or ROLLBACK.
+Owns: nothing but that; what a transaction guarantees, ``inbox.transaction`` says. As with other
+handles, a savepoint of ours spans the whole of it and dies with any COMMIT or ROLLBACK.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Sequence
 
-from seaway.databases import sqlite_times as times
-from seaway.databases import statements
-from seaway.databases.causes import causes
 from seaway.databases.ending import to_its_end
-from seaway.databases.savepoints import ended_by_body
-from seaway.databases.sqlite_codes import is_transient, translated, translating
-from seaway.errors import StoreUnavailable
-from seaway.parked import Standing
+from seaway.databases.engines import SQLITE
+from seaway.databases.guard import RELEASE, SAVE, UNDO
+from seaway.databases.sqlite_codes import translated
+from seaway.databases.steps import Query, Row
+from seaway.databases.turns import Turns
+from seaway.drivers import sqlite_handles
 from seaway.stores.sqlite.connection import Connection
 
-_SQL = {**statements.load("sqlite/inbox.sql"), **statements.load("sqlite/parking.sql")}
-_GUARD = "seaway_transaction"
+
+class _Ended(sqlite3.OperationalError):
+    """The transaction is not the one that was begun."""
+
+    sqlite_errorcode = sqlite3.SQLITE_ERROR
 
 
-class SqliteTransaction:
-    """``contracts.InboxTransaction``; ``handle`` is the aiosqlite connection."""
+class WriterSession:
+    """See ``seam.Session``. One trip to the connection's thread for each of these."""
 
-    def __init__(self, connection: Connection, path: str) -> None:
-        self._connection = connection
-        self._path = path
+    engine = SQLITE
+    lost = False
+    """Once it is closed, it says so itself."""
 
-    @property
-    def handle(self) -> Connection:
-        """The connection, in an open transaction. Not to be committed or rolled back."""
-        return self._connection
+    def __init__(self, handle: Connection, shown: str) -> None:
+        self.handle = handle
+        self._shown = shown
+        self.over = False
 
-    async def claim(self, consumer: str, event_id: str) -> bool:
-        """Write the inbox row. False: it was there, so the effects are too."""
-        row = {"consumer": consumer, "event_id": event_id, "now": times.now()}
-        with translating(self._path):
-            return await self._connection.run(
-                lambda db: db.execute(_SQL["claim"], row).rowcount == 1
-            )
+    async def begin(self) -> None:
+        """See ``seam.Session``."""
+        await self.handle.run(_begin)
 
-    async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
-        """Write the inbox rows in one statement; those that were new."""
-        given = {"consumer": consumer, "event_ids": json.dumps(list(event_ids)), "now": times.now()}
-        with translating(self._path):
-            found = await self._connection.run(
-                lambda db: db.execute(_SQL["claim_many"], given).fetchall()
-            )
-        return {event_id for (event_id,) in found}
+    async def touched(self, query: Query) -> int:
+        """See ``seam.Session``."""
+        return await self.handle.run(
+            lambda db: db.execute(query.statement, query.parameters).rowcount
+        )
 
-    async def trying(self, consumer: str, event_ids: Sequence[str]) -> Mapping[str, int]:
-        """Note that each of these is tried once more; how often by now."""
-        ids = json.dumps(sorted(set(event_ids)))
-        return dict(await self._rows("trying", consumer=consumer, event_ids=ids, now=times.now()))
+    async def rows(self, query: Query) -> Sequence[Row]:
+        """See ``seam.Session``."""
+        return await self.handle.run(lambda db: sqlite_handles.rows(db, query))
 
-    async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
-        """Those of ``keys`` of which anything is parked."""
-        found = await self._rows("parked_keys", consumer=consumer, keys=json.dumps(list(keys)))
-        return {key for (key,) in found}
+    async def commit(self) -> None:
+        """See ``seam.Session``."""
+        await to_its_end(self.handle.run(lambda db: _commit(db, self._shown)))
 
-    async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
-        """Where an event stands among the parked ones of its key."""
-        found = await self._rows("standing", consumer=consumer, event_id=event_id, key=key)
-        return Standing.of(consumer, event_id, map(times.parked, found))
-
-    async def park(
-        self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
-    ) -> None:
-        """Write its row, or make it one without a letter again."""
-        own = {"consumer": consumer, "event_id": event_id, "key": key}
-        await self._rows("park", **own, place=place, failed=failed, now=times.now())
-
-    async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
-        """Its letter is stored."""
-        await self._rows("set_letter", consumer=consumer, event_id=event_id, letter=letter)
-
-    async def release(self, consumer: str, event_id: str) -> None:
-        """Remove its row. Idempotent."""
-        await self._rows("release", consumer=consumer, event_id=event_id)
-
-    async def _rows(self, name: str, **given: object) -> list[tuple[Any, ...]]:
-        with translating(self._path):
-            return await self._connection.run(lambda db: db.execute(_SQL[name], given).fetchall())
+    async def roll_back(self) -> None:
+        """See ``seam.Session``."""
+        intact = await to_its_end(self.handle.run(roll_back))
+        self.over = True
+        if not intact:
+            raise _Ended
 
 
-@asynccontextmanager
-async def transaction(connection: Connection, path: str) -> AsyncIterator[SqliteTransaction]:
-    """A transaction on ``connection``, which nobody else may use meanwhile."""
-    try:
-        with translating(path):
-            await connection.run(_begin)
-    except BaseException:
-        # Cancelled while BEGIN was under way: it may have begun all the same.
-        await to_its_end(connection.run(_roll_back))
-        raise
-    try:
-        yield SqliteTransaction(connection, path)
-    except BaseException as error:
-        intact = await to_its_end(connection.run(_roll_back))
-        if not isinstance(error, Exception):
-            raise
-        for found in causes(error):
-            # Whatever the body made of it.
-            if isinstance(found, sqlite3.Error) and is_transient(found):
-                raise translated(found, path) from error
-        if not intact and not isinstance(error, StoreUnavailable):
-            raise ended_by_body(connection) from error
-        raise
-    await to_its_end(connection.run(lambda db: _commit(db, path)))
+class WriterSessions:
+    """See ``seam.Sessions``. The writer is handed on in the order in which it is asked for."""
+
+    errors = sqlite_handles.MEANS
+
+    def __init__(self, writer: Connection, turns: Turns, shown: str) -> None:
+        self._writer = writer
+        self._turns = turns
+        self.shown = shown
+
+    async def take(self) -> WriterSession:
+        """See ``seam.Sessions``."""
+        await self._turns.take()
+        return WriterSession(self._writer, self.shown)
+
+    async def give_back(self, session: WriterSession, *, failed: bool) -> None:
+        """See ``seam.Sessions``."""
+        try:
+            if failed and not session.over:
+                await to_its_end(session.handle.run(roll_back))
+        finally:
+            self._turns.leave()
+
+    async def close(self) -> None:
+        """The writer is the store's."""
 
 
 def _begin(db: sqlite3.Connection) -> None:
     # What the last body set for its own reading must not reach the next one.
     db.row_factory, db.text_factory = None, str
     db.execute("BEGIN IMMEDIATE")
-    db.execute(f"SAVEPOINT {_GUARD}")
+    db.execute(SAVE)
 
 
-def _commit(db: sqlite3.Connection, path: str) -> None:
-    try:
-        db.execute(f"RELEASE {_GUARD}")
-    except sqlite3.OperationalError as error:
-        _roll_back(db)
-        if is_transient(error):
-            raise translated(error, path) from error
-        raise ended_by_body(db) from error
+def _commit(db: sqlite3.Connection, shown: str) -> None:
+    db.execute(RELEASE)
     try:
         db.execute("COMMIT")
+    except sqlite3.IntegrityError:
+        # A deferred constraint: the body's own doing, and its own error.
+        raise
     except sqlite3.Error as error:
-        _roll_back(db)
-        if isinstance(error, sqlite3.IntegrityError):
-            # A deferred constraint: the body's own doing, and its own error.
-            raise
-        raise translated(error, path) from error
+        raise translated(error, shown) from error
 
 
-def _roll_back(db: sqlite3.Connection) -> bool:
+def roll_back(db: sqlite3.Connection) -> bool:
     """Leave no transaction open; whether it was still the one that we began."""
     if not db.in_transaction:
         return False
     try:
-        db.execute(f"ROLLBACK TO {_GUARD}")
+        db.execute(UNDO)
         intact = True
     except sqlite3.OperationalError:
         intact = False

@@ -72,13 +72,13 @@ class ParkingConformance:
             await tx.park(CONSUMER, "e1", "case-1", place=1, failed=True)
         with undone():
             async with inbox.transaction() as tx:
-                await tx.release(CONSUMER, "e1")
+                await tx.release(CONSUMER, ["e1"])
                 await tx.park(CONSUMER, "e2", "case-2", place=2, failed=True)
                 raise Undo
         assert [one.event_id for one in await store.parked_heads(CONSUMER)] == ["e1"]
         for _ in range(2):
             async with inbox.transaction() as tx:
-                await tx.release(CONSUMER, "e1")
+                await tx.release(CONSUMER, ["e1"])
         assert list(await store.parked_heads(CONSUMER)) == []
 
     async def test_parked_again_it_keeps_its_place_and_has_no_letter(
@@ -111,7 +111,8 @@ class ParkingConformance:
         async with inbox.transaction() as tx:
             await tx.park(CONSUMER, "e1", "case-1", place=7, failed=True)
             await tx.set_letter(CONSUMER, "e1", 17)
-            await tx.release(CONSUMER, "e2")
+            await tx.release(CONSUMER, ["e2", "unknown"])
+            await tx.release(CONSUMER, [])
         async with inbox.transaction() as tx:
             assert await tx.trying(CONSUMER, ["e1", "e2"]) == {"e1": 1, "e2": 1}
             assert await tx.trying(CONSUMER, ["e1"]) == {"e1": 2}

@@ -34,7 +34,7 @@ SET state = 'waiting', tries = 0, failed = excluded.failed, letter = NULL,
     noted_at = CASE WHEN u.state = 'waiting' THEN u.noted_at ELSE excluded.noted_at END
 
 -- name: release
-DELETE FROM seaway_unhandled WHERE consumer = $1 AND event_id = $2
+DELETE FROM seaway_unhandled WHERE consumer = $1 AND event_id = ANY (CAST($2 AS text[]))
 
 -- name: set_letter
 UPDATE seaway_unhandled SET letter = $3

@@ -34,7 +34,8 @@ SET state = 'waiting', tries = 0, failed = excluded.failed, letter = NULL,
     noted_at = CASE WHEN state = 'waiting' THEN noted_at ELSE excluded.noted_at END
 
 -- name: release
-DELETE FROM seaway_unhandled WHERE consumer = :consumer AND event_id = :event_id
+DELETE FROM seaway_unhandled
+WHERE consumer = :consumer AND event_id IN (SELECT value FROM json_each(:event_ids))
 
 -- name: set_letter
 UPDATE seaway_unhandled SET letter = :letter

@@ -1,8 +1,8 @@
-"""A call's messages cut into runs of one atomic batch's size, encoded as they are drawn.
+"""A call's messages cut into pieces of one atomic batch's size, encoded as they are drawn.
 
 Owns: what can be sent at all, what waits behind a message that was not stored, and each message's
 outcome. Must not know a connection. Guarantees: nothing of a key is drawn once a message of it was
-refused or was there; nothing is drawn that needs no less room than what had none; a run holds no
+refused or was there; nothing is drawn that needs no less room than what had none; a piece holds no
 message that could not stand in a batch, unless it stands alone; no more than one message is encoded
 ahead of what has been drawn.
 """
@@ -23,7 +23,7 @@ BATCH_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(slots=True)
-class Run:
+class Piece:
     """What was drawn for one batch: the messages, and their places in the call."""
 
     places: list[int] = field(default_factory=list)
@@ -66,18 +66,18 @@ class Cut:
         self._source = self._sendable()
         self._ahead: tuple[int, wire.Prepared] | None = None
 
-    def keys(self, run: Run) -> list[str]:
+    def keys(self, piece: Piece) -> list[str]:
         """The ordering key of each message drawn."""
-        return [self._messages[place].key for place in run.places]
+        return [self._messages[place].key for place in piece.places]
 
     def stands_alone(self) -> bool:
         """Whether the next message has no room for the headers of a batch."""
         ahead = self._peek()
         return ahead is not None and ahead[1].size + wire.BATCH_HEADER_BYTES > self._limit
 
-    def draw(self, run: Run) -> Iterator[wire.Prepared]:
-        """The next batch's messages, put into ``run`` as they are taken; none at the end."""
-        places, messages, room = run.places, run.messages, BATCH_BYTES
+    def draw(self, piece: Piece) -> Iterator[wire.Prepared]:
+        """The next batch's messages, put into ``piece`` as they are taken; none at the end."""
+        places, messages, room = piece.places, piece.messages, BATCH_BYTES
         most = self._limit - wire.BATCH_HEADER_BYTES
         while (ahead := self._peek()) is not None:
             place, message = ahead
@@ -92,22 +92,22 @@ class Cut:
             if alone:
                 return
 
-    def settle(self, run: Run, outcomes: Sequence[PublishOutcome]) -> bool:
-        """Take a run's outcomes. Whether to go on: not where one speaks of the whole stream."""
+    def settle(self, piece: Piece, outcomes: Sequence[PublishOutcome]) -> bool:
+        """Take a piece's outcomes. Whether to go on: not where one speaks of the whole stream."""
         ill = None
-        for place, outcome in zip(run.places, outcomes, strict=True):
+        for place, outcome in zip(piece.places, outcomes, strict=True):
             self.outcomes[place] = outcome
             if not isinstance(outcome, Stored) or outcome.duplicate:
                 self._blocked.add(self._messages[place].key)
                 if ill is None and concerns_the_stream(outcome):
                     ill = outcome
         if isinstance(ill, Refused):
-            first = run.places[-1] + 1
+            first = piece.places[-1] + 1
             self.outcomes[first:] = [ill] * (len(self.outcomes) - first)
         return ill is None
 
     def _peek(self) -> tuple[int, wire.Prepared] | None:
-        # What was encoded ahead may wait behind a message of the run before it.
+        # What was encoded ahead may wait behind a message of the piece before it.
         ahead = self._ahead
         while ahead is None or (self._blocked and self._waits(*ahead)):
             ahead = next(self._source, None)

@@ -1,8 +1,10 @@
-"""What every adapter says of a handle through which nothing can be written. Pure."""
+"""What is said of a handle that cannot be used as it is, whichever the driver. Pure.
+
+``undoing``: what undoes a part of a transaction alone, in the words of the driver.
+"""
 
 from __future__ import annotations
 
-from seaway.databases.savepoints import undoing
 from seaway.errors import ConfigError, OutsideTransaction
 
 _ALONE = "so the event would not be atomic with your change"
@@ -25,11 +27,11 @@ def autocommit() -> OutsideTransaction:
     )
 
 
-def aborted(handle: object) -> ConfigError:
+def aborted(undoing: str) -> ConfigError:
     """A transaction that can only be rolled back."""
     return ConfigError(
         "the transaction is aborted: a statement before this one failed",
-        hint=f"roll back, or put such a statement into {undoing(handle)}",
+        hint=f"roll back, or put such a statement into {undoing}",
     )
 
 
@@ -42,4 +44,20 @@ def unsupported(what: str) -> ConfigError:
     """A framework's handle on a database that has no outbox here."""
     return ConfigError(
         f"the outbox cannot write through {what}", hint="it takes PostgreSQL and SQLite"
+    )
+
+
+def nothing_committed(undoing: str) -> str:
+    """What is said where a body passed over the failure of a statement."""
+    return (
+        f"nothing was committed, since a statement had failed before: put such a one into {undoing}"
+    )
+
+
+def ended_by_body(undoing: str) -> ConfigError:
+    """What is said to code that ended the transaction that it was given."""
+    return ConfigError(
+        "the code inside the transaction committed it or rolled it back itself, so its effects "
+        "and its inbox row may not agree",
+        hint=f"leave commit and rollback to Seaway; a part is undone by {undoing}",
     )

@@ -1,0 +1,58 @@
+"""Database drivers: one module a driver, called as its package is.
+
+    outbox ─┐
+    inbox  ─┼──> drivers.asyncpg, psycopg, sqlite3, aiosqlite, sqlalchemy, django
+    stores ─┘
+
+Owns: which transaction a handle is in, how a statement runs on it, what the driver's errors mean,
+and sessions for the inbox (``seam`` says what a module gives). Must not know any table, nor one
+driver another. A module is found by the name of the package that a handle's type comes from, and is
+imported when such a handle first comes: an application pays only for the driver that it has.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, cast
+
+from seaway.errors import SeawayError
+
+_PART_OF = {"psycopg_pool": "psycopg"}
+
+
+def entry(table: str, found: type) -> Any:
+    """What ``table`` (``HANDLES``, ``SOURCES``, ``KEPT``) of a driver has for ``found`` or its
+    nearest base class that is there; ``None``: no driver has anything."""
+    for base in found.__mro__:
+        known = getattr(_of(base), table, {}).get(name(base))
+        if known is not None:
+            return known
+    return None
+
+
+def translated(error: BaseException, where: str) -> SeawayError | None:
+    """The error of ours for a driver's, whichever driver's; ``None`` for any other."""
+    for base in type(error).__mro__:
+        if (driver := _of(base)) is not None:
+            return cast("SeawayError | None", driver.MEANS.translated(error, where))
+    return None
+
+
+def name(found: type) -> str:
+    """As tables of drivers name a type."""
+    return f"{found.__module__}.{found.__qualname__}"
+
+
+def _of(base: type) -> Any:
+    package = base.__module__.partition(".")[0]
+    return _driver(_PART_OF.get(package, package))
+
+
+@cache
+def _driver(package: str) -> Any:
+    if find_spec(f"{__name__}.{package}") is None:
+        return None
+    module = import_module(f"{__name__}.{package}")
+    return module if hasattr(module, "MEANS") else None

@@ -1,0 +1,212 @@
+"""asyncpg: connections, pooled or not, and pools.
+
+asyncpg keeps book of its own transactions, so that a body's ``connection.transaction()`` nests in
+ours; therefore it begins and ends ours, and no savepoint is needed to find out what the body did:
+the connection knows whether a transaction is open, and one more round trip whether it is aborted.
+Without that, PostgreSQL would answer COMMIT with ROLLBACK, which asyncpg passes over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TypeAlias, TypeVar
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from seaway.databases import sqlstates
+from seaway.databases.ending import to_its_end
+from seaway.databases.engines import POSTGRES
+from seaway.databases.refusals import Refusal
+from seaway.databases.steps import Query, Row, Work, awaited
+from seaway.drivers import refusals, seam
+from seaway.drivers.seam import SHOWN, Errors, Handles, Sources, Writer
+from seaway.errors import ConfigError, SeawayError
+
+T = TypeVar("T")
+
+Pooled: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+Handle: TypeAlias = "asyncpg.Connection[asyncpg.Record] | Pooled"
+
+ENGINE = POSTGRES._replace(binary=True)
+
+LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""The second is what asyncpg says of a session that was ended while it was idle."""
+ERRORS = (asyncpg.PostgresError, *LOST)
+"""All that the driver raises, and the network below it."""
+
+# ------------------------------------------------------------------- what its errors mean
+
+
+def refusal(error: BaseException) -> Refusal | None:
+    """See ``seam.Errors``."""
+    if isinstance(error, asyncpg.PostgresError):
+        return sqlstates.refusal(sqlstates.code_of(error))
+    return Refusal.OTHER if isinstance(error, asyncpg.InterfaceError) else None
+
+
+def translated(error: BaseException, where: str) -> SeawayError | None:
+    """See ``seam.Errors``."""
+    if not isinstance(error, ERRORS):
+        return None
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return ConfigError(f"{where}: {error}", hint="check the database's URL")
+    # What is a ValueError beside is refused before it is sent.
+    away = isinstance(error, LOST) and not isinstance(error, ValueError)
+    return sqlstates.translated(error, where, away=away)
+
+
+MEANS = Errors(refusal, translated, "a block of connection.transaction()")
+
+
+def translating(where: str) -> seam.translating:
+    """Turns the driver's errors of our own statements into Seaway's."""
+    return seam.translating(MEANS, where)
+
+
+# ------------------------------------------------------------------- which transaction it is in
+
+
+def lost(handle: Handle) -> bool:
+    """Whether its session is gone."""
+    try:
+        return handle.is_closed()
+    except asyncpg.InterfaceError:
+        return True  # The pool has taken it away already.
+
+
+def in_transaction(handle: Handle) -> bool:
+    """Whether a transaction is open on it; false for a lost one."""
+    return not lost(handle) and handle.is_in_transaction()
+
+
+def drop(handle: Handle) -> None:
+    """End its session at once: with it goes its transaction."""
+    with suppress(asyncpg.InterfaceError):  # The pool has taken it away already.
+        handle.terminate()
+
+
+def require_transaction(handle: Handle) -> None:
+    """See ``seam.Writer``."""
+    try:
+        is_open = not handle.is_closed()
+        within = is_open and handle.is_in_transaction()
+    except asyncpg.InterfaceError as error:
+        raise refusals.closed(error) from error
+    if not is_open:
+        raise refusals.closed("it is closed")
+    if not within:
+        raise refusals.outside()
+
+
+# ------------------------------------------------------------------- statements
+
+
+async def run(handle: Handle, work: Work[T]) -> T:
+    """See ``seam.Writer``. One round trip a query."""
+    return await awaited(work(ENGINE), partial(_rows, handle))
+
+
+async def _rows(handle: Handle, query: Query) -> Sequence[Row]:
+    return await handle.fetch(query.statement, *query.parameters)
+
+
+def touched(tag: str) -> int:
+    """The rows of a command tag: ``DELETE 5``, ``INSERT 0 5``."""
+    return int(tag.rpartition(" ")[2])
+
+
+# ------------------------------------------------------------------- sessions
+
+
+class _Ended(asyncpg.NoActiveSQLTransactionError):
+    """No transaction is open any more."""
+
+
+class AsyncpgSession:
+    """See ``seam.Session``."""
+
+    engine = ENGINE
+
+    def __init__(self, handle: Pooled) -> None:
+        self.handle = handle
+        self._whole = handle.transaction()
+
+    @property
+    def lost(self) -> bool:
+        """See ``seam.Session``."""
+        return lost(self.handle)
+
+    async def begin(self) -> None:
+        """See ``seam.Session``."""
+        await self._whole.start()
+
+    async def touched(self, query: Query) -> int:
+        """See ``seam.Session``."""
+        return touched(await self.handle.execute(query.statement, *query.parameters))
+
+    async def rows(self, query: Query) -> Sequence[Row]:
+        """See ``seam.Session``."""
+        return await self.handle.fetch(query.statement, *query.parameters)
+
+    async def commit(self) -> None:
+        """See ``seam.Session``."""
+        self._require_open()
+        await to_its_end(self._commit())
+
+    async def _commit(self) -> None:
+        await self.handle.execute("SELECT")
+        await self._whole.commit()
+
+    async def roll_back(self) -> None:
+        """See ``seam.Session``."""
+        self._require_open()
+        if not self.lost:
+            await to_its_end(self._whole.rollback())
+
+    def _require_open(self) -> None:
+        if not self.lost and not self.handle.is_in_transaction():
+            raise _Ended
+
+
+class AsyncpgSessions:
+    """See ``seam.Sessions``. Of a pool of the user's."""
+
+    errors, shown = MEANS, SHOWN
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        self._pool = pool
+
+    async def take(self) -> AsyncpgSession:
+        """See ``seam.Sessions``."""
+        try:
+            return AsyncpgSession(await self._pool.acquire())
+        except asyncpg.InterfaceError as error:
+            raise ConfigError(f"the pool of tx= cannot be used: {error}") from error
+        except ERRORS as error:
+            raise translated(error, SHOWN) or error from error
+
+    async def give_back(self, session: AsyncpgSession, *, failed: bool) -> None:
+        """See ``seam.Sessions``."""
+        await to_its_end(self._give_back(session.handle))
+
+    async def _give_back(self, handle: Pooled) -> None:
+        if in_transaction(handle):
+            # Left by a cancellation while it began: it must not reach the next one.
+            try:
+                await handle.execute("ROLLBACK")
+            except ERRORS:
+                drop(handle)
+        await self._pool.release(handle)
+
+    async def close(self) -> None:
+        """The pool is the user's."""
+
+
+HANDLES: Handles = {
+    "asyncpg.connection.Connection": Writer(MEANS, require_transaction, run),
+    "asyncpg.pool.PoolConnectionProxy": Writer(MEANS, require_transaction, run),
+}
+SOURCES: Sources = {"asyncpg.pool.Pool": AsyncpgSessions}

@@ -1,0 +1,160 @@
+"""What a module of ``seaway.drivers`` gives, so that outbox, inbox and stores work through it.
+
+    HANDLES   a handle's type ──> Writer      what Outbox.add writes through
+    SOURCES   a source's type ──> Sessions    what tx= of a consumer takes
+    KEPT      a connection's type ──> Sessions over a function that makes such
+    MEANS     what its errors mean
+
+Types are named (``"asyncpg.pool.Pool"``), as they say themselves where they are from. Must not
+import a driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from seaway.databases.engines import Engine
+from seaway.databases.refusals import Refusal
+from seaway.databases.steps import Query, Row, Work
+from seaway.errors import SeawayError
+
+SHOWN = "the consumer's database"
+"""What errors call the one that a user's handle is of."""
+
+
+class Errors(NamedTuple):
+    """What a driver's errors mean."""
+
+    refusal: Callable[[BaseException], Refusal | None]
+    """What the error says, whoever's statement met it; ``None`` where it is not the driver's. The
+    network's own errors say nothing here: the body may have met them elsewhere."""
+    translated: Callable[[BaseException, str], SeawayError | None]
+    """The error of ours for what a statement of ours may meet: the driver's errors, and the
+    network's below it. ``None`` for any other."""
+    undoing: str
+    """What undoes a part of a transaction alone, in the driver's own words."""
+
+
+class translating:
+    """Turns the driver's errors of our own statements into Seaway's."""
+
+    __slots__ = ("_errors", "_where")
+
+    def __init__(self, errors: Errors, where: str) -> None:
+        self._errors = errors
+        self._where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return
+        if (found := self._errors.translated(error, self._where)) is not None:
+            raise found from error
+
+
+class Writer(NamedTuple):
+    """How to write through one type of handle, in the transaction that is open on it."""
+
+    errors: Errors
+    """What those mean that ``run`` throws into its work."""
+    require_transaction: Callable[[Any], None]
+    """``OutsideTransaction`` unless one is open, ``ConfigError`` for a closed handle."""
+    run: Callable[[Any, Work[Any]], Any]
+    """Carry work out, awaitable where the handle is asynchronous. The driver's errors are thrown
+    into it; nothing is begun, committed or rolled back."""
+
+
+class Session(Protocol):
+    """One connection, given out for one transaction. Raises the driver's own errors."""
+
+    @property
+    def handle(self) -> Any:
+        """What ``delivery.tx`` is."""
+        ...
+
+    @property
+    def engine(self) -> Engine:
+        """Of the database below."""
+        ...
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is gone."""
+        ...
+
+    async def begin(self) -> None: ...
+
+    async def touched(self, query: Query) -> int:
+        """Run it; how many rows it touched."""
+        ...
+
+    async def rows(self, query: Query) -> Sequence[Row]:
+        """What it returns."""
+        ...
+
+    async def commit(self) -> None:
+        """To its end, even when cancelled. Fails, with nothing committed, where the body ended the
+        transaction or aborted it."""
+        ...
+
+    async def roll_back(self) -> None:
+        """To its end, even when cancelled. Fails with ``ENDED`` where the body ended the
+        transaction."""
+        ...
+
+
+class Sessions(Protocol):
+    """Where sessions come from."""
+
+    @property
+    def errors(self) -> Errors:
+        """What those of its sessions mean."""
+        ...
+
+    @property
+    def shown(self) -> str:
+        """What errors call the database."""
+        ...
+
+    async def take(self) -> Session:
+        """A connection of one's own, to be given back.
+
+        Raises Seaway's errors: ``StoreUnavailable``, ``ConfigError`` for what cannot be used.
+        """
+        ...
+
+    async def give_back(self, session: Any, *, failed: bool) -> None:
+        """To its end, even when cancelled. ``failed``: what is open on it has to be ended."""
+        ...
+
+    async def close(self) -> None:
+        """Close what was opened for them; what is the user's stays open. Idempotent."""
+        ...
+
+
+class Source(Protocol):
+    """Connections that are taken and given back, and whose they are."""
+
+    async def take(self) -> Any:
+        """One that nobody else has."""
+        ...
+
+    async def give_back(self, connection: Any, *, lost: bool = False) -> None:
+        """Nothing is open on it any more. ``lost``: it is of no more use."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+Handles: TypeAlias = Mapping[str, Writer]
+Sources: TypeAlias = Mapping[str, Callable[[Any], Sessions]]
+Kept: TypeAlias = Mapping[str, Callable[[Source], Sessions]]

@@ -1,0 +1,362 @@
+"""SQLAlchemy: sessions and connections of both kinds, on PostgreSQL and SQLite, whichever the
+dialect. Nothing is flushed for an event's sake.
+
+On PostgreSQL statements run through ``text()``, so that whatever dialect is there binds the
+parameters its own way. On SQLite those of a writer run on the driver's connection below. What is
+asynchronous runs on the synchronous session or connection inside, as SQLAlchemy itself runs every
+statement of these.
+
+A consumer's session begins, nests and commits as SQLAlchemy has it, so pending objects are flushed
+with the commit and a savepoint undoes them too. On SQLite its transactions take turns, since it has
+one writer.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+
+from sqlalchemy import AdaptedConnection, Connection, CursorResult, TextClause, text
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    InvalidRequestError,
+    OperationalError,
+    PendingRollbackError,
+    SQLAlchemyError,
+    TimeoutError,
+    UnboundExecutionError,
+)
+from sqlalchemy.orm import Session, scoped_session
+
+from seaway.databases import sqlite_codes, sqlstates
+from seaway.databases.ending import to_its_end
+from seaway.databases.engines import POSTGRES, SQLITE, Engine
+from seaway.databases.guard import RELEASE, SAVE, UNDO
+from seaway.databases.refusals import Refusal
+from seaway.databases.statements import by_name, named
+from seaway.databases.steps import Query, Row, Work, awaited, carried_out
+from seaway.databases.turns import Turns
+from seaway.drivers import refusals, sqlite_handles
+from seaway.drivers.seam import SHOWN, Errors, Handles, Sources, Writer
+from seaway.errors import ConfigError, SeawayError, StoreUnavailable
+
+if TYPE_CHECKING:  # Without greenlet it cannot be imported, and nobody comes with any of these.
+    from sqlalchemy.ext.asyncio import (
+        AsyncConnection,
+        AsyncEngine,
+        AsyncSession,
+        async_scoped_session,
+    )
+
+T = TypeVar("T")
+
+Handle: TypeAlias = "Session | scoped_session[Session] | Connection"
+AsyncHandle: TypeAlias = "AsyncSession | async_scoped_session[AsyncSession] | AsyncConnection"
+
+# ------------------------------------------------------------------- what its errors mean
+
+
+def refusal(error: BaseException) -> Refusal | None:
+    """See ``seam.Errors``."""
+    if isinstance(error, PendingRollbackError):
+        return Refusal.ABORTED
+    if not isinstance(error, SQLAlchemyError):
+        return None
+    if _away(error):
+        return Refusal.AWAY
+    below = _below(error)
+    if isinstance(below, sqlite3.Error):
+        return sqlite_codes.refusal(below)
+    return sqlstates.refusal(sqlstates.code_of(below))
+
+
+def translated(error: BaseException, where: str) -> SeawayError | None:
+    """See ``seam.Errors``. What a dialect lets through as it is has a SQLSTATE at least, or is the
+    driver's own below the statements of a writer."""
+    if isinstance(error, UnboundExecutionError):
+        return _unbound()
+    if isinstance(error, OSError) or _away(error):
+        return StoreUnavailable(f"{where}: {error}")
+    below = _below(error)
+    if isinstance(below, sqlite3.Error):
+        return sqlite_codes.translated(below, where)
+    if isinstance(error, SQLAlchemyError) or sqlstates.code_of(error):
+        return sqlstates.translated(below, where)
+    return None
+
+
+def _below(error: BaseException) -> BaseException:
+    """The driver's own error."""
+    return error.orig if isinstance(error, DBAPIError) and error.orig else error
+
+
+def _away(error: BaseException) -> bool:
+    if isinstance(error, TimeoutError):
+        return True  # The pool's.
+    if not isinstance(error, DBAPIError) or isinstance(error.orig, sqlite3.Error):
+        return False
+    if error.connection_invalidated:
+        return True
+    known = sqlstates.code_of(_below(error))
+    return isinstance(error, OperationalError | InterfaceError) and not known
+
+
+MEANS = Errors(refusal, translated, "a block of begin_nested()")
+
+# ------------------------------------------------------------------- which transaction it is in
+
+
+def require_transaction(handle: Handle | AsyncHandle) -> None:
+    """See ``seam.Writer``. A session's transaction is open as soon as it has begun to be used."""
+    found = _unscoped(handle)
+    if getattr(found, "closed", False):  # A connection; a closed session begins anew.
+        raise refusals.closed("it is closed")
+    if not found.in_transaction():
+        raise refusals.outside()
+
+
+def _unscoped(handle: Any) -> Any:
+    """The session of a scoped one, which is called for it."""
+    return handle() if callable(handle) else handle
+
+
+# ------------------------------------------------------------------- statements
+
+
+def run(handle: Handle, work: Work[T]) -> T:
+    """See ``seam.Writer``. On PostgreSQL one round trip a query."""
+    connection = _connection(handle)
+    match connection.dialect.name:
+        case "postgresql":
+            if getattr(connection.connection.dbapi_connection, "autocommit", False):
+                raise refusals.autocommit()
+            return carried_out(work(POSTGRES), partial(_rows, connection))
+        case "sqlite":
+            below: Any = connection.connection.dbapi_connection
+            if isinstance(below, AdaptedConnection):
+                done: T = below.run_async(partial(_run_below, work))
+                return done
+            if sqlite_handles.must_begin(below):
+                below.execute("BEGIN")
+            return carried_out(work(SQLITE), partial(sqlite_handles.rows, below))
+        case other:
+            raise refusals.unsupported(f"SQLAlchemy's dialect {other}")
+
+
+async def run_async(handle: AsyncHandle, work: Work[T]) -> T:
+    """The same, awaited."""
+    done: T = await _unscoped(handle).run_sync(run, work)
+    return done
+
+
+def _connection(handle: Handle) -> Connection:
+    if isinstance(handle, Connection):
+        return handle
+    try:
+        with _usable():
+            return handle.connection()
+    except UnboundExecutionError as error:
+        raise ConfigError(
+            "the session has no single database to write to",
+            hint="pass session.connection(bind_arguments=...)",
+        ) from error
+    except (DBAPIError, OSError) as error:
+        raise translated(error, "the session's database") or error from error
+
+
+def _rows(connection: Connection, query: Query) -> Sequence[Row]:
+    with _usable():
+        found = connection.execute(*_as_text(query))
+    return found.all() if query.gives else ()
+
+
+@contextmanager
+def _usable() -> Iterator[None]:
+    try:
+        yield
+    except UnboundExecutionError:
+        raise
+    except PendingRollbackError as error:
+        raise refusals.aborted(MEANS.undoing) from error
+    except InvalidRequestError as error:
+        raise refusals.closed(error) from error
+
+
+async def _run_below(work: Work[T], db: Any) -> T:
+    if sqlite_handles.must_begin(db):
+        await db.execute("BEGIN")
+    return await awaited(work(SQLITE), partial(sqlite_handles.awaited_rows, db))
+
+
+def _as_text(query: Query) -> tuple[TextClause, Mapping[str, Any]]:
+    if isinstance(query.parameters, Mapping):
+        return _text(query.statement), query.parameters
+    return _text(named(query.statement, ":{}")), by_name(*query.parameters)
+
+
+@lru_cache(maxsize=128)
+def _text(statement: str) -> TextClause:
+    """The same object each time: SQLAlchemy keeps what it compiled of it."""
+    return text(statement)
+
+
+# ------------------------------------------------------------------- sessions
+
+
+class AlchemySession:
+    """See ``seam.Session``."""
+
+    def __init__(self, handle: AsyncSession, engine: Engine) -> None:
+        self.handle = handle
+        self.engine = engine
+        self._connection: AsyncConnection | None = None
+
+    @property
+    def lost(self) -> bool:
+        """See ``seam.Session``."""
+        return self._connection is not None and self._connection.invalidated
+
+    async def begin(self) -> None:
+        """See ``seam.Session``."""
+        connecting = self.handle.connection()
+        if self.engine is SQLITE:
+            # Cut short, an opened file would be nobody's to close.
+            self._connection = await to_its_end(connecting)
+            await self._begin_writing(self._connection)
+        else:
+            self._connection = await connecting
+        try:
+            await self.handle.execute(_text(SAVE))
+        except DBAPIError as error:
+            if self.engine is SQLITE or refusal(error) is not Refusal.ENDED:
+                raise
+            raise ConfigError(
+                "the engine of tx= is in autocommit mode, so effects and inbox row cannot be "
+                "committed together",
+                hint="use one whose isolation level is not AUTOCOMMIT",
+            ) from error
+
+    async def touched(self, query: Query) -> int:
+        """See ``seam.Session``."""
+        return (await self._execute(query)).rowcount
+
+    async def rows(self, query: Query) -> Sequence[Row]:
+        """See ``seam.Session``."""
+        return (await self._execute(query)).all()
+
+    async def commit(self) -> None:
+        """See ``seam.Session``. Savepoints that the body left open are released."""
+        await to_its_end(self._commit())
+
+    async def _commit(self) -> None:
+        while (nested := self.handle.get_nested_transaction()) is not None:
+            await nested.commit()
+        await self.handle.execute(_text(RELEASE))
+        await self.handle.commit()
+
+    async def roll_back(self) -> None:
+        """See ``seam.Session``."""
+        await to_its_end(self._roll_back())
+
+    async def _roll_back(self) -> None:
+        try:
+            await self.handle.execute(_text(UNDO))
+        finally:
+            await self.handle.rollback()
+
+    async def _execute(self, query: Query) -> CursorResult[Any]:
+        return cast("CursorResult[Any]", await self.handle.execute(*_as_text(query)))
+
+    async def _begin_writing(self, connection: AsyncConnection) -> None:
+        # The driver begins with the first change, if ever: our savepoint would be the whole
+        # transaction then, and its release the commit.
+        below: Any = (await connection.get_raw_connection()).driver_connection
+        if not below.in_transaction:
+            await self.handle.execute(_text("BEGIN IMMEDIATE"))
+
+
+class AlchemySessions:
+    """See ``seam.Sessions``. Of sessions that ``make`` makes."""
+
+    errors, shown = MEANS, SHOWN
+
+    def __init__(self, make: Callable[[], AsyncSession]) -> None:
+        self._make = make
+        self._turns = Turns()
+
+    async def take(self) -> AlchemySession:
+        """See ``seam.Sessions``."""
+        handle = self._make()
+        session = AlchemySession(handle, _engine_of(handle))
+        if session.engine is SQLITE:
+            await self._turns.take()
+        return session
+
+    async def give_back(self, session: AlchemySession, *, failed: bool) -> None:
+        """See ``seam.Sessions``."""
+        try:
+            await to_its_end(_close(session.handle))
+        finally:
+            if session.engine is SQLITE:
+                self._turns.leave()
+
+    async def close(self) -> None:
+        """The engine is the user's."""
+
+
+def over_engine(engine: AsyncEngine) -> AlchemySessions:
+    """Sessions of an ``AsyncEngine``."""
+    from sqlalchemy.ext.asyncio import async_sessionmaker
+
+    return AlchemySessions(async_sessionmaker(engine, expire_on_commit=False))
+
+
+def _engine_of(session: AsyncSession) -> Engine:
+    try:
+        dialect = session.get_bind().dialect.name
+    except UnboundExecutionError as error:
+        raise _unbound() from error
+    match dialect:
+        case "postgresql":
+            return POSTGRES
+        case "sqlite":
+            return SQLITE
+    raise ConfigError(
+        f"the inbox cannot work through SQLAlchemy's dialect {dialect}",
+        hint="it takes PostgreSQL and SQLite",
+    )
+
+
+def _unbound() -> ConfigError:
+    return ConfigError(
+        "the sessions of tx= have no single database",
+        hint="give a sessionmaker with bind=, the engine whose database has the inbox",
+    )
+
+
+async def _close(session: AsyncSession) -> None:
+    try:
+        await session.close()
+    except (SQLAlchemyError, OSError):
+        await session.invalidate()
+
+
+_WRITER = Writer(MEANS, require_transaction, run)
+_ASYNC_WRITER = Writer(MEANS, require_transaction, run_async)
+
+HANDLES: Handles = {
+    "sqlalchemy.engine.base.Connection": _WRITER,
+    "sqlalchemy.orm.session.Session": _WRITER,
+    "sqlalchemy.orm.scoping.scoped_session": _WRITER,
+    "sqlalchemy.ext.asyncio.engine.AsyncConnection": _ASYNC_WRITER,
+    "sqlalchemy.ext.asyncio.session.AsyncSession": _ASYNC_WRITER,
+    "sqlalchemy.ext.asyncio.scoping.async_scoped_session": _ASYNC_WRITER,
+}
+SOURCES: Sources = {
+    "sqlalchemy.ext.asyncio.session.async_sessionmaker": AlchemySessions,
+    "sqlalchemy.ext.asyncio.engine.AsyncEngine": over_engine,
+}
