@@ -23,9 +23,8 @@ from seaway.errors import BrokerUnavailable, StoreUnavailable
 from seaway.events import RawEvent
 from seaway.naming import Durable
 from seaway.outbox import Outbox
-from seaway.parked import Place
 from seaway.telemetry import Delivered, Signal, Telemetry
-from seaway.testing.memory_broker import MemoryAdmin, MemoryBroker
+from seaway.testing.memory_broker import MemoryAdmin, MemoryBroker, _MemoryPull
 from seaway.testing.memory_store import MemoryStore
 from seaway.testing.memory_streams import MemoryConsumer
 
@@ -66,11 +65,14 @@ class WatchedDurable:
         self.naks: list[tuple[int, timedelta]] = []
         self.in_progress_calls: list[tuple[int, ...]] = []
         self.asked: list[int] = []
-        self.subscribed = 0
+        self.subscribed = self.rewound = 0
+        self.rewinding: deque[Exception] = deque()
+        """What the next calls to rewind meet."""
         self.open: list[_Watched] = []
         self.confirms = True
         self.away = False
         self.silent = False
+        self.loses_naks = False
 
     @property
     def _consumer(self) -> MemoryConsumer:
@@ -89,10 +91,27 @@ class WatchedDurable:
         self._consumer.out[seq].due = 0.0
         self._broker._tell()
 
+    def forget(self, seq: int) -> None:
+        """As what was deleted from the stream."""
+        self._consumer.out.pop(seq)
+
     async def deliver_to_another(self, count: int) -> None:
         """To a process that dies with them."""
         async with self._broker.subscribe(self.stream, DURABLE) as other:
             assert len(await other.next(count, timeout=SOON)) == count
+
+    async def lose(self, count: int) -> None:
+        """So many go out and do not come here, as when the connection is lost."""
+        if count:
+            await self.deliver_to_another(count)
+        for one in self.open:
+            one.gap()
+        self._broker._tell()
+
+    @property
+    def waiting(self) -> int:
+        """How many pulls wait."""
+        return self._consumer.waiting
 
     def fall_silent(self) -> None:
         """The open subscription delivers nothing any more."""
@@ -132,6 +151,16 @@ class _Watched:
             return []
         return await self._inner.next(limit, timeout=timeout)
 
+    def gap(self) -> None:
+        assert isinstance(self._inner, _MemoryPull)
+        self._inner.gaps += 1
+
+    async def rewind(self) -> int | None:
+        if self._durable.rewinding:
+            raise self._durable.rewinding.popleft()
+        self._durable.rewound += 1
+        return await self._inner.rewind()
+
     async def drain(self) -> None:
         await self._inner.drain()
 
@@ -144,6 +173,8 @@ class _Watched:
 
     async def nak(self, incoming: Incoming, *, delay: timedelta) -> None:
         self._durable.naks.append((incoming.stream_seq, delay))
+        if self._durable.loses_naks:
+            return
         await self._inner.nak(incoming, delay=delay)
         # A redelivery may overtake the return of the call.
         for _ in range(10):
@@ -201,6 +232,15 @@ class FragileStore(MemoryStore):
         self.away = 0
         self.commit_errors: deque[Exception] = deque()
         self.begun = 0
+        self.knows_nothing = False
+
+    def tries(self, consumer: str, event_id: str) -> int:
+        """How often it was noted that it is tried."""
+        tries, _ = self._tables.tried.get((consumer, event_id), (0, None))
+        return tries
+
+    async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
+        return set() if self.knows_nothing else await super().claimed(consumer, event_ids)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
@@ -236,10 +276,6 @@ class Letters:
             raise BrokerUnavailable("MEMO_DLQ did not take it")
         self.stored.append((incoming.event_id, reason))
         return len(self.stored)
-
-    async def lettered(self, consumer: str, messages: Collection[Incoming]) -> set[Place]:
-        stored = {event_id for event_id, _ in self.stored}
-        return {one.place for one in messages if one.event_id in stored}
 
 
 class Bench:

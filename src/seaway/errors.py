@@ -125,6 +125,10 @@ class NotPermitted(BrokerUnavailable):
         self.right = right
 
 
+class CannotRewind(SeawayError):
+    """The server does not give out again what it has sent; it will after ``ack_wait``."""
+
+
 class StoreUnavailable(TransientError):
     """The database cannot be reached, or is locked by another writer."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from seaway.consumer.pace import HORIZON
 from seaway.testing.drills import consumer, deploy
 from seaway.topology.shape import TURN
 
@@ -48,8 +47,6 @@ async def test_replaced_one_after_the_other_under_load_nothing_is_handled_twice(
     assert report.replaced == plan.processes
     found = report.findings
     assert found.calls == found.committed == found.took_effect > 0
-    # None, unless the machine stands still: then what one process has in hand may come again.
-    assert found.redeliveries <= plan.workers * (HORIZON / plan.work)
 
 
 @pytest.mark.timeout(240)

@@ -12,6 +12,7 @@ from seaway.brokers.jetstream import JetStreamBroker
 from seaway.contracts import Broker, Message, Stored
 from seaway.monitor import Sampler, Station, Watch
 from seaway.monitor.redeliveries import count_between
+from seaway.testing.conformance.broker_words import receive
 
 WAIT = timedelta(seconds=5)
 NOW = timedelta(0)
@@ -139,6 +140,23 @@ async def test_a_recreated_consumer_never_counts_backwards(make_bench: MakeBench
     assert await bench.counted() == 6
     await bench.deliver(naks=2, messages=5)
     assert await bench.counted() == 8
+
+
+async def test_what_is_given_out_again_is_counted(make_bench: MakeBench) -> None:
+    bench = await make_bench()
+    await bench.publish("opened", 6)
+    await bench.counted()
+    async with bench.broker.subscribe(bench.stream, bench.durable) as former:
+        await receive(former, 6)
+        assert await bench.counted() == 0
+    async with bench.broker.subscribe(bench.stream, bench.durable) as again:
+        assert await again.rewind() == 6
+        await again.ack(*await receive(again, 2))
+        assert await bench.counted() == 2
+        await again.ack(*await receive(again, 4))
+        await bench.publish("opened", 1)
+        await again.ack(*await receive(again, 1))
+        assert await bench.counted() == 6
 
 
 async def test_counting_leaves_no_consumer_behind_and_ends_at_its_bound(

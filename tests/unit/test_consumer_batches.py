@@ -246,7 +246,7 @@ def works(subjects_and_keys: Sequence[tuple[str, str]]) -> list[Work]:
                 1,
                 0,
             ),
-            None,
+            object(),  # type: ignore[arg-type]
             key,
         )
         for seq, (subject, key) in enumerate(subjects_and_keys, start=1)

@@ -195,7 +195,6 @@ async def test_what_was_under_way_and_nobody_takes_is_said_and_counted(
     await until(lambda: handled == ["e3"])
     assert bench.outcomes("e1") == ["ignored"]
     assert len(said()) >= 1
-    bench.events.again(2)
     await until(lambda: bench.letters.stored == [("e2", "undecodable")])
     await bench.finish()
     rows = [name for one in ("e1", "e2") for name in await bench.store.processed(one)]

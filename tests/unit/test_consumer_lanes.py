@@ -18,10 +18,10 @@ SOURCE: Subscription = object()  # type: ignore[assignment]
 LATER = 60.0
 
 
-def work(seq: int, key: str, *, stream: str = "SEA_EVENTS", owned: bool = True) -> Work:
+def work(seq: int, key: str, *, stream: str = "SEA_EVENTS", suspect: bool = False) -> Work:
     message = Message("sea.event.a.v1", b"", {ORDERING_KEY: key})
     incoming = Incoming(message, stream, seq, EPOCH, "c__p", seq, 1, 0)
-    return Work(incoming, SOURCE if owned else None, key)
+    return Work(incoming, SOURCE, key, suspect=suspect)
 
 
 def lanes_of(*works: Work, ordered: bool = True) -> Lanes:
@@ -72,46 +72,46 @@ def test_deliveries_of_one_lane_may_share_a_batch_in_order() -> None:
     assert places(lanes_of(*(work(n, "a") for n in (1, 2, 3))).take(2)) == [1, 2]
 
 
-def test_the_lane_of_what_is_expected_waits_for_it() -> None:
-    lanes = lanes_of(work(2, "a"), work(3, "b"))
-    assert lanes.expect(work(1, "a"), LATER)
-    assert not lanes.expect(work(3, "b"), LATER), "it is here"
-    assert places(lanes.take(5)) == [3]
-    assert places(lanes.expected) == [1]
-    lanes.push(work(1, "a"))
-    [first] = lanes.take(1)
-    assert places([first]) == [1]
-    assert places(lanes.expected) == [1], "it is not settled yet"
-    lanes.done(first)
-    assert not lanes.expecting
-    assert places(lanes.take(5)) == [2]
-
-
-def test_what_is_newer_waits_for_what_is_expected_and_what_is_older_does_not() -> None:
-    lanes = lanes_of(work(1, "a"), work(3, "a"), work(5, "a"), work(6, "b"))
-    assert lanes.expect(work(2, "a"), LATER)
-    assert lanes.expect(work(4, "a"), LATER)
-    assert (places(lanes.blocked()), lanes.moving(SOURCE)) == ([3, 5], 2)
-    for one in lanes.take(9):
+def test_what_may_have_ended_a_process_is_started_by_itself() -> None:
+    lanes = lanes_of(
+        *(work(n, key, suspect=True) for n, key in enumerate("aab", 1)),
+        *(work(n, key) for n, key in enumerate("abc", 4)),
+    )
+    taken = [lanes.take(9) for _ in range(3)]
+    assert list(map(places, taken)) == [[1], [3], [6]]
+    for [one] in taken:
         lanes.done(one)
-    assert places(lanes.waiting()) == [3, 5]
-    # One after the other, in whichever order they come.
-    lanes.push(work(4, "a"))
+    taken = [lanes.take(9), lanes.take(9)]
+    assert sorted(map(places, taken)) == [[2], [5]]
+    for [one] in taken:
+        lanes.done(one)
+    assert places(lanes.take(9)) == [4]
+
+
+def test_what_is_isolated_waits_for_the_others_and_they_for_it() -> None:
+    lanes = lanes_of(work(1, "a"), work(2, "b", suspect=True), work(3, "c"), work(4, "b"))
+    [other] = lanes.take(1)
+    [alone] = lanes.take(1)
+    lanes.isolate(alone)
     assert lanes.take(9) == []
-    lanes.push(work(2, "a"))
-    assert places(lanes.take(9)) == [2, 3, 4, 5]
+    lanes.done(other)
+    assert lanes.take(9) == [alone]
+    assert lanes.take(9) == []
+    lanes.put_back([alone])
+    assert lanes.take(9) == [alone]
+    lanes.done(alone)
+    assert places(lanes.take(9)) == [3, 4]
 
 
-def test_what_is_expected_and_does_not_come_is_released() -> None:
-    lanes = lanes_of(work(2, "a"))
-    lanes.expect(work(1, "a"), LATER, LATER + 5)
-    assert lanes.late(LATER - 1) == []
-    lanes.expect(work(1, "a"), LATER + 1, LATER + 6)
-    [late] = lanes.late(LATER + 1)
-    assert late.last == LATER + 5, "it is as late as when it was first expected"
-    lanes.release(late.work.place)
-    assert not lanes.expecting
-    assert places(lanes.take(5)) == [2]
+def test_what_is_isolated_holds_up_nobody_while_it_cannot_be_started() -> None:
+    lanes = lanes_of(work(1, "a", suspect=True), work(2, "b"), work(3, "c"))
+    [alone] = lanes.take(1)
+    lanes.isolate(alone)
+    assert lanes.take(1) == [alone]
+    lanes.stick(alone)
+    assert places(lanes.take(1)) == [2]
+    lanes.hold(alone, LATER)
+    assert places(lanes.take(9)) == [3]
 
 
 def test_a_key_that_never_runs_dry_does_not_starve_the_others() -> None:
@@ -155,30 +155,28 @@ def test_a_held_lane_can_be_released_when_nothing_comes_back() -> None:
     assert lanes.overdue(LATER - 1) == []
     [overdue] = lanes.overdue(LATER)
     assert lanes.take(5) == []
-    lanes.release(overdue.place)
-    lanes.release(overdue.place)
+    for _ in range(2):
+        lanes.release(overdue.incoming.place)
     assert places(lanes.take(5)) == [2]
 
 
 def test_what_waits_behind_a_held_one_takes_no_room() -> None:
-    lanes = lanes_of(work(1, "a"), work(2, "a"), work(3, "b"), work(4, "b", owned=False))
-    assert (lanes.moving(SOURCE), lanes.moving(None)) == (3, 1)
+    lanes = lanes_of(work(1, "a"), work(2, "a"), work(3, "b"))
+    assert lanes.moving(SOURCE) == 3
     [first] = lanes.take(1)
     lanes.hold(first, LATER)
-    assert (lanes.moving(SOURCE), len(lanes)) == (1, 3)
+    assert (lanes.moving(SOURCE), len(lanes)) == (1, 2)
 
 
 def test_a_second_copy_replaces_the_first_since_only_it_can_be_acknowledged() -> None:
-    read = work(1, "a", owned=False)
-    lanes = lanes_of(read)
+    lanes = lanes_of(work(1, "a"))
     [taken] = lanes.take(1)
-    again = work(1, "a")
+    taken.tries = 3
+    again, other = work(1, "a"), object()
+    again.source = other  # type: ignore[assignment]
     lanes.push(again)
-    assert taken.incoming is again.incoming
-    assert taken.source is SOURCE
-    lanes.push(work(1, "a", owned=False))
-    assert taken.source is SOURCE
-    assert len(lanes) == 1
+    assert (taken.incoming, taken.source, taken.deliveries) == (again.incoming, other, 4)
+    assert (len(lanes), lanes.count(SOURCE), lanes.count(again.source)) == (1, 0, 1)
 
 
 def test_an_older_event_goes_before_newer_ones_of_its_stream_whatever_lies_between() -> None:
@@ -222,11 +220,11 @@ class Server(RuleBasedStateMachine):
             self.lanes.push(work(self.sent, self.keys[self.sent]))
 
     @precondition(lambda self: self.nakked)
-    @rule(data=st.data(), owned=st.booleans())
-    def deliver_again(self, data: st.DataObject, owned: bool) -> None:
+    @rule(data=st.data())
+    def deliver_again(self, data: st.DataObject) -> None:
         seq = data.draw(st.sampled_from(sorted(self.nakked)))
         self.nakked.remove(seq)
-        self.lanes.push(work(seq, self.keys[seq], owned=owned))
+        self.lanes.push(work(seq, self.keys[seq]))
 
     @precondition(lambda self: len(self.lanes) > 0)
     @rule(data=st.data())
@@ -234,9 +232,14 @@ class Server(RuleBasedStateMachine):
         seq = data.draw(st.sampled_from([one.incoming.stream_seq for one in self.lanes]))
         self.lanes.push(work(seq, self.keys[seq]))
 
-    @rule(limit=st.integers(1, 5))
-    def start(self, limit: int) -> None:
+    @rule(limit=st.integers(1, 5), alone=st.booleans())
+    def start(self, limit: int, alone: bool) -> None:
         taken = self.lanes.take(limit)
+        if alone and taken and taken[0].suspect:
+            [one] = taken
+            self.lanes.isolate(one)
+            taken = self.lanes.take(limit)
+            assert not taken if self.running else taken == [one]
         assert len(taken) <= limit
         busy = {one.key for batch in (*self.running, self.stuck) for one in batch}
         assert not busy & {one.key for one in taken}
@@ -264,19 +267,19 @@ class Server(RuleBasedStateMachine):
     def lose_the_database(self, data: st.DataObject) -> None:
         self.lanes.put_back(self.running.pop(data.draw(st.integers(0, len(self.running) - 1))))
 
-    @rule(data=st.data())
-    def crash(self, data: st.DataObject) -> None:
-        """What was on its way is read from the stream, or expected from the server."""
+    @rule()
+    def crash(self) -> None:
+        """The server gives out again, in order, what was on its way."""
         self.lanes, self.running, self.stuck = Lanes(), [], []
+        self.rewind()
+
+    @rule()
+    def rewind(self) -> None:
+        """It does, and some of that is in hand."""
         for seq in range(1, self.sent + 1):
-            self.nakked.discard(seq)
-            if seq in self.settled:
-                continue
-            if data.draw(st.booleans()):
-                self.lanes.push(work(seq, self.keys[seq], owned=False))
-            else:
-                self.lanes.expect(work(seq, self.keys[seq]), LATER)
-                self.nakked.add(seq)
+            if seq not in self.settled:
+                self.nakked.discard(seq)
+                self.lanes.push(work(seq, self.keys[seq], suspect=True))
 
     def end(self, batch: list[Work], failing: set[str], *, sticks: bool = False) -> None:
         """As the runtime does: the first of a failing key is nak'ed, or stuck, the rest of it put
@@ -317,7 +320,7 @@ class Server(RuleBasedStateMachine):
 
     @invariant()
     def what_moves_can_be_started_or_runs(self) -> None:
-        ready = sum(map(self.lanes.moving, (SOURCE, None)))
+        ready = self.lanes.moving(SOURCE)
         running = sum(map(len, self.running))
         behind = {one.key for batch in self.running for one in batch}
         waiting = [one for one in self.lanes.waiting() if one.key not in behind]

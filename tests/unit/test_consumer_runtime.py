@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,8 +24,8 @@ from consuming import (
     until,
 )
 from seaway.chain import current_chain
-from seaway.consumer import Consumer, Delivery, recovery
-from seaway.contracts import Message, StoredMessage
+from seaway.consumer import Consumer, Delivery
+from seaway.contracts import Message
 from seaway.errors import AlreadyProcessed, ConfigError, NotFound, Poison, Retry, StoreUnavailable
 from seaway.events import RawEvent, event
 from seaway.naming import Durable
@@ -266,8 +266,8 @@ async def test_a_batch_shares_one_transaction_and_failures_leave_it_alone(bench:
     # e4 waited behind e2, of its own key; e3 did not.
     assert bench.events.acked.index(4) > bench.events.acked.index(2)
     assert bench.outcomes("e4") == ["handled"]
-    # All; e1 and e3 without e2; and e2 and e4 once e2 had come again.
-    assert bench.store.begun == 3
+    # All; e1 and e3 without e2; a note that e2 was tried; and e2 and e4 once e2 had come again.
+    assert bench.store.begun == 4
 
 
 async def test_a_refused_commit_is_retried_one_by_one_and_blames_the_guilty(bench: Bench) -> None:
@@ -350,59 +350,6 @@ async def test_no_handlers_is_a_mistake() -> None:
     bench.start(Consumer(Durable.parse(DURABLE), stream=EVENTS))
     with pytest.raises(ConfigError, match="has no handlers"):
         await bench.ended()
-
-
-# ------------------------------------------------------------------ after a crash
-
-
-async def test_what_a_dead_process_had_in_hand_comes_before_newer_events(bench: Bench) -> None:
-    order: list[str] = []
-
-    async def handle(event: RawEvent, delivery: Delivery) -> None:
-        order.append(delivery.event_id)
-
-    await bench.events.publish(message("e1"), message("e2"), message("e3"))
-    await bench.events.deliver_to_another(2)
-    bench.start(consumer(handle))
-    await until(lambda: bench.events.acked == [1, 2, 3])
-    await bench.finish()
-    assert order == ["e1", "e2", "e3"]
-    assert bench.events.pending == []
-
-
-async def test_what_a_dead_process_had_settled_is_acknowledged_at_once(bench: Bench) -> None:
-    """Or it would fill what may be out, and nothing would come until ``ack_wait``."""
-    await bench.events.configure(max_ack_pending=2)
-    await bench.events.publish(message("e1"), message("e2"), message("e3"))
-    await bench.events.deliver_to_another(2)
-    for name in ("e1", "e2"):
-        async with bench.store.transaction() as tx:
-            await tx.claim(DURABLE, name)
-    bench.start(consumer(note))
-    await until(lambda: bench.events.acked == [1, 2, 3])
-    await bench.finish()
-    assert bench.store.effects == {"e3": 1}
-
-
-async def test_a_recovered_event_that_fails_blocks_its_lane_until_it_is_delivered(
-    bench: Bench,
-) -> None:
-    order: list[tuple[str, int]] = []
-
-    async def handle(event: RawEvent, delivery: Delivery) -> None:
-        order.append((delivery.event_id, delivery.deliveries))
-        if delivery.event_id == "e1" and delivery.deliveries == 1:
-            raise Retry(after=timedelta(hours=1))
-
-    await bench.events.publish(message("e1"), message("e2"), message("e3", "case-2"))
-    await bench.events.deliver_to_another(1)
-    bench.start(consumer(handle))
-    await until(lambda: bench.events.acked == [3])
-    assert order == [("e1", 1), ("e3", 1)]
-    bench.events.again(1)
-    await until(lambda: sorted(bench.events.acked) == [1, 2, 3])
-    await bench.finish()
-    assert order[2:] == [("e1", 2), ("e2", 1)]
 
 
 # ------------------------------------------------------------------ stopping
@@ -502,12 +449,12 @@ async def test_a_stop_ends_also_where_the_server_answers_nothing(
         await dead.next(1, timeout=SOON)
         asked = asyncio.Event()
 
-        async def read(stream: str, **_: object) -> AsyncGenerator[StoredMessage]:
+        async def rewind(_: object) -> int | None:
             asked.set()
             await asyncio.Event().wait()
-            yield  # type: ignore[misc]
+            return None
 
-        monkeypatch.setattr(bench.broker.watched_admin, "read", read)
+        monkeypatch.setattr("consuming._Watched.rewind", rewind)
         bench.start(consumer(note, grace=timedelta(milliseconds=20)))
         await asked.wait()
         async with asyncio.timeout(5):
@@ -619,130 +566,9 @@ def collecting(errors: list[str]) -> Iterator[None]:
         errors.append(str(error))
 
 
-async def test_what_a_letter_stands_for_is_not_read_from_the_stream(bench: Bench) -> None:
-    await bench.events.publish(message("e1"), message("e2"))
-    await bench.events.deliver_to_another(2)
-    async with bench.store.transaction() as tx:
-        await tx.claim(*letter_row(DURABLE, (EVENTS, 1), "e1"))
-    bench.start(consumer(note))
-    await until(lambda: "e2" in bench.store.effects)
-    await bench.finish()
-    assert set(bench.store.effects) == {"e2"}
-
-
-SHORT = 300 * 10**6
-"""An ``ack_wait``: twenty of them are longer than these tests take."""
-
-
-@pytest.fixture
-def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "_LOOK_SECONDS", 0.01)
-
-
-async def tried_in_three_lives(bench: Bench, *event_ids: str) -> None:
-    async with bench.store.transaction() as tx:
-        for life in (1, 2, 3):
-            for event_id in event_ids:
-                await tx.claim(f"{DURABLE} recovery {life}", event_id)
-
-
-async def test_what_three_lives_have_tried_is_waited_for_until_another_has_it(
-    bench: Bench,
-) -> None:
-    await bench.events.publish(message("e1"))
-    await bench.events.deliver_to_another(1)
-    await tried_in_three_lives(bench, "e1")
-    await bench.events.publish(message("e2"), message("other", "case-2"))
-    bench.start(consumer(note))
-    await until(lambda: "other" in bench.store.effects)
-    assert "e2" not in bench.store.effects
-    async with bench.store.transaction() as tx:
-        await tx.claim(DURABLE, "e1")
-    await until(lambda: "e2" in bench.store.effects)
-    await bench.finish()
-    assert set(bench.store.effects) == {"e2", "other"}
-
-
-@pytest.mark.usefixtures("looking_often")
-async def test_what_three_lives_have_tried_is_waited_for_as_long_as_the_server_may_deliver_it(
-    bench: Bench,
-) -> None:
-    """And what lies between several of them keeps its place."""
-    events = [message(f"e{number}") for number in range(1, 6)]
-    await bench.events.publish(*events, message("other", "case-2"))
-    await bench.events.deliver_to_another(4)
-    await tried_in_three_lives(bench, "e2", "e4")
-    # The server will deliver them in half a minute, which is more than twice this.
-    await bench.events.configure(ack_wait=SHORT)
-    bench.start(consumer(note, workers=2))
-    await until(lambda: {"e1", "other"} <= bench.store.effects.keys())
-    asked = bench.broker.watched_admin.asked
-    await until(lambda: bench.broker.watched_admin.asked > asked + 3)
-    assert set(bench.store.effects) == {"e1", "other"}
-    bench.events.again(4)
-    bench.events.again(2)
-    await until(lambda: len(bench.store.effects) == 6)
-    await bench.finish()
-    effects = [event_id for event_id in bench.store.effects if event_id != "other"]
-    assert effects == ["e1", "e2", "e3", "e4", "e5"]
-
-
-@pytest.mark.usefixtures("looking_often")
-async def test_what_the_server_has_done_with_is_not_waited_for(bench: Bench) -> None:
-    await bench.events.publish(message("e1"), message("e2"))
-    async with MemoryBroker.subscribe(bench.broker, EVENTS, DURABLE) as other:
-        [first] = await other.next(1, timeout=SOON)
-        await tried_in_three_lives(bench, "e1")
-        await bench.events.configure(ack_wait=SHORT)
-        bench.start(consumer(note))
-        await until(lambda: bench.broker.watched_admin.asked > 5)
-        assert bench.store.effects == {}
-        # Its last delivery, say: there is no row of it yet.
-        assert await other.ack(first) == [True]
-        await until(lambda: "e2" in bench.store.effects)
-    await bench.finish()
-    assert set(bench.store.effects) == {"e2"}
-
-
-@pytest.mark.usefixtures("looking_often")
-async def test_what_has_a_letter_that_the_inbox_does_not_know_is_not_waited_for(
-    bench: Bench,
-) -> None:
-    """A sweeper of another database wrote it, and the server has others of its key pending."""
-    await bench.events.publish(message("e1"), message("e2"), message("e3"))
-    await bench.events.deliver_to_another(1)
-    await tried_in_three_lives(bench, "e1")
-    await bench.events.configure(ack_wait=SHORT)
-    bench.start(consumer(note))
-    await until(lambda: len(bench.events.pending) > 1)
-    assert bench.store.effects == {}
-    bench.letters.stored.append(("e1", "exhausted"))
-    await until(lambda: len(bench.store.effects) == 2)
-    await bench.finish()
-    assert list(bench.store.effects) == ["e2", "e3"]
-    # The next start need not look for it.
-    assert await bench.store.claimed(*_row_of(1)) == set(_row_of(1)[1])
-
-
 def _row_of(stream_seq: int) -> tuple[str, list[str]]:
     consumer, row = letter_row(DURABLE, (EVENTS, stream_seq), f"e{stream_seq}")
     return consumer, [row]
-
-
-@pytest.mark.usefixtures("looking_often")
-async def test_what_nobody_knows_of_is_not_waited_for_without_end(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Acknowledged by hand, say, while the floor stays below it."""
-    await bench.events.publish(message("e1"), message("e2"))
-    await bench.events.deliver_to_another(1)
-    await tried_in_three_lives(bench, "e1")
-    await bench.events.configure(ack_wait=5_000_000)
-    bench.start(consumer(note))
-    await until(lambda: "e2" in bench.store.effects)
-    await bench.finish()
-    assert set(bench.store.effects) == {"e2"}
-    assert f"{EVENTS}:1 was delivered before and has not come again" in caplog.text
 
 
 async def test_a_letter_is_not_acknowledged_before_the_inbox_knows_of_it(bench: Bench) -> None:
@@ -786,22 +612,3 @@ async def test_what_comes_again_after_its_letter_takes_no_effect(bench: Bench) -
     await until(lambda: sorted(bench.events.acked) == [1, 2])
     await bench.finish()
     assert set(bench.store.effects) == {"e2"}
-
-
-async def test_what_has_become_a_letter_since_it_was_read_from_the_stream_takes_no_effect(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await bench.events.publish(message("e1"), message("e2"), message("e3"))
-    await bench.events.deliver_to_another(3)
-    async with bench.store.transaction() as tx:
-        await tx.claim(*letter_row(DURABLE, (EVENTS, 2), "e2"))
-
-    async def not_yet(consumer: str, event_ids: Collection[str]) -> set[str]:
-        return set()
-
-    # When it was looked for, it was not there.
-    monkeypatch.setattr(bench.store, "claimed", not_yet)
-    bench.start(consumer(note))
-    await until(lambda: "e3" in bench.store.effects)
-    await bench.finish()
-    assert list(bench.store.effects) == ["e1", "e3"]

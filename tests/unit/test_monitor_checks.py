@@ -114,6 +114,14 @@ def test_a_server_that_is_away_is_unknown_and_nothing_below_it_is_judged() -> No
     assert {found.check for found in report.findings} == {"server", "outbox_age", "outbox_parked"}
 
 
+def test_a_server_that_cannot_rewind_is_told_of() -> None:
+    old = ServerInfo("2.12.8", True, 1 << 20)
+    found = finding(replace(WELL, server=old), "server")
+    assert (found.state, found.next_move) == (State.OK, "upgrade to 2.14 or newer")
+    assert "order by key over a crash" in found.message
+    assert not finding(replace(WELL, server=replace(old, elsewhere=True)), "server").next_move
+
+
 def test_a_server_without_jetstream_is_critical() -> None:
     found = finding(replace(WELL, server=ServerInfo("2.15.1", False, 1 << 20)), "server")
     assert (found.state, found.next_move) == (State.CRITICAL, "start nats-server with -js")

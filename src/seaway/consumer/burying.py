@@ -21,7 +21,7 @@ from seaway import logs
 from seaway.consumer.breaker import OUTAGE
 from seaway.consumer.lanes import Work
 from seaway.consumer.parking import note_failure, note_letter
-from seaway.consumer.run import Run, Spawn, by_source
+from seaway.consumer.run import Run, Spawn
 from seaway.contracts import DeadLetterReason
 from seaway.errors import ConfigError, SeawayError, StoreRefused
 from seaway.telemetry import DeadLettered, HandledAs
@@ -129,8 +129,7 @@ class Burials:
                     exc_info=None if isinstance(error, SeawayError) else error,
                 )
             return False
-        for source, batch in by_source([work], run.open):
-            await source.ack(*batch)
+        await work.source.ack(work.incoming)
         run.lanes.done(work)
         self._told(burial)
         return True
@@ -141,7 +140,7 @@ class Burials:
         if burial.letter is None and await self._is_to_be_buried(burial):
             try:
                 burial.letter = await run.ports.dead_letters.store(
-                    incoming, reason=burial.reason, error=burial.error
+                    burial.work.counted(), reason=burial.reason, error=burial.error
                 )
             except ConfigError as error:
                 # About this message, not about the application.

@@ -59,7 +59,7 @@ async def call_handler(
 def _delivery(
     item: Item, tx: Any, outbox: OutboxWriter | None, chain: Chain | None = None
 ) -> Delivery:
-    return Delivery(item.work.incoming, item.metadata, tx, outbox, chain)
+    return Delivery(item.work.counted(), item.metadata, tx, outbox, chain)
 
 
 def _chain(item: Item) -> Chain:

@@ -65,9 +65,8 @@ class Delivery:
         """1 at the first attempt. Not counted: attempts that an outage or a conflict between
         transactions undid, and those of a batch that failed for another event's sake.
 
-        It is the server's count, which nobody may read of a message that is under way: what is
-        handled first after a crash or a reconnect, read from the stream, says 1 again, and goes on
-        from the server's count when that delivers it.
+        It goes on where a process or its connection ends, as far as is known: of attempts that
+        ended their process without being noted before, one is counted.
         """
         return self._incoming.deliveries
 

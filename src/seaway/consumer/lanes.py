@@ -2,9 +2,10 @@
 
 Owns: what may be started next. Guarantees, within one process: the deliveries of a key are given
 out one run after the other in stream order; a lane whose delivery was given back waits until that
-one has come again, or is released, and one with a delivery that is stuck until that is settled; so
-does what is newer than a delivery that is expected; of a delivery that the server sends twice, the
-newest copy counts, since only that can be acknowledged.
+one has come again, or is overdue, and one with a delivery that is stuck until that is settled; of a
+delivery that the server sends twice, the
+newest copy counts, since only that can be acknowledged; what may have ended a process is started
+by itself, and where that is said (``isolate``) while nothing else is at work.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from typing import TypeAlias
 
 from seaway.contracts import Incoming, Subscription
 from seaway.parked import Place
@@ -25,13 +26,19 @@ Lane: TypeAlias = str | Place
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """A delivery in hand. ``source`` ``None``: read from the stream, not to be settled."""
+    """A delivery in hand."""
 
     incoming: Incoming
-    source: Subscription | None
+    source: Subscription
     key: str
     alive: float = math.inf
     """When its ack timer was last known to run."""
+    suspect: bool = False
+    """It was on its way when a process or a connection ended: it may have ended the process."""
+    tries: int = 0
+    """How often it was tried by now, this time included, as far as that is noted."""
+    noted: bool = False
+    """Whether this time is."""
     falls: int = 0
     """How many outages of the database began while it was at work alone."""
     place: Place = field(init=False)
@@ -39,6 +46,18 @@ class Work:
 
     def __post_init__(self) -> None:
         self.place = self.incoming.place
+
+    @property
+    def deliveries(self) -> int:
+        """How often it was delivered by now, as far as is known: the server may count from 1
+        again. Only the first try is not noted."""
+        return max(self.incoming.deliveries, self.tries + 1 if self.tries else 0)
+
+    def counted(self) -> Incoming:
+        """The delivery with that number."""
+        if self.deliveries == self.incoming.deliveries:
+            return self.incoming
+        return replace(self.incoming, deliveries=self.deliveries)
 
     def fell(self) -> int:
         """One more outage began while it was at work; how many by now."""
@@ -48,20 +67,13 @@ class Work:
 
 @dataclass(slots=True)
 class Held:
-    """A delivery that was given back: its lane waits for it."""
+    """A delivery that was given back: its lane waits for it; overdue after ``until``."""
 
-    place: Place
+    incoming: Incoming
+    source: Subscription
     until: float
-    deliveries: int
-
-
-class Expected(NamedTuple):
-    """A delivery that has not come yet: what is newer in its lane waits for it, until ``last`` at
-    the latest."""
-
-    work: Work
-    until: float
-    last: float
+    looks: int = 0
+    """How often it was looked for since."""
 
 
 class Lanes:
@@ -74,7 +86,8 @@ class Lanes:
         self._held: dict[Lane, Held] = {}
         self._in_hand: dict[Place, Work] = {}
         self._stuck: dict[Place, Work] = {}
-        self._expected: dict[Place, Expected] = {}
+        self._alone: dict[Place, Work] = {}
+        self._suspects = 0
         self._counts: Counter[int] = Counter()
         self.left = 0
         """How many deliveries have gone out of our hands by now."""
@@ -87,8 +100,8 @@ class Lanes:
 
     @property
     def waits(self) -> bool:
-        """Whether any lane waits for a delivery to come back, or to come at all."""
-        return bool(self._held or self._expected)
+        """Whether any lane waits for a delivery to come back."""
+        return bool(self._held)
 
     @property
     def open(self) -> int:
@@ -96,14 +109,14 @@ class Lanes:
         both = len(self._waiting.keys() & self._running.keys())
         return len(self._waiting) + len(self._running) - both - len(self._stuck_lanes())
 
-    def count(self, source: Subscription | None) -> int:
+    def count(self, source: Subscription) -> int:
         """How many deliveries of one source are in hand."""
         return self._counts[id(source)]
 
-    def moving(self, source: Subscription | None) -> int:
+    def moving(self, source: Subscription) -> int:
         """How many deliveries of one source are in hand, and neither stuck nor behind one that is,
         or that is not here."""
-        if not self.waits and not self._stuck:
+        if not self._held and not self._stuck:
             return self.count(source)
         still = (*self.blocked(), *self._stuck.values())
         return self.count(source) - sum(work.source is source for work in still)
@@ -112,17 +125,15 @@ class Lanes:
         """Take a delivery in."""
         known = self._in_hand.get(work.place)
         if known is not None:
-            if work.source is not None:
-                self._forget(known)
-                known.incoming, known.source = work.incoming, work.source
-                known.alive = work.alive
-                self._remember(known)
+            self._counts[id(known.source)] -= 1
+            known.incoming, known.source, known.alive = work.incoming, work.source, work.alive
+            self._counts[id(known.source)] += 1
             return
         self._remember(work)
         lane = self._lane_of(work)
         held = self._held.get(lane)
         queue = self._waiting.setdefault(lane, deque())
-        if held is not None and held.place == work.place:
+        if held is not None and held.incoming.place == work.place:
             del self._held[lane]
             queue.appendleft(work)
         else:
@@ -133,31 +144,57 @@ class Lanes:
 
         Several of one lane follow each other; the lane is closed until all are ``done``.
         """
+        if self._alone and (lane := self._lone_lane()) is not None:
+            others = self._running.keys() - self._stuck_lanes()
+            return [] if others or limit < 1 else self._take_from(lane, 1)
         chosen: list[tuple[Lane, int]] = []
-        left, absent = limit, self._absent()
+        left = limit
         for lane, queue in self._waiting.items():
             if left < 1:
                 break
-            if lane not in self._running and (ready := self._ready(lane, queue, absent)):
-                chosen.append((lane, ready))
-                left -= ready
-        taken: list[Work] = []
-        for lane, ready in chosen:
-            queue = self._waiting.pop(lane)
-            count = min(limit - len(taken), ready)
-            taken += [queue.popleft() for _ in range(count)]
-            self._running[lane] = count
-            if queue:
-                # To the end of the line: a key that never runs dry must not starve the others.
-                self._waiting[lane] = queue
+            if lane in self._running or lane in self._held:
+                continue
+            ready = len(queue)
+            if self._suspects:
+                if queue[0].suspect:
+                    if not chosen:
+                        return self._take_from(lane, 1)
+                    continue
+                ready = sum(1 for _ in takewhile(lambda work: not work.suspect, queue))
+            chosen.append((lane, min(ready, left)))
+            left -= ready
+        return [work for lane, count in chosen for work in self._take_from(lane, count)]
+
+    def _take_from(self, lane: Lane, count: int) -> list[Work]:
+        queue = self._waiting.pop(lane)
+        self._running[lane] = count
+        taken = [queue.popleft() for _ in range(count)]
+        if queue:
+            # To the end of the line: a key that never runs dry must not starve the others.
+            self._waiting[lane] = queue
         return taken
+
+    def _lone_lane(self) -> Lane | None:
+        """That of a delivery that is to be alone, or is; none where it cannot be started."""
+        stuck = self._stuck_lanes()
+        lanes = (self._lane_of(work) for work in self._alone.values())
+        return next((one for one in lanes if one not in stuck and one not in self._held), None)
+
+    @property
+    def isolating(self) -> bool:
+        """Whether one is to be alone, or is."""
+        return self._lone_lane() is not None
+
+    def isolate(self, work: Work) -> None:
+        """It was taken, and is put back: nothing is started before it, nor while it is at work."""
+        self._alone[work.place] = work
+        self.put_back([work])
 
     def done(self, work: Work) -> None:
         """It is settled, one way or the other, and out of our hands."""
         self._forget(work)
         self._stuck.pop(work.place, None)
         self.left += 1
-        self._expected.pop(work.place, None)
         self._leave(self._lane_of(work))
 
     def drop(self, work: Work) -> None:
@@ -179,49 +216,16 @@ class Lanes:
         """It was given back and will come again; ``overdue`` after ``until``."""
         self.done(work)
         if self._ordered:
-            self._held[self._lane_of(work)] = Held(work.place, until, work.incoming.deliveries)
-
-    def expect(self, work: Work, until: float, last: float = math.inf) -> bool:
-        """It is not here yet: what is newer in its lane waits for it; ``late`` after ``until``.
-        False where it is here. Expected already it keeps its ``last``."""
-        if not self._ordered or work.place in self._in_hand:
-            return False
-        if (known := self._expected.get(work.place)) is not None:
-            last = known.last
-        self._expected[work.place] = Expected(work, until, last)
-        return True
-
-    @property
-    def expected(self) -> list[Work]:
-        """What is expected and has not come, or is not settled."""
-        return [expected.work for expected in self._expected.values()]
-
-    @property
-    def expecting(self) -> bool:
-        """Whether there is any such."""
-        return bool(self._expected)
-
-    def expects(self, place: Place) -> bool:
-        """Whether this is expected."""
-        return place in self._expected
+            self._held[self._lane_of(work)] = Held(work.incoming, work.source, until)
 
     def overdue(self, now: float) -> list[Held]:
         """What was given back and should have come again by now. Its lane still waits."""
         return [held for held in self._held.values() if held.until <= now]
 
-    def late(self, now: float) -> list[Expected]:
-        """What was expected and should have come by now. What is newer still waits."""
-        return [
-            expected
-            for place, expected in self._expected.items()
-            if expected.until <= now and place not in self._in_hand
-        ]
-
     def release(self, place: Place) -> None:
         """It will not come again here: its lane goes on without it. Idempotent."""
-        self._expected.pop(place, None)
         for lane, held in tuple(self._held.items()):
-            if held.place == place:
+            if held.incoming.place == place:
                 del self._held[lane]
 
     def put_back(self, works: Iterable[Work]) -> None:
@@ -243,47 +247,22 @@ class Lanes:
 
     def blocked(self) -> list[Work]:
         """What of it waits for a delivery that is not here, or that is stuck."""
-        absent, stuck = self._absent(), self._stuck_lanes()
-        return [
-            work
-            for lane, queue in self._waiting.items()
-            for work in islice(
-                queue, 0 if lane in stuck else self._ready(lane, queue, absent), None
-            )
-        ]
+        still = self._stuck_lanes() | self._held.keys()
+        return [work for lane in still for work in self._waiting.get(lane, ())]
 
     def _stuck_lanes(self) -> set[Lane]:
         return {self._lane_of(work) for work in self._stuck.values()}
 
-    def _absent(self) -> Mapping[Lane, Sequence[Incoming]]:
-        """What is expected and has not come, by lane."""
-        absent: dict[Lane, list[Incoming]] = {}
-        for place, expected in self._expected.items():
-            if place not in self._in_hand:
-                work = expected.work
-                absent.setdefault(self._lane_of(work), []).append(work.incoming)
-        return absent
-
-    def _ready(
-        self, lane: Lane, queue: deque[Work], absent: Mapping[Lane, Sequence[Incoming]]
-    ) -> int:
-        """How many of a lane's deliveries need not wait for one that is not here."""
-        if lane in self._held:
-            return 0
-        if lane in absent:
-            for at, work in enumerate(queue):
-                if any(_is_newer(work.incoming, one) for one in absent[lane]):
-                    return at
-        return len(queue)
-
     def _remember(self, work: Work) -> None:
         self._in_hand[work.place] = work
         self._counts[id(work.source)] += 1
+        self._suspects += work.suspect
 
     def _forget(self, work: Work) -> None:
-        found = self._in_hand.pop(work.place, None)
-        if found is not None:
-            source = id(found.source)
+        if self._in_hand.pop(work.place, None) is not None:
+            self._alone.pop(work.place, None)
+            self._suspects -= work.suspect
+            source = id(work.source)
             self._counts[source] -= 1
             if not self._counts[source]:
                 del self._counts[source]

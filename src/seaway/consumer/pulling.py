@@ -2,7 +2,8 @@
 
 Owns: the subscription of each stream. Knows nothing of handlers. Guarantees: a subscription that
 goes silent while the durable has something to give, and one whose durable is deleted, is made anew
-and told of; what came over the old one is settled there.
+and told of; what came over the old one is settled there. Where one begins, or may have lost
+something, the server gives that out again before anything newer (ADR 0014).
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import contextlib
 from collections.abc import Sequence
 from datetime import timedelta
 
+from seaway import logs
 from seaway.consumer.breaker import OUTAGE
-from seaway.consumer.recovery import recover
 from seaway.consumer.run import Run, Spawn
 from seaway.consumer.settling import Settler
+from seaway.consumer.trying import settled
 from seaway.contracts import Incoming, Subscription
-from seaway.errors import BrokerUnavailable, NotFound
+from seaway.errors import BrokerUnavailable, CannotRewind, NotFound
 from seaway.telemetry import Resubscribed
+
+logger = logs.logger("seaway.consumer")
 
 POLL = timedelta(seconds=5)
 """How long a pull waits for a message."""
@@ -33,6 +37,7 @@ class Puller:
         self._run = run
         self._settler = settler
         self._spawn = spawn
+        self._said = ""
         self._bringing = 0
         self._fewer = asyncio.Event()
 
@@ -42,7 +47,7 @@ class Puller:
         while not run.stop.is_set():
             try:
                 async with run.ports.broker.subscribe(stream, run.durable) as source:
-                    attempt, run.open[stream] = 0, source
+                    attempt = 0
                     await self._bring(stream, source)
                     if not run.stop.is_set():
                         self._tell(stream, "stalled")
@@ -73,7 +78,7 @@ class Puller:
             await source.drain()
             while batch := await source.next(run.capacity, timeout=timedelta(0)):
                 if source.gaps == gaps:
-                    run.take_in(batch, source)
+                    await self._take_in(source, batch)
                 else:
                     await self._settler.refuse(source, batch)
         finally:
@@ -81,13 +86,15 @@ class Puller:
             self._fewer.set()
 
     async def _pull_until_stop_or_stall(self, stream: str, source: Subscription) -> int:
-        """How many gaps were filled; behind one that was not, nothing may be taken in."""
-        run, gaps = self._run, -1
+        """Of how many gaps care was taken; behind another nothing may be taken in."""
+        run, gaps = self._run, -1  # The beginning is one.
         quiet_since, suspicious = run.now(), False
         draining = asyncio.create_task(self._drain_on_stop(source))
         try:
             while not run.stop.is_set():
-                gaps = await self._fill(gaps, stream, source)
+                if gaps != source.gaps:
+                    gaps = await self._rewind(stream, source)
+                    continue
                 # What waits behind a held delivery does not count: that one must be able to come.
                 capacity = run.capacity
                 free = capacity - run.lanes.moving(source)
@@ -99,11 +106,7 @@ class Puller:
                     continue
                 batch = await _next(source, free)
                 run.breaker.resume("server")
-                gaps = await self._fill(gaps, stream, source)
-                if gaps != source.gaps:
-                    await self._settler.refuse(source, batch)
-                    break
-                run.take_in(batch, source)
+                await self._take_in(source, batch)
                 if batch:
                     quiet_since, suspicious = run.now(), False
                 elif run.now() >= quiet_since + STALL.total_seconds():
@@ -119,16 +122,41 @@ class Puller:
         finally:
             draining.cancel()
 
-    async def _fill(self, gaps: int, stream: str, source: Subscription) -> int:
-        """Take in what the gaps beyond the first ``gaps`` have left out; how many are filled now.
-        Fewer than there are where the run stops meanwhile."""
-        run = self._run
-        while gaps != source.gaps and not run.stop.is_set():
-            found = source.gaps
-            await recover(run, stream, source)
-            if not run.stop.is_set():
-                gaps = found
-        return gaps
+    async def _rewind(self, stream: str, source: Subscription) -> int:
+        """Have what was on its way come first, where that can be; for how many gaps, and -1 where
+        the run stops meanwhile. An inbox has to be there to skip what took effect."""
+        run, attempt = self._run, 0
+        if run.ports.store is None or not run.options.ordered:
+            return source.gaps
+        while not run.stop.is_set():
+            gaps = source.gaps
+            try:
+                upto = None if source.standby else await source.rewind()
+            except CannotRewind as error:
+                self._say(str(error))
+            except BrokerUnavailable as error:
+                attempt += 1
+                run.breaker.pause("server", str(error))
+                await run.stopped_within(OUTAGE.delay(attempt))
+                continue
+            else:
+                run.rewound[stream] = max(upto or 0, run.rewound.get(stream, 0))
+            return gaps
+        return -1
+
+    def _say(self, why: str) -> None:
+        if why != self._said:
+            self._said = why
+            logger.warning(
+                "%s: what was on its way when a process or a connection ended comes only after "
+                "ack_wait, and newer events of its key before it: %s",
+                *(self._run.durable, why),
+            )
+
+    async def _take_in(self, source: Subscription, batch: Sequence[Incoming]) -> None:
+        upto = self._run.rewound.get(batch[0].stream, 0) if batch else 0
+        again = [one for one in batch if one.stream_seq <= upto]
+        self._run.take_in(batch, source, await settled(self._run, again) if again else ())
 
     async def _drain_on_stop(self, source: Subscription) -> None:
         await self._run.stop.wait()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, TypeAlias
 
@@ -24,12 +24,10 @@ from seaway.consumer.pace import Pace
 from seaway.consumer.ports import Ports
 from seaway.contracts import ConsumerInfo, Incoming, Subscription
 from seaway.errors import BrokerUnavailable, NotFound
+from seaway.parked import Place
 from seaway.waiting import set_within
 
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
-
-_PATIENCE = 20
-"""How many ``ack_wait`` an expected delivery is waited for at the most."""
 
 
 class Run:
@@ -59,12 +57,9 @@ class Run:
         self._short: list[tuple[int, asyncio.Event]] = []
         self.limits = Limits(timedelta(seconds=30), -1, 1)
         self.deadlines = Deadlines(self.now)
-        self.open: dict[str, Subscription] = {}
-        """The latest subscription of each stream."""
-        self.tried: set[tuple[str, int]] = set()
-        """Messages that were read from the stream, and that this process has lived through."""
-        self.looks_at = -math.inf
-        """When to look next for what is expected; infinite while somebody looks."""
+        self.rewound: dict[str, int] = {}
+        """Up to where each stream's messages may have been tried before they were given out again,
+        by a process that did not live through it."""
         self.arrived = self.beaten = -math.inf
         """The earliest that what comes now may have arrived; when the last heartbeat was."""
         self.breaker = Breaker(durable, ports.telemetry)
@@ -103,9 +98,8 @@ class Run:
     @property
     def capacity(self) -> int:
         """How many deliveries of one stream may be in hand: those that the workers have, and those
-        that they can start soon. One to probe with while the breaker is open, and while something
-        may be on its way that kills the process: others in hand would lose a delivery each time."""
-        if self.breaker.open or self.lanes.expecting:
+        that they can start soon. One to probe with while the breaker is open."""
+        if self.breaker.open:
             return 1
         at_work = self.options.batch * self.options.workers
         return min(self.limits.max_ack_pending, at_work + self.soon)
@@ -118,18 +112,26 @@ class Run:
 
     # ------------------------------------------------------------------ what is in hand
 
-    def take_in(self, batch: Sequence[Incoming], source: Subscription | None) -> None:
-        """Put deliveries into their lanes. ``source`` ``None``: read from the stream."""
+    def take_in(
+        self, batch: Sequence[Incoming], source: Subscription, settled: Collection[Place] = ()
+    ) -> None:
+        """Put deliveries into their lanes. ``settled``: those of them that are known to be."""
         for incoming in batch:
-            self.lanes.push(_work(incoming, source, self.arrived))
+            suspect = incoming.stream_seq <= self.rewound.get(incoming.stream, 0)
+            self.lanes.push(
+                Work(
+                    *(incoming, source, incoming.key, self.arrived),
+                    suspect=suspect and incoming.place not in settled,
+                )
+            )
         if batch:
             self.wake.set()
 
-    def expect(self, incoming: Incoming) -> None:
-        """Have what is newer of its key wait for what the server will deliver, which it should in
-        two ``ack_wait``; not for ever, since what it will never deliver looks the same."""
-        now, ack_wait = self.now(), self.limits.ack_wait.total_seconds()
-        self.lanes.expect(_work(incoming, None), now + 2 * ack_wait, now + _PATIENCE * ack_wait)
+    def comes_again(self, incoming: Incoming) -> bool:
+        """Whether it was given out before: it may have become a letter then, or be given up by the
+        server while we are at it."""
+        rewound = self.rewound.get(incoming.stream, 0)
+        return incoming.deliveries > 1 or incoming.stream_seq <= rewound
 
     def beat(self) -> list[Work]:
         """What is in hand and may be kept alive. A last delivery whose timer has run out is not:
@@ -147,9 +149,7 @@ class Run:
         """Whether it is a last delivery that nobody here has kept alive: a letter takes its place,
         and no effect may."""
         last = 0 < self.limits.max_deliver <= work.incoming.deliveries
-        if work.source is None or not last:
-            return False
-        return self.now() - work.alive >= self.limits.ack_wait.total_seconds()
+        return last and self.now() - work.alive >= self.limits.ack_wait.total_seconds()
 
     async def room_or_stop(self, lacking: int = 1) -> None:
         """Return when so many may have gone out of our hands, at the latest after a moment."""
@@ -181,20 +181,9 @@ class Run:
         return await set_within(delay, self.stop)
 
 
-def _work(incoming: Incoming, source: Subscription | None, alive: float = math.inf) -> Work:
-    return Work(incoming, source, incoming.key, alive)
-
-
-def by_source(
-    works: Iterable[Work], otherwise: Mapping[str, Subscription] | None = None
-) -> Iterable[tuple[Subscription, list[Incoming]]]:
-    """The deliveries of each subscription. What was read from a stream has none: it is left out,
-    or goes to the one that is open ``otherwise``."""
+def by_source(works: Iterable[Work]) -> Iterable[tuple[Subscription, list[Incoming]]]:
+    """The deliveries of each subscription."""
     grouped: dict[int, tuple[Subscription, list[Incoming]]] = {}
     for work in works:
-        source = work.source
-        if source is None and otherwise is not None:
-            source = otherwise.get(work.incoming.stream)
-        if source is not None:
-            grouped.setdefault(id(source), (source, []))[1].append(work.incoming)
+        grouped.setdefault(id(work.source), (work.source, []))[1].append(work.incoming)
     return grouped.values()

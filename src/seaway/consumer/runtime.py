@@ -7,11 +7,10 @@
                        └────────────────────────── put back, pause, probe <──┘
 
 Authoritative: the durable on the server for what is pending, the inbox for what has taken effect.
-A crash anywhere leaves the message unacknowledged: it comes again after ``ack_wait`` and meets the
-inbox.
+A crash anywhere leaves the message unacknowledged: it comes again and meets the inbox.
 
 Order: of one ordering key, effects follow the stream while one process runs the durable, over its
-own crashes too (``recovery``), and over all processes of an exclusive durable (ADR 0012). Those of
+own crashes too (ADR 0014), and over all processes of an exclusive durable (ADR 0012). Those of
 any other each keep the order of what they are given, and the server deals a key's events to
 whichever asks.
 """

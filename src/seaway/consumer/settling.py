@@ -20,8 +20,9 @@ from seaway import logs
 from seaway.consumer.burying import Burial, Burials
 from seaway.consumer.calls import Failure
 from seaway.consumer.lanes import Work
-from seaway.consumer.outcomes import Bury, Lapsed, Step, TryAgain, decide
+from seaway.consumer.outcomes import Bury, Lapsed, TryAgain, decide
 from seaway.consumer.run import Run, Spawn, by_source
+from seaway.consumer.trying import note
 from seaway.contracts import Incoming, Subscription
 from seaway.stacks import without_ours
 from seaway.telemetry import Delivered, HandledAs
@@ -75,7 +76,7 @@ class Settler:
     async def _ask(self, asked: Sequence[Done]) -> None:
         """Acknowledge, and see it confirmed."""
         try:
-            for source, batch in by_source((work for work, _, _ in asked), self._run.open):
+            for source, batch in by_source(work for work, _, _ in asked):
                 await source.ack(*batch)
         finally:
             self._asked -= len(asked)
@@ -103,41 +104,26 @@ class Settler:
     async def failed(self, failure: Failure) -> None:
         """Its transaction was rolled back."""
         run, work, error = self._run, failure.work, failure.error
-        incoming, source = work.incoming, work.source
         without_ours(error)  # For the log, and for the letter.
         if isinstance(error, Lapsed):
             logger.warning("%s: %s is left to the sweeper: %s", run.durable, work.place, error)
             run.lanes.done(work)
             return
         step = decide(
-            error, deliveries=incoming.deliveries, limits=run.limits, policy=run.options.retry
+            error, deliveries=work.deliveries, limits=run.limits, policy=run.options.retry
         )
         run.heard.failed(work, error, step)
-        if isinstance(step, Bury) and (source is not None or run.options.parks):
-            # Also what was read from the stream, where the later ones of its key are to wait.
-            await self.burials.bury(Burial(work, step.reason, error, failure.took))
-            return
-        if source is None:
-            self._unowned_failed(work, step)
-            return
         match step:
+            case Bury(reason):
+                await self.burials.bury(Burial(work, reason, error, failure.took))
             case TryAgain(delay):
+                if not work.noted:
+                    await note(run, work)
                 # Held first: without a delay it may be back before the nak returns.
-                self._hold(work, delay + run.limits.ack_wait)
-                await source.nak(incoming, delay=delay)
+                patience = delay + run.limits.ack_wait
+                run.lanes.hold(work, run.now() + patience.total_seconds())
+                await work.source.nak(work.incoming, delay=delay)
                 self._tell(work, "retried", failure.took, error)
-
-    def _unowned_failed(self, work: Work, step: Step) -> None:
-        """Read from the stream, so nobody's to ack or nak: the server will deliver it in time."""
-        match step:
-            case TryAgain(delay):
-                self._hold(work, delay)
-            case Bury():
-                # Whoever is given it will bury it, and give it the letter.
-                self._run.lanes.done(work)
-
-    def _hold(self, work: Work, patience: timedelta) -> None:
-        self._run.lanes.hold(work, self._run.now() + patience.total_seconds())
 
     # ------------------------------------------------------------------ giving back
 
@@ -168,7 +154,7 @@ class Settler:
                 event_id=incoming.event_id,
                 subject=incoming.message.subject,
                 outcome=outcome,
-                deliveries=incoming.deliveries,
+                deliveries=work.deliveries,
                 took=timedelta(seconds=took),
                 error=said,
             )

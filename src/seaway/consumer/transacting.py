@@ -213,7 +213,7 @@ class Transactor:
             aside: dict[Place, HandledAs] = {}
             if self._run.options.parks:
                 aside = await take_turns(tx, works_of(part))
-            if old := [work for work in works_of(part) if _may_have_letter(work)]:
+            if old := [work for work in works_of(part) if self._run.comes_again(work.incoming)]:
                 aside = await self._without_letter(tx, old) | aside
             ids = [
                 item.metadata.event_id
@@ -275,12 +275,6 @@ def _may_be_anothers(error: StoreUnavailable, attempt: _Attempt) -> bool:
     if attempt.error is None:
         return not isinstance(error, TransactionConflict)
     return isinstance(error, SessionLost) and not isinstance(attempt.error, TimeoutError)
-
-
-def _may_have_letter(work: Work) -> bool:
-    """Nobody keeps alive what was read from the stream; what comes again may have become a letter
-    the time before, or be given up by the server while we are at it."""
-    return work.source is None or work.incoming.deliveries > 1
 
 
 def _unclaimed(

@@ -10,13 +10,15 @@ import asyncio
 import contextlib
 import math
 
+from seaway.consumer.calls import Failure
 from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import is_downstream
+from seaway.consumer.overdue import look_after
 from seaway.consumer.probing import away
-from seaway.consumer.recovery import read_overdue
 from seaway.consumer.run import Run
 from seaway.consumer.settling import Settler
 from seaway.consumer.transacting import Results, Transactor
+from seaway.consumer.trying import given_up, must_be_alone, note
 
 _SLICE_SECONDS = 0.0005
 _MOMENT_SECONDS = 0.25
@@ -31,6 +33,7 @@ class Workers:
         self._transactor = transactor
         self._settler = settler
         self._slice_ends = math.inf
+        self._noting = asyncio.Lock()
 
     async def work(self) -> None:
         """One worker, until the run stops and nothing is left to start, or something is away."""
@@ -38,7 +41,7 @@ class Workers:
         while not (run.stop.is_set() and run.breaker.troubled):
             run.wake.clear()
             if run.lanes.waits and not run.stop.is_set():
-                await read_overdue(run, run.now())
+                await look_after(run, run.now())
             works = run.lanes.take(run.breaker.allowance(run.options.batch, now=run.now()))
             if works:
                 self._begin_slice()
@@ -76,7 +79,7 @@ class Workers:
             if run.breaker.database_away and not await self._database_is_back():
                 run.lanes.put_back(works)
                 return
-            results = await self._transactor.transact(works)
+            results = await self._try(works)
             self._note(results)
         except BaseException:
             run.lanes.put_back(works)
@@ -90,6 +93,21 @@ class Workers:
         for failure in results.failed:
             await self._settler.failed(failure)
         run.go_on()
+
+    async def _try(self, works: list[Work]) -> Results:
+        run, work = self._run, works[0]
+        if work.suspect and not work.noted and run.handlers.handles(work.incoming.event_subject):
+            # One at a time: noted and then kept waiting, it would be counted with what is alone.
+            async with self._noting:
+                if run.lanes.isolating:
+                    return Results(kept=works)
+                work.tries, work.noted = await note(run, work), True
+                if (error := await given_up(run, work)) is not None:
+                    return Results(failed=[Failure(work, error)], reached=True)
+                if must_be_alone(run, work):
+                    run.lanes.isolate(work)
+                    return Results()
+        return await self._transactor.transact(works)
 
     async def _database_is_back(self) -> bool:
         """Found out by a transaction of our own: no delivery is spent on it."""

@@ -13,6 +13,7 @@ All methods are safe to cancel: a cancelled call has either happened or not, nev
 from __future__ import annotations
 
 from seaway.contracts.broker import (
+    REWINDS_SINCE,
     Broker,
     BrokerAdmin,
     Held,
@@ -73,6 +74,7 @@ __all__ = [
     "ParkingStore",
     "Phase",
     "ProcessStore",
+    "REWINDS_SINCE",
     "PublishOutcome",
     "Refused",
     "SchemaAdmin",

@@ -69,6 +69,9 @@ class Held:
     """Not sent, because an earlier message of its ordering key was not stored, or was there."""
 
 
+REWINDS_SINCE = (2, 14)
+"""The release of nats-server that can give out again what is on its way."""
+
 PublishOutcome: TypeAlias = Stored | Refused | Unconfirmed | Held
 
 
@@ -82,8 +85,8 @@ class Subscription(Protocol):
     @property
     def gaps(self) -> int:
         """How often by now the durable may have given messages out that did not come here: after a
-        reconnect, and since others of an exclusive durable had their turn. Counted before ``next``
-        gives what came after."""
+        reconnect, and since others of an exclusive durable had their turn. ``next`` returns empty
+        at each, and only when called again gives what came after."""
         ...
 
     @property
@@ -102,6 +105,20 @@ class Subscription(Protocol):
         """
         ...
 
+    async def rewind(self) -> int | None:
+        """Have the server give out again, in stream order and before anything newer, all that the
+        durable has sent and nobody has acknowledged. For the beginning, and after a gap.
+
+        The last sequence that may have been handed out before, 0 where nothing was on its way.
+        ``None``, and nothing is done, where others are given the durable's messages: theirs would
+        come twice. Numbers of deliveries begin at 1 again. It may bring what was acknowledged,
+        behind what was not; what was handed out before can still be settled.
+
+        ``CannotRewind`` where it never works: no right, a server before 2.14.
+        ``BrokerUnavailable`` where it may the next time. Idempotent.
+        """
+        ...
+
     async def drain(self) -> None:
         """Receive no more. ``next`` goes on to hand out what had arrived, and after that gives
         nothing, and at once; what nobody took is nak'ed on leaving. Settling goes on. Idempotent.
@@ -109,11 +126,7 @@ class Subscription(Protocol):
         ...
 
     async def ack(self, *incoming: Incoming) -> Sequence[bool]:
-        """Double ack: for each, whether the server confirmed. False: it may come again.
-
-        Also for what the durable was given elsewhere and was read from its stream: a ``reply`` is
-        not needed, the place is enough.
-        """
+        """Double ack: for each, whether the server confirmed. False: it may come again."""
         ...
 
     async def nak(self, incoming: Incoming, *, delay: timedelta) -> None:

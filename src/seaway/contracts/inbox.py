@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol, TypeAlias
 
 from seaway.contracts.messages import Incoming
-from seaway.parked import ParkedEvent, Place, Standing
+from seaway.parked import ParkedEvent, Standing
 
 
 class InboxTransaction(Protocol):
@@ -106,11 +106,6 @@ class DeadLetterSink(Protocol):
         """Return only when the DLQ stream has acknowledged the letter: its sequence there.
         Idempotent (the letter's id is made of durable, stream, sequence and event id).
         ``TransientError`` otherwise: the caller must not settle the message."""
-        ...
-
-    async def lettered(self, consumer: str, messages: Collection[Incoming]) -> set[Place]:
-        """Where those lie that have a letter of this consumer. Reads the queue's headers: its
-        price grows with the queue. ``TransientError`` where it cannot be read now."""
         ...
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from seaway.config import AlertSettings
-from seaway.contracts import ConsumerInfo, StreamInfo
+from seaway.contracts import REWINDS_SINCE, ConsumerInfo, StreamInfo
 from seaway.monitor import standstill
 from seaway.monitor.findings import WORST_LAST, Finding, Report, State, judge
 from seaway.monitor.snapshot import Snapshot
@@ -68,13 +68,17 @@ def _server(snapshot: Snapshot) -> Iterator[Finding]:
             next_move="start the server, or correct nats.url",
         )
     elif snapshot.server is not None:
-        server = snapshot.server
+        server, said, move = snapshot.server, "", ""
+        if not server.jetstream:
+            said, move = " without JetStream", "start nats-server with -js"
+        elif () < server.release < REWINDS_SINCE and not server.elsewhere:
+            said, move = ", too old to keep order by key over a crash", "upgrade to 2.14 or newer"
         yield Finding(
             "server",
             "nats",
             State.OK if server.jetstream else State.CRITICAL,
-            f"nats-server {server.version}" + ("" if server.jetstream else " without JetStream"),
-            next_move="" if server.jetstream else "start nats-server with -js",
+            f"nats-server {server.version}{said}",
+            next_move=move,
         )
 
 

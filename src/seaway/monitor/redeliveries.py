@@ -16,6 +16,9 @@ and those messages are counted in the cheapest way that is right (``span_of``):
 | work-queue, interest stream (settled messages vanish) | none     | exact or lower bound  |
 | otherwise                                             | six      | see `count_between`   |
 
+A consumer that rewinds (ADR 0014) has ``consumer_seq`` begin at 0 again and ``stream_seq`` go back:
+all that comes up to where it had been is a redelivery.
+
 Limits: the count begins at 0 with the first look. A message that is deleted between its first
 delivery and the look counts as a redelivery; a message that expired undelivered in a whole-stream
 span hides one. A recreated consumer begins anew, from its own start. Never negative.
@@ -24,7 +27,7 @@ span hides one. A recreated consumer begins anew, from its own start. Never nega
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from seaway.contracts import BrokerAdmin, ConsumerInfo, StreamInfo
@@ -50,17 +53,17 @@ class Span:
 
 def span_of(old: ConsumerInfo, new: ConsumerInfo, stream: StreamInfo) -> Span | None:
     """What was delivered between two looks; ``None`` where nothing can be said or nothing was."""
-    if old.created != new.created or new.consumer_seq <= old.consumer_seq:
+    if old.created != new.created or new.consumer_seq == old.consumer_seq:
         return None
-    if new.stream_seq < old.stream_seq:  # reset to an earlier place: no comparison is possible
-        return None
+    rewound = new.consumer_seq < old.consumer_seq
+    upto = max(new.stream_seq, old.stream_seq)
     whole = takes_all(new.filters, stream.subjects)
     solid = stream.num_deleted == 0 and stream.first_seq <= old.stream_seq + 1
-    counted = stream.retention == "limits" and new.stream_seq > old.stream_seq
+    counted = stream.retention == "limits" and upto > old.stream_seq
     return Span(
-        new.consumer_seq - old.consumer_seq,
+        new.consumer_seq - (0 if rewound else old.consumer_seq),
         old.stream_seq,
-        new.stream_seq,
+        upto,
         "probe" if counted and not (whole and solid) else "sequences",
     )
 
@@ -95,6 +98,8 @@ class RedeliveryCounter:
                 except SeawayError:
                     continue  # keep the old place, so that this span is counted the next time
                 self.totals[consumer.key] += redelivered(span, first)
+            if old is not None and old.created == consumer.created:
+                consumer = replace(consumer, stream_seq=max(old.stream_seq, consumer.stream_seq))
             self._seen[consumer.key] = consumer
 
 

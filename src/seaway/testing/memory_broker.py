@@ -180,18 +180,17 @@ class _MemoryPull:
 
     async def next(self, limit: int, *, timeout: timedelta) -> Sequence[Incoming]:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout.total_seconds()
+        deadline, gaps = loop.time() + timeout.total_seconds(), self.gaps
         while True:
-            if self._drained:
+            if self._drained or self.gaps != gaps:
                 return []
             if self._broker._closed:
                 raise BrokerUnavailable(f"pulling {self._durable}: the connection is closed")
             news = self._broker._news
             stream, consumer = self._broker._find(self._stream, self._durable)
-            if taken := self._take(stream, consumer, limit, loop.time()):
+            taken = self._take(stream, consumer, limit, loop.time())
+            if taken or self.gaps != gaps or loop.time() >= deadline:
                 return taken
-            if loop.time() >= deadline:
-                return []
             due = min((sent.due for sent in consumer.out.values()), default=deadline)
             consumer.waiting += 1
             try:
@@ -208,6 +207,11 @@ class _MemoryPull:
         if consumer.exclusive and consumer.pinned not in (None, self):
             return []
         stream.expire(utc_now())
+        if consumer.exclusive and consumer.pinned is None:
+            if consumer.out or stream.pending(consumer):
+                consumer.pinned, consumer.pinned_at = self, utc_now()
+                self.gaps += 1
+            return []
         taken: list[tuple[int, int]] = []
         most = consumer.config["max_deliver"]
         for seq, sent in sorted(consumer.out.items()):
@@ -231,9 +235,6 @@ class _MemoryPull:
         for seq, deliveries in taken:
             left -= deliveries == 1
             delivered.append(self._deliver(stream, consumer, seq, deliveries, now, left))
-        if delivered and consumer.exclusive and consumer.pinned is None:
-            consumer.pinned, consumer.pinned_at = self, utc_now()
-            self.gaps += 1
         return delivered
 
     def _deliver(
@@ -262,6 +263,14 @@ class _MemoryPull:
             pending=pending,
             reply=f"{stream.name}.{self._durable}.{seq}",
         )
+
+    async def rewind(self) -> int | None:
+        stream, consumer = self._broker._find(self._stream, self._durable)
+        if consumer.pinned is not self if consumer.exclusive else consumer.waiting:
+            return None
+        upto = consumer.delivered_seq if consumer.out else 0
+        stream.rewind(consumer)
+        return upto
 
     async def drain(self) -> None:
         self._drained = True

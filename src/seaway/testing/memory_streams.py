@@ -213,6 +213,13 @@ class MemoryStream:
                 if not any(other.wants(seq, subject) for other in self.consumers.values()):
                     self.remove(seq)
 
+    def rewind(self, consumer: MemoryConsumer) -> None:
+        """Give out again what is behind the ack floor."""
+        if consumer.out:
+            consumer.cursor = min(consumer.out)
+            consumer.delivered_seq, consumer.consumer_seq = consumer.cursor - 1, 0
+            consumer.out.clear()
+
     def pending(self, consumer: MemoryConsumer) -> list[int]:
         """What waits to be delivered for the first time."""
         return [

@@ -130,15 +130,19 @@ class _Needs:
         for stream in (consumer.stream, redrives):
             yield f"{self._api}CONSUMER.INFO.{stream}.{durable}"
             yield f"{self._api}CONSUMER.MSG.NEXT.{stream}.{durable}"
+            # What was on its way when a process ended is given out again at once.
+            yield f"{self._api}CONSUMER.RESET.{stream}.{durable}"
             if consumer.exclusive:
                 yield f"{self._api}CONSUMER.UNPIN.{stream}.{durable}"
             yield from self._acks(f"{stream}.{durable}")
-            yield from self._read(stream, durable)
-            yield f"{self._api}STREAM.MSG.GET.{stream}"
         yield naming.dlq_filter(context)
-        yield from self._read(queue, durable)
+        yield f"{self._api}STREAM.INFO.{queue}"
         yield f"{self._api}STREAM.MSG.GET.{queue}"
         if self._parking:
+            yield from self._read(queue, durable)
+            yield from self._read(redrives, durable)
+            # A letter by reference.
+            yield f"{self._api}STREAM.MSG.GET.{consumer.stream}"
             yield naming.redrive_filter(context, durable)
             yield f"{self._api}STREAM.MSG.DELETE.{queue}"
 

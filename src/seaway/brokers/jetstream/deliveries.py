@@ -32,14 +32,6 @@ def parse_reply(reply: str) -> tuple[str, str, int, int, int, int, int]:
     )
 
 
-def ack_subject(incoming: Incoming) -> str:
-    """Where its acknowledgement goes. The server looks for the sequence in the stream alone: what
-    was read from there has no other, and no number of the durable's that might be mistaken."""
-    if incoming.reply:
-        return incoming.reply
-    return f"$JS.ACK.{incoming.stream}.{incoming.consumer}.1.{incoming.stream_seq}.0.0.0"
-
-
 def incoming_of(frame: Frame) -> Incoming:
     """The delivery that a frame carries; ``ValueError`` where its reply is not JetStream's."""
     reply = frame.reply

@@ -72,6 +72,11 @@ class Pin:
         begins, self.id = found != self.id, found
         return begins
 
+    def holds(self, info: JSON) -> bool:
+        """Whether it is pinned, by what the server says of the durable."""
+        states = info.get("priority_groups") or ()
+        return self.id is not None and self.id in (one.get("pinned_client_id") for one in states)
+
     def open(self) -> None:
         """Show signs of life from now on, while it is held."""
         self._keeping = asyncio.create_task(self._keep())
@@ -85,9 +90,8 @@ class Pin:
         api = Api(self._connection)
         with contextlib.suppress(BrokerUnavailable, ApiError):
             info = await api.call(f"CONSUMER.INFO.{self._durable}")
-            states = info.get("priority_groups") or ()
             # Another one's pin would be lost to it for nothing.
-            if any(state.get("pinned_client_id") == self.id for state in states):
+            if self.holds(info):
                 await api.call(f"CONSUMER.UNPIN.{self._durable}", {"group": self._group})
 
     async def _keep(self) -> None:

@@ -26,13 +26,14 @@ from typing import Self
 
 from seaway import logs
 from seaway.brokers.jetstream import wire
+from seaway.brokers.jetstream.admin import JetStreamAdmin
 from seaway.brokers.jetstream.api import Api
-from seaway.brokers.jetstream.codes import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND
 from seaway.brokers.jetstream.connection import Connection
-from seaway.brokers.jetstream.deliveries import ack_subject, incoming_of
+from seaway.brokers.jetstream.deliveries import incoming_of
 from seaway.brokers.jetstream.frames import DELIVERED, Frame
 from seaway.brokers.jetstream.pin import WRONG_PIN, Pin
 from seaway.brokers.jetstream.replies import Replies
+from seaway.brokers.jetstream.rewinding import Rewinder
 from seaway.contracts import Incoming
 from seaway.errors import ApiError, BrokerUnavailable, NotFound
 from seaway.retry import Backoff
@@ -63,6 +64,7 @@ class Pull:
         self._subject = Api(connection).subject(f"CONSUMER.MSG.NEXT.{stream}.{durable}")
         self._inbox = connection.new_inbox()
         self._pin = None if group is None else Pin(connection, stream, durable, group, self._inbox)
+        self._rewinder = Rewinder(connection, stream, durable, self._pin)
         self._arrived: deque[Incoming] = deque()
         self._outstanding = self._renewals = self._gaps = 0
         self._now = asyncio.get_running_loop().time
@@ -133,10 +135,14 @@ class Pull:
     # ------------------------------------------------------------------ receiving
 
     async def next(self, limit: int, *, timeout: timedelta) -> Sequence[Incoming]:
-        deadline = self._now() + timeout.total_seconds()
+        deadline, gaps = self._now() + timeout.total_seconds(), self._gaps
         while True:
+            if self._gaps != gaps:
+                return []
             if self._arrived:
                 await self._ask_ahead(limit, self._now())
+                if self._gaps != gaps:
+                    return []
                 if self._arrived:  # Another caller may have been given it meanwhile.
                     return [self._arrived.popleft() for _ in range(min(limit, len(self._arrived)))]
             if self._drained:
@@ -195,11 +201,7 @@ class Pull:
     async def _look_whether_it_is_there(self) -> None:
         """After a refusal that may mean a deleted consumer as well as a lost leader."""
         try:
-            info = await Api(self._connection).find(
-                f"CONSUMER.INFO.{self._stream}.{self._durable}",
-                CONSUMER_NOT_FOUND,
-                STREAM_NOT_FOUND,
-            )
+            info = await JetStreamAdmin(self._connection).consumer(self._stream, self._durable)
         except (BrokerUnavailable, ApiError):
             self._retry_later()
             return
@@ -283,10 +285,13 @@ class Pull:
         self._unsure = True
         self._news.set()
 
+    async def rewind(self) -> int | None:
+        return await self._rewinder.rewind(self._arrived)
+
     # ------------------------------------------------------------------ settling
 
     async def ack(self, *incoming: Incoming) -> Sequence[bool]:
-        subjects = [ack_subject(delivery) for delivery in incoming]
+        subjects = [delivery.reply for delivery in incoming]
         with self._replies.ask(len(incoming)) as asked, contextlib.ExitStack() as watching:
 
             def on_denial(subject: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -38,6 +37,7 @@ EXCLUSIVE = {
     "priority_groups": ["seaway"],
     "priority_timeout": nanoseconds(TURN),
 }
+REWINDS = pytest.mark.since("2.14", "giving out again what was on its way")
 
 
 class SubscriptionConformance:
@@ -349,24 +349,6 @@ class SubscriptionConformance:
         assert await broker.admin.get(stream, 1) is None
         assert await broker.admin.get(stream, 2) is not None
 
-    async def test_what_was_delivered_elsewhere_is_acknowledged_by_its_place(
-        self, broker: Broker, context: str, stream: str
-    ) -> None:
-        await make(broker, context, durable={"max_ack_pending": 3})
-        await publish(broker, *events(context, 6))
-        async with (
-            broker.subscribe(stream, DURABLE) as former,
-            broker.subscribe(stream, DURABLE) as pull,
-        ):
-            found = [replace(one, reply="", consumer_seq=0) for one in await receive(former, 3)]
-            # In another order than the durable's, and one of them twice.
-            mixed = [found[2], found[0], found[2], found[1]]
-            assert list(await pull.ack(*mixed)) == [True] * 4
-            assert payloads(await receive(pull, 3)) == [b"3", b"4", b"5"]
-            info = await broker.admin.consumer(stream, DURABLE)
-        assert info is not None
-        assert (info.ack_floor, info.num_ack_pending) == (3, 3)
-
     async def test_leaving_gives_back_what_was_not_handed_out(
         self, broker: Broker, context: str, stream: str
     ) -> None:
@@ -377,6 +359,107 @@ class SubscriptionConformance:
         async with broker.subscribe(stream, DURABLE) as pull:
             found = await receive(pull, 5)
             assert sorted(payloads(found)) == [b"0", b"1", b"2", b"3", b"4"]
+
+    # ----------------------------------------------------------------- giving out again
+
+    @REWINDS
+    async def test_rewound_it_gives_what_was_on_its_way_before_anything_newer(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={"max_ack_pending": 3})
+        await publish(broker, *events(context, 5))
+        async with broker.subscribe(stream, DURABLE) as former:
+            first, _, third = await receive(former, 3)
+            assert list(await former.ack(first, third)) == [True, True]
+        async with broker.subscribe(stream, DURABLE) as pull:
+            assert await pull.rewind() == 3
+            found = await receive(pull, 3)
+            # What was acknowledged behind what was not comes again.
+            assert payloads(found) == [b"1", b"2", b"3"]
+            assert [one.deliveries for one in found] == [1, 1, 1]
+            assert list(await pull.ack(*found)) == [True] * 3
+            assert payloads(await receive(pull, 1)) == [b"4"]
+        info = await consumer(broker, stream)
+        assert (info.ack_floor, info.num_ack_pending) == (4, 1)
+
+    @REWINDS
+    async def test_where_nothing_is_on_its_way_there_is_nothing_to_rewind(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={})
+        await publish(broker, *events(context, 2))
+        async with broker.subscribe(stream, DURABLE) as pull:
+            assert await pull.rewind() == 0
+            assert list(await pull.ack(*await receive(pull, 2))) == [True, True]
+            assert await pull.rewind() == 0
+            await publish(broker, *events(context, 3)[2:])
+            assert payloads(await receive(pull, 1)) == [b"2"]
+
+    @REWINDS
+    async def test_what_others_may_have_is_not_rewound(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={})
+        await publish(broker, *events(context, 1))
+        async with (
+            broker.subscribe(stream, DURABLE) as other,
+            broker.subscribe(stream, DURABLE) as pull,
+        ):
+            [held] = await receive(other, 1)
+            waiting = asyncio.create_task(other.next(1, timeout=TIMEOUT))
+            async with asyncio.timeout(TIMEOUT.total_seconds()):
+                while not (await consumer(broker, stream)).num_waiting:
+                    await asyncio.sleep(0)
+            assert await pull.rewind() is None
+            assert await pull.next(1, timeout=AT_ONCE) == []
+            waiting.cancel()
+            assert list(await other.ack(held)) == [True]
+
+    @REWINDS
+    async def test_what_was_handed_out_before_is_settled_all_the_same(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={})
+        await publish(broker, *events(context, 2))
+        async with broker.subscribe(stream, DURABLE) as pull:
+            early = await receive(pull, 2)
+            async with asyncio.timeout(2 * TIMEOUT.total_seconds()):
+                while await pull.rewind() is None:  # Our own question may still be out.
+                    await asyncio.sleep(0.1)
+            again = await receive(pull, 2)
+            assert payloads(again) == payloads(early)
+            assert list(await pull.ack(*early)) == [True, True]
+        info = await consumer(broker, stream)
+        assert (info.ack_floor, info.num_ack_pending) == (2, 0)
+
+    @REWINDS
+    async def test_who_has_an_exclusive_durable_rewinds_it(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable=EXCLUSIVE)
+        await publish(broker, *events(context, 4))
+        async with (
+            broker.subscribe(stream, DURABLE) as one,
+            broker.subscribe(stream, DURABLE) as other,
+        ):
+            assert await one.rewind() is None
+            await receive(one, 3)
+            assert await other.next(1, timeout=SOON) == []
+            assert await other.rewind() is None
+            assert await one.rewind() == 3
+            assert payloads(await receive(one, 4)) == [b"0", b"1", b"2", b"3"]
+            assert await other.next(1, timeout=AT_ONCE) == []
+            assert (one.standby, other.standby) == (False, True)
+
+    @REWINDS
+    async def test_without_its_durable_there_is_nothing_to_rewind(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={})
+        async with broker.subscribe(stream, DURABLE) as pull:
+            await broker.admin.delete_consumer(stream, DURABLE)
+            with pytest.raises(NotFound):
+                await pull.rewind()
 
     # ----------------------------------------------------------------- what is not there
 

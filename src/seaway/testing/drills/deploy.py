@@ -73,11 +73,7 @@ class Report(evidence.Report):
 
     @property
     def passed(self) -> bool:
-        """Whether no event was handled twice or given up, and every process ended well.
-
-        Redeliveries are told and not judged: what a process cannot work off in a moment when it
-        is told to stop comes again, to another one, and is handled there for the first time.
-        """
+        """Whether no event was handled twice or given up, and every process ended well."""
         found = self.findings
         return super().passed and not (found.called_again or found.dead or self.bad_ends)
 

@@ -11,7 +11,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from seaway.contracts import ConsumerInfo
 from seaway.proof.reconciliation import EFFECTS, LETTERS, STREAM, Evidence, gather
 from seaway.proof.stage import Stage
 from seaway.testing.drills.service import DURABLE, Temper, calls
@@ -41,10 +40,6 @@ class Findings:
     """Times that a handler was called."""
     called_again: int
     """Events for which it was called more than once."""
-    deliveries: int
-    """By the server's counter."""
-    redeliveries: int
-    """Deliveries beyond the first of each message, by the server's counter."""
     keys: int
     keys_out_of_order: int
     out_of_order: int
@@ -88,11 +83,8 @@ class Report:
         return {self.verdict: self.passed} | findings | told
 
 
-def judge(
-    evidence: Evidence, temper: Temper, called: Sequence[str], durable: ConsumerInfo
-) -> Findings:
-    """Count. ``called``: an event id for each call of a handler. ``durable``: what the server says
-    of it."""
+def judge(evidence: Evidence, temper: Temper, called: Sequence[str]) -> Findings:
+    """Count. ``called``: an event id for each call of a handler."""
     stream, letters = evidence.compare(STREAM), evidence.compare(LETTERS)
     effects = evidence.compare(EFFECTS, str(DURABLE))
     ledger = evidence.database.execute("SELECT event_id, number FROM ledger").fetchall()
@@ -114,8 +106,6 @@ def judge(
         misjudged=len(poison - effects.missing) + len(called_poison - poison),
         calls=times.total(),
         called_again=sum(count > 1 for count in times.values()),
-        deliveries=durable.consumer_seq,
-        redeliveries=durable.consumer_seq - durable.stream_seq,
         keys=evidence.one("SELECT count(DISTINCT key) FROM ledger")[0],
         keys_out_of_order=effects.keys_out_of_order,
         out_of_order=effects.out_of_order,
@@ -124,8 +114,5 @@ def judge(
 
 async def examine(stage: Stage, temper: Temper) -> Findings:
     """Gather and judge, once everything is at rest."""
-    durable = await stage.app.broker.admin.consumer(stage.stream, str(DURABLE))
-    if durable is None:
-        raise LookupError(f"the server has lost the durable {DURABLE}")
     with closing(await gather(stage)) as evidence:
-        return judge(evidence, temper, calls(stage), durable)
+        return judge(evidence, temper, calls(stage))
