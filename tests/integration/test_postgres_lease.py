@@ -208,6 +208,24 @@ async def test_a_slower_transaction_is_not_skipped(store: PostgresStore, slow: C
         assert await settle(lease) == [late, after]
 
 
+async def test_the_newest_transaction_is_not_skipped(
+    store: PostgresStore, slow: Connection
+) -> None:
+    """No snapshot names it: its id is the next one after the newest that has ended."""
+    (first,) = await add(store, key="a")
+    (late,) = await add_in(slow, RawEvent(SUBJECT, b"{}", key="b"))
+    async with store.lease() as lease:
+        assert lease is not None
+        assert ids(claimed := await lease.claim(10)) == [first]
+        for _ in range(4):
+            assert await lease.claim(10) == []
+        await lease.settle([Sent(entry, "SEA_EVENTS", 1) for entry in claimed])
+        for _ in range(4):
+            assert await lease.claim(10) == []
+        await slow.execute("COMMIT")
+        assert await settle(lease) == [late]
+
+
 async def test_the_floor_rises_over_what_is_settled(store: PostgresStore) -> None:
     for _ in range(6):
         await add(store, *keyed(10))

@@ -11,90 +11,136 @@ from seaway.stores.postgres.head import Floors, Horizon, floor_after
 
 
 @dataclass
-class Writers:
-    """Transactions as PostgreSQL runs them: an id first, positions after it, an end some time."""
+class Server:
+    """Transactions as PostgreSQL runs them: an id first, positions after it, an end some time. A
+    snapshot knows the ids up to the newest that has ended, and of the others nothing."""
 
     next_id: int = 100
+    ended: int = 99
     last: int = 0
     running: dict[int, list[int]] = field(default_factory=dict)
-    committed: set[int] = field(default_factory=set)
+    settling: dict[int, int] = field(default_factory=dict)
+    """The position that was the last one before each settlement was given its id."""
 
-    def begin(self) -> None:
+    def begin(self) -> int:
         self.running[self.next_id] = []
         self.next_id += 1
+        return self.next_id - 1
 
     def insert(self, nth: int) -> None:
         if self.running:
             self.last += 1
             list(self.running.values())[nth % len(self.running)].append(self.last)
 
-    def end(self, nth: int, *, commit: bool) -> None:
-        if self.running:
-            positions = self.running.pop(list(self.running)[nth % len(self.running)])
-            self.committed.update(positions if commit else ())
+    def end(self, nth: int) -> int | None:
+        if not self.running:
+            return None
+        xid = list(self.running)[nth % len(self.running)]
+        del self.running[xid]
+        self.ended = max(self.ended, xid)
+        return xid
 
-    def mark(self) -> tuple[int, int, int]:
-        return min(self.running, default=self.next_id), self.next_id, self.last
+    def mark(self) -> tuple[int, int]:
+        seen = [xid for xid in self.running if xid <= self.ended]
+        return min(seen, default=self.ended + 1), self.last
+
+    def settle(self, horizon: Horizon) -> None:
+        """One that begins and ends at once."""
+        last, xid = horizon.last, self.begin()
+        self.end(list(self.running).index(xid))
+        horizon.passed(last, xid)
 
 
 steps = st.lists(
-    st.tuples(
-        st.sampled_from(["begin", "insert", "commit", "rollback", "mark"]), st.integers(0, 9)
-    ),
+    st.tuples(st.sampled_from(["begin", "insert", "end", "mark", "settle"]), st.integers(0, 9)),
     max_size=200,
 )
 
 
 @given(steps)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=1000, deadline=None)
 def test_nothing_appears_below_a_closed_position(happening: list[tuple[str, int]]) -> None:
-    writers, horizon = Writers(), Horizon()
+    server, horizon = Server(), Horizon()
     for what, nth in happening:
         match what:
             case "begin":
-                writers.begin()
+                server.begin()
             case "insert":
-                writers.insert(nth)
+                server.insert(nth)
             case "mark":
-                horizon.mark(*writers.mark())
+                horizon.mark(*server.mark())
+            case "settle":
+                last = horizon.last
+                server.settling[server.begin()] = last
             case _:
-                writers.end(nth, commit=what == "commit")
-        open_positions = [place for places in writers.running.values() for place in places]
-        assert horizon.closed < min(open_positions, default=writers.last + 1)
+                xid = server.end(nth)
+                if xid in server.settling:
+                    horizon.passed(server.settling[xid], xid)
+        open_positions = [place for places in server.running.values() for place in places]
+        assert horizon.closed < min(open_positions, default=server.last + 1)
+
+
+def test_the_newest_transaction_is_not_taken_for_ended() -> None:
+    """Whoever has the next id after the newest that has ended is in no snapshot."""
+    server, horizon = Server(), Horizon()
+    server.begin()
+    server.begin()
+    server.insert(1)
+    server.end(0)
+    for _ in range(3):
+        horizon.mark(*server.mark())
+    assert horizon.closed == 0
+    for _ in range(3):
+        server.settle(horizon)
+        horizon.mark(*server.mark())
+    assert horizon.closed == 0
+    server.end(0)
+    horizon.mark(*server.mark())
+    assert horizon.closed == 1
 
 
 def test_it_closes_what_has_ended() -> None:
-    writers, horizon = Writers(), Horizon()
+    server, horizon = Server(), Horizon()
     for _ in range(5):
-        writers.begin()
-        writers.insert(0)
-        writers.end(0, commit=True)
-        horizon.mark(*writers.mark())
+        server.begin()
+        server.insert(0)
+        server.end(0)
+        horizon.mark(*server.mark())
+        server.settle(horizon)
     assert horizon.closed == 4
 
 
 def test_a_transaction_that_still_runs_keeps_it_open() -> None:
-    writers, horizon = Writers(), Horizon()
-    writers.begin()
-    writers.insert(0)
+    server, horizon = Server(), Horizon()
+    server.begin()
+    server.insert(0)
     for _ in range(4):
-        writers.begin()
-        writers.insert(1)
-        writers.end(1, commit=True)
-        horizon.mark(*writers.mark())
+        server.begin()
+        server.insert(1)
+        server.end(1)
+        horizon.mark(*server.mark())
+        server.settle(horizon)
     assert horizon.closed == 0
-    writers.end(0, commit=True)
-    for _ in range(3):
-        horizon.mark(*writers.mark())
-    assert horizon.closed == writers.last
+    server.end(0)
+    for _ in range(2):
+        horizon.mark(*server.mark())
+        server.settle(horizon)
+    horizon.mark(*server.mark())
+    assert horizon.closed == server.last
 
 
 def test_a_sequence_that_went_back_opens_everything_again() -> None:
     horizon = Horizon()
-    for _ in range(3):
-        horizon.mark(500, 500, 1000)
+    for _ in range(2):
+        horizon.mark(500, 1000)
+        horizon.passed(1000, 500)
+    horizon.mark(501, 1000)
     assert horizon.closed == 1000
-    horizon.mark(500, 500, 3)
+    before = horizon.last
+    horizon.mark(501, 3)
+    assert horizon.closed == 0
+    horizon.passed(before, 502)
+    horizon.mark(600, 4)
     assert horizon.closed == 0
 
 

@@ -7,25 +7,28 @@ others and commit a lower position late. So a position counts as over only when 
 below it any more:
 
     mark k       reads the last position handed out, L
-    mark k + 1   sees every transaction id given by then as lower than its xmax, X
+    settlement   begins after mark k, and is given its own transaction id, X
     mark m       sees no transaction below xmin any more running, and xmin >= X
 
 A position is handed out to a transaction that has its id already (the column's default sees to
-it), so whoever was given one up to L had an id below X, and has ended by mark m: its rows are there
+it), so whoever was given one up to L has an id below X, and has ended by mark m: its rows are there
 for the claim that follows, or never will be.
+
+Only an id that was given out says which ones had been before. A snapshot does not: its ``xmax`` is
+one more than the newest that has ended, and any number beyond it may be at work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     position: int
-    ended_at: int | None = None
-    """The transaction id below which all must have ended; known from the mark after."""
+    ended_at: int
+    """The transaction id below which all must have ended."""
 
 
 @dataclass(slots=True)
@@ -33,26 +36,31 @@ class Horizon:
     """The position up to which nothing new can appear, whatever the shard."""
 
     closed: int = 0
+    last: int = 0
+    """The last position handed out, as of the latest mark."""
     _older: _Waiting | None = None
     _newer: _Waiting | None = None
 
-    def mark(self, xmin: int, xmax: int, last: int) -> None:
+    def mark(self, xmin: int, last: int) -> None:
         """Take in one mark, in the order in which they were read.
 
         A sequence that went back (a restored database, a truncated table) takes everything back.
         """
-        if last < self.closed:
+        if last < self.last:
             self.closed, self._older, self._newer = 0, None, None
-        for waiting in (self._older, self._newer):
-            if waiting is not None and waiting.ended_at is None:
-                waiting.ended_at = xmax
-        while self._older and self._older.ended_at is not None and xmin >= self._older.ended_at:
+        self.last = last
+        while self._older is not None and xmin >= self._older.ended_at:
             self.closed = max(self.closed, self._older.position)
             self._older, self._newer = self._newer, None
+
+    def passed(self, position: int, xid: int) -> None:
+        """A transaction was given the id ``xid`` after ``position`` had been the ``last``."""
+        if position > self.last:
+            return  # The sequence went back meanwhile.
         if self._older is None:
-            self._older = _Waiting(last)
-        elif self._newer is None:
-            self._newer = _Waiting(last)
+            self._older = _Waiting(position, xid)
+        else:
+            self._newer = _Waiting(position, xid)
 
 
 @dataclass(slots=True)

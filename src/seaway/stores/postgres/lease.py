@@ -97,8 +97,8 @@ class PostgresLease:
             with translating(self._pool.shown):
                 if self._claims:  # The first one is what somebody waits for.
                     mark = await self._connection.fetchrow(sql["mark"])
-                    xmin, xmax, last, self._parked = mark  # type: ignore[misc]
-                    self._horizon.mark(xmin, xmax, last)
+                    xmin, last, self._parked = mark  # type: ignore[misc]
+                    self._horizon.mark(xmin, last)
                 self._claims += 1
                 after = max(self.floor, self._looked)
                 found = await self._connection.fetch(
@@ -126,21 +126,25 @@ class PostgresLease:
         self._blocked.update(failure.entry.key for failure in failed)
         if not sent and not failed:
             return
+        # Before the transaction has its id: this position was handed out before that.
+        last, xid = self._horizon.last, None
         async with self._pool.transaction(SETTLING) as connection:
             for stream, settled in groupby(sent, key=lambda each: each.stream):
                 one = list(settled)
                 positions = rows.numbers(each.entry.position for each in one)
                 if self._keep_sent:
                     places = rows.numbers(each.stream_seq for each in one)
-                    await connection.execute(self._sql["settle"], positions, places, stream)
+                    xid = await connection.fetchval(self._sql["settle"], positions, places, stream)
                 else:
-                    await connection.execute(self._sql["settle_and_forget"], positions)
+                    xid = await connection.fetchval(self._sql["settle_and_forget"], positions)
             for each in failed:
                 entry = each.entry
                 await connection.execute(
                     self._sql["fail"], entry.position, entry.attempts, each.error, each.park
                 )
         self._claimed.difference_update(each.entry.position for each in sent)
+        if xid is not None:
+            self._horizon.passed(last, xid)
 
     async def find(self, event_ids: Sequence[str]) -> Sequence[OutboxEntry]:
         """Those of ``event_ids`` that are in the outbox; one short read."""

@@ -33,10 +33,10 @@ SAVEPOINT claims
 ROLLBACK TO SAVEPOINT claims
 
 -- name: mark
-SELECT pg_snapshot_xmin(s.now)::text::bigint, pg_snapshot_xmax(s.now)::text::bigint,
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
        CASE WHEN p.is_called THEN p.last_value ELSE 0 END,
        EXISTS (SELECT FROM seaway_outbox o WHERE o.parked_at IS NOT NULL)
-FROM (SELECT pg_current_snapshot() AS now) s, seaway_outbox_position p
+FROM seaway_outbox_position p
 
 -- name: claim
 -- Nothing once a parked event was released: it may lie below the floor, and must not be overtaken.
@@ -78,6 +78,7 @@ SELECT EXISTS (
 )
 
 -- name: settle
+-- Gives its own transaction's id: whoever was given a position before had a lower one.
 -- Most events start a chain, and are their own correlation: that is seen without reading the JSON.
 WITH settled AS (
     DELETE FROM seaway_outbox o
@@ -88,17 +89,20 @@ WITH settled AS (
         THEN nullif(o.headers ->> 'X-Correlation-Id', o.event_id::text)
     END AS correlation_id, o.subject, o.ordering_key, o.payload, o.headers, o.added_at, o.attempts,
     g.stream_seq
+), kept AS (
+    INSERT INTO seaway_sent (
+        position, event_id, correlation_id, subject, ordering_key, payload, headers, added_at,
+        attempts, stream, stream_seq, sent_at
+    )
+    SELECT s.position, s.event_id, s.correlation_id, s.subject, s.ordering_key, s.payload,
+           s.headers, s.added_at, s.attempts, $3, s.stream_seq, now()
+    FROM settled s
 )
-INSERT INTO seaway_sent (
-    position, event_id, correlation_id, subject, ordering_key, payload, headers, added_at,
-    attempts, stream, stream_seq, sent_at
-)
-SELECT s.position, s.event_id, s.correlation_id, s.subject, s.ordering_key, s.payload, s.headers,
-       s.added_at, s.attempts, $3, s.stream_seq, now()
-FROM settled s
+SELECT pg_current_xact_id()::text::bigint
 
 -- name: settle_and_forget
-DELETE FROM seaway_outbox o WHERE o.position = ANY ($1::text::bigint[])
+WITH settled AS (DELETE FROM seaway_outbox o WHERE o.position = ANY ($1::text::bigint[]))
+SELECT pg_current_xact_id()::text::bigint
 
 -- name: fail
 -- Counts an attempt once, however often it is recorded.
