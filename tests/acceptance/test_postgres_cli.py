@@ -155,9 +155,11 @@ def test_prune_makes_days_counts_and_drops(shell: Shell) -> None:
 
 
 def test_the_phases_of_a_rolling_upgrade(bare: Shell) -> None:
-    assert bare.json("db", "upgrade", "--post") == []
+    assert "seaway db upgrade --pre" in bare.refused("db", "upgrade", "--post", code=2)
     bare.run("db", "plan", code=1)
     bare.run("db", "upgrade", "--pre")
+    later = [one.name for one in migrations("postgres") if one.phase == "post"]
+    assert [one["name"] for one in bare.json("db", "upgrade", "--post")] == later
     assert "phase post is complete" in bare.run("db", "upgrade", "--post").stdout
     bare.run("db", "verify")
     bare.refused("db", "upgrade", "--pre", "--post", code=2)
