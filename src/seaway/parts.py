@@ -43,13 +43,14 @@ async def run_parts(parts: Sequence[Part], stop: asyncio.Event) -> None:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[asyncio.Event]:
-    """An event set by the first SIGINT or SIGTERM; the second one cancels the current task."""
+def stop_on_signals(*, insist: bool = True) -> Iterator[asyncio.Event]:
+    """An event set by the first SIGINT or SIGTERM; the second one cancels the current task, unless
+    nobody has to ``insist``, since the end takes little time anyhow."""
     loop = asyncio.get_running_loop()
     task, stop = asyncio.current_task(), asyncio.Event()
 
     def on_signal() -> None:
-        if stop.is_set() and task is not None:
+        if insist and stop.is_set() and task is not None:
             task.cancel()
         stop.set()
 

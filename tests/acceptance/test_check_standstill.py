@@ -186,5 +186,5 @@ def test_a_clock_that_is_ahead_makes_no_negative_age(service: Service) -> None:
     service.configure()
     service.write(1)
     service.change("UPDATE seaway_outbox SET added_at = added_at + 3600000000")
-    assert "1 events wait, the oldest for 0.0 s" in service.seaway("outbox", "status")
+    assert "1 event waits, the oldest for 0.0 s" in service.seaway("outbox", "status")
     assert 0 <= service.json("outbox", "status")["oldest_age_seconds"] < 1

@@ -37,6 +37,7 @@ class Running:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._database = "--postgres" in arguments
         assert self.process.stdout is not None
         self.said = self.process.stdout.readline()
         while self.said and not self._whole():
@@ -47,7 +48,7 @@ class Running:
     def _whole(self) -> bool:
         if self.said.startswith("{"):
             return self.said.endswith("}\n")
-        return "SEAWAY_DATABASE_URL" in self.said
+        return ("SEAWAY_DATABASE_URL" if self._database else "NATS_URL") in self.said
 
     @property
     def json(self) -> Any:
@@ -111,6 +112,15 @@ def test_without_it_no_database_is_started(dev: Dev) -> None:
     assert running.end()[0] == 0
 
 
+def test_what_the_file_says_need_not_be_exported(dev: Dev) -> None:
+    """It would win over what the file says later."""
+    running = dev()
+    assert running.end()[0] == 0
+    assert running.process.stdout is not None
+    assert running.said.startswith("export NATS_URL=")
+    assert "DATABASE" not in running.said
+
+
 def test_a_folder_keeps_the_database(dev: Dev, tmp_path: Path) -> None:
     for one in (tmp_path, *tmp_path.parents):
         one.chmod(0o755)  # As root it runs as somebody else, to whom pytest's folders are closed.
@@ -131,5 +141,5 @@ def test_a_taken_port_is_said_and_nothing_is_left(dev: Dev) -> None:
         process = dev("--postgres", "--postgres-port", str(port)).process
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert f"port {port}" in errors
+    assert f"port {port} of 127.0.0.1 is taken (choose another with --postgres-port" in errors
     assert "Traceback" not in errors

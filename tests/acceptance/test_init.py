@@ -10,7 +10,8 @@ import pytest
 from seaway.cli.init import text_for
 from seaway.config import Settings, settings_from_mapping
 from seaway.config.document import parse_document
-from shell import Shell
+from seaway.embedded.nats_server import NatsServer
+from shell import SEAWAY, Shell
 
 
 def settings_of(text: str) -> Settings:
@@ -48,6 +49,20 @@ def test_it_writes_once_and_never_over_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "seaway.yaml").read_text() == written
     shell.seaway("--config", "other.yaml", "init")
     assert settings_of((tmp_path / "other.yaml").read_text()).contexts == ("shop",)
+
+
+@pytest.mark.server
+def test_what_was_made_is_said(tmp_path: Path, nats_server_own: NatsServer) -> None:
+    shell = Shell(tmp_path, nats_server_own.url)
+    shell.seaway("init")
+    done = shell.ended(*SEAWAY, "topology", "apply").stderr
+    assert re.search(r"\d+ changes made: the server is as the file says", done)
+    assert "made" not in shell.ended(*SEAWAY, "topology", "apply").stderr
+    file = tmp_path / "seaway.yaml"
+    file.write_text(file.read_text() + "streams: [{name: SHOP_EVENTS, storage: memory}]\n")
+    lost = shell.ended(*SEAWAY, "topology", "apply", code=1)
+    assert "would lose data" in lost.stderr
+    assert "--allow-data-loss" in lost.stderr
 
 
 @pytest.mark.parametrize("context", ["Shop", "a b", "", "../x"])

@@ -56,6 +56,33 @@ def test_another_applications_file_stays_as_it_is(shell: Shell) -> None:
     assert file.read_bytes() == before
 
 
+def test_what_a_database_without_tables_needs_is_the_next_step(shell: Shell) -> None:
+    for told in shell.ended(*SEAWAY, "check", "--sample", "0", code=3).stdout.split("unknown ")[1:]:
+        if "seaway.db" in told:
+            assert "next: seaway db upgrade" in told
+            return
+    pytest.fail("the database is not told of")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["outbox", "status", "--database", "x"], "It goes before the command: seaway --database"),
+        (["dlq", "ls", "-s", "x"], "It goes before the command: seaway -s"),
+        (["check", "--profile=x"], "It goes before the command: seaway --profile"),
+        (["--json", "dlq", "ls"], "It goes after the command: seaway ... --json"),
+        (["outbox", "--parked", "list"], "It goes after the command: seaway ... --parked"),
+        (["dlq", "ls", "--jsn"], "Possible options: --json"),
+    ],
+)
+def test_an_option_in_the_wrong_place_is_told_where_it_goes(
+    shell: Shell, command: list[str], said: str
+) -> None:
+    told = shell.ended(*SEAWAY, *command, code=2).stderr
+    words = " ".join(told.replace("│", " ").split())
+    assert said in words, told
+
+
 @pytest.mark.parametrize(("flag", "value"), [("--server", "http://x"), ("--profile", "nope")])
 def test_a_wrong_flag_is_named_and_no_variable(shell: Shell, flag: str, value: str) -> None:
     if flag == "--profile":

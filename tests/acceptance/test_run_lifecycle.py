@@ -192,7 +192,7 @@ async def test_a_relay_waits_likewise(
     await asyncio.to_thread(service.seaway, "outbox", "add", "events.jsonl")
     missing = nats_server_own if away == "server" else postgres_server_own
     await missing.stop()
-    said = "disconnected" if away == "server" else "waiting for the database:"
+    said = "waiting for the server:" if away == "server" else "waiting for the database:"
     with service.running(*SEAWAY, "relay"):
         await service.eventually(lambda: said in service.said(), "words")
     with service.running(*SEAWAY, "relay", "--drain") as process:
@@ -214,7 +214,7 @@ async def test_it_waits_for_what_is_away_at_the_start_and_says_so(
     service.go()
     missing = nats_server_own if away == "server" else postgres_server_own
     await missing.stop()
-    said = "disconnected:" if away == "server" else "waiting for the database:"
+    said = "waiting for the server:" if away == "server" else "waiting for the database:"
     with service.running(*RUN):
         await service.eventually(lambda: said in service.said(), "words")
     with service.running(*RUN):
@@ -242,8 +242,11 @@ def test_a_process_at_work_can_be_scraped(tmp_path: Path, command: list[str]) ->
 
     with shell.running(*command, "--metrics", "0"):
         shell.until(told, "where the metrics are")
+        shell.until(lambda: "waiting for the server: " in shell.said(), "what it waits for")
         with urllib.request.urlopen(found[0], timeout=15) as answer:
-            assert b"seaway_relay_paused_bool" in answer.read()
+            metrics = answer.read()
+        assert b"seaway_relay_paused_bool" in metrics
+        assert b"seaway_disconnects_total 0.0" in metrics, "it never was connected"
         port = found[0].split(":")[2].split("/")[0]
         refused = shell.ended(*command, "--metrics", port, code=2).stderr
         assert f"cannot listen on 127.0.0.1:{port}" in " ".join(refused.split())

@@ -117,9 +117,12 @@ async def test_it_is_ready_when_everything_is_there_and_honest_when_not(
     status, _ = dashboard.poll_until("/readyz", lambda status, _: status == 200)
     assert status == 200
 
-    dashboard.process.send_signal(signal.SIGINT)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        dashboard.process.send_signal(number)
     code, stderr = finish(dashboard.process)
     assert (code, "Traceback" in stderr) == (0, False)
+    assert "disconnected: " in stderr
+    assert "reconnected to nats://" in stderr
 
 
 async def test_it_ends_in_order_while_no_server_ever_answered(folder: Path) -> None:
@@ -131,6 +134,10 @@ async def test_it_ends_in_order_while_no_server_ever_answered(folder: Path) -> N
         process.send_signal(signal.SIGTERM)
         code, stderr = finish(process)
         assert (code, "Traceback" in stderr) == (0, False)
+        said = (
+            "waiting for the server: no NATS server answers at nats://127.0.0.1:9: nobody listens"
+        )
+        assert stderr.count(said) == 1
     finally:
         if process.poll() is None:
             process.kill()

@@ -13,7 +13,7 @@ from seaway import clocks
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.cli import db as cli_db
 from seaway.contracts import Store
-from seaway.databases import sqlite_times
+from seaway.databases import times
 from seaway.events import RawEvent, new_event_id
 from seaway.forgetting import Forgetting
 from seaway.outbox import encoding
@@ -40,7 +40,7 @@ MODULES = (
     postgres_store,
     relay_loop,
     sqlite_store,
-    sqlite_times,
+    times,
 )
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.contracts import Message, OutboxEntry, Stored, StoredMessage
-from seaway.databases import sqlite_times as times
+from seaway.databases import times
 from seaway.events import RawEvent
 from seaway.outbox import Outbox
 from seaway.relay import Relay

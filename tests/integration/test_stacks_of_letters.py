@@ -200,5 +200,5 @@ async def test_bad_statements_on_two_lines_are_two_kinds_of_failure(
             await stage.settled(within=timedelta(seconds=30))
             assert len(await stage.letters()) == 3
     assert len([record for record in caplog.records if record.exc_text]) == 2
-    (summary,) = [text for text in caplog.messages if "1 times more" in text]
+    (summary,) = [text for text in caplog.messages if "1 time more" in text]
     assert f"({__file__}:" in summary

@@ -234,7 +234,7 @@ async def test_no_data_is_lost_without_permission(
     # The advisory stream is shared by the tests of a server: only this context's part is applied.
     whole = await planned(wanted, admin)
     plan = Plan(tuple(one for one in whole.changes if one.stream.startswith(file.context.upper())))
-    with pytest.raises(ConfigError, match="--allow-data-loss") as caught:
+    with pytest.raises(SeawayError, match="--allow-data-loss") as caught:
         await topology.apply(plan, admin)
     assert f"stream {file.stream}" in str(caught.value)
     after = await topology.actual(admin)

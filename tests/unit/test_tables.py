@@ -50,7 +50,7 @@ def test_in_a_pipe_a_row_is_one_line_with_everything(printed: Print) -> None:
     assert len(lines) == 1 + len(ROWS)
     for line, row in zip(lines[1:], ROWS, strict=True):
         for cell in row:
-            assert cell.replace("\n", " ") in line
+            assert cell.replace("\n", "; ") in line
     assert said == ""
 
 

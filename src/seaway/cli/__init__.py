@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import seaway
 from seaway.cli import (
@@ -27,8 +30,56 @@ from seaway.cli import (
 )
 from seaway.cli.session import Flags, ending
 
+
+class Commands(TyperGroup):
+    """All of them; an option that stands on the wrong side of a command is told where it goes."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with _placing():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _placing():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _placing() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # By name: the class stands in typer itself, or in click, as the version has it.
+        if type(error).__name__ == "NoSuchOption":
+            _place(error)
+        raise
+
+
+def _place(error: Any) -> None:
+    option, here = error.option_name, error.ctx
+    root = here.find_root()
+    if here is not root and _takes(root.command, option):
+        _, _, command = here.command_path.partition(" ")
+        error.message += f". It goes before the command: seaway {option} ... {command}"
+    elif any(_takes(one, option) for one in _behind(here.command)):
+        error.message += f". It goes after the command: seaway ... {option}"
+    else:
+        return
+    error.possibilities = None
+
+
+def _takes(command: Any, option: str) -> bool:
+    return any(option in one.opts or option in one.secondary_opts for one in command.params)
+
+
+def _behind(command: Any) -> Iterator[Any]:
+    for one in getattr(command, "commands", {}).values():
+        yield one
+        yield from _behind(one)
+
+
 app = typer.Typer(
     name="seaway",
+    cls=Commands,
     help="Reliable domain events on NATS JetStream: outbox, relay, consumers, dead letters.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -40,6 +40,7 @@ from seaway.monitor import (
     rates,
 )
 from seaway.watching import database_station, server_station
+from seaway.words import counted
 
 _STYLES = {State.OK: "green", State.WARNING: "yellow", State.CRITICAL: "red"}
 
@@ -115,7 +116,7 @@ def nagios(report: Report) -> str:
     words = "; ".join(
         f.message + (f" (next: {f.next_move})" if f.next_move else "") for f in problems
     )
-    words = words or f"{len(report.findings)} checks"
+    words = words or counted(len(report.findings), "check")
     data = " ".join(
         f"'{_label(f)}'={f.value:g};{_plain(f.warning)};{_plain(f.critical)};0"
         for f in report.findings
@@ -149,7 +150,8 @@ def _lines(report: Report) -> None:
         _say(f"{finding.state.label:<8} {finding.message}", style)
         _say(f"{'':<8} next: {finding.next_move}", "dim")
     well = sum(finding.state is State.OK for finding in report.findings)
-    summary = f"{report.state.label}: {well} of {len(report.findings)} checks are ok"
+    verb = "is" if well == 1 else "are"
+    summary = f"{report.state.label}: {well} of {len(report.findings)} checks {verb} ok"
     _say(summary, _STYLES.get(report.state, "magenta"))
 
 

@@ -167,7 +167,8 @@ def prune(
         return
     for words, counted in (("removed", removed), ("due", due)):
         for table, count in sorted(counted.items()):
-            out.print(f"{words:<8} {table:<24}{count:>12} rows", markup=False)
+            rows = "row" if count == 1 else "rows"
+            out.print(f"{words:<8} {table:<24}{count:>12} {rows}", markup=False)
     if not due and not removed:
         out.print("nothing is due")
 

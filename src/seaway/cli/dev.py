@@ -11,6 +11,7 @@ import typer
 from seaway.cli import session
 from seaway.embedded.nats_server import NatsCluster, NatsServer
 from seaway.embedded.postgres import PostgresServer
+from seaway.embedded.process import PortTaken
 from seaway.errors import ConfigError
 
 POSTGRES_FOLDER = "postgres"
@@ -47,12 +48,20 @@ def dev(
                 if cluster > 1
                 else NatsServer(store_dir=directory, port=port or None)
             )
-            await servers.enter_async_context(nats)
+            try:
+                await servers.enter_async_context(nats)
+            except PortTaken as error:
+                error.hint = "choose another with --port, or 0 for a free one"
+                raise
             database = None
             if postgres:
                 kept = directory / POSTGRES_FOLDER if directory else None
                 server = PostgresServer(store_dir=kept, port=postgres_port or None)
-                await servers.enter_async_context(server)
+                try:
+                    await servers.enter_async_context(server)
+                except PortTaken as error:
+                    error.hint = "choose another with --postgres-port, or 0 for a free one"
+                    raise
                 database = server.url()
             announce(ctx, nats.url, database, as_json=as_json)
             await stop.wait()
@@ -61,18 +70,22 @@ def dev(
 
 
 def announce(ctx: typer.Context, url: str, database: str | None, *, as_json: bool) -> None:
-    """Say where the servers are, and what to type next. ``database``: the one that runs here."""
-    if database is None:
-        try:
-            database = session.settings(ctx).database
-        except ConfigError:
-            # Servers can be had before there is a configuration to talk about.
-            database = "sqlite:///seaway.db"
+    """Say where the servers are, and what to type next. ``database``: the one that runs here; what
+    the file says need not be exported, and would then win over the file."""
     if as_json:
-        session.print_json({"nats": url, "database": database})
+        session.print_json({"nats": url, "database": database or _configured(ctx)})
         return
     session.out.print(f"export NATS_URL={url}", markup=False, soft_wrap=True)
-    session.out.print(f"export SEAWAY_DATABASE_URL={database}", markup=False, soft_wrap=True)
+    if database is not None:
+        session.out.print(f"export SEAWAY_DATABASE_URL={database}", markup=False, soft_wrap=True)
     session.err.print(
         "Ready. Next, in another terminal: seaway topology apply, seaway db upgrade. Ctrl-C stops."
     )
+
+
+def _configured(ctx: typer.Context) -> str:
+    try:
+        return session.settings(ctx).database
+    except ConfigError:
+        # Servers can be had before there is a configuration to talk about.
+        return "sqlite:///seaway.db"

@@ -205,7 +205,7 @@ def show(
         if letter.stack:
             typer.echo("\nstack:\n" + re.sub("^", "  ", printable(letter.stack), flags=re.M))
         body, why = event.payload, gone if letter.by_reference else ""
-        typer.echo(f"\npayload ({len(body)} bytes):\n" + printable(why or shown(body)))
+        typer.echo(f"\npayload ({counted(len(body), 'byte')}):\n" + printable(why or shown(body)))
 
     session.run(work())
 

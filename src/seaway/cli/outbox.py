@@ -66,7 +66,7 @@ def add(
     if as_json:
         session.print_json({"added": added})
     else:
-        session.err.print(f"{added} events added.")
+        session.err.print(f"{counted(added, 'event')} added.")
 
 
 @app.command()
@@ -97,11 +97,14 @@ def status(
             return
         waits = "" if age is None else f", the oldest for {age:.1f} s"
         held = ", behind a parked one of its key" if backlog.oldest_held else ""
-        session.out.print(f"{backlog.count} events wait{waits}{held}; {backlog.parked} parked")
+        session.out.print(
+            f"{counted(backlog.count, 'event waits', 'events wait')}{waits}{held}; "
+            f"{backlog.parked} parked"
+        )
         if backlog.dead_rows is not None:
-            inside = f"{backlog.shards} shards" if backlog.shards > 1 else "1 shard"
+            inside = counted(backlog.shards, "shard")
             session.out.print(
-                f"{inside}; {backlog.dead_rows} dead rows not vacuumed yet, and "
+                f"{inside}; {counted(backlog.dead_rows, 'dead row')} not vacuumed yet, and "
                 f"{backlog.sent_dead_rows} of sent events, {backlog.inbox_dead_rows} of the inbox",
                 soft_wrap=True,
             )

@@ -105,7 +105,7 @@ async def _until_stopped(web: Starlette, sock: socket.socket) -> None:
             timeout_graceful_shutdown=3,
         )
     )
-    with stop_on_signals() as stop:
+    with stop_on_signals(insist=False) as stop:
         serving = asyncio.create_task(server.serve(sockets=[sock]))
         await done_before(stop, asyncio.wait({serving}))
         server.should_exit = True

@@ -2,7 +2,7 @@
 
 Owns: which columns a terminal has room for. Guarantees: no cell of a column is cut or folded but
 where it is made of words; on a terminal the columns that matter least are left out first, and said;
-in a pipe a row is one line, with everything in it.
+in a pipe a row is one line, with everything in it, `; ` between what were lines of a cell.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def show(
     """Print ``rows``, a cell for each column; ``styles``: one a row, or none. Cells are text."""
     cells = [list(row) for row in rows]
     if not session.out.is_terminal:
-        cells = [[" ".join(cell.split("\n")) for cell in row] for row in cells]
+        cells = [["; ".join(cell.split("\n")) for cell in row] for row in cells]
         _print(columns, cells, range(len(columns)), _widths(columns, cells), None, ())
         return
     shown, widths, room = _fitting(columns, cells, session.out.width)

@@ -11,11 +11,12 @@ import yaml
 
 from seaway import topology
 from seaway.brokers import jetstream
-from seaway.cli import tables
+from seaway.cli import session, tables
 from seaway.cli.session import Json, err, flags, out, print_json, run, settings
 from seaway.cli.tables import Column
 from seaway.config import Settings, load_settings
 from seaway.contracts import Broker
+from seaway.words import counted
 
 app = typer.Typer(
     help="Compare seaway.yaml with the server, change the server, or write the file from it.",
@@ -51,6 +52,10 @@ def apply(
     """Make the server as the file says. Safe to repeat."""
     found = run(_apply(ctx, allow_data_loss))
     _show(found, found.changes, as_json)
+    if found.changes:
+        session.note(
+            f"{counted(len(found.changes), 'change')} made: the server is as the file says."
+        )
 
 
 @app.command()

@@ -344,6 +344,9 @@ def _place(details: ErrorDetails) -> Location:
 
 
 def _reason(details: ErrorDetails) -> str:
+    if details["type"] == "tuple_type":
+        value = details["input"]
+        return "must be a list" + (f", like [{value}]" if isinstance(value, str) and value else "")
     text = details["msg"].removeprefix("Value error, ")
     text = text[:1].lower() + text[1:]
     value = details["input"]

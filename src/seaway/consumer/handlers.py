@@ -19,6 +19,7 @@ from seaway.consumer.lanes import Work
 from seaway.errors import ConfigError, DecodeError
 from seaway.events import EventType, RawEvent, event_type_of, unknown_version
 from seaway.headers import Metadata
+from seaway.words import counted
 
 E = TypeVar("E")
 Handler: TypeAlias = Callable[[E, Delivery], Awaitable[None]]
@@ -139,7 +140,7 @@ def _check_signature(
             if takes_lists
             else f"a handler takes two: (event: {event.__name__}, delivery: Delivery)"
         )
-        raise ConfigError(f"{place} takes {len(parameters)} parameters", hint=wanted)
+        raise ConfigError(f"{place} takes {counted(len(parameters), 'parameter')}", hint=wanted)
     try:
         hints = typing.get_type_hints(handler)
     except Exception:

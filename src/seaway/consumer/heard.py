@@ -18,6 +18,7 @@ from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import Bury, Step, is_verdict
 from seaway.contracts import Incoming
 from seaway.stacks import innermost
+from seaway.words import counted
 
 logger = logs.logger("seaway.consumer")
 
@@ -118,9 +119,10 @@ class Heard:
                 continue
             name, _, file, line = kind
             where = f"{name} failed" if name else "handlers failed in other ways"
+            more = counted(repeats.count, "time more", "times more")
             logger.warning(
-                "%s: %s %d times more in the last %.0f s: %s%s",
-                *(self._durable, where, repeats.count, now - repeats.said_at, repeats.last),
+                "%s: %s %s in the last %.0f s: %s%s",
+                *(self._durable, where, more, now - repeats.said_at, repeats.last),
                 f" ({file}:{line})" if file else "",
                 extra={"consumer": self._durable},
             )

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from seaway.databases import sqlite_times as times
+from seaway.databases import times
 
 Parameters: TypeAlias = Sequence[Any] | Mapping[str, Any]
 

@@ -21,6 +21,7 @@ from seaway.stores.scripts import LOCK, PATIENCE, create_versions, place, record
 from seaway.stores.sqlite.schema import split
 from seaway.stores.versions import migrations
 from seaway.tables import TABLES
+from seaway.words import counted
 
 _ENGINES = {"postgresql": "postgres", "sqlite": "sqlite"}
 
@@ -80,7 +81,7 @@ class ApplySql(Operation):
             waiting = _count(schema_editor, "SELECT count(*) FROM seaway_outbox")
             if waiting:
                 raise ConfigError(
-                    f"{waiting} events in the outbox are not published yet",
+                    f"{counted(waiting, 'event is', 'events are')} not published yet",
                     hint="run seaway relay --drain first, or delete them",
                 )
             for table in TABLES:

@@ -1,16 +1,21 @@
 """Connections that an application's own function makes, kept for the next transaction.
 
-Owns: them, since they were made for the inbox. Guarantees: there are at most as many as
-transactions were ever open at once; once one is lost, none that stood idle beside it is used again.
+Owns: them, since they were made for the inbox, and the choice of their driver: by the first one, or
+by the error instead of it. Guarantees: there are at most as many as transactions were ever open at
+once; once one is lost, none that stood idle beside it is used again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Protocol, TypeVar
 
+from seaway import drivers
 from seaway.databases.ending import to_its_end
+from seaway.drivers.seam import SHOWN, Errors, Session, Sessions
+from seaway.errors import ConfigError
 
 
 class Closable(Protocol):
@@ -68,3 +73,56 @@ class Connections(Generic[C]):
         self._orphans.discard(made)
         if not made.cancelled() and made.exception() is None:
             self._idle.append(made.result())
+
+
+class FunctionSessions:
+    """See ``seam.Sessions``. ``connect`` gives a connection, or an awaitable of one."""
+
+    shown = SHOWN
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
+        self._connections: Connections[Any] = Connections(self._connected)
+        self._sessions: Sessions | None = None
+
+    @property
+    def errors(self) -> Errors:
+        """See ``seam.Sessions``; once a session was taken."""
+        assert self._sessions is not None
+        return self._sessions.errors
+
+    async def take(self) -> Session:
+        """See ``seam.Sessions``."""
+        if self._sessions is None:
+            self._sessions = await self._decided()
+        return await self._sessions.take()
+
+    async def give_back(self, session: Session, *, failed: bool) -> None:
+        """See ``seam.Sessions``."""
+        assert self._sessions is not None
+        await self._sessions.give_back(session, failed=failed)
+
+    async def close(self) -> None:
+        """Close every connection: they were made for the inbox. Idempotent."""
+        await self._connections.close()
+
+    async def _connected(self) -> Any:
+        made = self._connect()
+        return await made if inspect.isawaitable(made) else made
+
+    async def _decided(self) -> Sessions:
+        try:
+            first = await self._connections.take()
+        except Exception as error:
+            if (found := drivers.translated(error, SHOWN)) is None:
+                raise
+            raise found from error
+        sessions_over = drivers.entry("KEPT", type(first))
+        if sessions_over is None:
+            raise ConfigError(
+                f"the function given as tx= gives a {drivers.name(type(first))}",
+                hint="it has to give a psycopg AsyncConnection or an aiosqlite Connection",
+            )
+        await self._connections.give_back(first)
+        # Another task may have come first, and has its turn with what that one made.
+        return self._sessions or sessions_over(self._connections)

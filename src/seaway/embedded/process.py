@@ -32,6 +32,10 @@ _STOP_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
 
 
+class PortTaken(ConfigError):
+    """The port that a server was to have is somebody else's."""
+
+
 def free_port() -> int:
     """A TCP port of loopback that nobody listens on now."""
     with socket.socket() as probe:
@@ -43,8 +47,8 @@ class ServerProcess(ABC):
     """One server on loopback. ``async with`` starts it and waits until it answers.
 
     ``store_dir`` keeps its data there (default: a temporary folder, removed at the end); ``port``:
-    default a free one, kept over ``stop``/``kill`` and ``start``. Raises ``ConfigError`` for a port
-    that is taken, ``SeawayError`` with the log's end where it does not start. The plain methods
+    default a free one, kept over ``stop``/``kill`` and ``start``. Raises ``PortTaken`` for a port
+    that is, ``SeawayError`` with the log's end where it does not start. The plain methods
     ``launch`` and ``terminate`` do the same without an event loop.
     """
 
@@ -250,6 +254,6 @@ def _refuse_taken(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise ConfigError(
+            raise PortTaken(
                 f"port {port} of 127.0.0.1 is taken", hint="choose another, or stop its owner"
             ) from error

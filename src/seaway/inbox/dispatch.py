@@ -8,8 +8,8 @@ from typing import Any
 
 from seaway import drivers
 from seaway.contracts import InboxStore
+from seaway.drivers.kept import FunctionSessions
 from seaway.errors import ConfigError
-from seaway.inbox.connecting import ConnectingInbox
 from seaway.inbox.transaction import Inbox
 from seaway.tables import check_schema
 
@@ -39,9 +39,9 @@ def inbox_for(
     if sessions_of is not None:
         return Inbox(sessions_of(tx), schema, committed)
     if isinstance(tx, str | Path) and "://" not in str(tx):
-        return ConnectingInbox(_opening(Path(tx)), schema=None, committed=committed)
+        return Inbox(FunctionSessions(_opening(Path(tx))), schema, committed)
     if callable(tx) and not isinstance(tx, type):
-        return ConnectingInbox(tx, schema=schema, committed=committed)
+        return Inbox(FunctionSessions(tx), schema, committed)
     shown = repr(tx) if isinstance(tx, type) else f"a {drivers.name(type(tx))}"
     raise ConfigError(f"{shown} gives no transactions to handlers", hint=f"tx= takes {_SUPPORTED}")
 

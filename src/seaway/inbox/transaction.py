@@ -14,16 +14,35 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from seaway.databases import sqlite_times as times
+from seaway.databases import statements, times
 from seaway.databases.causes import causes, session_lost
 from seaway.databases.engines import Engine
 from seaway.databases.refusals import Refusal
-from seaway.databases.steps import Row
+from seaway.databases.steps import Query, Row
 from seaway.drivers.refusals import ended_by_body, nothing_committed
 from seaway.drivers.seam import Session, Sessions, translating
 from seaway.errors import SeawayError, StoreUnavailable
-from seaway.inbox.queries import Queries
 from seaway.parked import Standing
+
+
+class Queries:
+    """The inbox's statements, which are ``stores``' own: a row is written alike through every
+    handle. ``schema``: where Seaway's tables are, default where the connection looks."""
+
+    def __init__(self, engine: Engine, schema: str | None) -> None:
+        self._given = engine.given
+        place = schema if engine.schemas else None
+        self._sql = {
+            **statements.load(f"{engine.name}/inbox.sql", place),
+            **statements.load(f"{engine.name}/parking.sql", place),
+        }
+
+    def of(self, name: str, **given: Any) -> Query:
+        """The statement of that name. ``given``: its parameters in their order; many ids or keys as
+        a list."""
+        statement = self._sql[name]
+        return Query(statement, self._given(statement, given))
+
 
 H = TypeVar("H")
 """The type of the handle."""
@@ -42,13 +61,13 @@ class Transaction(Generic[H]):
         committed: Callable[[], None] | None,
     ) -> None:
         self._sessions = sessions
-        self._errors = sessions.errors
         self._shown = sessions.shown
         self._queries_of = queries_of
         self._committed = committed
 
     async def __aenter__(self) -> Self:
         session = await self._sessions.take()
+        self._errors = self._sessions.errors
         try:
             with translating(self._errors, self._shown):
                 await session.begin()

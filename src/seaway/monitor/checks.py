@@ -29,6 +29,7 @@ from seaway.monitor import standstill
 from seaway.monitor.findings import WORST_LAST, Finding, Report, State, judge
 from seaway.monitor.snapshot import Snapshot
 from seaway.naming import ADVISORY_STREAM
+from seaway.words import counted
 
 FULL_WARNING, FULL_CRITICAL = 0.80, 0.95
 CRITICAL_FACTOR = 10
@@ -122,8 +123,8 @@ def _stream(stream: StreamInfo) -> Iterator[Finding]:
             len(stream.full_subjects),
             0,
             None,
-            f"{stream.name} refuses what is too much on {len(stream.full_subjects)} subjects, "
-            f"such as {stream.full_subjects[0]}",
+            f"{stream.name} refuses what is too much on "
+            f"{counted(len(stream.full_subjects), 'subject')}, such as {stream.full_subjects[0]}",
             "raise max_msgs_per_subject, or let consumers catch up",
         )
 
@@ -143,7 +144,7 @@ def _consumer(
             consumer.num_pending,
             pending,
             pending * CRITICAL_FACTOR,
-            f"{where} has {consumer.num_pending} messages pending",
+            f"{where} has {counted(consumer.num_pending, 'message')} pending",
             "start more workers, or see why it is slow: " + look,
         )
     yield judge(
@@ -152,7 +153,7 @@ def _consumer(
         consumer.num_ack_pending,
         held,
         held * CRITICAL_FACTOR,
-        f"{where} holds {consumer.num_ack_pending} unacknowledged messages",
+        f"{where} holds {counted(consumer.num_ack_pending, 'unacknowledged message')}",
         "see whether its handlers hang: " + look,
     )
     if rates is not None and consumer.key in rates:
@@ -163,7 +164,7 @@ def _consumer(
             rate,
             limit,
             limit * CRITICAL_FACTOR,
-            f"{where} has {rate:.0f} redeliveries a minute",
+            f"{where} has {counted(round(rate), 'redelivery', 'redeliveries')} a minute",
             "its handlers fail: see its log and seaway dlq ls",
         )
 
@@ -175,7 +176,9 @@ def _outbox(snapshot: Snapshot) -> Iterator[Finding]:
             "database",
             State.UNKNOWN,
             snapshot.outbox_error,
-            next_move="is it running, and who holds its locks? seaway db verify",
+            next_move="seaway db upgrade"
+            if snapshot.tables_unfit
+            else "is it running, and who holds its locks? seaway db verify",
         )
     yield from standstill.outbox(snapshot)
     if snapshot.outbox is None:
@@ -187,7 +190,7 @@ def _outbox(snapshot: Snapshot) -> Iterator[Finding]:
         parked,
         0,
         None,
-        f"{parked} events are parked",
+        f"{counted(parked, 'event is', 'events are')} parked",
         "seaway outbox list --parked; seaway outbox retry",
     )
 
@@ -200,6 +203,6 @@ def _dead_letters(snapshot: Snapshot) -> Iterator[Finding]:
             letters,
             0,
             None,
-            f"{letters} dead letters in {context}",
+            f"{counted(letters, 'dead letter')} in {context}",
             "seaway dlq ls; seaway dlq redrive",
         )

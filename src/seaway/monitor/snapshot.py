@@ -27,7 +27,7 @@ from seaway.contracts import (
     Store,
     StreamInfo,
 )
-from seaway.errors import ConfigError, SeawayError
+from seaway.errors import ConfigError, SchemaMismatch, SeawayError
 from seaway.monitor.station import Station
 
 T = TypeVar("T")
@@ -96,6 +96,8 @@ class Snapshot:
     """What to do about those ``consumers`` that nobody uses, by stream and durable."""
     outbox: Backlog | None = None
     outbox_error: str | None = None
+    tables_unfit: bool = False
+    """The database answers, and Seaway's tables are missing or old."""
     processes: tuple[Notice, ...] | None = None
     """What those at work on the database say of themselves; ``None``: that could not be asked."""
     dead_letters: Mapping[str, int] = field(default_factory=dict)
@@ -147,6 +149,7 @@ async def take_snapshot(
         ways_without={key: watch.way_without(*key) for key in known},
         outbox=seen.get("outbox"),
         outbox_error=outbox_error,
+        tables_unfit="tables_unfit" in seen,
         processes=seen.get("processes"),
         dead_letters={
             naming.stream_context(stream.name): stream.messages
@@ -166,7 +169,7 @@ async def _attempt(work: Awaitable[T]) -> tuple[T | None, str | None]:
 async def _ask_database(
     database: Station[Database] | None, seen: dict[str, Any], within: timedelta
 ) -> str | None:
-    """Fill ``seen`` with ``processes`` and ``outbox``; what stood in the way of the latter."""
+    """Fill ``seen`` with what it holds of a ``Snapshot``; what stood in the way of the latter."""
 
     async def ask(opened: Database) -> None:
         # First, and kept whatever follows: it says why the outbox cannot be asked.
@@ -176,8 +179,13 @@ async def _ask_database(
 
     if database is None:
         return None
-    _, error = await _attempt(database.ask(ask, within=within))
-    return error
+    try:
+        await database.ask(ask, within=within)
+    except SeawayError as error:
+        if isinstance(error, SchemaMismatch):
+            seen["tables_unfit"] = True
+        return str(error)
+    return None
 
 
 async def _look(

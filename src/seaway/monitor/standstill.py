@@ -15,6 +15,7 @@ from seaway.monitor.findings import Finding, State, judge
 from seaway.monitor.snapshot import Snapshot
 from seaway.monitor.wording import human_duration
 from seaway.naming import context_of, events_stream
+from seaway.words import counted
 
 OUTBOX_AGE_WARNING_SECONDS, OUTBOX_AGE_CRITICAL_SECONDS = 60, 600
 WAITING_CRITICAL_SECONDS = 600
@@ -56,7 +57,7 @@ def outbox(snapshot: Snapshot) -> Iterator[Finding]:
         age,
         OUTBOX_AGE_WARNING_SECONDS,
         OUTBOX_AGE_CRITICAL_SECONDS,
-        f"{backlog.count} events wait, the oldest for {age:.0f} s{held}",
+        f"{counted(backlog.count, 'event waits', 'events wait')}, the oldest for {age:.0f} s{held}",
         _what_publishes(snapshot),
     )
 
@@ -122,27 +123,29 @@ def _progress(consumer: ConsumerInfo, snapshot: Snapshot, unmoved: float) -> Fin
         return None
     if consumer.paused_until is not None:
         until = f"{consumer.paused_until:%Y-%m-%dT%H:%M:%SZ}"
-        message = f"{where} is paused until {until}, {pending} messages pending"
+        message = f"{where} is paused until {until}, {counted(pending, 'message')} pending"
         return _told(where, message, "it goes on by itself then")
     part, idle_for = f"consumer {consumer.durable}", _idle_seconds(consumer)
     why = _explained(part, snapshot.processes or ())
     if consumer.never_pulled and not why:
-        message = f"nobody has ever taken from {where}, {pending} messages pending"
+        message = f"nobody has ever taken from {where}, {counted(pending, 'message')} pending"
         return _told(where, message, snapshot.ways_without.get(consumer.key, "start its consumer"))
     if held:
         idle = max(unmoved, idle_for or 0.0)
         limit = max(IDLE_WARNING_SECONDS, consumer.ack_wait.total_seconds())
-        message = f"{where} holds {held} messages and gets on with none, {pending} pending"
+        message = (
+            f"{where} holds {counted(held, 'message')} and gets on with none, {pending} pending"
+        )
         look = "see whether its handlers hang: its log"
     elif consumer.num_waiting:
         idle, limit = unmoved, IDLE_WARNING_SECONDS
-        message = f"{where} gives nothing out, {pending} messages pending"
+        message = f"{where} gives nothing out, {counted(pending, 'message')} pending"
         look = f"seaway consumer info {consumer.stream} {consumer.durable}"
     else:
         idle, limit = max(unmoved, idle_for or 0.0), IDLE_WARNING_SECONDS
         if idle_for is None and unmoved >= _TWO_LOOKS_SECONDS:
             idle = max(idle, limit + unmoved)  # The server has forgotten since when: restarted.
-        message = f"nobody takes from {where}, {pending} messages pending"
+        message = f"nobody takes from {where}, {counted(pending, 'message')} pending"
         look = "no process here says that it runs this consumer: start it"
     # Only what surely lasts is critical: its messages may have come just now.
     certain = max(unmoved, _surely_idle_seconds(consumer, snapshot.stream(consumer.stream)))

@@ -10,19 +10,18 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from pydantic_core import to_json
 
 from seaway import headers as h
 from seaway.chain import current_chain
+from seaway.databases import times
 from seaway.errors import ConfigError, EventTooLarge, InvalidName
 from seaway.events import RawEvent, event_type_of, new_event_id
 from seaway.naming import EventSubject, events_stream
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _FOREIGN_PREFIXES = ("nats-", h.DLQ_PREFIX.lower())
 
 
@@ -109,7 +108,7 @@ def _row(event: object, wishes: Wishes, limits: Limits, now: datetime) -> Outbox
         key or raw.subject,
         raw.payload,
         to_json(headers).decode(),
-        (now - _EPOCH) // _MICROSECOND,
+        times.microseconds(now),
     )
 
 

@@ -5,7 +5,7 @@ Guarantees: SQLAlchemy neither makes nor drops it; that is for ``seaway db upgra
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -26,11 +26,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import UUID
 from sqlalchemy.types import TypeEngine
 
+from seaway.databases import times
 from seaway.errors import ConfigError
 
 _NAME = "seaway_outbox"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class Moment(TypeDecorator[datetime]):
@@ -48,11 +47,11 @@ class Moment(TypeDecorator[datetime]):
         """See ``TypeDecorator``."""
         if value is None or dialect.name != "sqlite":
             return value
-        return (value - _EPOCH) // _MICROSECOND
+        return times.microseconds(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         """See ``TypeDecorator``."""
-        return _EPOCH + value * _MICROSECOND if isinstance(value, int) else value
+        return times.moment(value) if isinstance(value, int) else value
 
 
 def outbox_table(metadata: MetaData, *, schema: str | None = None) -> Table:

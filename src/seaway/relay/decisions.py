@@ -29,6 +29,7 @@ from seaway.contracts import (
 )
 from seaway.errors import InvalidName
 from seaway.headers import check_headers, wire_bytes
+from seaway.words import counted
 
 Cause: TypeAlias = Refused | Unconfirmed
 """Why a stream takes nothing at the moment."""
@@ -233,7 +234,7 @@ def taken(entry: OutboxEntry, other: StoredMessage) -> Failed:
     return Failed(
         entry,
         f"another message has this event's id: {place} ({other.message.subject!r}, "
-        f"{len(other.message.payload)} bytes); add the event again under a new id",
+        f"{counted(len(other.message.payload), 'byte')}); add the event again under a new id",
         park=True,
     )
 
@@ -350,7 +351,7 @@ def reason(stream: str, cause: Cause, way_to: Callable[[str], str] = WAY_TO) -> 
 def no_room(stream: str, subjects: Collection[str], cause: Refused) -> str:
     """Why events wait that a stream has no room for, with the way out."""
     first, *others = sorted(subjects)
-    more = f" and {len(others)} other subjects" if others else ""
+    more = f" and {counted(len(others), 'other subject')}" if others else ""
     return (
         f"{stream} has no room for {first}{more}: {describe(cause)}; they go as soon as there is "
         "some: let its consumers acknowledge, or raise the bound in seaway.yaml"

@@ -52,13 +52,13 @@ async def apply(
 ) -> tuple[Change, ...]:
     """Carry the plan out; what was done, in order. Idempotent; may be cancelled and run again.
 
-    Without ``allow_data_loss`` a plan with losses raises ``ConfigError`` before anything is
-    changed. ``SeawayError`` where the server kept something else than it was sent, ``ApiError``
+    ``SeawayError`` before anything is changed where a plan has losses, without ``allow_data_loss``;
+    likewise where the server kept something else than it was sent, ``ApiError``
     where it refused.
     """
     if plan.losses and not allow_data_loss:
         lines = "; ".join(f"{change.title}: {'; '.join(change.reasons)}" for change in plan.losses)
-        raise ConfigError(f"would lose data: {lines}", hint="--allow-data-loss does it anyway")
+        raise SeawayError(f"would lose data: {lines} (--allow-data-loss does it anyway)")
     for change in plan.changes:
         with _explained(change.title, plan, change):
             if change.durable is None:

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Protocol, Self
 
+from seaway import logs
 from seaway.app import Seaway
 from seaway.config import Settings
 from seaway.contracts import Broker
@@ -20,6 +21,8 @@ from seaway.errors import BrokerUnavailable, SeawayError
 from seaway.monitor import Activity, Sample, Sampler, Station, Watch
 from seaway.naming import WATCHER, dlq_stream
 from seaway.watching import database_station
+
+logger = logs.logger("seaway")
 
 
 class Source(Protocol):
@@ -58,6 +61,7 @@ class Live:
         self._settings = settings
         self._app = Seaway(settings, wait=True)
         self._app.telemetry.subscribe(self.activity.listen)
+        self._app.log_signals()
         server = Station(settings.nats.redacted_url, self._broker)
         database = database_station(settings)
         self.stations = server, database
@@ -123,3 +127,4 @@ class Live:
         except SeawayError as error:
             # Wrong credentials and the like: no retry heals it, the page says it.
             self._up, self._trouble = False, str(error)
+            logger.error("the dashboard is not connected: %s", error)

@@ -4,7 +4,7 @@ Owns: authentication, TLS, reconnects, subscriptions, requests, and the translat
 errors. Must not know JetStream: that protocol stands in this package's other modules (ADR 0004).
 Guarantees: reconnects for ever once connected; sends nothing while disconnected (what a buffer
 would hold back and send later, its caller has long given up on); tells each loss and return of the
-connection once.
+connection once; a wait for the first one is logged, and is neither.
 """
 
 from __future__ import annotations
@@ -343,12 +343,12 @@ async def open_connection(
                 raise
             attempt += 1
             if attempt == 1:
-                telemetry.emit(Disconnected(str(error)))
+                logger.warning("waiting for the server: %s; trying on", error)
             await asyncio.sleep(backoff.delay(attempt).total_seconds())
         else:
             connection._connected_once = True
             if attempt:
-                telemetry.emit(Reconnected(connection.server_info().url))
+                logger.info("connected to %s", connection.server_info().url)
             return connection
 
 

@@ -87,6 +87,8 @@ def describe(error: BaseException) -> str:
         return error.reason.replace("_", " ").lower()
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens there"
     text = str(error).removeprefix("nats: ")
     if text[:1] == text[-1:] == "'":
         text = text[1:-1]

@@ -14,8 +14,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 from seaway.contracts import Backlog, Capabilities, Notice, OutboxEntry, Sent
-from seaway.databases import sqlite_times as times
-from seaway.databases import statements
+from seaway.databases import statements, times
 from seaway.drivers.asyncpg import Pooled as Handle
 from seaway.drivers.asyncpg import touched
 from seaway.inbox.transaction import Inbox, Transaction

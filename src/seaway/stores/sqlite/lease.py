@@ -16,8 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from seaway.contracts import Failed, OutboxEntry, Sent
-from seaway.databases import sqlite_times as times
-from seaway.databases import statements
+from seaway.databases import statements, times
 from seaway.databases.ending import to_its_end
 from seaway.databases.sqlite_codes import primary_code, translated, translating
 from seaway.stores.sqlite import rows

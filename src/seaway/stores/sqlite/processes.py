@@ -6,8 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from seaway.contracts import Notice
-from seaway.databases import sqlite_times as times
-from seaway.databases import statements
+from seaway.databases import statements, times
 
 _SQL = statements.load("sqlite/processes.sql")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seaway.contracts import Message, OutboxEntry, Sent
-from seaway.databases import sqlite_times as times
+from seaway.databases import times
 from seaway.headers import StoredHeaders
 
 

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 
 from seaway.contracts import Phase, SchemaChange
-from seaway.databases import sqlite_times as times
-from seaway.databases import statements
+from seaway.databases import statements, times
 from seaway.databases.ending import to_its_end
 from seaway.databases.sqlite_codes import translating
 from seaway.errors import SchemaMismatch

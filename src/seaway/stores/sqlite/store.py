@@ -20,8 +20,7 @@ from typing import TypeVar
 
 from seaway.clocks import running_time
 from seaway.contracts import Backlog, Capabilities, Notice, OutboxEntry, Sent
-from seaway.databases import sqlite_times as times
-from seaway.databases import statements
+from seaway.databases import statements, times
 from seaway.databases.ending import to_its_end
 from seaway.databases.sqlite_codes import translating
 from seaway.databases.turns import Turns
