@@ -72,7 +72,7 @@ def options(command: Any) -> set[str]:
 
 
 def keys(section: type[Section]) -> set[str]:
-    return set(section.model_fields) - {"source"}
+    return set(section.model_fields) - {"source", "implied"}
 
 
 @pytest.mark.parametrize("page", PAGES)

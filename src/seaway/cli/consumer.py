@@ -65,6 +65,7 @@ def info(
         print_json(found.document)
         return
     held = f"{found.num_ack_pending:,}"
+    times = "time" if found.consumer_seq == 1 else "times"
     if found.max_ack_pending:
         held += f" of {found.max_ack_pending:,}"
     show(
@@ -75,7 +76,7 @@ def info(
             ("ack pending", held),
             ("redelivered now", f"{found.num_redelivered:,}"),
             ("waiting pulls", str(found.num_waiting)),
-            ("delivered", f"{found.consumer_seq:,} times, up to sequence {found.stream_seq:,}"),
+            ("delivered", f"{found.consumer_seq:,} {times}, up to sequence {found.stream_seq:,}"),
             ("settled", f"all up to sequence {found.ack_floor:,}"),
             ("ack wait", f"{found.ack_wait.total_seconds():g} s"),
             ("max deliver", str(found.max_deliver or "unlimited")),

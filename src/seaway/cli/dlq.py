@@ -364,6 +364,7 @@ def _report(letters: Sequence[Letter], what: str, as_json: bool, behind: Mapping
         return
     for letter in letters:
         count = behind[letter.id]
-        follow = f"  {count} behind it follow in order" if count else ""
+        verb = "follows" if count == 1 else "follow"
+        follow = f"  {count} behind it {verb} in order" if count else ""
         typer.echo(printable(f"{letter.id}  {letter.event_id}  {letter.consumer}{follow}"))
     session.err.print(f"{len(letters)} {what}.")

@@ -21,6 +21,7 @@ from seaway.consumer.trying import settled
 from seaway.contracts import Incoming, Subscription
 from seaway.errors import BrokerUnavailable, CannotRewind, NotFound
 from seaway.telemetry import Resubscribed
+from seaway.waiting import set_within
 
 logger = logs.logger("seaway.consumer")
 
@@ -168,9 +169,7 @@ class Puller:
         while not run.drained.is_set() and (
             run.stop.is_set() or run.lanes.count(source) or self._settler.owes(source)
         ):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1):
-                    await run.drained.wait()
+            await set_within(timedelta(seconds=1), run.drained)
 
     async def _has_something_to_give(self, stream: str, source: Subscription) -> bool:
         try:

@@ -7,7 +7,6 @@ anything is pulled, worked on or settled.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from datetime import timedelta
@@ -26,6 +25,8 @@ from seaway.contracts import ConsumerInfo, Incoming, Subscription
 from seaway.errors import BrokerUnavailable, NotFound
 from seaway.parked import Place
 from seaway.waiting import set_within
+
+_MOMENT = timedelta(milliseconds=250)
 
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
@@ -156,9 +157,7 @@ class Run:
         waiting = self.lanes.left + lacking, asyncio.Event()
         self._short.append(waiting)
         try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.25):
-                    await waiting[1].wait()
+            await set_within(_MOMENT, waiting[1])
         finally:
             self._short.remove(waiting)
 

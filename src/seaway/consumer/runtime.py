@@ -31,6 +31,7 @@ from seaway.consumer.run import Run, by_source
 from seaway.consumer.settling import Settler
 from seaway.consumer.transacting import Transactor
 from seaway.consumer.working import Workers
+from seaway.waiting import set_within
 
 _LEAVING_SECONDS = 1.0
 """How long a subscription has to be left, also where the grace is over by then."""
@@ -104,15 +105,13 @@ class Runtime:
 
 async def _heartbeat(run: Run) -> None:
     """Restart the ack timer of everything in hand, running or waiting."""
-    interval = run.limits.ack_wait.total_seconds() / 3
+    interval = run.limits.ack_wait / 3
     while not run.drained.is_set():
         run.breaker.remind()
         run.heard.remind()
         for source, batch in by_source(run.beat()):
             await source.in_progress(*batch)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(interval):
-                await run.drained.wait()
+        await set_within(interval, run.drained)
 
 
 async def _drain(

@@ -7,8 +7,8 @@ handlers never wait leaves the event loop to others between two transactions.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
+from datetime import timedelta
 
 from seaway.consumer.calls import Failure
 from seaway.consumer.lanes import Work
@@ -19,6 +19,7 @@ from seaway.consumer.run import Run
 from seaway.consumer.settling import Settler
 from seaway.consumer.transacting import Results, Transactor
 from seaway.consumer.trying import given_up, must_be_alone, note
+from seaway.waiting import set_within
 
 _SLICE_SECONDS = 0.0005
 _MOMENT_SECONDS = 0.25
@@ -51,9 +52,7 @@ class Workers:
                 continue
             if run.last:
                 return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._patience()):
-                    await run.wake.wait()
+            await set_within(timedelta(seconds=self._patience()), run.wake)
 
     def _begin_slice(self) -> None:
         """Of the event loop's present turn, unless another worker has begun one; over with it."""

@@ -27,21 +27,21 @@ def alert_rules(alerts: AlertSettings) -> str:
             # Nobody waits for what no process has ever asked for: `seaway check` only tells it.
             f"stream_messages_pending > {pending} "
             "unless on (stream, consumer) seaway_consumer_never_pulled_bool == 1",
-            "{{ $labels.consumer }} has {{ $value }} messages pending on {{ $labels.stream }}",
+            "Messages pending for {{ $labels.consumer }} on {{ $labels.stream }}: {{ $value }}",
             f"More than {pending} wait. Start more workers, or see why it is slow: "
             f"seaway consumer info {_CONSUMER}",
         ),
         _rule(
             "SeawayConsumerAckPending",
             f"consumer_ack_pending > {held}",
-            "{{ $labels.consumer }} holds {{ $value }} unacknowledged messages",
+            "Unacknowledged messages that {{ $labels.consumer }} holds: {{ $value }}",
             f"More than {held} are in hand. See whether its handlers hang: "
             f"seaway consumer info {_CONSUMER}",
         ),
         _rule(
             "SeawayConsumerRedeliveries",
             f"rate(consumer_redelivery_count[1m]) * 60 > {rate}",
-            '{{ $labels.consumer }} has {{ $value | printf "%.0f" }} redeliveries a minute',
+            'Redeliveries a minute of {{ $labels.consumer }}: {{ $value | printf "%.0f" }}',
             f"More than {rate} a minute: its handlers fail. See its log, and: seaway dlq ls",
         ),
     ]
@@ -70,20 +70,20 @@ def alert_rules(alerts: AlertSettings) -> str:
         _rule(
             "SeawayWaiting",
             "seaway_process_waits > 0",
-            "{{ $labels.part }} waits for {{ $value }} things",
+            "What {{ $labels.part }} waits for: {{ $value }}",
             "It says of itself that it does not get on, and why: seaway check",
             hold="1m",
         ),
         _rule(
             "SeawayOutboxParked",
             "seaway_outbox_parked_events > 0",
-            "{{ $value }} events will not heal by themselves",
+            "Events that will not heal by themselves: {{ $value }}",
             "Their keys wait behind them. seaway outbox list --parked; seaway outbox retry",
         ),
         _rule(
             "SeawayDeadLetters",
             "seaway_dead_letter_messages > 0",
-            "{{ $value }} dead letters in {{ $labels.context }}",
+            "Dead letters in {{ $labels.context }}: {{ $value }}",
             "Look, mend the handler, send them again: seaway dlq ls; seaway dlq redrive",
         ),
         _rule(
