@@ -238,7 +238,7 @@ async def test_what_ends_its_process_each_time_is_given_up(bench: Bench) -> None
     """And what is behind it goes on."""
     await bench.events.publish(message("deadly"), message("e2"))
     await bench.events.deliver_to_another(1)
-    await tried(bench, 4, "deadly")
+    await tried(bench, 5, "deadly")
     bench.start(consumer(note))
     await until(lambda: sorted(bench.events.acked) == [1, 2])
     await bench.finish()
