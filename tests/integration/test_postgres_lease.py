@@ -216,7 +216,8 @@ async def test_the_newest_transaction_is_not_skipped(
     (late,) = await add_in(slow, RawEvent(SUBJECT, b"{}", key="b"))
     async with store.lease() as lease:
         assert lease is not None
-        assert ids(claimed := await lease.claim(10)) == [first]
+        claimed = await lease.claim(10)
+        assert ids(claimed) == [first]
         for _ in range(4):
             assert await lease.claim(10) == []
         await lease.settle([Sent(entry, "SEA_EVENTS", 1) for entry in claimed])
