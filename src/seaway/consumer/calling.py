@@ -27,7 +27,7 @@ async def call_handler(
     events: list[Any],
     tx: InboxTransaction | None,
 ) -> bool:
-    """Whether the handler has handled them, and not said that this had been done before.
+    """True if the handler handled them, false if it raised ``AlreadyProcessed``.
 
     Raises what the handler raises, ``TimeoutError`` past its deadline.
     """

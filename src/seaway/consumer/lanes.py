@@ -1,11 +1,10 @@
 """Deliveries in hand, in lanes by ordering key. Pure: no tasks, no clock of its own.
 
-Owns: what may be started next. Guarantees, within one process: the deliveries of a key are given
-out one run after the other in stream order; a lane whose delivery was given back waits until that
-one has come again, or is overdue, and one with a delivery that is stuck until that is settled; of a
-delivery that the server sends twice, the
-newest copy counts, since only that can be acknowledged; what may have ended a process is started
-by itself, and where that is said (``isolate``) while nothing else is at work.
+Owns: what may be started next. Guarantees, within one process: a key's deliveries start in stream
+order, one group after another. A lane waits for a delivery that was given back until it returns or
+is overdue, and for a stuck one until it is settled; of a delivery that the server sends twice, the
+newest copy counts, since only that can be acknowledged; what may have ended a process is started by
+itself, and where that is said (``isolate``) while nothing else is at work.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From the server into the lanes: no more than can be started, and what was lost on the way first.
+"""Pulls messages into the lanes: no more than can soon be started, and lost ones before newer ones.
 
 Owns: the subscription of each stream. Knows nothing of handlers. Guarantees: a subscription that
 goes silent while the durable has something to give, and one whose durable is deleted, is made anew
@@ -87,7 +87,7 @@ class Puller:
             self._fewer.set()
 
     async def _pull_until_stop_or_stall(self, stream: str, source: Subscription) -> int:
-        """Of how many gaps care was taken; behind another nothing may be taken in."""
+        """The number of gaps dealt with; after a further one nothing may be taken in."""
         run, gaps = self._run, -1  # The beginning is one.
         quiet_since, suspicious = run.now(), False
         draining = asyncio.create_task(self._drain_on_stop(source))
@@ -124,8 +124,9 @@ class Puller:
             draining.cancel()
 
     async def _rewind(self, stream: str, source: Subscription) -> int:
-        """Have what was on its way come first, where that can be; for how many gaps, and -1 where
-        the run stops meanwhile. An inbox has to be there to skip what took effect."""
+        """Have the server send unacknowledged messages again before newer ones, if it can. Returns
+        the number of gaps dealt with, -1 if the run stops. Needs an inbox, to skip what took
+        effect."""
         run, attempt = self._run, 0
         if run.ports.store is None or not run.options.ordered:
             return source.gaps

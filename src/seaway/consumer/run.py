@@ -59,10 +59,11 @@ class Run:
         self.limits = Limits(timedelta(seconds=30), -1, 1)
         self.deadlines = Deadlines(self.now)
         self.rewound: dict[str, int] = {}
-        """Up to where each stream's messages may have been tried before they were given out again,
-        by a process that did not live through it."""
+        """By stream: the last sequence that a process which has died may have tried before the
+        rewind."""
         self.arrived = self.beaten = -math.inf
-        """The earliest that what comes now may have arrived; when the last heartbeat was."""
+        """``arrived``: the earliest time at which a delivery that is taken in now can have reached
+        this process. ``beaten``: the time of the last heartbeat."""
         self.breaker = Breaker(durable, ports.telemetry)
         self.heard = Heard(durable, handlers, self.now)
         self.pace = Pace()

@@ -4,8 +4,8 @@ Owns: what the server is told of a delivery that is no dead letter. Guarantees: 
 after the commit. The confirmations of acks are awaited while the next
 transactions run: what stays unconfirmed comes again, and meets the inbox.
 
-Acks leave at once while none is unconfirmed; later ones wait for that confirmation, so that they
-leave together, but no more of them than a quarter of what the server lets out.
+With none unconfirmed an ack is sent at once. Otherwise acks collect until a confirmation comes, or
+until there are a quarter of ``max_ack_pending``.
 """
 
 from __future__ import annotations

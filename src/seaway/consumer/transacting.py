@@ -42,8 +42,8 @@ from seaway.telemetry import HandledAs
 _CONFLICTS = 4
 """How often a transaction that met another one is run again at once."""
 _FALLS = 3
-"""With how many outages that began during its transaction a delivery is counted as failed: what
-takes the database down with it would never end otherwise."""
+"""After this many outages that began during its transaction a delivery counts as failed: one that
+brings the database down would be tried for ever otherwise."""
 
 
 @dataclass(slots=True)
@@ -162,7 +162,8 @@ class Transactor:
             return True
         if self._run.ports.store is None:
             return False
-        # Without a transaction there is nobody to blame: that was as little as a probe is.
+        # If no transaction could even be opened, no delivery is at fault, and a probe would tell no
+        # more.
         found = await away(self._run) if attempt.begun else error
         works = works_of(part)
         if found is not None:
@@ -269,8 +270,8 @@ class Transactor:
 
 
 def _may_be_anothers(error: StoreUnavailable, attempt: _Attempt) -> bool:
-    """Whether what nobody else meets now may not meet the delivery a second time either: a
-    session ends with its server or by an administrator's hand, and no handler raised what our own
+    """Whether an error that only this delivery met may be absent when it is run again: a session
+    ends with its server or by an administrator's hand, and no handler raised what our own
     statements met. A handler that was cancelled for its time may have cost it its session."""
     if attempt.error is None:
         return not isinstance(error, TransactionConflict)

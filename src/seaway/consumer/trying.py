@@ -73,8 +73,8 @@ def must_be_alone(run: Run, work: Work) -> bool:
 
 
 async def given_up(run: Run, work: Work) -> Ended | None:
-    """Why it is not tried this time, where it is not: ``max_deliver`` tries are noted that were
-    before this one. A delivery more than those there may have been, or it was in hand only."""
+    """``Ended`` where it must not be tried again, since ``max_deliver`` earlier tries are noted;
+    else ``None``. There may have been one more delivery, in which it was only in hand."""
     if not 0 < run.limits.max_deliver < work.tries:
         return None
     if work.place in await settled(run, [work.incoming]):

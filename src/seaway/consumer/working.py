@@ -96,7 +96,8 @@ class Workers:
     async def _try(self, works: list[Work]) -> Results:
         run, work = self._run, works[0]
         if work.suspect and not work.noted and run.handlers.handles(work.incoming.event_subject):
-            # One at a time: noted and then kept waiting, it would be counted with what is alone.
+            # One at a time: a try that is noted while another delivery runs alone would be counted
+            # if that one ended the process.
             async with self._noting:
                 if run.lanes.isolating:
                     return Results(kept=works)

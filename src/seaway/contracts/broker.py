@@ -239,12 +239,12 @@ class Broker(Protocol):
 
         Messages of one ordering key are stored in the order given: once one of a key is not newly
         ``Stored`` (it is a duplicate, or was not stored), the later ones of that key are not stored
-        either (``Held``, or refused with it). What has no room holds up nothing that has some.
-        Uses an atomic batch where stream and server (>= 2.12) allow. ``timeout``: how long the
-        server may say nothing; a process that was itself stopped for longer sends nothing more.
-        ``after``: nothing is stored before it is there, and nothing at all where it is false (all
-        are ``Held``); what can be made ready until then, is. Awaited more than once: a future.
-        Never raises for what happens to a message.
+        either (``Held``, or refused with it). What has no room holds up nothing that has some. Uses
+        an atomic batch where stream and server (>= 2.12) allow. ``timeout``: how long the server
+        may say nothing; a process that was itself stopped for longer sends nothing more. ``after``:
+        nothing is stored until this future is done, and nothing at all if it gives false (all are
+        ``Held``); messages may be made ready meanwhile. Awaited more than once: a future. Never
+        raises for what happens to a message.
         """
         ...
 

@@ -121,7 +121,7 @@ class OutboxStore(Protocol):
         ...
 
     async def before(self, retention: timedelta) -> datetime:
-        """Before when a row is older than ``retention``, for ``prune`` and ``forget``.
+        """The time before which rows are older than ``retention``, for ``prune`` and ``forget``.
 
         By the clock that dates the rows, and by what is there: a process whose clock is weeks ahead
         must not take the rows of today for old ones.

@@ -25,9 +25,9 @@ def _by_name(statement: str, given: Mapping[str, Any]) -> Parameters:
 
 
 class Engine(NamedTuple):
-    """The database below a handle. ``given``: a statement's parameters out of named ones, that are
-    in its order; ``schemas``: whether tables may be in one; ``binary``: whether the driver sends
-    arrays in binary."""
+    """The database below a handle. ``given``: turns named values, listed in the statement's order,
+    into parameters as the engine takes them; ``schemas``: whether tables may be in one; ``binary``:
+    whether the driver sends arrays in binary."""
 
     name: str
     given: Callable[[str, Mapping[str, Any]], Parameters]

@@ -1,5 +1,5 @@
-"""Work on a database in steps: what is asked next depends on what came back, and who asks does not
-know the driver.
+"""Database work as a generator of queries: each may depend on the rows before it, and the generator
+does not know which driver runs it.
 
     work: yield Query ──> the driver runs it ──> its rows, or the driver's own error, come back
 
@@ -22,7 +22,8 @@ Row: TypeAlias = Any
 class Query(NamedTuple):
     """A statement and its parameters: in order (``$1``, ``?``), or by name (``:consumer``).
 
-    ``gives``: it gives rows. ``many``: its parameters are those of one run each.
+    ``gives``: it gives rows. ``many``: ``parameters`` is a list, and the statement runs once for
+    each item.
     """
 
     statement: str
@@ -33,11 +34,12 @@ class Query(NamedTuple):
 
 Steps: TypeAlias = Generator[Query, Sequence[Row], T]
 Work: TypeAlias = Callable[[Engine], Steps[T]]
-"""Begins the steps for the engine that a handle turns out to have."""
+"""A function that takes the handle's engine and returns the steps for it."""
 
 
 def carried_out(steps: Steps[T], run: Callable[[Query], Sequence[Row]]) -> T:
-    """What ``steps`` come to, each query run by ``run``, whose errors they are told."""
+    """Run each query of ``steps`` with ``run`` and return their result; errors of ``run`` are
+    thrown into ``steps``."""
     try:
         query = next(steps)
         while True:

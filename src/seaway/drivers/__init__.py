@@ -1,4 +1,4 @@
-"""Database drivers: one module a driver, called as its package is.
+"""Database drivers: one module per driver, named like the driver's package.
 
     outbox ─┐
     inbox  ─┼──> drivers.asyncpg, psycopg, sqlite3, aiosqlite, sqlalchemy, django

@@ -53,7 +53,8 @@ def translated(error: BaseException, where: str) -> SeawayError | None:
         return None
     if isinstance(error, asyncpg.ClientConfigurationError):
         return ConfigError(f"{where}: {error}", hint="check the database's URL")
-    # What is a ValueError beside is refused before it is sent.
+    # An error that is also a ValueError was raised before anything was sent: the database is not
+    # away.
     away = isinstance(error, LOST) and not isinstance(error, ValueError)
     return sqlstates.translated(error, where, away=away)
 

@@ -5,8 +5,8 @@
     KEPT      a connection's type ──> Sessions over a function that makes such
     MEANS     what its errors mean
 
-Types are named (``"asyncpg.pool.Pool"``), as they say themselves where they are from. Must not
-import a driver.
+Types are given as text, module and qualified name (``"asyncpg.pool.Pool"``). Must not import a
+driver.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from seaway.databases.steps import Query, Row, Work
 from seaway.errors import SeawayError
 
 SHOWN = "the consumer's database"
-"""What errors call the one that a user's handle is of."""
+"""How error messages name the database of a user's handle."""
 
 
 class Errors(NamedTuple):
@@ -65,7 +65,7 @@ class Writer(NamedTuple):
     """How to write through one type of handle, in the transaction that is open on it."""
 
     errors: Errors
-    """What those mean that ``run`` throws into its work."""
+    """What the driver's errors mean that ``run`` throws into its work."""
     require_transaction: Callable[[Any], None]
     """``OutsideTransaction`` unless one is open, ``ConfigError`` for a closed handle."""
     run: Callable[[Any, Work[Any]], Any]

@@ -29,10 +29,10 @@ async def inbox_of(
 ) -> AsyncIterator[InboxStore]:
     """``store`` for ``"store"`` and ``None``, else the inbox over what ``tx`` gives, closed after.
 
-    Gives an inbox only once what was written through it was seen in ``store``, or ``stop`` is set;
-    waits for a database that is away. That leaves no row.
-    ``ConfigError`` where the two are not the same database, ``SchemaMismatch`` where the handle
-    finds no inbox; both name the consumer.
+    Writes a probe row through the inbox, and gives the inbox once ``store`` shows that row, or
+    ``stop`` is set; waits for a database that is away. That leaves no row. ``ConfigError`` where
+    the two are not the same database, ``SchemaMismatch`` where the handle finds no inbox; both name
+    the consumer.
     """
     if tx is None:
         logger.warning("%s has no database: its effects are at least once", consumer)

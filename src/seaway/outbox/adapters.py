@@ -1,4 +1,4 @@
-"""Which handle rows are written through, and what the writer is told where that fails.
+"""Chooses how rows are written through a connection or session, and words the error if that fails.
 
 Owns: the two adapters, for a driver of ``seaway.drivers`` and for a fake that has none. Must not
 know a driver. Guarantees: an unknown handle is refused by name, never guessed at; an error says

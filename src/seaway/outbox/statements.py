@@ -70,12 +70,11 @@ _PAYLOAD = 3
 
 def _into_postgres(rows: Sequence[OutboxRow], place: Place, engine: Engine) -> Steps[list[str]]:
     """One row goes as it is, any other number as an array for each column: most calls add one
-    event, and arrays of one cost drivers and server more. The server's clock dates the rows: what
-    is old in the outbox is asked of that, and the writer's own may be another.
+    event, and arrays of one cost drivers and server more. The database's clock dates the rows:
+    their age is measured by it, and the writer's clock may differ.
 
-    A driver that sends arrays as text would escape bytes in them as in a literal where
-    ``standard_conforming_strings`` is off, and the server would take the escapes for the payload;
-    so that gets them as the text that the server reads bytes from.
+    With ``standard_conforming_strings`` off, a driver that sends arrays as text escapes bytes
+    wrongly. Such a driver gets payloads as hex text, which the server casts to bytea.
     """
     one = len(rows) == 1
     parameters: Sequence[Any] = rows[0] if one else _columns(rows, in_binary=engine.binary)

@@ -34,7 +34,7 @@ FREE_LEASE_POLL = timedelta(milliseconds=250)
 """How often to see whether the relay that has the lease is gone."""
 LEAST_REST = timedelta(milliseconds=100)
 HEAD = 4
-"""Into how many claims a batch is cut while little of it is expected to go."""
+"""While most entries are expected to be blocked, a claim asks for a batch divided by this."""
 MOST_LANES = 4
 """Of how many shards a claim takes a batch: so many are in flight at a time."""
 MOST_UNDER_WAY = 2

@@ -67,7 +67,8 @@ class StreamMemory:
     def lacked_room(
         self, sizes: Mapping[str, int], *, progress: Collection[str], now: float, backoff: Backoff
     ) -> None:
-        """It had none for ``sizes``, by subject; ``progress``: but stored some of those."""
+        """The stream had no room for messages of these ``sizes``, by subject. ``progress``:
+        subjects of which it stored some."""
         for subject, size in sizes.items():
             known = self.full.get(subject)
             failures = 1 if known is None or subject in progress else known.failures + 1

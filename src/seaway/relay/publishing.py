@@ -30,7 +30,8 @@ from seaway.telemetry import Relayed, Telemetry
 FENCE = timedelta(seconds=5)
 """A claim this old is published only after the lease was confirmed."""
 REACH = 4
-"""How many times as long as looking past entries that cannot go what lies behind them is served."""
+"""For each second spent on entries that cannot be published, a turn gets this many seconds for
+those behind them."""
 CLOCK_SKEW = timedelta(minutes=1)
 """How far the database's clock may be ahead of the server's when ids are looked up."""
 
@@ -75,8 +76,8 @@ class Turn:
     def went_by(self, fruitful: bool) -> None:
         """A claim has ended; ``fruitful``: something of it went.
 
-        Looking past what cannot go lengthens the turn fivefold: what lies behind would never have
-        its turn where that takes longer than one, and have little of it where it takes as long.
+        Each second spent on blocked entries lengthens the turn by five: with many of them, little
+        or nothing of what lies behind would be published otherwise.
         """
         now = time.monotonic()
         if not fruitful:
@@ -119,8 +120,8 @@ async def _allowed(
 ) -> bool:
     """Whether a claim may be stored as it was made ready: once the one before it is, whole.
 
-    Else it is begun anew, in the light of what has failed, been found (``found``: how many had
-    been when it was sorted out), or taken so long.
+    Otherwise it is made ready again: something failed, ids were found on the stream since
+    (``found``: how many had been when it was sorted out), or the claim is too old.
     """
     verdicts = await before.verdicts
     whole = not before.sorted_out.unroutable and all(verdict.whole for verdict in verdicts)

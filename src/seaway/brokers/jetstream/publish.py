@@ -11,9 +11,9 @@ ordering key, nothing is stored behind a message that was not.
        └ cannot be sent at all (too large, no subject) ──> Refused, and its key is Held
 
 A piece is encoded while it is sent, so the server works at the same time, and a long call neither
-blocks the loop nor holds all of its bytes. A call that has to wait for leave sends its first piece
-but for the commit meanwhile: the server stores nothing of it, and drops it at a frame that leaves
-a gap, or after 10 s. Source: nats-server 2.12 and newer, ADR-50 of NATS.
+blocks the loop nor holds all of its bytes. A call that must wait for ``after`` already sends its
+first piece, without the commit: the server stores nothing of it, and drops it at a frame that
+leaves a gap, or after 10 s. Source: nats-server 2.12 and newer, ADR-50 of NATS.
 
 A batch is stored whole or not at all, so one that is larger than the room left is refused although
 most of it would fit. From then on the stream gets single messages, until a piece fits whole.

@@ -5,9 +5,9 @@ Guarantees: never asks for more than its caller's ``limit``; a cancelled ``next`
 what was not handed out is nak'ed on leaving; a pull that died with a server, a leader or a
 connection is noticed (reconnect, status, missed heartbeats) and made anew.
 
-A pull request ends by delivering its batch, by a status that says how much of it was not used
-(404, 408, 409), or silently with its server: hence the heartbeats. A status tells by its subject
-which requests it is about: those that are not counted on any more say nothing.
+A pull request ends by delivering its batch, by a status that says how much of it was not used (404,
+408, 409), or silently with its server: hence the heartbeats. Each renewal has a new reply subject,
+so a status for requests that were given up is ignored.
 
 Of an exclusive durable (``pin``) it asks for a single message until it is pinned: what else that
 request asked for would be no one's to give or to count.
@@ -123,8 +123,8 @@ class Pull:
         self._news.set()
 
     async def _served(self) -> None:
-        """Until the server has sent what it is at, or is at nothing: what it finds no subscriber
-        for it delivers again, which counts against the message."""
+        """Wait until the server has finished sending: a message that finds no subscriber is sent
+        again, and has used up a delivery."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SERVING.total_seconds()):
                 while self._outstanding and self._connection.connected:

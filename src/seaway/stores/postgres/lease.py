@@ -36,7 +36,8 @@ _KEEP_ALIVE_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a lease holds: ``held`` of ``shards``, as of ``releases`` of parked entries."""
+    """``held``: the shards that a lease holds, of ``shards`` in all. ``releases``: how often parked
+    entries had been released when it was taken."""
 
     held: tuple[int, ...]
     shards: int
@@ -79,7 +80,7 @@ class PostgresLease:
         self._claimed: set[int] = set()
         self._blocked: set[str] = set()
         self._looked = 0
-        """Up to where everything was claimed under this lease, or cannot be."""
+        """The position up to which nothing is left to claim under this lease."""
         self.floor = floor
 
     @property

@@ -124,7 +124,7 @@ class PostgresStore:
         return found  # type: ignore[no-any-return]
 
     async def before(self, retention: timedelta) -> datetime:
-        """Before when a row is older than ``retention``."""
+        """The time before which rows are older than ``retention``."""
         return await self.now() - retention
 
     # ------------------------------------------------------------------- the outbox

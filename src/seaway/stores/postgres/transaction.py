@@ -1,5 +1,5 @@
-"""The sessions of an inbox on our own pool: a transaction that was begun before it is asked for,
-and ends without a trip to the driver's pool.
+"""Inbox sessions on the store's own pool: the transaction is begun ahead of use, and ends without
+giving the connection back to asyncpg's pool.
 
 Owns: nothing but that; what a transaction guarantees, ``inbox.transaction`` says.
 """
@@ -12,7 +12,8 @@ from seaway.stores.postgres.connection import Pool
 
 
 class PooledSession(AsyncpgSession):
-    """See ``seam.Session``. The pool's connections fail where a commit was a rollback."""
+    """See ``seam.Session``. On this pool's connections a COMMIT that the server answers with
+    ROLLBACK raises."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

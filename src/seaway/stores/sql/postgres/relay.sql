@@ -40,7 +40,7 @@ FROM seaway_outbox_position p
 
 -- name: claim
 -- Nothing once a parked event was released: it may lie below the floor, and must not be overtaken.
--- Nothing either once the keys were divided anew. No time is one that Python does not have.
+-- Nothing either once the keys were divided anew. Times are clamped to Python's range.
 SELECT o.position, o.event_id::text, o.subject, o.payload, o.headers::text,
        greatest(least(o.added_at, '9999-12-30Z'), '0001-01-02Z'), o.attempts, o.last_error, o.parked_at,
        (hashtextextended(o.ordering_key, 0) & 2147483647) % $5::integer
