@@ -148,7 +148,7 @@ def test_prune_makes_days_counts_and_drops(shell: Shell) -> None:
     assert due == {"seaway_inbox_other": 1}
     assert "seaway_inbox_other" in shell.run("db", "prune", "--dry-run").stdout
     removed = shell.run("db", "prune").stdout.split()
-    assert removed == ["removed", "seaway_inbox_other", "1", "rows"]
+    assert removed == ["removed", "seaway_inbox_other", "1", "row"]
     assert shell.run("db", "prune").stdout == "nothing is due\n"
     assert shell.psql("SELECT event_id FROM seaway_inbox") == "SEA_EVENTS:2"
     shell.run("db", "verify")

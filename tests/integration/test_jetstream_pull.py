@@ -161,7 +161,9 @@ async def test_a_pull_outlives_restarts(own: JetStreamBroker, nats_server_own: N
             await until(back)
             await publish(own, 1)
             async with asyncio.timeout(30):
-                assert all(await source.ack(*await waiting))
+                # Ended early by the gap: its owner may want what was lost in it first.
+                found = await waiting or await receive(source, 1)
+                assert all(await source.ack(*found))
 
 
 async def test_a_pull_without_heartbeats_is_made_anew(

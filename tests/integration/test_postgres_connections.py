@@ -13,7 +13,7 @@ import pytest
 
 from seaway.embedded.postgres import PostgresServer
 from seaway.embedded.process import free_port
-from seaway.errors import ConfigError
+from seaway.errors import ConfigError, SeawayError
 from seaway.stores import open_store
 from seaway.stores.postgres import PostgresStore
 from seaway.testing.databases import Database, Databases
@@ -103,7 +103,7 @@ async def test_a_refused_commit_leaves_nothing_and_spoils_no_other(
     )
     for number in range(4):
         refused = f"refused-{number}"
-        with pytest.raises(asyncpg.PostgresError):
+        with pytest.raises((asyncpg.PostgresError, SeawayError)):
             await handle(store, refused, statement)
         assert await store.processed(refused) == {}
         await handle(store, f"e{number}")

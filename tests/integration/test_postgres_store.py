@@ -16,7 +16,7 @@ import pytest
 
 from seaway.contracts import Failed, Sent
 from seaway.embedded.postgres import PostgresServer
-from seaway.errors import ConfigError, StoreUnavailable
+from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 from seaway.events import RawEvent
 from seaway.headers import TEXT_BYTES
 from seaway.outbox import Outbox
@@ -331,8 +331,9 @@ async def test_a_statement_that_failed_and_was_passed_over_is_no_silent_rollback
             with pytest.raises(asyncpg.PostgresError):
                 await tx.handle.execute("SELECT * FROM nowhere")
 
-    with pytest.raises(asyncpg.InFailedSQLTransactionError, match=r"connection\.transaction\(\)"):
+    with pytest.raises(SeawayError, match=r"connection\.transaction\(\)") as told:
         await handle()
+    assert isinstance(told.value.__cause__, asyncpg.InFailedSQLTransactionError)
     assert await store.processed("e1") == {}
 
 

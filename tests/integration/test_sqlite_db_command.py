@@ -106,10 +106,10 @@ def test_prune_counts_removes_and_keeps_what_is_young(db: Shell, path: Path) -> 
     counted = db("prune", "--dry-run", "--json")
     assert counted.exit_code == 0
     assert json.loads(counted.stdout)["due"] == {"seaway_inbox": 1}
-    assert db("prune", "--dry-run").stdout.split() == ["due", "seaway_inbox", "1", "rows"]
+    assert db("prune", "--dry-run").stdout.split() == ["due", "seaway_inbox", "1", "row"]
     pruned = db("prune")
     assert pruned.exit_code == 0
-    assert pruned.stdout.split() == ["removed", "seaway_inbox", "1", "rows"]
+    assert pruned.stdout.split() == ["removed", "seaway_inbox", "1", "row"]
     assert db("prune").stdout == "nothing is due\n"
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT event_id FROM seaway_inbox").fetchall() == [

@@ -232,7 +232,12 @@ def test_nothing_is_said_without_deliveries_or_of_another_consumer() -> None:
     assert span_of(CONSUMER, CONSUMER, STREAM) is None
     again = moved(created="b", consumer_seq=50, stream_seq=30)
     assert span_of(CONSUMER, again, STREAM) is None
-    assert span_of(CONSUMER, moved(consumer_seq=12, stream_seq=4), STREAM) is None
+
+
+def test_what_is_given_out_again_is_no_first_delivery() -> None:
+    span = span_of(CONSUMER, moved(consumer_seq=12, stream_seq=4), STREAM)
+    assert span == Span(2, 10, 10, "sequences")
+    assert redelivered(span, 0) == 2
 
 
 def test_a_whole_stream_is_counted_by_its_sequences() -> None:
