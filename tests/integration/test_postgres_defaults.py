@@ -147,7 +147,8 @@ async def test_a_relay_publishes_each_event_once(
     await writer.close()
     stored = [each.event_id async for each in broker.admin.read(stream)]
     assert stored == written
-    assert sum(sent) == len(written), "none was published and settled twice"
+    # Fewer where a session ended between its commit and the word of it.
+    assert sum(sent) <= len(written), "none was published and settled twice"
     assert telemetry.waits == []
 
 
