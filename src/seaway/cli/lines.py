@@ -7,7 +7,6 @@ with a bad line nothing is written, and the line is named.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import json
 import os
 import stat
@@ -23,6 +22,7 @@ from seaway.contracts import Store
 from seaway.errors import ConfigError, InvalidName
 from seaway.events import RawEvent
 from seaway.outbox import Outbox
+from seaway.words import nearest
 
 _TEXT_FIELDS = ("subject", "key", "id", "correlation_id", "causation_id")
 _LONGEST_LINE = 64 * 1024 * 1024
@@ -128,10 +128,8 @@ def _refuse_untaken(subject: str, streams: Sequence[StreamSettings]) -> None:
             break
     else:
         contexts = [stream.context for stream in streams]
-        near = difflib.get_close_matches(context, contexts, n=1, cutoff=0.5)
-        what = (
-            f"did you mean the context {near[0]}?" if near else f"contexts: {', '.join(contexts)}"
-        )
+        near = nearest(context, contexts, cutoff=0.5)
+        what = f"did you mean the context {near}?" if near else f"contexts: {', '.join(contexts)}"
     raise ValueError(
         f"no stream of the file takes {subject!r}: {what} "
         "(--any-subject adds it all the same, for a relay with another file)"

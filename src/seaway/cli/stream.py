@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -21,6 +20,7 @@ from seaway.contracts import BrokerAdmin, StreamInfo
 from seaway.errors import NotFound
 from seaway.headers import format_time
 from seaway.monitor.wording import human_bytes
+from seaway.words import nearest
 
 app = typer.Typer(help="Look at streams.", no_args_is_help=True)
 
@@ -129,8 +129,8 @@ def not_found(
     names = sorted(known)
     if not names:
         return NotFound(f"there is no {kind} {name}: there are none {where}")
-    near = difflib.get_close_matches(name.upper(), [n.upper() for n in names], n=1)
-    meant = next((n for n in names if near and n.upper() == near[0]), None)
+    near = nearest(name.upper(), (n.upper() for n in names))
+    meant = next((n for n in names if n.upper() == near), None)
     hint = f"did you mean {meant}? " if meant else ""
     return NotFound(f"there is no {kind} {name} ({hint}{where}: {', '.join(names)})")
 

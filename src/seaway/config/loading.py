@@ -6,9 +6,8 @@ Owns: precedence, the checks that need several sections, and the wording of erro
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -31,6 +30,7 @@ from seaway.config.models import (
 )
 from seaway.config.units import format_duration
 from seaway.errors import ConfigError, InvalidName
+from seaway.words import nearest
 
 DEFAULT_FILE = "seaway.yaml"
 _NOT_KEYS = ("source", "implied")
@@ -239,7 +239,7 @@ def _consumer_problems(
             yield (
                 (*place, "stream"),
                 f"{consumer.durable} names no known stream: {consumer.stream!r}",
-                _nearest(consumer.stream, known) or f"streams: {', '.join(known) or 'none'}",
+                _meant(consumer.stream, known) or f"streams: {', '.join(known) or 'none'}",
             )
             continue
         if consumer.durable in seen:
@@ -358,13 +358,13 @@ def _reason(details: ErrorDetails) -> str:
 def _unknown(document: Document, place: Location) -> ConfigError:
     key = str(place[-1])
     known = _known_keys(place[:-1])
-    hint = _REFUSED.get(key) or _nearest(key, known) or f"known: {', '.join(sorted(known))}"
+    hint = _REFUSED.get(key) or _meant(key, known) or f"known: {', '.join(sorted(known))}"
     return ConfigError(f"unknown key {key!r}", where=document.where(place), hint=hint)
 
 
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else ""
+def _meant(name: str, known: Iterable[str]) -> str:
+    near = nearest(name, known, cutoff=0.5)
+    return f"did you mean {near}?" if near else ""
 
 
 def _known_keys(place: Location) -> list[str]:

@@ -6,7 +6,6 @@ the environment. Guarantees: instances are frozen, hold no unknown key, and prin
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -33,6 +32,7 @@ from seaway.config import units
 from seaway.config.urls import ServerUrl, redact_url, server_urls
 from seaway.errors import ConfigError, InvalidName
 from seaway.tables import check_schema
+from seaway.words import nearest
 
 Duration: TypeAlias = Annotated[
     timedelta,
@@ -347,8 +347,8 @@ class Settings(Section):
             context = naming.stream_context(stream)
         except InvalidName:
             context = stream
-        near = difflib.get_close_matches(context, self.contexts, n=1, cutoff=0.5)
-        meant = f" (did you mean {near[0]}?)" if near else ""
+        near = nearest(context, self.contexts, cutoff=0.5)
+        meant = f" (did you mean {near}?)" if near else ""
         return (
             f"{stream} is not in {self.name}{meant}: add it and run "
             "`seaway topology apply`, or `seaway outbox discard ID --why ...`"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints
 
 from seaway.errors import ConfigError
 from seaway.retry import Backoff, RetryPolicy
+from seaway.words import nearest
 
 
 class ConsumerOptions(TypedDict, total=False):
@@ -82,8 +82,8 @@ def whole(consumer: str, given: ConsumerOptions) -> ConsumerOptions:
     kinds = get_type_hints(ConsumerOptions)
     for name, value in options.items():
         if name not in kinds:
-            near = difflib.get_close_matches(name, kinds, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(kinds)}"
+            near = nearest(name, kinds)
+            hint = f"did you mean {near}?" if near else f"it has {', '.join(kinds)}"
             raise ConfigError(f"consumer {consumer} has no option {name!r}", hint=hint)
         if not _is_a(kinds[name], value):
             raise ConfigError(
