@@ -60,6 +60,7 @@ async def on_their_way(broker: JetStreamBroker) -> int:
 
 
 async def test_the_next_are_on_their_way_while_these_are_handled(own: JetStreamBroker) -> None:
+    """8 of the 15 that were asked for leave 7 to come: half, so the next call asks for more."""
     handed = 0
 
     async def ahead() -> bool:
@@ -68,10 +69,10 @@ async def test_the_next_are_on_their_way_while_these_are_handled(own: JetStreamB
     async with own.subscribe(STREAM, DURABLE) as source:
         await publish(own, 8)
         while handed < 8:
-            handed += len(await source.next(10, timeout=TIMEOUT))
+            handed += len(await source.next(15, timeout=TIMEOUT))
         await publish(own, 92)
         await until(ahead)
-        handed += len(await source.next(10, timeout=TIMEOUT))
+        handed += len(await source.next(15, timeout=TIMEOUT))
         await until(ahead)
 
 
