@@ -23,7 +23,8 @@ from bench.timing import Stopwatch, rate
 from seaway import Delivery, RawEvent
 from seaway.consumer import Consumer
 from seaway.contracts import Store
-from seaway.databases import statements
+from seaway.databases.engines import POSTGRES
+from seaway.databases.queries import Statements
 
 WORKERS = 16
 BATCH, BATCH_WORKERS = 100, 8
@@ -35,7 +36,7 @@ COUNTS = (
     "SELECT count(DISTINCT event_id) FROM effects",
     "SELECT count(*) FROM seaway_inbox",
 )
-CLAIM = statements.load("postgres/inbox.sql")["claim"]
+CLAIM = Statements(POSTGRES)["claim"]
 
 
 def _consumer(insert: str, *, one_tuple: bool, batch: int, workers: int) -> Consumer:

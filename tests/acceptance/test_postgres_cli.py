@@ -13,9 +13,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from seaway.databases.engines import POSTGRES
 from seaway.embedded.nats_server import NatsServer
 from seaway.embedded.postgres import PostgresServer, find_programs
-from seaway.stores.versions import migrations
+from seaway.stores.schema import migrations
 from seaway.testing.databases import Databases
 
 SEAWAY = (sys.executable, "-m", "seaway")
@@ -119,7 +120,7 @@ def shell(tmp_path: Path, postgres_url: str) -> Shell:
 
 def test_plan_upgrade_plan_verify(bare: Shell) -> None:
     missing = bare.run("db", "plan", code=1).stdout.split()
-    known = migrations("postgres")
+    known = migrations(POSTGRES)
     assert missing == [
         word for one in known for word in (f"{one.version:04d}", one.name, one.phase, "missing")
     ]
@@ -158,7 +159,7 @@ def test_the_phases_of_a_rolling_upgrade(bare: Shell) -> None:
     assert "seaway db upgrade --pre" in bare.refused("db", "upgrade", "--post", code=2)
     bare.run("db", "plan", code=1)
     bare.run("db", "upgrade", "--pre")
-    later = [one.name for one in migrations("postgres") if one.phase == "post"]
+    later = [one.name for one in migrations(POSTGRES) if one.phase == "post"]
     assert [one["name"] for one in bare.json("db", "upgrade", "--post")] == later
     assert "phase post is complete" in bare.run("db", "upgrade", "--post").stdout
     bare.run("db", "verify")
@@ -193,7 +194,7 @@ def test_two_upgrades_at_once_apply_each_migration_once(bare: Shell) -> None:
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda _: bare.json("db", "upgrade"), range(4)))
     applied = sorted(each["version"] for one in done for each in one)
-    assert applied == [each.version for each in migrations("postgres")]
+    assert applied == [each.version for each in migrations(POSTGRES)]
     bare.run("db", "verify")
 
 

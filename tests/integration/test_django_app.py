@@ -20,12 +20,13 @@ from django.test.utils import CaptureQueriesContext, override_settings
 
 from drivers.framework import database
 from seaway.contracts import SchemaChange
+from seaway.databases.engines import ENGINES
 from seaway.django import outbox
 from seaway.errors import ConfigError, OutsideTransaction
 from seaway.events import RawEvent
 from seaway.outbox import Outbox
 from seaway.stores import open_store
-from seaway.stores.versions import migrations
+from seaway.stores.schema import migrations
 
 EVENT = RawEvent("sea.event.case_created.v1", b"{}")
 TABLES = {"seaway_inbox", "seaway_outbox", "seaway_schema", "seaway_sent"}
@@ -82,7 +83,7 @@ def test_each_numbered_migration_is_one_of_djangos() -> None:
     ours = {name for label, name in known if label == "seaway"}
     assert ours == {
         f"{each.version:04d}_{each.name.replace('.', '_')}"
-        for engine in ("postgres", "sqlite")
+        for engine in ENGINES
         for each in migrations(engine)
     }
 

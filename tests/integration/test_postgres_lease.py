@@ -15,9 +15,10 @@ import pytest
 from seaway.contracts import Lease, Sent
 from seaway.errors import SchemaMismatch, StoreUnavailable
 from seaway.events import RawEvent, new_event_id
-from seaway.stores.postgres import PostgresStore, rows
+from seaway.stores.postgres import PostgresStore
 from seaway.stores.postgres import lease as lease_module
 from seaway.stores.postgres.begins import LEASE
+from seaway.stores.postgres.lease import uuids
 from seaway.testing.conformance.inbox import add_in, ids
 from seaway.testing.conformance.store import add, claim_all, fail
 
@@ -329,7 +330,7 @@ async def test_looking_up_ids_does_not_read_the_whole_outbox(store: PostgresStor
         await connection.execute("ANALYZE seaway_outbox")
     async with store.lease() as lease:
         assert lease is not None
-        wanted = rows.uuids(written[-100:])
+        wanted = uuids(written[-100:])
         plan = await lease._connection.fetch(f"EXPLAIN {lease._sql['find']}", wanted)
         assert "seaway_outbox_event_id_key" in plan[0][0]
         assert ids(await lease.find(written[:-6:-1])) == written[-5:]

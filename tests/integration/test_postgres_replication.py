@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from seaway.databases.engines import POSTGRES
 from seaway.embedded.postgres import PostgresServer
 from seaway.events import new_event_id
 from seaway.stores.postgres import PostgresStore
-from seaway.stores.scripts import record
-from seaway.stores.versions import migrations
+from seaway.stores.schema import migrations, record
 from seaway.testing.conformance.store import add, fail, send
 from seaway.testing.databases import Database, Databases
 
@@ -153,12 +153,12 @@ async def old(databases: Databases) -> AsyncIterator[Database]:
     """A database of the version before, at work: days are made, and events were sent."""
     name = databases.create(tables=False)
     old = Database(databases.url(name), databases)
-    for migration in migrations("postgres"):
+    for migration in migrations(POSTGRES):
         if migration.version == 1:
             create = "CREATE TABLE seaway_schema (version int PRIMARY KEY, name text NOT NULL, "
             old.run(create + "applied_at timestamptz NOT NULL DEFAULT now())")
         if migration.version < BEFORE:
-            old.run(f"{migration.script}\n;{record('postgres', migration)}")
+            old.run(f"{migration.script}\n;{record(POSTGRES, migration)}")
     async with await PostgresStore.open(old.url) as store:
         for _ in range(2):
             await add(store)

@@ -14,12 +14,13 @@ import pytest
 
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.contracts import Sent
+from seaway.databases.engines import POSTGRES
 from seaway.errors import StoreUnavailable
 from seaway.events import RawEvent, new_event_id
 from seaway.relay import Relay
 from seaway.stores.postgres import PostgresStore
 from seaway.stores.postgres import schema as schema_module
-from seaway.stores.versions import Migration, migrations
+from seaway.stores.schema import Migration, migrations
 from seaway.telemetry import Telemetry
 from seaway.testing.conformance.inbox import add_in, ids
 from seaway.testing.conformance.store import add, claim_all
@@ -27,7 +28,7 @@ from seaway.testing.conformance.store import add, claim_all
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 SUBJECT = "sea.event.case_moved.v1"
 CONSUMER = "case_mgmt__from_sea"
-KNOWN = migrations("postgres")
+KNOWN = migrations(POSTGRES)
 
 
 @pytest.fixture
@@ -226,7 +227,7 @@ async def test_an_upgrade_behind_a_report_lets_writers_go_on(
     store: PostgresStore, other: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = Migration(KNOWN[-1].version + 1, "more", "ALTER TABLE seaway_outbox ADD more text")
-    monkeypatch.setattr(schema_module, "migrations", lambda engine: (*KNOWN, more))
+    monkeypatch.setattr("seaway.stores.schema.migrations", lambda engine: (*KNOWN, more))
     monkeypatch.setattr(schema_module, "_PAUSE_SECONDS", 0.2)
     stops, done = Stops(), asyncio.Event()
 
@@ -252,7 +253,7 @@ async def test_an_upgrade_that_never_gets_its_table_says_so(
     store: PostgresStore, other: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = Migration(KNOWN[-1].version + 1, "more", "ALTER TABLE seaway_outbox ADD more text")
-    monkeypatch.setattr(schema_module, "migrations", lambda engine: (*KNOWN, more))
+    monkeypatch.setattr("seaway.stores.schema.migrations", lambda engine: (*KNOWN, more))
     monkeypatch.setattr(schema_module, "_ATTEMPTS", 1)
     async with keeping(other, "seaway_outbox", "ACCESS SHARE"):
         with pytest.raises(StoreUnavailable, match="pg_blocking_pids"):

@@ -9,16 +9,17 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from seaway.databases import statements
+from seaway.databases.engines import POSTGRES
+from seaway.databases.queries import Statements
 from seaway.errors import ConfigError, SchemaMismatch
+from seaway.stores import schema as schema_module
 from seaway.stores import schema_script
 from seaway.stores.postgres import PostgresStore
-from seaway.stores.postgres import schema as schema_module
 from seaway.stores.postgres.schema import expected
-from seaway.stores.versions import Migration, migrations
+from seaway.stores.schema import Migration, migrations
 from seaway.testing.databases import Database, Databases
 
-KNOWN = migrations("postgres")
+KNOWN = migrations(POSTGRES)
 PRE = Migration(len(KNOWN) + 1, "add_tenant", "ALTER TABLE seaway_outbox ADD COLUMN tenant text")
 POST = Migration(
     PRE.version + 1, "drop_added_at.post", "ALTER TABLE seaway_outbox DROP COLUMN added_at"
@@ -106,7 +107,7 @@ async def test_a_rolling_upgrade_has_two_phases(
     store: PostgresStore, database: Database, newer: None
 ) -> None:
     for known in KNOWN:
-        database.run(f"{statements.load('postgres/schema.sql')['create_versions']}; {known.script}")
+        database.run(f"{Statements(POSTGRES)['create_versions']}; {known.script}")
         record(database, known.name, known.version)
     with pytest.raises(ConfigError, match="seaway db upgrade --pre"):
         await store.schema.upgrade("post")

@@ -20,14 +20,14 @@ import asyncpg
 import pytest
 
 from seaway.contracts import Store
+from seaway.databases.engines import POSTGRES, SQLITE, Engine
+from seaway.databases.queries import Statements
 from seaway.errors import ConfigError, SchemaMismatch, TransactionConflict
 from seaway.parked import ParkedEvent
+from seaway.stores import schema
 from seaway.stores.postgres import PostgresStore
-from seaway.stores.postgres import schema as postgres_schema
-from seaway.stores.scripts import create_versions, record
+from seaway.stores.schema import Migration, migrations, record
 from seaway.stores.sqlite import SqliteStore
-from seaway.stores.sqlite import schema as sqlite_schema
-from seaway.stores.versions import Migration, migrations
 from seaway.testing.databases import Database, Databases
 
 C = "case_mgmt__from_sea"
@@ -39,14 +39,14 @@ _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 class Before(ABC):
     """The version before: its own tables, and its own words for an inbox."""
 
-    engine: str
+    engine: Engine
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        text = Path(__file__).with_name("before") / f"{self.engine}.sql"
+        text = Path(__file__).with_name("before") / f"{self.engine.name}.sql"
         _, *parts = _NAME.split(text.read_text("utf-8"))
         self.words = dict(zip(parts[::2], (one.strip() for one in parts[1::2]), strict=True))
-        self.tables = f"{create_versions(self.engine)};"
+        self.tables = f"{Statements(self.engine)['create_versions']};"
         for known in self.known():
             self.tables += f"\n{known.script}\n{record(self.engine, known)};"
 
@@ -78,7 +78,7 @@ class Before(ABC):
 
 
 class BeforePostgres(Before):
-    engine = "postgres"
+    engine = POSTGRES
 
     def __init__(self, store: Store, database: Database) -> None:
         super().__init__(store)
@@ -99,11 +99,11 @@ class BeforePostgres(Before):
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         known = self.known()
-        monkeypatch.setattr(postgres_schema, "migrations", lambda engine: known)
+        monkeypatch.setattr(schema, "migrations", lambda engine: known)
 
 
 class BeforeSqlite(Before):
-    engine = "sqlite"
+    engine = SQLITE
     _PARAMETERS = {  # noqa: RUF012 - constant
         "claim": ("consumer", "event_id"),
         "claimed": ("consumer", "event_ids"),
@@ -137,7 +137,7 @@ class BeforeSqlite(Before):
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         known = self.known()
-        monkeypatch.setattr(sqlite_schema, "migrations", lambda engine: known)
+        monkeypatch.setattr(schema, "migrations", lambda engine: known)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -191,7 +191,7 @@ async def test_a_row_of_an_unknown_state_cannot_be_written(before: Before) -> No
         with pytest.raises(Exception, match=r"(?i)check constraint"):
             async with before.store.transaction() as tx:
                 await tx.handle.execute(
-                    insert.format(f"{columns}, noted_at", f"{values}, {NOW[before.engine]}")
+                    insert.format(f"{columns}, noted_at", f"{values}, {NOW[before.engine.name]}")
                 )
 
 

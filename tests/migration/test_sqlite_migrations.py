@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from seaway.databases.engines import POSTGRES, SQLITE
 from seaway.errors import SchemaMismatch
 from seaway.stores import schema_script
+from seaway.stores.schema import migrations, split
 from seaway.stores.sqlite import SqliteStore
-from seaway.stores.sqlite.schema import split
-from seaway.stores.versions import migrations
 
 SNAPSHOT = Path(__file__).with_name("sqlite_schema.sql")
 
@@ -41,8 +41,8 @@ def dump(path: Path) -> str:
 
 def test_they_have_the_numbers_that_the_other_engines_have() -> None:
     """Django applies them by number, on whichever engine."""
-    there = {(one.version, one.name) for one in migrations("postgres")}
-    assert {(one.version, one.name) for one in migrations("sqlite")} <= there
+    there = {(one.version, one.name) for one in migrations(POSTGRES)}
+    assert {(one.version, one.name) for one in migrations(SQLITE)} <= there
 
 
 async def test_together_they_are_the_schema(store: SqliteStore, path: Path) -> None:
@@ -68,7 +68,7 @@ async def test_the_plan_says_what_is_missing(store: SqliteStore) -> None:
     with pytest.raises(SchemaMismatch, match="seaway db upgrade"):
         await store.schema.verify()
     applied = await store.schema.upgrade()
-    assert [change.version for change in applied] == [m.version for m in migrations("sqlite")]
+    assert [change.version for change in applied] == [m.version for m in migrations(SQLITE)]
     assert all(change.applied for change in await store.schema.plan())
     assert list(await store.schema.upgrade()) == []
 
@@ -76,7 +76,7 @@ async def test_the_plan_says_what_is_missing(store: SqliteStore) -> None:
 async def test_two_may_upgrade_at_once(path: Path) -> None:
     stores = [await SqliteStore.open(path) for _ in range(4)]
     done = await asyncio.gather(*[store.schema.upgrade() for store in stores])
-    assert sum(map(len, done)) == len(migrations("sqlite"))
+    assert sum(map(len, done)) == len(migrations(SQLITE))
     for store in stores:
         await store.schema.verify()
         await store.close()

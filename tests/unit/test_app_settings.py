@@ -15,9 +15,8 @@ from seaway import RawEvent, Seaway
 from seaway.cli.run import load_application
 from seaway.cli.session import Flags
 from seaway.errors import ConfigError, EventTooLarge
-from seaway.outbox.adapters import register
 from seaway.outbox.encoding import OutboxRow, ids_of
-from seaway.outbox.statements import Place
+from seaway.outbox.writing import Destination, register
 
 OTHER = """
 database: "postgresql://user@other/db"
@@ -41,24 +40,26 @@ SMALL = RawEvent("sea.event.case_opened.v1", b"{}")
 class Handle:
     """A transaction that says where events would go."""
 
-    place: Place | None = None
+    destination: Destination | None = None
 
 
 class Adapter:
     def require_transaction(self, handle: Handle) -> None: ...
 
-    def insert(self, handle: Handle, rows: Sequence[OutboxRow], place: Place) -> list[str]:
-        handle.place = place
+    def insert(
+        self, handle: Handle, rows: Sequence[OutboxRow], destination: Destination
+    ) -> list[str]:
+        handle.destination = destination
         return ids_of(rows)
 
 
 register(Handle, Adapter())
 
 
-def place_of(app: Any) -> Place | None:
+def destination_of(app: Any) -> Destination | None:
     handle = Handle()
     app.outbox.add(handle, SMALL)
-    return handle.place
+    return handle.destination
 
 
 def takes(app: Any, subject: str, size: int) -> bool:
@@ -93,7 +94,7 @@ MAPPING = str({"contexts": ["sea"], "consumers": [CONSUMER]})
 @pytest.mark.parametrize("config", ['"missing.yaml"', MAPPING, ""])
 def test_another_file_reaches_all_that_was_made_of_the_settings(service: Path, config: str) -> None:
     module = loaded(service, config, Flags(Path("other.yaml")))
-    assert place_of(module) == Place(schema="events", notify=True)
+    assert destination_of(module) == Destination(schema="events", notify=True)
     assert takes(module, "sea.event.case_opened.v1", 500)
     assert not takes(module, "sea.event.case_opened.v1", 1024)
     assert takes(module, "shop.event.sold.v1", 1200)
@@ -109,13 +110,15 @@ def test_an_option_is_laid_over_the_applications_own_settings(service: Path, con
     module = loaded(service, config, flags)
     assert module.app.settings.nats.url == "nats://there:4222"
     assert "case_mgmt__from_sea" in module.app.consumers
-    assert place_of(module) == (Place() if config == MAPPING else Place("events", notify=True))
+    assert destination_of(module) == (
+        Destination() if config == MAPPING else Destination("events", notify=True)
+    )
 
 
 def test_without_options_the_application_is_as_it_is_written(service: Path) -> None:
     module = loaded(service, '"other.yaml"', Flags())
     assert module.app.settings.source == "other.yaml"
-    assert place_of(module) == Place("events", notify=True)
+    assert destination_of(module) == Destination("events", notify=True)
 
 
 def test_a_durable_that_the_other_file_lacks_is_named_with_that_file(service: Path) -> None:

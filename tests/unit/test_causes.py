@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from seaway.databases.causes import causes, session_lost
+from seaway.databases.refusals import causes, session_lost
 
 
 class Said(Exception):

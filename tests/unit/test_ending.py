@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from seaway.databases.ending import statement_to_its_end, to_its_end
+from seaway.databases.tasks import statement_to_its_end, to_its_end
 
 Ending: TypeAlias = Callable[[Coroutine[Any, Any, str]], Awaitable[str]]
 endings = pytest.mark.parametrize("ending", [to_its_end, statement_to_its_end])

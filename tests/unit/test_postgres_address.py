@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from seaway.errors import ConfigError
-from seaway.stores.postgres.address import parse
-from seaway.stores.postgres.passfile import password_for
+from seaway.stores.postgres.address import parse, password_for
 
 NAMED = {"server_settings": {"application_name": "seaway"}}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seaway.stores.postgres.head import Floors, Horizon, floor_after
+from seaway.stores.postgres.lease import Floors, Horizon, floor_after
 
 
 @dataclass

@@ -23,9 +23,11 @@ from seaway.cli.session import (
     settings,
 )
 from seaway.contracts import Phase, SchemaAdmin, SchemaChange, Store
+from seaway.databases.engines import SQLITE
 from seaway.errors import ConfigError, NoDatabase, SchemaMismatch
 from seaway.headers import format_time
-from seaway.stores import open_configured, schema_script, versions
+from seaway.stores import open_configured, schema_script
+from seaway.stores.schema import migrations
 
 Rows: TypeAlias = Mapping[str, int]
 """How many, by table or partition."""
@@ -46,7 +48,7 @@ def plan(ctx: typer.Context, as_json: Json = False) -> None:
                 return await schema.plan()
         except NoDatabase as error:
             err.print(printable(str(error)), markup=False, soft_wrap=True)
-            return versions.changes(versions.migrations("sqlite"), ())
+            return [each.change(applied=False) for each in migrations(SQLITE)]
 
     changes = run(look())
     _show(changes, as_json)

@@ -1,39 +1,91 @@
-"""The engines: how each takes the parameters of its statements. Pure.
+"""The engines that outbox, inbox and stores know: one line each in ``ENGINES``. Pure.
 
-The statements of an engine lie in ``stores/sql`` under its name.
+What an engine is made of lies in ``stores`` under its name: its statements, its migrations and its
+store. What its error codes mean is a module beside this one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+import re
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from seaway.databases import times
 
-Parameters: TypeAlias = Sequence[Any] | Mapping[str, Any]
-
-
-def _in_order(statement: str, given: Mapping[str, Any]) -> Parameters:
-    return tuple(given.values())
-
-
-def _by_name(statement: str, given: Mapping[str, Any]) -> Parameters:
-    """SQLite knows neither arrays nor a clock of ours."""
-    known = {name: json.dumps(v) if isinstance(v, list) else v for name, v in given.items()}
-    return {**known, "now": times.now()} if ":now" in statement else known
-
 
 class Engine(NamedTuple):
-    """The database below a handle. ``given``: turns named values, listed in the statement's order,
-    into parameters as the engine takes them; ``schemas``: whether tables may be in one; ``binary``:
-    whether the driver sends arrays in binary."""
+    """The database below a handle."""
 
     name: str
-    given: Callable[[str, Mapping[str, Any]], Parameters]
+    """Its folder under ``stores``."""
+    shown: str
+    """What people call it."""
+    dialect: str
+    """What SQLAlchemy and Django call it."""
+    schemes: str
+    """A pattern for how its URLs begin."""
+    form: str
+    """What they look like."""
+    numbered: bool
+    """Whether a statement's parameters are ``$1``, in order; else they are ``:named``."""
+    value: Callable[[Any], Any]
+    """Turns a value into a parameter as the engine takes it."""
     schemas: bool
+    """Whether tables may be in a schema."""
+    scripts: bool
+    """Whether several statements may be run as one text."""
+    extra: str | None = None
+    """The extra of the package that brings the store's driver."""
     binary: bool = False
+    """Whether the driver sends arrays in binary."""
 
 
-POSTGRES = Engine("postgres", _in_order, schemas=True)
-SQLITE = Engine("sqlite", _by_name, schemas=False)
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _lite(value: Any) -> Any:
+    """SQLite knows neither arrays nor times."""
+    if isinstance(value, list):
+        return json.dumps(value)
+    return times.microseconds(value) if isinstance(value, datetime) else value
+
+
+POSTGRES = Engine(
+    "postgres",
+    "PostgreSQL",
+    "postgresql",
+    r"postgres(ql)?(\+\w+)?",
+    "postgresql://user@host/database",
+    numbered=True,
+    value=_as_it_is,
+    schemas=True,
+    scripts=True,
+    extra="postgres",
+)
+SQLITE = Engine(
+    "sqlite",
+    "SQLite",
+    "sqlite",
+    "sqlite",
+    "sqlite:///relative/path.db or sqlite:////absolute/path.db",
+    numbered=False,
+    value=_lite,
+    schemas=False,
+    scripts=False,
+)
+
+ENGINES = (POSTGRES, SQLITE)
+SHOWN = " and ".join(engine.shown for engine in ENGINES)
+
+
+def of_dialect(dialect: str) -> Engine | None:
+    """The engine that SQLAlchemy and Django call ``dialect``."""
+    return next((engine for engine in ENGINES if engine.dialect == dialect), None)
+
+
+def of_scheme(scheme: str) -> Engine | None:
+    """The engine whose URLs begin with ``scheme``, in any of its spellings."""
+    return next((each for each in ENGINES if re.fullmatch(each.schemes, scheme)), None)

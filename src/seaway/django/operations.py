@@ -15,15 +15,14 @@ from django.db import router
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations.base import Operation
 
-from seaway.django.settings import outbox_settings
+from seaway.databases import engines
+from seaway.databases.engines import Engine, of_dialect
+from seaway.databases.queries import Statements
+from seaway.django.outbox import outbox_settings
 from seaway.errors import ConfigError
-from seaway.stores.scripts import LOCK, PATIENCE, create_versions, place, record
-from seaway.stores.sqlite.schema import split
-from seaway.stores.versions import migrations
+from seaway.stores.schema import migrations, place, record, split
 from seaway.tables import TABLES
 from seaway.words import counted
-
-_ENGINES = {"postgresql": "postgres", "sqlite": "sqlite"}
 
 
 class ApplySql(Operation):
@@ -57,12 +56,12 @@ class ApplySql(Operation):
         if not found:
             return
         with _ours(engine, schema_editor):
-            schema_editor.execute(create_versions(engine), None)
+            schema_editor.execute(Statements(engine)["create_versions"], None)
             recorded = f"SELECT count(*) FROM seaway_schema WHERE version = {self.version}"  # noqa: S608
             if _count(schema_editor, recorded):
                 return
             script = found[0].script
-            for statement in split(script) if engine == "sqlite" else [script]:
+            for statement in [script] if engine.scripts else split(script):
                 schema_editor.execute(statement, None)
             schema_editor.execute(record(engine, found[0]), None)
 
@@ -92,29 +91,29 @@ class ApplySql(Operation):
         return f"Seaway's own tables, version {self.version}"
 
 
-def _engine(app_label: str, schema_editor: BaseDatabaseSchemaEditor) -> str | None:
+def _engine(app_label: str, schema_editor: BaseDatabaseSchemaEditor) -> Engine | None:
     connection = schema_editor.connection
     if not router.allow_migrate(connection.alias, app_label):
         return None
-    engine = _ENGINES.get(connection.vendor)
+    engine = of_dialect(connection.vendor)
     if engine is None:
         raise ConfigError(
             f"the database {connection.alias} is {connection.vendor}, and Seaway's tables are for "
-            "PostgreSQL and SQLite",
+            f"{engines.SHOWN}",
             hint="a database router can keep them away: allow_migrate(db, 'seaway')",
         )
     return engine
 
 
 @contextmanager
-def _ours(engine: str, schema_editor: BaseDatabaseSchemaEditor) -> Iterator[None]:
+def _ours(engine: Engine, schema_editor: BaseDatabaseSchemaEditor) -> Iterator[None]:
     """Alone, and in the schema of ``settings.SEAWAY``, until the block ends.
 
     Django's own tables are elsewhere: its next statement must find the search path as it was.
     """
-    schema = outbox_settings().get("schema") if engine == "postgres" else None
-    if engine == "postgres":
-        schema_editor.execute(f"{LOCK}; {PATIENCE}", None)
+    schema = outbox_settings().get("schema") if engine.schemas else None
+    if (lock := Statements(engine).get("lock_upgrade")) is not None:
+        schema_editor.execute(lock, None)
     if schema is None:
         yield
         return

@@ -5,6 +5,8 @@ from seaway.django import outbox
 with transaction.atomic():
     case.save()
     outbox.add(CaseCreated(str(case.pk)), key=str(case.pk))
+
+The settings: ``SEAWAY = {"schema": "events", "notify": True}``, all of them optional.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from django.conf import settings
 from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.dispatch import receiver
 
-from seaway.django.settings import outbox_settings
+from seaway.errors import ConfigError
 from seaway.outbox import Outbox
+
+_KNOWN = ("limits", "max_message_bytes", "notify", "schema")
 
 
 def add(
@@ -52,3 +57,14 @@ def _outbox() -> Outbox:
 def _forget(*, setting: str, **_: Any) -> None:
     if setting == "SEAWAY":
         _outbox.cache_clear()
+
+
+def outbox_settings() -> Mapping[str, Any]:
+    """What ``settings.SEAWAY`` says, as ``Outbox`` takes it; ``ConfigError`` for anything else."""
+    given: Mapping[str, Any] = getattr(settings, "SEAWAY", {})
+    for name in given:
+        if name not in _KNOWN:
+            raise ConfigError(
+                f"settings.SEAWAY has an unknown key {name!r}", hint=f"it takes {', '.join(_KNOWN)}"
+            )
+    return given

@@ -16,12 +16,10 @@ from typing import TypeVar
 
 import aiosqlite
 
-from seaway.databases.ending import to_its_end
 from seaway.databases.engines import SQLITE
-from seaway.databases.guard import RELEASE, SAVE, UNDO
-from seaway.databases.steps import Query, Row, Work, awaited
-from seaway.databases.turns import Turns
-from seaway.drivers import refusals
+from seaway.databases.queries import RELEASE, SAVE, UNDO, Query, Row, Work, awaited
+from seaway.databases.tasks import Turns, to_its_end
+from seaway.drivers import seam
 from seaway.drivers.seam import SHOWN, Handles, Kept, Source, Writer, translating
 from seaway.drivers.sqlite_handles import MEANS, awaited_rows, outside
 
@@ -42,7 +40,7 @@ def _lost(handle: aiosqlite.Connection) -> BaseException | None:
 def require_transaction(handle: aiosqlite.Connection) -> None:
     """See ``seam.Writer``."""
     if (error := _lost(handle)) is not None:
-        raise refusals.closed(error) from error
+        raise seam.closed(error) from error
     if not handle.in_transaction:
         raise outside()
 
@@ -60,7 +58,7 @@ async def _rows(handle: aiosqlite.Connection, query: Query) -> Sequence[Row]:
         return await awaited_rows(handle, query)
     except (ValueError, sqlite3.ProgrammingError) as error:
         # aiosqlite's word for a connection that was closed in the meantime.
-        raise refusals.closed(error) from error
+        raise seam.closed(error) from error
 
 
 # ------------------------------------------------------------------- sessions

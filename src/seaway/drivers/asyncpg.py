@@ -17,11 +17,11 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from seaway.databases import sqlstates
-from seaway.databases.ending import to_its_end
 from seaway.databases.engines import POSTGRES
+from seaway.databases.queries import Query, Row, Work, awaited
 from seaway.databases.refusals import Refusal
-from seaway.databases.steps import Query, Row, Work, awaited
-from seaway.drivers import refusals, seam
+from seaway.databases.tasks import to_its_end
+from seaway.drivers import seam
 from seaway.drivers.seam import SHOWN, Errors, Handles, Sources, Writer
 from seaway.errors import ConfigError, SeawayError
 
@@ -95,11 +95,11 @@ def require_transaction(handle: Handle) -> None:
         is_open = not handle.is_closed()
         within = is_open and handle.is_in_transaction()
     except asyncpg.InterfaceError as error:
-        raise refusals.closed(error) from error
+        raise seam.closed(error) from error
     if not is_open:
-        raise refusals.closed("it is closed")
+        raise seam.closed("it is closed")
     if not within:
-        raise refusals.outside()
+        raise seam.outside()
 
 
 # ------------------------------------------------------------------- statements

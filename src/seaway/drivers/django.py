@@ -15,10 +15,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from seaway.databases import sqlstates
 from seaway.databases.engines import POSTGRES, SQLITE
+from seaway.databases.queries import Query, Row, Work, by_name, carried_out, named
 from seaway.databases.refusals import Refusal
-from seaway.databases.statements import by_name, named
-from seaway.databases.steps import Query, Row, Work, carried_out
-from seaway.drivers import refusals, sqlite_handles
+from seaway.drivers import seam, sqlite_handles
 from seaway.drivers.seam import Errors, Handles, Writer
 from seaway.errors import SeawayError
 
@@ -49,16 +48,16 @@ def require_transaction(handle: BaseDatabaseWrapper) -> None:
     """See ``seam.Writer``. ``atomic()`` opens one, and so does switching autocommit off."""
     vendor = getattr(handle, "vendor", None)
     if vendor not in _VENDORS:
-        raise refusals.unsupported(f"Django's {vendor or 'handle without a database'}")
+        raise seam.unsupported(f"Django's {vendor or 'handle without a database'}")
     if handle.needs_rollback:
-        raise refusals.aborted(MEANS.undoing)
+        raise seam.aborted(MEANS.undoing)
     if not handle.in_atomic_block and (handle.connection is None or handle.autocommit):
-        raise refusals.outside(
+        raise seam.outside(
             what="this connection is not inside atomic()",
             hint="make your change and add the event inside transaction.atomic()",
         )
     if handle.closed_in_transaction:
-        raise refusals.closed("it was closed inside its transaction")
+        raise seam.closed("it was closed inside its transaction")
 
 
 def run(handle: BaseDatabaseWrapper, work: Work[T]) -> T:

@@ -20,12 +20,11 @@ from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from seaway.databases import sqlstates
-from seaway.databases.ending import to_its_end
 from seaway.databases.engines import POSTGRES
-from seaway.databases.guard import RELEASE, SAVE, UNDO
+from seaway.databases.queries import RELEASE, SAVE, UNDO, Query, Row, Work, awaited, carried_out
 from seaway.databases.refusals import Refusal
-from seaway.databases.steps import Query, Row, Work, awaited, carried_out
-from seaway.drivers import refusals
+from seaway.databases.tasks import to_its_end
+from seaway.drivers import seam
 from seaway.drivers.seam import SHOWN, Errors, Handles, Kept, Source, Sources, Writer, translating
 from seaway.errors import ConfigError, SeawayError
 
@@ -73,7 +72,7 @@ def require_transaction(handle: Handle | AsyncHandle) -> None:
     """
     connection: Connection | AsyncConnection = _connection(handle)
     if connection.closed:
-        raise refusals.closed("it is closed")
+        raise seam.closed("it is closed")
     status = connection.info.transaction_status
     if status != TransactionStatus.ACTIVE and not _in_pipeline(connection):
         _settled(connection)
@@ -84,11 +83,11 @@ def _settled(connection: Connection | AsyncConnection) -> None:
     task's or thread's statements can be about to begin or end one."""
     match connection.info.transaction_status:
         case TransactionStatus.IDLE:
-            raise refusals.outside()
+            raise seam.outside()
         case TransactionStatus.INERROR:
-            raise refusals.aborted(MEANS.undoing)
+            raise seam.aborted(MEANS.undoing)
         case TransactionStatus.ACTIVE:
-            raise refusals.closed("another statement is running on it")
+            raise seam.closed("another statement is running on it")
         case _:
             pass
 

@@ -6,7 +6,8 @@
     MEANS     what its errors mean
 
 Types are given as text, module and qualified name (``"asyncpg.pool.Pool"``). Must not import a
-driver.
+driver. What is said of a handle that cannot be used as it is stands at the end, in words that are
+the same for every driver.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from seaway.databases import engines
 from seaway.databases.engines import Engine
+from seaway.databases.queries import Query, Row, Work
 from seaway.databases.refusals import Refusal
-from seaway.databases.steps import Query, Row, Work
-from seaway.errors import SeawayError
+from seaway.errors import ConfigError, OutsideTransaction, SeawayError
 
 SHOWN = "the consumer's database"
 """How error messages name the database of a user's handle."""
@@ -158,3 +160,58 @@ class Source(Protocol):
 Handles: TypeAlias = Mapping[str, Writer]
 Sources: TypeAlias = Mapping[str, Callable[[Any], Sessions]]
 Kept: TypeAlias = Mapping[str, Callable[[Source], Sessions]]
+
+# ------------------------------------------------------------------- what is said of a handle
+
+_ALONE = "so the event would not be atomic with your change"
+
+
+def outside(
+    *,
+    what: str = "no transaction is open on this connection",
+    hint: str = "begin one, and make your change and add the event inside it",
+) -> OutsideTransaction:
+    """An event that would be atomic with nothing."""
+    return OutsideTransaction(f"{what}, {_ALONE}", hint=hint)
+
+
+def autocommit() -> OutsideTransaction:
+    """The same where a transaction seems open, but every statement commits by itself."""
+    return OutsideTransaction(
+        f"this connection is in autocommit mode, {_ALONE}",
+        hint="use one whose isolation level is not AUTOCOMMIT",
+    )
+
+
+def aborted(undoing: str) -> ConfigError:
+    """A transaction that can only be rolled back. ``undoing``: see ``Errors``."""
+    return ConfigError(
+        "the transaction is aborted: a statement before this one failed",
+        hint=f"roll back, or put such a statement into {undoing}",
+    )
+
+
+def closed(error: object) -> ConfigError:
+    """A handle that cannot write any more."""
+    return ConfigError(f"the connection cannot be used: {error}")
+
+
+def unsupported(what: str) -> ConfigError:
+    """A framework's handle on a database that has no outbox here."""
+    return ConfigError(f"the outbox cannot write through {what}", hint=f"it takes {engines.SHOWN}")
+
+
+def nothing_committed(undoing: str) -> str:
+    """What is said where a body passed over the failure of a statement."""
+    return (
+        f"nothing was committed, since a statement had failed before: put such a one into {undoing}"
+    )
+
+
+def ended_by_body(undoing: str) -> ConfigError:
+    """What is said to code that ended the transaction that it was given."""
+    return ConfigError(
+        "the code inside the transaction committed it or rolled it back itself, so its effects "
+        "and its inbox row may not agree",
+        hint=f"leave commit and rollback to Seaway; a part is undone by {undoing}",
+    )

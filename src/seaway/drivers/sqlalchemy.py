@@ -32,15 +32,23 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.orm import Session, scoped_session
 
-from seaway.databases import sqlite_codes, sqlstates
-from seaway.databases.ending import to_its_end
-from seaway.databases.engines import POSTGRES, SQLITE, Engine
-from seaway.databases.guard import RELEASE, SAVE, UNDO
+from seaway.databases import engines, sqlite_codes, sqlstates
+from seaway.databases.engines import POSTGRES, SQLITE, Engine, of_dialect
+from seaway.databases.queries import (
+    RELEASE,
+    SAVE,
+    UNDO,
+    Query,
+    Row,
+    Work,
+    awaited,
+    by_name,
+    carried_out,
+    named,
+)
 from seaway.databases.refusals import Refusal
-from seaway.databases.statements import by_name, named
-from seaway.databases.steps import Query, Row, Work, awaited, carried_out
-from seaway.databases.turns import Turns
-from seaway.drivers import refusals, sqlite_handles
+from seaway.databases.tasks import Turns, to_its_end
+from seaway.drivers import seam, sqlite_handles
 from seaway.drivers.seam import SHOWN, Errors, Handles, Sources, Writer
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 
@@ -114,9 +122,9 @@ def require_transaction(handle: Handle | AsyncHandle) -> None:
     """See ``seam.Writer``. A session's transaction is open as soon as it has begun to be used."""
     found = _unscoped(handle)
     if getattr(found, "closed", False):  # A connection; a closed session begins anew.
-        raise refusals.closed("it is closed")
+        raise seam.closed("it is closed")
     if not found.in_transaction():
-        raise refusals.outside()
+        raise seam.outside()
 
 
 def _unscoped(handle: Any) -> Any:
@@ -133,7 +141,7 @@ def run(handle: Handle, work: Work[T]) -> T:
     match connection.dialect.name:
         case "postgresql":
             if getattr(connection.connection.dbapi_connection, "autocommit", False):
-                raise refusals.autocommit()
+                raise seam.autocommit()
             return carried_out(work(POSTGRES), partial(_rows, connection))
         case "sqlite":
             below: Any = connection.connection.dbapi_connection
@@ -144,7 +152,7 @@ def run(handle: Handle, work: Work[T]) -> T:
                 below.execute("BEGIN")
             return carried_out(work(SQLITE), partial(sqlite_handles.rows, below))
         case other:
-            raise refusals.unsupported(f"SQLAlchemy's dialect {other}")
+            raise seam.unsupported(f"SQLAlchemy's dialect {other}")
 
 
 async def run_async(handle: AsyncHandle, work: Work[T]) -> T:
@@ -181,9 +189,9 @@ def _usable() -> Iterator[None]:
     except UnboundExecutionError:
         raise
     except PendingRollbackError as error:
-        raise refusals.aborted(MEANS.undoing) from error
+        raise seam.aborted(MEANS.undoing) from error
     except InvalidRequestError as error:
-        raise refusals.closed(error) from error
+        raise seam.closed(error) from error
 
 
 async def _run_below(work: Work[T], db: Any) -> T:
@@ -320,15 +328,12 @@ def _engine_of(session: AsyncSession) -> Engine:
         dialect = session.get_bind().dialect.name
     except UnboundExecutionError as error:
         raise _unbound() from error
-    match dialect:
-        case "postgresql":
-            return POSTGRES
-        case "sqlite":
-            return SQLITE
-    raise ConfigError(
-        f"the inbox cannot work through SQLAlchemy's dialect {dialect}",
-        hint="it takes PostgreSQL and SQLite",
-    )
+    if (engine := of_dialect(dialect)) is None:
+        raise ConfigError(
+            f"the inbox cannot work through SQLAlchemy's dialect {dialect}",
+            hint=f"it takes {engines.SHOWN}",
+        )
+    return engine
 
 
 def _unbound() -> ConfigError:

@@ -7,8 +7,8 @@ from functools import partial
 from typing import TypeAlias, TypeVar
 
 from seaway.databases.engines import SQLITE
-from seaway.databases.steps import Work, carried_out
-from seaway.drivers import refusals
+from seaway.databases.queries import Work, carried_out
+from seaway.drivers import seam
 from seaway.drivers.seam import Handles, Writer
 from seaway.drivers.sqlite_handles import MEANS, outside, rows
 
@@ -24,7 +24,7 @@ def require_transaction(handle: Handle) -> None:
     try:
         is_open = _connection(handle).in_transaction
     except sqlite3.ProgrammingError as error:
-        raise refusals.closed(error) from error
+        raise seam.closed(error) from error
     if not is_open:
         raise outside()
 

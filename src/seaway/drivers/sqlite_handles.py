@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from seaway.databases import sqlite_codes
+from seaway.databases.queries import Query, Row
 from seaway.databases.refusals import Refusal
-from seaway.databases.steps import Query, Row
-from seaway.drivers import refusals
+from seaway.drivers import seam
 from seaway.drivers.seam import Errors
 from seaway.errors import OutsideTransaction, SeawayError
 
@@ -36,7 +36,7 @@ def rows(db: sqlite3.Connection, query: Query) -> Sequence[Row]:
             db.execute(query.statement, query.parameters)
     except sqlite3.ProgrammingError as error:
         # Closed in the meantime, or another thread's.
-        raise refusals.closed(error) from error
+        raise seam.closed(error) from error
     return ()
 
 
@@ -61,7 +61,7 @@ def must_begin(db: sqlite3.Connection | aiosqlite.Connection) -> bool:
         return False
     # Python 3.12's attribute; before it, and by default, ``isolation_level`` decides.
     if db.isolation_level is None or getattr(db, "autocommit", -1) is True:
-        raise refusals.autocommit()
+        raise seam.autocommit()
     return True
 
 
@@ -80,4 +80,4 @@ MEANS = Errors(refusal, translated, "SAVEPOINT and ROLLBACK TO")
 
 def outside() -> OutsideTransaction:
     """The refusal to write an event that would be atomic with nothing."""
-    return refusals.outside(hint='make your own change first, or execute "BEGIN IMMEDIATE"')
+    return seam.outside(hint='make your own change first, or execute "BEGIN IMMEDIATE"')

@@ -14,35 +14,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from seaway.databases import statements, times
-from seaway.databases.causes import causes, session_lost
+from seaway.databases import times
 from seaway.databases.engines import Engine
-from seaway.databases.refusals import Refusal
-from seaway.databases.steps import Query, Row
-from seaway.drivers.refusals import ended_by_body, nothing_committed
-from seaway.drivers.seam import Session, Sessions, translating
+from seaway.databases.queries import Row, Statements
+from seaway.databases.refusals import Refusal, causes, session_lost
+from seaway.drivers.seam import (
+    Session,
+    Sessions,
+    ended_by_body,
+    nothing_committed,
+    translating,
+)
 from seaway.errors import SeawayError, StoreUnavailable
 from seaway.parked import Standing
-
-
-class Queries:
-    """The inbox's statements, which are ``stores``' own: a row is written alike through every
-    handle. ``schema``: where Seaway's tables are, default where the connection looks."""
-
-    def __init__(self, engine: Engine, schema: str | None) -> None:
-        self._given = engine.given
-        place = schema if engine.schemas else None
-        self._sql = {
-            **statements.load(f"{engine.name}/inbox.sql", place),
-            **statements.load(f"{engine.name}/parking.sql", place),
-        }
-
-    def of(self, name: str, given: Mapping[str, Any]) -> Query:
-        """The statement of that name. ``given``: its parameters in their order; many ids or keys as
-        a list."""
-        statement = self._sql[name]
-        return Query(statement, self._given(statement, given))
-
 
 H = TypeVar("H")
 """The type of the handle."""
@@ -52,17 +36,17 @@ class Transaction(Generic[H]):
     """``contracts.InboxTransaction``. Its context is its time: ``async with`` it once."""
 
     _session: Session
-    _queries: Queries
+    _sql: Statements
 
     def __init__(
         self,
         sessions: Sessions,
-        queries_of: Callable[[Engine], Queries],
+        sql_of: Callable[[Engine], Statements],
         committed: Callable[[], None] | None,
     ) -> None:
         self._sessions = sessions
         self._shown = sessions.shown
-        self._queries_of = queries_of
+        self._sql_of = sql_of
         self._committed = committed
 
     async def __aenter__(self) -> Self:
@@ -70,7 +54,7 @@ class Transaction(Generic[H]):
         self._errors = self._sessions.errors
         try:
             await session.begin()
-            self._queries = self._queries_of(session.engine)
+            self._sql = self._sql_of(session.engine)
         except BaseException as error:
             # Cancelled while BEGIN was under way: it may have begun all the same.
             await self._sessions.give_back(session, failed=True)
@@ -167,7 +151,7 @@ class Transaction(Generic[H]):
     async def standing(self, consumer: str, event_id: str, key: str) -> Standing:
         """Where an event stands among the parked ones of its key."""
         found = await self.rows("standing", consumer=consumer, event_id=event_id, key=key)
-        return Standing.of(consumer, event_id, map(times.parked, found))
+        return Standing.of(consumer, event_id, map(parked, found))
 
     async def park(
         self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
@@ -186,7 +170,7 @@ class Transaction(Generic[H]):
 
     async def _touched(self, name: str, **given: Any) -> int:
         try:
-            return await self._session.touched(self._queries.of(name, given))
+            return await self._session.touched(self._sql.of(name, given))
         except Exception as error:
             if (found := self._translated(error)) is not None:
                 raise found from error
@@ -195,7 +179,7 @@ class Transaction(Generic[H]):
     async def rows(self, name: str, **given: Any) -> Sequence[Row]:
         """What the inbox's statement ``name`` gives."""
         with translating(self._errors, self._shown):
-            return await self._session.rows(self._queries.of(name, given))
+            return await self._session.rows(self._sql.of(name, given))
 
     def _explained(self, error: Exception) -> BaseException:
         match self._errors.refusal(error):
@@ -227,11 +211,11 @@ class Inbox(Generic[H]):
         self._sessions = sessions
         self._schema = schema
         self._committed = committed
-        self._queries: dict[str, Queries] = {}
+        self._sql: dict[str, Statements] = {}
 
     def transaction(self) -> Transaction[H]:
         """Commit on leaving, roll back on an exception."""
-        return Transaction(self._sessions, self._queries_of, self._committed)
+        return Transaction(self._sessions, self._sql_of, self._committed)
 
     async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
         """Those of them that have the consumer's inbox row."""
@@ -245,10 +229,16 @@ class Inbox(Generic[H]):
 
     def _unheard(self) -> Transaction[H]:
         """A transaction that changes nothing, so nobody is told of it."""
-        return Transaction(self._sessions, self._queries_of, None)
+        return Transaction(self._sessions, self._sql_of, None)
 
-    def _queries_of(self, engine: Engine) -> Queries:
-        found = self._queries.get(engine.name)
+    def _sql_of(self, engine: Engine) -> Statements:
+        found = self._sql.get(engine.name)
         if found is None:
-            found = self._queries[engine.name] = Queries(engine, self._schema)
+            found = self._sql[engine.name] = Statements(engine, self._schema)
         return found
+
+
+def parked(row: Sequence[Any]) -> tuple[Any, ...]:
+    """A row of an event that waits, and whether its event is in the inbox, as values."""
+    event_id, key, place, failed, letter, parked_at, processed = row
+    return event_id, key, place, bool(failed), letter, times.moment(parked_at), bool(processed)

@@ -14,14 +14,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 from seaway.events import RawEvent
-from seaway.outbox.adapters import adapter_for
 from seaway.outbox.encoding import Limits, Wishes, encode
-from seaway.outbox.statements import Place
+from seaway.outbox.writing import Destination, adapter_for
 from seaway.tables import check_schema
 
 if TYPE_CHECKING:
-    from seaway.outbox.handles import AsyncHandle, Handle
-    from seaway.outbox.queries import outbox_table
+    from seaway.outbox.table import outbox_table
+    from seaway.outbox.writing import AsyncHandle, Handle
 
 __all__ = ["Outbox", "outbox_table"]
 
@@ -29,7 +28,7 @@ __all__ = ["Outbox", "outbox_table"]
 def __getattr__(name: str) -> Any:
     if name == "outbox_table":
         # Needs SQLAlchemy, which whoever only writes events may not have.
-        from seaway.outbox.queries import outbox_table
+        from seaway.outbox.table import outbox_table
 
         return outbox_table
     raise AttributeError(f"module {__name__} has no attribute {name}")
@@ -57,8 +56,8 @@ class Outbox:
         notify: bool = False,
     ) -> None:
         self._limits = Limits(max_message_bytes, dict(limits or {}))
-        self._place = Place(None if schema is None else check_schema(schema), notify)
-        self._place_of_own_ids = replace(self._place, own_ids=True)
+        self._to = Destination(None if schema is None else check_schema(schema), notify)
+        self._to_with_own_ids = replace(self._to, own_ids=True)
 
     @overload
     def add(
@@ -110,4 +109,4 @@ class Outbox:
         wishes = Wishes(key, correlation_id, causation_id, headers or {})
         rows = encode(events, wishes, self._limits)
         own_ids = any(isinstance(one, RawEvent) and one.event_id is not None for one in events)
-        return adapter.insert(tx, rows, self._place_of_own_ids if own_ids else self._place)
+        return adapter.insert(tx, rows, self._to_with_own_ids if own_ids else self._to)

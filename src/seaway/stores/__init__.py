@@ -7,21 +7,20 @@ is in no error.
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote
 
 from seaway.config import Settings
 from seaway.contracts import Store
+from seaway.databases.engines import ENGINES, SQLITE, Engine, of_scheme
 from seaway.errors import ConfigError, MissingExtra
-from seaway.stores.scripts import postgres_script, sqlite_script
+from seaway.stores.schema import script
 
 __all__ = ["open_configured", "open_store", "schema_script"]
 
-_FORM = "sqlite:///relative/path.db or sqlite:////absolute/path.db"
-_ANY_FORM = f"{_FORM} or postgresql://user@host/database"
-_POSTGRES = re.compile(r"postgres(ql)?(\+\w+)?")
+_FORMS = " or ".join(engine.form for engine in reversed(ENGINES))
 
 
 async def open_configured(settings: Settings, *, create: bool = True) -> Store:
@@ -62,54 +61,53 @@ async def open_store(
     who is not let in, ``StoreUnavailable`` where the database is away, ``MissingExtra`` without the
     driver.
     """
-    if _is_postgres(url):
-        try:
-            from seaway.stores.postgres import PostgresStore
-        except ModuleNotFoundError as error:
-            raise MissingExtra("postgres", "a PostgreSQL database") from error
-        return await PostgresStore.open(
-            url, schema=schema, keep_sent=keep_sent, listen=listen, poll=poll
-        )
-    path = _sqlite_path(url)
-    _refuse_schema(schema)
-    from seaway.stores.sqlite import SqliteStore
-
-    return await SqliteStore.open(path, keep_sent=keep_sent, poll=poll, create=create)
+    engine = _engine_of(url, schema)
+    try:
+        module = import_module(f"{__name__}.{engine.name}")
+    except ModuleNotFoundError as error:
+        if engine.extra is None:
+            raise
+        raise MissingExtra(engine.extra, f"a {engine.shown} database") from error
+    opened: Store = await module.Store.from_url(
+        url, schema=schema, keep_sent=keep_sent, listen=listen, poll=poll, create=create
+    )
+    return opened
 
 
 def schema_script(url: str, schema: str | None = None) -> str:
     """All migrations for the kind of database that ``url`` names; opens and creates nothing."""
-    if _is_postgres(url):
-        return postgres_script(schema)
-    _sqlite_path(url)
-    _refuse_schema(schema)
-    return sqlite_script()
+    engine = _engine_of(url, schema)
+    if engine is SQLITE:
+        file_of(url)
+    return script(engine, schema)
 
 
-def _is_postgres(url: str) -> bool:
-    return _POSTGRES.fullmatch(url.partition("://")[0]) is not None
-
-
-def _refuse_schema(schema: str | None) -> None:
-    if schema is not None:
-        raise ConfigError("an SQLite file has no schemas", hint="leave database_schema out")
-
-
-def _sqlite_path(url: str) -> Path:
-    scheme, separator, rest = url.partition("://")
+def _engine_of(url: str, schema: str | None) -> Engine:
+    scheme, separator, _ = url.partition("://")
+    engine = of_scheme(scheme)
     if not separator:
-        raise ConfigError("the database is not given as a URL", hint=_ANY_FORM)
-    if scheme != "sqlite":
-        raise ConfigError(f"databases of the kind {scheme}:// are not supported", hint=_ANY_FORM)
+        raise ConfigError("the database is not given as a URL", hint=_FORMS)
+    if engine is None:
+        raise ConfigError(f"databases of the kind {scheme}:// are not supported", hint=_FORMS)
+    if schema is not None and not engine.schemas:
+        raise ConfigError(
+            f"an {engine.shown} file has no schemas", hint="leave database_schema out"
+        )
+    return engine
+
+
+def file_of(url: str) -> Path:
+    """The path that an SQLite URL names; ``ConfigError`` where it names none."""
+    _, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     if host or not slash or not path:
-        raise ConfigError("the database's URL names no file", hint=_FORM)
+        raise ConfigError("the database's URL names no file", hint=SQLITE.form)
     if "?" in path or "#" in path:
         raise ConfigError("the database's URL has options, which SQLite files here do not take")
     path = unquote(path)
     if path.startswith(":memory:"):
         raise ConfigError(
-            "sqlite:///:memory: cannot be shared by the application and the relay", hint=_FORM
+            "sqlite:///:memory: cannot be shared by the application and the relay", hint=SQLITE.form
         )
     if "\0" in path:
         raise ConfigError("the database's path has a NUL character")

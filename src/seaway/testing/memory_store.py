@@ -35,11 +35,10 @@ from seaway.contracts import (
     SchemaChange,
     Sent,
 )
-from seaway.databases.turns import Turns
+from seaway.databases.tasks import Turns
 from seaway.errors import ConfigError, OutsideTransaction
-from seaway.outbox.adapters import register
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
-from seaway.outbox.statements import Place
+from seaway.outbox.writing import Destination, register
 from seaway.parked import ParkedEvent, Standing
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -178,9 +177,9 @@ class _MemoryAdapter:
             raise OutsideTransaction("the transaction has ended", hint="add the event inside it")
 
     def insert(
-        self, handle: MemoryTransaction, rows: Sequence[OutboxRow], place: Place
+        self, handle: MemoryTransaction, rows: Sequence[OutboxRow], destination: Destination
     ) -> list[str]:
-        handle.insert(rows, own_ids=place.own_ids)
+        handle.insert(rows, own_ids=destination.own_ids)
         return ids_of(rows)
 
 

@@ -2,4 +2,6 @@
 
 from seaway.stores.postgres.store import PostgresStore
 
-__all__ = ["PostgresStore"]
+Store = PostgresStore
+
+__all__ = ["PostgresStore", "Store"]

@@ -16,20 +16,21 @@ what is still there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
+from typing import NamedTuple
+from uuid import UUID
 
 from seaway.contracts import Failed, OutboxEntry, Sent
-from seaway.databases.ending import to_its_end
+from seaway.databases.tasks import to_its_end
 from seaway.drivers.asyncpg import Pooled as Handle
 from seaway.drivers.asyncpg import translating
 from seaway.errors import SchemaMismatch
-from seaway.stores.postgres import rows
 from seaway.stores.postgres.begins import LEASE, SETTLING
-from seaway.stores.postgres.connection import Pool
-from seaway.stores.postgres.head import Horizon, floor_after
+from seaway.stores.postgres.pool import Pool
+from seaway.stores.relational import entry
 
 _KEEP_ALIVE_SECONDS = 0.5
 
@@ -105,7 +106,7 @@ class PostgresLease:
                 found = await self._connection.fetch(
                     sql["claim"],
                     after,
-                    rows.numbers(each for each in self._claimed if each > after),
+                    numbers(each for each in self._claimed if each > after),
                     list(self._blocked),
                     share.filter,
                     share.shards,
@@ -113,7 +114,7 @@ class PostgresLease:
                     share.releases,
                     limit,
                 )
-        entries = [rows.entry(row) for row in found]
+        entries = [entry(row) for row in found]
         self._claimed.update(entry.position for entry in entries)
         closed = self._horizon.closed
         self._looked = min(closed, entries[-1].position) if len(entries) == limit else closed
@@ -132,16 +133,16 @@ class PostgresLease:
         async with self._pool.transaction(SETTLING) as connection:
             for stream, settled in groupby(sent, key=lambda each: each.stream):
                 one = list(settled)
-                positions = rows.numbers(each.entry.position for each in one)
+                positions = numbers(each.entry.position for each in one)
                 if self._keep_sent:
-                    places = rows.numbers(each.stream_seq for each in one)
+                    places = numbers(each.stream_seq for each in one)
                     xid = await connection.fetchval(self._sql["settle"], positions, places, stream)
                 else:
                     xid = await connection.fetchval(self._sql["settle_and_forget"], positions)
             for each in failed:
-                entry = each.entry
+                refused = each.entry
                 await connection.execute(
-                    self._sql["fail"], entry.position, entry.attempts, each.error, each.park
+                    self._sql["fail"], refused.position, refused.attempts, each.error, each.park
                 )
         self._claimed.difference_update(each.entry.position for each in sent)
         if xid is not None:
@@ -151,8 +152,8 @@ class PostgresLease:
         """Those of ``event_ids`` that are in the outbox; one short read."""
         async with self._turn:
             with translating(self._pool.shown):
-                found = await self._connection.fetch(self._sql["find"], rows.uuids(event_ids))
-        return sorted(map(rows.entry, found), key=lambda entry: entry.position)
+                found = await self._connection.fetch(self._sql["find"], uuids(event_ids))
+        return sorted(map(entry, found), key=lambda entry: entry.position)
 
     async def confirm(self) -> None:
         """Return while the lease is still held, ``StoreUnavailable`` once it is lost."""
@@ -225,3 +226,116 @@ async def kept_alive(lease: PostgresLease) -> AsyncIterator[PostgresLease]:
 async def _ended(task: asyncio.Task[None]) -> None:
     # What it met, the next claim meets too, and says.
     await asyncio.gather(task, return_exceptions=True)
+
+
+# ------------------------------------------------------------------- the head of the outbox
+
+
+class _Waiting(NamedTuple):
+    position: int
+    ended_at: int
+    """The transaction id below which all must have ended."""
+
+
+@dataclass(slots=True)
+class Horizon:
+    """The position up to which nothing new can appear, whatever the shard. Pure.
+
+    A settled row leaves a dead one behind until it is vacuumed, and a report that runs for an hour
+    keeps all of them. Looking past them at every claim would make the relay slower with every
+    event it has sent; remembering the last position would skip the transactions that were slower
+    than others and commit a lower position late. So a position counts as over only when nothing
+    can appear below it any more:
+
+        mark k       reads the last position handed out, L
+        settlement   begins after mark k, and is given its own transaction id, X
+        mark m       sees no transaction below xmin any more running, and xmin >= X
+
+    A position is handed out to a transaction that has its id already (the column's default sees to
+    it), so whoever was given one up to L has an id below X, and has ended by mark m: its rows are
+    there for the claim that follows, or never will be.
+
+    Only an id that was given out says which ones had been before. A snapshot does not: its
+    ``xmax`` is one more than the newest that has ended, and any number beyond it may be at work.
+    """
+
+    closed: int = 0
+    last: int = 0
+    """The last position handed out, as of the latest mark."""
+    _older: _Waiting | None = None
+    _newer: _Waiting | None = None
+
+    def mark(self, xmin: int, last: int) -> None:
+        """Take in one mark, in the order in which they were read.
+
+        A sequence that went back (a restored database, a truncated table) takes everything back.
+        """
+        if last < self.last:
+            self.closed, self._older, self._newer = 0, None, None
+        self.last = last
+        while self._older is not None and xmin >= self._older.ended_at:
+            self.closed = max(self.closed, self._older.position)
+            self._older, self._newer = self._newer, None
+
+    def passed(self, position: int, xid: int) -> None:
+        """A transaction was given the id ``xid`` after ``position`` had been the ``last``."""
+        if position > self.last:
+            return  # The sequence went back meanwhile.
+        if self._older is None:
+            self._older = _Waiting(position, xid)
+        else:
+            self._newer = _Waiting(position, xid)
+
+
+@dataclass(slots=True)
+class Floors:
+    """For each shard, the position up to which all of its entries are settled, parked or behind a
+    parked one. Ends with a new division of the shards and with every release of parked entries."""
+
+    shards: int = 1
+    releases: int = -1
+    _of: dict[int, int] = field(default_factory=dict)
+
+    def of(self, held: Collection[int], *, shards: int, releases: int) -> int:
+        """From where a lease on ``held`` has to look."""
+        if (shards, releases) != (self.shards, self.releases):
+            self.shards, self.releases, self._of = shards, releases, {}
+        return min((self._of.get(shard, 0) for shard in held), default=0)
+
+    def raise_to(self, floor: int, held: Collection[int], *, shards: int, releases: int) -> None:
+        """Keep what a lease on ``held`` has found, unless things have changed since it began."""
+        if (shards, releases) == (self.shards, self.releases):
+            for shard in held:
+                self._of[shard] = max(floor, self._of.get(shard, 0))
+
+    def forget(self) -> None:
+        """Look at everything again."""
+        self._of = {}
+
+
+def floor_after(floor: int, closed: int, unsettled: Collection[int]) -> int:
+    """The floor after a claim that looked above ``floor`` and returned the lowest there is.
+
+    ``unsettled``: what was claimed, in that claim or before, and is not settled.
+    """
+    return max(floor, min(closed, min(unsettled, default=closed + 1) - 1))
+
+
+# ------------------------------------------------------------------- arrays
+
+
+def uuids(texts: Iterable[str]) -> list[UUID]:
+    """Those of ``texts`` that can be an event's id at all."""
+    found = []
+    for text in texts:
+        try:
+            found.append(UUID(text))
+        except ValueError:
+            continue
+    return found
+
+
+def numbers(integers: Iterable[int]) -> str:
+    """An array as text, for ``$1::text::bigint[]``: the driver's own arrays look at each member
+    several times."""
+    return "{" + ",".join(map(str, integers)) + "}"

@@ -15,7 +15,7 @@ import asyncpg
 from seaway.drivers.asyncpg import ERRORS
 from seaway.retry import Backoff
 from seaway.stores.postgres.address import Address
-from seaway.stores.postgres.connection import listening_options
+from seaway.stores.postgres.pool import listening_options
 from seaway.waiting import set_within
 
 CHANNEL = "seaway_outbox"

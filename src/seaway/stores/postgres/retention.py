@@ -21,12 +21,13 @@ from datetime import UTC, date, datetime, timedelta
 import asyncpg
 
 from seaway import logs
-from seaway.databases import statements
+from seaway.databases.engines import POSTGRES
+from seaway.databases.queries import Statements
 from seaway.drivers.asyncpg import Pooled as Handle
 from seaway.drivers.asyncpg import touched, translating
 from seaway.errors import SchemaMismatch
 from seaway.stores.postgres.begins import COUNTING, DELETING, TAKING_A_TABLE, Begin
-from seaway.stores.postgres.connection import Pool
+from seaway.stores.postgres.pool import Pool
 from seaway.tables import within
 
 DAY = timedelta(days=1)
@@ -120,7 +121,7 @@ class Retention:
         self._pool = pool
         self._kept = kept
         self._table = within(kept.table, schema)
-        self._sql = statements.load("postgres/retention.sql")
+        self._sql = Statements(POSTGRES, file="retention.sql")
         self._warned = False
 
     async def prune(self, before: datetime) -> None:

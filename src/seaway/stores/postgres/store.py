@@ -7,39 +7,51 @@ processes and machines, also through PgBouncer in transaction mode (``?pgbouncer
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, TypeVar
+from uuid import UUID
 
-from seaway.contracts import Backlog, Capabilities, Notice, OutboxEntry, Sent
-from seaway.databases import statements, times
+from seaway.contracts import Backlog, Capabilities
+from seaway.databases.engines import POSTGRES
+from seaway.databases.queries import Query, Row, Statements, Steps, awaited
 from seaway.drivers.asyncpg import Pooled as Handle
 from seaway.drivers.asyncpg import touched
-from seaway.inbox.transaction import Inbox, Transaction
-from seaway.parked import ParkedEvent
-from seaway.stores.postgres import rows
 from seaway.stores.postgres.address import parse
 from seaway.stores.postgres.begins import RESHARDING
-from seaway.stores.postgres.connection import Pool
-from seaway.stores.postgres.head import Floors, Horizon
-from seaway.stores.postgres.lease import PostgresLease, Share, kept_alive, outbox_id, take
+from seaway.stores.postgres.lease import (
+    Floors,
+    Horizon,
+    PostgresLease,
+    Share,
+    kept_alive,
+    outbox_id,
+    take,
+    uuids,
+)
 from seaway.stores.postgres.listener import Listener
+from seaway.stores.postgres.pool import Pool, PooledSessions
 from seaway.stores.postgres.retention import DAY, INBOX, SENT, Retention
-from seaway.stores.postgres.schema import PostgresSchema, name
-from seaway.stores.postgres.transaction import PooledSessions
-from seaway.waiting import set_within
+from seaway.stores.postgres.schema import PostgresSchema
+from seaway.stores.relational import RelationalStore
+from seaway.tables import within
 
-_SHORTEST_POLL = timedelta(milliseconds=5)
+T = TypeVar("T")
 
 
-class PostgresStore:
+class PostgresStore(RelationalStore[Handle]):
     """``contracts.Store`` on one database. Made by ``open``; ``close`` it, or ``async with`` it."""
 
     capabilities = Capabilities(
         durable=True, shared=True, concurrent_transactions=True, shards=True, pruned_by=DAY
     )
+
+    engine = POSTGRES
+    shortest_poll = timedelta(milliseconds=5)
+    nudge_is_news = True
 
     def __init__(
         self,
@@ -50,28 +62,26 @@ class PostgresStore:
         poll: timedelta,
         listener: Listener | None,
     ) -> None:
+        super().__init__(PooledSessions(pool), schema, poll=poll)
         self._pool = pool
         self._keep_sent = keep_sent
-        self._longest_poll = poll
         self._listener = listener
         self._schema = PostgresSchema(pool, schema)
-        self._outbox = name("seaway_outbox", schema)
-        self._estimated = [name(table, schema) for table in ("seaway_sent", "seaway_inbox")]
-        self._relay_sql = statements.load("postgres/relay.sql", schema)
-        self._outbox_sql = statements.load("postgres/outbox.sql", schema)
-        self._inbox_sql = {
-            **statements.load("postgres/inbox.sql", schema),
-            **statements.load("postgres/parking.sql", schema),
+        self._tables = {
+            name: within(f"seaway_{name}", schema) for name in ("outbox", "sent", "inbox")
         }
-        self._processes_sql = statements.load("postgres/processes.sql", schema)
-        self._transactions: Inbox[Handle] = Inbox(PooledSessions(pool), schema, self.nudge)
+        self._relay_sql = Statements(POSTGRES, schema, "relay.sql")
         self._sent = Retention(pool, schema, SENT)
         self._inbox = Retention(pool, schema, INBOX)
         self._horizon, self._floors = Horizon(), Floors()
         self._outbox_id: int | None = None
         self._first = itertools.count()
         self._last: tuple[Share, bool] | None = None
-        self._nudge = asyncio.Event()
+
+    @classmethod
+    async def from_url(cls, url: str, *, create: bool, **options: Any) -> PostgresStore:
+        """See ``stores.open_store``; no database is ever created."""
+        return await cls.open(url, **options)
 
     @classmethod
     async def open(
@@ -99,12 +109,6 @@ class PostgresStore:
             store._listener = Listener(address, store.nudge)
         return store
 
-    async def __aenter__(self) -> PostgresStore:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
     @property
     def schema(self) -> PostgresSchema:
         """The library's own tables in this database."""
@@ -120,7 +124,7 @@ class PostgresStore:
 
     async def now(self) -> datetime:
         """What the server's clock says: it dates every row."""
-        (found,) = await self._pool.row(self._outbox_sql["now"])
+        ((found,),) = await self._read("now")
         return found  # type: ignore[no-any-return]
 
     async def before(self, retention: timedelta) -> datetime:
@@ -134,7 +138,9 @@ class PostgresStore:
         """A fair share of the free shards, at once; ``None`` where none is free."""
         try:
             if self._outbox_id is None:
-                self._outbox_id = await outbox_id(self._pool, self._relay_sql, self._outbox)
+                self._outbox_id = await outbox_id(
+                    self._pool, self._relay_sql, self._tables["outbox"]
+                )
             async with take(
                 self._pool, self._relay_sql, self._outbox_id, first=next(self._first)
             ) as taken:
@@ -167,150 +173,48 @@ class PostgresStore:
         if await self._pool.rows(self._relay_sql["divided"], shards):
             return
         async with self._pool.transaction(RESHARDING) as connection:
-            await connection.execute(self._relay_sql["divide"], self._outbox)
+            await connection.execute(self._relay_sql["divide"], self._tables["outbox"])
             await connection.execute(self._relay_sql["reshard"], shards)
 
     async def wait(self, timeout: timedelta) -> None:
-        """Return when there are entries for this process' shards, at the latest after ``timeout``.
-
-        A nudge (a transaction of this store, a notification) ends it at once; otherwise it looks
-        every 5 ms at first and every ``poll`` in the end.
-        """
+        """Return when there are entries for this process' shards, at the latest after
+        ``timeout``; a transaction of this store and a notification end it at once."""
         if self._listener is not None:
             self._listener.start()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout.total_seconds()
-        pause = _SHORTEST_POLL
-        while True:
-            nudge = self._nudge
-            if await self._anything_waits():
-                return
-            left = deadline - loop.time()
-            if left <= 0:
-                return
-            if await set_within(min(timedelta(seconds=left), pause), nudge):
-                return
-            listening = self._listener is not None and self._listener.listening
-            pause = timeout if listening else min(pause * 1.25, self._longest_poll)
-
-    def nudge(self) -> None:
-        """End ``wait`` now."""
-        self._nudge.set()
-        self._nudge = asyncio.Event()
+        await super().wait(timeout)
 
     async def backlog(self) -> Backlog:
         """How much waits, and how much is dead by the server's last estimate."""
-        statement = self._outbox_sql["backlog"]
-        count, parked, age, *others = await self._pool.row(
-            statement, self._outbox, *self._estimated
-        )
+        ((count, parked, age, *others),) = await self._read("backlog", **self._tables)
         oldest_at = None if age is None else datetime.now(UTC) - max(age, timedelta())
         return Backlog(count, parked, oldest_at, *others)
-
-    async def entries(
-        self, *, parked: bool | None = None, event_id: str | None = None, limit: int = 100
-    ) -> Sequence[OutboxEntry]:
-        """Unsettled entries in outbox order."""
-        wanted = None if event_id is None else rows.uuids([event_id])
-        found = await self._pool.rows(self._outbox_sql["entries"], wanted, parked, limit)
-        return [rows.entry(row) for row in found]
-
-    async def unpark(self, event_ids: Sequence[str] | None = None) -> int:
-        """Let parked entries be tried again, with their attempts counted anew."""
-        wanted = None if event_ids is None else rows.uuids(event_ids)
-        async with self._pool.transaction() as connection:
-            count = touched(await connection.execute(self._outbox_sql["unpark"], wanted))
-            if count:
-                await connection.execute(self._outbox_sql["release"])
-        self.nudge()
-        return count
-
-    async def discard(self, event_ids: Sequence[str], reason: str) -> Sequence[str]:
-        """Give parked entries up for good."""
-        async with self._pool.transaction() as connection:
-            found = await connection.fetch(
-                self._outbox_sql["discard"], rows.uuids(event_ids), reason
-            )
-            if found:
-                await connection.execute(self._outbox_sql["release"])
-        self.nudge()
-        return [event_id for (event_id,) in found]
-
-    async def discarded(self, *, limit: int = 100) -> Sequence[Sent]:
-        """The entries that were given up, newest first."""
-        return [
-            rows.sent(row) for row in await self._pool.rows(self._outbox_sql["discarded"], limit)
-        ]
-
-    async def sent(
-        self, *, event_id: str | None = None, correlation_id: str | None = None, limit: int = 100
-    ) -> Sequence[Sent]:
-        """Settled entries that retention still keeps, newest first."""
-        wanted = None if event_id is None else rows.uuids([event_id])
-        # The event that started a chain has no correlation but itself.
-        first = rows.uuids([correlation_id] if correlation_id else [])
-        found = await self._pool.rows(
-            self._outbox_sql["sent"], wanted, correlation_id, limit, first
-        )
-        return [rows.sent(row) for row in found]
 
     async def prune(self, before: datetime) -> None:
         """Drop the days that ended before then, and make those that come."""
         await self._sent.prune(before)
 
-    # ------------------------------------------------------------------- the inbox
-
-    def transaction(self) -> Transaction[Handle]:
-        """A transaction on a connection of its own; others may be open at the same time."""
-        return self._transactions.transaction()
-
-    async def processed(self, event_id: str) -> Mapping[str, datetime]:
-        """Which consumers have this event's effects, and since when."""
-        found = await self._pool.rows(self._inbox_sql["processed"], event_id)
-        return {consumer: times.moment(at) for consumer, at in found}
-
-    async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
-        """Those of them that have the consumer's inbox row."""
-        found = await self._pool.rows(self._inbox_sql["claimed"], consumer, list(event_ids))
-        return {event_id for (event_id,) in found}
-
     async def forget(self, before: datetime) -> None:
         """Drop the days of events all of whose rows are older, and make those that come."""
         await self._inbox.prune(before)
-        await self._pool.run(self._inbox_sql["forget_tried"], before)
-
-    async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
-        """The first parked event of each key, by key."""
-        found = await self._pool.rows(self._inbox_sql["heads"], consumer)
-        return [ParkedEvent(consumer, *times.parked(row)) for row in found]
-
-    async def drop_parked(self, event: ParkedEvent) -> bool:
-        """Remove its row, unless it has another letter by now; whether that was done."""
-        given = event.consumer, event.event_id, event.letter
-        return bool(await self._pool.run(self._inbox_sql["drop"], *given))
+        await self._touch("forget_tried", before=before)
 
     async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
         """How many rows ``prune`` and ``forget`` would remove, by partition."""
         found = {**await self._sent.overdue(sent), **await self._inbox.overdue(processed)}
-        (tried,) = await self._pool.row(self._inbox_sql["overdue_tried"], processed)
+        ((tried,),) = await self._read("overdue_tried", before=processed)
         return {**found, "seaway_unhandled": tried} if tried else found
 
-    # ------------------------------------------------------------------- the processes
+    # ------------------------------------------------------------------- the engine's own
 
-    async def tell(self, process: str, notices: Sequence[Notice]) -> None:
-        """Replace what ``process`` says of itself."""
-        said = [(one.part, one.about, one.reason, one.lasts.total_seconds()) for one in notices]
-        columns = [[row[place] for row in said] for place in range(4)]
+    async def _read(self, name: str, **given: Any) -> Sequence[Row]:
+        query = self._sql.of(name, given)
+        return await self._pool.rows(query.statement, *query.parameters)
+
+    async def _write(self, steps: Steps[T]) -> T:
         async with self._pool.transaction() as connection:
-            await connection.execute(self._processes_sql["forget"], process)
-            if said:
-                await connection.execute(self._processes_sql["tell"], process, *columns)
+            return await awaited(steps, partial(_run, connection))
 
-    async def notices(self) -> Sequence[Notice]:
-        """What every process says of itself."""
-        return [Notice(*row) for row in await self._pool.rows(self._processes_sql["notices"])]
-
-    async def _anything_waits(self) -> bool:
+    async def _news(self) -> bool:
         if self._last is None:
             return True
         share, hold = self._last
@@ -320,3 +224,15 @@ class PostgresStore:
             self._relay_sql["waiting"], floor, share.filter, share.shards, hold
         )
         return found
+
+    def _listening(self) -> bool:
+        return self._listener is not None and self._listener.listening
+
+    def _known(self, event_ids: Sequence[str]) -> Sequence[UUID]:
+        return uuids(event_ids)
+
+
+async def _run(connection: Handle, query: Query) -> Sequence[Row]:
+    if query.gives:
+        return await connection.fetch(query.statement, *query.parameters)
+    return [(touched(await connection.execute(query.statement, *query.parameters)),)]

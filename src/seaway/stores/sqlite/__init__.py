@@ -2,4 +2,6 @@
 
 from seaway.stores.sqlite.store import SqliteStore
 
-__all__ = ["SqliteStore"]
+Store = SqliteStore
+
+__all__ = ["SqliteStore", "Store"]

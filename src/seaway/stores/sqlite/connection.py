@@ -1,4 +1,5 @@
-"""Connections to one SQLite file: how they are opened, and work in one hop.
+"""Connections to one SQLite file: how they are opened, work in one hop, and the sessions of
+consumers' transactions on the store's writer.
 
 Owns: pragmas, the checks on the file, and the thread that each connection lives on. Must not know
 any table. Guarantees: WAL and ``synchronous=FULL``, so a commit that returned survives a crash of
@@ -10,14 +11,18 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiosqlite
 
-from seaway.databases.sqlite_codes import translating
+from seaway.databases.engines import SQLITE
+from seaway.databases.queries import RELEASE, SAVE, UNDO, Query, Row
+from seaway.databases.sqlite_codes import translated, translating
+from seaway.databases.tasks import Turns, to_its_end
+from seaway.drivers import sqlite_handles
 from seaway.errors import ConfigError, NoDatabase, StoreUnavailable
 from seaway.forks import Opened
 
@@ -120,3 +125,125 @@ def _prepare(connection: sqlite3.Connection, *, read_only: bool, create: bool) -
 def _is_ours(connection: sqlite3.Connection) -> bool:
     found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'seaway_schema'")
     return found.fetchone() is not None
+
+
+def read(db: sqlite3.Connection, query: Query) -> Sequence[Row]:
+    """All rows of a query. Bytes that are no text are shown as escapes, so that one such row holds
+    up no other: the module's own reading refuses the whole page."""
+    try:
+        return db.execute(query.statement, query.parameters).fetchall()
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", None) is not None:
+            raise  # The database's own word, not that of the reading.
+    db.text_factory = lambda text: text.decode("utf-8", "backslashreplace")
+    try:
+        return db.execute(query.statement, query.parameters).fetchall()
+    finally:
+        db.text_factory = str
+
+
+# ------------------------------------------------------------------- consumers' transactions
+
+
+class _Ended(sqlite3.OperationalError):
+    """The transaction is not the one that was begun."""
+
+    sqlite_errorcode = sqlite3.SQLITE_ERROR
+
+
+class WriterSession:
+    """See ``seam.Session``. One trip to the connection's thread for each of these. As with other
+    handles, a savepoint of ours spans the whole of it."""
+
+    engine = SQLITE
+    lost = False
+    """Once it is closed, it says so itself."""
+
+    def __init__(self, handle: Connection, shown: str) -> None:
+        self.handle = handle
+        self._shown = shown
+        self.over = False
+
+    async def begin(self) -> None:
+        """See ``seam.Session``."""
+        await self.handle.run(_begin)
+
+    async def touched(self, query: Query) -> int:
+        """See ``seam.Session``."""
+        return await self.handle.run(
+            lambda db: db.execute(query.statement, query.parameters).rowcount
+        )
+
+    async def rows(self, query: Query) -> Sequence[Row]:
+        """See ``seam.Session``."""
+        return await self.handle.run(lambda db: sqlite_handles.rows(db, query))
+
+    async def commit(self) -> None:
+        """See ``seam.Session``."""
+        await to_its_end(self.handle.run(lambda db: _commit(db, self._shown)))
+
+    async def roll_back(self) -> None:
+        """See ``seam.Session``."""
+        intact = await to_its_end(self.handle.run(roll_back))
+        self.over = True
+        if not intact:
+            raise _Ended
+
+
+class WriterSessions:
+    """See ``seam.Sessions``. The writer is handed on in the order in which it is asked for."""
+
+    errors = sqlite_handles.MEANS
+
+    def __init__(self, writer: Connection, turns: Turns, shown: str) -> None:
+        self._writer = writer
+        self._turns = turns
+        self.shown = shown
+
+    async def take(self) -> WriterSession:
+        """See ``seam.Sessions``."""
+        await self._turns.take()
+        return WriterSession(self._writer, self.shown)
+
+    async def give_back(self, session: WriterSession, *, failed: bool) -> None:
+        """See ``seam.Sessions``."""
+        try:
+            if failed and not session.over:
+                await to_its_end(session.handle.run(roll_back))
+        finally:
+            self._turns.leave()
+
+    async def close(self) -> None:
+        """The writer is the store's."""
+
+
+def _begin(db: sqlite3.Connection) -> None:
+    # What the last body set for its own reading must not reach the next one.
+    db.row_factory, db.text_factory = None, str
+    db.execute("BEGIN IMMEDIATE")
+    db.execute(SAVE)
+
+
+def _commit(db: sqlite3.Connection, shown: str) -> None:
+    db.execute(RELEASE)
+    try:
+        db.execute("COMMIT")
+    except sqlite3.IntegrityError:
+        # A deferred constraint: the body's own doing, and its own error.
+        raise
+    except sqlite3.Error as error:
+        raise translated(error, shown) from error
+
+
+def roll_back(db: sqlite3.Connection) -> bool:
+    """Leave no transaction open; whether it was still the one that we began."""
+    if not db.in_transaction:
+        return False
+    try:
+        db.execute(UNDO)
+        intact = True
+    except sqlite3.OperationalError:
+        intact = False
+    if db.in_transaction:
+        db.execute("ROLLBACK")
+    return intact

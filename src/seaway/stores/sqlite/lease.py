@@ -13,16 +13,19 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from seaway.contracts import Failed, OutboxEntry, Sent
-from seaway.databases import statements, times
-from seaway.databases.ending import to_its_end
+from seaway.databases import times
+from seaway.databases.engines import SQLITE
+from seaway.databases.queries import Query, Statements
 from seaway.databases.sqlite_codes import primary_code, translated, translating
-from seaway.stores.sqlite import rows
-from seaway.stores.sqlite.connection import Connection
+from seaway.databases.tasks import to_its_end
+from seaway.stores.relational import entry
+from seaway.stores.sqlite.connection import Connection, read
 
-_SQL = statements.load("sqlite/outbox.sql")
+_SQL = Statements(SQLITE)
 
 Write = Callable[[Callable[[sqlite3.Connection], None]], Awaitable[None]]
 Pulse = tuple[int, int]
@@ -61,26 +64,19 @@ class SqliteLease:
         claimed: list[OutboxEntry] = []
         while len(claimed) < limit:
             wanted = limit - len(claimed)
-            parameters = {
-                "after": self._after,
-                "blocked": json.dumps(sorted(self._blocked)),
-                "limit": wanted,
-            }
-
-            def work(db: sqlite3.Connection, given: dict[str, object] = parameters) -> Page:
-                return _page(db, given)
-
+            given = {"after": self._after, "blocked": sorted(self._blocked), "limit": wanted}
+            query = _SQL.of("claim_entries", given)
             with translating(self._path):
-                pulse, page = await self._reader.run(work)
+                pulse, page = await self._reader.run(partial(_page, query))
             # Taken before the entries were read: what is added later changes it, and wakes us.
             self._on_pulse(pulse)
-            for entry, key in page:
-                self._after = entry.position
-                if entry.parked_at is not None:
+            for found, key in page:
+                self._after = found.position
+                if found.parked_at is not None:
                     if self._hold:
                         self._blocked.add(key)
                 elif key not in self._blocked:
-                    claimed.append(entry)
+                    claimed.append(found)
             if len(page) < wanted:
                 break
         return claimed
@@ -93,13 +89,9 @@ class SqliteLease:
 
     async def find(self, event_ids: Sequence[str]) -> Sequence[OutboxEntry]:
         """Those of ``event_ids`` that are in the outbox; one short read."""
-        given = {"event_ids": json.dumps(list(event_ids))}
-
-        def work(db: sqlite3.Connection) -> list[OutboxEntry]:
-            return [rows.entry(row) for row in rows.read(db, _SQL["find"], given)]
-
+        query = _SQL.of("find", {"event_ids": list(event_ids)})
         with translating(self._path):
-            return await self._reader.run(work)
+            return [entry(row) for row in await self._reader.run(partial(read, query=query))]
 
     async def confirm(self) -> None:
         """It cannot be lost: the operating system holds the lock for as long as we live."""
@@ -115,10 +107,9 @@ def read_pulse(db: sqlite3.Connection) -> Pulse:
     return sequence, parked
 
 
-def _page(db: sqlite3.Connection, parameters: dict[str, object]) -> Page:
+def _page(query: Query, db: sqlite3.Connection) -> Page:
     pulse = read_pulse(db)
-    found = rows.read(db, _SQL["claim"], parameters)
-    return pulse, [(rows.entry(row[:-1]), row[-1]) for row in found]
+    return pulse, [(entry(row[:-1]), row[-1]) for row in read(db, query)]
 
 
 def _settle(

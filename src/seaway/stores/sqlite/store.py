@@ -9,44 +9,41 @@ processes on one machine.
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from seaway.clocks import running_time
-from seaway.contracts import Backlog, Capabilities, Notice, OutboxEntry, Sent
-from seaway.databases import statements, times
-from seaway.databases.ending import to_its_end
+from seaway.contracts import Backlog, Capabilities
+from seaway.databases import times
+from seaway.databases.engines import SQLITE
+from seaway.databases.queries import Query, Row, Statements, Steps, carried_out
 from seaway.databases.sqlite_codes import translating
-from seaway.databases.turns import Turns
+from seaway.databases.tasks import Turns, to_its_end
 from seaway.errors import ConfigError
-from seaway.inbox.transaction import Inbox, Transaction
-from seaway.parked import ParkedEvent
-from seaway.stores.sqlite import processes, rows
-from seaway.stores.sqlite.connection import Connection, checked, connect
+from seaway.stores import file_of
+from seaway.stores.relational import RelationalStore
+from seaway.stores.schema import Migration, SqlSchema, migrations, split
+from seaway.stores.sqlite.connection import Connection, WriterSessions, checked, connect, read
 from seaway.stores.sqlite.lease import Pulse, SqliteLease, read_pulse, relay_lock
-from seaway.stores.sqlite.schema import SqliteSchema
-from seaway.stores.sqlite.transaction import WriterSessions
-from seaway.waiting import set_within
 
 T = TypeVar("T")
 
-_OUTBOX = statements.load("sqlite/outbox.sql")
-_INBOX = {**statements.load("sqlite/inbox.sql"), **statements.load("sqlite/parking.sql")}
-
-_SHORTEST_POLL = timedelta(milliseconds=10)
+_SQL = Statements(SQLITE)
 _CHUNK = 1000
 
 
-class SqliteStore:
+class SqliteStore(RelationalStore[Connection]):
     """``contracts.Store`` on one file. Made by ``open``; ``close`` it, or use ``async with``."""
 
     capabilities = Capabilities(durable=True, shared=True, concurrent_transactions=False)
+    engine = SQLITE
+    shortest_poll = timedelta(milliseconds=10)
+    nudge_is_news = False
 
     def __init__(
         self,
@@ -57,19 +54,21 @@ class SqliteStore:
         keep_sent: bool,
         poll: timedelta,
     ) -> None:
+        self._turns = Turns()
+        super().__init__(WriterSessions(writer, self._turns, str(path)), None, poll=poll)
         self.path = path
         self._writer = writer
         self._reader = reader
         self._keep_sent = keep_sent
-        self._longest_poll = poll
         self._schema = SqliteSchema(writer, str(path))
-        self._turns = Turns()
-        sessions = WriterSessions(writer, self._turns, str(path))
-        self._transactions: Inbox[Connection] = Inbox(sessions, committed=self.nudge)
-        self._nudge = asyncio.Event()
         self._pulse: Pulse | None = None
         self._opened_at = running_time()
         self._newest: datetime | None = None
+
+    @classmethod
+    async def from_url(cls, url: str, *, schema: None, listen: bool, **options: Any) -> SqliteStore:
+        """See ``stores.open_store``; writers that notify are heard of by looking."""
+        return await cls.open(file_of(url), **options)
 
     @classmethod
     async def open(
@@ -100,12 +99,6 @@ class SqliteStore:
         store = cls(path, writer, reader, keep_sent=keep_sent, poll=poll)
         await store._look_for_the_newest()
         return store
-
-    async def __aenter__(self) -> SqliteStore:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
 
     @property
     def schema(self) -> SqliteSchema:
@@ -144,8 +137,8 @@ class SqliteStore:
         return now - retention
 
     async def _look_for_the_newest(self) -> None:
-        if await self._read(lambda db: db.execute(_OUTBOX["is_made"]).fetchone()):
-            (newest,) = await self._read(lambda db: db.execute(_OUTBOX["newest"]).fetchone())
+        if await self._read("is_made"):
+            ((newest,),) = await self._read("newest")
             self._newest = None if newest is None else times.moment(newest)
 
     # ------------------------------------------------------------------- the outbox
@@ -159,7 +152,7 @@ class SqliteStore:
                 return
             yield SqliteLease(
                 self._reader,
-                self._write,
+                self._write_at_once,
                 str(self.path),
                 hold=hold,
                 keep_sent=self._keep_sent,
@@ -173,138 +166,34 @@ class SqliteStore:
                 "an SQLite outbox has one shard", hint="leave outbox.shards out, or use PostgreSQL"
             )
 
-    async def wait(self, timeout: timedelta) -> None:
-        """Return when entries came since the last claim, at the latest after ``timeout``.
-
-        Transactions of this store wake it at once; those of other connections within ``poll``.
-        """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout.total_seconds()
-        pause = _SHORTEST_POLL
-        while True:
-            nudge = self._nudge
-            if await self._read(read_pulse) != self._pulse:
-                return
-            left = deadline - loop.time()
-            if left <= 0:
-                return
-            if not await set_within(min(timedelta(seconds=left), pause), nudge):
-                pause = min(pause * 1.25, self._longest_poll)
-
     async def backlog(self) -> Backlog:
         """How much waits."""
-        count, parked, oldest, held = await self._read(
-            lambda db: db.execute(_OUTBOX["backlog"]).fetchone()
-        )
+        ((count, parked, oldest, held),) = await self._read("backlog")
         if oldest is not None:
             oldest = times.moment(min(oldest, times.now()))  # Another's clock may be ahead.
         return Backlog(count, parked, oldest, oldest_held=bool(held))
 
-    async def entries(
-        self, *, parked: bool | None = None, event_id: str | None = None, limit: int = 100
-    ) -> Sequence[OutboxEntry]:
-        """Unsettled entries in outbox order."""
-        given = {"parked": parked, "event_id": event_id, "limit": limit}
-        return await self._read(
-            lambda db: [rows.entry(row) for row in rows.read(db, _OUTBOX["entries"], given)]
-        )
-
-    async def unpark(self, event_ids: Sequence[str] | None = None) -> int:
-        """Let parked entries be tried again, with their attempts counted anew."""
-        given = {"event_ids": None if event_ids is None else json.dumps(list(event_ids))}
-        return await self._write(lambda db: db.execute(_OUTBOX["unpark"], given).rowcount)
-
-    async def discard(self, event_ids: Sequence[str], reason: str) -> Sequence[str]:
-        """Give parked entries up for good."""
-        given = {"event_ids": json.dumps(list(event_ids)), "reason": reason, "now": times.now()}
-
-        def work(db: sqlite3.Connection) -> list[str]:
-            db.execute(_OUTBOX["give_up"], given)
-            return [event_id for (event_id,) in rows.read(db, _OUTBOX["drop_given_up"], given)]
-
-        return await self._write(work)
-
-    async def discarded(self, *, limit: int = 100) -> Sequence[Sent]:
-        """The entries that were given up, newest first."""
-        given = {"limit": limit}
-        return await self._read(
-            lambda db: [rows.sent(row) for row in rows.read(db, _OUTBOX["discarded"], given)]
-        )
-
-    async def sent(
-        self, *, event_id: str | None = None, correlation_id: str | None = None, limit: int = 100
-    ) -> Sequence[Sent]:
-        """Settled entries that retention still keeps, newest first."""
-        given = {"event_id": event_id, "correlation_id": correlation_id, "limit": limit}
-        if event_id is not None:
-            statement = _OUTBOX["sent_of_event"]
-        elif correlation_id is not None:
-            statement = _OUTBOX["sent_of_correlation"]
-        else:
-            statement = _OUTBOX["sent"]
-        return await self._read(
-            lambda db: [rows.sent(row) for row in rows.read(db, statement, given)]
-        )
-
     async def prune(self, before: datetime) -> None:
         """Forget what was settled before then."""
-        await self._delete(_OUTBOX["prune"], before)
-
-    # ------------------------------------------------------------------- the inbox
-
-    def transaction(self) -> Transaction[Connection]:
-        """The writer, in a transaction; others of this process wait their turn."""
-        return self._transactions.transaction()
-
-    async def processed(self, event_id: str) -> Mapping[str, datetime]:
-        """Which consumers have this event's effects, and since when."""
-        given = {"event_id": event_id}
-        found = await self._read(lambda db: db.execute(_INBOX["processed"], given).fetchall())
-        return {consumer: times.moment(processed_at) for consumer, processed_at in found}
-
-    async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
-        """Those of them that have the consumer's inbox row."""
-        given = {"consumer": consumer, "event_ids": json.dumps(list(event_ids))}
-        found = await self._read(lambda db: db.execute(_INBOX["claimed"], given).fetchall())
-        return {event_id for (event_id,) in found}
+        await self._delete("prune", before)
 
     async def forget(self, before: datetime) -> None:
         """Drop inbox rows written before then."""
-        await self._delete(_INBOX["forget"], before)
-        await self._delete(_INBOX["forget_tried"], before)
-
-    async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
-        """The first parked event of each key, by key."""
-        given = {"consumer": consumer}
-        found = await self._read(lambda db: db.execute(_INBOX["heads"], given).fetchall())
-        return [ParkedEvent(consumer, *times.parked(row)) for row in found]
-
-    async def drop_parked(self, event: ParkedEvent) -> bool:
-        """Remove its row, unless it has another letter by now; whether that was done."""
-        given = {"consumer": event.consumer, "event_id": event.event_id, "letter": event.letter}
-        return bool(await self._write(lambda db: db.execute(_INBOX["drop"], given).rowcount))
+        await self._delete("forget", before)
+        await self._delete("forget_tried", before)
 
     async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
         """How many rows ``prune`` and ``forget`` would remove."""
         found = {}
         for table, statement, before in (
-            ("seaway_sent", _OUTBOX["overdue"], sent),
-            ("seaway_inbox", _INBOX["overdue"], processed),
-            ("seaway_unhandled", _INBOX["overdue_tried"], processed),
+            ("seaway_sent", "overdue_sent", sent),
+            ("seaway_inbox", "overdue_processed", processed),
+            ("seaway_unhandled", "overdue_tried", processed),
         ):
-            given = {"before": times.microseconds(before)}
-            found[table] = await self._read(partial(_count, statement, given))
-        return {table: count for table, count in found.items() if count}
-
-    # ------------------------------------------------------------------- the processes
-
-    async def tell(self, process: str, notices: Sequence[Notice]) -> None:
-        """Replace what ``process`` says of itself."""
-        await self._write(lambda db: processes.tell(db, process, notices))
-
-    async def notices(self) -> Sequence[Notice]:
-        """What every process says of itself."""
-        return await self._read(processes.notices)
+            ((count,),) = await self._read(statement, before=before)
+            if count:
+                found[table] = int(count)
+        return found
 
     async def _delete(self, statement: str, before: datetime) -> None:
         """In short transactions, with pauses as long: writers of other processes come between.
@@ -312,50 +201,115 @@ class SqliteStore:
         Their pages are used again by the rows that follow, so nothing is given back to the file
         system: that would move pages at every commit, and the file is the application's.
         """
-        given = {"before": times.microseconds(before), "limit": _CHUNK}
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
-            deleted = await self._write(lambda db: db.execute(statement, given).rowcount)
-            if deleted < _CHUNK:
+            if await self._touch(statement, before=before, limit=_CHUNK) < _CHUNK:
                 return
             await asyncio.sleep(loop.time() - began)
 
-    # ------------------------------------------------------------------- the connections
+    # ------------------------------------------------------------------- the engine's own
 
-    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def _read(self, name: str, **given: Any) -> Sequence[Row]:
         with translating(str(self.path)):
-            return await self._reader.run(work)
+            return await self._reader.run(partial(read, query=self._sql.of(name, given)))
 
-    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def _write(self, steps: Steps[T]) -> T:
+        return await self._write_at_once(lambda db: carried_out(steps, partial(_run, db)))
+
+    async def _write_at_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """``work`` in a transaction of its own, all in one hop."""
 
-        def whole(db: sqlite3.Connection) -> T:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                result = work(db)
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-            return result
-
-        async with self._turns.own():
-            with translating(str(self.path)):
-                result = await to_its_end(self._writer.run(whole))
+        with translating(str(self.path)):
+            async with self._turns.own():
+                result = await to_its_end(self._writer.run(partial(_in_transaction, work)))
         self.nudge()
         return result
+
+    async def _news(self) -> bool:
+        with translating(str(self.path)):
+            return await self._reader.run(read_pulse) != self._pulse
 
     def _note_pulse(self, pulse: Pulse) -> None:
         self._pulse = pulse
 
-    def nudge(self) -> None:
-        """End ``wait`` now: let it look whether anything came."""
-        self._nudge.set()
-        self._nudge = asyncio.Event()
+
+def _in_transaction(work: Callable[[sqlite3.Connection], T], db: sqlite3.Connection) -> T:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(db)
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+    return result
 
 
-def _count(statement: str, given: Mapping[str, int], db: sqlite3.Connection) -> int:
-    (count,) = db.execute(statement, given).fetchone()
-    return int(count)
+def _run(db: sqlite3.Connection, query: Query) -> Sequence[Row]:
+    if query.gives:
+        return read(db, query)
+    return [(db.execute(query.statement, query.parameters).rowcount,)]
+
+
+# ------------------------------------------------------------------- the schema
+
+
+class SqliteSchema(SqlSchema):
+    """See ``SqlSchema``."""
+
+    engine = SQLITE
+
+    def __init__(self, connection: Connection, path: str) -> None:
+        super().__init__(path)
+        self._connection = connection
+
+    async def _recorded(self) -> Mapping[int, str]:
+        with translating(self._where):
+            return await self._connection.run(self._applied)
+
+    def _applied(self, db: sqlite3.Connection) -> Mapping[int, str]:
+        if not db.execute(_SQL["has_versions"]).fetchone()[0]:
+            return {}
+        recorded = dict(db.execute(_SQL["versions"]).fetchall())
+        self._refuse_newer(recorded)
+        return recorded
+
+    async def _apply(self, migration: Migration) -> bool:
+        def work(db: sqlite3.Connection) -> bool:
+            # Read under the write lock: another process may just have applied it.
+            db.execute(_SQL["create_versions"])
+            if migration.version in self._applied(db):
+                return False
+            for statement in split(migration.script):
+                db.execute(statement)
+            given = {"version": migration.version, "name": migration.name}
+            db.execute(*_SQL.of("record", given)[:2])
+            return True
+
+        with translating(self._where):
+            return await to_its_end(self._connection.run(partial(_in_transaction, work)))
+
+    async def _difference(self, recorded: Mapping[int, str]) -> str | None:
+        with translating(self._where):
+            found = await self._connection.run(_objects)
+        for name, sql in _expected().items():
+            if found.get(name) != sql:
+                return f"{name} {'differs' if name in found else 'is missing'}"
+        return None
+
+
+def _objects(db: sqlite3.Connection) -> dict[str, str]:
+    return {name: " ".join(sql.split()) for name, sql in db.execute(_SQL["objects"]).fetchall()}
+
+
+@cache
+def _expected() -> dict[str, str]:
+    db = sqlite3.connect(":memory:")
+    try:
+        db.execute(_SQL["create_versions"])
+        for migration in migrations(SQLITE):
+            db.executescript(migration.script)
+        return _objects(db)
+    finally:
+        db.close()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Protocol, TypeVar
 
 from seaway import drivers
-from seaway.databases.ending import to_its_end
+from seaway.databases.tasks import to_its_end
 from seaway.drivers.seam import SHOWN, Errors, Session, Sessions
 from seaway.errors import ConfigError
 

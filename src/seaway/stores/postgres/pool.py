@@ -1,4 +1,5 @@
-"""Connections to one PostgreSQL database: a pool, and short transactions on it.
+"""Connections to one PostgreSQL database: a pool, short transactions on it, and the sessions of
+consumers' transactions.
 
 Owns: how connections are made and given out. Must not know any table. Guarantees: what is asked
 here runs in an explicit transaction, so that it is one session's work also behind PgBouncer in
@@ -13,19 +14,25 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
+from asyncpg import connect_utils
 
-from seaway.databases.ending import statement_to_its_end, to_its_end
-from seaway.drivers.asyncpg import ERRORS, MEANS, drop, in_transaction, lost, touched, translating
+from seaway.databases.tasks import statement_to_its_end, to_its_end
+from seaway.drivers.asyncpg import (
+    ERRORS,
+    MEANS,
+    AsyncpgSession,
+    drop,
+    in_transaction,
+    lost,
+    touched,
+    translating,
+)
 from seaway.drivers.asyncpg import Pooled as Handle
-from seaway.drivers.refusals import nothing_committed
+from seaway.drivers.seam import nothing_committed
 from seaway.errors import StoreUnavailable
 from seaway.forks import Opened
-from seaway.stores.postgres import upgrades
-from seaway.stores.postgres.address import Address
+from seaway.stores.postgres.address import Address, options_of
 from seaway.stores.postgres.begins import READING, WRITES, WRITING, Begin
-from seaway.stores.postgres.passfile import options_of
-
-upgrades.mend()
 
 Row: TypeAlias = "asyncpg.Record"
 
@@ -325,3 +332,85 @@ async def _keep_as_it_is(connection: object) -> None:
 def listening_options(address: Address) -> dict[str, Any]:
     """For a connection outside the pool, which is to listen."""
     return {"timeout": CONNECT_SECONDS, **options_of(address), "statement_cache_size": 0}
+
+
+# ------------------------------------------------------------------- consumers' transactions
+
+
+class PooledSession(AsyncpgSession):
+    """See ``seam.Session``. The transaction is begun ahead of use, and ends without giving the
+    connection back to asyncpg's pool. On this pool's connections a COMMIT that the server answers
+    with ROLLBACK raises."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.taken = False
+
+    async def begin(self) -> None:
+        """See ``seam.Session``."""
+        self.handle, self._whole = await self._pool.begin()
+        self.taken = True
+
+    def commit(self) -> Coroutine[Any, Any, None]:
+        """See ``seam.Session``. The pool has the connection back, whatever happens."""
+        self._require_open()
+        self.taken = False
+        return self._pool.commit(self.handle, self._whole)
+
+    async def roll_back(self) -> None:
+        """See ``seam.Session``."""
+        self._require_open()
+        if not self.lost:
+            await statement_to_its_end(self._undone())
+
+    async def _undone(self) -> None:
+        try:
+            await self._whole.rollback()
+        except ERRORS:
+            drop(self.handle)
+
+
+class PooledSessions:
+    """See ``seam.Sessions``."""
+
+    errors = MEANS
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.shown = pool.shown
+
+    async def take(self) -> PooledSession:
+        """See ``seam.Sessions``. Its connection is taken when it begins."""
+        return PooledSession(self._pool)
+
+    async def give_back(self, session: PooledSession, *, failed: bool) -> None:
+        """See ``seam.Sessions``."""
+        if session.taken:
+            await self._pool.put_away(session.handle)
+
+    async def close(self) -> None:
+        """The pool is the store's."""
+
+
+# ------------------------------------------------------------------- a defect of the driver
+
+_Driver: Any = connect_utils.TLSUpgradeProto
+
+
+class _Upgrade(_Driver):  # type: ignore[misc]
+    """How the driver asks a server for TLS; its failure counts as seen.
+
+    asyncpg (0.32) keeps a future for the answer. Cancelled between the socket's connection and the
+    wait for that future, it fails the future, and asyncio reports "Future exception was never
+    retrieved ... unexpected connection_lost()". A stop cancels what connects just then; so may the
+    driver itself, which connects to cancel a statement. Nothing was lost: whoever waits for the
+    future is still told, and nobody does here.
+    """
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.on_data.done() and not self.on_data.cancelled():
+            self.on_data.exception()
+
+
+vars(connect_utils)["TLSUpgradeProto"] = _Upgrade

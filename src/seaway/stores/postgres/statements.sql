@@ -1,0 +1,279 @@
+-- The statements of a store on PostgreSQL. Of waiting events, times are given as microseconds since 1970:
+-- drivers read the server's own form under some DateStyles only.
+
+-- ------------------------------------------------------------ what Outbox.add writes
+
+-- name: add
+INSERT INTO seaway_outbox (event_id, subject, ordering_key, payload, headers)
+SELECT e.event_id::uuid, e.subject, e.ordering_key, e.payload, e.headers::json
+FROM {rows} AS e (event_id, subject, ordering_key, payload, headers, added_at)
+{unless_sent}
+ON CONFLICT (event_id) DO NOTHING
+RETURNING event_id::text
+
+-- name: unless_sent
+-- Row by row: a join, which NOT EXISTS becomes, would not keep the rows' order.
+WHERE (SELECT s.event_id FROM seaway_sent s WHERE s.event_id = CAST(e.event_id AS uuid) LIMIT 1) IS NULL
+
+-- name: notifying
+WITH added AS ({add}), told AS (SELECT pg_notify('seaway_outbox', ''))
+SELECT added.event_id FROM added, told
+
+-- name: take_back
+DELETE FROM seaway_outbox WHERE event_id = ANY (CAST($1 AS uuid[]))
+
+-- ------------------------------------------------------------ the outbox
+
+-- name: now
+SELECT clock_timestamp()
+
+-- name: backlog
+SELECT (SELECT count(*) FROM seaway_outbox),
+       (SELECT count(*) FROM seaway_outbox WHERE parked_at IS NOT NULL),
+       (SELECT clock_timestamp() - greatest(least(added_at, '9999-12-30Z'), '0001-01-02Z')
+        FROM seaway_outbox WHERE parked_at IS NULL ORDER BY position LIMIT 1),
+       pg_stat_get_dead_tuples(to_regclass(:outbox)),
+       coalesce((SELECT shards FROM seaway_relay), 1),
+       (SELECT sum(pg_stat_get_dead_tuples(relid)) FROM pg_partition_tree(to_regclass(:sent))
+        WHERE isleaf)::bigint,
+       (SELECT sum(pg_stat_get_live_tuples(relid)) FROM pg_partition_tree(to_regclass(:inbox))
+        WHERE isleaf)::bigint,
+       (SELECT sum(pg_stat_get_dead_tuples(relid)) FROM pg_partition_tree(to_regclass(:inbox))
+        WHERE isleaf)::bigint,
+       coalesce((SELECT EXISTS (SELECT FROM seaway_outbox p
+                  WHERE p.parked_at IS NOT NULL AND p.ordering_key = o.ordering_key
+                    AND p.position < o.position)
+                 FROM seaway_outbox o WHERE o.parked_at IS NULL ORDER BY o.position LIMIT 1), false)
+
+-- name: entries
+SELECT position, event_id::text, subject, payload, headers::text,
+       greatest(least(added_at, '9999-12-30Z'), '0001-01-02Z'), attempts, last_error,
+       parked_at, 0
+FROM seaway_outbox
+WHERE (:event_ids::uuid[] IS NULL OR event_id = ANY (:event_ids))
+  AND (:parked::boolean IS NULL OR (parked_at IS NOT NULL) = :parked)
+ORDER BY position
+LIMIT :limit
+
+-- name: unpark
+UPDATE seaway_outbox
+SET parked_at = NULL, attempts = 0
+WHERE parked_at IS NOT NULL AND (:event_ids::uuid[] IS NULL OR event_id = ANY (:event_ids))
+
+-- name: unparked
+UPDATE seaway_relay SET releases = releases + 1
+
+-- name: discard
+-- What another program wrote there for headers may be no object.
+WITH given_up AS (
+    DELETE FROM seaway_outbox o
+    WHERE o.parked_at IS NOT NULL AND o.event_id = ANY (:event_ids::uuid[])
+    RETURNING o.*
+)
+INSERT INTO seaway_sent (
+    position, event_id, correlation_id, subject, ordering_key, payload, headers, added_at,
+    attempts, stream, stream_seq, sent_at
+)
+SELECT g.position, g.event_id,
+       CASE WHEN json_typeof(g.headers) = 'object'
+            THEN nullif(g.headers ->> 'X-Correlation-Id', g.event_id::text) END,
+       g.subject, g.ordering_key, g.payload, g.headers, g.added_at, g.attempts,
+       :reason::text || coalesce(' (its error: ' || g.last_error || ')', ''), -1, now()
+FROM given_up g
+RETURNING event_id::text
+
+-- name: discarded
+SELECT position, event_id::text, subject, payload, headers::text,
+       greatest(least(added_at, '9999-12-30Z'), '0001-01-02Z'), attempts, NULL::text,
+       NULL::timestamptz, 0, stream, stream_seq
+FROM seaway_sent
+WHERE stream_seq = -1
+ORDER BY sent_at DESC, position DESC
+LIMIT :limit
+
+-- name: sent
+SELECT position, event_id::text, subject, payload, headers::text,
+       greatest(least(added_at, '9999-12-30Z'), '0001-01-02Z'), attempts, NULL::text,
+       NULL::timestamptz, 0, stream, stream_seq
+FROM seaway_sent
+WHERE (:event_ids::uuid[] IS NULL OR event_id = ANY (:event_ids))
+  AND (:correlation_id::text IS NULL OR correlation_id = :correlation_id OR event_id = ANY (:first::uuid[]))
+ORDER BY sent_at DESC, position DESC
+LIMIT :limit
+
+-- ------------------------------------------------------------ the inbox
+
+-- name: claim
+INSERT INTO seaway_inbox (consumer, event_id) VALUES (:consumer, :event_id) ON CONFLICT DO NOTHING
+
+-- name: claim_many
+INSERT INTO seaway_inbox (consumer, event_id) SELECT :consumer, unnest(CAST(:event_ids AS text[]))
+ON CONFLICT DO NOTHING RETURNING event_id
+
+-- name: trying
+INSERT INTO seaway_unhandled AS u (consumer, event_id, state, tries)
+SELECT :consumer, unnest(CAST(:event_ids AS text[])), 'trying', 1
+ON CONFLICT (consumer, event_id) DO UPDATE SET tries = u.tries + 1,
+    noted_at = CASE WHEN u.state = 'trying' THEN excluded.noted_at ELSE u.noted_at END
+RETURNING event_id, tries
+
+-- name: claimed
+SELECT event_id FROM seaway_inbox WHERE consumer = :consumer AND event_id = ANY (CAST(:event_ids AS text[]))
+
+-- name: processed
+SELECT consumer, (extract(epoch FROM processed_at) * 1000000)::bigint FROM seaway_inbox WHERE event_id = :event_id ORDER BY consumer
+
+-- name: forget_tried
+DELETE FROM seaway_unhandled WHERE state = 'trying' AND noted_at < :before
+
+-- name: overdue_tried
+SELECT count(*) FROM seaway_unhandled WHERE state = 'trying' AND noted_at < :before
+
+-- ------------------------------------------------------------ events that wait
+
+-- name: parked_keys
+SELECT k FROM unnest(CAST(:keys AS text[])) k
+WHERE EXISTS (
+    SELECT FROM seaway_unhandled w
+    WHERE w.consumer = :consumer AND w.ordering_key = k AND w.state = 'waiting'
+)
+
+-- name: standing
+WITH first AS (
+    SELECT w.event_id, w.ordering_key, w.place, w.failed, w.letter, w.noted_at
+    FROM seaway_unhandled w
+    WHERE w.consumer = :consumer AND w.ordering_key = :key AND w.state = 'waiting' AND NOT EXISTS (
+        SELECT FROM seaway_inbox i WHERE i.consumer = w.consumer AND i.event_id = w.event_id
+    )
+    ORDER BY w.place, w.event_id LIMIT 1
+), found AS (
+    SELECT * FROM first
+    UNION
+    SELECT event_id, ordering_key, place, failed, letter, noted_at
+    FROM seaway_unhandled WHERE consumer = :consumer AND event_id = :event_id AND state = 'waiting'
+)
+SELECT f.event_id, f.ordering_key, f.place, f.failed, f.letter,
+       (extract(epoch FROM f.noted_at) * 1000000)::bigint,
+       EXISTS (SELECT FROM seaway_inbox WHERE consumer = :consumer AND event_id = :event_id)
+FROM found f ORDER BY f.place, f.event_id
+
+-- name: park
+INSERT INTO seaway_unhandled AS u (consumer, event_id, state, ordering_key, place, failed)
+VALUES (:consumer, :event_id, 'waiting', :key, :place, :failed)
+ON CONFLICT (consumer, event_id) DO UPDATE
+SET state = 'waiting', tries = 0, failed = excluded.failed, letter = NULL,
+    ordering_key = coalesce(u.ordering_key, excluded.ordering_key),
+    place = coalesce(u.place, excluded.place),
+    noted_at = CASE WHEN u.state = 'waiting' THEN u.noted_at ELSE excluded.noted_at END
+
+-- name: release
+DELETE FROM seaway_unhandled WHERE consumer = :consumer AND event_id = ANY (CAST(:event_ids AS text[]))
+
+-- name: set_letter
+UPDATE seaway_unhandled SET letter = :letter
+WHERE consumer = :consumer AND event_id = :event_id AND state = 'waiting'
+
+-- name: parked_heads
+-- One look into the index for each key, however many events wait behind its first.
+WITH RECURSIVE keys (ordering_key) AS (
+    SELECT min(ordering_key) FROM seaway_unhandled WHERE consumer = :consumer AND state = 'waiting'
+    UNION ALL
+    SELECT (
+        SELECT min(w.ordering_key) FROM seaway_unhandled w
+        WHERE w.consumer = :consumer AND w.ordering_key > keys.ordering_key AND w.state = 'waiting'
+    ) FROM keys WHERE keys.ordering_key IS NOT NULL
+)
+SELECT w.event_id, w.ordering_key, w.place, w.failed, w.letter,
+       (extract(epoch FROM w.noted_at) * 1000000)::bigint,
+       EXISTS (
+           SELECT FROM seaway_inbox i WHERE i.consumer = w.consumer AND i.event_id = w.event_id
+       )
+FROM keys JOIN seaway_unhandled w ON w.consumer = :consumer AND w.event_id = (
+    SELECT f.event_id FROM seaway_unhandled f
+    WHERE f.consumer = :consumer AND f.ordering_key = keys.ordering_key AND f.state = 'waiting'
+    ORDER BY f.place, f.event_id LIMIT 1
+)
+ORDER BY w.ordering_key
+
+-- name: drop_parked
+DELETE FROM seaway_unhandled
+WHERE consumer = :consumer AND event_id = :event_id AND state = 'waiting' AND letter IS NOT DISTINCT FROM :letter
+
+-- ------------------------------------------------------------ the processes
+
+-- name: forget_process
+DELETE FROM seaway_processes
+WHERE process = :process OR seen_at < clock_timestamp() - interval '1 day'
+
+-- name: tell
+INSERT INTO seaway_processes (process, part, about, reason, since_at)
+SELECT :process, n.part, n.about, n.reason, clock_timestamp() - make_interval(secs => n.lasts)
+FROM unnest(:parts::text[], :abouts::text[], :reasons::text[], :lasts::float8[]) n (part, about, reason, lasts)
+
+-- name: notices
+SELECT part, about, reason, greatest(clock_timestamp() - since_at, interval '0'), process,
+       greatest(clock_timestamp() - seen_at, interval '0')
+FROM seaway_processes ORDER BY process, part, since_at LIMIT 1000
+
+-- ------------------------------------------------------------ the schema
+
+-- name: has_versions
+-- Through a table: to_regclass alone may remember what was so before the lock was had.
+SELECT EXISTS (SELECT FROM pg_class c WHERE c.oid = to_regclass($1))
+
+-- name: create_versions
+CREATE TABLE IF NOT EXISTS seaway_schema (
+    version    integer     PRIMARY KEY,
+    name       text        NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+
+-- name: versions
+SELECT version, name FROM seaway_schema ORDER BY version
+
+-- name: begin_upgrade
+BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE;
+SET LOCAL statement_timeout = 0;
+SET LOCAL lock_timeout = 0
+
+-- name: lock_upgrade
+-- Two that upgrade at once do so one after the other. The patience is said when the lock is had:
+-- whoever writes waits behind an upgrade that waits for a table.
+SELECT pg_advisory_xact_lock(hashtextextended('seaway db upgrade', 0));
+SET LOCAL lock_timeout = 2000
+
+-- name: record_by_hand
+INSERT INTO seaway_schema (version, name) VALUES ({version}, '{name}')
+
+-- name: record
+INSERT INTO seaway_schema (version, name) VALUES ($1, $2)
+
+-- name: objects
+-- What there is, a line each, the same on every server version and in every schema.
+WITH ours AS (
+    SELECT c.oid, c.relname, c.relkind FROM pg_class c
+    WHERE c.relnamespace = (
+        SELECT n.relnamespace FROM pg_class n WHERE n.oid = to_regclass($1)
+    ) AND c.relname ^@ 'seaway_' AND c.relname !~ 'seaway_(sent|inbox)_([0-9]{8}|default|other)'
+)
+SELECT 'column ' || o.relname || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
+       || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
+       || CASE WHEN a.atthasdef THEN ' with default' ELSE '' END AS line
+FROM ours o JOIN pg_attribute a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE o.relkind IN ('r', 'p')
+UNION ALL
+SELECT 'constraint ' || o.relname || ' ' || c.conname || ' ' || pg_get_constraintdef(c.oid)
+FROM ours o JOIN pg_constraint c ON c.conrelid = o.oid
+WHERE c.contype IN ('p', 'u', 'c')
+UNION ALL
+SELECT 'index ' || regexp_replace(pg_get_indexdef(o.oid), ' ON (ONLY )?[^ ]+ USING', ' ON '
+       || t.relname || ' USING')
+FROM ours o JOIN pg_index i ON i.indexrelid = o.oid JOIN pg_class t ON t.oid = i.indrelid
+UNION ALL
+SELECT 'replica identity ' || r.relname || ' full' FROM pg_class r
+WHERE r.relreplident = 'f' AND r.relname IN ('seaway_sent', 'seaway_sent_default')
+  AND r.relnamespace = (SELECT n.relnamespace FROM pg_class n WHERE n.oid = to_regclass($1))
+UNION ALL
+SELECT 'sequence ' || o.relname || ' cache ' || q.seqcache || ' increment ' || q.seqincrement
+FROM ours o JOIN pg_sequence q ON q.seqrelid = o.oid
+ORDER BY 1

@@ -1,0 +1,257 @@
+"""What is the same in every store on an SQL database, written once over the engine's statements.
+
+    PostgresStore, SqliteStore ──> RelationalStore ──> stores/{engine}/statements.sql
+
+Owns: outbox rows as values, the operator's side of the outbox, the inbox, and what processes say of
+themselves. Must not know a driver: an engine's own store runs the queries, and brings what engines
+differ in (leases, partitions, how one hears of new events).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+from seaway.contracts import Message, Notice, OutboxEntry, Sent
+from seaway.databases import times
+from seaway.databases.engines import Engine
+from seaway.databases.queries import Row, Statements, Steps
+from seaway.drivers.seam import Sessions
+from seaway.headers import StoredHeaders
+from seaway.inbox.transaction import Inbox, Transaction, parked
+from seaway.parked import ParkedEvent
+from seaway.waiting import set_within
+
+T = TypeVar("T")
+H = TypeVar("H")
+"""The type of the handle that ``transaction`` gives."""
+
+
+def entry(row: Row) -> OutboxEntry:
+    """An outbox row in the order in which statements select it, its lane last where it has one."""
+    position, event_id, subject, payload, headers, added_at, attempts, error, parked_at, *lane = row
+    return OutboxEntry(
+        position,
+        event_id,
+        Message(subject, payload, StoredHeaders(headers)),
+        times.moment(added_at),
+        attempts,
+        error,
+        None if parked_at is None else times.moment(parked_at),
+        *lane,
+    )
+
+
+def sent(row: Row) -> Sent:
+    """A row of ``seaway_sent``: an entry, its stream and sequence."""
+    *columns, stream, stream_seq = row
+    return Sent(entry(columns), stream, stream_seq)
+
+
+class RelationalStore(ABC, Generic[H]):
+    """The part of ``contracts.Store`` that is the same on every engine."""
+
+    engine: ClassVar[Engine]
+    shortest_poll: ClassVar[timedelta]
+    """The first pause between two looks at an empty outbox."""
+    nudge_is_news: ClassVar[bool]
+    """Whether a nudge alone ends ``wait``; else it has the outbox looked at."""
+
+    def __init__(self, sessions: Sessions, schema: str | None, *, poll: timedelta) -> None:
+        self._sql = Statements(self.engine, schema)
+        self._transactions: Inbox[H] = Inbox(sessions, schema, self.nudge)
+        self._longest_poll = poll
+        self._nudge = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # ------------------------------------------------------------------- the engine's own
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close every connection, after what is under way. Idempotent; in a fork, nothing."""
+
+    @abstractmethod
+    async def _read(self, name: str, **given: Any) -> Sequence[Row]:
+        """What the statement ``name`` gives, in a transaction that only reads."""
+
+    @abstractmethod
+    async def _write(self, steps: Steps[T]) -> T:
+        """``steps`` in a transaction of their own. A query that gives no rows is answered with one
+        row: how many it touched."""
+
+    @abstractmethod
+    async def _news(self) -> bool:
+        """Whether there may be entries that the last lease has not seen."""
+
+    def _listening(self) -> bool:
+        """Whether writers are heard of without looking."""
+        return False
+
+    def _known(self, event_ids: Sequence[str]) -> Sequence[Any]:
+        """Those of ``event_ids`` that an outbox can have, as the engine takes them."""
+        return list(event_ids)
+
+    # ------------------------------------------------------------------- the outbox
+
+    async def wait(self, timeout: timedelta) -> None:
+        """Return when there are entries to claim, at the latest after ``timeout``.
+
+        Transactions of this store wake it at once, and so does what ``_listening`` hears; those of
+        other connections are seen within ``poll``.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout.total_seconds()
+        pause = self.shortest_poll
+        while True:
+            nudge = self._nudge
+            if await self._news():
+                return
+            left = deadline - loop.time()
+            if left <= 0:
+                return
+            if await set_within(min(timedelta(seconds=left), pause), nudge):
+                if self.nudge_is_news:
+                    return
+            else:
+                pause = timeout if self._listening() else min(pause * 1.25, self._longest_poll)
+
+    def nudge(self) -> None:
+        """End ``wait`` now, or have it look."""
+        self._nudge.set()
+        self._nudge = asyncio.Event()
+
+    async def entries(
+        self, *, parked: bool | None = None, event_id: str | None = None, limit: int = 100
+    ) -> Sequence[OutboxEntry]:
+        """Unsettled entries in outbox order."""
+        wanted = None if event_id is None else self._known([event_id])
+        return [
+            entry(row)
+            for row in await self._read("entries", event_ids=wanted, parked=parked, limit=limit)
+        ]
+
+    async def unpark(self, event_ids: Sequence[str] | None = None) -> int:
+        """Let parked entries be tried again, with their attempts counted anew."""
+        wanted = None if event_ids is None else self._known(event_ids)
+
+        def work() -> Steps[int]:
+            ((count,),) = yield self._sql.of("unpark", {"event_ids": wanted}, gives=False)
+            if count:
+                yield from self._unparked()
+            return int(count)
+
+        count = await self._write(work())
+        self.nudge()
+        return count
+
+    async def discard(self, event_ids: Sequence[str], reason: str) -> Sequence[str]:
+        """Give parked entries up for good."""
+        given = {"event_ids": self._known(event_ids), "reason": reason}
+
+        def work() -> Steps[list[str]]:
+            if "keep_given_up" in self._sql:  # Where one statement cannot move a row.
+                yield self._sql.of("keep_given_up", given, gives=False)
+            found = yield self._sql.of("discard", given)
+            if found:
+                yield from self._unparked()
+            return [event_id for (event_id,) in found]
+
+        dropped = await self._write(work())
+        self.nudge()
+        return dropped
+
+    def _unparked(self) -> Steps[None]:
+        if "unparked" in self._sql:  # Where leases have to be told.
+            yield self._sql.of("unparked", {}, gives=False)
+
+    async def discarded(self, *, limit: int = 100) -> Sequence[Sent]:
+        """The entries that were given up, newest first."""
+        return [sent(row) for row in await self._read("discarded", limit=limit)]
+
+    async def sent(
+        self, *, event_id: str | None = None, correlation_id: str | None = None, limit: int = 100
+    ) -> Sequence[Sent]:
+        """Settled entries that retention still keeps, newest first."""
+        name = "sent"
+        if event_id is not None and "sent_of_event" in self._sql:
+            name = "sent_of_event"
+        elif correlation_id is not None and "sent_of_correlation" in self._sql:
+            name = "sent_of_correlation"
+        found = await self._read(
+            name,
+            event_id=event_id,
+            event_ids=None if event_id is None else self._known([event_id]),
+            correlation_id=correlation_id,
+            # The event that started a chain has no correlation but itself.
+            first=self._known([correlation_id] if correlation_id else []),
+            limit=limit,
+        )
+        return [sent(row) for row in found]
+
+    # ------------------------------------------------------------------- the inbox
+
+    def transaction(self) -> Transaction[H]:
+        """A transaction; whether another may be open at the same time, ``capabilities`` say."""
+        return self._transactions.transaction()
+
+    async def processed(self, event_id: str) -> Mapping[str, datetime]:
+        """Which consumers have this event's effects, and since when."""
+        found = await self._read("processed", event_id=event_id)
+        return {consumer: times.moment(at) for consumer, at in found}
+
+    async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
+        """Those of them that have the consumer's inbox row."""
+        found = await self._read("claimed", consumer=consumer, event_ids=list(event_ids))
+        return {event_id for (event_id,) in found}
+
+    async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
+        """The first parked event of each key, by key."""
+        found = await self._read("parked_heads", consumer=consumer)
+        return [ParkedEvent(consumer, *parked(row)) for row in found]
+
+    async def drop_parked(self, event: ParkedEvent) -> bool:
+        """Remove its row, unless it has another letter by now; whether that was done."""
+        given = {"consumer": event.consumer, "event_id": event.event_id, "letter": event.letter}
+        return bool(await self._touch("drop_parked", **given))
+
+    # ------------------------------------------------------------------- the processes
+
+    async def tell(self, process: str, notices: Sequence[Notice]) -> None:
+        """Replace what ``process`` says of itself."""
+        columns = {
+            "parts": [one.part for one in notices],
+            "abouts": [one.about for one in notices],
+            "reasons": [one.reason for one in notices],
+            "lasts": [one.lasts.total_seconds() for one in notices],
+        }
+
+        def work() -> Steps[None]:
+            yield self._sql.of("forget_process", {"process": process}, gives=False)
+            if notices:
+                yield self._sql.of("tell", {"process": process, **columns}, gives=False)
+
+        await self._write(work())
+
+    async def notices(self) -> Sequence[Notice]:
+        """What every process says of itself."""
+        return [
+            Notice(part, about, reason, times.span(lasts), process, times.span(silent))
+            for part, about, reason, lasts, process, silent in await self._read("notices")
+        ]
+
+    async def _touch(self, name: str, **given: Any) -> int:
+        """Run the statement ``name`` in a transaction of its own; how many rows it touched."""
+
+        def work() -> Steps[int]:
+            ((count,),) = yield self._sql.of(name, given, gives=False)
+            return int(count)
+
+        return await self._write(work())

@@ -1,0 +1,315 @@
+-- The statements of a store on SQLite. Times are microseconds since 1970; of many there is a JSON array.
+
+-- ------------------------------------------------------------ what Outbox.add writes
+
+-- name: add
+INSERT INTO seaway_outbox (event_id, subject, ordering_key, payload, headers, added_at)
+VALUES (?, ?, ?, ?, ?, ?)
+
+-- name: add_own
+-- NULL for an id that was sent: the column takes none.
+INSERT INTO seaway_outbox (event_id, subject, ordering_key, payload, headers, added_at)
+SELECT nullif(column1, (SELECT event_id FROM seaway_sent WHERE event_id = column1 LIMIT 1)),
+       column2, column3, column4, column5, column6
+FROM (VALUES (?, ?, ?, ?, ?, ?))
+
+-- name: known
+WITH given AS (SELECT value AS event_id FROM json_each(?))
+SELECT event_id FROM given NATURAL JOIN seaway_outbox
+UNION ALL
+SELECT event_id FROM given NATURAL JOIN seaway_sent
+LIMIT 1
+
+-- ------------------------------------------------------------ the outbox
+
+-- name: is_made
+SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'seaway_inbox'
+
+-- name: newest
+SELECT max(at) FROM (
+    SELECT max(sent_at) AS at FROM seaway_sent
+    UNION ALL SELECT max(processed_at) FROM seaway_inbox
+    UNION ALL SELECT * FROM (SELECT added_at FROM seaway_outbox ORDER BY position DESC LIMIT 1)
+)
+
+-- name: claim_entries
+-- Entries after a position whose keys are not blocked; parked ones show which keys are.
+SELECT position, event_id, subject, payload, headers, added_at, attempts, last_error, parked_at,
+       ordering_key
+FROM seaway_outbox
+WHERE position > :after
+  AND ordering_key NOT IN (SELECT value FROM json_each(:blocked))
+ORDER BY position
+LIMIT :limit
+
+-- name: keep
+INSERT OR IGNORE INTO seaway_sent (
+    position, event_id, correlation_id, subject, ordering_key, payload, headers, added_at,
+    attempts, stream, stream_seq, sent_at
+)
+SELECT o.position, o.event_id, json_extract(o.headers, '$."X-Correlation-Id"'), o.subject,
+       o.ordering_key, o.payload, o.headers, o.added_at, o.attempts,
+       json_extract(s.value, '$[1]'), json_extract(s.value, '$[2]'), :now
+FROM json_each(:sent) AS s
+JOIN seaway_outbox AS o ON o.position = json_extract(s.value, '$[0]')
+
+-- name: take_out
+DELETE FROM seaway_outbox
+WHERE position IN (SELECT json_extract(value, '$[0]') FROM json_each(:sent))
+
+-- name: fail
+-- Counts an attempt once, however often it is recorded.
+UPDATE seaway_outbox
+SET attempts = :attempts + 1, last_error = :error, parked_at = CASE WHEN :park THEN :now END
+WHERE position = :position AND attempts = :attempts
+
+-- name: pulse
+-- Changes when an entry is added, parked or unparked.
+SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'seaway_outbox'), 0),
+       (SELECT count(*) FROM seaway_outbox WHERE parked_at IS NOT NULL)
+
+-- name: backlog
+SELECT (SELECT count(*) FROM seaway_outbox),
+       (SELECT count(*) FROM seaway_outbox WHERE parked_at IS NOT NULL),
+       (SELECT added_at FROM seaway_outbox WHERE parked_at IS NULL ORDER BY position LIMIT 1),
+       coalesce((SELECT EXISTS (SELECT 1 FROM seaway_outbox p
+                  WHERE p.parked_at IS NOT NULL AND p.ordering_key = o.ordering_key
+                    AND p.position < o.position)
+                 FROM seaway_outbox o WHERE o.parked_at IS NULL ORDER BY o.position LIMIT 1), 0)
+
+-- name: entries
+SELECT position, event_id, subject, payload, headers, added_at, attempts, last_error, parked_at
+FROM seaway_outbox
+WHERE (:event_ids IS NULL OR event_id IN (SELECT value FROM json_each(:event_ids)))
+  AND (:parked IS NULL OR (parked_at IS NOT NULL) = :parked)
+ORDER BY position
+LIMIT :limit
+
+-- name: find
+SELECT position, event_id, subject, payload, headers, added_at, attempts, last_error, parked_at
+FROM seaway_outbox
+WHERE event_id IN (SELECT value FROM json_each(:event_ids))
+ORDER BY position
+
+-- name: unpark
+UPDATE seaway_outbox
+SET parked_at = NULL, attempts = 0
+WHERE parked_at IS NOT NULL
+  AND (:event_ids IS NULL OR event_id IN (SELECT value FROM json_each(:event_ids)))
+
+-- name: keep_given_up
+-- What another program wrote there for headers may be no object.
+INSERT OR IGNORE INTO seaway_sent (
+    position, event_id, correlation_id, subject, ordering_key, payload, headers, added_at,
+    attempts, stream, stream_seq, sent_at
+)
+SELECT o.position, o.event_id,
+       CASE WHEN json_type(o.headers) = 'object'
+            THEN json_extract(o.headers, '$."X-Correlation-Id"') END,
+       o.subject, o.ordering_key, o.payload, o.headers, o.added_at, o.attempts,
+       :reason || coalesce(' (its error: ' || o.last_error || ')', ''), -1, :now
+FROM seaway_outbox o
+WHERE o.parked_at IS NOT NULL AND o.event_id IN (SELECT value FROM json_each(:event_ids))
+
+-- name: discard
+DELETE FROM seaway_outbox
+WHERE parked_at IS NOT NULL AND event_id IN (SELECT value FROM json_each(:event_ids))
+RETURNING event_id
+
+-- name: discarded
+SELECT position, event_id, subject, payload, headers, added_at, attempts, NULL, NULL,
+       stream, stream_seq
+FROM seaway_sent
+WHERE stream_seq = -1
+ORDER BY sent_at DESC, position DESC
+LIMIT :limit
+
+-- name: sent
+SELECT position, event_id, subject, payload, headers, added_at, attempts, NULL, NULL,
+       stream, stream_seq
+FROM seaway_sent
+ORDER BY sent_at DESC, position DESC
+LIMIT :limit
+
+-- name: sent_of_event
+SELECT position, event_id, subject, payload, headers, added_at, attempts, NULL, NULL,
+       stream, stream_seq
+FROM seaway_sent
+WHERE event_id = :event_id AND (:correlation_id IS NULL OR correlation_id = :correlation_id)
+ORDER BY sent_at DESC, position DESC
+LIMIT :limit
+
+-- name: sent_of_correlation
+SELECT position, event_id, subject, payload, headers, added_at, attempts, NULL, NULL,
+       stream, stream_seq
+FROM seaway_sent
+WHERE correlation_id = :correlation_id
+ORDER BY sent_at DESC, position DESC
+LIMIT :limit
+
+-- name: prune
+DELETE FROM seaway_sent
+WHERE position IN (SELECT position FROM seaway_sent WHERE sent_at < :before LIMIT :limit)
+
+-- name: overdue_sent
+SELECT count(*) FROM seaway_sent WHERE sent_at < :before
+
+-- ------------------------------------------------------------ the inbox
+
+-- name: claim
+INSERT INTO seaway_inbox (consumer, event_id, processed_at) VALUES (:consumer, :event_id, :now)
+ON CONFLICT (event_id, consumer) DO NOTHING
+
+-- name: claim_many
+INSERT INTO seaway_inbox (consumer, event_id, processed_at)
+SELECT :consumer, value, :now FROM json_each(:event_ids) WHERE true
+ON CONFLICT (event_id, consumer) DO NOTHING RETURNING event_id
+
+-- name: trying
+INSERT INTO seaway_unhandled (consumer, event_id, state, tries, noted_at)
+SELECT :consumer, value, 'trying', 1, :now FROM json_each(:event_ids) WHERE true
+ON CONFLICT (consumer, event_id) DO UPDATE SET tries = tries + 1,
+    noted_at = CASE WHEN state = 'trying' THEN excluded.noted_at ELSE noted_at END
+RETURNING event_id, tries
+
+-- name: claimed
+SELECT event_id FROM seaway_inbox
+WHERE consumer = :consumer AND event_id IN (SELECT value FROM json_each(:event_ids))
+
+-- name: processed
+SELECT consumer, processed_at FROM seaway_inbox WHERE event_id = :event_id ORDER BY consumer
+
+-- name: forget
+DELETE FROM seaway_inbox
+WHERE (event_id, consumer) IN (
+    SELECT event_id, consumer FROM seaway_inbox WHERE processed_at < :before LIMIT :limit
+)
+
+-- name: overdue_processed
+SELECT count(*) FROM seaway_inbox WHERE processed_at < :before
+
+-- name: forget_tried
+DELETE FROM seaway_unhandled
+WHERE (consumer, event_id) IN (
+    SELECT consumer, event_id FROM seaway_unhandled
+    WHERE state = 'trying' AND noted_at < :before LIMIT :limit
+)
+
+-- name: overdue_tried
+SELECT count(*) FROM seaway_unhandled WHERE state = 'trying' AND noted_at < :before
+
+-- ------------------------------------------------------------ events that wait
+
+-- name: parked_keys
+SELECT k.value FROM json_each(:keys) k
+WHERE EXISTS (
+    SELECT 1 FROM seaway_unhandled w
+    WHERE w.consumer = :consumer AND w.ordering_key = k.value AND w.state = 'waiting'
+)
+
+-- name: standing
+WITH first AS (
+    SELECT w.event_id, w.ordering_key, w.place, w.failed, w.letter, w.noted_at
+    FROM seaway_unhandled w
+    WHERE w.consumer = :consumer AND w.ordering_key = :key AND w.state = 'waiting' AND NOT EXISTS (
+        SELECT 1 FROM seaway_inbox i WHERE i.consumer = w.consumer AND i.event_id = w.event_id
+    )
+    ORDER BY w.place, w.event_id LIMIT 1
+), found AS (
+    SELECT * FROM first
+    UNION
+    SELECT event_id, ordering_key, place, failed, letter, noted_at
+    FROM seaway_unhandled
+    WHERE consumer = :consumer AND event_id = :event_id AND state = 'waiting'
+)
+SELECT f.*, EXISTS (
+    SELECT 1 FROM seaway_inbox WHERE consumer = :consumer AND event_id = :event_id
+) FROM found f ORDER BY f.place, f.event_id
+
+-- name: park
+INSERT INTO seaway_unhandled (consumer, event_id, state, ordering_key, place, failed, noted_at)
+VALUES (:consumer, :event_id, 'waiting', :key, :place, :failed, :now)
+ON CONFLICT (consumer, event_id) DO UPDATE
+SET state = 'waiting', tries = 0, failed = excluded.failed, letter = NULL,
+    ordering_key = coalesce(ordering_key, excluded.ordering_key),
+    place = coalesce(place, excluded.place),
+    noted_at = CASE WHEN state = 'waiting' THEN noted_at ELSE excluded.noted_at END
+
+-- name: release
+DELETE FROM seaway_unhandled
+WHERE consumer = :consumer AND event_id IN (SELECT value FROM json_each(:event_ids))
+
+-- name: set_letter
+UPDATE seaway_unhandled SET letter = :letter
+WHERE consumer = :consumer AND event_id = :event_id AND state = 'waiting'
+
+-- name: parked_heads
+-- One look into the index for each key, however many events wait behind its first.
+WITH RECURSIVE keys (ordering_key) AS (
+    SELECT min(ordering_key) FROM seaway_unhandled
+    WHERE consumer = :consumer AND state = 'waiting'
+    UNION ALL
+    SELECT (
+        SELECT min(w.ordering_key) FROM seaway_unhandled w
+        WHERE w.consumer = :consumer AND w.ordering_key > keys.ordering_key
+            AND w.state = 'waiting'
+    ) FROM keys WHERE keys.ordering_key IS NOT NULL
+)
+SELECT w.event_id, w.ordering_key, w.place, w.failed, w.letter, w.noted_at, EXISTS (
+    SELECT 1 FROM seaway_inbox i WHERE i.consumer = w.consumer AND i.event_id = w.event_id
+)
+FROM keys JOIN seaway_unhandled w ON w.consumer = :consumer AND w.event_id = (
+    SELECT f.event_id FROM seaway_unhandled f
+    WHERE f.consumer = :consumer AND f.ordering_key = keys.ordering_key AND f.state = 'waiting'
+    ORDER BY f.place, f.event_id LIMIT 1
+)
+ORDER BY w.ordering_key
+
+-- name: drop_parked
+DELETE FROM seaway_unhandled
+WHERE consumer = :consumer AND event_id = :event_id AND state = 'waiting' AND letter IS :letter
+
+-- ------------------------------------------------------------ the processes
+
+-- name: forget_process
+DELETE FROM seaway_processes WHERE process = :process OR seen_at < :now - 86400000000
+
+-- name: tell
+INSERT INTO seaway_processes (process, part, about, reason, since_at, seen_at)
+SELECT :process, p.value, a.value, r.value, :now - CAST(round(l.value * 1000000) AS INTEGER), :now
+FROM json_each(:parts) p JOIN json_each(:abouts) a ON a.key = p.key
+JOIN json_each(:reasons) r ON r.key = p.key JOIN json_each(:lasts) l ON l.key = p.key
+
+-- name: notices
+SELECT part, about, reason, max(0, :now - since_at), process, max(0, :now - seen_at)
+FROM seaway_processes ORDER BY process, part, since_at LIMIT 1000
+
+-- ------------------------------------------------------------ the schema
+
+-- name: create_versions
+CREATE TABLE IF NOT EXISTS seaway_schema (
+    version    INTEGER PRIMARY KEY,
+    name       TEXT    NOT NULL,
+    applied_at INTEGER NOT NULL
+) STRICT
+
+-- name: has_versions
+SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'seaway_schema'
+
+-- name: versions
+SELECT version, name FROM seaway_schema ORDER BY version
+
+-- name: begin_upgrade
+BEGIN IMMEDIATE
+
+-- name: record_by_hand
+INSERT INTO seaway_schema (version, name, applied_at)
+VALUES ({version}, '{name}', CAST(strftime('%s', 'now') AS INTEGER) * 1000000)
+
+-- name: record
+INSERT INTO seaway_schema (version, name, applied_at) VALUES (:version, :name, :now)
+
+-- name: objects
+SELECT type || ' ' || name, sql FROM sqlite_master
+WHERE tbl_name LIKE 'seaway\_%' ESCAPE '\' AND sql IS NOT NULL
+ORDER BY type, name
