@@ -1,10 +1,13 @@
 """Deliveries in hand, in lanes by ordering key. Pure: no tasks, no clock of its own.
 
 Owns: what may be started next. Guarantees, within one process: a key's deliveries start in stream
-order, one group after another. A lane waits for a delivery that was given back until it returns or
-is overdue, and for a stuck one until it is settled; of a delivery that the server sends twice, the
-newest copy counts, since only that can be acknowledged; what may have ended a process is started by
-itself, and where that is said (``isolate``) while nothing else is at work.
+order, one group after another. What comes after a delivery that was given back waits until that
+returns or is released, and a lane for a stuck one until it is settled; of a delivery that the
+server sends twice, the newest copy counts, since only that can be acknowledged; what may have ended
+a process is started by itself, and where that is said (``isolate``) while nothing else is at work.
+
+What was given back keeps nothing waiting that goes before it. Else two processes, each of which was
+given what the other holds its lane for, would wait for each other.
 """
 
 from __future__ import annotations
@@ -12,9 +15,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import TypeAlias
 
 from seaway.contracts import Incoming, Subscription
@@ -66,13 +69,15 @@ class Work:
 
 @dataclass(slots=True)
 class Held:
-    """A delivery that was given back: its lane waits for it; overdue after ``until``."""
+    """A delivery that was given back: what comes after it waits for it; overdue after ``until``."""
 
     incoming: Incoming
     source: Subscription
     until: float
+    pause: float = 0.0
+    """How long it is from the last look for it to the next."""
     looks: int = 0
-    """How often it was looked for since."""
+    """After how many long pauses it was looked for."""
 
 
 class Lanes:
@@ -82,7 +87,7 @@ class Lanes:
         self._ordered = ordered
         self._waiting: dict[Lane, deque[Work]] = {}
         self._running: dict[Lane, int] = {}
-        self._held: dict[Lane, Held] = {}
+        self._held: dict[Lane, dict[Place, Held]] = {}
         self._in_hand: dict[Place, Work] = {}
         self._stuck: dict[Place, Work] = {}
         self._alone: dict[Place, Work] = {}
@@ -130,13 +135,8 @@ class Lanes:
             return
         self._remember(work)
         lane = self._lane_of(work)
-        held = self._held.get(lane)
-        queue = self._waiting.setdefault(lane, deque())
-        if held is not None and held.incoming.place == work.place:
-            del self._held[lane]
-            queue.appendleft(work)
-        else:
-            _insert(queue, work)
+        self._let_go(lane, work.place)
+        _insert(self._waiting.setdefault(lane, deque()), work)
 
     def take(self, limit: int) -> list[Work]:
         """Up to ``limit`` deliveries to start together, lane by lane in turn.
@@ -151,15 +151,15 @@ class Lanes:
         for lane, queue in self._waiting.items():
             if left < 1:
                 break
-            if lane in self._running or lane in self._held:
+            if lane in self._running or not (ready := self._ready(lane, queue)):
                 continue
-            ready = len(queue)
             if self._suspects:
                 if queue[0].suspect:
                     if not chosen:
                         return self._take_from(lane, 1)
                     continue
-                ready = sum(1 for _ in takewhile(lambda work: not work.suspect, queue))
+                sure = takewhile(lambda work: not work.suspect, islice(queue, ready))
+                ready = sum(1 for _ in sure)
             chosen.append((lane, min(ready, left)))
             left -= ready
         return [work for lane, count in chosen for work in self._take_from(lane, count)]
@@ -173,11 +173,21 @@ class Lanes:
             self._waiting[lane] = queue
         return taken
 
+    def _ready(self, lane: Lane, queue: Collection[Work]) -> int:
+        """How many at its head go before all that its lane waits for."""
+        held = self._held.get(lane)
+        if held is None:
+            return len(queue)
+        return sum(1 for _ in takewhile(lambda work: not _is_behind(work, held.values()), queue))
+
     def _lone_lane(self) -> Lane | None:
         """That of a delivery that is to be alone, or is; none where it cannot be started."""
         stuck = self._stuck_lanes()
-        lanes = (self._lane_of(work) for work in self._alone.values())
-        return next((one for one in lanes if one not in stuck and one not in self._held), None)
+        for work in self._alone.values():
+            lane = self._lane_of(work)
+            if lane not in stuck and not _is_behind(work, self._held.get(lane, {}).values()):
+                return lane
+        return None
 
     @property
     def isolating(self) -> bool:
@@ -187,7 +197,9 @@ class Lanes:
     def isolate(self, work: Work) -> None:
         """It was taken, and is put back: nothing is started before it, nor while it is at work."""
         self._alone[work.place] = work
-        self.put_back([work])
+        lane = self._lane_of(work)
+        self._waiting.setdefault(lane, deque()).appendleft(work)
+        self._leave(lane)
 
     def done(self, work: Work) -> None:
         """It is settled, one way or the other, and out of our hands."""
@@ -215,24 +227,29 @@ class Lanes:
         """It was given back and will come again; ``overdue`` after ``until``."""
         self.done(work)
         if self._ordered:
-            self._held[self._lane_of(work)] = Held(work.incoming, work.source, until)
+            held = Held(work.incoming, work.source, until)
+            self._held.setdefault(self._lane_of(work), {})[work.place] = held
 
     def overdue(self, now: float) -> list[Held]:
         """What was given back and should have come again by now. Its lane still waits."""
-        return [held for held in self._held.values() if held.until <= now]
+        return [one for held in self._held.values() for one in held.values() if one.until <= now]
 
     def release(self, place: Place) -> None:
         """It will not come again here: its lane goes on without it. Idempotent."""
-        for lane, held in tuple(self._held.items()):
-            if held.incoming.place == place:
-                del self._held[lane]
+        for lane in tuple(self._held):
+            self._let_go(lane, place)
+
+    def _let_go(self, lane: Lane, place: Place) -> None:
+        held = self._held.get(lane)
+        if held is not None and held.pop(place, None) is not None and not held:
+            del self._held[lane]
 
     def put_back(self, works: Iterable[Work]) -> None:
-        """They were taken but not settled: first in their lanes again, in the order given."""
+        """They were taken but not settled: in their places again."""
         for work in reversed(tuple(works)):
             lane = self._lane_of(work)
             self._stuck.pop(work.place, None)
-            self._waiting.setdefault(lane, deque()).appendleft(work)
+            _insert(self._waiting.setdefault(lane, deque()), work)
             self._leave(lane)
 
     @property
@@ -246,8 +263,12 @@ class Lanes:
 
     def blocked(self) -> list[Work]:
         """What of it waits for a delivery that is not here, or that is stuck."""
-        still = self._stuck_lanes() | self._held.keys()
-        return [work for lane in still for work in self._waiting.get(lane, ())]
+        stuck = self._stuck_lanes()
+        blocked: list[Work] = []
+        for lane in stuck | self._held.keys():
+            queue = self._waiting.get(lane, ())
+            blocked += islice(queue, 0 if lane in stuck else self._ready(lane, queue), None)
+        return blocked
 
     def _stuck_lanes(self) -> set[Lane]:
         return {self._lane_of(work) for work in self._stuck.values()}
@@ -278,17 +299,24 @@ class Lanes:
 
 
 def _insert(queue: deque[Work], work: Work) -> None:
-    """Before everything of its stream that is newer: redeliveries come late."""
-    place = len(queue)
-    for at in range(len(queue) - 1, -1, -1):
-        # A lane may hold deliveries of two streams, events and redrives, in any mixture.
-        if _is_newer(work.incoming, queue[at].incoming):
-            break
-        if _is_newer(queue[at].incoming, work.incoming):
-            place = at
-    queue.insert(place, work)
+    """Where its place is among those of its key: redeliveries come late."""
+    if queue and _goes_before(work, queue[0]):
+        queue.appendleft(work)
+        return
+    at = len(queue)
+    while at and _goes_before(work, queue[at - 1]):
+        at -= 1
+    queue.insert(at, work)
 
 
-def _is_newer(one: Incoming, other: Incoming) -> bool:
-    """Of the same stream, and behind it."""
-    return one.stream == other.stream and one.stream_seq > other.stream_seq
+def _goes_before(one: Work | Held, other: Work | Held) -> bool:
+    """By their places. Of the two streams of a durable the redrives come first, by their names: all
+    processes must see the same order, or each would hold what another waits for."""
+    its, others = one.incoming, other.incoming
+    if its.stream == others.stream:
+        return its.stream_seq < others.stream_seq
+    return its.stream > others.stream
+
+
+def _is_behind(work: Work, held: Collection[Held]) -> bool:
+    return any(_goes_before(one, work) for one in held)

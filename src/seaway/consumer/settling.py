@@ -21,6 +21,7 @@ from seaway.consumer.burying import Burial, Burials
 from seaway.consumer.calls import Failure
 from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import Bury, Lapsed, TryAgain, decide
+from seaway.consumer.overdue import wait_for
 from seaway.consumer.run import Run, Spawn, by_source
 from seaway.consumer.trying import note
 from seaway.contracts import Incoming, Subscription
@@ -120,8 +121,7 @@ class Settler:
                 if not work.noted:
                     await note(run, work)
                 # Held first: without a delay it may be back before the nak returns.
-                patience = delay + run.limits.ack_wait
-                run.lanes.hold(work, run.now() + patience.total_seconds())
+                wait_for(run, work, delay)
                 await work.source.nak(work.incoming, delay=delay)
                 self._tell(work, "retried", failure.took, error)
 
