@@ -11,8 +11,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from seaway import logs
-from seaway.consumer.lanes import Work
-from seaway.consumer.run import Run
+from seaway.consumer.lanes import InHand
+from seaway.consumer.state import State
 from seaway.consumer.trying import settled
 
 logger = logs.logger("seaway.consumer")
@@ -22,37 +22,37 @@ _LOOKS = 4
 """After so many pauses of ``ack_wait`` it is given up."""
 
 
-def wait_for(run: Run, work: Work, delay: timedelta) -> None:
+def await_return(state: State, item: InHand, delay: timedelta) -> None:
     """It is given back and comes again after ``delay``, here or elsewhere."""
     # Without an inbox nobody knows what others have done.
-    pause = run.limits.ack_wait if run.ports.store is None else _shortest(run)
-    run.lanes.hold(work, run.now() + (delay + pause).total_seconds())
+    pause = state.limits.ack_wait if state.setup.store is None else _shortest(state)
+    state.lanes.await_return(item, state.now() + (delay + pause).total_seconds())
 
 
-def _shortest(run: Run) -> timedelta:
-    return min(_FIRST, run.limits.ack_wait)
+def _shortest(state: State) -> timedelta:
+    return min(_FIRST, state.limits.ack_wait)
 
 
-async def look_after(run: Run, now: float) -> None:
+async def look_after(state: State, now: float) -> None:
     """Have keys go on without what is settled, or does not come any more."""
-    if not run.lanes.overdue(now):
+    if not state.lanes.overdue(now):
         return
-    shortest, longest = _shortest(run).total_seconds(), run.limits.ack_wait.total_seconds()
+    shortest, longest = _shortest(state).total_seconds(), state.limits.ack_wait.total_seconds()
     # With those that would be next: so there is never more than one look in the shortest pause.
-    overdue = run.lanes.overdue(now + shortest)
-    for held in overdue:
+    overdue = state.lanes.overdue(now + shortest)
+    for awaited in overdue:
         # Others who have the turn go through its key in order: it comes here in our next one.
-        held.looks += held.pause >= longest and not held.source.standby
-        held.pause = min(max(shortest, 2 * held.pause), longest)
-        held.until = now + held.pause
-    done = await settled(run, [held.incoming for held in overdue])
-    for held in overdue:
-        place = held.incoming.place
-        if place in done or run.ports.store is None:
-            run.lanes.release(place)
-        elif held.looks >= _LOOKS:
+        awaited.looks += awaited.pause >= longest and not awaited.source.standby
+        awaited.pause = min(max(shortest, 2 * awaited.pause), longest)
+        awaited.until = now + awaited.pause
+    done = await settled(state, [awaited.incoming for awaited in overdue])
+    for awaited in overdue:
+        place = awaited.incoming.place
+        if place in done or state.setup.store is None:
+            state.lanes.release(place)
+        elif awaited.looks >= _LOOKS:
             logger.warning(
                 "%s: %s:%d was given back and has not come again: its key goes on without it",
-                *(run.durable, *place),
+                *(state.setup.durable, *place),
             )
-            run.lanes.release(place)
+            state.lanes.release(place)
