@@ -57,8 +57,8 @@ matrix: $(STAMP) ## Run what speaks to a nats-server on all of 2.9 to 2.15 (ARGS
 	$(BIN)/python tests/matrix.py $(ARGS)
 
 lint: $(STAMP) ## Style and formatting
-	$(BIN)/ruff check src tests examples bench docs
-	$(BIN)/ruff format --check src tests examples bench docs
+	$(BIN)/ruff check src tests examples bench docs/site
+	$(BIN)/ruff format --check src tests examples bench docs/site
 
 types: $(STAMP) ## Strict types in src and tests
 	$(BIN)/mypy src tests
