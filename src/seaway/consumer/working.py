@@ -101,7 +101,7 @@ class Workers:
 
     async def watch(self) -> None:
         """Cancel handlers that are past their deadline, until cancelled."""
-        await self._transactor.deadlines.watch()
+        await self._transactor.deadlines.watch(lambda: self._state.deadline)
 
     async def work(self) -> None:
         """One worker, until the run stops and nothing is left to start, or something is away."""
@@ -209,7 +209,7 @@ class Transactor:
     def __init__(self, state: State) -> None:
         self._state = state
         self._setup = state.setup
-        self.deadlines = Deadlines(state.now, lambda: state.deadline)
+        self.deadlines = Deadlines()
 
     async def transact(self, items: Sequence[InHand]) -> Results:
         """Work on all of them, in one transaction unless something fails.
@@ -299,6 +299,7 @@ class Transactor:
     ) -> None:
         now, done, task = self._state.now, attempt.done, asyncio.current_task()
         assert task is not None
+        seconds = self._state.deadline.total_seconds()
         for at, call in enumerate(group):
             if tx is not None:
                 wanted = _unclaimed(call.items, fresh, aside, done)
@@ -314,7 +315,7 @@ class Transactor:
                 attempt.item = None
                 handled = await call_handler(
                     *(call, events),
-                    deadline=Deadline(self.deadlines, task),
+                    deadline=Deadline(self.deadlines, task, attempt.began + seconds),
                     tx=tx,
                     outbox=self._setup.outbox,
                 )
