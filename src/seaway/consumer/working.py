@@ -69,8 +69,6 @@ class Results:
     """Neither: behind a failed one of their key, or something is away. In order."""
     outage: Exception | None = None
     """What is away."""
-    reached: bool = False
-    """Whether the database has answered."""
 
 
 @dataclass(slots=True)
@@ -170,7 +168,7 @@ class Workers:
                     return Results(kept=items)
                 item.tries, item.noted = await note(state, item), True
                 if (error := await given_up(state, item)) is not None:
-                    return Results(failed=[Failure(item, error)], reached=True)
+                    return Results(failed=[Failure(item, error)])
                 if must_be_alone(state, item):
                     state.lanes.isolate(item)
                     return Results()
@@ -189,18 +187,14 @@ class Workers:
     def _note(self, results: Results) -> None:
         """Tell the breaker what was found."""
         breaker, error, now = self._state.breaker, results.outage, self._state.now()
-        if error is None and not breaker.troubled:
-            return
-        downstream = error is not None and is_downstream(error, self._state.setup.retry)
-        if results.reached and (error is None or downstream):
-            breaker.resume("database")
-        if downstream:
+        if error is None:
+            if breaker.troubled and any(outcome == "handled" for _, outcome, _ in results.done):
+                breaker.resume("downstream")
+        elif is_downstream(error, self._state.setup.retry):
             after = getattr(error, "after", None)
             breaker.trip("downstream", str(error), now=now, after=after)
-        elif error is not None:
+        else:
             breaker.trip("database", str(error), now=now)
-        elif any(outcome == "handled" for _, outcome, _ in results.done):
-            breaker.resume("downstream")
 
 
 class Transactor:
@@ -254,9 +248,7 @@ class Transactor:
                     return []
                 return await self._instead(group, attempt, attempt.error or error, began, results)
             except Exception as error:
-                results.reached = True
                 return await self._instead(group, attempt, error, began, results)
-            results.reached = True
             results.done += attempt.done
             return []
 
@@ -354,7 +346,6 @@ class Transactor:
         """Whether ``group``, which met what may be an outage, is run again at once. Otherwise that
         is an outage, and in ``results``, or it is the failure of one of its deliveries."""
         if attempt.error is not None and is_verdict(attempt.error):
-            results.reached = True
             return False
         if isinstance(error, TransactionConflict) and attempt.conflicts < _CONFLICTS:
             attempt.conflicts += 1
@@ -373,7 +364,6 @@ class Transactor:
             else:
                 results.kept += items
             return False
-        results.reached = True
         if len(items) > 1 or attempt.again or not _may_be_anothers(error, attempt):
             return False
         attempt.again = True
