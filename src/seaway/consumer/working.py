@@ -102,7 +102,7 @@ class Workers:
         await self._transactor.deadlines.watch(lambda: self._state.deadline)
 
     async def work(self) -> None:
-        """One worker, until the run stops and nothing is left to start, or something is away."""
+        """One worker, until the consumer stops and nothing is left to start, or something is away."""
         state, setup = self._state, self._state.setup
         while not (state.stop.is_set() and state.breaker.troubled):
             state.wake.clear()
