@@ -30,6 +30,7 @@ from seaway import logs
 from seaway.consumer.calling import Failure
 from seaway.consumer.lanes import InHand, by_source
 from seaway.consumer.outcomes import Bury, Heard, Lapsed, TryAgain, decide
+from seaway.consumer.overdue import await_return
 from seaway.consumer.parking import note_failure, note_letter
 from seaway.consumer.state import OUTAGE, Spawn, State
 from seaway.consumer.trying import note
@@ -137,8 +138,7 @@ class Settler:
                 if not item.noted:
                     await note(state, item)
                 # Awaited first: without a delay it may be back before the nak returns.
-                patience = delay + limits.ack_wait
-                state.lanes.await_return(item, state.now() + patience.total_seconds())
+                await_return(state, item, delay)
                 await item.source.nak(item.incoming, delay=delay)
                 self._tell(item, "retried", failure.took, error)
 
