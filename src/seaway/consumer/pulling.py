@@ -15,8 +15,8 @@ from datetime import timedelta
 
 from seaway import logs
 from seaway.consumer.settling import Settler
+from seaway.consumer.standing import settled
 from seaway.consumer.state import OUTAGE, Spawn, State
-from seaway.consumer.trying import settled
 from seaway.contracts import Incoming, Subscription
 from seaway.errors import BrokerUnavailable, CannotRewind, NotFound
 from seaway.telemetry import Resubscribed
@@ -43,7 +43,7 @@ class Puller:
         self._fewer = asyncio.Event()
 
     async def pull(self, stream: str) -> None:
-        """Until the consumer stops; each subscription stays open until its deliveries are settled."""
+        """Until the stop; each subscription stays open until its deliveries are settled."""
         state, attempt = self._state, 0
         while not state.stop.is_set():
             try:
@@ -166,7 +166,7 @@ class Puller:
         await source.drain()
 
     async def _settled(self, source: Subscription) -> None:
-        """Until all has drained or, while the consumer goes on, ``source`` has nothing to settle."""
+        """Until all is drained or, before the stop, ``source`` has nothing to settle."""
         state = self._state
         while not state.drained.is_set() and (
             state.stop.is_set() or state.lanes.count(source) or self._settler.owes(source)

@@ -37,15 +37,12 @@ from seaway.consumer.calling import (
 )
 from seaway.consumer.lanes import InHand
 from seaway.consumer.outcomes import Lapsed, is_downstream, is_verdict
-from seaway.consumer.overdue import look_after
-from seaway.consumer.parking import take_turns
 from seaway.consumer.settling import Done, Settler
-from seaway.consumer.standing import away
+from seaway.consumer.standing import away, given_up, look_after, must_be_alone, note, set_aside
 from seaway.consumer.state import State
-from seaway.consumer.trying import given_up, must_be_alone, note
 from seaway.contracts import InboxTransaction
 from seaway.errors import ConfigError, SessionLost, StoreUnavailable, TransactionConflict
-from seaway.parked import Place, letter_rows
+from seaway.parked import Place
 from seaway.telemetry import HandledAs
 from seaway.waiting import set_within
 
@@ -102,7 +99,7 @@ class Workers:
         await self._transactor.deadlines.watch(lambda: self._state.deadline)
 
     async def work(self) -> None:
-        """One worker, until the consumer stops and nothing is left to start, or something is away."""
+        """One worker, until after the stop nothing is left to start, or something is away."""
         state, setup = self._state, self._state.setup
         while not (state.stop.is_set() and state.breaker.troubled):
             state.wake.clear()
@@ -261,25 +258,16 @@ class Transactor:
         items = items_of(group)
         async with store.transaction() as tx:
             attempt.begun = True
-            aside = await take_turns(tx, items) if self._setup.parks else {}
-            if old := [item for item in items if self._state.comes_again(item.incoming)]:
-                aside = await self._without_letter(tx, old) | aside
+            again = [item for item in items if self._state.comes_again(item.incoming)]
+            aside = await set_aside(self._state, tx, items, again)
             fresh = await tx.claim_many(
                 durable, [item.event_id for item in items if item.place not in aside]
             )
-            if handled := [item.event_id for item in old if item.place not in aside]:
-                await tx.release(durable, handled)  # How often they were tried is over.
+            if tried := [item.event_id for item in again if item.place not in aside]:
+                await tx.release(durable, tried)  # How often they were tried counts no more.
             await self._call_all(group, tx, fresh, aside, attempt)
             if any(self._state.lapsed(item) for item in items):
                 raise Lapsed("its last delivery was not kept alive")
-
-    async def _without_letter(
-        self, tx: InboxTransaction, items: Sequence[InHand]
-    ) -> dict[Place, HandledAs]:
-        """Keep letters from being written for them in this transaction; those that have one."""
-        consumer, rows = letter_rows(self._setup.durable, (item.incoming for item in items))
-        fresh = await tx.claim_many(consumer, list(rows))
-        return {place: "already_processed" for row, place in rows.items() if row not in fresh}
 
     async def _call_all(
         self,
