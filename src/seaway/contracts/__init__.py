@@ -44,8 +44,16 @@ from seaway.contracts.outbox import (
     OutboxStore,
     Sent,
 )
-from seaway.contracts.processes import SILENT, Notice, ProcessStore
-from seaway.contracts.store import Capabilities, Phase, SchemaAdmin, SchemaChange, Store
+from seaway.contracts.store import (
+    SILENT,
+    Capabilities,
+    Notice,
+    Phase,
+    ProcessStore,
+    SchemaAdmin,
+    SchemaChange,
+    Store,
+)
 from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
 
 __all__ = [

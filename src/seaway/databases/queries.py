@@ -14,6 +14,7 @@ import re
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from functools import lru_cache, partial
 from importlib.resources import files
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from seaway.databases import times
@@ -67,6 +68,7 @@ class Statements(Mapping[str, str]):
         self._engine = engine
         self._texts: dict[str, str] = {}
         self._names: dict[str, tuple[str, ...]] = {}
+        self._values: dict[str, Callable[[Mapping[str, Any]], tuple[Any, ...]]] = {}
         text = files("seaway").joinpath("stores", engine.name, file).read_text("utf-8")
         _, *parts = _BLOCK.split(text)
         for name, body in zip(parts[::2], parts[1::2], strict=True):
@@ -75,13 +77,17 @@ class Statements(Mapping[str, str]):
             if engine.numbered:
                 body = _NAMED.sub(partial(_number, names), body)
             self._texts[name] = within(body, schema if engine.schemas else None)
+            if len(names) > 1:  # As fast as it can be had: a claim is one for each delivery.
+                self._values[name] = itemgetter(*names)
+            else:
+                self._values[name] = partial(_values, names)
 
     def of(self, name: str, given: Mapping[str, Any], *, gives: bool = True) -> Query:
         """The statement of that name with its parameters out of ``given``, which may hold more;
         many ids or keys as a list. ``now`` is there for engines that are given the time."""
         engine, names = self._engine, self._names[name]
         if engine.numbered:
-            return Query(self._texts[name], [given[each] for each in names], gives)
+            return Query(self._texts[name], self._values[name](given), gives)
         if "now" in names:
             given = {**given, "now": times.now()}
         value = engine.value
@@ -95,6 +101,10 @@ class Statements(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._texts)
+
+
+def _values(names: Sequence[str], given: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(given[name] for name in names)
 
 
 def _number(names: Sequence[str], found: re.Match[str]) -> str:

@@ -69,27 +69,24 @@ class Transaction(Generic[H]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        failed = True
+        session, failed = self._session, True
         try:
             if error is not None:
                 await self._undo(error)
                 return
-            await self._commit()
+            try:
+                await session.commit()
+            except Exception as refused:
+                own = self._errors.refusal(refused) is Refusal.OTHER
+                if own and not isinstance(self._translated(refused), StoreUnavailable):
+                    # A deferred constraint: the body's own doing, and its own error.
+                    raise
+                raise self._explained(refused) from refused
             failed = False
         finally:
-            await self._sessions.give_back(self._session, failed=failed)
+            await self._sessions.give_back(session, failed=failed)
         if self._committed is not None:
             self._committed()
-
-    async def _commit(self) -> None:
-        try:
-            await self._session.commit()
-        except Exception as error:
-            own = self._errors.refusal(error) is Refusal.OTHER
-            if own and not isinstance(self._translated(error), StoreUnavailable):
-                # A deferred constraint: the body's own doing, and its own error.
-                raise
-            raise self._explained(error) from error
 
     async def _undo(self, error: BaseException) -> None:
         session = self._session
@@ -133,7 +130,8 @@ class Transaction(Generic[H]):
         """Write the inbox rows in one statement; those that were new."""
         if len(event_ids) == 1:
             # What most transactions ask: the plain statement costs the server half as much.
-            return {event_ids[0]} if await self.claim(consumer, event_ids[0]) else set()
+            new = await self._touched("claim", consumer=consumer, event_id=event_ids[0])
+            return set(event_ids) if new else set()
         # Sorted: two transactions with the same rows in hand wait for each other in one direction.
         found = await self.rows("claim_many", consumer=consumer, event_ids=sorted(set(event_ids)))
         return {event_id for (event_id,) in found}
