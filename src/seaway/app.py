@@ -31,18 +31,17 @@ from seaway.dead_letters import DeadLetters, Releaser, Sweeper
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 from seaway.events import registry
 from seaway.forgetting import Forgetting
-from seaway.forks import Opened
 from seaway.inbox import inbox_of
 from seaway.monitor.scraping import MetricsApp, serving
 from seaway.naming import Durable, dlq_stream, events_stream
 from seaway.outbox import Outbox
 from seaway.parts import Part, run_parts, stop_on_signals
 from seaway.presence import Presence
+from seaway.process import Opened
 from seaway.relay import Relay
 from seaway.retry import Backoff
-from seaway.saying import log_signal
 from seaway.stores import open_configured
-from seaway.telemetry import Telemetry, logger
+from seaway.telemetry import Telemetry, log_signal, logger
 from seaway.waiting import done_before
 
 _AWAY = Backoff(timedelta(milliseconds=100), timedelta(seconds=2))

@@ -1,8 +1,10 @@
-"""Events as Python types: ``@event``, the registry, and the ids of events.
+"""Events as Python types: ``@event``, the registry, the ids of events, and what led to an event.
 
-Owns: the link between a class and its subject. Pure; knows no transport. Guarantees:
-``decode(encode(e)) == e``, or ``encode`` raises, naming the field (``seaway.codec``); a payload
-that does not validate raises ``DecodeError`` naming the field; two classes never share a subject.
+Owns: the link between a class and its subject; the chain (correlation, causation, trace) that
+events written from here belong to, which context variables carry. Pure; knows no transport.
+Guarantees: ``decode(encode(e)) == e``, or ``encode`` raises, naming the field (``seaway.codec``); a
+payload that does not validate raises ``DecodeError`` naming the field; two classes never share a
+subject.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -192,3 +196,57 @@ def new_event_id() -> str:
     value = (high >> 12) << 80 | 0x7 << 76 | (high & 0xFFF) << 64 | 0x2 << 62 | count & _LOW
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Which request and which event the running code works for.
+
+    A consumer sets it around each handler; a service may set it around each request
+    (``chained``). It follows ``await`` and ``asyncio.create_task``; a thread started by hand begins
+    without (use ``contextvars.copy_context``). ``causation_id`` is the event being handled,
+    ``None`` at the start of a chain.
+    """
+
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+_current: ContextVar[Chain] = ContextVar("seaway_chain", default=Chain())  # noqa: B039
+
+
+def current_chain() -> Chain:
+    """The chain that the running code is part of; an empty one at a start."""
+    return _current.get()
+
+
+@contextmanager
+def chained(
+    correlation_id: str | None = None,
+    causation_id: str | None = None,
+    *,
+    traceparent: str | None = None,
+    tracestate: str | None = None,
+) -> Iterator[Chain]:
+    """Events written inside belong to this chain."""
+    with continued(Chain(correlation_id, causation_id, traceparent, tracestate)) as chain:
+        yield chain
+
+
+class continued:
+    """Events written inside belong to ``chain``; ``None``: to the one that they belong to now."""
+
+    __slots__ = ("_chain", "_token")
+
+    def __init__(self, chain: Chain | None) -> None:
+        self._chain = chain
+
+    def __enter__(self) -> Chain:
+        chain = self._chain or _current.get()
+        self._token = _current.set(chain)
+        return chain
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)

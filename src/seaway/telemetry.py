@@ -1,9 +1,9 @@
-"""The catalogue of what Seaway says about itself; part of the public API. No exporter lives here.
+"""The catalogue of what Seaway says about itself; part of the public API.
 
 Owns: the signals (frozen dataclasses below) and their one way out, ``Telemetry.emit``; and what
-this process waits for now (``Telemetry.waits``). The log, the metrics and the demo's live view are
-listeners. A listener must be quick and must not raise;
-one that raises is reported once and dropped, since telling must never break doing.
+this process waits for now (``Telemetry.waits``). The log (``log_signal``), the metrics and the
+demo's live view are listeners. A listener must be quick and must not raise; one that raises is
+reported once and dropped, since telling must never break doing.
 Signals carry no payloads and no secrets.
 """
 
@@ -18,6 +18,9 @@ from typing import Literal, TypeAlias
 from seaway import logs
 
 logger = logs.logger("seaway")
+_relay = logs.logger("seaway.relay")
+_consumer = logs.logger("seaway.consumer")
+_nats = logs.logger("seaway.nats")
 
 _FIRST_REMINDER = timedelta(minutes=1)
 _REMINDERS = timedelta(minutes=5)
@@ -231,3 +234,40 @@ class Telemetry:
             except Exception:
                 logger.exception("a telemetry listener failed and is dropped: %r", listener)
                 self._listeners.remove(listener)
+
+
+def log_signal(signal: Signal) -> None:
+    """A listener for an application at work: pauses, parked events, dead letters, a connection that
+    is lost and back; nothing else. What a handler's failure looks like, ``consumer.heard`` says.
+    """
+    match signal:
+        case RelayPaused(reason, ""):
+            _relay.warning("relay paused: %s", reason)
+        case RelayPaused(reason, stream):
+            _relay.warning("relay paused for %s alone, other streams go on: %s", stream, reason)
+        case RelayResumed(paused_for):
+            _relay.info("relay resumed after %.1f s", paused_for.total_seconds())
+        case Parked(event_id, subject, error):
+            known = {"event_id": event_id}
+            _relay.error("event %s (%s) is parked: %s", event_id, subject, error, extra=known)
+        case DeadLettered(_, consumer, event_id, reason, error_type, error):
+            why = ": ".join(text for text in (error_type, error) if text)
+            known = {"event_id": event_id, "consumer": consumer}
+            if signal.correlation_id:
+                known["correlation_id"] = signal.correlation_id
+            _consumer.error(
+                "%s: %s is a dead letter: %s %s", consumer, event_id, reason, why, extra=known
+            )
+        case ConsumerPaused(consumer, reason):
+            _consumer.warning("%s paused: %s", consumer, reason, extra={"consumer": consumer})
+        case ConsumerResumed(consumer):
+            _consumer.info("%s resumed", consumer, extra={"consumer": consumer})
+        case StillWaiting(wait, waited):
+            minutes = waited.total_seconds() / 60
+            logger.warning("%s still waits after %.0f min: %s", wait.part, minutes, wait.reason)
+        case Disconnected(reason):
+            _nats.warning("disconnected: %s", reason)
+        case Reconnected(url):
+            _nats.info("reconnected to %s", url)
+        case _:
+            pass

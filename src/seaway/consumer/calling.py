@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from seaway.chain import Chain, continued
 from seaway.consumer.calls import Item
 from seaway.consumer.deadlines import Deadline
 from seaway.consumer.delivery import Delivery
@@ -18,6 +17,7 @@ from seaway.consumer.handlers import Registration
 from seaway.consumer.run import Run
 from seaway.contracts import InboxTransaction, OutboxWriter
 from seaway.errors import AlreadyProcessed
+from seaway.events import Chain, continued
 
 
 async def call_handler(

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from seaway.chain import Chain, continued
 from seaway.contracts import Incoming, OutboxWriter
 from seaway.errors import ConfigError
+from seaway.events import Chain, continued
 from seaway.headers import Metadata
 
 

@@ -17,7 +17,7 @@ from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.lanes import Work
 from seaway.consumer.outcomes import Bury, Step, is_verdict
 from seaway.contracts import Incoming
-from seaway.stacks import innermost
+from seaway.logs import innermost
 from seaway.words import counted
 
 logger = logs.logger("seaway.consumer")

@@ -24,7 +24,7 @@ from seaway.consumer.outcomes import Bury, Lapsed, TryAgain, decide
 from seaway.consumer.run import Run, Spawn, by_source
 from seaway.consumer.trying import note
 from seaway.contracts import Incoming, Subscription
-from seaway.stacks import without_ours
+from seaway.logs import without_ours
 from seaway.telemetry import Delivered, HandledAs
 
 logger = logs.logger("seaway.consumer")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from seaway.clocks import running_time
 from seaway.contracts import (
     Broker,
     Clock,
@@ -18,6 +17,7 @@ from seaway.contracts import (
     OutboxStore,
 )
 from seaway.errors import TransientError
+from seaway.process import running_time
 from seaway.relay import decisions
 from seaway.relay.decisions import Verdict
 from seaway.relay.memory import StreamMemory, Troubles, next_due

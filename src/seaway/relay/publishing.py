@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from seaway.clocks import running_time
 from seaway.contracts import Broker, Held, Lease, OutboxEntry, Refused, Unconfirmed
 from seaway.errors import ApiError, NotFound, TransientError
+from seaway.process import running_time
 from seaway.relay import decisions
 from seaway.relay.decisions import Kept, Verdict
 from seaway.relay.duplicates import look

@@ -29,7 +29,7 @@ from seaway.config import NatsSettings, ServerUrl
 from seaway.config.models import OWN_API
 from seaway.contracts import ServerInfo
 from seaway.errors import BrokerUnavailable, ConfigError, NotPermitted, SeawayError
-from seaway.forks import Opened
+from seaway.process import Opened
 from seaway.retry import Backoff
 from seaway.telemetry import Disconnected, Reconnected, Telemetry
 from seaway.waiting import heeding, result_before

@@ -37,8 +37,8 @@ from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.pieces import Cut, Piece
 from seaway.brokers.jetstream.replies import Replies
 from seaway.brokers.jetstream.window import NARROW, WINDOW, Window
-from seaway.clocks import Gap
 from seaway.contracts import Held, Message, PublishOutcome, Refused, Stored, Unconfirmed
+from seaway.process import Gap
 
 _NO_ATOMIC_BEFORE = (2, 12)
 

@@ -32,8 +32,8 @@ from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.frames import Frame
 from seaway.brokers.jetstream.pieces import Room
 from seaway.brokers.jetstream.replies import Replies
-from seaway.clocks import Gap
 from seaway.contracts import Held, PublishOutcome, Refused, Stored, Unconfirmed
+from seaway.process import Gap
 
 WINDOW = 500
 NARROW = 8
