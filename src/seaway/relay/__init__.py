@@ -51,7 +51,7 @@ A stream forgets ids after its duplicate window. Where an entry could have been 
 than that (the first entries of a relay's life, after any trouble, after a long gap between two
 leases of a shard), the relay reads the headers of all that the stream has stored since the oldest
 of them was written, and settles what is in the outbox as well, whatever its place there
-(``reconcile``). Then the stream is trusted until the next unclean end.
+(``stored``). Then the stream is trusted until the next unclean end.
 
 A stream's bounds (``max_msgs``, ``max_bytes``, ``max_msgs_per_subject``) and its account's all give
 one refusal, which does not say whose room is lacking. So a refusal counts for what needs as much
