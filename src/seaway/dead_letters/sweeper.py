@@ -149,7 +149,9 @@ class Sweeper:
         self._store = store
         self._durables = durables or {}
         self._unreported = (
-            None if store is None else Unreported(broker, store, self._durables, streams or {})
+            None
+            if store is None
+            else Unreported(broker, self._letters, store, self._durables, streams or {})
         )
         self._look_again = math.inf
         self._domain: str | None = None
@@ -268,10 +270,7 @@ class Sweeper:
             return 0
         buried = 0
         async with aclosing(self._unreported.find()) as found:
-            async for given_up in found:
-                incoming = Incoming.read(
-                    given_up.found, given_up.consumer, deliveries=given_up.deliveries
-                )
+            async for incoming in found:
                 buried += await self._bury(incoming, "exhausted")
         return buried
 
