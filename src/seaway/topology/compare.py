@@ -13,11 +13,19 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 from seaway import naming
-from seaway.config import format_duration, format_size, from_nanoseconds
+from seaway.config import from_nanoseconds
 from seaway.contracts import JSON, ConsumerInfo, StreamInfo
 from seaway.errors import ConfigError
-from seaway.topology.servers import keeps_positions, known_to, lowered, within_reach
-from seaway.topology.shape import ConsumerKey, Topology, absent
+from seaway.topology.fields import absent, names, shown
+from seaway.topology.fields import field as known
+from seaway.topology.shape import (
+    ConsumerKey,
+    Topology,
+    keeps_positions,
+    known_to,
+    lowered,
+    within_reach,
+)
 
 Kind: TypeAlias = Literal["in_place", "create", "recreate_consumer", "loses_data", "unmanaged"]
 _COST: Sequence[Kind] = ("in_place", "create", "recreate_consumer", "loses_data")
@@ -25,17 +33,8 @@ _COST: Sequence[Kind] = ("in_place", "create", "recreate_consumer", "loses_data"
 POSITION = "seaway.position."
 """Stream metadata that keeps a durable's position while the durable itself is being replaced."""
 
-_IDENTITY = frozenset({"name", "durable_name"})
-_BIRTH = frozenset({"deliver_policy", "opt_start_seq", "opt_start_time"})
-"""Matter only when a consumer is made: where it began says nothing about where it is."""
-_FILTERS = frozenset({"filter_subject", "filter_subjects"})
-_NEW_CONSUMER = frozenset({"ack_policy", "max_waiting", "deliver_subject", "replay_policy"})
-_NEW_STREAM = frozenset({"storage", "max_consumers"})
-_CANNOT_UNSET = frozenset({"deny_delete", "deny_purge"})
-_DURATIONS = frozenset(
-    {"max_age", "duplicate_window", "ack_wait", "inactive_threshold", "priority_timeout"}
-)
-_SIZES = frozenset({"max_bytes", "max_msg_size"})
+_FILTERS, _BIRTH = names("filter"), names("birth")
+_NOT_COMPARED = names("identity", "birth", "filter")
 _FOREIGN = ("KV_", "OBJ_", "$MQTT_")
 
 
@@ -207,7 +206,7 @@ def differences(
 ) -> Iterator[tuple[str, Any, Any]]:
     """``(field, kept, wanted)`` where they differ. ``subjects``: what a missing filter means."""
     for name, value in wanted.items():
-        if name in _IDENTITY or name in _BIRTH or name in _FILTERS:
+        if name in _NOT_COMPARED:
             continue
         if not _same(name, value, kept.get(name)):
             yield name, kept.get(name), value
@@ -246,8 +245,9 @@ def _stream_change(wanted: JSON, held: StreamInfo, now: datetime) -> Change | No
 
 
 def _stream_cost(name: str, kept: Any, wanted: Any, held: StreamInfo, now: datetime) -> Difference:
+    cost = known(name).cost
     workqueue = name == "retention" and "workqueue" in (kept, wanted)
-    if name in _NEW_STREAM or workqueue or (name in _CANNOT_UNSET and kept):
+    if cost == "new" or workqueue or (cost == "no_way_back" and kept):
         reason = f"{name} cannot be changed: needs a new stream, the old one's messages are lost"
         return Difference(name, kept, wanted, "loses_data", reason, replaces=True)
     if name == "retention" and wanted == "interest" and held.messages:
@@ -296,7 +296,7 @@ def _without(config: JSON, names: Iterable[str]) -> JSON:
 def _consumer_cost(
     name: str, kept: Any, wanted: Any, owner: StreamInfo, release: tuple[int, ...]
 ) -> Difference:
-    if name not in _NEW_CONSUMER:
+    if known(name).cost != "new":
         return Difference(name, kept, wanted)
     if owner.retention == "interest":
         reason = f"{name} needs a new consumer; the stream drops what waits for the old one"
@@ -330,16 +330,3 @@ def _unmanaged(desired: Topology, actual: ServerState) -> Iterator[Change]:
         if stream in desired.streams and (stream, durable) not in desired.consumers:
             way = f"to be rid of it: nats consumer rm {stream} {durable}"
             yield Change("unmanaged", stream, durable, note=way)
-
-
-def shown(name: str, value: Any) -> str:
-    """A server value as the file writes it: ``7d``, ``10GB``."""
-    if value is None or value == "" or (name == "priority_timeout" and not value):
-        return "none"
-    if name in _DURATIONS and isinstance(value, int):
-        return format_duration(from_nanoseconds(value)) if value else "unlimited"
-    if name in _SIZES and isinstance(value, int):
-        return format_size(value)
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)

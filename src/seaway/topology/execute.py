@@ -20,9 +20,8 @@ from seaway.topology.compare import (
     ServerState,
     differences,
     positioned,
-    shown,
 )
-from seaway.topology.servers import since
+from seaway.topology.fields import needs, shown
 from seaway.topology.shape import ConsumerKey, Topology
 
 
@@ -121,9 +120,10 @@ def _check_kept(change: Change, info: StreamInfo | ConsumerInfo | None) -> None:
     if info is None:
         raise SeawayError(f"{change.title}: the server took it and does not have it")
     for name, kept, wanted in differences(change.declared, info.config):
+        why = f" ({needs(name)})" if needs(name) else ""
         raise SeawayError(
             f"{change.title}: the server kept {name} {shown(name, kept)}, "
-            f"not {shown(name, wanted)}{since(name)}"
+            f"not {shown(name, wanted)}{why}"
         )
 
 

@@ -78,23 +78,16 @@ class _Needs:
             )
 
     def of(self, role: Role) -> Iterable[str]:
-        match role:
-            case "writer":
-                return ()
-            case "relay":
-                return self._relay()
-            case "consumer":
-                return self._each_consumer()
-            case "sweeper":
-                return self._sweeper()
-            case "application":
-                return (*self._relay(), *self._each_consumer(), *self._sweeper())
-            case "operator":
-                return self._operator()
-            case "watcher":
-                return self._watcher()
-            case "topology":
-                return self._topology()
+        work = {
+            "relay": self._relay,
+            "consumer": self._consumer,
+            "sweeper": self._sweeper,
+            "operator": self._operator,
+            "watcher": self._watcher,
+            "topology": self._topology,
+        }
+        parts = ("relay", "consumer", "sweeper") if role == "application" else (role,)
+        return [right for part in parts if part in work for right in work[part]()]
 
     def _read(self, stream: str, reader: str) -> Iterable[str]:
         yield f"{self._api}STREAM.INFO.{stream}"
@@ -120,11 +113,11 @@ class _Needs:
             # What lies there under the id of one event, where the stream knows it.
             yield f"{self._api}STREAM.MSG.GET.{stream.name}"
 
-    def _each_consumer(self) -> Iterable[str]:
+    def _consumer(self) -> Iterable[str]:
         for consumer in self._consumers:
-            yield from self._consumer(consumer)
+            yield from self._durable(consumer)
 
-    def _consumer(self, consumer: ConsumerSettings) -> Iterable[str]:
+    def _durable(self, consumer: ConsumerSettings) -> Iterable[str]:
         durable, context = consumer.durable, naming.stream_context(consumer.stream)
         queue, redrives = naming.dlq_stream(context), naming.redrive_stream(context)
         for stream in (consumer.stream, redrives):
