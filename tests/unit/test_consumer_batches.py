@@ -247,7 +247,6 @@ def works(subjects_and_keys: Sequence[tuple[str, str]]) -> list[Work]:
                 0,
             ),
             object(),  # type: ignore[arg-type]
-            key,
         )
         for seq, (subject, key) in enumerate(subjects_and_keys, start=1)
     ]
@@ -256,7 +255,7 @@ def works(subjects_and_keys: Sequence[tuple[str, str]]) -> list[Work]:
 def grouped(*subjects_and_keys: tuple[str, str], ordered: bool = True) -> list[list[int]]:
     [part] = plan(works(subjects_and_keys), table(), ordered=ordered).steps
     assert not isinstance(part, Failure)
-    return [[item.work.incoming.stream_seq for item in call.items] for call in part]
+    return [[work.incoming.stream_seq for work in call.works] for call in part]
 
 
 def test_a_list_takes_what_no_other_event_of_the_key_parts() -> None:
@@ -290,10 +289,10 @@ def test_no_parting_loses_doubles_or_turns_round(
     assert not isinstance(part, Failure)
     order = [one.incoming.stream_seq for one in works_of(part)]
     at = data.draw(st.integers(0, len(part) - 1))
-    item = data.draw(st.sampled_from([None, *part[at].items]))
+    item = data.draw(st.sampled_from([None, *part[at].works]))
     # A failure is of one item; a call of several is parted at an item, or tried by itself.
     failed = item is not None and data.draw(st.booleans())
-    failure = Failure(item.work, ValueError()) if failed and item is not None else None
+    failure = Failure(item, ValueError()) if failed and item is not None else None
     partings = [around(part, at, item, failure)]
     if len(order) > 1:
         partings.append(halves(part))

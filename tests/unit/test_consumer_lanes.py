@@ -21,7 +21,7 @@ LATER = 60.0
 def work(seq: int, key: str, *, stream: str = "SEA_EVENTS", suspect: bool = False) -> Work:
     message = Message("sea.event.a.v1", b"", {ORDERING_KEY: key})
     incoming = Incoming(message, stream, seq, EPOCH, "c__p", seq, 1, 0)
-    return Work(incoming, SOURCE, key, suspect=suspect)
+    return Work(incoming, SOURCE, suspect=suspect)
 
 
 def lanes_of(*works: Work, ordered: bool = True) -> Lanes:

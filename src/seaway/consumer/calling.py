@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from seaway.consumer.calls import Item
 from seaway.consumer.deadlines import Deadline
 from seaway.consumer.delivery import Delivery
 from seaway.consumer.handlers import Registration
+from seaway.consumer.lanes import Work
 from seaway.consumer.run import Run
 from seaway.contracts import InboxTransaction, OutboxWriter
 from seaway.errors import AlreadyProcessed
@@ -23,7 +23,7 @@ from seaway.events import Chain, continued
 async def call_handler(
     run: Run,
     registration: Registration,
-    items: Sequence[Item],
+    works: Sequence[Work],
     events: list[Any],
     tx: InboxTransaction | None,
 ) -> bool:
@@ -39,12 +39,12 @@ async def call_handler(
     try:
         with Deadline(run.deadlines, task):
             if registration.takes_lists:
-                deliveries = [_delivery(item, handle, outbox, _chain(item)) for item in items]
+                deliveries = [_delivery(work, handle, outbox, _chain(work)) for work in works]
                 await registration.handler(events, deliveries)
             else:
-                (item,) = items
-                delivery = _delivery(item, handle, outbox)
-                with continued(_chain(item)):
+                (work,) = works
+                delivery = _delivery(work, handle, outbox)
+                with continued(_chain(work)):
                     await registration.handler(events[0], delivery)
     except AlreadyProcessed:
         return False
@@ -57,11 +57,11 @@ async def call_handler(
 
 
 def _delivery(
-    item: Item, tx: Any, outbox: OutboxWriter | None, chain: Chain | None = None
+    work: Work, tx: Any, outbox: OutboxWriter | None, chain: Chain | None = None
 ) -> Delivery:
-    return Delivery(item.work.counted(), item.metadata, tx, outbox, chain)
+    return Delivery(work.counted(), work.metadata, tx, outbox, chain)
 
 
-def _chain(item: Item) -> Chain:
-    found = item.metadata
+def _chain(work: Work) -> Chain:
+    found = work.metadata
     return Chain(found.correlation_id, found.event_id, found.traceparent, found.tracestate)

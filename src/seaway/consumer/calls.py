@@ -10,24 +10,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from seaway import headers as h
 from seaway.consumer.handlers import HandlerTable, Registration
 from seaway.consumer.lanes import Work
 from seaway.errors import DecodeError
-
-
-class Item(NamedTuple):
-    """A delivery whose headers have been read."""
-
-    work: Work
-    metadata: h.Metadata
 
 
 class Call(NamedTuple):
     """A handler and the deliveries it is called with: one, or for a batch handler several."""
 
     registration: Registration
-    items: tuple[Item, ...]
+    works: tuple[Work, ...]
 
 
 Part = Sequence[Call]
@@ -62,46 +54,42 @@ def plan(works: Iterable[Work], handlers: HandlerTable, *, ordered: bool) -> Pla
     open_calls: dict[int, int] = {}
     last_of_key: dict[str, int] = {}
     for work in works:
-        incoming = work.incoming
-        registration = handlers.find(incoming.event_subject)
+        registration = handlers.find(work.subject)
         if registration is None:
             made.ignored.append(work)
             continue
         try:
-            metadata = h.Metadata.decode(
-                incoming.message.headers, fallback_id=f"{incoming.stream}:{incoming.stream_seq}"
-            )
+            work.read_headers()
         except DecodeError as error:
             if calls:
                 made.steps.append(calls)
             made.steps.append(Failure(work, error))
             calls, open_calls, last_of_key = [], {}, {}
             continue
-        item = Item(work, metadata)
         at = open_calls.get(id(registration)) if registration.takes_lists else None
         if at is not None and (not ordered or last_of_key.get(work.key, at) <= at):
-            calls[at] = Call(registration, (*calls[at].items, item))
+            calls[at] = Call(registration, (*calls[at].works, work))
         else:
             at = open_calls[id(registration)] = len(calls)
-            calls.append(Call(registration, (item,)))
+            calls.append(Call(registration, (work,)))
         last_of_key[work.key] = at
     if calls:
         made.steps.append(calls)
     return made
 
 
-def around(part: Part, at: int, item: Item | None, failure: Failure | None) -> list[Part | Failure]:
+def around(part: Part, at: int, work: Work | None, failure: Failure | None) -> list[Part | Failure]:
     """``part`` parted where its call number ``at`` failed: what is before, the call, what is after.
 
-    ``item``: which delivery of the call it was, where that is known. ``failure``: what to put in
+    ``work``: which delivery of the call it was, where that is known. ``failure``: what to put in
     its place; otherwise it is tried by itself.
     """
     call = part[at]
-    place = 0 if item is None else call.items.index(item)
-    end = len(call.items) if item is None else place + 1
-    before = [*part[:at], *_calls(call, call.items[:place])]
-    after = [*_calls(call, call.items[end:]), *part[at + 1 :]]
-    middle: Part | Failure = failure or _calls(call, call.items[place:end])
+    place = 0 if work is None else call.works.index(work)
+    end = len(call.works) if work is None else place + 1
+    before = [*part[:at], *_calls(call, call.works[:place])]
+    after = [*_calls(call, call.works[end:]), *part[at + 1 :]]
+    middle: Part | Failure = failure or _calls(call, call.works[place:end])
     return [step for step in (before, middle, after) if step]
 
 
@@ -111,14 +99,14 @@ def halves(part: Part) -> list[Part | Failure]:
         middle = len(part) // 2
         return [part[:middle], part[middle:]]
     (call,) = part
-    middle = len(call.items) // 2
-    return [_calls(call, call.items[:middle]), _calls(call, call.items[middle:])]
+    middle = len(call.works) // 2
+    return [_calls(call, call.works[:middle]), _calls(call, call.works[middle:])]
 
 
 def works_of(part: Part) -> list[Work]:
     """Its deliveries, in order."""
-    return [item.work for call in part for item in call.items]
+    return [work for call in part for work in call.works]
 
 
-def _calls(call: Call, items: tuple[Item, ...]) -> list[Call]:
-    return [Call(call.registration, items)] if items else []
+def _calls(call: Call, works: tuple[Work, ...]) -> list[Call]:
+    return [Call(call.registration, works)] if works else []

@@ -18,7 +18,6 @@ from seaway.consumer.delivery import Delivery
 from seaway.consumer.lanes import Work
 from seaway.errors import ConfigError, DecodeError
 from seaway.events import EventType, RawEvent, event_type_of, unknown_version
-from seaway.headers import Metadata
 from seaway.words import counted
 
 E = TypeVar("E")
@@ -36,15 +35,15 @@ class Registration:
     refusal: DecodeError | None = None
     """Why its events become dead letters; then there is no handler for them."""
 
-    def read(self, work: Work, metadata: Metadata) -> Any:
+    def read(self, work: Work) -> Any:
         """The event for the handler; ``DecodeError`` where the payload is not one."""
-        message = work.incoming.message
+        message, metadata = work.incoming.message, work.metadata
         if self.refusal is not None:
             raise self.refusal
         if self.event_type is not None:
             return self.event_type.decode(message.payload)
         return RawEvent(
-            subject=work.incoming.event_subject,
+            subject=work.subject,
             payload=message.payload,
             key=metadata.key,
             event_id=metadata.event_id,

@@ -18,6 +18,7 @@ from itertools import takewhile
 from typing import TypeAlias
 
 from seaway.contracts import Incoming, Subscription
+from seaway.headers import Metadata, ordering_key
 from seaway.parked import Place
 
 Lane: TypeAlias = str | Place
@@ -29,7 +30,6 @@ class Work:
 
     incoming: Incoming
     source: Subscription
-    key: str
     alive: float = math.inf
     """When its ack timer was last known to run."""
     suspect: bool = False
@@ -42,19 +42,36 @@ class Work:
     """How many outages of the database began while it was at work alone."""
     place: Place = field(init=False)
     """Which message it is."""
+    subject: str = field(init=False)
+    """Its event's, also where that is redriven."""
+    key: str = field(init=False)
+    event_id: str = field(init=False)
+    metadata: Metadata = field(init=False)
+    """Set by ``read_headers``."""
 
     def __post_init__(self) -> None:
-        self.place = self.incoming.place
+        incoming = self.incoming
+        headers = incoming.message.headers
+        self.place = incoming.place
+        self.subject = incoming.event_subject
+        self.key = ordering_key(self.subject, headers)
+        self.event_id = incoming.event_id
+
+    def read_headers(self) -> None:
+        """``DecodeError`` where they cannot be read."""
+        headers = self.incoming.message.headers
+        self.metadata = Metadata.decode(headers, fallback_id=self.event_id)
 
     @property
     def deliveries(self) -> int:
         """How often it was delivered by now, as far as is known: the server may count from 1
         again. Only the first try is not noted."""
-        return max(self.incoming.deliveries, self.tries + 1 if self.tries else 0)
+        delivered = self.incoming.deliveries
+        return max(delivered, self.tries + 1) if self.tries else delivered
 
     def counted(self) -> Incoming:
         """The delivery with that number."""
-        if self.deliveries == self.incoming.deliveries:
+        if not self.tries or self.deliveries == self.incoming.deliveries:
             return self.incoming
         return replace(self.incoming, deliveries=self.deliveries)
 

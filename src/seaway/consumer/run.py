@@ -118,22 +118,21 @@ class Run:
         self, batch: Sequence[Incoming], source: Subscription, settled: Collection[Place] = ()
     ) -> None:
         """Put deliveries into their lanes. ``settled``: those of them that are known to be."""
+        if not batch:
+            return
+        upto, arrived, push = self._rewound_upto(batch[0]), self.arrived, self.lanes.push
         for incoming in batch:
-            suspect = incoming.stream_seq <= self.rewound.get(incoming.stream, 0)
-            self.lanes.push(
-                Work(
-                    *(incoming, source, incoming.key, self.arrived),
-                    suspect=suspect and incoming.place not in settled,
-                )
-            )
-        if batch:
-            self.wake.set()
+            suspect = incoming.stream_seq <= upto and incoming.place not in settled
+            push(Work(incoming, source, arrived, suspect))
+        self.wake.set()
 
     def comes_again(self, incoming: Incoming) -> bool:
         """Whether it was given out before: it may have become a letter then, or be given up by the
         server while we are at it."""
-        rewound = self.rewound.get(incoming.stream, 0)
-        return incoming.deliveries > 1 or incoming.stream_seq <= rewound
+        return incoming.deliveries > 1 or incoming.stream_seq <= self._rewound_upto(incoming)
+
+    def _rewound_upto(self, incoming: Incoming) -> int:
+        return self.rewound.get(incoming.stream, 0)
 
     def beat(self) -> list[Work]:
         """What is in hand and may be kept alive. A last delivery whose timer has run out is not:

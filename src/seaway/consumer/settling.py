@@ -151,7 +151,7 @@ class Settler:
             Delivered(
                 stream=incoming.stream,
                 consumer=self._run.durable,
-                event_id=incoming.event_id,
+                event_id=work.event_id,
                 subject=incoming.message.subject,
                 outcome=outcome,
                 deliveries=work.deliveries,

@@ -21,7 +21,6 @@ from seaway.consumer.calling import call_handler
 from seaway.consumer.calls import (
     Call,
     Failure,
-    Item,
     Part,
     around,
     halves,
@@ -66,7 +65,7 @@ class _Attempt:
 
     at: int = 0
     began: float = 0.0
-    item: Item | None = None
+    work: Work | None = None
     error: Exception | None = None
     done: list[Done] = field(default_factory=list)
     begun: bool = False
@@ -184,7 +183,7 @@ class Transactor:
         self, part: Part, attempt: _Attempt, took: float, results: Results
     ) -> list[Part | Failure]:
         """A handler raised ``attempt.error``, and all is rolled back."""
-        at, item, error = attempt.at, attempt.item, attempt.error
+        at, work, error = attempt.at, attempt.work, attempt.error
         assert error is not None
         call = part[at]
         if is_downstream(error, self._run.options.retry):
@@ -195,11 +194,11 @@ class Transactor:
             for step in (*steps, part[at:]):
                 results.kept += [step.work] if isinstance(step, Failure) else works_of(step)
             return []
-        if item is None and len(call.items) == 1:
-            item = call.items[0]
-        alone = len(part) == 1 and len(call.items) == 1
-        if item is not None and (alone or is_verdict(error)):
-            return around(part, at, item, Failure(item.work, error, took))
+        if work is None and len(call.works) == 1:
+            work = call.works[0]
+        alone = len(part) == 1 and len(call.works) == 1
+        if work is not None and (alone or is_verdict(error)):
+            return around(part, at, work, Failure(work, error, took))
         if len(part) > 1:
             return around(part, at, None, None)
         return halves(part)
@@ -216,14 +215,9 @@ class Transactor:
                 aside = await take_turns(tx, works_of(part))
             if old := [work for work in works_of(part) if self._run.comes_again(work.incoming)]:
                 aside = await self._without_letter(tx, old) | aside
-            ids = [
-                item.metadata.event_id
-                for call in part
-                for item in call.items
-                if item.work.place not in aside
-            ]
+            ids = [work.event_id for work in works_of(part) if work.place not in aside]
             fresh = await tx.claim_many(self._run.durable, ids)
-            if handled := [work.incoming.event_id for work in old if work.place not in aside]:
+            if handled := [work.event_id for work in old if work.place not in aside]:
                 await tx.release(self._run.durable, handled)  # How often they were tried is over.
             await self._call_all(part, tx, fresh, aside, attempt)
             for work in works_of(part):
@@ -249,24 +243,23 @@ class Transactor:
     ) -> None:
         now, done = self._run.now, attempt.done
         for at, call in enumerate(part):
-            wanted: Sequence[Item] = call.items
-            if tx is not None and not (wanted := _unclaimed(call.items, fresh, aside, done)):
+            wanted: Sequence[Work] = call.works
+            if tx is not None and not (wanted := _unclaimed(call.works, fresh, aside, done)):
                 continue
             attempt.at, attempt.began = at, now()
             try:
                 events = []
-                for item in wanted:
-                    attempt.item = item
-                    events.append(call.registration.read(item.work, item.metadata))
-                attempt.item = None
+                for work in wanted:
+                    attempt.work = work
+                    events.append(call.registration.read(work))
+                attempt.work = None
                 handled = await call_handler(self._run, call.registration, wanted, events, tx)
             except Exception as error:
                 attempt.error = error
                 raise
             took = now() - attempt.began
             outcome: HandledAs = "handled" if handled else "already_processed"
-            for item in wanted:
-                done.append((item.work, outcome, took))
+            done += [(work, outcome, took) for work in wanted]
 
 
 def _may_be_anothers(error: StoreUnavailable, attempt: _Attempt) -> bool:
@@ -279,18 +272,17 @@ def _may_be_anothers(error: StoreUnavailable, attempt: _Attempt) -> bool:
 
 
 def _unclaimed(
-    items: Sequence[Item], fresh: set[str], aside: Mapping[Place, HandledAs], done: list[Done]
-) -> list[Item]:
+    works: Sequence[Work], fresh: set[str], aside: Mapping[Place, HandledAs], done: list[Done]
+) -> list[Work]:
     """Those to be handled now; the others are ``done``."""
     wanted = []
-    for item in items:
-        work, event_id = item.work, item.metadata.event_id
+    for work in works:
         if work.place in aside:
             done.append((work, aside[work.place], 0.0))
-        elif event_id in fresh:
+        elif work.event_id in fresh:
             # Of two deliveries of one event, the first.
-            fresh.discard(event_id)
-            wanted.append(item)
+            fresh.discard(work.event_id)
+            wanted.append(work)
         else:
             done.append((work, "already_processed", 0.0))
     return wanted
@@ -302,9 +294,8 @@ def _without(part: Part, failed_keys: set[str], results: Results) -> Part:
         return part
     left = []
     for call in part:
-        behind = [item.work for item in call.items if item.work.key in failed_keys]
-        results.kept += behind
-        items = tuple(item for item in call.items if item.work.key not in failed_keys)
-        if items:
-            left.append(Call(call.registration, items))
+        results.kept += [work for work in call.works if work.key in failed_keys]
+        works = tuple(work for work in call.works if work.key not in failed_keys)
+        if works:
+            left.append(Call(call.registration, works))
     return left

@@ -95,7 +95,7 @@ class Workers:
 
     async def _try(self, works: list[Work]) -> Results:
         run, work = self._run, works[0]
-        if work.suspect and not work.noted and run.handlers.handles(work.incoming.event_subject):
+        if work.suspect and not work.noted and run.handlers.handles(work.subject):
             # One at a time: a try that is noted while another delivery runs alone would be counted
             # if that one ended the process.
             async with self._noting:
