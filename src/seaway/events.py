@@ -19,8 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from pydantic import BaseModel
 
@@ -33,25 +32,12 @@ T = TypeVar("T")
 _ATTRIBUTE = "__seaway_event__"
 
 
-@dataclass(frozen=True)
-class EventType(Generic[T]):
-    """What ``@event`` knows of a class: its subject and how to write and read it."""
+class EventType(Codec[T]):
+    """What ``@event`` knows of a class: its subject, and how to write and read it."""
 
-    cls: type[T]
-    subject: EventSubject
-
-    @cached_property
-    def codec(self) -> Codec[T]:
-        """How its instances are written and read."""
-        return Codec(self.cls)
-
-    def encode(self, event: T) -> bytes:
-        """See ``Codec.encode``."""
-        return self.codec.encode(event)
-
-    def decode(self, payload: bytes) -> T:
-        """The instance, or ``DecodeError`` naming the first field that does not validate."""
-        return self.codec.decode(payload, str(self.subject))
+    def __init__(self, cls: type[T], subject: EventSubject) -> None:
+        super().__init__(cls, str(subject))
+        self.subject = subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +85,7 @@ class Registry:
                 hint="give one of them another name= or version=",
             )
         event_type = EventType(cls, subject)
-        event_type.codec.refuse_one_way()
+        event_type.refuse_one_way()
         self._types[str(subject)] = event_type
         return event_type
 
@@ -107,7 +93,7 @@ class Registry:
         """``ConfigError`` for a class whose types are not known at run time, which cannot be told
         at import: they may be defined after it."""
         for event_type in self._types.values():
-            event_type.codec.check()
+            event_type.check()
 
 
 registry = Registry()

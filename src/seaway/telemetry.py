@@ -175,9 +175,11 @@ Listener: TypeAlias = Callable[[Signal], None]
 
 
 @dataclass(slots=True)
-class _Reminder:
-    """When a wait is said again, and since when it lasts: clocks that are set change neither."""
+class _Lasting:
+    """A wait, since when it lasts, and when it is said again: clocks that are set change neither of
+    these."""
 
+    wait: Wait
     since: float
     due: float
 
@@ -187,13 +189,12 @@ class Telemetry:
     """Hands each signal to every listener, in the order they subscribed."""
 
     _listeners: list[Listener] = field(default_factory=list)
-    _waits: dict[tuple[str, str], Wait] = field(default_factory=dict)
-    _reminders: dict[tuple[str, str], _Reminder] = field(default_factory=dict)
+    _lasting: dict[tuple[str, str], _Lasting] = field(default_factory=dict)
 
     @property
     def waits(self) -> Sequence[Wait]:
         """What is waited for now, the longest wait first."""
-        return sorted(self._waits.values(), key=lambda wait: wait.since)
+        return sorted((one.wait for one in self._lasting.values()), key=lambda wait: wait.since)
 
     def waiting(self, part: str, about: str, reason: str) -> None:
         """``part`` waits for ``about``; told again, it has waited since the first time.
@@ -201,20 +202,19 @@ class Telemetry:
         To be told whenever it is tried again: what lasts is said again (``StillWaiting``).
         """
         key, now = (part, about), monotonic()
-        known = self._waits.get(key)
+        known = self._lasting.get(key)
         if known is None:
-            known = Wait(part, about, reason, datetime.now(UTC))
-            self._reminders[key] = _Reminder(now, now + _FIRST_REMINDER.total_seconds())
-        wait = self._waits[key] = replace(known, reason=reason)
-        reminder = self._reminders[key]
-        if now >= reminder.due:
-            reminder.due = now + _REMINDERS.total_seconds()
-            self.emit(StillWaiting(wait, timedelta(seconds=now - reminder.since)))
+            wait = Wait(part, about, reason, datetime.now(UTC))
+            self._lasting[key] = _Lasting(wait, now, now + _FIRST_REMINDER.total_seconds())
+            return
+        known.wait = replace(known.wait, reason=reason)
+        if now >= known.due:
+            known.due = now + _REMINDERS.total_seconds()
+            self.emit(StillWaiting(known.wait, timedelta(seconds=now - known.since)))
 
     def going_on(self, part: str, about: str) -> None:
         """``part`` does not wait for ``about`` any more. Idempotent."""
-        self._waits.pop((part, about), None)
-        self._reminders.pop((part, about), None)
+        self._lasting.pop((part, about), None)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Add ``listener``; the returned call takes it out again (idempotent)."""

@@ -113,8 +113,8 @@ async def bench(
     )
     broker = await connect(NatsSettings(url=admin or url))
     try:
-        wanted = shape.within_reach(replicas > 1, topology.desired(settings))
-        wanted = shape.known_to(broker.admin._connection.server_info().release, wanted)
+        release = broker.admin._connection.server_info().release
+        wanted, _ = shape.for_server(topology.desired(settings), release, replicas > 1)
         await topology.apply(
             topology.plan(wanted, await topology.actual(broker.admin, wanted)), broker.admin
         )

@@ -20,12 +20,11 @@ from seaway.contracts import DeadLetterReason, Message, StoredMessage
 from seaway.errors import InvalidName
 from seaway.naming import (
     MAX_WIRE_SUBJECT_BYTES,
-    Durable,
     check_filter,
     covers,
     events_stream,
+    is_durable,
     is_event_of,
-    is_name,
     redrive_stream,
     stream_context,
 )
@@ -210,7 +209,7 @@ def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
     reason = headers.get(h.DLQ_REASON, "")
     if stream not in (events_stream(context), redrive_stream(context)):
         problems.append(f"{h.DLQ_STREAM} {stream[:_TOLD]!r} is no stream of {context}'s events")
-    if not _is_durable(consumer):
+    if not is_durable(consumer):
         problems.append(f"{h.DLQ_CONSUMER} {consumer[:_TOLD]!r} is no durable's name")
     if reason not in _REASONS:
         problems.append(f"{h.DLQ_REASON} {reason[:_TOLD]!r} is none of {', '.join(_REASONS)}")
@@ -279,14 +278,6 @@ def carried(headers: Mapping[str, str]) -> dict[str, str]:
             continue
         kept[name] = value
     return kept
-
-
-def _is_durable(name: str) -> bool:
-    try:
-        Durable.parse(name)
-    except InvalidName:
-        return False
-    return is_name(name)
 
 
 def _unescape(text: str) -> str:

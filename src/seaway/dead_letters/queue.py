@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Literal
@@ -48,11 +48,11 @@ from seaway.naming import (
     OPERATOR,
     dlq_stream,
     is_subject,
+    kind_of,
     redrive_filter,
     redrive_stream,
     stream_context,
 )
-from seaway.parked import Place
 
 _LETTER_ID = re.compile(r"([A-Z][A-Z0-9_]*_DLQ):([0-9]{1,19})")
 
@@ -81,24 +81,22 @@ class DeadLetters:
         """
         return await self._sender.store(incoming, reason=reason, error=error)
 
-    async def lettered(self, consumer: str, messages: Collection[Incoming]) -> set[Place]:
-        """Where those of the messages lie that have a letter of this consumer. Reads headers only,
-        of the letters of events of the same types."""
-        queues: dict[str, set[str]] = {}
-        for message in messages:
-            queue, subject = queue_of(message)
-            queues.setdefault(queue, set()).add(subject)
-        found: set[tuple[Place, str]] = set()
-        for queue, subjects in queues.items():
-            if await self._broker.admin.stream(queue) is None:
-                continue
-            # A foreign subject may hold what would be a wildcard in a filter, and meet another's.
-            plain = sorted(subjects) if all(map(is_subject, subjects)) else []
-            selected = self._selected(queue, plain, Selection(consumer=consumer), payloads=False)
-            async with aclosing(selected) as letters:
-                async for letter in letters:
-                    found.add(((letter.stream, letter.stream_seq), letter.event_id))
-        return {one.place for one in messages if (one.place, one.event_id) in found}
+    async def has_letter(self, incoming: Incoming) -> bool:
+        """Whether its consumer has a letter of this message. Reads headers only, of the letters of
+        events of its type."""
+        queue, subject = queue_of(incoming)
+        if await self._broker.admin.stream(queue) is None:
+            return False
+        # A foreign subject may hold what would be a wildcard in a filter, and meet another's.
+        subjects = [subject] if is_subject(subject) else []
+        wanted = Selection(consumer=incoming.consumer)
+        async with aclosing(self._selected(queue, subjects, wanted, payloads=False)) as letters:
+            async for letter in letters:
+                if (letter.stream, letter.stream_seq) == incoming.place and (
+                    letter.event_id == incoming.event_id
+                ):
+                    return True
+        return False
 
     async def of_consumer(self, context: str, consumer: str) -> Sequence[Letter]:
         """One consumer's letters, ``bare``; none where their queue is not there."""
@@ -199,7 +197,7 @@ class DeadLetters:
         return {
             info.name: info.messages
             for info in await self._broker.admin.streams()
-            if _is_queue(info.name)
+            if kind_of(info.name) == "dlq"
         }
 
     async def payload(self, letter: Letter) -> bytes:
@@ -378,10 +376,3 @@ def _event(letter: Letter, original: StoredMessage | None) -> Message:
     payload = original.message.payload if letter.by_reference else letter.payload
     headers = {**form.carried(original.message.headers), h.EVENT_ID: letter.event_id}
     return Message(letter.subject, payload, headers)
-
-
-def _is_queue(stream: str) -> bool:
-    try:
-        return dlq_stream(stream_context(stream)) == stream
-    except InvalidName:
-        return False

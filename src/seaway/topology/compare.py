@@ -18,14 +18,7 @@ from seaway.contracts import JSON, ConsumerInfo, StreamInfo
 from seaway.errors import ConfigError
 from seaway.topology.fields import absent, names, shown
 from seaway.topology.fields import field as known
-from seaway.topology.shape import (
-    ConsumerKey,
-    Topology,
-    keeps_positions,
-    known_to,
-    lowered,
-    within_reach,
-)
+from seaway.topology.shape import ConsumerKey, Topology, for_server, keeps_positions
 
 Kind: TypeAlias = Literal["in_place", "create", "recreate_consumer", "loses_data", "unmanaged"]
 _COST: Sequence[Kind] = ("in_place", "create", "recreate_consumer", "loses_data")
@@ -146,8 +139,7 @@ def plan(desired: Topology, actual: ServerState) -> Plan:
     ``ConfigError`` where the file asks for what this server is too old for, and where the position
     of a durable that has to be made again cannot be read.
     """
-    single = lowered(actual.clustered, desired)
-    desired = within_reach(actual.clustered, known_to(actual.release, desired))
+    desired, single = for_server(desired, actual.release, actual.clustered)
     streams: list[Change] = []
     replaced: set[str] = set()
     for name, config in desired.streams.items():
@@ -232,16 +224,25 @@ def _creation(config: JSON, stream: str, durable: str | None = None, note: str =
     return Change("create", stream, durable, config=config, declared=config, note=note)
 
 
-def _stream_change(wanted: JSON, held: StreamInfo, now: datetime) -> Change | None:
-    kept = held.config
-    found = tuple(
-        _stream_cost(name, old, new, held, now) for name, old, new in differences(wanted, kept)
-    )
-    if not found:
+def _changed(
+    stream: str, durable: str | None, found: Iterable[Difference], wanted: JSON, merged: JSON
+) -> Change | None:
+    """``merged``: what is sent where the object itself can stay."""
+    differing = tuple(found)
+    if not differing:
         return None
-    replaces = any(one.replaces for one in found)
-    config = wanted if replaces else {**kept, **wanted}
-    return Change(_worst(found), wanted["name"], None, found, config, wanted, replaces)
+    worst = max((one.kind for one in differing), key=_COST.index)
+    replaces = any(one.replaces for one in differing)
+    config = wanted if replaces else merged
+    return Change(worst, stream, durable, differing, config, wanted, replaces)
+
+
+def _stream_change(wanted: JSON, held: StreamInfo, now: datetime) -> Change | None:
+    found = (
+        _stream_cost(name, old, new, held, now)
+        for name, old, new in differences(wanted, held.config)
+    )
+    return _changed(held.name, None, found, wanted, {**held.config, **wanted})
 
 
 def _stream_cost(name: str, kept: Any, wanted: Any, held: StreamInfo, now: datetime) -> Difference:
@@ -275,18 +276,12 @@ def _evicts(name: str, kept: Any, wanted: Any, held: StreamInfo, now: datetime) 
 def _consumer_change(
     wanted: JSON, info: ConsumerInfo, owner: StreamInfo, *, release: tuple[int, ...]
 ) -> Change | None:
-    kept = info.config
-    found = tuple(
+    found = (
         _consumer_cost(name, old, new, owner, release)
-        for name, old, new in differences(wanted, kept, subjects=owner.subjects)
+        for name, old, new in differences(wanted, info.config, subjects=owner.subjects)
     )
-    if not found:
-        return None
-    replaces = any(one.replaces for one in found)
-    rest = {name: value for name, value in kept.items() if name not in _FILTERS}
-    begun = {name: kept[name] for name in _BIRTH if name in kept}
-    config = wanted if replaces else {**rest, **_without(wanted, _BIRTH), **begun}
-    return Change(_worst(found), *info.key, found, config, wanted, replaces)
+    merged = {**_without(info.config, _FILTERS), **_without(wanted, _BIRTH)}
+    return _changed(*info.key, found, wanted, merged)
 
 
 def _without(config: JSON, names: Iterable[str]) -> JSON:
@@ -309,10 +304,6 @@ def _consumer_cost(
         return Difference(name, kept, wanted, "loses_data", reason, replaces=True)
     reason = f"{name} needs a new consumer, which continues where the old one was"
     return Difference(name, kept, wanted, "recreate_consumer", reason, replaces=True)
-
-
-def _worst(found: Sequence[Difference]) -> Kind:
-    return max((one.kind for one in found), key=_COST.index)
 
 
 def _unmanaged(desired: Topology, actual: ServerState) -> Iterator[Change]:

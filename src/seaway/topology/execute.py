@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from seaway.contracts import BrokerAdmin, ConsumerInfo, StreamInfo
 from seaway.errors import ApiError, ConfigError, SeawayError
-from seaway.naming import stream_context
+from seaway.naming import kind_of
 from seaway.topology.compare import (
     POSITION,
     Change,
@@ -38,7 +38,7 @@ async def actual(admin: BrokerAdmin, desired: Topology | None = None) -> ServerS
         streams = {info.name: info for info in await admin.streams()}
         consumers: dict[ConsumerKey, ConsumerInfo] = {}
         for name in streams:
-            if name in desired.streams if desired is not None else _of_context(name):
+            if name in desired.streams if desired is not None else kind_of(name):
                 consumers |= {info.key: info for info in await admin.consumers(name)}
     # A stream tells of its cluster also where it is reached through a server of another.
     told = any(info.cluster for info in streams.values())
@@ -162,10 +162,3 @@ def _fitting_profile(plan: Plan, replicas: int) -> str:
         )
     name, count = min(fitting.items(), key=lambda item: item[1])
     return f"profile {name} has replicas: {count}: use --profile {name}"
-
-
-def _of_context(name: str) -> bool:
-    try:
-        return bool(stream_context(name))
-    except ConfigError:
-        return False

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from seaway import naming
 from seaway.config import settings_from_mapping
 from seaway.contracts import JSON, BrokerAdmin
 from seaway.errors import ConfigError
+from seaway.naming import kind_of
 from seaway.topology.compare import ServerState
 from seaway.topology.execute import actual
 from seaway.topology.fields import CONSUMER, STREAM, Field
@@ -37,7 +37,7 @@ def exported(state: ServerState) -> Export:
     consumers: list[JSON] = []
     left_out: list[str] = []
     for name, info in sorted(state.streams.items()):
-        if not _is_event_stream(name):
+        if kind_of(name) != "events":
             continue
         # The server leaves out what is zero or false.
         config = {"max_age": 0, "allow_direct": False, **info.config}
@@ -82,10 +82,3 @@ def _refusal(mapping: JSON) -> str:
     except ConfigError as error:
         return str(error)
     return ""
-
-
-def _is_event_stream(name: str) -> bool:
-    try:
-        return naming.events_stream(naming.stream_context(name)) == name
-    except ConfigError:
-        return False

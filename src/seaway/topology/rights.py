@@ -92,7 +92,9 @@ class _Needs:
     def _read(self, stream: str, reader: str) -> Iterable[str]:
         yield f"{self._api}STREAM.INFO.{stream}"
         found = self._streams.get(stream)
-        if _is_redrive(stream) or (found is not None and found.retention == "workqueue"):
+        if naming.kind_of(stream) == "redrive" or (
+            found is not None and found.retention == "workqueue"
+        ):
             # Which admits no second reader: each message is asked for.
             yield f"{self._api}STREAM.MSG.GET.{stream}"
             return
@@ -181,7 +183,7 @@ class _Needs:
             yield f"{self._api}STREAM.INFO.{stream}"
             yield f"{self._api}CONSUMER.LIST.{stream}"
             yield f"{self._api}CONSUMER.INFO.{stream}.*"
-            if not _is_redrive(stream):
+            if naming.kind_of(stream) != "redrive":
                 yield from self._read(stream, naming.WATCHER)
         for found in self._settings.streams:
             yield f"{self._api}STREAM.MSG.GET.{naming.dlq_stream(found.context)}"
@@ -196,7 +198,3 @@ class _Needs:
         for stream, durable in wanted.consumers:
             for verb in ("CREATE", "DELETE", "INFO"):
                 yield f"{self._api}CONSUMER.{verb}.{stream}.{durable}"
-
-
-def _is_redrive(stream: str) -> bool:
-    return stream.endswith("_REDRIVE")

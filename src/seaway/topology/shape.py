@@ -197,47 +197,33 @@ def _durable(consumer: ConsumerSettings, filters: tuple[str, ...]) -> JSON:
 # ------------------------------------------------------------------ on one server
 
 
-def known_to(release: tuple[int, ...], wanted: Topology) -> Topology:
-    """``wanted`` as far as a server of ``release`` knows it; ``()``: it knows everything.
-
-    ``ConfigError`` where the file asks for more.
+def for_server(
+    wanted: Topology, release: tuple[int, ...] = (), clustered: bool | None = None
+) -> tuple[Topology, tuple[str, ...]]:
+    """``wanted`` as far as a server of ``release`` knows it, and the streams that get one replica
+    there, since nobody wrote how many and it is no cluster. ``()`` and ``None``: not known, and so
+    it can do everything. ``ConfigError`` where the file asks for more.
     """
-    if not release:
-        return wanted
+    lowered = tuple(
+        name
+        for name, config in wanted.streams.items()
+        if clustered is False and name in wanted.unwritten and config["num_replicas"] > 1
+    )
     streams = {
         name: _known(release, config, f"stream {name}") for name, config in wanted.streams.items()
     }
+    single = {name: {**streams[name], "num_replicas": 1} for name in lowered}
     consumers = {
         key: _known(release, config, f"consumer {' > '.join(key)}")
         for key, config in wanted.consumers.items()
     }
-    return replace(wanted, streams=streams, consumers=consumers)
-
-
-def lowered(clustered: bool | None, wanted: Topology) -> tuple[str, ...]:
-    """The streams that get one replica, since nobody wrote how many and the server is no cluster;
-    ``None``: not known, and so none."""
-    if clustered is not False:
-        return ()
-    return tuple(
-        name
-        for name, config in wanted.streams.items()
-        if name in wanted.unwritten and config["num_replicas"] > 1
-    )
-
-
-def within_reach(clustered: bool | None, wanted: Topology) -> Topology:
-    """``wanted`` with one replica of the streams that are ``lowered``."""
-    single = {
-        name: {**wanted.streams[name], "num_replicas": 1} for name in lowered(clustered, wanted)
-    }
-    return replace(wanted, streams={**wanted.streams, **single})
+    return replace(wanted, streams={**streams, **single}, consumers=consumers), lowered
 
 
 def _known(release: tuple[int, ...], config: JSON, title: str) -> JSON:
     known = dict(config)
     for name, one in FIELDS.items():
-        if release >= one.since or name not in known:
+        if not release or release >= one.since or name not in known:
             continue
         if name not in _FOR_SPEED and not absent(known[name]):
             asked = "exclusive: true" if one.setting == "exclusive" else name
