@@ -9,15 +9,14 @@ from datetime import timedelta
 import pytest
 import pytest_asyncio
 
-from seaway.consumer.deadlines import Deadline, Deadlines
+from seaway.consumer.calling import Deadline, Deadlines
 
 SHORT = timedelta(milliseconds=20)
 
 
 @pytest_asyncio.fixture
 async def deadlines() -> AsyncIterator[Deadlines]:
-    made = Deadlines(asyncio.get_running_loop().time)
-    made.length = SHORT
+    made = Deadlines(asyncio.get_running_loop().time, lambda: SHORT)
     watching = asyncio.create_task(made.watch())
     yield made
     watching.cancel()
@@ -37,7 +36,7 @@ async def test_who_is_late_is_cancelled_and_not_again(deadlines: Deadlines) -> N
 
 
 async def test_who_ends_in_time_is_left_alone(deadlines: Deadlines) -> None:
-    deadlines.length = timedelta(seconds=60)
+    deadlines.length = lambda: timedelta(seconds=60)
     with Deadline(deadlines, task()):
         await asyncio.sleep(0)
     assert deadlines.open == set()

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from seaway.consumer.lanes import Lanes, Work
+from seaway.consumer.lanes import InHand, Lanes
 from seaway.contracts import Incoming, Message, Subscription
 from seaway.headers import ORDERING_KEY
 
@@ -18,20 +18,20 @@ SOURCE: Subscription = object()  # type: ignore[assignment]
 LATER = 60.0
 
 
-def work(seq: int, key: str, *, stream: str = "SEA_EVENTS", suspect: bool = False) -> Work:
+def work(seq: int, key: str, *, stream: str = "SEA_EVENTS", suspect: bool = False) -> InHand:
     message = Message("sea.event.a.v1", b"", {ORDERING_KEY: key})
     incoming = Incoming(message, stream, seq, EPOCH, "c__p", seq, 1, 0)
-    return Work(incoming, SOURCE, suspect=suspect)
+    return InHand(incoming, SOURCE, suspect=suspect)
 
 
-def lanes_of(*works: Work, ordered: bool = True) -> Lanes:
+def lanes_of(*works: InHand, ordered: bool = True) -> Lanes:
     lanes = Lanes(ordered=ordered)
     for one in works:
         lanes.push(one)
     return lanes
 
 
-def places(works: list[Work]) -> list[int]:
+def places(works: list[InHand]) -> list[int]:
     return [one.incoming.stream_seq for one in works]
 
 
@@ -49,10 +49,10 @@ def test_what_is_blocked_waits_behind_what_was_given_back() -> None:
     lanes = lanes_of(*(work(n, key) for n, key in enumerate("abacaab", 1)))
     assert lanes.blocked() == []
     held = lanes.take(1)
-    lanes.hold(held[0], LATER)
+    lanes.await_return(held[0], LATER)
     assert places(lanes.blocked()) == [3, 5, 6]
-    assert places(lanes.waiting()) == [2, 7, 4, 3, 5, 6]
-    lanes.hold(lanes.take(1)[0], LATER)
+    assert places(lanes.unstarted()) == [2, 7, 4, 3, 5, 6]
+    lanes.await_return(lanes.take(1)[0], LATER)
     assert sorted(places(lanes.blocked())) == [3, 5, 6, 7]
 
 
@@ -110,7 +110,7 @@ def test_what_is_isolated_holds_up_nobody_while_it_cannot_be_started() -> None:
     assert lanes.take(1) == [alone]
     lanes.stick(alone)
     assert places(lanes.take(1)) == [2]
-    lanes.hold(alone, LATER)
+    lanes.await_return(alone, LATER)
     assert places(lanes.take(9)) == [3]
 
 
@@ -134,15 +134,15 @@ def test_unordered_deliveries_are_each_their_own_lane() -> None:
 def test_unordered_deliveries_do_not_wait_for_one_that_comes_back() -> None:
     lanes = lanes_of(work(1, "a"), work(2, "a"), ordered=False)
     [first] = lanes.take(1)
-    lanes.hold(first, LATER)
-    assert not lanes.waits
+    lanes.await_return(first, LATER)
+    assert not lanes.awaits
     assert places(lanes.take(1)) == [2]
 
 
 def test_a_held_lane_waits_and_goes_on_with_what_comes_back() -> None:
     lanes = lanes_of(work(1, "a"), work(2, "a"), work(3, "b"))
     [first] = lanes.take(1)
-    lanes.hold(first, LATER)
+    lanes.await_return(first, LATER)
     assert places(lanes.take(5)) == [3]
     lanes.push(work(1, "a"))
     assert places(lanes.take(5)) == [1, 2]
@@ -151,7 +151,7 @@ def test_a_held_lane_waits_and_goes_on_with_what_comes_back() -> None:
 def test_a_held_lane_can_be_released_when_nothing_comes_back() -> None:
     lanes = lanes_of(work(1, "a"), work(2, "a"))
     [first] = lanes.take(1)
-    lanes.hold(first, LATER)
+    lanes.await_return(first, LATER)
     assert lanes.overdue(LATER - 1) == []
     [overdue] = lanes.overdue(LATER)
     assert lanes.take(5) == []
@@ -164,7 +164,7 @@ def test_what_waits_behind_a_held_one_takes_no_room() -> None:
     lanes = lanes_of(work(1, "a"), work(2, "a"), work(3, "b"))
     assert lanes.moving(SOURCE) == 3
     [first] = lanes.take(1)
-    lanes.hold(first, LATER)
+    lanes.await_return(first, LATER)
     assert (lanes.moving(SOURCE), len(lanes)) == (1, 2)
 
 
@@ -188,7 +188,7 @@ def test_an_older_event_goes_before_newer_ones_of_its_stream_whatever_lies_betwe
 
 def test_what_is_given_back_is_out_of_hand() -> None:
     lanes = lanes_of(work(1, "a"), work(2, "a"))
-    for one in lanes.waiting():
+    for one in lanes.unstarted():
         lanes.drop(one)
     assert (len(lanes), lanes.take(5)) == (0, [])
 
@@ -204,8 +204,8 @@ class Server(RuleBasedStateMachine):
         self.nakked: set[int] = set()
         self.settled: set[int] = set()
         self.effects: defaultdict[str, list[int]] = defaultdict(list)
-        self.running: list[list[Work]] = []
-        self.stuck: list[Work] = []
+        self.running: list[list[InHand]] = []
+        self.stuck: list[InHand] = []
 
     @rule(keys=st.lists(st.sampled_from("abc"), min_size=1, max_size=6))
     def publish(self, keys: list[str]) -> None:
@@ -281,11 +281,11 @@ class Server(RuleBasedStateMachine):
                 self.nakked.discard(seq)
                 self.lanes.push(work(seq, self.keys[seq], suspect=True))
 
-    def end(self, batch: list[Work], failing: set[str], *, sticks: bool = False) -> None:
+    def end(self, batch: list[InHand], failing: set[str], *, sticks: bool = False) -> None:
         """As the runtime does: the first of a failing key is nak'ed, or stuck, the rest of it put
         back."""
-        failed: dict[str, Work] = {}
-        skipped: list[Work] = []
+        failed: dict[str, InHand] = {}
+        skipped: list[InHand] = []
         for one in batch:
             if one.key in failed:
                 skipped.append(one)
@@ -303,7 +303,7 @@ class Server(RuleBasedStateMachine):
                 self.lanes.stick(one)
                 self.stuck.append(one)
             else:
-                self.lanes.hold(one, LATER)
+                self.lanes.await_return(one, LATER)
                 self.nakked.add(one.incoming.stream_seq)
 
     @invariant()
@@ -323,11 +323,11 @@ class Server(RuleBasedStateMachine):
         ready = self.lanes.moving(SOURCE)
         running = sum(map(len, self.running))
         behind = {one.key for batch in self.running for one in batch}
-        waiting = [one for one in self.lanes.waiting() if one.key not in behind]
+        waiting = [one for one in self.lanes.unstarted() if one.key not in behind]
         blocked = {one.key for one in self.stuck}
         assert ready <= len(self.lanes) - len(self.stuck)
         assert ready >= running
-        if blocked and not self.lanes.waits:
+        if blocked and not self.lanes.awaits:
             assert ready == len(self.lanes) - len(self.stuck) - sum(
                 one.key in blocked for one in waiting
             )

@@ -25,7 +25,7 @@ Lane: TypeAlias = str | Place
 
 
 @dataclass(slots=True, eq=False)
-class Work:
+class InHand:
     """A delivery in hand."""
 
     incoming: Incoming
@@ -82,7 +82,7 @@ class Work:
 
 
 @dataclass(slots=True)
-class Held:
+class Awaited:
     """A delivery that was given back: its lane waits for it; overdue after ``until``."""
 
     incoming: Incoming
@@ -97,33 +97,33 @@ class Lanes:
 
     def __init__(self, *, ordered: bool = True) -> None:
         self._ordered = ordered
-        self._waiting: dict[Lane, deque[Work]] = {}
+        self._queues: dict[Lane, deque[InHand]] = {}
         self._running: dict[Lane, int] = {}
-        self._held: dict[Lane, Held] = {}
-        self._in_hand: dict[Place, Work] = {}
-        self._stuck: dict[Place, Work] = {}
-        self._alone: dict[Place, Work] = {}
+        self._awaited: dict[Lane, Awaited] = {}
+        self._in_hand: dict[Place, InHand] = {}
+        self._stuck: dict[Place, InHand] = {}
+        self._alone: dict[Place, InHand] = {}
         self._suspects = 0
         self._counts: Counter[int] = Counter()
-        self.left = 0
+        self.gone = 0
         """How many deliveries have gone out of our hands by now."""
 
     def __len__(self) -> int:
         return len(self._in_hand)
 
-    def __iter__(self) -> Iterator[Work]:
+    def __iter__(self) -> Iterator[InHand]:
         return iter(tuple(self._in_hand.values()))
 
     @property
-    def waits(self) -> bool:
+    def awaits(self) -> bool:
         """Whether any lane waits for a delivery to come back."""
-        return bool(self._held)
+        return bool(self._awaited)
 
     @property
     def open(self) -> int:
         """How many lanes have something in hand and do not wait for one to come back."""
-        both = len(self._waiting.keys() & self._running.keys())
-        return len(self._waiting) + len(self._running) - both - len(self._stuck_lanes())
+        both = len(self._queues.keys() & self._running.keys())
+        return len(self._queues) + len(self._running) - both - len(self._stuck_lanes())
 
     def count(self, source: Subscription) -> int:
         """How many deliveries of one source are in hand."""
@@ -132,30 +132,30 @@ class Lanes:
     def moving(self, source: Subscription) -> int:
         """How many deliveries of one source are in hand, and neither stuck nor behind one that is,
         or that is not here."""
-        if not self._held and not self._stuck:
+        if not self._awaited and not self._stuck:
             return self.count(source)
         still = (*self.blocked(), *self._stuck.values())
-        return self.count(source) - sum(work.source is source for work in still)
+        return self.count(source) - sum(item.source is source for item in still)
 
-    def push(self, work: Work) -> None:
+    def push(self, item: InHand) -> None:
         """Take a delivery in."""
-        known = self._in_hand.get(work.place)
+        known = self._in_hand.get(item.place)
         if known is not None:
             self._counts[id(known.source)] -= 1
-            known.incoming, known.source, known.alive = work.incoming, work.source, work.alive
+            known.incoming, known.source, known.alive = item.incoming, item.source, item.alive
             self._counts[id(known.source)] += 1
             return
-        self._remember(work)
-        lane = self._lane_of(work)
-        held = self._held.get(lane)
-        queue = self._waiting.setdefault(lane, deque())
-        if held is not None and held.incoming.place == work.place:
-            del self._held[lane]
-            queue.appendleft(work)
+        self._remember(item)
+        lane = self._lane_of(item)
+        awaited = self._awaited.get(lane)
+        queue = self._queues.setdefault(lane, deque())
+        if awaited is not None and awaited.incoming.place == item.place:
+            del self._awaited[lane]
+            queue.appendleft(item)
         else:
-            _insert(queue, work)
+            _insert(queue, item)
 
-    def take(self, limit: int) -> list[Work]:
+    def take(self, limit: int) -> list[InHand]:
         """Up to ``limit`` deliveries to start together, lane by lane in turn.
 
         Several of one lane follow each other; the lane is closed until all are ``done``.
@@ -165,10 +165,10 @@ class Lanes:
             return [] if others or limit < 1 else self._take_from(lane, 1)
         chosen: list[tuple[Lane, int]] = []
         left = limit
-        for lane, queue in self._waiting.items():
+        for lane, queue in self._queues.items():
             if left < 1:
                 break
-            if lane in self._running or lane in self._held:
+            if lane in self._running or lane in self._awaited:
                 continue
             ready = len(queue)
             if self._suspects:
@@ -176,115 +176,115 @@ class Lanes:
                     if not chosen:
                         return self._take_from(lane, 1)
                     continue
-                ready = sum(1 for _ in takewhile(lambda work: not work.suspect, queue))
+                ready = sum(1 for _ in takewhile(lambda item: not item.suspect, queue))
             chosen.append((lane, min(ready, left)))
             left -= ready
-        return [work for lane, count in chosen for work in self._take_from(lane, count)]
+        return [item for lane, count in chosen for item in self._take_from(lane, count)]
 
-    def _take_from(self, lane: Lane, count: int) -> list[Work]:
-        queue = self._waiting.pop(lane)
+    def _take_from(self, lane: Lane, count: int) -> list[InHand]:
+        queue = self._queues.pop(lane)
         self._running[lane] = count
         taken = [queue.popleft() for _ in range(count)]
         if queue:
             # To the end of the line: a key that never runs dry must not starve the others.
-            self._waiting[lane] = queue
+            self._queues[lane] = queue
         return taken
 
     def _lone_lane(self) -> Lane | None:
         """That of a delivery that is to be alone, or is; none where it cannot be started."""
         stuck = self._stuck_lanes()
-        lanes = (self._lane_of(work) for work in self._alone.values())
-        return next((one for one in lanes if one not in stuck and one not in self._held), None)
+        lanes = (self._lane_of(item) for item in self._alone.values())
+        return next((one for one in lanes if one not in stuck and one not in self._awaited), None)
 
     @property
     def isolating(self) -> bool:
         """Whether one is to be alone, or is."""
         return self._lone_lane() is not None
 
-    def isolate(self, work: Work) -> None:
+    def isolate(self, item: InHand) -> None:
         """It was taken, and is put back: nothing is started before it, nor while it is at work."""
-        self._alone[work.place] = work
-        self.put_back([work])
+        self._alone[item.place] = item
+        self.put_back([item])
 
-    def done(self, work: Work) -> None:
+    def done(self, item: InHand) -> None:
         """It is settled, one way or the other, and out of our hands."""
-        self._forget(work)
-        self._stuck.pop(work.place, None)
-        self.left += 1
-        self._leave(self._lane_of(work))
+        self._forget(item)
+        self._stuck.pop(item.place, None)
+        self.gone += 1
+        self._leave(self._lane_of(item))
 
-    def drop(self, work: Work) -> None:
+    def drop(self, item: InHand) -> None:
         """It has not been started and was given back."""
-        self._forget(work)
-        self.left += 1
-        queue = self._waiting.get(self._lane_of(work))
+        self._forget(item)
+        self.gone += 1
+        queue = self._queues.get(self._lane_of(item))
         if queue is not None:
             with contextlib.suppress(ValueError):
-                queue.remove(work)
+                queue.remove(item)
             if not queue:
-                del self._waiting[self._lane_of(work)]
+                del self._queues[self._lane_of(item)]
 
-    def stick(self, work: Work) -> None:
+    def stick(self, item: InHand) -> None:
         """It was taken and stays in hand until it is ``done`` or put back: its lane waits."""
-        self._stuck[work.place] = work
+        self._stuck[item.place] = item
 
-    def hold(self, work: Work, until: float) -> None:
+    def await_return(self, item: InHand, until: float) -> None:
         """It was given back and will come again; ``overdue`` after ``until``."""
-        self.done(work)
+        self.done(item)
         if self._ordered:
-            self._held[self._lane_of(work)] = Held(work.incoming, work.source, until)
+            self._awaited[self._lane_of(item)] = Awaited(item.incoming, item.source, until)
 
-    def overdue(self, now: float) -> list[Held]:
+    def overdue(self, now: float) -> list[Awaited]:
         """What was given back and should have come again by now. Its lane still waits."""
-        return [held for held in self._held.values() if held.until <= now]
+        return [awaited for awaited in self._awaited.values() if awaited.until <= now]
 
     def release(self, place: Place) -> None:
         """It will not come again here: its lane goes on without it. Idempotent."""
-        for lane, held in tuple(self._held.items()):
-            if held.incoming.place == place:
-                del self._held[lane]
+        for lane, awaited in tuple(self._awaited.items()):
+            if awaited.incoming.place == place:
+                del self._awaited[lane]
 
-    def put_back(self, works: Iterable[Work]) -> None:
+    def put_back(self, items: Iterable[InHand]) -> None:
         """They were taken but not settled: first in their lanes again, in the order given."""
-        for work in reversed(tuple(works)):
-            lane = self._lane_of(work)
-            self._stuck.pop(work.place, None)
-            self._waiting.setdefault(lane, deque()).appendleft(work)
+        for item in reversed(tuple(items)):
+            lane = self._lane_of(item)
+            self._stuck.pop(item.place, None)
+            self._queues.setdefault(lane, deque()).appendleft(item)
             self._leave(lane)
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits to be started."""
-        return not self._waiting
+        return not self._queues
 
-    def waiting(self) -> list[Work]:
+    def unstarted(self) -> list[InHand]:
         """What is in hand and not started."""
-        return [work for queue in self._waiting.values() for work in queue]
+        return [item for queue in self._queues.values() for item in queue]
 
-    def blocked(self) -> list[Work]:
+    def blocked(self) -> list[InHand]:
         """What of it waits for a delivery that is not here, or that is stuck."""
-        still = self._stuck_lanes() | self._held.keys()
-        return [work for lane in still for work in self._waiting.get(lane, ())]
+        still = self._stuck_lanes() | self._awaited.keys()
+        return [item for lane in still for item in self._queues.get(lane, ())]
 
     def _stuck_lanes(self) -> set[Lane]:
-        return {self._lane_of(work) for work in self._stuck.values()}
+        return {self._lane_of(item) for item in self._stuck.values()}
 
-    def _remember(self, work: Work) -> None:
-        self._in_hand[work.place] = work
-        self._counts[id(work.source)] += 1
-        self._suspects += work.suspect
+    def _remember(self, item: InHand) -> None:
+        self._in_hand[item.place] = item
+        self._counts[id(item.source)] += 1
+        self._suspects += item.suspect
 
-    def _forget(self, work: Work) -> None:
-        if self._in_hand.pop(work.place, None) is not None:
-            self._alone.pop(work.place, None)
-            self._suspects -= work.suspect
-            source = id(work.source)
+    def _forget(self, item: InHand) -> None:
+        if self._in_hand.pop(item.place, None) is not None:
+            self._alone.pop(item.place, None)
+            self._suspects -= item.suspect
+            source = id(item.source)
             self._counts[source] -= 1
             if not self._counts[source]:
                 del self._counts[source]
 
-    def _lane_of(self, work: Work) -> Lane:
-        return work.key if self._ordered else work.place
+    def _lane_of(self, item: InHand) -> Lane:
+        return item.key if self._ordered else item.place
 
     def _leave(self, lane: Lane) -> None:
         left = self._running.get(lane, 0) - 1
@@ -294,18 +294,26 @@ class Lanes:
             self._running.pop(lane, None)
 
 
-def _insert(queue: deque[Work], work: Work) -> None:
+def _insert(queue: deque[InHand], item: InHand) -> None:
     """Before everything of its stream that is newer: redeliveries come late."""
-    place = len(queue)
+    before = len(queue)
     for at in range(len(queue) - 1, -1, -1):
         # A lane may hold deliveries of two streams, events and redrives, in any mixture.
-        if _is_newer(work.incoming, queue[at].incoming):
+        if _is_newer(item.incoming, queue[at].incoming):
             break
-        if _is_newer(queue[at].incoming, work.incoming):
-            place = at
-    queue.insert(place, work)
+        if _is_newer(queue[at].incoming, item.incoming):
+            before = at
+    queue.insert(before, item)
 
 
 def _is_newer(one: Incoming, other: Incoming) -> bool:
     """Of the same stream, and behind it."""
     return one.stream == other.stream and one.stream_seq > other.stream_seq
+
+
+def by_source(items: Iterable[InHand]) -> Iterable[tuple[Subscription, list[Incoming]]]:
+    """The deliveries of each subscription."""
+    grouped: dict[int, tuple[Subscription, list[Incoming]]] = {}
+    for item in items:
+        grouped.setdefault(id(item.source), (item.source, []))[1].append(item.incoming)
+    return grouped.values()

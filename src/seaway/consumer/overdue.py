@@ -8,7 +8,7 @@ here unread.
 from __future__ import annotations
 
 from seaway import logs
-from seaway.consumer.run import Run
+from seaway.consumer.state import State
 from seaway.consumer.trying import settled
 
 logger = logs.logger("seaway.consumer")
@@ -16,24 +16,24 @@ logger = logs.logger("seaway.consumer")
 _LOOKS = 4
 
 
-async def look_after(run: Run, now: float) -> None:
+async def look_after(state: State, now: float) -> None:
     """Have keys go on without what is settled, or does not come any more."""
-    overdue = run.lanes.overdue(now)
+    overdue = state.lanes.overdue(now)
     if not overdue:
         return
-    later = now + run.limits.ack_wait.total_seconds()
-    for held in overdue:
+    later = now + state.limits.ack_wait.total_seconds()
+    for awaited in overdue:
         # Others who have the turn go through its key in order: it comes here in our next one.
-        held.looks += not held.source.standby
-        held.until = later
-    done = await settled(run, [held.incoming for held in overdue])
-    for held in overdue:
-        place = held.incoming.place
-        if place in done or run.ports.store is None:
-            run.lanes.release(place)
-        elif held.looks >= _LOOKS:
+        awaited.looks += not awaited.source.standby
+        awaited.until = later
+    done = await settled(state, [awaited.incoming for awaited in overdue])
+    for awaited in overdue:
+        place = awaited.incoming.place
+        if place in done or state.setup.store is None:
+            state.lanes.release(place)
+        elif awaited.looks >= _LOOKS:
             logger.warning(
                 "%s: %s:%d was given back and has not come again: its key goes on without it",
-                *(run.durable, *place),
+                *(state.setup.durable, *place),
             )
-            run.lanes.release(place)
+            state.lanes.release(place)

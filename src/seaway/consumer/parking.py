@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-from seaway.consumer.lanes import Work
+from seaway.consumer.lanes import InHand
 from seaway.contracts import InboxStore, InboxTransaction, Incoming
 from seaway.parked import Place, Standing, letter_row
 from seaway.telemetry import HandledAs
@@ -39,17 +39,17 @@ def decide(standing: Standing, *, event_id: str, place: int, redriven: bool) -> 
     return "park"
 
 
-async def take_turns(tx: InboxTransaction, works: Sequence[Work]) -> dict[Place, HandledAs]:
+async def take_turns(tx: InboxTransaction, items: Sequence[InHand]) -> dict[Place, HandledAs]:
     """How those end that are not to be handled in ``tx``, the transaction of the effects."""
-    if not works:
+    if not items:
         return {}
     aside: dict[Place, HandledAs] = {}
-    keys = await tx.parked_keys(works[0].incoming.consumer, {work.key for work in works})
-    for work in works:
-        if work.key in keys:
-            turn = await _take_turn(tx, work.incoming, work.key)
+    keys = await tx.parked_keys(items[0].incoming.consumer, {item.key for item in items})
+    for item in items:
+        if item.key in keys:
+            turn = await _take_turn(tx, item.incoming, item.key)
             if turn != "handle":
-                aside[work.place] = "parked" if turn == "park" else "already_processed"
+                aside[item.place] = "parked" if turn == "park" else "already_processed"
     return aside
 
 

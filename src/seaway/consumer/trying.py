@@ -13,8 +13,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from seaway.consumer.lanes import Work
-from seaway.consumer.run import Run
+from seaway.consumer.lanes import InHand
+from seaway.consumer.state import State
 from seaway.contracts import InboxStore, Incoming
 from seaway.errors import SeawayError, StoreRefused, StoreUnavailable
 from seaway.parked import Place, letter_rows
@@ -27,25 +27,25 @@ class Ended(SeawayError):
     """The process ended each time while this event was handled."""
 
 
-async def note(run: Run, work: Work) -> int:
+async def note(state: State, item: InHand) -> int:
     """One more try; how many by now, and 0 without the database: the handler is not called then
     either."""
-    store, event_id = run.ports.store, work.incoming.event_id
-    if store is not None and run.options.ordered:
+    store, event_id = state.setup.store, item.incoming.event_id
+    if store is not None and state.setup.ordered:
         with contextlib.suppress(StoreUnavailable, StoreRefused):
             async with store.transaction() as tx:
-                tries = await tx.trying(run.durable, [event_id])
+                tries = await tx.trying(state.setup.durable, [event_id])
             return tries[event_id]
     return 0
 
 
-async def settled(run: Run, messages: Sequence[Incoming]) -> set[Place]:
+async def settled(state: State, messages: Sequence[Incoming]) -> set[Place]:
     """Those of the messages that have taken effect, or have become letters. None where the database
     is away: nothing can begin before it is back."""
-    store = run.ports.store
+    store = state.setup.store
     with contextlib.suppress(StoreUnavailable):
         if store is not None:
-            return await _settled(run.durable, store, messages)
+            return await _settled(state.setup.durable, store, messages)
     return set()
 
 
@@ -66,18 +66,17 @@ async def _settled(durable: str, store: InboxStore, messages: Sequence[Incoming]
     }
 
 
-def must_be_alone(run: Run, work: Work) -> bool:
+def must_be_alone(state: State, item: InHand) -> bool:
     """Whether nothing else may be at work with it, since that would be counted with it."""
-    most = run.limits.max_deliver
-    return work.tries > _TOGETHER or 0 < most <= work.deliveries
+    return item.tries > _TOGETHER or state.limits.is_last(item.deliveries)
 
 
-async def given_up(run: Run, work: Work) -> Ended | None:
+async def given_up(state: State, item: InHand) -> Ended | None:
     """``Ended`` where it must not be tried again, since ``max_deliver`` earlier tries are noted;
     else ``None``. There may have been one more delivery, in which it was only in hand."""
-    if not 0 < run.limits.max_deliver < work.tries:
+    if not 0 < state.limits.max_deliver < item.tries:
         return None
-    if work.place in await settled(run, [work.incoming]):
+    if item.place in await settled(state, [item.incoming]):
         return None
-    work.tries -= 1
-    return Ended(f"its process ended in the last of {work.deliveries} deliveries")
+    item.tries -= 1
+    return Ended(f"its process ended in the last of {item.deliveries} deliveries")

@@ -18,10 +18,9 @@ import json
 from datetime import timedelta
 
 from seaway.brokers.jetstream import wire
-from seaway.brokers.jetstream.api import Api
+from seaway.brokers.jetstream.api import PINNED, Api
 from seaway.brokers.jetstream.connection import Connection
-from seaway.brokers.jetstream.frames import Frame
-from seaway.brokers.jetstream.infos import PINNED
+from seaway.brokers.jetstream.wire import Frame
 from seaway.contracts import JSON
 from seaway.errors import ApiError, BrokerUnavailable
 

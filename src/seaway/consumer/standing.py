@@ -1,4 +1,4 @@
-"""Whether the database is away: asked in a transaction of the consumer's own.
+"""How things stand with the database.
 
 What one statement of a handler meets (a timeout, a lock, a limit, the end of its session) looks
 like an outage to whoever reads codes. Only another transaction tells them apart, one that does as
@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import asyncio
 
-from seaway.consumer.run import Run
+from seaway.contracts import InboxStore
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable, TransactionConflict
 from seaway.events import new_event_id
 
 _ANSWER_SECONDS = 10.0
 
 
-async def away(run: Run) -> StoreUnavailable | None:
-    """What such a transaction meets; ``None``: it took effect, or there is no database.
+async def away(store: InboxStore | None, durable: str) -> StoreUnavailable | None:
+    """Whether the database is: what a transaction of the consumer's own meets there; ``None``: it
+    took effect, or there is no database.
 
     It is committed, since a full disk may not be met before that. The row that it leaves in the
     inbox is forgotten with the others. ``ConfigError`` where no waiting would help.
     """
-    store = run.ports.store
     if store is None:
         return None
     try:
         async with asyncio.timeout(_ANSWER_SECONDS), store.transaction() as tx:
-            await tx.claim(f"{run.durable} probe", new_event_id())
+            await tx.claim(f"{durable} probe", new_event_id())
     except TransactionConflict:
         return None
     except StoreUnavailable as error:
