@@ -47,6 +47,10 @@ What happens when ...
 | the process is stopped (SIGSTOP) and goes on later | what it claimed is sent only under a lease |
 | | that is confirmed anew; where it is lost, nothing |
 
+An entry is claimed and settled in ``loop``, is on its way to its stream in ``batch``, and what
+becomes of it is said in ``decisions``. Beside them: what a stream has already (``stored``), what is
+remembered of a stream and told of its troubles (``memory``).
+
 A stream forgets ids after its duplicate window. Where an entry could have been sent longer ago
 than that (the first entries of a relay's life, after any trouble, after a long gap between two
 leases of a shard), the relay reads the headers of all that the stream has stored since the oldest
