@@ -118,7 +118,7 @@ def postgres_url(postgres_databases: Databases) -> Iterator[str]:
     """The URL of a fresh PostgreSQL database with Seaway's tables."""
     name = postgres_databases.create()
     yield postgres_databases.url(name)
-    postgres_databases.drop(name)
+    postgres_databases.leave(name)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def empty_postgres_url(postgres_databases: Databases) -> Iterator[str]:
     """The URL of a fresh PostgreSQL database with nothing in it."""
     name = postgres_databases.create(tables=False)
     yield postgres_databases.url(name)
-    postgres_databases.drop(name)
+    postgres_databases.leave(name)
 
 
 @pytest.fixture
