@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from seaway.consumer.breaker import Breaker
+from seaway.consumer.state import Breaker
 from seaway.saying import log_signal
 from seaway.telemetry import Signal, StillWaiting, Telemetry
 
