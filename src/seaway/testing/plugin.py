@@ -95,12 +95,22 @@ def nats_server_own() -> Iterator[NatsServer]:
         yield server
 
 
-@pytest.fixture
-def postgres_server_own() -> Iterator[PostgresServer]:
-    """A running PostgreSQL of this test alone, to be stopped, killed and started again."""
+@pytest.fixture(scope="session")
+def _stopped_postgres() -> Iterator[PostgresServer]:
+    """What every other one begins as: ``initdb`` takes longer than most tests."""
     from seaway.embedded.postgres import PostgresServer
 
     with _running(PostgresServer(trust_roles=True)) as server:
+        server.terminate()
+        yield server
+
+
+@pytest.fixture
+def postgres_server_own(_stopped_postgres: PostgresServer) -> Iterator[PostgresServer]:
+    """A running PostgreSQL of this test alone, to be stopped, killed and started again."""
+    from seaway.embedded.postgres import PostgresServer
+
+    with _running(PostgresServer(trust_roles=True, like=_stopped_postgres)) as server:
         yield server
 
 
