@@ -186,7 +186,7 @@ async def test_while_there_is_no_leader_it_waits_and_keeps_the_order(tmp_path: P
         info = await made.broker.admin.consumer(STREAM, DURABLE)
         assert info is not None
         leader = info.document["cluster"]["leader"]
-        [server] = [one for one in cluster.servers if one._server_name == leader]
+        [server] = [one for one in cluster.servers if one.name == leader]
         await server.kill()
         async with made.at_work():
             await made.until_handled(3, within=60)
