@@ -12,6 +12,8 @@ LOCKER := .venv-lock
 COMPILE := $(LOCKER)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 	--custom-compile-command 'make lock'
 PYTEST := $(BIN)/python -m pytest
+# Tests start hundreds of commands: without bytecode each of them would compile the package anew.
+test test-sqlalchemy20: export PYTHONDONTWRITEBYTECODE :=
 # What some tests need and no wheel has; Debian keeps daemons in /usr/sbin.
 TOOLS  := promtool pgbouncer
 LACKED := $(shell PATH="$$PATH:/usr/sbin"; for tool in $(TOOLS); do command -v $$tool >/dev/null || echo $$tool; done)

@@ -15,7 +15,6 @@ from seaway.cli import db as cli_db
 from seaway.contracts import Store
 from seaway.databases import times
 from seaway.events import RawEvent, new_event_id
-from seaway.forgetting import Forgetting
 from seaway.outbox import encoding
 from seaway.relay import Relay
 from seaway.relay import loop as relay_loop
@@ -29,6 +28,7 @@ from seaway.telemetry import Telemetry
 from seaway.testing.conformance.inbox import SUBJECT
 from seaway.testing.conformance.store import add, send
 from seaway.testing.databases import Database, Databases
+from seaway.upkeep import Forgetting
 
 WEEKS = timedelta(days=40)
 WEEK = timedelta(days=7)

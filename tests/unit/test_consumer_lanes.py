@@ -16,6 +16,7 @@ from seaway.headers import ORDERING_KEY
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 SOURCE: Subscription = object()  # type: ignore[assignment]
 LATER = 60.0
+REDRIVES = "SEA_REDRIVE"
 
 
 def work(seq: int, key: str, *, stream: str = "SEA_EVENTS", suspect: bool = False) -> InHand:
@@ -160,6 +161,56 @@ def test_a_held_lane_can_be_released_when_nothing_comes_back() -> None:
     assert places(lanes.take(5)) == [2]
 
 
+def test_several_of_a_lane_may_be_held_and_each_keeps_what_is_behind_it_waiting() -> None:
+    lanes = lanes_of(work(3, "a"), work(5, "a"), work(6, "a"))
+    third, fifth, sixth = lanes.take(3)
+    lanes.put_back([sixth])
+    lanes.await_return(third, LATER)
+    lanes.await_return(fifth, LATER)
+    lanes.push(work(5, "a"))
+    assert lanes.take(5) == []
+    lanes.push(work(4, "a"))
+    lanes.release(third.place)
+    assert places(lanes.take(5)) == [4, 5, 6]
+    assert not lanes.awaits
+
+
+def test_two_processes_that_were_given_what_the_other_holds_do_not_wait_for_each_other() -> None:
+    one, other = lanes_of(work(1, "a")), lanes_of(work(2, "a"))
+    for lanes in (one, other):
+        [taken] = lanes.take(1)
+        lanes.await_return(taken, LATER)
+    one.push(work(2, "a"))
+    other.push(work(1, "a"))
+    other.push(work(3, "a"))
+    assert one.take(5) == []
+    assert [len(other), len(other.blocked()), other.moving(SOURCE)] == [2, 1, 1]
+    [first] = other.take(5)
+    other.done(first)
+    one.release(first.place)
+    assert places(one.take(5)) == [2]
+
+
+def test_nor_do_they_over_two_streams() -> None:
+    one, other = lanes_of(work(7, "a")), lanes_of(work(1, "a", stream=REDRIVES))
+    for lanes in (one, other):
+        [taken] = lanes.take(1)
+        lanes.await_return(taken, LATER)
+    one.push(work(9, "a"))
+    one.push(work(1, "a", stream=REDRIVES))
+    other.push(work(7, "a"))
+    assert places(one.take(5)) == [1]
+    assert other.take(5) == []
+
+
+def test_what_is_put_back_does_not_go_before_what_has_come_meanwhile_and_is_older() -> None:
+    lanes = lanes_of(work(5, "a"), work(6, "a"))
+    taken = lanes.take(2)
+    lanes.push(work(4, "a"))
+    lanes.put_back(taken)
+    assert places(lanes.take(5)) == [4, 5, 6]
+
+
 def test_what_waits_behind_a_held_one_takes_no_room() -> None:
     lanes = lanes_of(work(1, "a"), work(2, "a"), work(3, "b"))
     assert lanes.moving(SOURCE) == 3
@@ -180,7 +231,7 @@ def test_a_second_copy_replaces_the_first_since_only_it_can_be_acknowledged() ->
 
 
 def test_an_older_event_goes_before_newer_ones_of_its_stream_whatever_lies_between() -> None:
-    lanes = lanes_of(work(5, "a"), work(1, "a", stream="SEA_REDRIVE"), work(6, "a"), work(4, "a"))
+    lanes = lanes_of(work(5, "a"), work(1, "a", stream=REDRIVES), work(6, "a"), work(4, "a"))
     order = [(one.incoming.stream, one.incoming.stream_seq) for one in lanes.take(9)]
     events = [seq for stream, seq in order if stream == "SEA_EVENTS"]
     assert events == [4, 5, 6]

@@ -27,6 +27,7 @@ from seaway.cli.session import (
     settings,
 )
 from seaway.config import Settings
+from seaway.connections import database_station, server_station
 from seaway.monitor import (
     Finding,
     Report,
@@ -39,7 +40,6 @@ from seaway.monitor import (
     exposition,
     rates,
 )
-from seaway.watching import database_station, server_station
 from seaway.words import counted
 
 _STYLES = {State.OK: "green", State.WARNING: "yellow", State.CRITICAL: "red"}

@@ -17,13 +17,13 @@ from seaway.cli.lines import add_chunk, chunks, opened
 from seaway.cli.session import printable
 from seaway.cli.tables import Column
 from seaway.config import OutboxSettings, format_duration
+from seaway.connections import database_station
 from seaway.contracts import Backlog, OutboxEntry, Store
 from seaway.errors import ConfigError
 from seaway.headers import format_time
 from seaway.monitor import Database
 from seaway.monitor.snapshot import age_seconds
 from seaway.monitor.standstill import why_events_wait
-from seaway.watching import database_station
 from seaway.words import counted
 
 app = typer.Typer(help="The outbox: add events, see and retry what waits.", no_args_is_help=True)

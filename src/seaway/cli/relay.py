@@ -16,8 +16,8 @@ from seaway.contracts import Backlog, OutboxEntry
 from seaway.errors import StoreUnavailable
 from seaway.monitor.scraping import serving
 from seaway.parts import run_parts
-from seaway.presence import Presence
 from seaway.telemetry import Relayed, Signal
+from seaway.upkeep import Presence
 from seaway.words import counted
 
 NAMED = 20

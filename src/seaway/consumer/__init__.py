@@ -8,7 +8,7 @@ One delivery's life, and the module that has it meanwhile::
                │          │      ├─ poison, exhausted ──────> dead letter stored, then ack
                │          │      └─ database or downstream away ─> put back, pause, probe
                │          └── a heartbeat keeps alive all that is in hand, running or waiting
-               └── what comes again meets the inbox, and what that knows of it (``trying``)
+               └── what comes again meets the inbox, and what that knows of it (``standing``)
 
 ``options`` and ``handlers`` say what is declared, ``outcomes`` decides what follows where a handler
 fails, ``state`` is what the others share.

@@ -185,36 +185,34 @@ def _chain(item: InHand) -> Chain:
 
 
 class Deadlines:
-    """The deadlines of one consumer's handlers: one watcher for all that run, no timer for each.
-    ``now``: the event loop's clock; ``length``: how long a handler may run that begins now."""
+    """The deadlines of one consumer's handlers: one watcher for all that run, no timer for each."""
 
-    def __init__(self, now: Callable[[], float], length: Callable[[], timedelta]) -> None:
-        self.now = now
-        self.length = length
+    def __init__(self) -> None:
         self.open: set[Deadline] = set()
 
-    async def watch(self) -> None:
-        """Cancel whoever is late, until cancelled."""
+    async def watch(self, length: Callable[[], timedelta]) -> None:
+        """Cancel whoever is late, until cancelled. ``length``: how long a handler may run now."""
+        now = asyncio.get_running_loop().time
         while True:
-            await asyncio.sleep(min(_LOOK_SECONDS, self.length().total_seconds() / 4))
-            now = self.now()
+            await asyncio.sleep(min(_LOOK_SECONDS, length().total_seconds() / 4))
             for deadline in self.open:
-                deadline.look(now)
+                deadline.look(now())
 
 
 class Deadline:
-    """Entered by ``task``, which runs a handler; left with ``TimeoutError`` where it was late."""
+    """Entered by ``task``, which runs a handler; left with ``TimeoutError`` where it was late:
+    after ``until``, by the event loop's clock."""
 
     __slots__ = ("_cancelling", "_deadlines", "_passed", "_until", "task")
 
-    def __init__(self, deadlines: Deadlines, task: asyncio.Task[Any]) -> None:
+    def __init__(self, deadlines: Deadlines, task: asyncio.Task[Any], until: float) -> None:
         self._deadlines = deadlines
+        self._until = until
         self._passed = False
         self.task = task
 
     def __enter__(self) -> None:
         self._cancelling = self.task.cancelling()
-        self._until = self._deadlines.now() + self._deadlines.length().total_seconds()
         self._deadlines.open.add(self)
 
     def __exit__(

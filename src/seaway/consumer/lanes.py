@@ -1,10 +1,13 @@
 """Deliveries in hand, in lanes by ordering key. Pure: no tasks, no clock of its own.
 
 Owns: what may be started next. Guarantees, within one process: a key's deliveries start in stream
-order, one group after another. A lane waits for a delivery that was given back until it returns or
-is overdue, and for a stuck one until it is settled; of a delivery that the server sends twice, the
-newest copy counts, since only that can be acknowledged; what may have ended a process is started by
-itself, and where that is said (``isolate``) while nothing else is at work.
+order, one group after another. What comes after a delivery that was given back waits until that
+returns or is released, and a lane for a stuck one until it is settled; of a delivery that the
+server sends twice, the newest copy counts, since only that can be acknowledged; what may have ended
+a process is started by itself, and where that is said (``isolate``) while nothing else is at work.
+
+What was given back keeps nothing waiting that goes before it. Else two processes would wait for
+each other, where each was given what the other awaits.
 """
 
 from __future__ import annotations
@@ -12,9 +15,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import TypeAlias
 
 from seaway.contracts import Incoming, Subscription
@@ -83,13 +86,15 @@ class InHand:
 
 @dataclass(slots=True)
 class Awaited:
-    """A delivery that was given back: its lane waits for it; overdue after ``until``."""
+    """A delivery that was given back: what comes after it waits for it; overdue after ``until``."""
 
     incoming: Incoming
     source: Subscription
     until: float
+    pause: float = 0.0
+    """How long it is from the last look for it to the next."""
     looks: int = 0
-    """How often it was looked for since."""
+    """After how many long pauses it was looked for."""
 
 
 class Lanes:
@@ -99,7 +104,7 @@ class Lanes:
         self._ordered = ordered
         self._queues: dict[Lane, deque[InHand]] = {}
         self._running: dict[Lane, int] = {}
-        self._awaited: dict[Lane, Awaited] = {}
+        self._awaited: dict[Lane, dict[Place, Awaited]] = {}
         self._in_hand: dict[Place, InHand] = {}
         self._stuck: dict[Place, InHand] = {}
         self._alone: dict[Place, InHand] = {}
@@ -147,13 +152,8 @@ class Lanes:
             return
         self._remember(item)
         lane = self._lane_of(item)
-        awaited = self._awaited.get(lane)
-        queue = self._queues.setdefault(lane, deque())
-        if awaited is not None and awaited.incoming.place == item.place:
-            del self._awaited[lane]
-            queue.appendleft(item)
-        else:
-            _insert(queue, item)
+        self._returned(lane, item.place)
+        _insert(self._queues.setdefault(lane, deque()), item)
 
     def take(self, limit: int) -> list[InHand]:
         """Up to ``limit`` deliveries to start together, lane by lane in turn.
@@ -168,15 +168,15 @@ class Lanes:
         for lane, queue in self._queues.items():
             if left < 1:
                 break
-            if lane in self._running or lane in self._awaited:
+            if lane in self._running or not (ready := self._ready(lane, queue)):
                 continue
-            ready = len(queue)
             if self._suspects:
                 if queue[0].suspect:
                     if not chosen:
                         return self._take_from(lane, 1)
                     continue
-                ready = sum(1 for _ in takewhile(lambda item: not item.suspect, queue))
+                sure = takewhile(lambda item: not item.suspect, islice(queue, ready))
+                ready = sum(1 for _ in sure)
             chosen.append((lane, min(ready, left)))
             left -= ready
         return [item for lane, count in chosen for item in self._take_from(lane, count)]
@@ -190,11 +190,21 @@ class Lanes:
             self._queues[lane] = queue
         return taken
 
+    def _ready(self, lane: Lane, queue: Collection[InHand]) -> int:
+        """How many at its head go before all that its lane awaits."""
+        awaited = self._awaited.get(lane)
+        if awaited is None:
+            return len(queue)
+        return sum(1 for _ in takewhile(lambda item: not _is_behind(item, awaited), queue))
+
     def _lone_lane(self) -> Lane | None:
         """That of a delivery that is to be alone, or is; none where it cannot be started."""
         stuck = self._stuck_lanes()
-        lanes = (self._lane_of(item) for item in self._alone.values())
-        return next((one for one in lanes if one not in stuck and one not in self._awaited), None)
+        for item in self._alone.values():
+            lane = self._lane_of(item)
+            if lane not in stuck and not _is_behind(item, self._awaited.get(lane, {})):
+                return lane
+        return None
 
     @property
     def isolating(self) -> bool:
@@ -204,7 +214,9 @@ class Lanes:
     def isolate(self, item: InHand) -> None:
         """It was taken, and is put back: nothing is started before it, nor while it is at work."""
         self._alone[item.place] = item
-        self.put_back([item])
+        lane = self._lane_of(item)
+        self._queues.setdefault(lane, deque()).appendleft(item)
+        self._leave(lane)
 
     def done(self, item: InHand) -> None:
         """It is settled, one way or the other, and out of our hands."""
@@ -232,24 +244,30 @@ class Lanes:
         """It was given back and will come again; ``overdue`` after ``until``."""
         self.done(item)
         if self._ordered:
-            self._awaited[self._lane_of(item)] = Awaited(item.incoming, item.source, until)
+            awaited = Awaited(item.incoming, item.source, until)
+            self._awaited.setdefault(self._lane_of(item), {})[item.place] = awaited
 
     def overdue(self, now: float) -> list[Awaited]:
         """What was given back and should have come again by now. Its lane still waits."""
-        return [awaited for awaited in self._awaited.values() if awaited.until <= now]
+        every = (one for awaited in self._awaited.values() for one in awaited.values())
+        return [one for one in every if one.until <= now]
 
     def release(self, place: Place) -> None:
         """It will not come again here: its lane goes on without it. Idempotent."""
-        for lane, awaited in tuple(self._awaited.items()):
-            if awaited.incoming.place == place:
-                del self._awaited[lane]
+        for lane in tuple(self._awaited):
+            self._returned(lane, place)
+
+    def _returned(self, lane: Lane, place: Place) -> None:
+        awaited = self._awaited.get(lane)
+        if awaited is not None and awaited.pop(place, None) is not None and not awaited:
+            del self._awaited[lane]
 
     def put_back(self, items: Iterable[InHand]) -> None:
-        """They were taken but not settled: first in their lanes again, in the order given."""
+        """They were taken but not settled: in their places again."""
         for item in reversed(tuple(items)):
             lane = self._lane_of(item)
             self._stuck.pop(item.place, None)
-            self._queues.setdefault(lane, deque()).appendleft(item)
+            _insert(self._queues.setdefault(lane, deque()), item)
             self._leave(lane)
 
     @property
@@ -263,8 +281,12 @@ class Lanes:
 
     def blocked(self) -> list[InHand]:
         """What of it waits for a delivery that is not here, or that is stuck."""
-        still = self._stuck_lanes() | self._awaited.keys()
-        return [item for lane in still for item in self._queues.get(lane, ())]
+        stuck = self._stuck_lanes()
+        blocked: list[InHand] = []
+        for lane in stuck | self._awaited.keys():
+            queue = self._queues.get(lane, ())
+            blocked += islice(queue, 0 if lane in stuck else self._ready(lane, queue), None)
+        return blocked
 
     def _stuck_lanes(self) -> set[Lane]:
         return {self._lane_of(item) for item in self._stuck.values()}
@@ -295,20 +317,27 @@ class Lanes:
 
 
 def _insert(queue: deque[InHand], item: InHand) -> None:
-    """Before everything of its stream that is newer: redeliveries come late."""
-    before = len(queue)
-    for at in range(len(queue) - 1, -1, -1):
-        # A lane may hold deliveries of two streams, events and redrives, in any mixture.
-        if _is_newer(item.incoming, queue[at].incoming):
-            break
-        if _is_newer(queue[at].incoming, item.incoming):
-            before = at
-    queue.insert(before, item)
+    """Where its place is among those of its key: redeliveries come late."""
+    if queue and _goes_before(item, queue[0]):
+        queue.appendleft(item)
+        return
+    at = len(queue)
+    while at and _goes_before(item, queue[at - 1]):
+        at -= 1
+    queue.insert(at, item)
 
 
-def _is_newer(one: Incoming, other: Incoming) -> bool:
-    """Of the same stream, and behind it."""
-    return one.stream == other.stream and one.stream_seq > other.stream_seq
+def _goes_before(one: InHand | Awaited, other: InHand | Awaited) -> bool:
+    """By their places. Of the two streams of a durable the redrives come first, by their names: all
+    processes must see the same order, or each would await what another keeps waiting."""
+    its, others = one.incoming, other.incoming
+    if its.stream == others.stream:
+        return its.stream_seq < others.stream_seq
+    return its.stream > others.stream
+
+
+def _is_behind(item: InHand, awaited: Mapping[Place, Awaited]) -> bool:
+    return any(_goes_before(one, item) for one in awaited.values())
 
 
 def by_source(items: Iterable[InHand]) -> Iterable[tuple[Subscription, list[Incoming]]]:

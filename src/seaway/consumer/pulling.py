@@ -15,8 +15,8 @@ from datetime import timedelta
 
 from seaway import logs
 from seaway.consumer.settling import Settler
+from seaway.consumer.standing import settled
 from seaway.consumer.state import OUTAGE, Spawn, State
-from seaway.consumer.trying import settled
 from seaway.contracts import Incoming, Subscription
 from seaway.errors import BrokerUnavailable, CannotRewind, NotFound
 from seaway.telemetry import Resubscribed
@@ -31,10 +31,11 @@ STALL = timedelta(seconds=15)
 
 
 class Puller:
-    """Pulls one consumer's streams. ``spawn`` starts a task of the run."""
+    """Pulls one consumer's streams. ``spawn`` starts a task that pulls."""
 
     def __init__(self, state: State, settler: Settler, spawn: Spawn) -> None:
         self._state = state
+        self._durable = state.setup.durable
         self._settler = settler
         self._spawn = spawn
         self._said = ""
@@ -42,11 +43,11 @@ class Puller:
         self._fewer = asyncio.Event()
 
     async def pull(self, stream: str) -> None:
-        """Until the run stops; each subscription stays open until its deliveries are settled."""
+        """Until the stop; each subscription stays open until its deliveries are settled."""
         state, attempt = self._state, 0
         while not state.stop.is_set():
             try:
-                async with state.setup.broker.subscribe(stream, state.setup.durable) as source:
+                async with state.setup.broker.subscribe(stream, self._durable) as source:
                     attempt = 0
                     await self._bring(stream, source)
                     if not state.stop.is_set():
@@ -70,7 +71,7 @@ class Puller:
             await self._fewer.wait()
 
     async def _bring(self, stream: str, source: Subscription) -> None:
-        """Everything from ``source`` into the lanes, until the run stops or it has stalled."""
+        """Everything from ``source`` into the lanes, until the consumer stops or it has stalled."""
         state = self._state
         self._bringing += 1
         try:
@@ -124,7 +125,7 @@ class Puller:
 
     async def _rewind(self, stream: str, source: Subscription) -> int:
         """Have the server send unacknowledged messages again before newer ones, if it can. Returns
-        the number of gaps dealt with, -1 if the run stops. Needs an inbox, to skip what took
+        the number of gaps dealt with, -1 if the consumer stops. Needs an inbox, to skip what took
         effect."""
         state, attempt = self._state, 0
         if state.setup.store is None or not state.setup.ordered:
@@ -141,7 +142,7 @@ class Puller:
                 await set_within(OUTAGE.delay(attempt), state.stop)
                 continue
             else:
-                state.rewound[stream] = max(upto or 0, state.rewound.get(stream, 0))
+                state.rewound[stream] = max(upto or 0, state.rewound_upto(stream))
             return gaps
         return -1
 
@@ -151,20 +152,21 @@ class Puller:
             logger.warning(
                 "%s: what was on its way when a process or a connection ended comes only after "
                 "ack_wait, and newer events of its key before it: %s",
-                *(self._state.setup.durable, why),
+                *(self._durable, why),
             )
 
     async def _take_in(self, source: Subscription, batch: Sequence[Incoming]) -> None:
-        upto = self._state.rewound.get(batch[0].stream, 0) if batch else 0
+        state = self._state
+        upto = state.rewound_upto(batch[0].stream) if batch else 0
         again = [one for one in batch if one.stream_seq <= upto]
-        self._state.take_in(batch, source, await settled(self._state, again) if again else ())
+        state.take_in(batch, source, await settled(state, again) if again else ())
 
     async def _drain_on_stop(self, source: Subscription) -> None:
         await self._state.stop.wait()
         await source.drain()
 
     async def _settled(self, source: Subscription) -> None:
-        """Until the run has drained or, while it goes on, ``source`` has nothing to settle."""
+        """Until all is drained or, before the stop, ``source`` has nothing to settle."""
         state = self._state
         while not state.drained.is_set() and (
             state.stop.is_set() or state.lanes.count(source) or self._settler.owes(source)
@@ -173,7 +175,7 @@ class Puller:
 
     async def _has_something_to_give(self, stream: str, source: Subscription) -> bool:
         try:
-            info = await self._state.setup.broker.admin.consumer(stream, self._state.setup.durable)
+            info = await self._state.setup.broker.admin.consumer(stream, self._durable)
         except BrokerUnavailable:
             return False
         if info is None or info.paused_until is not None or info.num_pending == 0:
@@ -189,15 +191,14 @@ class Puller:
             if await set_within(OUTAGE.delay(attempt), state.stop):
                 return
             with contextlib.suppress(BrokerUnavailable):
-                info = await state.setup.broker.admin.consumer(stream, state.setup.durable)
+                info = await state.setup.broker.admin.consumer(stream, self._durable)
                 if info is not None:
                     state.learn(info)
                     return
 
     def _tell(self, stream: str, reason: str) -> None:
-        state = self._state
-        if not state.stop.is_set():
-            state.setup.telemetry.emit(Resubscribed(stream, state.setup.durable, reason))
+        if not self._state.stop.is_set():
+            self._state.setup.telemetry.emit(Resubscribed(stream, self._durable, reason))
 
 
 async def _next(source: Subscription, limit: int) -> Sequence[Incoming]:

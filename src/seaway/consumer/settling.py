@@ -30,9 +30,8 @@ from seaway import logs
 from seaway.consumer.calling import Failure
 from seaway.consumer.lanes import InHand, by_source
 from seaway.consumer.outcomes import Bury, Heard, Lapsed, TryAgain, decide
-from seaway.consumer.parking import note_failure, note_letter
+from seaway.consumer.standing import await_return, note, note_failure, note_letter
 from seaway.consumer.state import OUTAGE, Spawn, State
-from seaway.consumer.trying import note
 from seaway.contracts import DeadLetterReason, Incoming, Subscription
 from seaway.errors import ConfigError, SeawayError, StoreRefused
 from seaway.stacks import without_ours
@@ -137,8 +136,7 @@ class Settler:
                 if not item.noted:
                     await note(state, item)
                 # Awaited first: without a delay it may be back before the nak returns.
-                patience = delay + limits.ack_wait
-                state.lanes.await_return(item, state.now() + patience.total_seconds())
+                await_return(state, item, delay)
                 await item.source.nak(item.incoming, delay=delay)
                 self._tell(item, "retried", failure.took, error)
 
@@ -286,7 +284,7 @@ class Burials:
                 raise SeawayError(str(error)) from error
         if burial.letter is not None and setup.store is not None:
             try:
-                await note_letter(setup.store, item.incoming, burial.letter, parks=setup.parks)
+                await note_letter(setup.store, item, burial.letter, parks=setup.parks)
             except StoreRefused as refusal:
                 # Its letter is stored: no row stands beside it, and none is needed for its effect.
                 logger.warning("%s: %s is noted in no row: %s", self._durable, item.place, refusal)
@@ -299,7 +297,7 @@ class Burials:
             return True
         try:
             # The row before the letter: nobody can redrive or discard what has no row yet.
-            return await note_failure(setup.store, item.incoming, item.key)
+            return await note_failure(setup.store, item)
         except StoreRefused as refusal:
             # No event of such a key can be handled, so none overtakes it.
             logger.warning("%s: nothing waits for %s: %s", self._durable, item.place, refusal)

@@ -257,20 +257,20 @@ class State:
         """Put deliveries into their lanes. ``settled``: those of them that are known to be."""
         if not batch:
             return
-        upto, arrived, push = self.rewound_upto(batch[0]), self._arrived, self.lanes.push
+        upto, arrived, push = self.rewound_upto(batch[0].stream), self._arrived, self.lanes.push
         for incoming in batch:
             suspect = incoming.stream_seq <= upto and incoming.place not in settled
             push(InHand(incoming, source, arrived, suspect))
         self.wake.set()
 
-    def rewound_upto(self, incoming: Incoming) -> int:
-        """What ``rewound`` says of its stream; 0 without any."""
-        return self.rewound.get(incoming.stream, 0)
+    def rewound_upto(self, stream: str) -> int:
+        """What ``rewound`` says of it; 0 where that says nothing."""
+        return self.rewound.get(stream, 0)
 
     def comes_again(self, incoming: Incoming) -> bool:
         """Whether it was given out before: it may have become a letter then, or be given up by the
         server while we are at it."""
-        return incoming.deliveries > 1 or incoming.stream_seq <= self.rewound_upto(incoming)
+        return incoming.deliveries > 1 or incoming.stream_seq <= self.rewound_upto(incoming.stream)
 
     def beat(self) -> list[InHand]:
         """What is in hand and may be kept alive. A last delivery whose timer has run out is not:
@@ -310,7 +310,7 @@ class State:
                 room.set()
 
     def hurry(self) -> None:
-        """The run ends: wake all who wait for something."""
+        """The end has come: wake all who wait for something."""
         self.wake.set()
         for _, room in self._short:
             room.set()

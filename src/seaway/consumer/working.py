@@ -37,15 +37,12 @@ from seaway.consumer.calling import (
 )
 from seaway.consumer.lanes import InHand
 from seaway.consumer.outcomes import Lapsed, is_downstream, is_verdict
-from seaway.consumer.overdue import look_after
-from seaway.consumer.parking import take_turns
 from seaway.consumer.settling import Done, Settler
-from seaway.consumer.standing import away
+from seaway.consumer.standing import away, given_up, look_after, must_be_alone, note, set_aside
 from seaway.consumer.state import State
-from seaway.consumer.trying import given_up, must_be_alone, note
 from seaway.contracts import InboxTransaction
 from seaway.errors import ConfigError, SessionLost, StoreUnavailable, TransactionConflict
-from seaway.parked import Place, letter_rows
+from seaway.parked import Place
 from seaway.telemetry import HandledAs
 from seaway.waiting import set_within
 
@@ -69,8 +66,6 @@ class Results:
     """Neither: behind a failed one of their key, or something is away. In order."""
     outage: Exception | None = None
     """What is away."""
-    reached: bool = False
-    """Whether the database has answered."""
 
 
 @dataclass(slots=True)
@@ -101,10 +96,10 @@ class Workers:
 
     async def watch(self) -> None:
         """Cancel handlers that are past their deadline, until cancelled."""
-        await self._transactor.deadlines.watch()
+        await self._transactor.deadlines.watch(lambda: self._state.deadline)
 
     async def work(self) -> None:
-        """One worker, until the run stops and nothing is left to start, or something is away."""
+        """One worker, until after the stop nothing is left to start, or something is away."""
         state, setup = self._state, self._state.setup
         while not (state.stop.is_set() and state.breaker.troubled):
             state.wake.clear()
@@ -170,7 +165,7 @@ class Workers:
                     return Results(kept=items)
                 item.tries, item.noted = await note(state, item), True
                 if (error := await given_up(state, item)) is not None:
-                    return Results(failed=[Failure(item, error)], reached=True)
+                    return Results(failed=[Failure(item, error)])
                 if must_be_alone(state, item):
                     state.lanes.isolate(item)
                     return Results()
@@ -189,18 +184,14 @@ class Workers:
     def _note(self, results: Results) -> None:
         """Tell the breaker what was found."""
         breaker, error, now = self._state.breaker, results.outage, self._state.now()
-        if error is None and not breaker.troubled:
-            return
-        downstream = error is not None and is_downstream(error, self._state.setup.retry)
-        if results.reached and (error is None or downstream):
-            breaker.resume("database")
-        if downstream:
+        if error is None:
+            if breaker.troubled and any(outcome == "handled" for _, outcome, _ in results.done):
+                breaker.resume("downstream")
+        elif is_downstream(error, self._state.setup.retry):
             after = getattr(error, "after", None)
             breaker.trip("downstream", str(error), now=now, after=after)
-        elif error is not None:
+        else:
             breaker.trip("database", str(error), now=now)
-        elif any(outcome == "handled" for _, outcome, _ in results.done):
-            breaker.resume("downstream")
 
 
 class Transactor:
@@ -209,7 +200,7 @@ class Transactor:
     def __init__(self, state: State) -> None:
         self._state = state
         self._setup = state.setup
-        self.deadlines = Deadlines(state.now, lambda: state.deadline)
+        self.deadlines = Deadlines()
 
     async def transact(self, items: Sequence[InHand]) -> Results:
         """Work on all of them, in one transaction unless something fails.
@@ -254,9 +245,7 @@ class Transactor:
                     return []
                 return await self._instead(group, attempt, attempt.error or error, began, results)
             except Exception as error:
-                results.reached = True
                 return await self._instead(group, attempt, error, began, results)
-            results.reached = True
             results.done += attempt.done
             return []
 
@@ -269,25 +258,16 @@ class Transactor:
         items = items_of(group)
         async with store.transaction() as tx:
             attempt.begun = True
-            aside = await take_turns(tx, items) if self._setup.parks else {}
-            if old := [item for item in items if self._state.comes_again(item.incoming)]:
-                aside = await self._without_letter(tx, old) | aside
+            again = [item for item in items if self._state.comes_again(item.incoming)]
+            aside = await set_aside(self._state, tx, items, again)
             fresh = await tx.claim_many(
                 durable, [item.event_id for item in items if item.place not in aside]
             )
-            if handled := [item.event_id for item in old if item.place not in aside]:
-                await tx.release(durable, handled)  # How often they were tried is over.
+            if tried := [item.event_id for item in again if item.place not in aside]:
+                await tx.release(durable, tried)  # How often they were tried counts no more.
             await self._call_all(group, tx, fresh, aside, attempt)
             if any(self._state.lapsed(item) for item in items):
                 raise Lapsed("its last delivery was not kept alive")
-
-    async def _without_letter(
-        self, tx: InboxTransaction, items: Sequence[InHand]
-    ) -> dict[Place, HandledAs]:
-        """Keep letters from being written for them in this transaction; those that have one."""
-        consumer, rows = letter_rows(self._setup.durable, (item.incoming for item in items))
-        fresh = await tx.claim_many(consumer, list(rows))
-        return {place: "already_processed" for row, place in rows.items() if row not in fresh}
 
     async def _call_all(
         self,
@@ -299,6 +279,7 @@ class Transactor:
     ) -> None:
         now, done, task = self._state.now, attempt.done, asyncio.current_task()
         assert task is not None
+        seconds = self._state.deadline.total_seconds()
         for at, call in enumerate(group):
             if tx is not None:
                 wanted = _unclaimed(call.items, fresh, aside, done)
@@ -314,7 +295,7 @@ class Transactor:
                 attempt.item = None
                 handled = await call_handler(
                     *(call, events),
-                    deadline=Deadline(self.deadlines, task),
+                    deadline=Deadline(self.deadlines, task, attempt.began + seconds),
                     tx=tx,
                     outbox=self._setup.outbox,
                 )
@@ -353,7 +334,6 @@ class Transactor:
         """Whether ``group``, which met what may be an outage, is run again at once. Otherwise that
         is an outage, and in ``results``, or it is the failure of one of its deliveries."""
         if attempt.error is not None and is_verdict(attempt.error):
-            results.reached = True
             return False
         if isinstance(error, TransactionConflict) and attempt.conflicts < _CONFLICTS:
             attempt.conflicts += 1
@@ -372,7 +352,6 @@ class Transactor:
             else:
                 results.kept += items
             return False
-        results.reached = True
         if len(items) > 1 or attempt.again or not _may_be_anothers(error, attempt):
             return False
         attempt.again = True

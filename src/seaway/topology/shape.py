@@ -28,9 +28,9 @@ ADVISORY_AGE = timedelta(days=7)
 LETTER_WINDOW = timedelta(hours=1)
 """How long the same letter, stored again because its delivery was not acknowledged, is known."""
 
-TURN = timedelta(seconds=10)
+TURN = timedelta(seconds=5)
 """How long the process that an exclusive durable gives its messages to may say nothing until
-another has its turn. It says something every two seconds."""
+another has its turn. It says something every second."""
 
 _EXCLUSIVE: JSON = {
     "priority_policy": "pinned_client",

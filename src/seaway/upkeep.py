@@ -1,14 +1,16 @@
-"""Tells the database who is at work here and what it waits for, so that ``seaway check`` says it.
+"""What a process does for its database besides its work: tells who is here, drops what is old.
 
-Owns: when that is told. What is waited for, ``Telemetry`` knows. Guarantees: best effort and no
-more: a database that is away, locked or refuses costs this process nothing and ends nothing; at an
-orderly end nothing is left behind, and what a killed process leaves is known by its silence.
+Owns: when that is done. What is waited for, ``Telemetry`` knows; how rows are dropped, the store.
+Guarantees: best effort and no more: a database that is away, locked or refuses costs this process
+nothing and stops nothing, and is said once; at an orderly end nothing is left behind, and what a
+killed process leaves is known by its silence.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
 import secrets
 import socket
 import time
@@ -17,13 +19,16 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from seaway import logs
-from seaway.contracts import SILENT, Notice, ProcessStore
-from seaway.errors import TransientError
+from seaway.contracts import SILENT, Notice, ProcessStore, Store
+from seaway.errors import SeawayError, TransientError
 from seaway.telemetry import Telemetry
-from seaway.waiting import set_within
+from seaway.waiting import done_before, set_within
 
 logger = logs.logger("seaway")
+inbox_logger = logs.logger("seaway.inbox")
 
+EVERY = timedelta(minutes=10)
+_JITTER = 0.2
 LOOK = timedelta(seconds=2)
 """How often to see whether anything waits that did not before, or goes on."""
 RENEW = SILENT / 3
@@ -31,6 +36,34 @@ PATIENCE = timedelta(seconds=2)
 _MOST_WAITS = 50
 _MOST_TEXT = 500
 _MOST_NAME = 100
+
+
+class Forgetting:
+    """Drops inbox rows older than ``retention``, at once and then every ten minutes or so.
+
+    Any number of processes may: they do not do so in step, and a store lets one at a time.
+    """
+
+    def __init__(self, store: Store, retention: timedelta, *, every: timedelta = EVERY) -> None:
+        self._store = store
+        self._retention = retention
+        self._every = every.total_seconds()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until ``stop`` is set; what is under way then is rolled back."""
+        await done_before(stop, self._repeat())
+
+    async def _repeat(self) -> None:
+        said = False
+        while True:
+            try:
+                await self._store.forget(await self._store.before(self._retention))
+                said = False
+            except SeawayError as error:
+                log = inbox_logger.debug if said else inbox_logger.warning
+                log("old inbox rows stay for now: %s", error)
+                said = True
+            await asyncio.sleep(self._every * random.uniform(1 - _JITTER, 1 + _JITTER))
 
 
 def process_name() -> str:
