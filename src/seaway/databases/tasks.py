@@ -11,7 +11,7 @@ from contextvars import Context
 from typing import Any, TypeVar
 
 from seaway.errors import ConfigError
-from seaway.forks import Opened
+from seaway.process import Opened
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from seaway.brokers.jetstream import wire
-from seaway.brokers.jetstream.client import FrameHandler, Msg, SturdyClient, describe, errors
+from seaway.brokers.jetstream.client import FrameHandler, SturdyClient, describe, errors
 from seaway.brokers.jetstream.credentials import Credentials
 from seaway.brokers.jetstream.permissions import Denials
 from seaway.brokers.jetstream.wire import Frame
@@ -27,7 +27,7 @@ from seaway.config import NatsSettings, ServerUrl
 from seaway.config.models import OWN_API
 from seaway.contracts import Message, ServerInfo
 from seaway.errors import BrokerUnavailable, ConfigError, NotPermitted
-from seaway.forks import Opened
+from seaway.process import Opened
 from seaway.telemetry import Disconnected, Reconnected, Telemetry
 
 AnswerHandler: TypeAlias = Callable[[Frame | None], None]
@@ -177,13 +177,8 @@ class Connection:
         """
         self.opened.check()
 
-        async def on_message(message: Msg) -> None:
-            handler(Frame(message.subject, message.reply, message.headers or {}, message.data))
-
         try:
-            subscription = await self.client.subscribe(
-                subject, cb=on_message, pending_msgs_limit=-1, pending_bytes_limit=-1
-            )
+            subscription = await self.client.subscribe(subject)
         except errors.Error as error:
             raise BrokerUnavailable(f"{subject}: {describe(error)}") from error
         forget = self.client.hear(subscription, handler)

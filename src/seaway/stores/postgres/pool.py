@@ -30,7 +30,7 @@ from seaway.drivers.asyncpg import (
 from seaway.drivers.asyncpg import Pooled as Handle
 from seaway.drivers.seam import nothing_committed
 from seaway.errors import StoreUnavailable
-from seaway.forks import Opened
+from seaway.process import Opened
 from seaway.stores.postgres.address import Address, options_of
 from seaway.stores.postgres.begins import READING, WRITES, WRITING, Begin
 

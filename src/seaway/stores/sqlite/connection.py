@@ -24,7 +24,7 @@ from seaway.databases.sqlite_codes import translated, translating
 from seaway.databases.tasks import Turns, to_its_end
 from seaway.drivers import sqlite_handles
 from seaway.errors import ConfigError, NoDatabase, StoreUnavailable
-from seaway.forks import Opened
+from seaway.process import Opened
 
 T = TypeVar("T")
 

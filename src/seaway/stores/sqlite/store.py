@@ -17,7 +17,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from seaway.clocks import running_time
 from seaway.contracts import Backlog, Capabilities
 from seaway.databases import times
 from seaway.databases.engines import SQLITE
@@ -25,6 +24,7 @@ from seaway.databases.queries import Query, Row, Statements, Steps, carried_out
 from seaway.databases.sqlite_codes import translating
 from seaway.databases.tasks import Turns, to_its_end
 from seaway.errors import ConfigError
+from seaway.process import running_time
 from seaway.stores import file_of
 from seaway.stores.relational import RelationalStore
 from seaway.stores.schema import Migration, SqlSchema, migrations, split
