@@ -23,7 +23,7 @@ from seaway.brokers.jetstream.frames import Frame, cut, frame
 from seaway.brokers.jetstream.options import ClientOptions, Login
 from seaway.brokers.jetstream.refusals import no_tls
 from seaway.brokers.jetstream.transport import Transport
-from seaway.config.urls import WEB_SCHEMES
+from seaway.config import WEB_SCHEMES
 from seaway.errors import ConfigError
 
 __all__ = ["FrameHandler", "Msg", "SturdyClient", "errors"]

@@ -25,8 +25,7 @@ from seaway.brokers.jetstream.frames import Frame
 from seaway.brokers.jetstream.options import ClientOptions, client_options
 from seaway.brokers.jetstream.refusals import Attempt, describe, refusal
 from seaway.brokers.jetstream.wire import chunks
-from seaway.config import NatsSettings, ServerUrl
-from seaway.config.models import OWN_API
+from seaway.config import OWN_API, NatsSettings, ServerUrl
 from seaway.contracts import ServerInfo
 from seaway.errors import BrokerUnavailable, ConfigError, NotPermitted, SeawayError
 from seaway.forks import Opened

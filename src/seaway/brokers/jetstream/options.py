@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from seaway.brokers.jetstream.credentials import Keys, check_file, creds, nkey
-from seaway.config import NatsSettings, ServerUrl
-from seaway.config.urls import WEB_SCHEMES
+from seaway.config import WEB_SCHEMES, NatsSettings, ServerUrl
 from seaway.errors import ConfigError
 
 _RECONNECT_WAIT_SECONDS = 0.25
