@@ -5,19 +5,22 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 LOCK   ?= requirements/test.lock
 PEERS  := bench/.venv-peers
+DOCS   := .venv-docs
 SEED   ?= 0
 JOBS   ?= 2
 LOCKER := .venv-lock
 COMPILE := $(LOCKER)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 	--custom-compile-command 'make lock'
 PYTEST := $(BIN)/python -m pytest
+# Tests start hundreds of commands: without bytecode each of them would compile the package anew.
+test test-sqlalchemy20: export PYTHONDONTWRITEBYTECODE :=
 # What some tests need and no wheel has; Debian keeps daemons in /usr/sbin.
 TOOLS  := promtool pgbouncer
 LACKED := $(shell PATH="$$PATH:/usr/sbin"; for tool in $(TOOLS); do command -v $$tool >/dev/null || echo $$tool; done)
 MARKS  := $(if $(LACKED),-m 'not ($(shell echo $(LACKED) | sed 's/ / or /g'))')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test drills test-sqlalchemy20 matrix check lint types imports bench lock dist clean
+.PHONY: help install demo test drills test-sqlalchemy20 matrix check lint types imports docs bench lock dist clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -56,8 +59,8 @@ matrix: $(STAMP) ## Run what speaks to a nats-server on all of 2.9 to 2.15 (ARGS
 	$(BIN)/python tests/matrix.py $(ARGS)
 
 lint: $(STAMP) ## Style and formatting
-	$(BIN)/ruff check src tests examples bench
-	$(BIN)/ruff format --check src tests examples bench
+	$(BIN)/ruff check src tests examples bench docs/site
+	$(BIN)/ruff format --check src tests examples bench docs/site
 
 types: $(STAMP) ## Strict types in src and tests
 	$(BIN)/mypy src tests
@@ -65,7 +68,7 @@ types: $(STAMP) ## Strict types in src and tests
 imports: $(STAMP) ## The direction of the imports
 	$(BIN)/lint-imports
 
-check: lint types imports test ## Everything that CI runs
+check: lint types imports docs test ## Everything that CI runs
 
 $(PEERS)/.installed: requirements/peers.lock
 	$(PYTHON) -m venv $(PEERS)
@@ -75,6 +78,17 @@ $(PEERS)/.installed: requirements/peers.lock
 bench: $(STAMP) $(PEERS)/.installed ## Side by side with the peers and the raw client (ARGS="--quick", "--only relay", "--sizes")
 	$(BIN)/python -m bench $(ARGS)
 
+$(DOCS)/.installed: requirements/docs.lock
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --require-hashes --requirement $<
+	@touch $@
+
+docs: $(STAMP) $(DOCS)/.installed ## The documentation as a site, in site/; a link that leads nowhere fails
+	$(BIN)/python docs/site/pages.py build/pages
+	$(DOCS)/bin/zensical build --clean --strict
+	$(BIN)/python docs/site/check.py site
+	@echo 'Look at it: $(PYTHON) -m http.server --bind 127.0.0.1 --directory site'
+
 lock: ## Choose anew what development and CI install, with hashes (requirements/*.lock)
 	$(PYTHON) -m venv $(LOCKER)
 	$(LOCKER)/bin/python -m pip install --quiet uv
@@ -82,11 +96,12 @@ lock: ## Choose anew what development and CI install, with hashes (requirements/
 	echo 'sqlalchemy<2.1' | $(COMPILE) pyproject.toml --extra test --constraints - \
 		--output-file requirements/test-sqlalchemy20.lock
 	$(COMPILE) bench/peers.txt --output-file requirements/peers.lock
+	$(COMPILE) docs/site/tools.txt --output-file requirements/docs.lock
 
 dist: $(STAMP) ## Build wheel and sdist
 	$(BIN)/python -m hatchling build
 
 clean: ## Remove everything that make made
-.PHONY: help install demo test drills test-sqlalchemy20 matrix check lint types imports bench lock dist clean
+	rm -rf $(VENV) .venv-sqlalchemy20 $(PEERS) $(DOCS) $(LOCKER) .servers dist build site .cache
 	rm -rf .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -233,6 +233,8 @@ class FragileStore(MemoryStore):
         self.commit_errors: deque[Exception] = deque()
         self.begun = 0
         self.knows_nothing = False
+        self.asked: list[set[str]] = []
+        """For which inbox rows."""
 
     def tries(self, consumer: str, event_id: str) -> int:
         """How often it was noted that it is tried."""
@@ -240,6 +242,7 @@ class FragileStore(MemoryStore):
         return tries
 
     async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
+        self.asked.append(set(event_ids))
         return set() if self.knows_nothing else await super().claimed(consumer, event_ids)
 
     @asynccontextmanager

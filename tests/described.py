@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from seaway.brokers.jetstream.infos import consumer_info, stream_info
+from seaway.brokers.jetstream.api import consumer_info, stream_info
 from seaway.contracts import JSON, ConsumerInfo, StreamInfo
 
 MADE = "2026-11-01T00:00:00.123456789Z"

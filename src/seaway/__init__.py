@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seaway.app import Seaway
-    from seaway.chain import chained
     from seaway.consumer import Consumer, ConsumerOptions, Delivery
     from seaway.errors import (
         AlreadyProcessed,
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
         TransientError,
         Unavailable,
     )
-    from seaway.events import RawEvent, event
+    from seaway.events import RawEvent, chained, event
     from seaway.outbox import Outbox
     from seaway.retry import Attempts, Backoff, RetryPolicy
 
@@ -52,7 +51,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_MODULES = ("errors", "events", "chain", "retry", "outbox", "consumer", "app")
+_MODULES = ("errors", "events", "retry", "outbox", "consumer", "app")
 
 
 def __getattr__(name: str) -> Any:

@@ -14,38 +14,29 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
-    suppress,
 )
 from contextvars import ContextVar
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Self, Unpack
+from typing import Any, Self, Unpack
 
 from seaway import logs
-from seaway.brokers import jetstream
 from seaway.config import Settings, load_settings, settings_from_mapping
+from seaway.connections import Connected
 from seaway.consumer import Consumer, ConsumerOptions
 from seaway.consumer.options import whole
 from seaway.contracts import Broker, Store
 from seaway.dead_letters import DeadLetters, Releaser, Sweeper
-from seaway.errors import ConfigError, SeawayError, StoreUnavailable
+from seaway.errors import ConfigError, SeawayError
 from seaway.events import registry
-from seaway.forgetting import Forgetting
-from seaway.forks import Opened
 from seaway.inbox import inbox_of
 from seaway.monitor import MetricsApp, serving
 from seaway.naming import Durable, dlq_stream, events_stream
 from seaway.outbox import Outbox
 from seaway.parts import Part, run_parts, stop_on_signals
-from seaway.presence import Presence
 from seaway.relay import Relay
-from seaway.retry import Backoff
-from seaway.saying import log_signal
-from seaway.stores import open_configured
-from seaway.telemetry import Telemetry, logger
-from seaway.waiting import done_before
+from seaway.telemetry import log_signal, logger
+from seaway.upkeep import Forgetting, Presence
 
-_AWAY = Backoff(timedelta(milliseconds=100), timedelta(seconds=2))
 _root_options: ContextVar[tuple[Path | None, Mapping[str, Any]]] = ContextVar(
     "root options of the command line", default=(None, {})
 )
@@ -62,7 +53,7 @@ def root_options(config: Path | None, flags: Mapping[str, Any]) -> Iterator[None
         _root_options.reset(token)
 
 
-class Seaway:
+class Seaway(Connected):
     """A service's events: its outbox, its relay, its consumers.
 
     Building one does no I/O; entering it (``async with``) connects, ``run`` works until told to
@@ -71,8 +62,7 @@ class Seaway:
     """
 
     def __init__(self, settings: Settings, *, wait: bool = False) -> None:
-        self.settings: Final = settings
-        self.telemetry = Telemetry()
+        super().__init__(settings, wait=wait)
         self.outbox = Outbox(
             max_message_bytes=settings.outbox.max_message_bytes,
             limits={
@@ -84,15 +74,8 @@ class Seaway:
             notify=settings.outbox.notify,
         )
         self.consumers: dict[str, Consumer] = {}
-        self.wait = wait
-        self._opened: Opened | None = None
-        self._broker: Broker | None = None
-        self._store: Store | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._logs = False
-        self._stack: AsyncExitStack | None = None
         self._metrics: MetricsApp | None = None
-        self._copied: tuple[AsyncExitStack | None, Store | None] = None, None
         self.heeds_root_options = False
         """Whether options of ``seaway run`` are in ``settings``."""
 
@@ -159,81 +142,11 @@ class Seaway:
         self.consumers[name] = consumer
         return consumer
 
-    # ------------------------------------------------------------------ connecting
-
-    @property
-    def broker(self) -> Broker:
-        """The connection; ``ConfigError`` outside ``async with``, and in a fork of its process."""
-        if self._broker is None or self._opened is None:
-            raise ConfigError("the application is not connected", hint="use: async with app: ...")
-        self._opened.check()
-        return self._broker
-
-    async def open_store(self) -> Store:
-        """The database, opened on first use and verified; ``SchemaMismatch`` names the mending."""
-        if self._stack is None or self._opened is None:
-            raise ConfigError("the application is not connected", hint="use: async with app: ...")
-        self._opened.check()
-        if self._store is None:
-            store = await self._reach_store()
-            self._stack.push_async_callback(store.close)
-            self._loop = asyncio.get_running_loop()
-            self._store = store
-        return self._store
-
-    async def _reach_store(self) -> Store:
-        attempt = 0
-        while True:
-            try:
-                async with AsyncExitStack() as failed:
-                    store = await open_configured(self.settings, create=False)
-                    failed.push_async_callback(store.close)
-                    await store.schema.verify()
-                    failed.pop_all()
-                    return store
-            except StoreUnavailable as error:
-                if not self.wait:
-                    raise
-                attempt += 1
-                if attempt == 1:
-                    logger.warning("waiting for the database: %s", error)
-            await asyncio.sleep(_AWAY.delay(attempt).total_seconds())
-
-    def nudge(self) -> None:
-        """Tell the relay of this application that a transaction has committed: it looks at once.
-
-        Call it after the commit, from any thread. Never fails and never waits; without it, or
-        where no relay runs here, the relay finds the event by itself within ``outbox.poll``.
-
-            sqlalchemy.event.listen(Session, "after_commit", lambda session: app.nudge())
-            django.db.transaction.on_commit(app.nudge)
-        """
-        store, loop = self._store, self._loop
-        if store is not None and loop is not None:
-            with suppress(RuntimeError):  # The loop has ended between the two lines.
-                loop.call_soon_threadsafe(store.nudge)
-
     @property
     def dead_letters(self) -> DeadLetters:
         """The dead letter queues of the settings' contexts; where there are none, every one."""
         queues = [dlq_stream(stream.context) for stream in self.settings.streams]
         return DeadLetters(self.broker, queues=queues or None)
-
-    async def __aenter__(self) -> Self:
-        stack = AsyncExitStack()
-        self._broker = await jetstream.connect(
-            self.settings.nats, telemetry=self.telemetry, wait=self.wait
-        )
-        stack.push_async_callback(self._broker.close)
-        # In a fork: kept as it was copied, since even forgetting it would end it for the parent.
-        self._copied = self._stack, self._store
-        self._stack, self._store, self._opened = stack, None, Opened("the application")
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        stack, self._stack, self._broker, self._store = self._stack, None, None, None
-        if stack is not None:
-            await stack.aclose()
 
     # ------------------------------------------------------------------ running
 
@@ -336,17 +249,6 @@ class Seaway:
             yield
         finally:
             logger.info("stopped: %s", ", ".join(parts) or "nothing")
-
-    async def open_in(self, stack: AsyncExitStack, stop: asyncio.Event) -> bool:
-        """Connect to server and database, for as long as ``stack`` is open; false where ``stop``
-        was set before that was done."""
-
-        async def connect() -> None:
-            if self._broker is None or self._opened is None or self._opened.elsewhere:
-                await stack.enter_async_context(self)
-            await self.open_store()
-
-        return await done_before(stop, connect())
 
     def _releasing(self, consumer: Consumer, store: Store) -> Part:
         return Releaser(

@@ -98,26 +98,28 @@ def test_an_application_in_a_plain_script(shell: Shell) -> None:
     assert shell.rows(TASKS) == [("look into: Broken window",), ("look into: Lost key",)]
 
 
+def ask(port: int, path: str, **body: str) -> Any:
+    """What the web application answers: to a POST, where there is something to say."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}",
+        data=json.dumps(body).encode() if body else None,
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
 @pytest.mark.parametrize("framework", ["fastapi", "starlette"])
 def test_requests_and_handlers_in_one_web_application(shell: Shell, framework: str) -> None:
     port = free_port()
 
-    def ask(path: str, **body: str) -> Any:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}{path}",
-            data=json.dumps(body).encode() if body else None,
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
-
     serve = [sys.executable, "-m", "uvicorn", f"case_api_{framework}:api", "--port", str(port)]
     with shell.running(*serve, ends_by=signal.SIGINT, code=0):
         shell.until(lambda: reachable(port), "requests are taken")
-        ids = [ask("/cases", title=title)["id"] for title in ("Broken window", "Lost key")]
+        ids = [ask(port, "/cases", title=title)["id"] for title in ("Broken window", "Lost key")]
         paths = [f"/cases/{case_id}/tasks" for case_id in ids]
-        shell.until(lambda: all(ask(path) for path in paths), "a task for each")
-        assert [ask(path) for path in paths] == [
+        shell.until(lambda: all(ask(port, path) for path in paths), "a task for each")
+        assert [ask(port, path) for path in paths] == [
             ["look into: Broken window"],
             ["look into: Lost key"],
         ]
@@ -126,3 +128,25 @@ def test_requests_and_handlers_in_one_web_application(shell: Shell, framework: s
     durable = shell.json("consumer", "info", "SEA_EVENTS", "case_mgmt__from_sea")
     assert (durable["num_pending"], durable["num_ack_pending"]) == (0, 0)
     assert durable["delivered"]["consumer_seq"] == 2
+
+
+@pytest.mark.parametrize("framework", ["flask", "django"])
+def test_requests_write_and_a_process_beside_them_handles(shell: Shell, framework: str) -> None:
+    port = free_port()
+    serve = {
+        "flask": ["-m", "flask", "--app", "case_api_flask", "run", "--port", str(port)],
+        "django": ["case_api_django.py", "runserver", "--noreload", str(port)],
+    }
+    if framework == "django":  # finds the tables that `seaway db upgrade` has made
+        shell.run(sys.executable, "case_api_django.py", "migrate")
+    web = [sys.executable, *serve[framework]]
+    with shell.running(*web, ends_by=signal.SIGINT, code=0), shell.running(*RUN):
+        shell.until(lambda: reachable(port), "requests are taken")
+        ids = [ask(port, "/cases", title=title)["id"] for title in ("Broken window", "Lost key")]
+        paths = [f"/cases/{case_id}/tasks" for case_id in ids]
+        shell.until(lambda: all(ask(port, path) for path in paths), "a task for each")
+        assert [ask(port, path) for path in paths] == [
+            ["look into: Broken window"],
+            ["look into: Lost key"],
+        ]
+    assert shell.json("outbox", "status")["count"] == 0

@@ -43,7 +43,6 @@ def commands() -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def walk(command: Any, words: tuple[str, ...]) -> None:
-        command = getattr(command, "real", command)
         below = getattr(command, "commands", None)
         if below is None:
             found[" ".join(words)] = command

@@ -13,7 +13,8 @@ from nats.aio.msg import Msg
 
 from seaway import headers as h
 from seaway.brokers.jetstream import JetStreamBroker, connect
-from seaway.brokers.jetstream.connection import Connection, open_connection
+from seaway.brokers.jetstream.connecting import open_connection
+from seaway.brokers.jetstream.connection import Connection
 from seaway.config import NatsSettings
 from seaway.contracts import Held, Message, PublishOutcome, Refused, Stored, Unconfirmed
 from seaway.embedded.nats_server import NatsServer
@@ -161,7 +162,7 @@ async def test_frames_cut_in_the_middle_are_not_continued(
 
             await other.subscribe("cut", cb=hear)
             await other.flush()
-            await connection.flush()
+            await connection.client.flush()
             await other.flush()
             await other.close()
 
@@ -207,7 +208,7 @@ async def test_what_was_not_flushed_is_dropped_with_its_connection(
     losses = Losses()
     connection = await opened(nats_server_own, losses)
     async with asyncio.timeout(30):
-        await connection.publish("late", b"")
+        await connection.client.publish("late", b"")
         assert connection.client.pending_data_size > 0
         nats_server_own.terminate(graceful=False)  # Without a turn of the loop to flush in.
         await losses.lost.wait()
@@ -219,17 +220,18 @@ async def test_frames_stand_behind_what_the_client_has_queued(nats_server: NatsS
     """The client's own buffer and ours are one: fails where nats-py keeps it otherwise."""
     connection = await opened(nats_server, Losses())
     found: list[bytes] = []
+    before = dict(connection.client.handlers)
     unsubscribe = await connection.subscribe("order", lambda frame: found.append(frame.data))
     numbers = [b"%d" % number for number in range(200)]
     for first, second in zip(numbers[::2], numbers[1::2], strict=True):
-        await connection.publish("order", first)
+        await connection.client.publish("order", first)
         assert connection.client.pending_data_size > 0
         frame = b"PUB order  %d\r\n%b\r\n" % (len(second), second)
         assert await connection.send([frame], timeout=TIMEOUT) == 1
         assert connection.client.pending_data_size == 0
     await unsubscribe()
     assert found == numbers
-    assert connection.client.handlers == {}
+    assert connection.client.handlers == before
     await connection.close()
 
 
@@ -242,11 +244,11 @@ async def test_a_handler_that_raises_does_not_end_the_reading(nats_server: NatsS
     found: list[bytes] = []
     await connection.subscribe("both", fail)
     unsubscribe = await connection.subscribe("both", lambda frame: found.append(frame.data))
-    await connection.publish("both", b"1")
-    await connection.flush()
+    await connection.client.publish("both", b"1")
+    await connection.client.flush()
     await unsubscribe()
     assert found == [b"1"]
-    assert "own fault" in connection.last_error
+    assert "own fault" in str(connection.last_error)
     await connection.close()
 
 
@@ -356,7 +358,7 @@ async def test_a_cancelled_call_leaves_no_question_open(
                 await own.publish(STREAM, events(50, keys=50), timeout=TIMEOUT)
     finally:
         nats_server_own.resume()
-    assert own._publisher._replies._waiting == {}
+    assert own._connection._waiting == {}
 
 
 def leave_given(given: bool) -> asyncio.Future[bool]:
@@ -373,7 +375,7 @@ async def test_batches_without_leave_take_no_room_on_the_server(own: JetStreamBr
         outcomes = await own.publish(STREAM, sent, timeout=TIMEOUT, after=leave_given(False))
         assert outcomes == [Held()] * 3
     headers = {"Nats-Batch-Id": "another", "Nats-Batch-Sequence": "1", "Nats-Batch-Commit": "1"}
-    answer = await own._connection.request(SUBJECT, b"x", headers=headers)
+    answer = await own._connection.client.request(SUBJECT, b"x", headers=headers, timeout=5)
     assert json.loads(answer.data)["seq"] == 1
 
 
@@ -408,7 +410,7 @@ async def test_a_process_that_was_stopped_sends_nothing_more(
     (known,) = events(1)
     assert isinstance((await own.publish(STREAM, [known], timeout=TIMEOUT))[0], Stored)
     moments = iter(range(0, 1_000_000, 60))
-    monkeypatch.setattr("seaway.clocks.running_time", lambda: float(next(moments)))
+    monkeypatch.setattr("seaway.process.running_time", lambda: float(next(moments)))
     # A known id makes a batch fall apart into singles; those wait for one another by key.
     after = leave_given(True) if leave else None
     outcomes = await own.publish(STREAM, events(5), timeout=TIMEOUT, after=after)

@@ -21,8 +21,7 @@ import pytest
 from seaway import Delivery, Poison, RawEvent, Seaway, topology
 from seaway.brokers import jetstream
 from seaway.brokers.jetstream import JetStreamBroker
-from seaway.brokers.jetstream.deliveries import incoming_of
-from seaway.brokers.jetstream.frames import Frame
+from seaway.brokers.jetstream.wire import Frame, incoming_of
 from seaway.cli.topology import as_server
 from seaway.config import Settings, settings_from_mapping
 from seaway.contracts import Broker, Incoming, Message, Stored
@@ -154,7 +153,7 @@ class Desk:
         unsubscribe = await connection.subscribe(inbox, came.put_nowait)
         try:
             subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
-            await connection.publish(subject, json.dumps(body).encode(), reply=inbox)
+            await connection.client.publish(subject, json.dumps(body).encode(), reply=inbox)
             frame = await came.get()
         finally:
             await unsubscribe()

@@ -9,13 +9,12 @@ from typing import Self
 
 import pytest
 
-from seaway import clocks
+from seaway import process
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.cli import db as cli_db
 from seaway.contracts import Store
 from seaway.databases import times
 from seaway.events import RawEvent, new_event_id
-from seaway.forgetting import Forgetting
 from seaway.outbox import encoding
 from seaway.relay import Relay
 from seaway.relay import loop as relay_loop
@@ -29,6 +28,7 @@ from seaway.telemetry import Telemetry
 from seaway.testing.conformance.inbox import SUBJECT
 from seaway.testing.conformance.store import add, send
 from seaway.testing.databases import Database, Databases
+from seaway.upkeep import Forgetting
 
 WEEKS = timedelta(days=40)
 WEEK = timedelta(days=7)
@@ -200,7 +200,7 @@ async def test_a_file_that_was_long_at_rest_forgets_by_what_it_has(
             await send(store)
     set_clock(timedelta())
     passed = timedelta()
-    began = clocks.running_time()
+    began = process.running_time()
     monkeypatch.setattr(sqlite_store, "running_time", lambda: began + passed.total_seconds())
     async with await SqliteStore.open(path) as store:
         await store.prune(await store.before(WEEK))

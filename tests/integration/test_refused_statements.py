@@ -181,7 +181,7 @@ async def inbox_over(
 
 @pytest.fixture
 async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    monkeypatch.setattr("seaway.consumer.breaker.OUTAGE", Backoff(SOON, 20 * SOON, SOON))
+    monkeypatch.setattr("seaway.consumer.state.OUTAGE", Backoff(SOON, 20 * SOON, SOON))
     made = await Bench.open(max_deliver=MAX_DELIVER)
     yield made
     await made.close()

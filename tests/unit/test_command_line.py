@@ -15,9 +15,8 @@ def test_the_list_says_what_each_command_says_of_itself() -> None:
     assert commands
     for name, command in commands.items():
         assert isinstance(command, Command)
-        assert command.real.name in (name, None, "")
         said = " ".join(command.real.help.partition("\n\n")[0].split())
-        assert command.help == said, name
+        assert command.short_help == said, name
 
 
 def test_version_and_help_load_no_engine() -> None:

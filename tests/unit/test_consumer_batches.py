@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from consuming import DURABLE, EVENTS, SOON, Bench, consumer, message, note, until
 from seaway.consumer import Consumer, Delivery
-from seaway.consumer.calls import Failure, around, halves, plan, works_of
+from seaway.consumer.calling import Failure, around, halves, items_of, plan
 from seaway.consumer.handlers import HandlerTable
-from seaway.consumer.lanes import Work
+from seaway.consumer.lanes import InHand
 from seaway.contracts import Incoming, Message
 from seaway.errors import AlreadyProcessed, ConfigError, Poison, Retry, Unavailable
 from seaway.events import RawEvent, Registry, event
@@ -232,10 +232,10 @@ def table() -> HandlerTable:
     return made
 
 
-def works(subjects_and_keys: Sequence[tuple[str, str]]) -> list[Work]:
+def works(subjects_and_keys: Sequence[tuple[str, str]]) -> list[InHand]:
     now = datetime.now(UTC)
     return [
-        Work(
+        InHand(
             Incoming(
                 Message(subject, b"{}", {"X-Ordering-Key": key}),
                 EVENTS,
@@ -247,7 +247,6 @@ def works(subjects_and_keys: Sequence[tuple[str, str]]) -> list[Work]:
                 0,
             ),
             object(),  # type: ignore[arg-type]
-            key,
         )
         for seq, (subject, key) in enumerate(subjects_and_keys, start=1)
     ]
@@ -256,7 +255,7 @@ def works(subjects_and_keys: Sequence[tuple[str, str]]) -> list[Work]:
 def grouped(*subjects_and_keys: tuple[str, str], ordered: bool = True) -> list[list[int]]:
     [part] = plan(works(subjects_and_keys), table(), ordered=ordered).steps
     assert not isinstance(part, Failure)
-    return [[item.work.incoming.stream_seq for item in call.items] for call in part]
+    return [[work.incoming.stream_seq for work in call.items] for call in part]
 
 
 def test_a_list_takes_what_no_other_event_of_the_key_parts() -> None:
@@ -288,12 +287,12 @@ def test_no_parting_loses_doubles_or_turns_round(
     all_works = works(subjects_and_keys)
     [part] = plan(all_works, table(), ordered=True).steps
     assert not isinstance(part, Failure)
-    order = [one.incoming.stream_seq for one in works_of(part)]
+    order = [one.incoming.stream_seq for one in items_of(part)]
     at = data.draw(st.integers(0, len(part) - 1))
     item = data.draw(st.sampled_from([None, *part[at].items]))
     # A failure is of one item; a call of several is parted at an item, or tried by itself.
     failed = item is not None and data.draw(st.booleans())
-    failure = Failure(item.work, ValueError()) if failed and item is not None else None
+    failure = Failure(item, ValueError()) if failed and item is not None else None
     partings = [around(part, at, item, failure)]
     if len(order) > 1:
         partings.append(halves(part))
@@ -301,7 +300,7 @@ def test_no_parting_loses_doubles_or_turns_round(
         found = [
             one.incoming.stream_seq
             for step in steps
-            for one in ([step.work] if isinstance(step, Failure) else works_of(step))
+            for one in ([step.item] if isinstance(step, Failure) else items_of(step))
         ]
         assert Counter(found) == Counter(order)
         by_key = {

@@ -24,7 +24,7 @@ MOST = 12
 
 @pytest.fixture
 async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    monkeypatch.setattr("seaway.consumer.burying.OUTAGE", Backoff(SOON, 5 * SOON, SOON))
+    monkeypatch.setattr("seaway.consumer.settling.OUTAGE", Backoff(SOON, 5 * SOON, SOON))
     made = await Bench.open(max_deliver=3, max_ack_pending=MOST)
     yield made
     await made.close()

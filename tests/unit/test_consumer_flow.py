@@ -21,7 +21,7 @@ from consuming import (
     until,
 )
 from seaway.consumer import Delivery
-from seaway.consumer.pace import HORIZON, Pace
+from seaway.consumer.state import HORIZON, Pace
 from seaway.contracts import Incoming
 from seaway.events import RawEvent
 from seaway.telemetry import ConsumerPaused, ConsumerResumed, Delivered, Resubscribed
@@ -72,7 +72,7 @@ async def test_quick_handlers_have_as_much_in_hand_as_the_durable_allows(bench: 
 async def test_slow_handlers_have_no_more_in_hand_than_their_workers(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seaway.consumer.pace.HORIZON", timedelta(microseconds=1))
+    monkeypatch.setattr("seaway.consumer.state.HORIZON", timedelta(microseconds=1))
     go_on = asyncio.Event()
 
     async def handle(event: RawEvent, delivery: Delivery) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from consuming import DURABLE, EVENTS, SOON, Bench, consumer, message, note, until
 from seaway.consumer import Consumer, Delivery
-from seaway.consumer.heard import _KINDS
+from seaway.consumer.outcomes import _KINDS
 from seaway.errors import AlreadyProcessed, ConfigError, Poison, Retry
 from seaway.events import RawEvent, event
 from seaway.naming import Durable
@@ -275,8 +275,8 @@ async def test_what_a_handler_says_on_purpose_is_no_noise(bench: Bench, said: Sa
 async def test_repeats_are_said_at_intervals(
     patient: Bench, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seaway.consumer.heard._FIRST_SECONDS", 0.1)
-    monkeypatch.setattr("seaway.consumer.heard._LATER_SECONDS", 0.2)
+    monkeypatch.setattr("seaway.consumer.outcomes._FIRST_SECONDS", 0.1)
+    monkeypatch.setattr("seaway.consumer.outcomes._LATER_SECONDS", 0.2)
     over = asyncio.Event()
 
     async def handle(event: RawEvent, delivery: Delivery) -> None:

@@ -9,29 +9,30 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from seaway.consumer.lanes import Lanes, Work
+from seaway.consumer.lanes import InHand, Lanes
 from seaway.contracts import Incoming, Message, Subscription
 from seaway.headers import ORDERING_KEY
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 SOURCE: Subscription = object()  # type: ignore[assignment]
 LATER = 60.0
+REDRIVES = "SEA_REDRIVE"
 
 
-def work(seq: int, key: str, *, stream: str = "SEA_EVENTS", suspect: bool = False) -> Work:
+def work(seq: int, key: str, *, stream: str = "SEA_EVENTS", suspect: bool = False) -> InHand:
     message = Message("sea.event.a.v1", b"", {ORDERING_KEY: key})
     incoming = Incoming(message, stream, seq, EPOCH, "c__p", seq, 1, 0)
-    return Work(incoming, SOURCE, key, suspect=suspect)
+    return InHand(incoming, SOURCE, suspect=suspect)
 
 
-def lanes_of(*works: Work, ordered: bool = True) -> Lanes:
+def lanes_of(*works: InHand, ordered: bool = True) -> Lanes:
     lanes = Lanes(ordered=ordered)
     for one in works:
         lanes.push(one)
     return lanes
 
 
-def places(works: list[Work]) -> list[int]:
+def places(works: list[InHand]) -> list[int]:
     return [one.incoming.stream_seq for one in works]
 
 
@@ -49,10 +50,10 @@ def test_what_is_blocked_waits_behind_what_was_given_back() -> None:
     lanes = lanes_of(*(work(n, key) for n, key in enumerate("abacaab", 1)))
     assert lanes.blocked() == []
     held = lanes.take(1)
-    lanes.hold(held[0], LATER)
+    lanes.await_return(held[0], LATER)
     assert places(lanes.blocked()) == [3, 5, 6]
-    assert places(lanes.waiting()) == [2, 7, 4, 3, 5, 6]
-    lanes.hold(lanes.take(1)[0], LATER)
+    assert places(lanes.unstarted()) == [2, 7, 4, 3, 5, 6]
+    lanes.await_return(lanes.take(1)[0], LATER)
     assert sorted(places(lanes.blocked())) == [3, 5, 6, 7]
 
 
@@ -110,7 +111,7 @@ def test_what_is_isolated_holds_up_nobody_while_it_cannot_be_started() -> None:
     assert lanes.take(1) == [alone]
     lanes.stick(alone)
     assert places(lanes.take(1)) == [2]
-    lanes.hold(alone, LATER)
+    lanes.await_return(alone, LATER)
     assert places(lanes.take(9)) == [3]
 
 
@@ -134,15 +135,15 @@ def test_unordered_deliveries_are_each_their_own_lane() -> None:
 def test_unordered_deliveries_do_not_wait_for_one_that_comes_back() -> None:
     lanes = lanes_of(work(1, "a"), work(2, "a"), ordered=False)
     [first] = lanes.take(1)
-    lanes.hold(first, LATER)
-    assert not lanes.waits
+    lanes.await_return(first, LATER)
+    assert not lanes.awaits
     assert places(lanes.take(1)) == [2]
 
 
 def test_a_held_lane_waits_and_goes_on_with_what_comes_back() -> None:
     lanes = lanes_of(work(1, "a"), work(2, "a"), work(3, "b"))
     [first] = lanes.take(1)
-    lanes.hold(first, LATER)
+    lanes.await_return(first, LATER)
     assert places(lanes.take(5)) == [3]
     lanes.push(work(1, "a"))
     assert places(lanes.take(5)) == [1, 2]
@@ -151,7 +152,7 @@ def test_a_held_lane_waits_and_goes_on_with_what_comes_back() -> None:
 def test_a_held_lane_can_be_released_when_nothing_comes_back() -> None:
     lanes = lanes_of(work(1, "a"), work(2, "a"))
     [first] = lanes.take(1)
-    lanes.hold(first, LATER)
+    lanes.await_return(first, LATER)
     assert lanes.overdue(LATER - 1) == []
     [overdue] = lanes.overdue(LATER)
     assert lanes.take(5) == []
@@ -160,11 +161,61 @@ def test_a_held_lane_can_be_released_when_nothing_comes_back() -> None:
     assert places(lanes.take(5)) == [2]
 
 
+def test_several_of_a_lane_may_be_held_and_each_keeps_what_is_behind_it_waiting() -> None:
+    lanes = lanes_of(work(3, "a"), work(5, "a"), work(6, "a"))
+    third, fifth, sixth = lanes.take(3)
+    lanes.put_back([sixth])
+    lanes.await_return(third, LATER)
+    lanes.await_return(fifth, LATER)
+    lanes.push(work(5, "a"))
+    assert lanes.take(5) == []
+    lanes.push(work(4, "a"))
+    lanes.release(third.place)
+    assert places(lanes.take(5)) == [4, 5, 6]
+    assert not lanes.awaits
+
+
+def test_two_processes_that_were_given_what_the_other_holds_do_not_wait_for_each_other() -> None:
+    one, other = lanes_of(work(1, "a")), lanes_of(work(2, "a"))
+    for lanes in (one, other):
+        [taken] = lanes.take(1)
+        lanes.await_return(taken, LATER)
+    one.push(work(2, "a"))
+    other.push(work(1, "a"))
+    other.push(work(3, "a"))
+    assert one.take(5) == []
+    assert [len(other), len(other.blocked()), other.moving(SOURCE)] == [2, 1, 1]
+    [first] = other.take(5)
+    other.done(first)
+    one.release(first.place)
+    assert places(one.take(5)) == [2]
+
+
+def test_nor_do_they_over_two_streams() -> None:
+    one, other = lanes_of(work(7, "a")), lanes_of(work(1, "a", stream=REDRIVES))
+    for lanes in (one, other):
+        [taken] = lanes.take(1)
+        lanes.await_return(taken, LATER)
+    one.push(work(9, "a"))
+    one.push(work(1, "a", stream=REDRIVES))
+    other.push(work(7, "a"))
+    assert places(one.take(5)) == [1]
+    assert other.take(5) == []
+
+
+def test_what_is_put_back_does_not_go_before_what_has_come_meanwhile_and_is_older() -> None:
+    lanes = lanes_of(work(5, "a"), work(6, "a"))
+    taken = lanes.take(2)
+    lanes.push(work(4, "a"))
+    lanes.put_back(taken)
+    assert places(lanes.take(5)) == [4, 5, 6]
+
+
 def test_what_waits_behind_a_held_one_takes_no_room() -> None:
     lanes = lanes_of(work(1, "a"), work(2, "a"), work(3, "b"))
     assert lanes.moving(SOURCE) == 3
     [first] = lanes.take(1)
-    lanes.hold(first, LATER)
+    lanes.await_return(first, LATER)
     assert (lanes.moving(SOURCE), len(lanes)) == (1, 2)
 
 
@@ -180,7 +231,7 @@ def test_a_second_copy_replaces_the_first_since_only_it_can_be_acknowledged() ->
 
 
 def test_an_older_event_goes_before_newer_ones_of_its_stream_whatever_lies_between() -> None:
-    lanes = lanes_of(work(5, "a"), work(1, "a", stream="SEA_REDRIVE"), work(6, "a"), work(4, "a"))
+    lanes = lanes_of(work(5, "a"), work(1, "a", stream=REDRIVES), work(6, "a"), work(4, "a"))
     order = [(one.incoming.stream, one.incoming.stream_seq) for one in lanes.take(9)]
     events = [seq for stream, seq in order if stream == "SEA_EVENTS"]
     assert events == [4, 5, 6]
@@ -188,7 +239,7 @@ def test_an_older_event_goes_before_newer_ones_of_its_stream_whatever_lies_betwe
 
 def test_what_is_given_back_is_out_of_hand() -> None:
     lanes = lanes_of(work(1, "a"), work(2, "a"))
-    for one in lanes.waiting():
+    for one in lanes.unstarted():
         lanes.drop(one)
     assert (len(lanes), lanes.take(5)) == (0, [])
 
@@ -204,8 +255,8 @@ class Server(RuleBasedStateMachine):
         self.nakked: set[int] = set()
         self.settled: set[int] = set()
         self.effects: defaultdict[str, list[int]] = defaultdict(list)
-        self.running: list[list[Work]] = []
-        self.stuck: list[Work] = []
+        self.running: list[list[InHand]] = []
+        self.stuck: list[InHand] = []
 
     @rule(keys=st.lists(st.sampled_from("abc"), min_size=1, max_size=6))
     def publish(self, keys: list[str]) -> None:
@@ -281,11 +332,11 @@ class Server(RuleBasedStateMachine):
                 self.nakked.discard(seq)
                 self.lanes.push(work(seq, self.keys[seq], suspect=True))
 
-    def end(self, batch: list[Work], failing: set[str], *, sticks: bool = False) -> None:
+    def end(self, batch: list[InHand], failing: set[str], *, sticks: bool = False) -> None:
         """As the runtime does: the first of a failing key is nak'ed, or stuck, the rest of it put
         back."""
-        failed: dict[str, Work] = {}
-        skipped: list[Work] = []
+        failed: dict[str, InHand] = {}
+        skipped: list[InHand] = []
         for one in batch:
             if one.key in failed:
                 skipped.append(one)
@@ -303,7 +354,7 @@ class Server(RuleBasedStateMachine):
                 self.lanes.stick(one)
                 self.stuck.append(one)
             else:
-                self.lanes.hold(one, LATER)
+                self.lanes.await_return(one, LATER)
                 self.nakked.add(one.incoming.stream_seq)
 
     @invariant()
@@ -323,11 +374,11 @@ class Server(RuleBasedStateMachine):
         ready = self.lanes.moving(SOURCE)
         running = sum(map(len, self.running))
         behind = {one.key for batch in self.running for one in batch}
-        waiting = [one for one in self.lanes.waiting() if one.key not in behind]
+        waiting = [one for one in self.lanes.unstarted() if one.key not in behind]
         blocked = {one.key for one in self.stuck}
         assert ready <= len(self.lanes) - len(self.stuck)
         assert ready >= running
-        if blocked and not self.lanes.waits:
+        if blocked and not self.lanes.awaits:
             assert ready == len(self.lanes) - len(self.stuck) - sum(
                 one.key in blocked for one in waiting
             )

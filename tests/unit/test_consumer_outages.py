@@ -12,7 +12,7 @@ import pytest
 
 from consuming import SOON, Bench, consumer, message, note, until
 from seaway.consumer import Delivery
-from seaway.consumer.breaker import OUTAGE, Breaker
+from seaway.consumer.state import OUTAGE, Breaker
 from seaway.errors import Poison, Retry, StoreUnavailable, TransactionConflict, Unavailable
 from seaway.events import RawEvent
 from seaway.retry import Attempts, Backoff, RetryPolicy
@@ -109,7 +109,7 @@ class Register:
 async def test_an_outage_burns_no_deliveries(
     bench: Bench, options: dict[str, object], error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seaway.consumer.breaker.OUTAGE", Backoff(SOON, 5 * SOON, SOON))
+    monkeypatch.setattr("seaway.consumer.state.OUTAGE", Backoff(SOON, 5 * SOON, SOON))
     register = Register(12, error)
     handle = register.ask if "tx" in options else register.ask_and_note
     policy = RetryPolicy(outages=(ConnectionError,))
@@ -126,7 +126,7 @@ async def test_an_outage_burns_no_deliveries(
 async def test_during_an_outage_one_delivery_probes_and_nothing_is_pulled(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seaway.consumer.breaker.OUTAGE", Backoff(SOON, SOON, SOON))
+    monkeypatch.setattr("seaway.consumer.state.OUTAGE", Backoff(SOON, SOON, SOON))
     at_work, most = 0, 0
     is_back = asyncio.Event()
     attempts = 0
@@ -225,7 +225,7 @@ async def test_a_conflict_without_end_is_its_deliverys_failure(bench: Bench) -> 
 async def test_what_takes_the_database_down_with_it_is_counted_in_the_end(
     bench: Bench, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seaway.consumer.breaker.OUTAGE", Backoff(SOON, SOON, SOON))
+    monkeypatch.setattr("seaway.consumer.state.OUTAGE", Backoff(SOON, SOON, SOON))
 
     async def handle(event: RawEvent, delivery: Delivery) -> None:
         await note(event, delivery)
@@ -246,7 +246,7 @@ async def test_a_database_that_is_back_is_found_so_without_a_delivery(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk lets a transaction begin, and its handler run: without end, none is counted."""
-    monkeypatch.setattr("seaway.consumer.breaker.OUTAGE", Backoff(SOON, SOON, SOON))
+    monkeypatch.setattr("seaway.consumer.state.OUTAGE", Backoff(SOON, SOON, SOON))
     calls = 0
 
     async def handle(event: RawEvent, delivery: Delivery) -> None:

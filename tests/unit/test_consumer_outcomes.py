@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seaway.consumer.outcomes import Bury, Limits, TryAgain, decide, is_downstream
+from seaway.consumer.outcomes import Bury, TryAgain, decide, is_downstream
+from seaway.consumer.state import Limits
 from seaway.errors import (
     BrokerUnavailable,
     ConfigError,

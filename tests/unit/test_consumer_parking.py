@@ -1,4 +1,4 @@
-"""Whose turn it is: every standing that a delivery can have."""
+"""Handled, or behind another of its key: every standing that a delivery can have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from seaway.consumer.parking import decide
+from seaway.consumer.standing import admission
 from seaway.parked import ParkedEvent, Standing
 
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
@@ -21,14 +21,14 @@ ITS_OWN = row("e", 5, failed=False)
 
 
 @pytest.mark.parametrize(
-    ("standing", "place", "redriven", "turn"),
+    ("standing", "place", "redriven", "wanted"),
     [
         (Standing(), 5, False, "handle"),
-        (Standing(first=FIRST), 5, False, "park"),
+        (Standing(first=FIRST), 5, False, "wait"),
         (Standing(first=FIRST), 2, False, "handle"),
         (Standing(first=FIRST, processed=True), 5, False, "handle"),
         (Standing(first=FIRST, own=ITS_OWN), 5, False, "lettered"),
-        (Standing(first=FIRST, own=row("e", 5, letter=None)), 5, False, "park"),
+        (Standing(first=FIRST, own=row("e", 5, letter=None)), 5, False, "wait"),
         (
             Standing(first=row("e", 5, letter=None), own=row("e", 5, letter=None)),
             5,
@@ -36,21 +36,21 @@ ITS_OWN = row("e", 5, failed=False)
             "handle",
         ),
         # Published to everybody again: not the message that its letter stands for.
-        (Standing(first=FIRST, own=ITS_OWN), 99, False, "park"),
+        (Standing(first=FIRST, own=ITS_OWN), 99, False, "wait"),
         (Standing(first=ITS_OWN, own=ITS_OWN), 99, False, "handle"),
         # Redriven.
         (Standing(first=FIRST), 1, True, "handle"),
-        (Standing(first=FIRST, own=ITS_OWN), 1, True, "park"),
+        (Standing(first=FIRST, own=ITS_OWN), 1, True, "wait"),
         (Standing(first=ITS_OWN, own=ITS_OWN), 1, True, "handle"),
         (Standing(own=ITS_OWN, processed=True), 1, True, "handle"),
     ],
 )
-def test_whose_turn_it_is(standing: Standing, place: int, redriven: bool, turn: str) -> None:
-    assert decide(standing, event_id="e", place=place, redriven=redriven) == turn
+def test_what_becomes_of_it(standing: Standing, place: int, redriven: bool, wanted: str) -> None:
+    assert admission(standing, event_id="e", place=place, redriven=redriven) == wanted
 
 
 def test_of_two_without_a_place_the_id_decides() -> None:
     standing = Standing(first=row("b", 0), own=row("c", 0, failed=False))
-    assert decide(standing, event_id="c", place=1, redriven=True) == "park"
+    assert admission(standing, event_id="c", place=1, redriven=True) == "wait"
     standing = Standing(first=row("b", 0), own=row("a", 0, failed=False))
-    assert decide(standing, event_id="a", place=1, redriven=True) == "handle"
+    assert admission(standing, event_id="a", place=1, redriven=True) == "handle"

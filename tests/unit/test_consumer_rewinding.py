@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -193,6 +194,33 @@ async def test_a_key_does_not_wait_for_ever_for_what_does_not_come(
     await until(lambda: held.events.acked == [3, 2])
     await held.finish()
     assert f"{EVENTS}:1 was given back and has not come again" in caplog.text
+
+
+async def test_what_others_settle_is_seen_soon_and_asked_for_together(bench: Bench) -> None:
+    """Long before ``ack_wait``, which is 30 s here."""
+    given_back = {f"e{number}" for number in range(20)}
+
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        if delivery.event_id in given_back:
+            raise Retry(after=SOON)
+        await note(event, delivery)
+
+    def looks() -> list[set[str]]:
+        return [asked for asked in bench.store.asked if asked & given_back]
+
+    began = time.monotonic()
+    bench.events.loses_naks = True
+    bench.start(consumer(handle))
+    await bench.events.publish(*(message(one, one) for one in given_back))
+    await until(lambda: len(bench.events.naks) == 20)
+    await bench.events.publish(*(message(f"{one} next", one) for one in given_back))
+    await until(lambda: set().union(*looks()) == given_back)
+    assert not bench.events.acked
+    async with bench.store.transaction() as tx:
+        await tx.claim_many(DURABLE, sorted(given_back))
+    await until(lambda: len(bench.events.acked) == 20)
+    assert len(looks()) <= (time.monotonic() - began) / 0.25
+    await bench.finish()
 
 
 # ------------------------------------------------------------------ what ends its process

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
-from seaway.forgetting import Forgetting
 from seaway.testing.memory_store import MemoryStore
+from seaway.upkeep import Forgetting
 
 KEEP = timedelta(days=14)
 SOON = timedelta(milliseconds=1)

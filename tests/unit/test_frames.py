@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
-from seaway.brokers.jetstream.frames import Arrival, Frame, cut, frame, headers
+from seaway.brokers.jetstream.wire import Arrival, Frame, cut, frame, headers
 
 BLOCK = b"NATS/1.0\r\nNats-Msg-Id: 7\r\nX-Name: a\r\n\r\n"
 MESSAGES = (

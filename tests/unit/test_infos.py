@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from described import MADE, a_consumer, a_stream
-from seaway.brokers.jetstream.infos import consumer_info, stream_info
+from seaway.brokers.jetstream.api import consumer_info, stream_info
 from seaway.contracts import JSON
 from seaway.errors import BrokerUnavailable
 

@@ -13,9 +13,9 @@ import pytest
 from consuming import until
 from seaway.contracts import Notice
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
-from seaway.presence import PATIENCE, Presence
 from seaway.telemetry import Telemetry
 from seaway.testing.memory_store import MemoryStore
+from seaway.upkeep import PATIENCE, Presence
 
 SOON = timedelta(milliseconds=5)
 

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from seaway.brokers.jetstream import wire
-from seaway.brokers.jetstream.answers import classify, concerns_the_stream
-from seaway.brokers.jetstream.deliveries import incoming_of, parse_reply
-from seaway.brokers.jetstream.frames import Frame
-from seaway.brokers.jetstream.pieces import BATCH_BYTES, BATCH_MESSAGES, Cut, Piece
+from seaway.brokers.jetstream.api import classify, concerns_the_stream
+from seaway.brokers.jetstream.publish import BATCH_BYTES, BATCH_MESSAGES, Cut, Piece
+from seaway.brokers.jetstream.wire import Frame, incoming_of, parse_reply
 from seaway.contracts import Held, Message, PublishOutcome, Refused, Stored, Unconfirmed
 
 
@@ -163,7 +162,7 @@ def test_what_had_no_room_holds_back_what_needs_as_much_of_its_subject() -> None
     cut = Cut(messages, limit=ENOUGH)
     piece = drawn(cut)
     full = Refused("full", 503, 10077, heals=True, why="full")
-    cut.room.lacked(piece.messages[0], full)
+    cut.no_room(piece.messages[0], full)
     assert cut.settle(piece, [full] * len(piece.places))
     assert drawn(cut).places == [4, 5]
     assert cut.outcomes[:4] == [full, full, full, Held()][:4] or piece.places == [0]

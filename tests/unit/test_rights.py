@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from seaway.brokers.jetstream.denials import PART, Denials, right_to
+from seaway.brokers.jetstream.permissions import PART, Denials, right_to
 from seaway.config import Settings, settings_from_mapping
 from seaway.errors import ConfigError, NotPermitted
 from seaway.naming import covers

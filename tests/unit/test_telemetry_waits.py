@@ -6,9 +6,8 @@ import logging
 
 import pytest
 
-from seaway.consumer.breaker import Breaker
-from seaway.saying import log_signal
-from seaway.telemetry import Signal, StillWaiting, Telemetry
+from seaway.consumer.state import Breaker
+from seaway.telemetry import Signal, StillWaiting, Telemetry, log_signal
 
 PART = "consumer case_mgmt__from_sea"
 

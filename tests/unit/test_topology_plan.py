@@ -76,11 +76,11 @@ def test_an_exclusive_durable_takes_turns_and_so_does_its_redrive_twin() -> None
     ):
         assert durable["priority_policy"] == "pinned_client"
         assert len(durable["priority_groups"]) == 1
-        assert durable["priority_timeout"] == 10 * 10**9
+        assert durable["priority_timeout"] == 5 * 10**9
     [change, twin] = topology.plan(wanted(), server(whole)).changes
     assert (change.kind, twin.kind) == ("in_place", "in_place")
     said = {str(one) for one in change.differences}
-    assert {"priority_policy: pinned_client -> none", "priority_timeout: 10s -> none"} < said
+    assert {"priority_policy: pinned_client -> none", "priority_timeout: 5s -> none"} < said
 
 
 def test_nothing_configured_asks_for_nothing() -> None:

@@ -68,22 +68,29 @@ _COMMANDS = {
 
 
 class Command(TyperCommand):
-    """A command, or a group of them, whose module is not imported yet."""
+    """A command, or a group of them, whose module is imported when more is asked of it than its
+    line in the list of commands."""
 
-    def __init__(self, name: str, place: str, help: str) -> None:
-        super().__init__(name, help=help)
-        self._place = place
+    def __init__(self, name: str, place: str, line: str) -> None:
+        super().__init__(name, short_help=line)
+        self.place = place
+        del self.help, self.params
 
     @cached_property
     def real(self) -> Any:
         """The command itself."""
-        module, _, attribute = self._place.partition(":")
+        module, _, attribute = self.place.partition(":")
         found = getattr(import_module(f"seaway.cli.{module}"), attribute)
         if isinstance(found, typer.Typer):
             return typer.main.get_group(found)
         alone = typer.Typer(add_completion=False)
         alone.command(self.name)(found)
         return typer.main.get_command(alone)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "real":
+            raise AttributeError(name)
+        return getattr(self.real, name)
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
         return self.real.make_context(*args, **extra)
@@ -94,8 +101,8 @@ class Commands(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        for name, (place, help) in _COMMANDS.items():
-            self.add_command(Command(name, place, help))
+        for name, (place, line) in _COMMANDS.items():
+            self.add_command(Command(name, place, line))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         with _placing():
@@ -136,9 +143,8 @@ def _takes(command: Any, option: str) -> bool:
 
 def _behind(command: Any) -> Iterator[Any]:
     for one in getattr(command, "commands", {}).values():
-        found = one.real if isinstance(one, Command) else one
-        yield found
-        yield from _behind(found)
+        yield one
+        yield from _behind(one)
 
 
 app = typer.Typer(

@@ -17,6 +17,7 @@ import typer
 from seaway.cli import session
 from seaway.cli.printing import Json, print_json, say
 from seaway.cli.session import bounded, duration, run
+from seaway.connections import database_station, server_station
 from seaway.monitor import (
     Finding,
     Report,
@@ -28,7 +29,6 @@ from seaway.monitor import (
     exposition,
     judged,
 )
-from seaway.watching import database_station, server_station
 from seaway.words import counted
 
 _STYLES = {State.OK: "green", State.WARNING: "yellow", State.CRITICAL: "red"}

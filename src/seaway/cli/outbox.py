@@ -16,11 +16,11 @@ from seaway.cli import printing, session
 from seaway.cli.lines import add_chunk, chunks, opened
 from seaway.cli.printing import Column, Json, print_json, print_list, printable, progress, say
 from seaway.config import OutboxSettings, format_duration
+from seaway.connections import database_station
 from seaway.contracts import Backlog, OutboxEntry, Store
 from seaway.errors import ConfigError
 from seaway.headers import format_time
 from seaway.monitor import Database, age_seconds, why_events_wait
-from seaway.watching import database_station
 from seaway.words import counted
 
 app = typer.Typer(help="The outbox: add events, see and retry what waits.", no_args_is_help=True)

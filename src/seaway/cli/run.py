@@ -22,7 +22,7 @@ from seaway.contracts import Backlog, OutboxEntry
 from seaway.errors import ConfigError, StoreUnavailable
 from seaway.monitor import Activity, serving
 from seaway.parts import run_parts, stop_on_signals
-from seaway.presence import Presence
+from seaway.upkeep import Presence
 from seaway.words import counted
 
 

@@ -1,28 +1,54 @@
 """Consumers: typed handlers on a durable, effects exactly once (ADR 0001).
 
-``Consumer`` declares, ``Runtime`` runs; ``lanes`` and ``outcomes`` decide.
+One delivery's life, and the module that has it meanwhile::
+
+    server ──pulling──> lanes ──working──> settling ──> ack
+               ^          ^      │  one transaction: inbox row, handler (``calling``), commit
+               │          │      ├─ refused by the handler ─> nak: its lane awaits it, it comes back
+               │          │      ├─ poison, exhausted ──────> dead letter stored, then ack
+               │          │      └─ database or downstream away ─> put back, pause, probe
+               │          └── a heartbeat keeps alive all that is in hand, running or waiting
+               └── what comes again meets the inbox, and what that knows of it (``standing``)
+
+``options`` and ``handlers`` say what is declared, ``outcomes`` decides what follows where a handler
+fails, ``state`` is what the others share.
+
+Authoritative: the durable on the server for what is pending, the inbox for what has taken effect.
+A crash anywhere leaves the message unacknowledged: it comes again and meets the inbox.
+
+Order: of one ordering key, effects follow the stream while one process runs the durable, over its
+own crashes too (ADR 0014), and over all processes of an exclusive durable (ADR 0012). Those of
+any other each keep the order of what they are given, and the server deals a key's events to
+whichever asks.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar, Unpack
+import contextlib
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar, Unpack
 
-from seaway.consumer.delivery import Delivery
-from seaway.consumer.handlers import BatchHandler, Handler, HandlerTable
-from seaway.consumer.options import ConsumerOptions, Options, whole
-from seaway.consumer.ports import Ports
-from seaway.consumer.runtime import Runtime
-from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter
-from seaway.errors import ConfigError
+from seaway.consumer.handlers import BatchHandler, Delivery, Handler, HandlerTable
+from seaway.consumer.lanes import by_source
+from seaway.consumer.options import ConsumerOptions, whole
+from seaway.consumer.pulling import Puller
+from seaway.consumer.settling import Settler
+from seaway.consumer.state import HORIZON, OUTAGE, Setup, State
+from seaway.consumer.working import Workers
+from seaway.contracts import Broker, ConsumerInfo, DeadLetterSink, InboxStore, OutboxWriter
+from seaway.errors import BrokerUnavailable, ConfigError, NotFound
 from seaway.naming import Durable, redrive_stream, stream_context
 from seaway.retry import RetryPolicy
 from seaway.telemetry import Telemetry
+from seaway.waiting import set_within
 
 __all__ = ["Consumer", "ConsumerOptions", "Delivery"]
 
 E = TypeVar("E")
+
+_LEAVING_SECONDS = 1.0
+"""How long a subscription has to be left, also where the grace is over by then."""
 
 
 class Consumer:
@@ -40,17 +66,8 @@ class Consumer:
         self.parks = given["on_failure"] == "park"
         self.stream = stream
         self.tx = given["tx"]
+        self._options = given
         self._handlers = HandlerTable(str(durable), keeps_unknown=given["on_unknown"] == "letter")
-        retry = given["retry"]
-        self._options = Options(
-            batch=given["batch"],
-            workers=given["workers"],
-            ordered=given["ordering"] == "key",
-            deadline=given["deadline"],
-            grace=given["grace"],
-            retry=retry if isinstance(retry, RetryPolicy) else RetryPolicy(backoff=retry),
-            parks=self.parks,
-        )
 
     def handler(self, event: type[E]) -> Callable[[Handler[E]], Handler[E]]:
         """Decorate ``async def handle(event, delivery)`` for an ``@event`` class.
@@ -99,13 +116,127 @@ class Consumer:
         Running handlers get ``grace``, what was not started is nak'ed at once. Cancelling ends
         without waiting: transactions roll back, messages come again. Raises ``NotFound`` where
         the durable does not exist at the start; one that is deleted later is waited for. Heals
-        outages of server and database itself.
+        outages of server and database itself. Raises the first thing that no retry can mend.
         """
         if not len(self._handlers):
             raise ConfigError(f"consumer {self.durable} has no handlers")
         if self.parks and store is None:
             raise ConfigError(f"consumer {self.durable}: on_failure='park' needs a store")
+        given = self._options
+        retry = given["retry"]
+        setup = Setup(
+            durable=str(self.durable),
+            handlers=self._handlers,
+            batch=given["batch"],
+            workers=given["workers"],
+            ordered=given["ordering"] == "key",
+            deadline=given["deadline"],
+            grace=given["grace"],
+            retry=retry if isinstance(retry, RetryPolicy) else RetryPolicy(backoff=retry),
+            parks=self.parks,
+            broker=broker,
+            store=None if self.tx is None else store,
+            outbox=outbox,
+            dead_letters=dead_letters,
+            telemetry=telemetry,
+        )
         streams = [self.stream, redrive_stream(stream_context(self.stream))]
-        ports = Ports(broker, None if self.tx is None else store, outbox, dead_letters, telemetry)
-        runtime = Runtime(str(self.durable), streams, self._handlers, self._options, ports)
-        await runtime.run(stop)
+        try:
+            await _run(State(setup, stop), streams)
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+
+async def _run(state: State, streams: Sequence[str]) -> None:
+    setup, stop = state.setup, state.stop
+    infos = [await _info(state, stream) for stream in streams]
+    if stop.is_set() or infos[0] is None:
+        return
+    state.learn(infos[0])
+    async with asyncio.TaskGroup() as tasks:
+        settler = Settler(state, tasks.create_task)
+        workers = Workers(state, settler)
+        pulling: set[asyncio.Task[None]] = set()
+
+        def pull(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+            pulling.add(task := tasks.create_task(work))
+            return task
+
+        puller = Puller(state, settler, pull)
+        watching = tasks.create_task(workers.watch())
+        tasks.create_task(_heartbeat(state, settler), name=f"{setup.durable} heartbeat")
+        working = [
+            tasks.create_task(workers.work(), name=f"{setup.durable} worker {number}")
+            for number in range(setup.workers)
+        ]
+        for stream in streams:
+            pull(puller.pull(stream))
+        await stop.wait()
+        ends = state.now() + setup.grace.total_seconds()
+        state.hurry()
+        await _drain(state, puller, settler, working, ends)
+        await settler.confirmed()
+        settler.heard.remind(rest=True)
+        watching.cancel()
+        state.drained.set()
+        # Whoever still asks a server that does not answer has nothing to lose.
+        _, late = await asyncio.wait(pulling, timeout=max(_LEAVING_SECONDS, ends - state.now()))
+        for task in late:
+            task.cancel()
+
+
+async def _info(state: State, stream: str) -> ConsumerInfo | None:
+    """The durable on ``stream``, asked until there is an answer; ``None``: told to stop."""
+    durable, attempt = state.setup.durable, 0
+    while True:
+        try:
+            info = await state.setup.broker.admin.consumer(stream, durable)
+        except BrokerUnavailable as error:
+            state.breaker.pause("server", str(error))
+            attempt += 1
+            if await set_within(OUTAGE.delay(attempt), state.stop):
+                return None
+            continue
+        if info is None:
+            raise NotFound(
+                f"there is no consumer {durable} on {stream}: run `seaway topology apply`"
+            )
+        state.breaker.resume("server")
+        return info
+
+
+async def _heartbeat(state: State, settler: Settler) -> None:
+    """Restart the ack timer of everything in hand, running or waiting."""
+    interval = state.limits.ack_wait / 3
+    while not state.drained.is_set():
+        state.breaker.remind()
+        settler.heard.remind()
+        for source, batch in by_source(state.beat()):
+            await source.in_progress(*batch)
+        await set_within(interval, state.drained)
+
+
+async def _drain(
+    state: State,
+    puller: Puller,
+    settler: Settler,
+    working: Sequence[asyncio.Task[None]],
+    ends: float,
+) -> None:
+    """What starts in a moment is worked off: given back, each stop would cost it a delivery. The
+    rest goes to others at once."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(ends):
+            await puller.dry()
+    lanes, now = state.lanes, state.now()
+    await settler.give_back(lanes.blocked() if state.soon else lanes.unstarted())
+    state.last = True
+    state.hurry()
+    for until in (min(ends, now + 2 * HORIZON.total_seconds()), ends):
+        _, late = await asyncio.wait(working, timeout=max(0.0, until - state.now()))
+        await settler.give_back(lanes.unstarted())
+    for worker in late:
+        worker.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+    await settler.burials.end(ends)
+    await settler.give_back(lanes.unstarted())

@@ -1,67 +1,236 @@
-"""One call of a handler: what it is given, its deadline, its chain.
+"""Calls of handlers: deliveries grouped into calls, each call made, and parted where it failed.
 
-Owns: deliveries as handlers see them. Guarantees: a handler that lets a foreign cancellation escape
-has failed, and does not end its worker.
+Owns: who is called with what, and until when. Guarantees: a delivery is never moved before an
+earlier one of its key, nor is it when calls are parted; a handler is cancelled no later than a
+quarter of its deadline, and a second, past it, and what is cancelled has not ended by then; one
+that lets a foreign cancellation escape has failed, and does not end its worker.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, NamedTuple, TypeAlias
 
-from seaway.chain import Chain, continued
-from seaway.consumer.calls import Item
-from seaway.consumer.deadlines import Deadline
-from seaway.consumer.delivery import Delivery
-from seaway.consumer.handlers import Registration
-from seaway.consumer.run import Run
+from seaway.consumer.handlers import Delivery, HandlerTable, Registration
+from seaway.consumer.lanes import InHand
 from seaway.contracts import InboxTransaction, OutboxWriter
-from seaway.errors import AlreadyProcessed
+from seaway.errors import AlreadyProcessed, DecodeError
+from seaway.events import Chain, continued
+
+_LOOK_SECONDS = 1.0
+
+
+class Call(NamedTuple):
+    """A handler and the deliveries it is called with: one, or for a batch handler several."""
+
+    registration: Registration
+    items: tuple[InHand, ...]
+
+
+Group: TypeAlias = Sequence[Call]
+"""Calls that share a transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A delivery that failed, by whose fault, and after how many seconds."""
+
+    item: InHand
+    error: Exception
+    took: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do with some deliveries: in turn the ``steps``; nobody takes the ``ignored``."""
+
+    steps: list[Group | Failure]
+    ignored: list[InHand]
+
+
+# ---------------------------------------------------------------------- grouped, and parted
+
+
+def plan(items: Iterable[InHand], handlers: HandlerTable, *, ordered: bool) -> Plan:
+    """Group ``items`` into calls. What cannot be read is a failure in its place.
+
+    A batch handler gets what it takes in one list, as far as no event of the same key and of
+    another handler lies between.
+    """
+    made = Plan([], [])
+    calls: list[Call] = []
+    open_calls: dict[int, int] = {}
+    last_of_key: dict[str, int] = {}
+    for item in items:
+        registration = handlers.find(item.subject)
+        if registration is None:
+            made.ignored.append(item)
+            continue
+        try:
+            item.read_headers()
+        except DecodeError as error:
+            if calls:
+                made.steps.append(calls)
+            made.steps.append(Failure(item, error))
+            calls, open_calls, last_of_key = [], {}, {}
+            continue
+        at = open_calls.get(id(registration)) if registration.takes_lists else None
+        if at is not None and (not ordered or last_of_key.get(item.key, at) <= at):
+            calls[at] = Call(registration, (*calls[at].items, item))
+        else:
+            at = open_calls[id(registration)] = len(calls)
+            calls.append(Call(registration, (item,)))
+        last_of_key[item.key] = at
+    if calls:
+        made.steps.append(calls)
+    return made
+
+
+def around(
+    group: Group, at: int, item: InHand | None, failure: Failure | None
+) -> list[Group | Failure]:
+    """``group`` parted where its call number ``at`` failed: what is before, the call, what is
+    after.
+
+    ``item``: which delivery of the call it was, where that is known. ``failure``: what to put in
+    its place; otherwise it is tried by itself.
+    """
+    call = group[at]
+    place = 0 if item is None else call.items.index(item)
+    end = len(call.items) if item is None else place + 1
+    before = [*group[:at], *_calls(call, call.items[:place])]
+    after = [*_calls(call, call.items[end:]), *group[at + 1 :]]
+    middle: Group | Failure = failure or _calls(call, call.items[place:end])
+    return [step for step in (before, middle, after) if step]
+
+
+def halves(group: Group) -> list[Group | Failure]:
+    """``group``, of two deliveries or more, parted in the middle."""
+    if len(group) > 1:
+        middle = len(group) // 2
+        return [group[:middle], group[middle:]]
+    (call,) = group
+    middle = len(call.items) // 2
+    return [_calls(call, call.items[:middle]), _calls(call, call.items[middle:])]
+
+
+def without_keys(group: Group, keys: set[str]) -> tuple[Group, list[InHand]]:
+    """``group`` without the deliveries of these ``keys``; and those."""
+    left, out = [], []
+    for call in group:
+        out += [item for item in call.items if item.key in keys]
+        left += _calls(call, tuple(item for item in call.items if item.key not in keys))
+    return left, out
+
+
+def items_of(group: Group) -> list[InHand]:
+    """Its deliveries, in order."""
+    return [item for call in group for item in call.items]
+
+
+def _calls(call: Call, items: tuple[InHand, ...]) -> list[Call]:
+    return [Call(call.registration, items)] if items else []
+
+
+# ---------------------------------------------------------------------- called
 
 
 async def call_handler(
-    run: Run,
-    registration: Registration,
-    items: Sequence[Item],
+    call: Call,
     events: list[Any],
+    *,
+    deadline: Deadline,
     tx: InboxTransaction | None,
+    outbox: OutboxWriter | None,
 ) -> bool:
     """True if the handler handled them, false if it raised ``AlreadyProcessed``.
 
-    Raises what the handler raises, ``TimeoutError`` past its deadline.
+    ``events``: those of the call's deliveries. Raises what the handler raises, ``TimeoutError``
+    past its deadline.
     """
-    handle, outbox = None if tx is None else tx.handle, run.ports.outbox
-    task = asyncio.current_task()
-    assert task is not None
+    handle, registration = None if tx is None else tx.handle, call.registration
     # Not 0: until Python 3.13 a TaskGroup that failed in an earlier handler is counted for ever.
-    cancelling = task.cancelling()
+    cancelling = deadline.task.cancelling()
     try:
-        with Deadline(run.deadlines, task):
+        with deadline:
             if registration.takes_lists:
-                deliveries = [_delivery(item, handle, outbox, _chain(item)) for item in items]
+                deliveries = [
+                    Delivery(item.counted(), item.metadata, handle, outbox, _chain(item))
+                    for item in call.items
+                ]
                 await registration.handler(events, deliveries)
             else:
-                (item,) = items
-                delivery = _delivery(item, handle, outbox)
+                (item,) = call.items
                 with continued(_chain(item)):
-                    await registration.handler(events[0], delivery)
+                    await registration.handler(
+                        events[0], Delivery(item.counted(), item.metadata, handle, outbox)
+                    )
     except AlreadyProcessed:
         return False
     except asyncio.CancelledError as error:
-        if task.cancelling() > cancelling:
+        if deadline.task.cancelling() > cancelling:
             raise
         # Not our cancellation: it would end this worker without a word.
         raise RuntimeError("the handler awaited something that was cancelled") from error
     return True
 
 
-def _delivery(
-    item: Item, tx: Any, outbox: OutboxWriter | None, chain: Chain | None = None
-) -> Delivery:
-    return Delivery(item.work.counted(), item.metadata, tx, outbox, chain)
-
-
-def _chain(item: Item) -> Chain:
+def _chain(item: InHand) -> Chain:
     found = item.metadata
     return Chain(found.correlation_id, found.event_id, found.traceparent, found.tracestate)
+
+
+class Deadlines:
+    """The deadlines of one consumer's handlers: one watcher for all that run, no timer for each."""
+
+    def __init__(self) -> None:
+        self.open: set[Deadline] = set()
+
+    async def watch(self, length: Callable[[], timedelta]) -> None:
+        """Cancel whoever is late, until cancelled. ``length``: how long a handler may run now."""
+        now = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(min(_LOOK_SECONDS, length().total_seconds() / 4))
+            for deadline in self.open:
+                deadline.look(now())
+
+
+class Deadline:
+    """Entered by ``task``, which runs a handler; left with ``TimeoutError`` where it was late:
+    after ``until``, by the event loop's clock."""
+
+    __slots__ = ("_cancelling", "_deadlines", "_passed", "_until", "task")
+
+    def __init__(self, deadlines: Deadlines, task: asyncio.Task[Any], until: float) -> None:
+        self._deadlines = deadlines
+        self._until = until
+        self._passed = False
+        self.task = task
+
+    def __enter__(self) -> None:
+        self._cancelling = self.task.cancelling()
+        self._deadlines.open.add(self)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._deadlines.open.remove(self)
+        if not self._passed:
+            return
+        # Cancelled from outside as well, it stays cancelled.
+        ours_alone = self.task.uncancel() <= self._cancelling
+        if ours_alone and kind is asyncio.CancelledError:
+            raise TimeoutError from error
+
+    def look(self, now: float) -> None:
+        """Cancel its task, once, where it is late."""
+        if now >= self._until and not self._passed:
+            self._passed = True
+            self.task.cancel()

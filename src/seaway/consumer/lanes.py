@@ -1,10 +1,13 @@
 """Deliveries in hand, in lanes by ordering key. Pure: no tasks, no clock of its own.
 
 Owns: what may be started next. Guarantees, within one process: a key's deliveries start in stream
-order, one group after another. A lane waits for a delivery that was given back until it returns or
-is overdue, and for a stuck one until it is settled; of a delivery that the server sends twice, the
-newest copy counts, since only that can be acknowledged; what may have ended a process is started by
-itself, and where that is said (``isolate``) while nothing else is at work.
+order, one group after another. What comes after a delivery that was given back waits until that
+returns or is released, and a lane for a stuck one until it is settled; of a delivery that the
+server sends twice, the newest copy counts, since only that can be acknowledged; what may have ended
+a process is started by itself, and where that is said (``isolate``) while nothing else is at work.
+
+What was given back keeps nothing waiting that goes before it. Else two processes would wait for
+each other, where each was given what the other awaits.
 """
 
 from __future__ import annotations
@@ -12,24 +15,24 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import TypeAlias
 
 from seaway.contracts import Incoming, Subscription
+from seaway.headers import Metadata, ordering_key
 from seaway.parked import Place
 
 Lane: TypeAlias = str | Place
 
 
 @dataclass(slots=True, eq=False)
-class Work:
+class InHand:
     """A delivery in hand."""
 
     incoming: Incoming
     source: Subscription
-    key: str
     alive: float = math.inf
     """When its ack timer was last known to run."""
     suspect: bool = False
@@ -42,19 +45,36 @@ class Work:
     """How many outages of the database began while it was at work alone."""
     place: Place = field(init=False)
     """Which message it is."""
+    subject: str = field(init=False)
+    """Its event's, also where that is redriven."""
+    key: str = field(init=False)
+    event_id: str = field(init=False)
+    metadata: Metadata = field(init=False)
+    """Set by ``read_headers``."""
 
     def __post_init__(self) -> None:
-        self.place = self.incoming.place
+        incoming = self.incoming
+        headers = incoming.message.headers
+        self.place = incoming.place
+        self.subject = incoming.event_subject
+        self.key = ordering_key(self.subject, headers)
+        self.event_id = incoming.event_id
+
+    def read_headers(self) -> None:
+        """``DecodeError`` where they cannot be read."""
+        headers = self.incoming.message.headers
+        self.metadata = Metadata.decode(headers, fallback_id=self.event_id)
 
     @property
     def deliveries(self) -> int:
         """How often it was delivered by now, as far as is known: the server may count from 1
         again. Only the first try is not noted."""
-        return max(self.incoming.deliveries, self.tries + 1 if self.tries else 0)
+        delivered = self.incoming.deliveries
+        return max(delivered, self.tries + 1) if self.tries else delivered
 
     def counted(self) -> Incoming:
         """The delivery with that number."""
-        if self.deliveries == self.incoming.deliveries:
+        if not self.tries or self.deliveries == self.incoming.deliveries:
             return self.incoming
         return replace(self.incoming, deliveries=self.deliveries)
 
@@ -65,14 +85,16 @@ class Work:
 
 
 @dataclass(slots=True)
-class Held:
-    """A delivery that was given back: its lane waits for it; overdue after ``until``."""
+class Awaited:
+    """A delivery that was given back: what comes after it waits for it; overdue after ``until``."""
 
     incoming: Incoming
     source: Subscription
     until: float
+    pause: float = 0.0
+    """How long it is from the last look for it to the next."""
     looks: int = 0
-    """How often it was looked for since."""
+    """After how many long pauses it was looked for."""
 
 
 class Lanes:
@@ -80,33 +102,33 @@ class Lanes:
 
     def __init__(self, *, ordered: bool = True) -> None:
         self._ordered = ordered
-        self._waiting: dict[Lane, deque[Work]] = {}
+        self._queues: dict[Lane, deque[InHand]] = {}
         self._running: dict[Lane, int] = {}
-        self._held: dict[Lane, Held] = {}
-        self._in_hand: dict[Place, Work] = {}
-        self._stuck: dict[Place, Work] = {}
-        self._alone: dict[Place, Work] = {}
+        self._awaited: dict[Lane, dict[Place, Awaited]] = {}
+        self._in_hand: dict[Place, InHand] = {}
+        self._stuck: dict[Place, InHand] = {}
+        self._alone: dict[Place, InHand] = {}
         self._suspects = 0
         self._counts: Counter[int] = Counter()
-        self.left = 0
+        self.gone = 0
         """How many deliveries have gone out of our hands by now."""
 
     def __len__(self) -> int:
         return len(self._in_hand)
 
-    def __iter__(self) -> Iterator[Work]:
+    def __iter__(self) -> Iterator[InHand]:
         return iter(tuple(self._in_hand.values()))
 
     @property
-    def waits(self) -> bool:
+    def awaits(self) -> bool:
         """Whether any lane waits for a delivery to come back."""
-        return bool(self._held)
+        return bool(self._awaited)
 
     @property
     def open(self) -> int:
         """How many lanes have something in hand and do not wait for one to come back."""
-        both = len(self._waiting.keys() & self._running.keys())
-        return len(self._waiting) + len(self._running) - both - len(self._stuck_lanes())
+        both = len(self._queues.keys() & self._running.keys())
+        return len(self._queues) + len(self._running) - both - len(self._stuck_lanes())
 
     def count(self, source: Subscription) -> int:
         """How many deliveries of one source are in hand."""
@@ -115,30 +137,25 @@ class Lanes:
     def moving(self, source: Subscription) -> int:
         """How many deliveries of one source are in hand, and neither stuck nor behind one that is,
         or that is not here."""
-        if not self._held and not self._stuck:
+        if not self._awaited and not self._stuck:
             return self.count(source)
         still = (*self.blocked(), *self._stuck.values())
-        return self.count(source) - sum(work.source is source for work in still)
+        return self.count(source) - sum(item.source is source for item in still)
 
-    def push(self, work: Work) -> None:
+    def push(self, item: InHand) -> None:
         """Take a delivery in."""
-        known = self._in_hand.get(work.place)
+        known = self._in_hand.get(item.place)
         if known is not None:
             self._counts[id(known.source)] -= 1
-            known.incoming, known.source, known.alive = work.incoming, work.source, work.alive
+            known.incoming, known.source, known.alive = item.incoming, item.source, item.alive
             self._counts[id(known.source)] += 1
             return
-        self._remember(work)
-        lane = self._lane_of(work)
-        held = self._held.get(lane)
-        queue = self._waiting.setdefault(lane, deque())
-        if held is not None and held.incoming.place == work.place:
-            del self._held[lane]
-            queue.appendleft(work)
-        else:
-            _insert(queue, work)
+        self._remember(item)
+        lane = self._lane_of(item)
+        self._returned(lane, item.place)
+        _insert(self._queues.setdefault(lane, deque()), item)
 
-    def take(self, limit: int) -> list[Work]:
+    def take(self, limit: int) -> list[InHand]:
         """Up to ``limit`` deliveries to start together, lane by lane in turn.
 
         Several of one lane follow each other; the lane is closed until all are ``done``.
@@ -148,126 +165,148 @@ class Lanes:
             return [] if others or limit < 1 else self._take_from(lane, 1)
         chosen: list[tuple[Lane, int]] = []
         left = limit
-        for lane, queue in self._waiting.items():
+        for lane, queue in self._queues.items():
             if left < 1:
                 break
-            if lane in self._running or lane in self._held:
+            if lane in self._running or not (ready := self._ready(lane, queue)):
                 continue
-            ready = len(queue)
             if self._suspects:
                 if queue[0].suspect:
                     if not chosen:
                         return self._take_from(lane, 1)
                     continue
-                ready = sum(1 for _ in takewhile(lambda work: not work.suspect, queue))
+                sure = takewhile(lambda item: not item.suspect, islice(queue, ready))
+                ready = sum(1 for _ in sure)
             chosen.append((lane, min(ready, left)))
             left -= ready
-        return [work for lane, count in chosen for work in self._take_from(lane, count)]
+        return [item for lane, count in chosen for item in self._take_from(lane, count)]
 
-    def _take_from(self, lane: Lane, count: int) -> list[Work]:
-        queue = self._waiting.pop(lane)
+    def _take_from(self, lane: Lane, count: int) -> list[InHand]:
+        queue = self._queues.pop(lane)
         self._running[lane] = count
         taken = [queue.popleft() for _ in range(count)]
         if queue:
             # To the end of the line: a key that never runs dry must not starve the others.
-            self._waiting[lane] = queue
+            self._queues[lane] = queue
         return taken
+
+    def _ready(self, lane: Lane, queue: Collection[InHand]) -> int:
+        """How many at its head go before all that its lane awaits."""
+        awaited = self._awaited.get(lane)
+        if awaited is None:
+            return len(queue)
+        return sum(1 for _ in takewhile(lambda item: not _is_behind(item, awaited), queue))
 
     def _lone_lane(self) -> Lane | None:
         """That of a delivery that is to be alone, or is; none where it cannot be started."""
         stuck = self._stuck_lanes()
-        lanes = (self._lane_of(work) for work in self._alone.values())
-        return next((one for one in lanes if one not in stuck and one not in self._held), None)
+        for item in self._alone.values():
+            lane = self._lane_of(item)
+            if lane not in stuck and not _is_behind(item, self._awaited.get(lane, {})):
+                return lane
+        return None
 
     @property
     def isolating(self) -> bool:
         """Whether one is to be alone, or is."""
         return self._lone_lane() is not None
 
-    def isolate(self, work: Work) -> None:
+    def isolate(self, item: InHand) -> None:
         """It was taken, and is put back: nothing is started before it, nor while it is at work."""
-        self._alone[work.place] = work
-        self.put_back([work])
+        self._alone[item.place] = item
+        lane = self._lane_of(item)
+        self._queues.setdefault(lane, deque()).appendleft(item)
+        self._leave(lane)
 
-    def done(self, work: Work) -> None:
+    def done(self, item: InHand) -> None:
         """It is settled, one way or the other, and out of our hands."""
-        self._forget(work)
-        self._stuck.pop(work.place, None)
-        self.left += 1
-        self._leave(self._lane_of(work))
+        self._forget(item)
+        self._stuck.pop(item.place, None)
+        self.gone += 1
+        self._leave(self._lane_of(item))
 
-    def drop(self, work: Work) -> None:
+    def drop(self, item: InHand) -> None:
         """It has not been started and was given back."""
-        self._forget(work)
-        self.left += 1
-        queue = self._waiting.get(self._lane_of(work))
+        self._forget(item)
+        self.gone += 1
+        queue = self._queues.get(self._lane_of(item))
         if queue is not None:
             with contextlib.suppress(ValueError):
-                queue.remove(work)
+                queue.remove(item)
             if not queue:
-                del self._waiting[self._lane_of(work)]
+                del self._queues[self._lane_of(item)]
 
-    def stick(self, work: Work) -> None:
+    def stick(self, item: InHand) -> None:
         """It was taken and stays in hand until it is ``done`` or put back: its lane waits."""
-        self._stuck[work.place] = work
+        self._stuck[item.place] = item
 
-    def hold(self, work: Work, until: float) -> None:
+    def await_return(self, item: InHand, until: float) -> None:
         """It was given back and will come again; ``overdue`` after ``until``."""
-        self.done(work)
+        self.done(item)
         if self._ordered:
-            self._held[self._lane_of(work)] = Held(work.incoming, work.source, until)
+            awaited = Awaited(item.incoming, item.source, until)
+            self._awaited.setdefault(self._lane_of(item), {})[item.place] = awaited
 
-    def overdue(self, now: float) -> list[Held]:
+    def overdue(self, now: float) -> list[Awaited]:
         """What was given back and should have come again by now. Its lane still waits."""
-        return [held for held in self._held.values() if held.until <= now]
+        every = (one for awaited in self._awaited.values() for one in awaited.values())
+        return [one for one in every if one.until <= now]
 
     def release(self, place: Place) -> None:
         """It will not come again here: its lane goes on without it. Idempotent."""
-        for lane, held in tuple(self._held.items()):
-            if held.incoming.place == place:
-                del self._held[lane]
+        for lane in tuple(self._awaited):
+            self._returned(lane, place)
 
-    def put_back(self, works: Iterable[Work]) -> None:
-        """They were taken but not settled: first in their lanes again, in the order given."""
-        for work in reversed(tuple(works)):
-            lane = self._lane_of(work)
-            self._stuck.pop(work.place, None)
-            self._waiting.setdefault(lane, deque()).appendleft(work)
+    def _returned(self, lane: Lane, place: Place) -> None:
+        awaited = self._awaited.get(lane)
+        if awaited is not None and awaited.pop(place, None) is not None and not awaited:
+            del self._awaited[lane]
+
+    def put_back(self, items: Iterable[InHand]) -> None:
+        """They were taken but not settled: in their places again."""
+        for item in reversed(tuple(items)):
+            lane = self._lane_of(item)
+            self._stuck.pop(item.place, None)
+            _insert(self._queues.setdefault(lane, deque()), item)
             self._leave(lane)
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits to be started."""
-        return not self._waiting
+        return not self._queues
 
-    def waiting(self) -> list[Work]:
+    def unstarted(self) -> list[InHand]:
         """What is in hand and not started."""
-        return [work for queue in self._waiting.values() for work in queue]
+        return [item for queue in self._queues.values() for item in queue]
 
-    def blocked(self) -> list[Work]:
+    def blocked(self) -> list[InHand]:
         """What of it waits for a delivery that is not here, or that is stuck."""
-        still = self._stuck_lanes() | self._held.keys()
-        return [work for lane in still for work in self._waiting.get(lane, ())]
+        stuck = self._stuck_lanes()
+        blocked: list[InHand] = []
+        for lane in stuck | self._awaited.keys():
+            queue = self._queues.get(lane, ())
+            blocked += islice(queue, 0 if lane in stuck else self._ready(lane, queue), None)
+        return blocked
 
     def _stuck_lanes(self) -> set[Lane]:
-        return {self._lane_of(work) for work in self._stuck.values()}
+        return {self._lane_of(item) for item in self._stuck.values()}
 
-    def _remember(self, work: Work) -> None:
-        self._in_hand[work.place] = work
-        self._counts[id(work.source)] += 1
-        self._suspects += work.suspect
+    def _remember(self, item: InHand) -> None:
+        self._in_hand[item.place] = item
+        self._counts[id(item.source)] += 1
+        self._suspects += item.suspect
 
-    def _forget(self, work: Work) -> None:
-        if self._in_hand.pop(work.place, None) is not None:
-            self._alone.pop(work.place, None)
-            self._suspects -= work.suspect
-            source = id(work.source)
+    def _forget(self, item: InHand) -> None:
+        if self._in_hand.pop(item.place, None) is not None:
+            self._alone.pop(item.place, None)
+            self._suspects -= item.suspect
+            source = id(item.source)
             self._counts[source] -= 1
             if not self._counts[source]:
                 del self._counts[source]
 
-    def _lane_of(self, work: Work) -> Lane:
-        return work.key if self._ordered else work.place
+    def _lane_of(self, item: InHand) -> Lane:
+        return item.key if self._ordered else item.place
 
     def _leave(self, lane: Lane) -> None:
         left = self._running.get(lane, 0) - 1
@@ -277,18 +316,33 @@ class Lanes:
             self._running.pop(lane, None)
 
 
-def _insert(queue: deque[Work], work: Work) -> None:
-    """Before everything of its stream that is newer: redeliveries come late."""
-    place = len(queue)
-    for at in range(len(queue) - 1, -1, -1):
-        # A lane may hold deliveries of two streams, events and redrives, in any mixture.
-        if _is_newer(work.incoming, queue[at].incoming):
-            break
-        if _is_newer(queue[at].incoming, work.incoming):
-            place = at
-    queue.insert(place, work)
+def _insert(queue: deque[InHand], item: InHand) -> None:
+    """Where its place is among those of its key: redeliveries come late."""
+    if queue and _goes_before(item, queue[0]):
+        queue.appendleft(item)
+        return
+    at = len(queue)
+    while at and _goes_before(item, queue[at - 1]):
+        at -= 1
+    queue.insert(at, item)
 
 
-def _is_newer(one: Incoming, other: Incoming) -> bool:
-    """Of the same stream, and behind it."""
-    return one.stream == other.stream and one.stream_seq > other.stream_seq
+def _goes_before(one: InHand | Awaited, other: InHand | Awaited) -> bool:
+    """By their places. Of the two streams of a durable the redrives come first, by their names: all
+    processes must see the same order, or each would await what another keeps waiting."""
+    its, others = one.incoming, other.incoming
+    if its.stream == others.stream:
+        return its.stream_seq < others.stream_seq
+    return its.stream > others.stream
+
+
+def _is_behind(item: InHand, awaited: Mapping[Place, Awaited]) -> bool:
+    return any(_goes_before(one, item) for one in awaited.values())
+
+
+def by_source(items: Iterable[InHand]) -> Iterable[tuple[Subscription, list[Incoming]]]:
+    """The deliveries of each subscription."""
+    grouped: dict[int, tuple[Subscription, list[Incoming]]] = {}
+    for item in items:
+        grouped.setdefault(id(item.source), (item.source, []))[1].append(item.incoming)
+    return grouped.values()

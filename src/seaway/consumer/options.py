@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints
 
@@ -59,20 +58,6 @@ _DEFAULTS = ConsumerOptions(
     on_unknown="ignore",
     tx="store",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The same as a consumer at work needs them; see ``ConsumerOptions``."""
-
-    batch: int
-    workers: int
-    ordered: bool
-    deadline: timedelta | None
-    grace: timedelta
-    retry: RetryPolicy
-    parks: bool = False
-    """Later events wait behind a failed one of their key."""
 
 
 def whole(consumer: str, given: ConsumerOptions) -> ConsumerOptions:

@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from seaway import logs
-from seaway.consumer.breaker import OUTAGE
-from seaway.consumer.run import Run, Spawn
 from seaway.consumer.settling import Settler
-from seaway.consumer.trying import settled
+from seaway.consumer.standing import settled
+from seaway.consumer.state import OUTAGE, Spawn, State
 from seaway.contracts import Incoming, Subscription
 from seaway.errors import BrokerUnavailable, CannotRewind, NotFound
 from seaway.telemetry import Resubscribed
@@ -32,10 +31,11 @@ STALL = timedelta(seconds=15)
 
 
 class Puller:
-    """Pulls one consumer's streams. ``spawn`` starts a task of the run."""
+    """Pulls one consumer's streams. ``spawn`` starts a task that pulls."""
 
-    def __init__(self, run: Run, settler: Settler, spawn: Spawn) -> None:
-        self._run = run
+    def __init__(self, state: State, settler: Settler, spawn: Spawn) -> None:
+        self._state = state
+        self._durable = state.setup.durable
         self._settler = settler
         self._spawn = spawn
         self._said = ""
@@ -43,24 +43,24 @@ class Puller:
         self._fewer = asyncio.Event()
 
     async def pull(self, stream: str) -> None:
-        """Until the run stops; each subscription stays open until its deliveries are settled."""
-        run, attempt = self._run, 0
-        while not run.stop.is_set():
+        """Until the stop; each subscription stays open until its deliveries are settled."""
+        state, attempt = self._state, 0
+        while not state.stop.is_set():
             try:
-                async with run.ports.broker.subscribe(stream, run.durable) as source:
+                async with state.setup.broker.subscribe(stream, self._durable) as source:
                     attempt = 0
                     await self._bring(stream, source)
-                    if not run.stop.is_set():
+                    if not state.stop.is_set():
                         self._tell(stream, "stalled")
                         self._spawn(self.pull(stream))
                     await self._settled(source)
                     return
             except BrokerUnavailable as error:
                 attempt += 1
-                run.breaker.pause("server", str(error))
-                await run.stopped_within(OUTAGE.delay(attempt))
+                state.breaker.pause("server", str(error))
+                await set_within(OUTAGE.delay(attempt), state.stop)
             except NotFound as error:
-                run.breaker.pause("server", str(error))
+                state.breaker.pause("server", str(error))
                 await self._until_made_again(stream)
                 self._tell(stream, "deleted")
 
@@ -71,13 +71,13 @@ class Puller:
             await self._fewer.wait()
 
     async def _bring(self, stream: str, source: Subscription) -> None:
-        """Everything from ``source`` into the lanes, until the run stops or it has stalled."""
-        run = self._run
+        """Everything from ``source`` into the lanes, until the consumer stops or it has stalled."""
+        state = self._state
         self._bringing += 1
         try:
             gaps = await self._pull_until_stop_or_stall(stream, source)
             await source.drain()
-            while batch := await source.next(run.capacity, timeout=timedelta(0)):
+            while batch := await source.next(state.capacity, timeout=timedelta(0)):
                 if source.gaps == gaps:
                     await self._take_in(source, batch)
                 else:
@@ -88,31 +88,31 @@ class Puller:
 
     async def _pull_until_stop_or_stall(self, stream: str, source: Subscription) -> int:
         """The number of gaps dealt with; after a further one nothing may be taken in."""
-        run, gaps = self._run, -1  # The beginning is one.
-        quiet_since, suspicious = run.now(), False
+        state, gaps = self._state, -1  # The beginning is one.
+        quiet_since, suspicious = state.now(), False
         draining = asyncio.create_task(self._drain_on_stop(source))
         try:
-            while not run.stop.is_set():
+            while not state.stop.is_set():
                 if gaps != source.gaps:
                     gaps = await self._rewind(stream, source)
                     continue
                 # What waits behind a held delivery does not count: that one must be able to come.
-                capacity = run.capacity
-                free = capacity - run.lanes.moving(source)
+                capacity = state.capacity
+                free = capacity - state.lanes.moving(source)
                 # One request for many: each costs as much as some messages.
                 needed = max(1, capacity // 4)
                 if free < needed:
-                    await run.room_or_stop(needed - free)
-                    quiet_since = run.now()
+                    await state.room_or_stop(needed - free)
+                    quiet_since = state.now()
                     continue
                 batch = await _next(source, free)
-                run.breaker.resume("server")
+                state.breaker.resume("server")
                 await self._take_in(source, batch)
                 if batch:
-                    quiet_since, suspicious = run.now(), False
-                elif run.now() >= quiet_since + STALL.total_seconds():
+                    quiet_since, suspicious = state.now(), False
+                elif state.now() >= quiet_since + STALL.total_seconds():
                     if not await self._has_something_to_give(stream, source):
-                        quiet_since, suspicious = run.now(), False
+                        quiet_since, suspicious = state.now(), False
                     elif suspicious:
                         return gaps
                     else:
@@ -125,12 +125,12 @@ class Puller:
 
     async def _rewind(self, stream: str, source: Subscription) -> int:
         """Have the server send unacknowledged messages again before newer ones, if it can. Returns
-        the number of gaps dealt with, -1 if the run stops. Needs an inbox, to skip what took
+        the number of gaps dealt with, -1 if the consumer stops. Needs an inbox, to skip what took
         effect."""
-        run, attempt = self._run, 0
-        if run.ports.store is None or not run.options.ordered:
+        state, attempt = self._state, 0
+        if state.setup.store is None or not state.setup.ordered:
             return source.gaps
-        while not run.stop.is_set():
+        while not state.stop.is_set():
             gaps = source.gaps
             try:
                 upto = None if source.standby else await source.rewind()
@@ -138,11 +138,11 @@ class Puller:
                 self._say(str(error))
             except BrokerUnavailable as error:
                 attempt += 1
-                run.breaker.pause("server", str(error))
-                await run.stopped_within(OUTAGE.delay(attempt))
+                state.breaker.pause("server", str(error))
+                await set_within(OUTAGE.delay(attempt), state.stop)
                 continue
             else:
-                run.rewound[stream] = max(upto or 0, run.rewound.get(stream, 0))
+                state.rewound[stream] = max(upto or 0, state.rewound_upto(stream))
             return gaps
         return -1
 
@@ -152,53 +152,53 @@ class Puller:
             logger.warning(
                 "%s: what was on its way when a process or a connection ended comes only after "
                 "ack_wait, and newer events of its key before it: %s",
-                *(self._run.durable, why),
+                *(self._durable, why),
             )
 
     async def _take_in(self, source: Subscription, batch: Sequence[Incoming]) -> None:
-        upto = self._run.rewound.get(batch[0].stream, 0) if batch else 0
+        state = self._state
+        upto = state.rewound_upto(batch[0].stream) if batch else 0
         again = [one for one in batch if one.stream_seq <= upto]
-        self._run.take_in(batch, source, await settled(self._run, again) if again else ())
+        state.take_in(batch, source, await settled(state, again) if again else ())
 
     async def _drain_on_stop(self, source: Subscription) -> None:
-        await self._run.stop.wait()
+        await self._state.stop.wait()
         await source.drain()
 
     async def _settled(self, source: Subscription) -> None:
-        """Until the run has drained or, while it goes on, ``source`` has nothing to settle."""
-        run = self._run
-        while not run.drained.is_set() and (
-            run.stop.is_set() or run.lanes.count(source) or self._settler.owes(source)
+        """Until all is drained or, before the stop, ``source`` has nothing to settle."""
+        state = self._state
+        while not state.drained.is_set() and (
+            state.stop.is_set() or state.lanes.count(source) or self._settler.owes(source)
         ):
-            await set_within(timedelta(seconds=1), run.drained)
+            await set_within(timedelta(seconds=1), state.drained)
 
     async def _has_something_to_give(self, stream: str, source: Subscription) -> bool:
         try:
-            info = await self._run.ports.broker.admin.consumer(stream, self._run.durable)
+            info = await self._state.setup.broker.admin.consumer(stream, self._durable)
         except BrokerUnavailable:
             return False
         if info is None or info.paused_until is not None or info.num_pending == 0:
             return False
         if source.standby and info.given_to_one_since is not None:
             return False  # Not to us.
-        return info.num_ack_pending < self._run.limits.max_ack_pending
+        return info.num_ack_pending < self._state.limits.max_ack_pending
 
     async def _until_made_again(self, stream: str) -> None:
-        run, attempt = self._run, 0
-        while not run.stop.is_set():
+        state, attempt = self._state, 0
+        while not state.stop.is_set():
             attempt += 1
-            if await run.stopped_within(OUTAGE.delay(attempt)):
+            if await set_within(OUTAGE.delay(attempt), state.stop):
                 return
             with contextlib.suppress(BrokerUnavailable):
-                info = await run.ports.broker.admin.consumer(stream, run.durable)
+                info = await state.setup.broker.admin.consumer(stream, self._durable)
                 if info is not None:
-                    run.learn(info)
+                    state.learn(info)
                     return
 
     def _tell(self, stream: str, reason: str) -> None:
-        run = self._run
-        if not run.stop.is_set():
-            run.ports.telemetry.emit(Resubscribed(stream, run.durable, reason))
+        if not self._state.stop.is_set():
+            self._state.setup.telemetry.emit(Resubscribed(stream, self._durable, reason))
 
 
 async def _next(source: Subscription, limit: int) -> Sequence[Incoming]:

@@ -1,101 +1,118 @@
-"""What follows a transaction: the ack, the nak and its lane, and the telling.
+"""What follows a transaction: the ack, or the nak and a wait, or the dead letter and then the ack.
 
-Owns: what the server is told of a delivery that is no dead letter. Guarantees: acknowledged only
-after the commit. The confirmations of acks are awaited while the next
-transactions run: what stays unconfirmed comes again, and meets the inbox.
+    committed ──> ack
+    failed ──────> nak, its lane awaits it
+    to be buried ──store──> letter ──> the inbox knows ──> ack
+                      └─ not taken: kept in hand and alive, its lane waits, others go on;
+                         tried again
+
+Owns: what the server is told of deliveries, and those that are to be letters. Guarantees:
+acknowledged only after the commit, or after the queue has the letter; what cannot be stored holds
+up its key alone, and is told of. The confirmations of acks are awaited while the next transactions
+run: what stays unconfirmed comes again, and meets the inbox.
 
 With none unconfirmed an ack is sent at once. Otherwise acks collect until a confirmation comes, or
 until there are a quarter of ``max_ack_pending``.
+
+What waits for its letter takes one of the server's ``max_ack_pending`` places, and so does what
+comes behind it: that bounds how many there can be, also where the queue takes nothing at all.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeAlias
 
 from seaway import logs
-from seaway.consumer.burying import Burial, Burials
-from seaway.consumer.calls import Failure
-from seaway.consumer.lanes import Work
-from seaway.consumer.outcomes import Bury, Lapsed, TryAgain, decide
-from seaway.consumer.run import Run, Spawn, by_source
-from seaway.consumer.trying import note
-from seaway.contracts import Incoming, Subscription
-from seaway.stacks import without_ours
-from seaway.telemetry import Delivered, HandledAs
+from seaway.consumer.calling import Failure
+from seaway.consumer.lanes import InHand, by_source
+from seaway.consumer.outcomes import Bury, Heard, Lapsed, TryAgain, decide
+from seaway.consumer.standing import await_return, note, note_failure, note_letter
+from seaway.consumer.state import OUTAGE, Spawn, State
+from seaway.contracts import DeadLetterReason, Incoming, Subscription
+from seaway.errors import ConfigError, SeawayError, StoreRefused
+from seaway.logs import without_ours
+from seaway.telemetry import DeadLettered, Delivered, HandledAs
+from seaway.waiting import set_within
 
 logger = logs.logger("seaway.consumer")
 
-Done: TypeAlias = tuple[Work, HandledAs, float]
+_AT_A_TIME = 10
+"""Among how many that wait the pauses are as long as for one."""
+
+Done: TypeAlias = tuple[InHand, HandledAs, float]
 """A delivery that took effect, how, and in how many seconds."""
 
 
 class Settler:
-    """Settles one consumer's deliveries. ``spawn`` starts a task of the run."""
+    """Settles one consumer's deliveries. ``spawn`` starts a task beside its workers."""
 
-    def __init__(self, run: Run, spawn: Spawn) -> None:
-        self._run = run
+    def __init__(self, state: State, spawn: Spawn) -> None:
+        self._state = state
         self._spawn = spawn
         self._unasked: list[Done] = []
-        self._asked = 0
-        self._owed: Counter[int] = Counter()
+        self._asked: list[list[Done]] = []
         self._fewer = asyncio.Event()
-        self.burials = Burials(run, spawn, self._tell)
+        self.heard = Heard(state.setup.durable, state.setup.handlers, state.now)
+        self.burials = Burials(state, spawn, self._tell)
 
     # ------------------------------------------------------------------ acknowledging
 
     async def acknowledge(self, done: Sequence[Done]) -> None:
         """Their transaction has committed: they are out of our hands, and their acks on their way.
 
-        Waits while more are unconfirmed than the server would have out. Those that were parked are
-        buried instead.
+        Waits while more are unconfirmed than the server would have out. Those that wait behind a
+        letter of their key are buried instead.
         """
         parked = []
         for one in done:
-            if one[1] == "parked":
-                parked.append(Burial(one[0], "parked", None, one[2]))
+            item, outcome, took = one
+            if outcome == "parked":
+                parked.append(Burial(item, "parked", None, took))
                 continue
-            self._run.lanes.done(one[0])
-            self._owed[id(one[0].source)] += 1
+            if outcome == "ignored":
+                self.heard.ignored(item)
+            self._state.lanes.done(item)
             self._unasked.append(one)
         self._ask_if_due()
         for burial in parked:
             await self.burials.bury(burial)
-        await self._at_most(self._run.limits.max_ack_pending)
+        await self._at_most(self._state.limits.max_ack_pending)
 
     def _ask_if_due(self) -> None:
-        most = max(1, self._run.limits.max_ack_pending // 4)
+        most = max(1, self._state.limits.max_ack_pending // 4)
         if len(self._unasked) >= (most if self._asked else 1):
             asked, self._unasked = self._unasked, []
-            self._asked += len(asked)
+            self._asked.append(asked)
             self._spawn(self._ask(asked))
 
-    async def _ask(self, asked: Sequence[Done]) -> None:
+    async def _ask(self, asked: list[Done]) -> None:
         """Acknowledge, and see it confirmed."""
         try:
-            for source, batch in by_source(work for work, _, _ in asked):
+            for source, batch in by_source(item for item, _, _ in asked):
                 await source.ack(*batch)
         finally:
-            self._asked -= len(asked)
+            self._asked.remove(asked)
             self._fewer.set()
-            for work, outcome, took in asked:
-                self._owed[id(work.source)] -= 1
-                self._tell(work, outcome, took)
+            for item, outcome, took in asked:
+                self._tell(item, outcome, took)
         self._ask_if_due()
 
     def owes(self, source: Subscription) -> bool:
         """Whether acks over ``source`` wait for their confirmation."""
-        return self._owed[id(source)] > 0
+        return any(
+            item.source is source for batch in (self._unasked, *self._asked) for item, _, _ in batch
+        )
 
     async def confirmed(self) -> None:
         """Return when no ack waits for its confirmation."""
         await self._at_most(0)
 
     async def _at_most(self, unconfirmed: int) -> None:
-        while len(self._unasked) + self._asked > unconfirmed:
+        while len(self._unasked) + sum(map(len, self._asked)) > unconfirmed:
             self._fewer.clear()
             await self._fewer.wait()
 
@@ -103,59 +120,221 @@ class Settler:
 
     async def failed(self, failure: Failure) -> None:
         """Its transaction was rolled back."""
-        run, work, error = self._run, failure.work, failure.error
+        state, item, error = self._state, failure.item, failure.error
+        setup, limits = state.setup, state.limits
         without_ours(error)  # For the log, and for the letter.
         if isinstance(error, Lapsed):
-            logger.warning("%s: %s is left to the sweeper: %s", run.durable, work.place, error)
-            run.lanes.done(work)
+            logger.warning("%s: %s is left to the sweeper: %s", setup.durable, item.place, error)
+            state.lanes.done(item)
             return
-        step = decide(
-            error, deliveries=work.deliveries, limits=run.limits, policy=run.options.retry
-        )
-        run.heard.failed(work, error, step)
+        step = decide(error, deliveries=item.deliveries, limits=limits, policy=setup.retry)
+        self.heard.failed(item, error, step)
         match step:
             case Bury(reason):
-                await self.burials.bury(Burial(work, reason, error, failure.took))
+                await self.burials.bury(Burial(item, reason, error, failure.took))
             case TryAgain(delay):
-                if not work.noted:
-                    await note(run, work)
-                # Held first: without a delay it may be back before the nak returns.
-                patience = delay + run.limits.ack_wait
-                run.lanes.hold(work, run.now() + patience.total_seconds())
-                await work.source.nak(work.incoming, delay=delay)
-                self._tell(work, "retried", failure.took, error)
+                if not item.noted:
+                    await note(state, item)
+                # Awaited first: without a delay it may be back before the nak returns.
+                await_return(state, item, delay)
+                await item.source.nak(item.incoming, delay=delay)
+                self._tell(item, "retried", failure.took, error)
 
     # ------------------------------------------------------------------ giving back
 
-    async def give_back(self, works: Sequence[Work]) -> None:
+    async def give_back(self, items: Sequence[InHand]) -> None:
         """Have others be given what is in hand and was not started, at once."""
-        for work in works:
-            self._run.lanes.drop(work)
-        for source, batch in by_source(works):
+        for item in items:
+            self._state.lanes.drop(item)
+        for source, batch in by_source(items):
             await self.refuse(source, batch)
 
     async def refuse(self, source: Subscription, batch: Sequence[Incoming]) -> None:
         """The same for what was not taken in."""
-        most = self._run.limits.max_deliver
         for incoming in batch:
             # The last delivery is left to its timer and the sweeper: a nak would end it here.
-            if not 0 < most <= incoming.deliveries:
+            if not self._state.limits.is_last(incoming.deliveries):
                 await source.nak(incoming, delay=timedelta(0))
 
     def _tell(
-        self, work: Work, outcome: HandledAs, took: float, error: BaseException | None = None
+        self, item: InHand, outcome: HandledAs, took: float, error: BaseException | None = None
     ) -> None:
-        incoming = work.incoming
         said = None if error is None else f"{type(error).__name__}: {logs.first_line(error)}"
-        self._run.ports.telemetry.emit(
+        self._state.setup.telemetry.emit(
             Delivered(
-                stream=incoming.stream,
-                consumer=self._run.durable,
-                event_id=incoming.event_id,
-                subject=incoming.message.subject,
+                stream=item.incoming.stream,
+                consumer=self._state.setup.durable,
+                event_id=item.event_id,
+                subject=item.incoming.message.subject,
                 outcome=outcome,
-                deliveries=work.deliveries,
+                deliveries=item.deliveries,
                 took=timedelta(seconds=took),
                 error=said,
             )
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Burial:
+    """A delivery that is to be a letter, and how far that has come."""
+
+    item: InHand
+    reason: DeadLetterReason
+    error: BaseException | None
+    took: float
+    letter: int | None = None
+    attempts: int = 0
+    due: float = 0.0
+    why: str = ""
+    """Why it could not be stored the last time."""
+
+
+Tell = Callable[[InHand, HandledAs, float, BaseException | None], None]
+
+
+class Burials:
+    """The letters of one consumer. ``tell`` says how a delivery ended."""
+
+    def __init__(self, state: State, spawn: Spawn, tell: Tell) -> None:
+        self._state = state
+        self._durable = state.setup.durable
+        self._spawn = spawn
+        self._tell = tell
+        self._unstored: list[Burial] = []
+        self._trying: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+
+    async def bury(self, burial: Burial) -> None:
+        """Store the letter, then acknowledge; where it is not taken, go on trying meanwhile."""
+        # One after the other: what the queue did not take a moment ago keeps no worker waiting.
+        if not self._unstored and await self._tried(burial):
+            return
+        self._state.lanes.stick(burial.item)
+        self._unstored.append(burial)
+        self._say()
+        self._news.set()
+        if self._trying is None or self._trying.done():
+            self._trying = self._spawn(self._try_again())
+
+    async def end(self, until: float) -> None:
+        """The consumer stops: what waits is as if it had not been started. An attempt that is under
+        way may last ``until``."""
+        if self._trying is not None:
+            self._news.set()
+            await asyncio.wait([self._trying], timeout=max(0.0, until - self._state.now()))
+            self._trying.cancel()
+            await asyncio.gather(self._trying, return_exceptions=True)
+        self._state.lanes.put_back(burial.item for burial in self._unstored)
+        self._unstored.clear()
+        self._say()
+
+    async def _try_again(self) -> None:
+        """Until nothing waits, or the consumer stops."""
+        state = self._state
+        while self._unstored and not state.stop.is_set():
+            self._news.clear()
+            due = min(self._unstored, key=lambda burial: burial.due)
+            if (left := due.due - state.now()) > 0:
+                await set_within(timedelta(seconds=left), state.stop, self._news)
+                continue
+            if await self._tried(due):
+                self._unstored.remove(due)
+                # The queue may take the others as well.
+                for burial in self._unstored:
+                    burial.due = 0.0
+                state.go_on()
+            self._say()
+
+    async def _tried(self, burial: Burial) -> bool:
+        """Whether the letter is stored and the message acknowledged."""
+        state, item = self._state, burial.item
+        try:
+            await self._store(burial)
+        except ConfigError:
+            raise
+        except Exception as error:
+            # Not acknowledged, and kept alive by the heartbeat: on its last delivery a nak would
+            # lose it to everyone but the sweeper.
+            burial.attempts += 1
+            pause = OUTAGE.delay(burial.attempts) * (1 + len(self._unstored) // _AT_A_TIME)
+            burial.due = state.now() + pause.total_seconds()
+            burial.why = logs.first_line(error) or type(error).__name__
+            if burial.attempts == 1:
+                logger.warning(
+                    "%s: %s:%d holds up its key until its dead letter is stored: %s",
+                    *(self._durable, *item.place, burial.why),
+                    exc_info=None if isinstance(error, SeawayError) else error,
+                )
+            return False
+        await item.source.ack(item.incoming)
+        state.lanes.done(item)
+        self._told(burial)
+        return True
+
+    async def _store(self, burial: Burial) -> None:
+        """The letter, and the rows that tell of it."""
+        setup, item = self._state.setup, burial.item
+        if burial.letter is None and await self._is_to_be_buried(burial):
+            try:
+                burial.letter = await setup.dead_letters.store(
+                    item.counted(), reason=burial.reason, error=burial.error
+                )
+            except ConfigError as error:
+                # About this message, not about the application.
+                raise SeawayError(str(error)) from error
+        if burial.letter is not None and setup.store is not None:
+            try:
+                await note_letter(setup.store, item, burial.letter, parks=setup.parks)
+            except StoreRefused as refusal:
+                # Its letter is stored: no row stands beside it, and none is needed for its effect.
+                logger.warning("%s: %s is noted in no row: %s", self._durable, item.place, refusal)
+
+    async def _is_to_be_buried(self, burial: Burial) -> bool:
+        """Let the later events of its key know of it where they wait behind it; false where it has
+        taken effect after all."""
+        setup, item = self._state.setup, burial.item
+        if setup.store is None or not setup.parks or burial.reason == "parked":
+            return True
+        try:
+            # The row before the letter: nobody can redrive or discard what has no row yet.
+            return await note_failure(setup.store, item)
+        except StoreRefused as refusal:
+            # No event of such a key can be handled, so none overtakes it.
+            logger.warning("%s: nothing waits for %s: %s", self._durable, item.place, refusal)
+            return True
+
+    def _told(self, burial: Burial) -> None:
+        item, error = burial.item, burial.error
+        if burial.letter is None:
+            self._tell(item, "already_processed", 0.0, None)
+            return
+        kind, said = ("", "") if error is None else (type(error).__name__, logs.first_line(error))
+        self._state.setup.telemetry.emit(
+            DeadLettered(
+                *(item.incoming.stream, self._durable, item.event_id, burial.reason, kind, said),
+                correlation_id=item.incoming.correlation_id,
+            )
+        )
+        outcome: HandledAs = "parked" if burial.reason == "parked" else "dead_lettered"
+        self._tell(item, outcome, burial.took, error)
+
+    def _say(self) -> None:
+        """What is held up, in one line however many there are."""
+        state, telemetry = self._state, self._state.setup.telemetry
+        part, about = f"consumer {self._durable}", "dead letters"
+        tried = next((burial for burial in self._unstored if burial.why), None)
+        if tried is None:
+            telemetry.going_on(part, about)
+            return
+        stream, stream_seq = tried.item.place
+        more = f" and {len(self._unstored) - 1} more" if len(self._unstored) > 1 else ""
+        full = ""
+        source, most = tried.item.source, state.limits.max_ack_pending
+        if state.lanes.count(source) >= most and not state.lanes.moving(source):
+            full = f"; with what is behind them they fill max_ack_pending ({most}): nothing comes"
+        telemetry.waiting(
+            part,
+            about,
+            f"no dead letter can be stored of {stream}:{stream_seq}{more}, which holds up its key: "
+            f"{tried.why}; it is tried again{full}",
         )

@@ -168,7 +168,7 @@ class AsyncpgSession:
             await to_its_end(self._whole.rollback())
 
     def _require_open(self) -> None:
-        if not self.lost and not self.handle.is_in_transaction():
+        if not in_transaction(self.handle) and not lost(self.handle):
             raise _Ended
 
 

@@ -37,7 +37,7 @@ class Queries:
             **statements.load(f"{engine.name}/parking.sql", place),
         }
 
-    def of(self, name: str, **given: Any) -> Query:
+    def of(self, name: str, given: Mapping[str, Any]) -> Query:
         """The statement of that name. ``given``: its parameters in their order; many ids or keys as
         a list."""
         statement = self._sql[name]
@@ -57,7 +57,7 @@ class Transaction(Generic[H]):
     def __init__(
         self,
         sessions: Sessions,
-        queries_of: Callable[[Session], Queries],
+        queries_of: Callable[[Engine], Queries],
         committed: Callable[[], None] | None,
     ) -> None:
         self._sessions = sessions
@@ -66,17 +66,17 @@ class Transaction(Generic[H]):
         self._committed = committed
 
     async def __aenter__(self) -> Self:
-        session = await self._sessions.take()
+        session = self._session = await self._sessions.take()
         self._errors = self._sessions.errors
         try:
-            with translating(self._errors, self._shown):
-                await session.begin()
-            self._queries = self._queries_of(session)
-        except BaseException:
+            await session.begin()
+            self._queries = self._queries_of(session.engine)
+        except BaseException as error:
             # Cancelled while BEGIN was under way: it may have begun all the same.
             await self._sessions.give_back(session, failed=True)
+            if (found := self._translated(error)) is not None:
+                raise found from error
             raise
-        self._session = session
         return self
 
     async def __aexit__(
@@ -143,9 +143,7 @@ class Transaction(Generic[H]):
 
         Waits for another transaction that has the same row in hand, and for its verdict.
         """
-        with translating(self._errors, self._shown):
-            query = self._queries.of("claim", consumer=consumer, event_id=event_id)
-            return await self._session.touched(query) == 1
+        return await self._touched("claim", consumer=consumer, event_id=event_id) == 1
 
     async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
         """Write the inbox rows in one statement; those that were new."""
@@ -176,24 +174,28 @@ class Transaction(Generic[H]):
     ) -> None:
         """Write its row, or make it one without a letter again."""
         own = {"consumer": consumer, "event_id": event_id, "key": key}
-        await self._touch("park", **own, place=place, failed=failed)
+        await self._touched("park", **own, place=place, failed=failed)
 
     async def set_letter(self, consumer: str, event_id: str, letter: int) -> None:
         """Its letter is stored."""
-        await self._touch("set_letter", consumer=consumer, event_id=event_id, letter=letter)
+        await self._touched("set_letter", consumer=consumer, event_id=event_id, letter=letter)
 
     async def release(self, consumer: str, event_ids: Sequence[str]) -> None:
         """Remove their rows. Idempotent."""
-        await self._touch("release", consumer=consumer, event_ids=list(event_ids))
+        await self._touched("release", consumer=consumer, event_ids=list(event_ids))
 
-    async def _touch(self, name: str, **given: Any) -> None:
-        with translating(self._errors, self._shown):
-            await self._session.touched(self._queries.of(name, **given))
+    async def _touched(self, name: str, **given: Any) -> int:
+        try:
+            return await self._session.touched(self._queries.of(name, given))
+        except Exception as error:
+            if (found := self._translated(error)) is not None:
+                raise found from error
+            raise
 
     async def rows(self, name: str, **given: Any) -> Sequence[Row]:
         """What the inbox's statement ``name`` gives."""
         with translating(self._errors, self._shown):
-            return await self._session.rows(self._queries.of(name, **given))
+            return await self._session.rows(self._queries.of(name, given))
 
     def _explained(self, error: Exception) -> BaseException:
         match self._errors.refusal(error):
@@ -225,7 +227,7 @@ class Inbox(Generic[H]):
         self._sessions = sessions
         self._schema = schema
         self._committed = committed
-        self._queries: dict[Engine, Queries] = {}
+        self._queries: dict[str, Queries] = {}
 
     def transaction(self) -> Transaction[H]:
         """Commit on leaving, roll back on an exception."""
@@ -245,8 +247,8 @@ class Inbox(Generic[H]):
         """A transaction that changes nothing, so nobody is told of it."""
         return Transaction(self._sessions, self._queries_of, None)
 
-    def _queries_of(self, session: Session) -> Queries:
-        found = self._queries.get(session.engine)
+    def _queries_of(self, engine: Engine) -> Queries:
+        found = self._queries.get(engine.name)
         if found is None:
-            found = self._queries[session.engine] = Queries(session.engine, self._schema)
+            found = self._queries[engine.name] = Queries(engine, self._schema)
         return found

@@ -21,8 +21,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from seaway import headers as h
-from seaway.brokers.jetstream import codes
-from seaway.brokers.jetstream.answers import unheard
+from seaway.brokers.jetstream import api
 from seaway.contracts import (
     JSON,
     ConsumerInfo,
@@ -107,19 +106,19 @@ class MemoryBroker:
 
     def _store(self, message: Message) -> Stored | Refused:
         if self._closed:
-            return unheard("the connection is closed")
+            return api.unheard("the connection is closed")
         if size_of(message) > self._max_payload:
-            return codes.refused("maximum payload exceeded", code=400, err_code=codes.TOO_LARGE)
+            return api.refused("maximum payload exceeded", code=400, err_code=api.TOO_LARGE)
         try:
             check_subject(message.subject)
             for name in message.headers:
                 h.check_control(name)
         except InvalidName as error:
-            return codes.refused(str(error), code=400, err_code=0)
+            return api.refused(str(error), code=400, err_code=0)
         for stream in self._streams.values():
             if stream.takes(message.subject):
                 return stream.store(message)
-        return unheard("no stream takes this subject")
+        return api.unheard("no stream takes this subject")
 
     def _find(self, stream: str, durable: str) -> tuple[MemoryStream, MemoryConsumer]:
         try:
@@ -334,10 +333,10 @@ class MemoryAdmin:
         name, wanted = config["name"], stream_config(config)
         if (found := self._streams.get(name)) is not None:
             if found.config != wanted:
-                raise codes.api_error(
+                raise api.api_error(
                     "stream name already in use with a different configuration",
                     code=400,
-                    err_code=codes.STREAM_EXISTS,
+                    err_code=api.STREAM_EXISTS,
                 )
             return found.info()
         self._refuse_overlap(wanted)
@@ -358,7 +357,7 @@ class MemoryAdmin:
 
     def _existing(self, name: str) -> MemoryStream:
         if name not in self._streams:
-            raise codes.api_error("stream not found", code=404, err_code=codes.STREAM_NOT_FOUND)
+            raise api.api_error("stream not found", code=404, err_code=api.STREAM_NOT_FOUND)
         return self._streams[name]
 
     def _refuse_overlap(self, wanted: JSON) -> None:
@@ -368,10 +367,10 @@ class MemoryAdmin:
                 for mine in wanted["subjects"]
                 for theirs in other.config["subjects"]
             ):
-                raise codes.api_error(
+                raise api.api_error(
                     "subjects overlap with an existing stream",
                     code=400,
-                    err_code=codes.SUBJECTS_OVERLAP,
+                    err_code=api.SUBJECTS_OVERLAP,
                 )
 
     # ------------------------------------------------------------------ consumers
@@ -390,9 +389,7 @@ class MemoryAdmin:
         found, wanted = self._existing(stream), consumer_config(config)
         consumer = found.consumers.get(wanted["name"])
         if consumer is not None and consumer.config != wanted:
-            raise codes.api_error(
-                "consumer already exists", code=400, err_code=codes.CONSUMER_EXISTS
-            )
+            raise api.api_error("consumer already exists", code=400, err_code=api.CONSUMER_EXISTS)
         if consumer is None:
             consumer = MemoryConsumer(wanted, utc_now(), found.start_of(wanted))
             found.consumers[wanted["name"]] = consumer
@@ -402,8 +399,8 @@ class MemoryAdmin:
         found, wanted = self._existing(stream), consumer_config(config)
         consumer = found.consumers.get(wanted["name"])
         if consumer is None:
-            raise codes.api_error(
-                "consumer does not exist", code=400, err_code=codes.CONSUMER_DOES_NOT_EXIST
+            raise api.api_error(
+                "consumer does not exist", code=400, err_code=api.CONSUMER_DOES_NOT_EXIST
             )
         consumer.config = wanted
         self._broker._tell()

@@ -13,8 +13,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from seaway import headers as h
-from seaway.brokers.jetstream.codes import STREAM_FULL, TOO_LARGE, refused
-from seaway.brokers.jetstream.infos import consumer_info, stream_info
+from seaway.brokers.jetstream.api import (
+    STREAM_FULL,
+    TOO_LARGE,
+    consumer_info,
+    refused,
+    stream_info,
+)
 from seaway.contracts import (
     JSON,
     ConsumerInfo,

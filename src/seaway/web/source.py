@@ -14,13 +14,13 @@ from typing import Protocol, Self
 from seaway import logs
 from seaway.app import Seaway
 from seaway.config import Settings
+from seaway.connections import database_station
 from seaway.contracts import Broker
 from seaway.dead_letters import DeadLetters
 from seaway.dead_letters.letter import Letter
 from seaway.errors import BrokerUnavailable, SeawayError
 from seaway.monitor import Activity, Sample, Sampler, Station, Watch
 from seaway.naming import WATCHER, dlq_stream
-from seaway.watching import database_station
 
 logger = logs.logger("seaway")
 

@@ -1,8 +1,9 @@
 """NATS JetStream (``contracts.Broker``), on server 2.9 and newer; exclusive durables from 2.11,
 atomic batches from 2.12.
 
-``connection`` speaks to the client, ``api`` to JetStream's JSON API; ``publish``, ``pull`` and
-``admin`` are the protocol's three sides, and this class joins them.
+``publish``, ``pull`` and ``admin`` are the protocol's three sides, and this class joins them. Below
+them, ``api`` asks JetStream and reads its answers, ``connection`` sends, hears and asks whatever it
+is, ``wire`` knows the bytes, and ``client`` is nats-py's.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from seaway.brokers.jetstream.admin import JetStreamAdmin
-from seaway.brokers.jetstream.connection import Connection, open_connection
+from seaway.brokers.jetstream.connecting import open_connection
+from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.pin import pinned_group
 from seaway.brokers.jetstream.publish import Publisher
 from seaway.brokers.jetstream.pull import Pull
@@ -50,7 +52,6 @@ class JetStreamBroker:
         timeout: timedelta,
         after: asyncio.Future[bool] | None = None,
     ) -> Sequence[PublishOutcome]:
-        await self._publisher.open()
         return await self._publisher.publish(stream, messages, timeout=timeout, after=after)
 
     @asynccontextmanager
@@ -67,7 +68,6 @@ class JetStreamBroker:
     async def close(self) -> None:
         if self._connection.opened.elsewhere:
             return  # In a fork: the socket is the parent's, too.
-        await self._publisher.close()
         await self._connection.close()
 
 

@@ -9,12 +9,11 @@ from dataclasses import replace
 from datetime import datetime
 
 from seaway import headers as h
-from seaway.brokers.jetstream import codes
-from seaway.brokers.jetstream.api import Api
+from seaway.brokers.jetstream import api
+from seaway.brokers.jetstream.api import Api, consumer_info, stream_info
 from seaway.brokers.jetstream.connection import Connection
-from seaway.brokers.jetstream.frames import headers, subject_text
-from seaway.brokers.jetstream.infos import consumer_info, stream_info
 from seaway.brokers.jetstream.reading import Reader, Start
+from seaway.brokers.jetstream.wire import headers, subject_text
 from seaway.contracts import JSON, ConsumerInfo, Message, ServerInfo, StoredMessage, StreamInfo
 from seaway.errors import NotFound
 from seaway.naming import OPERATOR, covers, is_name
@@ -49,7 +48,7 @@ class JetStreamAdmin:
 
     async def stream(self, name: str, *, subjects: str | None = None) -> StreamInfo | None:
         wanted = {"subjects_filter": subjects} if subjects is not None else None
-        found = await self._find(("STREAM.INFO", name), codes.STREAM_NOT_FOUND, body=wanted)
+        found = await self._find(("STREAM.INFO", name), api.STREAM_NOT_FOUND, body=wanted)
         return None if found is None else stream_info(found)
 
     async def create_stream(self, config: JSON) -> StreamInfo:
@@ -59,7 +58,7 @@ class JetStreamAdmin:
         return stream_info(await self._api.call(f"STREAM.UPDATE.{config['name']}", config))
 
     async def delete_stream(self, name: str) -> bool:
-        answer = await self._api.find(f"STREAM.DELETE.{name}", codes.STREAM_NOT_FOUND)
+        answer = await self._api.find(f"STREAM.DELETE.{name}", api.STREAM_NOT_FOUND)
         return answer is not None
 
     # ------------------------------------------------------------------ consumers
@@ -70,7 +69,7 @@ class JetStreamAdmin:
 
     async def consumer(self, stream: str, durable: str) -> ConsumerInfo | None:
         found = await self._find(
-            ("CONSUMER.INFO", stream, durable), codes.CONSUMER_NOT_FOUND, codes.STREAM_NOT_FOUND
+            ("CONSUMER.INFO", stream, durable), api.CONSUMER_NOT_FOUND, api.STREAM_NOT_FOUND
         )
         return None if found is None else consumer_info(found)
 
@@ -83,8 +82,8 @@ class JetStreamAdmin:
     async def delete_consumer(self, stream: str, durable: str) -> bool:
         answer = await self._api.find(
             f"CONSUMER.DELETE.{stream}.{durable}",
-            codes.CONSUMER_NOT_FOUND,
-            codes.STREAM_NOT_FOUND,
+            api.CONSUMER_NOT_FOUND,
+            api.STREAM_NOT_FOUND,
         )
         return answer is not None
 
@@ -102,8 +101,8 @@ class JetStreamAdmin:
     async def _get(self, stream: str, wanted: JSON) -> StoredMessage | None:
         answer = await self._find(
             ("STREAM.MSG.GET", stream),
-            codes.MESSAGE_NOT_FOUND,
-            codes.STREAM_NOT_FOUND,
+            api.MESSAGE_NOT_FOUND,
+            api.STREAM_NOT_FOUND,
             body=wanted,
         )
         if answer is None:
@@ -119,9 +118,9 @@ class JetStreamAdmin:
     async def delete_message(self, stream: str, stream_seq: int) -> bool:
         answer = await self._find(
             ("STREAM.MSG.DELETE", stream),
-            codes.MESSAGE_NOT_FOUND,
-            codes.STREAM_NOT_FOUND,
-            *codes.MESSAGE_NOT_DELETED,
+            api.MESSAGE_NOT_FOUND,
+            api.STREAM_NOT_FOUND,
+            *api.MESSAGE_NOT_DELETED,
             body={"seq": stream_seq, "no_erase": True},
         )
         return answer is not None and bool(answer.get("success"))

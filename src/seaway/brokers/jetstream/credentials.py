@@ -1,26 +1,42 @@
-"""Key files: an nkey's seed, and the ``.creds`` of a user with a JWT.
+"""What a server is told of who we are, and which one we trust: logins, key files, TLS.
 
-Owns: reading them and signing. Guarantees: a file that is not right is a ``ConfigError`` that names
-the setting and shows nothing of it. Files are read for each connection, so that a renewed one is
-used.
+Owns: reading the files that the settings name. Must not know a connection. Guarantees: what cannot
+be used is a ``ConfigError`` that names the setting and shows nothing secret, before anything is
+sent. Key files are read for each connection, so that a renewed one is used.
 """
 
 from __future__ import annotations
 
 import base64
+import importlib.util
 import re
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nkeys
 
+from seaway.config import WEB_SCHEMES, NatsSettings, ServerUrl
 from seaway.errors import ConfigError
 
 _BLOCK = r"-{3,} *BEGIN %s *-{3,}\s+(\S+)\s+-{3,} *END %s *-{3,}"
 _JWT = re.compile(_BLOCK % ("NATS USER JWT", "NATS USER JWT"))
 _SEED = re.compile(_BLOCK % ("USER NKEY SEED", "USER NKEY SEED"))
 _SHOWN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What a server is told of us."""
+
+    user: str | None = None
+    password: str | None = None
+    token: str | None = None
+
+    def __bool__(self) -> bool:
+        return self != Login()
 
 
 class Keys(NamedTuple):
@@ -31,20 +47,115 @@ class Keys(NamedTuple):
     jwt: Callable[[], bytes] | None = None
 
 
-def nkey(path: Path) -> Keys:
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """``logins``: by host and port, where URLs have them; ``login`` at every other server."""
+
+    login: Login = field(default_factory=Login)
+    logins: Mapping[tuple[str, int | None], Login] = field(default_factory=dict)
+    keys: Keys | None = None
+    tls: ssl.SSLContext | None = None
+    """Wanted: a server that has none is refused."""
+    certified: bool = False
+    """Whether there is a certificate of ours."""
+
+    @property
+    def known(self) -> bool:
+        """Whether there is anything to say of who we are."""
+        return bool(self.login) or bool(self.logins) or self.keys is not None
+
+
+def credentials_of(settings: NatsSettings) -> Credentials:
+    """All that a connection needs; ``ConfigError`` where that cannot be."""
+    servers, keys = settings.servers, None
+    if settings.creds is not None:
+        keys = _creds(settings.creds)
+    elif settings.nkey is not None:
+        keys = _nkey(settings.nkey)
+    if any(server.url.startswith(WEB_SCHEMES) for server in servers):
+        if importlib.util.find_spec("aiohttp") is None:
+            raise ConfigError("nats.url: WebSockets need another package: pip install aiohttp")
+        if not all(server.url.startswith(WEB_SCHEMES) for server in servers):
+            raise ConfigError("nats.url: ws and wss do not go together with nats and tls")
+    login, logins = _login(settings), {}
+    if not login:
+        logins = {
+            (one.host, one.port): Login(one.user, one.password, one.token)
+            for one in servers
+            if one.user is not None or one.token is not None
+        }
+        # The servers of a cluster tell of each other without one.
+        login = next(iter(logins.values()), login)
+    return Credentials(
+        login=login,
+        logins=logins,
+        keys=keys,
+        tls=_tls(settings, servers),
+        certified=settings.tls_cert is not None,
+    )
+
+
+def _login(settings: NatsSettings) -> Login:
+    if settings.user is not None:
+        if settings.password is None:
+            raise ConfigError(
+                "nats.user has no password", hint="NATS_PASSWORD; a token is nats.token, NATS_TOKEN"
+            )
+        return Login(settings.user, settings.password.get_secret_value())
+    if settings.password is not None and not any(one.user for one in settings.servers):
+        raise ConfigError("nats.password has no user", hint="NATS_USER")
+    return Login(token=settings.token.get_secret_value() if settings.token is not None else None)
+
+
+def _tls(settings: NatsSettings, servers: tuple[ServerUrl, ...]) -> ssl.SSLContext | None:
+    ca, cert, key = settings.tls_ca, settings.tls_cert, settings.tls_key
+    if not (ca or cert or key or settings.tls_first) and not any(
+        one.url.startswith(("tls://", "wss://")) for one in servers
+    ):
+        return None
+    if key is not None and cert is None:
+        raise ConfigError("nats.tls_key has no certificate", hint="tls_cert, --tlscert, NATS_CERT")
+    for setting, path in (("tls_ca", ca), ("tls_cert", cert), ("tls_key", key)):
+        if path is not None:
+            _check_file(setting, path)
+    try:
+        context = ssl.create_default_context(cafile=str(ca.expanduser()) if ca else None)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"nats.tls_ca: {ca} holds no certificate: {_words(error)}") from error
+    if cert is not None:
+        try:
+            # A key that asks for a password would ask the terminal for it.
+            context.load_cert_chain(
+                cert.expanduser(), key.expanduser() if key else None, password=lambda: ""
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"nats.tls_cert: {cert} cannot be used: {_words(error)}",
+                hint="the certificate, and the key without a password that belongs to it",
+            ) from error
+    return context
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "not readable").replace("_", " ").lower()
+    return (error.strerror if isinstance(error, OSError) else None) or "not readable"
+
+
+def _nkey(path: Path) -> Keys:
     """The user whose seed is in ``path``."""
 
     def pair() -> Any:
-        return _pair("nkey", read_file("nkey", path).strip())
+        return _pair("nkey", _read_file("nkey", path).strip())
 
     return Keys(lambda nonce: _signed(pair(), nonce), public=pair().public_key.decode())
 
 
-def creds(path: Path) -> Keys:
+def _creds(path: Path) -> Keys:
     """The user whose JWT and seed are in ``path``."""
 
     def part(pattern: re.Pattern[str]) -> str:
-        found = pattern.search(read_file("creds", path))
+        found = pattern.search(_read_file("creds", path))
         if found is None:
             raise ConfigError(
                 f"nats.creds: {path} is not a credentials file",
@@ -59,9 +170,9 @@ def creds(path: Path) -> Keys:
     )
 
 
-def read_file(setting: str, path: Path) -> str:
+def _read_file(setting: str, path: Path) -> str:
     """The text of a file that ``setting`` names."""
-    check_file(setting, path)
+    _check_file(setting, path)
     try:
         return path.expanduser().read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -69,7 +180,7 @@ def read_file(setting: str, path: Path) -> str:
         raise ConfigError(f"nats.{setting}: {path} cannot be read: {reason}") from error
 
 
-def check_file(setting: str, path: Path) -> None:
+def _check_file(setting: str, path: Path) -> None:
     """``ConfigError`` where there is none."""
     try:
         found = path.expanduser().is_file()

@@ -4,7 +4,7 @@ Owns: the pin's id, keeping it, and giving it up. Guarantees: whoever holds it k
 event loop turns, also with no room for messages; whoever leaves has another one pinned at once.
 
     no id ──a delivery under a new id──> pinned ──423: another is, or nobody──> no id
-                                            └──every two seconds──> a request that takes nothing
+                                            └──every second──> a request that takes nothing
 
 The server counts only requests as signs of life. One of a single byte takes no message, whatever
 waits. Source: nats-server 2.11 and newer, ADR-42 of NATS.
@@ -18,16 +18,15 @@ import json
 from datetime import timedelta
 
 from seaway.brokers.jetstream import wire
-from seaway.brokers.jetstream.api import Api
+from seaway.brokers.jetstream.api import PINNED, Api
 from seaway.brokers.jetstream.connection import Connection
-from seaway.brokers.jetstream.frames import Frame
-from seaway.brokers.jetstream.infos import PINNED
+from seaway.brokers.jetstream.wire import Frame
 from seaway.contracts import JSON
 from seaway.errors import ApiError, BrokerUnavailable
 
 WRONG_PIN = "423"
 _HEADER = "Nats-Pin-Id"
-_EVERY = timedelta(seconds=2)
+_EVERY = timedelta(seconds=1)
 _TIMEOUT = timedelta(seconds=2)
 
 

@@ -29,13 +29,11 @@ from seaway.brokers.jetstream import wire
 from seaway.brokers.jetstream.admin import JetStreamAdmin
 from seaway.brokers.jetstream.api import Api
 from seaway.brokers.jetstream.connection import Connection
-from seaway.brokers.jetstream.deliveries import incoming_of
-from seaway.brokers.jetstream.frames import DELIVERED, Frame
 from seaway.brokers.jetstream.pin import WRONG_PIN, Pin
-from seaway.brokers.jetstream.replies import Replies
 from seaway.brokers.jetstream.rewinding import Rewinder
+from seaway.brokers.jetstream.wire import DELIVERED, Frame, incoming_of
 from seaway.contracts import Incoming
-from seaway.errors import ApiError, BrokerUnavailable, NotFound
+from seaway.errors import ApiError, BrokerUnavailable, NotFound, NotPermitted
 from seaway.retry import Backoff
 
 logger = logs.logger("seaway.nats")
@@ -58,7 +56,6 @@ class Pull:
         self, connection: Connection, stream: str, durable: str, *, group: str | None = None
     ) -> None:
         self._connection = connection
-        self._replies = Replies(connection)
         self._stream = stream
         self._durable = durable
         self._subject = Api(connection).subject(f"CONSUMER.MSG.NEXT.{stream}.{durable}")
@@ -76,14 +73,13 @@ class Pull:
         self._asks, self._drained = True, False
         self._news = asyncio.Event()
         self._unsubscribe: Callable[[], Awaitable[None]] | None = None
-        self._forget: Callable[[], None] = lambda: None
         self._unwatch: Callable[[], None] = lambda: None
 
     async def __aenter__(self) -> Self:
-        await self._replies.open()
-        self._unsubscribe = await self._connection.subscribe(f"{self._inbox}.*", self._on_frame)
-        self._forget = self._connection.on_reconnect(self._restart)
-        self._unwatch = self._connection.on_denial(self._on_denial)
+        self._unsubscribe = await self._connection.subscribe(
+            f"{self._inbox}.*", self._on_frame, lost=self._restart
+        )
+        self._unwatch = self._connection.denials.watch(self._on_denial)
         if self._pin is not None:
             self._pin.open()
         return self
@@ -99,7 +95,6 @@ class Pull:
             await self.nak(self._arrived.popleft(), delay=timedelta(0))
         if self._pin is not None:
             await self._pin.close()
-        await self._replies.close()
 
     @property
     def gaps(self) -> int:
@@ -111,7 +106,6 @@ class Pull:
 
     async def drain(self) -> None:
         self._asks = False
-        self._forget()
         self._unwatch()
         unsubscribe, self._unsubscribe = self._unsubscribe, None
         if unsubscribe is not None:
@@ -265,8 +259,8 @@ class Pull:
         self._unsure = True
         self._retry_later()
 
-    def _on_denial(self, subject: str) -> None:
-        if subject == self._subject:
+    def _on_denial(self, denial: NotPermitted) -> None:
+        if denial.subject == self._subject:
             # Nothing answers such a request; it may be granted any time.
             self._denied = True
             self._renew()
@@ -279,6 +273,8 @@ class Pull:
         self._not_before = self._now() + delay
 
     def _restart(self) -> None:
+        if not self._asks:
+            return  # What comes again is for the next one.
         self._gaps += 1
         self._renew()
         self._not_before = 0.0
@@ -292,13 +288,11 @@ class Pull:
 
     async def ack(self, *incoming: Incoming) -> Sequence[bool]:
         subjects = [delivery.reply for delivery in incoming]
-        with self._replies.ask(len(incoming)) as asked, contextlib.ExitStack() as watching:
 
-            def on_denial(subject: str) -> None:
-                if subject in subjects:
-                    asked.end()  # The others' are of the same right.
+        def concerned(denial: NotPermitted) -> bool:
+            return denial.subject in subjects  # The others' are of the same right.
 
-            watching.callback(self._connection.on_denial(on_denial))
+        with self._connection.ask(len(incoming), concerned) as asked:
             pairs = zip(subjects, asked.replies, strict=True)
             frames = [wire.bare(subject, "+ACK", reply) for subject, reply in pairs]
             sent = await self._connection.send(frames, timeout=_ACK_TIMEOUT)

@@ -23,17 +23,16 @@ from datetime import datetime
 
 from seaway import headers as h
 from seaway import logs
-from seaway.brokers.jetstream.api import Api
-from seaway.brokers.jetstream.codes import (
+from seaway.brokers.jetstream.api import (
     CONSUMER_CREATE_FAILED,
     CONSUMER_EXISTS,
     CONSUMER_NAME_IN_USE,
     CONSUMER_NOT_FOUND,
     STREAM_NOT_FOUND,
+    Api,
 )
 from seaway.brokers.jetstream.connection import Connection
-from seaway.brokers.jetstream.deliveries import incoming_of
-from seaway.brokers.jetstream.frames import Frame
+from seaway.brokers.jetstream.wire import Frame, incoming_of
 from seaway.contracts import JSON, StoredMessage
 from seaway.errors import ApiError, BrokerUnavailable, NotFound, NotPermitted
 from seaway.naming import reader_name
@@ -135,8 +134,7 @@ class Reader:
         self, page: _Page, start: Start, filter_subjects: Sequence[str], *, headers_only: bool
     ) -> None:
         inbox = self._connection.new_inbox()
-        unsubscribe = await self._connection.subscribe(inbox, page.on_frame)
-        forget = self._connection.on_reconnect(page.end)
+        unsubscribe = await self._connection.subscribe(inbox, page.on_frame, lost=page.end)
         try:
             created = await self._create(start, filter_subjects, inbox, headers_only=headers_only)
             if created["num_pending"] == 0 and created["delivered"]["consumer_seq"] == 0:
@@ -144,7 +142,6 @@ class Reader:
             else:
                 await page.whole()
         finally:
-            forget()
             # Also where we are cancelled: otherwise nobody could read until the server drops it.
             await asyncio.shield(self._leave(unsubscribe))
 

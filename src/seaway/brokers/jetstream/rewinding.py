@@ -17,9 +17,11 @@ from seaway.brokers.jetstream.pin import Pin
 from seaway.contracts import REWINDS_SINCE, ConsumerInfo, Incoming
 from seaway.errors import ApiError, BrokerUnavailable, CannotRewind, NotFound, NotPermitted
 
-_MOMENT_SECONDS = 0.25
+_QUIET_SECONDS = 0.25
 """How long nobody may be given anything: a process that handles slower than that is taken for
 gone. Then it and we have the same in hand, and the inbox lets one of us pass."""
+_MOMENT_SECONDS = 0.05
+"""Within which a process that is idle asks anew when its pull has expired."""
 
 
 class Rewinder:
@@ -45,7 +47,7 @@ class Rewinder:
             return 0  # Nothing is on its way but what is here.
         if self._pin is None:
             # Who works off a backlog never waits for messages, but is given some.
-            await asyncio.sleep(_MOMENT_SECONDS)
+            await asyncio.sleep(max(_MOMENT_SECONDS, _QUIET_SECONDS - _quiet_seconds(info)))
             later = await self._info()
             if self._others_have(later) or later.consumer_seq != info.consumer_seq:
                 return None
@@ -80,3 +82,10 @@ class Rewinder:
                 raise
             raise CannotRewind(f"{error}: upgrade every server to 2.14 or newer") from error
         self._unanswered = 0
+
+
+def _quiet_seconds(info: ConsumerInfo) -> float:
+    """For how long nothing has been given out, nor acknowledged; 0 where the server cannot say."""
+    if info.asked_at is None or info.last_active_at is None:
+        return 0.0
+    return (info.asked_at - info.last_active_at).total_seconds()

@@ -1,24 +1,37 @@
-"""Publications as the core protocol writes them: ``PUB`` and ``HPUB`` frames. Pure.
+"""The core protocol's bytes, both ways: what we send, and what the server sends. Pure.
 
-Owns: the bytes of a frame, and what may stand in one. Must not know a connection. Guarantees: no
-message, whatever it holds, ends its frame early or makes the server close the connection; it raises
-``ConfigError`` that names what is wrong with it instead. Read back by any client, a frame gives the
-headers that it was made of, but for blanks around a value, which readers drop.
+Owns: frames (``PUB``, ``HPUB``, ``MSG``, ``HMSG``), what may stand in one, and what a header block
+and JetStream's reply subject say. Must not know a connection.
 
     message ──prepare──> Prepared ──┬── single ──> one frame
                                     └── Batch ───> frames of one atomic batch (ADR-50 of NATS)
     a delivery's reply subject ──bare──> one frame
+
+    bytes ──cut──> Arrival ──frame──> Frame ──incoming_of──> Incoming, of a pull
+             └──> how many bytes are lacking
+
+Guarantees, of what is sent: no message, whatever it holds, ends its frame early or makes the server
+close the connection; it raises ``ConfigError`` that names what is wrong with it instead. Read back
+by any client, a frame gives the headers that it was made of, but for blanks around a value, which
+readers drop.
+
+Of what arrives: no message, whatever it holds, makes reading it fail: header lines that say nothing
+are left out, and bytes that are no text become U+FFFD, as in the client's own reading. So do
+control characters in a subject, which stands in other subjects, in lists and in logs. No number of
+a reply subject becomes zero.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 
 from seaway import headers as h
-from seaway.contracts import Message
+from seaway.contracts import Incoming, Message
 from seaway.errors import ConfigError, InvalidName
 
 CONTROL_LINE_BYTES = 4096
@@ -31,6 +44,17 @@ _LINE_ROOM = 256  # For the verb, a reply subject and two sizes.
 _BLOCK_BYTES = len(b"NATS/1.0\r\n\r\n")
 _SUBJECT = re.compile(r"[^ \t\r\n\v\f\ud800-\udfff]+")  # nats-py's readers end it at \v and \f.
 _VALUE = re.compile(r"[^\r\n\0\ud800-\udfff]*")
+_BLANKS = " \t\n\r\v\f"
+_VERSION = "NATS/1.0"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_LONG_NAME = 64
+
+DELIVERED = "$JS.ACK."
+"""How the reply subject of everything begins that a stream delivers."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+# ------------------------------------------------------------------ what is sent
 
 
 class Prepared(NamedTuple):
@@ -160,3 +184,151 @@ def _lines(message: Message) -> bytes:
     # A line end would let the value's writer add headers of his own choosing.
     broken = next(name for name, value in headers.items() if not _VALUE.fullmatch(str(value)))
     raise InvalidName(f"header {broken}: a line break, NUL, or not UTF-8 text")
+
+
+# ------------------------------------------------------------------ what arrives
+
+
+@dataclass(slots=True)
+class Frame:
+    """A message as the core protocol delivers it. ``status``: a control message's number."""
+
+    subject: str
+    reply: str
+    headers: Mapping[str, str]
+    data: bytes
+
+    @property
+    def status(self) -> str | None:
+        """``404``, ``408``, ``409``, ``503``, ``100``; ``None`` for a message, also for one whose
+        foreign writer gave it a status of its own."""
+        if self.data or self.reply.startswith(DELIVERED):
+            return None
+        return self.headers.get("Status")
+
+    @property
+    def description(self) -> str:
+        """The text beside the status."""
+        return self.headers.get("Description", "")
+
+
+class Arrival(NamedTuple):
+    """A message, or a line of another kind: that has ``sid`` 0 and stands in ``data``."""
+
+    end: int
+    """Where the next one begins."""
+    sid: int
+    subject: bytes
+    reply: bytes
+    block: bytes
+    """The header block; empty where there is none."""
+    data: bytes
+
+
+def cut(received: bytes, start: int) -> Arrival | int:
+    """What begins at ``start``, or the least number of bytes from there that could be all of it.
+
+    ``ValueError`` where a message's line cannot be read.
+    """
+    end = received.find(b"\r\n", start)
+    if end < 0:
+        return len(received) - start + 1
+    # At blanks alone: a foreign subject may hold any other control character.
+    words = received[start:end].split(b" ")
+    kind, head = words[0], end + 2
+    if kind == b"HMSG" and 5 <= len(words) <= 6:
+        begin = head + int(words[-2])
+        reply = words[3] if len(words) == 6 else b""
+    elif kind == b"MSG" and 4 <= len(words) <= 5:
+        begin = head
+        reply = words[3] if len(words) == 5 else b""
+    elif kind in (b"HMSG", b"MSG"):
+        raise ValueError(f"{received[start:end]!r} is not the line of a message")
+    else:
+        return Arrival(head, 0, b"", b"", b"", received[start:head])
+    stop = head + int(words[-1])
+    if len(received) < stop + 2:
+        return stop + 2 - start
+    block, data = received[head:begin], received[begin:stop]
+    return Arrival(stop + 2, int(words[2]), words[1], reply, block, data)
+
+
+def frame(arrival: Arrival) -> Frame:
+    """The message of an arrival."""
+    _, _, subject, reply, block, data = arrival
+    return Frame(
+        subject_text(subject.decode("utf-8", "replace")),
+        reply.decode("utf-8", "replace"),
+        headers(block) if block else {},
+        data,
+    )
+
+
+def subject_text(subject: str) -> str:
+    """A message's subject, with U+FFFD for each control character."""
+    return subject if subject.isprintable() else _CONTROL.sub("\ufffd", subject)
+
+
+def headers(block: bytes) -> dict[str, str]:
+    """What a header block says; a status line gives ``Status`` and ``Description``."""
+    first, *lines = block.decode("utf-8", "replace").split("\r\n")
+    found: dict[str, str] = {}
+    if first != _VERSION:
+        status, _, description = first[len(_VERSION) :].strip(_BLANKS).partition(" ")
+        if status.isdigit():
+            found["Status"] = status
+        if description:
+            found["Description"] = description
+    for line in lines:
+        raw, colon, value = line.partition(":")
+        # Remembered are short ones: a stranger's would hold 64 KiB each.
+        if colon and (name := _name(raw) if len(raw) <= _LONG_NAME else _name_in(raw)):
+            found[name] = value.strip(_BLANKS)
+    return found
+
+
+def _name_in(raw: str) -> str:
+    """Empty where it is none."""
+    name = raw.strip(_BLANKS)
+    return name if name.isascii() and len(name.split()) == 1 else ""
+
+
+_name = lru_cache(maxsize=1024)(_name_in)
+
+
+def parse_reply(reply: str) -> tuple[str, str, int, int, int, int, int]:
+    """``(stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending)``.
+
+    Reads both forms of ``$JS.ACK``: 9 tokens, and 11 or 12 with domain and account. ``ValueError``
+    for anything else.
+    """
+    tokens = reply.split(".")
+    if len(tokens) in (11, 12):
+        del tokens[2:4], tokens[9:]
+    if len(tokens) != 9 or tokens[0] != "$JS" or tokens[1] != "ACK":
+        raise ValueError(f"{reply!r} is not an acknowledgement subject of JetStream")
+    _, _, stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending = tokens
+    return (
+        *(stream, consumer),
+        *(int(deliveries), int(stream_seq), int(consumer_seq), int(nanoseconds), int(pending)),
+    )
+
+
+def incoming_of(frame: Frame) -> Incoming:
+    """The delivery that a frame carries; ``ValueError`` where its reply is not JetStream's."""
+    reply = frame.reply
+    stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending = parse_reply(
+        reply
+    )
+    return Incoming(
+        Message(frame.subject, frame.data, frame.headers),
+        stream,
+        stream_seq,
+        # Cut to microseconds as the API's times are: letters are named by them.
+        _EPOCH + timedelta(microseconds=nanoseconds // 1000),
+        consumer,
+        consumer_seq,
+        deliveries,
+        pending,
+        reply,
+    )

@@ -6,6 +6,9 @@ Owns: nothing but that; what a transaction guarantees, ``inbox.transaction`` say
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 from seaway.databases.ending import statement_to_its_end
 from seaway.drivers.asyncpg import ERRORS, MEANS, AsyncpgSession, drop
 from seaway.stores.postgres.connection import Pool
@@ -24,11 +27,11 @@ class PooledSession(AsyncpgSession):
         self.handle, self._whole = await self._pool.begin()
         self.taken = True
 
-    async def commit(self) -> None:
+    def commit(self) -> Coroutine[Any, Any, None]:
         """See ``seam.Session``. The pool has the connection back, whatever happens."""
         self._require_open()
         self.taken = False
-        await self._pool.commit(self.handle, self._whole)
+        return self._pool.commit(self.handle, self._whole)
 
     async def roll_back(self) -> None:
         """See ``seam.Session``."""

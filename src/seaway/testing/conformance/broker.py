@@ -15,7 +15,7 @@ import pytest
 
 from seaway import headers as h
 from seaway import naming
-from seaway.brokers.jetstream import codes
+from seaway.brokers.jetstream import api
 from seaway.contracts import (
     JSON,
     Broker,
@@ -110,7 +110,7 @@ class BrokerConformance(SubscriptionConformance):
         outcomes = await publish(broker, large, behind, other)
         refused = expect_refused(outcomes[0])
         assert (refused.heals, refused.why, refused.hopeless) == (False, "too_large", True)
-        assert (refused.code, refused.err_code) == (400, codes.TOO_LARGE)
+        assert (refused.code, refused.err_code) == (400, api.TOO_LARGE)
         assert outcomes[1:] == [Held(), Stored(1)]
         assert payloads(await everything(broker, context)) == [b"other"]
 
@@ -133,7 +133,7 @@ class BrokerConformance(SubscriptionConformance):
         [outcome] = await publish(broker, second)
         refused = expect_refused(outcome)
         assert (refused.heals, refused.full) == (True, True)
-        assert (refused.code, refused.err_code) == (503, codes.STREAM_FULL)
+        assert (refused.code, refused.err_code) == (503, api.STREAM_FULL)
         assert await broker.admin.delete_message(stream, 1)
         assert await publish(broker, second) == [Stored(2)]
 
@@ -371,11 +371,11 @@ class BrokerConformance(SubscriptionConformance):
     @pytest.mark.since("2.10", "creating that does not update")
     async def test_refusals_say_why(self, broker: Broker, context: str, stream: str) -> None:
         admin = broker.admin
-        no_stream = codes.STREAM_NOT_FOUND
+        no_stream = api.STREAM_NOT_FOUND
         assert await refusal(admin.update_stream({"name": stream, "subjects": ["a"]})) == no_stream
         assert await refusal(admin.create_consumer(stream, durable_config())) == no_stream
         await make(broker, context, durable={})
-        assert await refusal(make(broker, context, max_msgs=3)) == codes.STREAM_EXISTS
+        assert await refusal(make(broker, context, max_msgs=3)) == api.STREAM_EXISTS
         overlapping: JSON = {
             "name": naming.dlq_stream(context),
             "subjects": [naming.events_filter(context)],
@@ -384,11 +384,11 @@ class BrokerConformance(SubscriptionConformance):
         with pytest.raises(ApiError) as caught:
             await admin.create_stream(overlapping)
         refused = (caught.value.err_code, caught.value.why)
-        assert refused == (codes.SUBJECTS_OVERLAP, "subjects_taken")
+        assert refused == (api.SUBJECTS_OVERLAP, "subjects_taken")
         other = durable_config(max_deliver=9)
-        assert await refusal(admin.create_consumer(stream, other)) == codes.CONSUMER_EXISTS
+        assert await refusal(admin.create_consumer(stream, other)) == api.CONSUMER_EXISTS
         missing = {**other, "name": "other", "durable_name": "other"}
-        unknown = codes.CONSUMER_DOES_NOT_EXIST
+        unknown = api.CONSUMER_DOES_NOT_EXIST
         assert await refusal(admin.update_consumer(stream, missing)) == unknown
 
     async def test_creating_the_same_again_changes_nothing(

@@ -31,7 +31,7 @@ from seaway.testing.conformance.broker_words import (
     until,
 )
 
-TURN = timedelta(seconds=10)
+TURN = timedelta(seconds=5)
 EXCLUSIVE = {
     "priority_policy": "pinned_client",
     "priority_groups": ["seaway"],

@@ -1,0 +1,371 @@
+"""The pages of the reference that are made from the code: options, keys, metrics, Python.
+
+They are made when the site is built and lie nowhere else, so none of them can be out of date. The
+pages of ``docs/reference`` say in sentences what these list.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import itertools
+import re
+import textwrap
+import types
+from collections.abc import Iterable, Iterator
+from dataclasses import is_dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, is_typeddict
+
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+from typer.main import get_command
+
+from seaway.cli import app
+from seaway.config import Rate, format_duration, format_size
+from seaway.config.models import Section, Settings
+from seaway.contracts import Backlog, ConsumerInfo, Notice, StreamInfo
+from seaway.monitor import Activity, Sample, Snapshot, exposition
+from seaway.monitor.findings import Report
+from seaway.telemetry import DeadLettered, Delivered, Relayed
+
+NAMES = Path(__file__).parents[1] / "reference" / "python.md"
+WIDTH = 80
+"""Of a line of code; a longer one has a line for each argument."""
+
+
+def pages() -> dict[str, str]:
+    """Each page by its file's name."""
+    return {
+        "commands.md": commands(),
+        "keys.md": keys(),
+        "metrics.md": metrics(),
+        "api.md": api(),
+    }
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(head), *(list(row) for row in rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    cells = [[cell.replace("|", r"\|").replace("\n", " ") for cell in one] for one in lines]
+    return "".join(f"| {' | '.join(one)} |\n" for one in cells)
+
+
+# --- the command line, as it knows itself
+
+
+def commands() -> str:
+    root = get_command(app)
+    parts = [
+        "# Options of each command",
+        "Made from the command line itself: what `--help` says. What each command is for, with "
+        "its exit codes, is on [a page in sentences](command-line.md).",
+        "## Before the command",
+        _options(root),
+    ]
+    for words, command in _walk(root, ()):
+        name = " ".join(words)
+        arguments = [_argument(one) for one in command.params if one.param_type_name == "argument"]
+        parts += [
+            f"## `seaway {name}`",
+            _text(command.help or ""),
+            f"```text\n{' '.join(['seaway', name, '[OPTIONS]', *arguments])}\n```",
+            _options(command),
+        ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield words, command
+    for name, one in (below or {}).items():
+        yield from _walk(one, (*words, name))
+
+
+def _argument(one: Any) -> str:
+    name = (one.metavar or one.name).upper() + ("..." if one.nargs == -1 else "")
+    return name if one.required else f"[{name}]"
+
+
+def _options(command: Any) -> str:
+    rows = []
+    for one in command.params:
+        if one.hidden or one.name in ("help", "install_completion", "show_completion"):
+            continue
+        names = [*one.opts, *one.secondary_opts]
+        if one.param_type_name == "argument":
+            names = [_argument(one)]
+        value = "" if getattr(one, "is_flag", False) or not one.metavar else f" {one.metavar}"
+        default = one.default if one.default not in (None, False, ()) else None
+        rows.append(
+            (
+                ", ".join(f"`{name}{value}`" for name in names),
+                _text(getattr(one, "help", None) or ""),
+                "" if default is None or callable(default) else f"`{default}`",
+            )
+        )
+    return table(("option", "", "default"), rows) if rows else ""
+
+
+def _text(doc: str | None) -> str:
+    """A docstring as Markdown; what is indented in it is code."""
+    return re.sub(r"``(.+?)``", r"`\1`", inspect.cleandoc(doc or ""), flags=re.S)
+
+
+# --- the configuration, as its models are
+
+
+def keys() -> str:
+    parts = [
+        "# Keys of seaway.yaml",
+        "Made from the models that read the file: each key with what it takes and its default. "
+        "What they mean, and the variables that win over them, is on "
+        "[a page in sentences](configuration.md).",
+    ]
+    parts += [_section("The file", Settings)]
+    for name, field in Settings.model_fields.items():
+        for section in _sections(field.annotation):
+            parts.append(_section(f"`{name}`", section))
+    return "\n\n".join(parts) + "\n"
+
+
+def _sections(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for one in get_args(annotation):
+        yield from _sections(one)
+
+
+def _section(title: str, model: type[Section]) -> str:
+    rows = []
+    for name, field in model.model_fields.items():
+        if name in ("source", "implied"):  # what loading notes, and no file says
+            continue
+        default = (
+            "required"
+            if field.is_required()
+            else _value(field.get_default(call_default_factory=True))
+        )
+        rows.append((f"`{name}`", _kind(field.annotation, name, model), default))
+    doc = "" if model is Settings else _text(model.__doc__ or "").partition("\n\n")[0] + "\n\n"
+    return f"## {title}\n\n{doc}" + table(("key", "takes", "default"), rows)
+
+
+def _kind(annotation: Any, name: str, model: type[Section]) -> str:
+    """What a key takes, in words."""
+    if annotation is timedelta:
+        return "duration"
+    if annotation is bool:
+        return "`true` or `false`"
+    if annotation is int:
+        written = repr(model.model_fields[name].metadata)
+        return "size" if "parse_size" in written else "number"
+    if annotation is Rate:
+        return "rate"
+    if annotation in (str, Path, SecretStr):
+        return {str: "text", Path: "file", SecretStr: "text, never shown"}[annotation]
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return "a mapping, see below"
+    origin, within = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{one}`" for one in within)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_kind(one, name, model) for one in within if one is not type(None))
+    if origin is tuple:
+        inner = _kind(within[0], name, model)
+        return "a list of mappings, see below" if "mapping" in inner else f"a list of {inner}s"
+    if origin is dict:
+        return "mappings by name, see below"
+    if hasattr(annotation, "__metadata__"):
+        return (
+            "size"
+            if "parse_size" in repr(annotation.__metadata__)
+            else _kind(within[0], name, model)
+        )
+    raise TypeError(f"{model.__name__}.{name}: {annotation} has no words yet")
+
+
+def _value(value: Any) -> str:
+    match value:
+        case None | "" | () | {}:
+            return "none"
+        case Section():
+            return "see below"
+        case bool():
+            return f"`{str(value).lower()}`"
+        case timedelta():
+            return f"`{format_duration(value)}`"
+        case int() if value >= 1 << 20:
+            return f"`{format_size(value)}`"
+        case _:
+            return f"`{value}`"
+
+
+# --- the metrics, as a scrape has them
+
+
+def metrics() -> str:
+    now = datetime.now(UTC)
+    durable = ConsumerInfo("S", "d", "a", 0, 0, 0, 0, 0, 0, 0)
+    stream = StreamInfo("S", ("s.>",), "a", "limits", 0, 0, 0, 0, 0, 1, max_bytes=1)
+    backlog = Backlog(0, 0, now, dead_rows=0, sent_dead_rows=0, inbox_rows=0, inbox_dead_rows=0)
+    sample = Sample(
+        Snapshot(
+            now,
+            streams=(stream,),
+            consumers=(durable,),
+            outbox=backlog,
+            dead_letters={"s": 0},
+            processes=(Notice("relay", process="a"),),
+        )
+    )
+    activity = Activity()
+    activity.listen(Relayed("S", 1, 0, 0, timedelta()))
+    activity.listen(Delivered("S", "d", "id", "s", "handled", 1, timedelta()))
+    activity.listen(DeadLettered("S", "d", "id", "exhausted", "E"))
+    own = {
+        one.name
+        for one in text_string_to_metric_families(exposition(Sample(Snapshot(now)), activity))
+    }
+    watched = {
+        one.name for one in text_string_to_metric_families(exposition(Sample(Snapshot(now))))
+    }
+    rows = []
+    for one in text_string_to_metric_families(exposition(sample, activity, Report(()))):
+        name = (
+            f"{one.name}_total"
+            if one.type == "counter" and one.name.startswith("seaway_")
+            else one.name
+        )
+        labels = ", ".join(f"`{label}`" for label in (one.samples[0].labels if one.samples else ()))
+        whose = "a process at work" if one.name in own - watched else "`seaway serve`"
+        rows.append((f"`{name}`", one.type, labels, one.documentation, whose))
+    return (
+        "# Metrics\n\nMade from a scrape of `/metrics`. What they mean, and what alerts on them, "
+        "is in [watch a service](../how-to/monitor.md#prometheus).\n\n"
+        + table(("metric", "type", "labels", "", "of"), rows)
+    )
+
+
+# --- the Python names, with their docstrings and what their source says they take
+
+
+def api() -> str:
+    """Every name of ``docs/reference/python.md``, by the module that it is imported from."""
+    parts = [
+        "# Python, name by name",
+        "Made from the docstrings of the names that [the reference](python.md) lists.",
+    ]
+    for module, names in listed():
+        parts.append(f"## `{module}`")
+        found = importlib.import_module(module)
+        parts += [_entry(name, getattr(found, name)) for name in names]
+    return "\n\n".join(parts) + "\n"
+
+
+def listed() -> Iterator[tuple[str, list[str]]]:
+    """The modules of the reference's tables, and the names that stand there for each."""
+    text = NAMES.read_text()
+    own = text.partition("\n## `seaway`\n")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| (`[^|]+) \|", own, flags=re.M)
+    yield "seaway", [name for cell in cells for name in re.findall(r"`([A-Za-z]+)", cell)]
+    for module, names in re.findall(r"^\| `(seaway\.[a-z_.]+)` \| (.*?) \|", text, flags=re.M):
+        yield module, re.findall(r"`([A-Za-z_]+)", names)
+
+
+def _entry(name: str, what: Any) -> str:
+    if inspect.isclass(what):
+        parts = [_class(what), _doc(what), _options_of(what), *_members(what)]
+    elif callable(what):
+        parts = [_function(what), _doc(what)]
+    else:
+        parts = [_code(f"{name} = {re.sub(r'seaway[.a-z_]*[.]', '', str(what))}")]
+    return "\n\n".join(part for part in (f"### `{name}`", *parts) if part)
+
+
+def _members(what: type) -> Iterator[str]:
+    for name, one in vars(what).items():
+        if name.startswith("_"):
+            continue
+        if isinstance(one, property):
+            returns = _node(one.fget).returns
+            shown = _code(f"{name}: {ast.unparse(returns)}")
+        elif isinstance(one, classmethod) or (inspect.isfunction(one) and one.__doc__):
+            shown = _function(getattr(one, "__func__", one))
+        else:
+            continue
+        yield "\n\n".join(part for part in (f"#### `{name}`", shown, _doc(one)) if part)
+
+
+def _class(what: type) -> str:
+    """How one is made: its ``__init__``, or the fields of a dataclass."""
+    if issubclass(what, BaseException) or is_typeddict(what):
+        return ""
+    if inspect.isfunction(init := vars(what).get("__init__")) and not is_dataclass(what):
+        return _call(f"class {what.__name__}", _taken(_node(init)))
+    fields = [one for one in _node(what).body if isinstance(one, ast.AnnAssign)]
+    public = [one for one in fields if not ast.unparse(one.target).startswith("_")]
+    return _call(f"class {what.__name__}", [ast.unparse(one) for one in public])
+
+
+def _function(what: Any) -> str:
+    node = _node(inspect.unwrap(what))
+    start = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return _call(f"{start} {node.name}", _taken(node), returns)
+
+
+def _node(what: Any) -> Any:
+    return ast.parse(textwrap.dedent(inspect.getsource(what))).body[0]
+
+
+def _taken(node: Any) -> list[str]:
+    """The arguments of a function, each as its source has it."""
+    args: ast.arguments = node.args
+    positional = [*args.posonlyargs, *args.args]
+    without = len(positional) - len(args.defaults)
+    defaults = [None] * without + args.defaults
+    taken = [_argument_of(one, default) for one, default in zip(positional, defaults, strict=True)]
+    if args.vararg or args.kwonlyargs:
+        taken.append(f"*{ast.unparse(args.vararg)}" if args.vararg else "*")
+    named = zip(args.kwonlyargs, args.kw_defaults, strict=True)
+    taken += [_argument_of(one, default) for one, default in named]
+    if args.kwarg:
+        taken.append(f"**{ast.unparse(args.kwarg)}")
+    return taken[1:] if positional and positional[0].arg in ("self", "cls") else taken
+
+
+def _argument_of(one: ast.arg, default: ast.expr | None) -> str:
+    return ast.unparse(one) + (f" = {ast.unparse(default)}" if default else "")
+
+
+def _call(start: str, taken: list[str], returns: str = "") -> str:
+    line = f"{start}({', '.join(taken)}){returns}"
+    if len(line) > WIDTH:
+        line = f"{start}(\n" + "".join(f"    {one},\n" for one in taken) + f"){returns}"
+    return _code(line)
+
+
+def _code(text: str) -> str:
+    return f"```python\n{text}\n```"
+
+
+def _options_of(what: type) -> str:
+    """The keys of a typed dictionary, with the text that stands below each in the source."""
+    if not is_typeddict(what):
+        return ""
+    rows: list[tuple[str, str, str]] = []
+    for one, after in itertools.pairwise([*_node(what).body, None]):
+        if isinstance(one, ast.AnnAssign):
+            text = _text(after.value.value) if isinstance(after, ast.Expr) else ""
+            rows.append((f"`{one.target.id}`", f"`{ast.unparse(one.annotation)}`", text))
+    return table(("option", "type", ""), rows)
+
+
+def _doc(what: Any) -> str:
+    doc = getattr(what, "__doc__", None)
+    made = inspect.isclass(what) and doc and doc.startswith(f"{what.__name__}(")
+    return "" if made else _text(doc)

@@ -1,0 +1,316 @@
+"""What the parts of a running consumer share: what is in hand, what is known, what is away.
+
+Owns: the deliveries in hand and the signals about them, how many there may be, the durable's
+limits. Knows nothing of how anything is pulled, worked on or settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, TypeAlias
+
+from seaway.consumer.handlers import HandlerTable
+from seaway.consumer.lanes import InHand, Lanes
+from seaway.contracts import (
+    Broker,
+    ConsumerInfo,
+    DeadLetterSink,
+    InboxStore,
+    Incoming,
+    OutboxWriter,
+    Subscription,
+)
+from seaway.parked import Place
+from seaway.retry import Backoff, RetryPolicy
+from seaway.telemetry import ConsumerPaused, ConsumerResumed, Telemetry
+from seaway.waiting import set_within
+
+HORIZON = timedelta(milliseconds=250)
+"""What waits in hand should be started within this: several round trips to a distant server, and
+little enough for a stopping process to give back."""
+_MOMENT = timedelta(milliseconds=250)
+_BELIEF = 0.1
+
+Trouble: TypeAlias = Literal["server", "database", "downstream"]
+"""The first heals where it is met; the others are probed."""
+
+OUTAGE = Backoff(timedelta(milliseconds=200), timedelta(seconds=5))
+"""Between two looks at something that is away."""
+
+_PROBED: frozenset[Trouble] = frozenset({"database", "downstream"})
+
+Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How a consumer works (see ``ConsumerOptions``), and with what."""
+
+    durable: str
+    handlers: HandlerTable
+    batch: int
+    workers: int
+    ordered: bool
+    deadline: timedelta | None
+    grace: timedelta
+    retry: RetryPolicy
+    parks: bool
+    """Later events wait behind a failed one of their key."""
+    broker: Broker
+    store: InboxStore | None
+    outbox: OutboxWriter | None
+    dead_letters: DeadLetterSink
+    telemetry: Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the durable's configuration on the server says."""
+
+    ack_wait: timedelta
+    max_deliver: int
+    """-1: without end."""
+    max_ack_pending: int
+
+    def is_last(self, deliveries: int) -> bool:
+        """Whether the server delivers no more often than that."""
+        return 0 < self.max_deliver <= deliveries
+
+
+class Breaker:
+    """What is away, and how a consumer finds out that it is back. Pure.
+
+        closed ──trip──> open ──pause over──> a probe: one delivery ──success──> closed
+                          ^───────────────trip again, longer pause──┘
+
+    Told once an outage, however many deliveries met it; while it is open, one delivery at a time is
+    tried, and an outage makes the pauses longer once a probe, not once a worker.
+    """
+
+    def __init__(self, consumer: str, telemetry: Telemetry) -> None:
+        self._consumer = consumer
+        self._telemetry = telemetry
+        self._troubles: dict[Trouble, str] = {}
+        self._trips = 0
+        self._not_before = 0.0
+        self._probing = False
+
+    @property
+    def open(self) -> bool:
+        """Whether handlers cannot work: one delivery at a time may probe."""
+        return not _PROBED.isdisjoint(self._troubles)
+
+    @property
+    def database_away(self) -> bool:
+        """Whether the database is: that it is back, no delivery is needed to find out."""
+        return "database" in self._troubles
+
+    @property
+    def troubled(self) -> bool:
+        """Whether anything is away."""
+        return bool(self._troubles)
+
+    def pause(self, trouble: Trouble, reason: str) -> None:
+        """Something is away; said once until all is well again."""
+        if not self._troubles:
+            self._telemetry.emit(ConsumerPaused(self._consumer, reason))
+        self._troubles[trouble] = reason
+        self.remind()
+
+    def remind(self) -> None:
+        """Tell again of what is away: it may be long between two probes."""
+        for trouble, reason in self._troubles.items():
+            self._telemetry.waiting(f"consumer {self._consumer}", trouble, reason)
+
+    def resume(self, trouble: Trouble) -> None:
+        """It is back. Idempotent."""
+        if trouble in self._troubles:
+            del self._troubles[trouble]
+            self._telemetry.going_on(f"consumer {self._consumer}", trouble)
+            if not self.open:
+                self._trips = 0
+            if not self._troubles:
+                self._telemetry.emit(ConsumerResumed(self._consumer))
+
+    def trip(
+        self, trouble: Trouble, reason: str, *, now: float, after: timedelta | None = None
+    ) -> None:
+        """A delivery met an outage: pause, then probe, ``after`` that delay or with backoff."""
+        if not self.open or self._probing:
+            self._trips += 1
+            pause = OUTAGE.delay(self._trips) if after is None else after
+            self._not_before = now + pause.total_seconds()
+        self.pause(trouble, reason)
+
+    def allowance(self, most: int, *, now: float) -> int:
+        """How many deliveries may be started together now, up to ``most``."""
+        if not self.open:
+            return most
+        return 0 if self._probing or now < self._not_before else 1
+
+    def pause_left(self, *, now: float) -> float:
+        """Seconds until a probe may begin; 0 where one is under way or may begin now."""
+        return 0.0 if self._probing else max(0.0, self._not_before - now)
+
+    def begin(self) -> bool:
+        """Work begins; whether it is a probe, whose end must be told."""
+        if self.open:
+            self._probing = True
+            return True
+        return False
+
+    def probed(self) -> None:
+        """The probe has ended; what it found was told before."""
+        self._probing = False
+
+
+class Pace:
+    """How fast the workers of one consumer are. Pure.
+
+    An estimate of a worker's time for a delivery. A slower one counts at once, a faster one is
+    believed slowly: too little in hand costs a round trip, too much takes from other processes.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: float | None = None
+
+    def note(self, seconds: float, deliveries: int) -> None:
+        """A transaction of so many ``deliveries`` took a worker so many ``seconds``."""
+        sample, known = seconds / deliveries, self._seconds
+        if known is None or sample > known:
+            self._seconds = sample
+        else:
+            self._seconds = known + _BELIEF * (sample - known)
+
+    def startable(self, workers: int, *, ack_wait: timedelta) -> int:
+        """How many deliveries so many ``workers`` start within the horizon, which is never more
+        than half of ``ack_wait``; 0 before anything is known."""
+        if self._seconds is None:
+            return 0
+        within = min(HORIZON, ack_wait / 2).total_seconds()
+        return int(workers * within / max(self._seconds, 1e-6))
+
+
+class State:
+    """Of one consumer while it runs, until it has drained."""
+
+    def __init__(self, setup: Setup, stop: asyncio.Event) -> None:
+        self.setup = setup
+        self.stop = stop
+        self.now = asyncio.get_running_loop().time
+        """The event loop's clock, in seconds."""
+        self.last = False
+        """Whether what is in hand is all that there will be."""
+        self.drained = asyncio.Event()
+        self.wake = asyncio.Event()
+        """Something may be started."""
+        self._short: list[tuple[int, asyncio.Event]] = []
+        self.lanes = Lanes(ordered=setup.ordered)
+        self.limits = Limits(timedelta(seconds=30), -1, 1)
+        self.breaker = Breaker(setup.durable, setup.telemetry)
+        self.pace = Pace()
+        self.rewound: dict[str, int] = {}
+        """By stream: the last sequence that a process which has died may have tried before the
+        rewind."""
+        self._arrived = self._beaten = -math.inf
+        """``_arrived``: the earliest time at which a delivery that is taken in now can have reached
+        this process. ``_beaten``: the time of the last heartbeat."""
+
+    def learn(self, info: ConsumerInfo) -> None:
+        """Take over what the durable's configuration on the server says."""
+        self.limits = Limits(
+            ack_wait=info.ack_wait,
+            max_deliver=info.max_deliver or -1,
+            max_ack_pending=info.max_ack_pending or 1000,
+        )
+        self._arrived = self._beaten = self.now()
+
+    @property
+    def deadline(self) -> timedelta:
+        """How long a handler may run."""
+        return self.setup.deadline or 10 * self.limits.ack_wait
+
+    # ------------------------------------------------------------------ what is in hand
+
+    @property
+    def capacity(self) -> int:
+        """How many deliveries of one stream may be in hand: those that the workers have, and those
+        that they can start soon. One to probe with while the breaker is open."""
+        if self.breaker.open:
+            return 1
+        at_work = self.setup.batch * self.setup.workers
+        return min(self.limits.max_ack_pending, at_work + self.soon)
+
+    @property
+    def soon(self) -> int:
+        """How many deliveries the workers start soon; 0 before their pace is known."""
+        workers = min(self.setup.workers, max(1, self.lanes.open))
+        return self.pace.startable(workers, ack_wait=self.limits.ack_wait)
+
+    def take_in(
+        self, batch: Sequence[Incoming], source: Subscription, settled: Collection[Place] = ()
+    ) -> None:
+        """Put deliveries into their lanes. ``settled``: those of them that are known to be."""
+        if not batch:
+            return
+        upto, arrived, push = self.rewound_upto(batch[0].stream), self._arrived, self.lanes.push
+        for incoming in batch:
+            suspect = incoming.stream_seq <= upto and incoming.place not in settled
+            push(InHand(incoming, source, arrived, suspect))
+        self.wake.set()
+
+    def rewound_upto(self, stream: str) -> int:
+        """What ``rewound`` says of it; 0 where that says nothing."""
+        return self.rewound.get(stream, 0)
+
+    def comes_again(self, incoming: Incoming) -> bool:
+        """Whether it was given out before: it may have become a letter then, or be given up by the
+        server while we are at it."""
+        return incoming.deliveries > 1 or incoming.stream_seq <= self.rewound_upto(incoming.stream)
+
+    def beat(self) -> list[InHand]:
+        """What is in hand and may be kept alive. A last delivery whose timer has run out is not:
+        the server has given it up, and said so."""
+        now = self.now()
+        # What comes next may have lain here while nothing ran.
+        stalled = now - self._beaten > self.limits.ack_wait.total_seconds() / 2
+        self._arrived, self._beaten = self._beaten if stalled else now, now
+        kept = [item for item in self.lanes if not self.lapsed(item)]
+        for item in kept:
+            item.alive = now
+        return kept
+
+    def lapsed(self, item: InHand) -> bool:
+        """Whether it is a last delivery that nobody here has kept alive: a letter takes its place,
+        and no effect may."""
+        last = self.limits.is_last(item.incoming.deliveries)
+        return last and self.now() - item.alive >= self.limits.ack_wait.total_seconds()
+
+    # ------------------------------------------------------------------ who waits for what
+
+    async def room_or_stop(self, lacking: int = 1) -> None:
+        """Return when so many may have gone out of our hands, at the latest after a moment."""
+        short = self.lanes.gone + lacking, asyncio.Event()
+        self._short.append(short)
+        try:
+            await set_within(_MOMENT, short[1])
+        finally:
+            self._short.remove(short)
+
+    def go_on(self) -> None:
+        """A transaction has ended: wake who can go on."""
+        if not self.lanes.idle:
+            self.wake.set()
+        for gone, room in self._short:
+            if self.lanes.gone >= gone:
+                room.set()
+
+    def hurry(self) -> None:
+        """The end has come: wake all who wait for something."""
+        self.wake.set()
+        for _, room in self._short:
+            room.set()

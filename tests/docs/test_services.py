@@ -1,0 +1,65 @@
+"""The pages for kinds of service show what the examples have, which are run as they stand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fastapi import FastAPI
+
+from seaway import Seaway
+from shell import Shell
+
+if TYPE_CHECKING:
+    from seaway.embedded.nats_server import NatsServer
+
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "docs" / "how-to"
+EXAMPLES = "\n".join(file.read_text() for file in (ROOT / "examples").glob("*.py"))
+OF_ITS_OWN = "async def lifespan(api: FastAPI)"
+
+
+def python(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (PAGES / page).read_text(), flags=re.S | re.M)
+
+
+@pytest.mark.parametrize("page", ["fastapi.md", "flask.md", "django.md", "scripts.md"])
+def test_a_page_shows_what_runs(page: str) -> None:
+    assert python(page)
+    for block in python(page):
+        assert block in EXAMPLES or OF_ITS_OWN in block
+
+
+@pytest.mark.server
+async def test_a_lifespan_of_ones_own_enters_seaways(
+    tmp_path: Path, nats_server_own: NatsServer
+) -> None:
+    """The page's block, with things that say when they are there."""
+    url = nats_server_own.url
+    (tmp_path / "seaway.yaml").write_text("contexts: [shop]\nprofiles: {one: {replicas: 1}}\n")
+    shell = Shell(tmp_path, url)
+    shell.seaway("--profile", "one", "topology", "apply")
+    shell.seaway("db", "upgrade")
+    seen: list[str] = []
+
+    @asynccontextmanager
+    async def open_my_things() -> AsyncIterator[None]:
+        seen.append("opened")
+        yield
+        seen.append("closed")
+
+    database = f"sqlite:///{tmp_path / 'seaway.db'}"
+    app = Seaway.from_config({"contexts": ["shop"], "database": database, "nats": {"url": url}})
+    names: dict[str, Any] = dict(vars(__import__("contextlib")), **globals())
+    names |= {"app": app, "open_my_things": open_my_things}
+    (block,) = (one for one in python("fastapi.md") if OF_ITS_OWN in one)
+    exec(compile(block, "fastapi.md", "exec"), names)
+    async with names["lifespan"](FastAPI()) as state:
+        assert state["seaway"] is app
+        assert app.broker
+        seen.append("served")
+    assert seen == ["opened", "served", "closed"]
