@@ -16,7 +16,7 @@ from seaway.config import NatsSettings, settings_from_mapping
 from seaway.contracts import Message, Stored
 from seaway.embedded.nats_server import NatsCluster, NatsServer
 from seaway.stores.sqlite import SqliteStore
-from seaway.topology import servers as servers_of
+from seaway.topology import shape
 from servers import OLDER, binary
 
 pytestmark = pytest.mark.server
@@ -113,8 +113,8 @@ async def bench(
     )
     broker = await connect(NatsSettings(url=admin or url))
     try:
-        wanted = servers_of.within_reach(replicas > 1, topology.desired(settings))
-        wanted = servers_of.known_to(broker.admin._connection.server_info().release, wanted)
+        release = broker.admin._connection.server_info().release
+        wanted, _ = shape.for_server(topology.desired(settings), release, replicas > 1)
         await topology.apply(
             topology.plan(wanted, await topology.actual(broker.admin, wanted)), broker.admin
         )
