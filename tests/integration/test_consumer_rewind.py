@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ import pytest
 from seaway import Delivery, RawEvent, Seaway, topology
 from seaway.brokers.jetstream import JetStreamBroker, connect
 from seaway.config import NatsSettings, settings_from_mapping
-from seaway.contracts import Message, Stored
+from seaway.contracts import Incoming, Message, Stored
 from seaway.embedded.nats_server import NatsCluster, NatsServer
 from seaway.stores.sqlite import SqliteStore
 from seaway.topology import shape
@@ -186,7 +186,7 @@ async def test_while_there_is_no_leader_it_waits_and_keeps_the_order(tmp_path: P
         info = await made.broker.admin.consumer(STREAM, DURABLE)
         assert info is not None
         leader = info.document["cluster"]["leader"]
-        [server] = [one for one in cluster.servers if one._server_name == leader]
+        [server] = [one for one in cluster.servers if one.name == leader]
         await server.kill()
         async with made.at_work():
             await made.until_handled(3, within=60)
@@ -204,12 +204,15 @@ async def test_who_works_off_a_backlog_is_not_disturbed(
 
         async def take() -> list[int]:
             found: list[int] = []
+            held: Sequence[Incoming] = []
             async with made.broker.subscribe(STREAM, DURABLE) as other:
                 while not stop.is_set():
                     some = await other.next(1, timeout=TIMEOUT)
-                    await asyncio.sleep(0.01)
-                    await other.ack(*some)
+                    await other.ack(*held)  # Not before it has the next in hand.
                     found += [one.stream_seq for one in some]
+                    held = some
+                    await asyncio.sleep(0.01)
+                await other.ack(*held)
             return found
 
         async def has_some() -> bool:

@@ -12,7 +12,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from seaway import headers as h
-from seaway.brokers.jetstream import JetStreamBroker, connect
+from seaway.brokers.jetstream import JetStreamBroker, connect, wire
 from seaway.brokers.jetstream.connecting import open_connection
 from seaway.brokers.jetstream.connection import Connection
 from seaway.config import NatsSettings
@@ -374,8 +374,12 @@ async def test_batches_without_leave_take_no_room_on_the_server(own: JetStreamBr
     for _ in range(60):
         outcomes = await own.publish(STREAM, sent, timeout=TIMEOUT, after=leave_given(False))
         assert outcomes == [Held()] * 3
-    headers = {"Nats-Batch-Id": "another", "Nats-Batch-Sequence": "1", "Nats-Batch-Commit": "1"}
-    answer = await own._connection.client.request(SUBJECT, b"x", headers=headers, timeout=5)
+    connection, message = own._connection, wire.prepare(Message(SUBJECT, b"x"))
+    with connection.ask(1, lambda denial: False) as asked:
+        frames = wire.Batch("another").whole([message], asked.replies[0].encode())
+        assert await connection.send(frames, timeout=TIMEOUT) == 1
+        [answer] = await asked.answers(timeout=TIMEOUT, asked=1)
+    assert answer is not None
     assert json.loads(answer.data)["seq"] == 1
 
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 
 from seaway import headers as h
-from seaway.brokers.jetstream import JetStreamBroker, connect, pin, pull
+from seaway.brokers.jetstream import JetStreamBroker, connect, pull
 from seaway.brokers.jetstream.pull import Pull
 from seaway.config import NatsSettings
 from seaway.contracts import Message, Stored
@@ -246,7 +246,7 @@ async def exclusive(
     own: JetStreamBroker, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[Pull, Pull]]:
     """Two pulls of the durable, which takes turns of a second; the first has its turn."""
-    monkeypatch.setattr(pin, "_EVERY", timedelta(milliseconds=200))
+    monkeypatch.setattr(pull, "_SIGN_EVERY", timedelta(milliseconds=200))
     info = await own.admin.consumer(STREAM, DURABLE)
     assert info is not None
     turns = {
@@ -265,9 +265,8 @@ async def exclusive(
 
 def hush(pull: Pull) -> None:
     """As when its process is stopped: no sign of life from now on."""
-    assert pull._pin is not None
-    assert pull._pin._keeping is not None
-    pull._pin._keeping.cancel()
+    assert pull._signing is not None
+    pull._signing.cancel()
 
 
 async def waiting_for(own: JetStreamBroker) -> str | None:

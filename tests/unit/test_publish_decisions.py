@@ -10,7 +10,7 @@ import pytest
 from seaway.brokers.jetstream import wire
 from seaway.brokers.jetstream.api import classify, concerns_the_stream
 from seaway.brokers.jetstream.publish import BATCH_BYTES, BATCH_MESSAGES, Cut, Piece
-from seaway.brokers.jetstream.wire import Frame, incoming_of, parse_reply
+from seaway.brokers.jetstream.wire import Frame, incoming_of
 from seaway.contracts import Held, Message, PublishOutcome, Refused, Stored, Unconfirmed
 
 
@@ -185,7 +185,6 @@ def test_trouble_with_the_stream_ends_the_call(ill: PublishOutcome) -> None:
     assert cut.outcomes == [ill] * BATCH_MESSAGES + [later] * 2
 
 
-PARSED = ("SEA_EVENTS", "case_mgmt__from_sea", 2, 41, 57, 1_700_000_000_000_000_000, 3)
 NUMBERS = "SEA_EVENTS.case_mgmt__from_sea.2.41.57.1700000000000000000.3"
 
 
@@ -197,8 +196,13 @@ NUMBERS = "SEA_EVENTS.case_mgmt__from_sea.2.41.57.1700000000000000000.3"
         f"$JS.ACK.hub.ACCOUNT.{NUMBERS}.token",
     ],
 )
-def test_both_forms_of_a_reply_are_read(reply: str) -> None:
-    assert parse_reply(reply) == PARSED
+def test_a_delivery_is_read_from_its_frame(reply: str) -> None:
+    incoming = incoming_of(Frame("sea.event.a.v1", reply, {"X-Event-Id": "e"}, b"{}"))
+    assert incoming.message == Message("sea.event.a.v1", b"{}", {"X-Event-Id": "e"})
+    assert (incoming.stream, incoming.consumer) == ("SEA_EVENTS", "case_mgmt__from_sea")
+    assert (incoming.deliveries, incoming.stream_seq, incoming.consumer_seq) == (2, 41, 57)
+    assert (incoming.pending, incoming.stored_at.timestamp()) == (3, 1_700_000_000)
+    assert (incoming.event_id, incoming.reply) == ("e", reply)
 
 
 @pytest.mark.parametrize(
@@ -215,14 +219,4 @@ def test_both_forms_of_a_reply_are_read(reply: str) -> None:
 )
 def test_other_replies_are_refused(reply: str) -> None:
     with pytest.raises(ValueError):
-        parse_reply(reply)
-
-
-def test_a_delivery_is_read_from_its_frame() -> None:
-    reply = f"$JS.ACK.{NUMBERS}"
-    incoming = incoming_of(Frame("sea.event.a.v1", reply, {"X-Event-Id": "e"}, b"{}"))
-    assert incoming.message == Message("sea.event.a.v1", b"{}", {"X-Event-Id": "e"})
-    assert (incoming.stream, incoming.consumer, incoming.reply) == (*PARSED[:2], reply)
-    assert (incoming.deliveries, incoming.stream_seq, incoming.consumer_seq) == (2, 41, 57)
-    assert (incoming.pending, incoming.stored_at.timestamp()) == (3, 1_700_000_000)
-    assert incoming.event_id == "e"
+        incoming_of(Frame("sea.event.a.v1", reply, {}, b"{}"))

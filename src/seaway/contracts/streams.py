@@ -16,14 +16,28 @@ JSON: TypeAlias = dict[str, Any]
 """A JSON object as the server sends it. Never narrowed: unknown fields must survive."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamInfo:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Described:
+    """What the server says of a stream or a consumer alike."""
+
+    created: str
+    """The server's text, to the nanosecond: another one means another one of the same name."""
+    document: JSON = field(default_factory=dict, repr=False, compare=False)
+    """All of the server's answer."""
+
+    @property
+    def config(self) -> JSON:
+        """Its configuration as the server writes it, and takes it."""
+        config: JSON = self.document["config"]
+        return config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamInfo(_Described):
     """A stream: what it takes and keeps, and what it holds now."""
 
     name: str
     subjects: tuple[str, ...]
-    created: str
-    """The server's text, to the nanosecond: another one means another stream."""
     retention: str
     """``limits``, ``interest`` or ``workqueue``."""
     messages: int
@@ -56,14 +70,6 @@ class StreamInfo:
     subject_messages: Mapping[str, int] = field(default_factory=dict)
     """Messages by subject, of the subjects that were asked for."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    document: JSON = field(default_factory=dict, repr=False, compare=False)
-    """All of the server's answer."""
-
-    @property
-    def config(self) -> JSON:
-        """Its configuration as the server writes it, and takes it."""
-        config: JSON = self.document["config"]
-        return config
 
     @property
     def fill(self) -> float | None:
@@ -94,15 +100,13 @@ class StreamInfo:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class ConsumerInfo:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerInfo(_Described):
     """A consumer of a stream: what it is given, and how far it has come."""
 
     stream: str
     durable: str
     """Its name; ``ephemeral`` ones have one, too."""
-    created: str
-    """The server's text, to the nanosecond: another one means another consumer."""
     num_pending: int
     """Messages that it was never given."""
     num_ack_pending: int
@@ -134,14 +138,6 @@ class ConsumerInfo:
     """By the server's clock; ``None``: it does not say (before 2.10)."""
     last_active_at: datetime | None = None
     """The last delivery or acknowledgement; a server that was restarted has forgotten it."""
-    document: JSON = field(default_factory=dict, repr=False, compare=False)
-    """All of the server's answer."""
-
-    @property
-    def config(self) -> JSON:
-        """Its configuration as the server writes it, and takes it."""
-        config: JSON = self.document["config"]
-        return config
 
     @property
     def key(self) -> tuple[str, str]:

@@ -16,7 +16,6 @@ from datetime import timedelta
 from seaway.brokers.jetstream.admin import JetStreamAdmin
 from seaway.brokers.jetstream.connecting import open_connection
 from seaway.brokers.jetstream.connection import Connection
-from seaway.brokers.jetstream.pin import pinned_group
 from seaway.brokers.jetstream.publish import Publisher
 from seaway.brokers.jetstream.pull import Pull
 from seaway.config import NatsSettings
@@ -61,8 +60,7 @@ class JetStreamBroker:
             raise NotFound(
                 f"there is no consumer {durable} on {stream}: run `seaway topology apply`"
             )
-        group = pinned_group(info.config)
-        async with Pull(self._connection, stream, durable, group=group) as pull:
+        async with Pull(self._connection, info) as pull:
             yield pull
 
     async def close(self) -> None:

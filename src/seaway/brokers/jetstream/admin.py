@@ -9,14 +9,13 @@ from dataclasses import replace
 from datetime import datetime
 
 from seaway import headers as h
-from seaway.brokers.jetstream import api
 from seaway.brokers.jetstream.api import Api, consumer_info, stream_info
 from seaway.brokers.jetstream.connection import Connection
-from seaway.brokers.jetstream.reading import Reader, Start
+from seaway.brokers.jetstream.reading import Reader
 from seaway.brokers.jetstream.wire import headers, subject_text
 from seaway.contracts import JSON, ConsumerInfo, Message, ServerInfo, StoredMessage, StreamInfo
 from seaway.errors import NotFound
-from seaway.naming import OPERATOR, covers, is_name
+from seaway.naming import OPERATOR, covers
 
 
 class JetStreamAdmin:
@@ -29,18 +28,6 @@ class JetStreamAdmin:
     async def server_info(self) -> ServerInfo:
         return self._connection.server_info()
 
-    async def _find(
-        self, asked: tuple[str, *tuple[str, ...]], *missing: int, body: JSON | None = None
-    ) -> JSON | None:
-        """Ask the API about the stream or durable that follows; ``None`` where it is missing.
-
-        Nothing but a name is sent as one: letters and advisories bring what a stranger wrote.
-        """
-        call, *names = asked
-        if not all(map(is_name, names)):
-            return None
-        return await self._api.find(".".join((call, *names)), *missing, body=body)
-
     # ------------------------------------------------------------------ streams
 
     async def streams(self) -> Sequence[StreamInfo]:
@@ -48,7 +35,7 @@ class JetStreamAdmin:
 
     async def stream(self, name: str, *, subjects: str | None = None) -> StreamInfo | None:
         wanted = {"subjects_filter": subjects} if subjects is not None else None
-        found = await self._find(("STREAM.INFO", name), api.STREAM_NOT_FOUND, body=wanted)
+        found = await self._api.find("STREAM.INFO", name, body=wanted)
         return None if found is None else stream_info(found)
 
     async def create_stream(self, config: JSON) -> StreamInfo:
@@ -58,8 +45,7 @@ class JetStreamAdmin:
         return stream_info(await self._api.call(f"STREAM.UPDATE.{config['name']}", config))
 
     async def delete_stream(self, name: str) -> bool:
-        answer = await self._api.find(f"STREAM.DELETE.{name}", api.STREAM_NOT_FOUND)
-        return answer is not None
+        return await self._api.find("STREAM.DELETE", name) is not None
 
     # ------------------------------------------------------------------ consumers
 
@@ -68,9 +54,7 @@ class JetStreamAdmin:
         return [consumer_info(one) for one in found]
 
     async def consumer(self, stream: str, durable: str) -> ConsumerInfo | None:
-        found = await self._find(
-            ("CONSUMER.INFO", stream, durable), api.CONSUMER_NOT_FOUND, api.STREAM_NOT_FOUND
-        )
+        found = await self._api.find("CONSUMER.INFO", stream, durable)
         return None if found is None else consumer_info(found)
 
     async def create_consumer(self, stream: str, config: JSON) -> ConsumerInfo:
@@ -80,12 +64,7 @@ class JetStreamAdmin:
         return await self._write_consumer(stream, config, "update")
 
     async def delete_consumer(self, stream: str, durable: str) -> bool:
-        answer = await self._api.find(
-            f"CONSUMER.DELETE.{stream}.{durable}",
-            api.CONSUMER_NOT_FOUND,
-            api.STREAM_NOT_FOUND,
-        )
-        return answer is not None
+        return await self._api.find("CONSUMER.DELETE", stream, durable) is not None
 
     async def _write_consumer(self, stream: str, config: JSON, action: str) -> ConsumerInfo:
         name = config.get("durable_name") or config["name"]
@@ -99,12 +78,7 @@ class JetStreamAdmin:
         return await self._get(stream, {"seq": stream_seq}) if stream_seq > 0 else None
 
     async def _get(self, stream: str, wanted: JSON) -> StoredMessage | None:
-        answer = await self._find(
-            ("STREAM.MSG.GET", stream),
-            api.MESSAGE_NOT_FOUND,
-            api.STREAM_NOT_FOUND,
-            body=wanted,
-        )
+        answer = await self._api.find("STREAM.MSG.GET", stream, body=wanted)
         if answer is None:
             return None
         found = answer["message"]
@@ -116,13 +90,8 @@ class JetStreamAdmin:
         return StoredMessage(message, stream, int(found["seq"]), h.parse_time(found["time"]))
 
     async def delete_message(self, stream: str, stream_seq: int) -> bool:
-        answer = await self._find(
-            ("STREAM.MSG.DELETE", stream),
-            api.MESSAGE_NOT_FOUND,
-            api.STREAM_NOT_FOUND,
-            *api.MESSAGE_NOT_DELETED,
-            body={"seq": stream_seq, "no_erase": True},
-        )
+        wanted = {"seq": stream_seq, "no_erase": True}
+        answer = await self._api.find("STREAM.MSG.DELETE", stream, body=wanted)
         return answer is not None and bool(answer.get("success"))
 
     async def read(
@@ -143,17 +112,24 @@ class JetStreamAdmin:
             return
         if info.retention == "workqueue":
             # A work queue admits no second reader (err_code 10084): look at each message instead.
-            async for stored in self._look_through(
-                stream, filter_subjects, from_seq, from_time, headers_only, last_seq
-            ):
-                yield stored
+            next_seq = from_seq or 1
+            while next_seq <= last_seq:
+                found = await self._get(stream, {"seq": next_seq, "next_by_subj": ">"})
+                if found is None or found.stream_seq > last_seq:
+                    return
+                next_seq, subject = found.stream_seq + 1, found.message.subject
+                if from_time is not None and found.stored_at < from_time:
+                    continue
+                if not filter_subjects or any(covers(one, subject) for one in filter_subjects):
+                    if headers_only:
+                        found = replace(found, message=replace(found.message, payload=b""))
+                    yield found
             return
         # Many small answers: the memory of one page, and nothing at the server between two.
-        start = Start(from_seq, from_time)
-        pages = Reader(self._connection, stream, reader).pages(
-            start, last_seq, filter_subjects, headers_only=headers_only
+        source = Reader(
+            self._connection, stream, reader, filter_subjects, headers_only=headers_only
         )
-        async with contextlib.aclosing(pages):
+        async with contextlib.aclosing(source.pages(from_seq, from_time, last_seq)) as pages:
             async for page in pages:
                 for stored in page:
                     yield stored
@@ -166,32 +142,4 @@ class JetStreamAdmin:
         from_seq: int = 1,
         reader: str = OPERATOR,
     ) -> int:
-        return await Reader(self._connection, stream, reader).count(
-            Start(from_seq), filter_subjects
-        )
-
-    async def _look_through(
-        self,
-        stream: str,
-        filter_subjects: Sequence[str],
-        from_seq: int | None,
-        from_time: datetime | None,
-        headers_only: bool,
-        last_seq: int,
-    ) -> AsyncGenerator[StoredMessage, None]:
-        next_seq = from_seq or 1
-        while next_seq <= last_seq:
-            found = await self._get(stream, {"seq": next_seq, "next_by_subj": ">"})
-            if found is None or found.stream_seq > last_seq:
-                return
-            next_seq = found.stream_seq + 1
-            subject = found.message.subject
-            if from_time is not None and found.stored_at < from_time:
-                continue
-            if filter_subjects and not any(covers(one, subject) for one in filter_subjects):
-                continue
-            yield (
-                replace(found, message=replace(found.message, payload=b""))
-                if (headers_only)
-                else found
-            )
+        return await Reader(self._connection, stream, reader, filter_subjects).count(from_seq)

@@ -31,17 +31,14 @@ from seaway.contracts import (
 )
 from seaway.errors import ApiError, BrokerUnavailable, WhyApi
 from seaway.headers import parse_time
+from seaway.naming import is_name
 
 T = TypeVar("T")
 
 CONSUMER_CREATE_FAILED = 10012
 CONSUMER_NAME_IN_USE = 10013
-CONSUMER_NOT_FOUND = 10014
 CONSUMER_EXISTS = 10148
 CONSUMER_DOES_NOT_EXIST = 10149
-MESSAGE_NOT_FOUND = 10037
-MESSAGE_NOT_DELETED = frozenset({10057, 10043})
-"""It was not there; the latter says so of its sequence."""
 STREAM_EXISTS = 10058
 STREAM_NOT_FOUND = 10059
 SUBJECTS_OVERLAP = 10065
@@ -49,6 +46,8 @@ STREAM_FULL = 10077
 TOO_LARGE = 10054
 ATOMIC_DISABLED = 10174
 
+_NOT_THERE = frozenset({STREAM_NOT_FOUND, 10014, 10037, 10057, 10043})
+"""The stream, the consumer, the message; the last two when it is to be deleted."""
 _HEALING = frozenset({10076, 10039, 10167, 10158})
 """JetStream not enabled (server, account), too many requests, the same id being stored just now:
 the way out is elsewhere, and the message is fine."""
@@ -93,12 +92,18 @@ class Api:
         asked = self.subject(subject)
         return self._read(asked, await self._connection.request(asked, payload))
 
-    async def find(self, subject: str, *missing: int, body: JSON | None = None) -> JSON | None:
-        """Like ``call``; ``None`` where the server refuses with one of these err_codes."""
+    async def find(self, call: str, *names: str, body: JSON | None = None) -> JSON | None:
+        """Like ``call``, about the stream or consumer of these names; ``None`` where it, or the
+        message that is meant, is not there.
+
+        Nothing but a name is sent as one: letters and advisories bring what a stranger wrote.
+        """
+        if not all(map(is_name, names)):
+            return None
         try:
-            return await self.call(subject, body)
+            return await self.call(".".join((call, *names)), body)
         except ApiError as error:
-            if error.err_code in missing:
+            if error.err_code in _NOT_THERE:
                 return None
             raise
 
@@ -114,33 +119,48 @@ class Api:
 
     def _read(self, subject: str, answer: Frame) -> JSON:
         if answer.status == "503":
-            settings = self._connection.settings
-            if settings.jetstream_domain is not None:
-                raise BrokerUnavailable(
-                    f"nobody answers {subject}: no domain {settings.jetstream_domain!r} can be "
-                    f"reached through {settings.redacted_url}, or its JetStream has no leader"
-                )
-            if settings.jetstream_api_prefix is not None:
-                raise BrokerUnavailable(
-                    f"nobody answers {subject}: no JetStream is under this prefix, or it has no "
-                    "leader"
-                )
-            if not self._connection.server_info().jetstream:
-                raise BrokerUnavailable(
-                    f"JetStream is not enabled on {settings.redacted_url}: "
-                    "start nats-server with -js"
-                )
-            raise BrokerUnavailable(f"nobody answers {subject}: JetStream has no leader")
+            raise BrokerUnavailable(self._unanswered(subject))
         try:
-            content = dict(json.loads(answer.data))
-            content.pop("type", None)
-            if (refusal := content.get("error")) is None:
-                return content
-            code, err_code = int(refusal["code"]), int(refusal.get("err_code", 0))
-            words = str(refusal.get("description", "refused"))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            content, refusal = _parsed(answer)
+        except ValueError as error:
             raise BrokerUnavailable(f"{subject}: the answer cannot be read") from error
-        raise api_error(words, code=code, err_code=err_code)
+        if refusal is not None:
+            raise api_error(**refusal)
+        content.pop("type", None)
+        return content
+
+    def _unanswered(self, subject: str) -> str:
+        settings = self._connection.settings
+        if settings.jetstream_domain is not None:
+            why = (
+                f"no domain {settings.jetstream_domain!r} can be reached through "
+                f"{settings.redacted_url}, or its JetStream has no leader"
+            )
+        elif settings.jetstream_api_prefix is not None:
+            why = "no JetStream is under this prefix, or it has no leader"
+        elif not self._connection.server_info().jetstream:
+            return (
+                f"JetStream is not enabled on {settings.redacted_url}: start nats-server with -js"
+            )
+        else:
+            why = "JetStream has no leader"
+        return f"nobody answers {subject}: {why}"
+
+
+def _parsed(answer: Frame) -> tuple[JSON, JSON | None]:
+    """What an answer says, and what a refusal in it does. ``ValueError`` where it is no answer."""
+    try:
+        content: JSON = json.loads(answer.data)
+        error = content.get("error")
+        if error is None:
+            return content, None
+        return content, {
+            "description": str(error.get("description", "refused")),
+            "code": int(error.get("code", 0)),
+            "err_code": int(error.get("err_code", 0)),
+        }
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{answer.data[:80]!r} is not an answer") from error
 
 
 # ------------------------------------------------------------------ refusals and acknowledgements
@@ -167,21 +187,19 @@ def classify(answer: Frame | None, domain: str | None = None) -> PublishOutcome:
     if answer.status == "503":
         return unheard("no stream takes this subject")
     try:
-        content = json.loads(answer.data)
-        error = content.get("error")
-        if error is None:
-            taken = content.get("domain", domain)
-            if domain is not None and taken != domain:
-                # Two domains have a stream of this subject: ours may not have it yet.
-                return Unconfirmed(
-                    f"a stream of the domain {taken!r} takes this subject too: it says nothing of "
-                    f"the one of {domain!r}"
-                )
-            return Stored(int(content["seq"]), bool(content.get("duplicate", False)))
-        code, err_code = int(error.get("code", 0)), int(error.get("err_code", 0))
-    except (ValueError, KeyError, AttributeError, TypeError):
+        content, refusal = _parsed(answer)
+        if refusal is not None:
+            return refused(**refusal)
+        taken = content.get("domain", domain)
+        if domain is not None and taken != domain:
+            # Two domains have a stream of this subject: ours may not have it yet.
+            return Unconfirmed(
+                f"a stream of the domain {taken!r} takes this subject too: it says nothing of "
+                f"the one of {domain!r}"
+            )
+        return Stored(int(content["seq"]), bool(content.get("duplicate", False)))
+    except (ValueError, KeyError, TypeError):
         return Unconfirmed("the acknowledgement cannot be read")
-    return refused(str(error.get("description", "refused")), code=code, err_code=err_code)
 
 
 def concerns_the_stream(outcome: PublishOutcome) -> bool:

@@ -17,9 +17,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, cast
 from urllib.parse import ParseResult
 
-from nats import errors
+from nats import errors as errors
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.protocol.parser import Parser
 
@@ -27,17 +26,6 @@ from seaway.brokers.jetstream.credentials import Credentials
 from seaway.brokers.jetstream.wire import Frame, cut, frame
 from seaway.config.urls import WEB_SCHEMES
 from seaway.errors import ConfigError
-
-__all__ = [
-    "FrameHandler",
-    "Msg",
-    "NotNats",
-    "Step",
-    "SturdyClient",
-    "Transport",
-    "describe",
-    "errors",
-]
 
 logging.getLogger("nats").setLevel(logging.CRITICAL)  # Everything it says reaches our error_cb.
 
@@ -147,19 +135,6 @@ class SturdyClient(Client):
             self.write(())
         await super()._send_ping(future)
 
-    async def _process_msg(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
-    ) -> None:
-        if not subject.isascii():
-            subject = subject.decode("utf-8", "replace").encode()
-        await super()._process_msg(sid, subject, reply, data, headers)
-
-    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
-        try:
-            return await super()._process_headers(headers)
-        except (IndexError, ValueError):
-            return None
-
     async def _process_err(self, err_msg: str) -> None:
         text = str(err_msg).strip("'")
         if self.is_connected and "stale" not in text.lower():
@@ -210,7 +185,7 @@ class _Parser(Parser):
                 except Exception as error:
                     await self._client._error_cb(error)  # Raised, it would end the read loop.
             elif found.sid:
-                await self._client._process_msg(*found[1:4], found.data, found.block)
+                pass  # Nobody listens any more.
             elif found.data.startswith(b"-ERR"):
                 # The client's own reading makes subjects lower case.
                 await self._client._process_err(found.data[4:].decode("utf-8", "replace").strip())

@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from seaway.brokers.jetstream import wire
-from seaway.brokers.jetstream.client import FrameHandler, Msg, SturdyClient, describe, errors
+from seaway.brokers.jetstream.client import FrameHandler, SturdyClient, describe, errors
 from seaway.brokers.jetstream.credentials import Credentials
 from seaway.brokers.jetstream.permissions import Denials
 from seaway.brokers.jetstream.wire import Frame
@@ -177,13 +177,8 @@ class Connection:
         """
         self.opened.check()
 
-        async def on_message(message: Msg) -> None:
-            handler(Frame(message.subject, message.reply, message.headers or {}, message.data))
-
         try:
-            subscription = await self.client.subscribe(
-                subject, cb=on_message, pending_msgs_limit=-1, pending_bytes_limit=-1
-            )
+            subscription = await self.client.subscribe(subject)
         except errors.Error as error:
             raise BrokerUnavailable(f"{subject}: {describe(error)}") from error
         forget = self.client.hear(subscription, handler)

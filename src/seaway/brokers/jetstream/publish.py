@@ -64,25 +64,13 @@ NARROW = 8
 _NO_ATOMIC_BEFORE = (2, 12)
 
 
-class _Gate:
-    """What a call waits for until anything of it may be stored. ``gap`` begins again with it."""
-
-    def __init__(self, after: asyncio.Future[bool] | None, gap: Gap) -> None:
-        self._after = after
-        self._gap = gap
-
-    @property
-    def closed(self) -> bool:
-        return self._after is not None
-
-    async def opens(self) -> bool:
-        """Wait for it; at once where it is open. False: it never will be."""
-        if self._after is not None:
-            if not await self._after:
-                return False
-            self._after = None
-            self._gap.too_long()
-        return True
+async def _given(after: asyncio.Future[bool], gap: Gap) -> bool:
+    """Whether something of a call may be stored, once that is known. ``gap`` begins anew then."""
+    waits = not after.done()
+    given = await after
+    if waits:
+        gap.too_long()
+    return given
 
 
 class Publisher:
@@ -104,16 +92,15 @@ class Publisher:
     ) -> list[PublishOutcome]:
         """See ``contracts.Broker.publish``."""
         gap = Gap(2 * timeout)  # A batch waits twice at the most: to be sent, to be answered.
-        gate = _Gate(after, gap)
         cut = Cut(messages, limit=self._connection.server_info().max_payload_bytes)
         while True:
             piece, outcomes = Piece(), None
             gap.too_long()
-            atomic = len(messages) > 1 and self._may_be_atomic(stream) and not cut.stands_alone()
-            if atomic:
-                outcomes = await self._atomic(stream, cut, piece, timeout, gate)
-            if not await gate.opens():
+            if len(messages) > 1 and self._may_be_atomic(stream) and not cut.stands_alone():
+                outcomes = await self._atomic(stream, cut, piece, timeout, after, gap)
+            if after is not None and not await _given(after, gap):
                 return [Held()] * len(messages)
+            after = None
             if outcomes is None and piece.places and gap.too_long():
                 # Stopped in the middle of a batch, which the server has dropped: by now another
                 # may have our right to publish.
@@ -143,25 +130,29 @@ class Publisher:
         return outcomes
 
     def _may_be_atomic(self, stream: str) -> bool:
-        if stream in self._tight:
-            return False
-        if self._not_atomic.get(stream) == self._connection.epoch:
+        if stream in self._tight or self._not_atomic.get(stream) == self._connection.epoch:
             return False
         return self._connection.server_info().release >= _NO_ATOMIC_BEFORE
 
     async def _atomic(
-        self, stream: str, cut: Cut, piece: Piece, timeout: timedelta, gate: _Gate
+        self,
+        stream: str,
+        cut: Cut,
+        piece: Piece,
+        timeout: timedelta,
+        after: asyncio.Future[bool] | None,
+        gap: Gap,
     ) -> Sequence[PublishOutcome] | None:
         """Outcomes; ``None``: nothing was stored, and a window will tell which message is why,
-        unless ``gate`` stays closed."""
+        unless ``after`` gives false."""
         connection = self._connection
         with connection.ask(1, piece.concerned) as asked:
             batch, reply = wire.Batch(uuid.uuid4().hex), asked.replies[0].encode()
-            if gate.closed:
+            if after is not None:
                 epoch = connection.epoch
                 sent = await connection.send(batch.members(cut.draw(piece)), timeout=timeout)
                 whole = sent + 1 == len(piece.messages)
-                if not await gate.opens():
+                if not await _given(after, gap):
                     if whole and connection.epoch == epoch:
                         await connection.send([batch.drop()], timeout=timeout)
                     return None
@@ -183,15 +174,14 @@ class Publisher:
             case Stored(stream_seq):
                 first = stream_seq - last + 1
                 return [Stored(first + place) for place in range(last)]
-            case Refused(err_code=err_code, heals=heals):
-                if err_code == ATOMIC_DISABLED:
-                    self._not_atomic[stream] = connection.epoch
-                if outcome.full:
-                    self._tight.add(stream)
-                    return None
-                if heals and err_code != ATOMIC_DISABLED:
-                    return [outcome] * last
+            case Refused() if outcome.full:
+                self._tight.add(stream)
                 return None
+            case Refused(err_code=err_code) if err_code == ATOMIC_DISABLED:
+                self._not_atomic[stream] = connection.epoch
+                return None
+            case Refused():
+                return [outcome] * last if outcome.heals else None
             case _:
                 # Single messages have each its answer. nats-server 2.15.1 stores a part of a batch
                 # that its account has no room for, and says nothing.
@@ -295,15 +285,12 @@ class Cut:
         return ahead
 
     def _waits(self, place: int, message: wire.Prepared) -> bool:
-        key = self._messages[place].key
-        if key in self._blocked:
+        if self._messages[place].key in self._blocked:
             return True
         refusal = self.refusal(message)
-        if refusal is None:
-            return False
-        self.outcomes[place] = refusal
-        self._blocked.add(key)
-        return True
+        if refusal is not None:
+            self._refuse(place, refusal)
+        return refusal is not None
 
     def _sendable(self) -> Iterator[tuple[int, wire.Prepared]]:
         for place, message in enumerate(self._messages):
@@ -312,19 +299,17 @@ class Cut:
             try:
                 prepared = wire.prepare(message)
             except ConfigError as error:
-                self._refuse(place, str(error), err_code=0)
+                self._refuse(place, refused(str(error), code=400, err_code=0))
                 continue
-            if prepared.size > self._limit:
-                # The server would close the connection over it.
-                words = (
-                    f"more than the server's max_payload of {self._limit} bytes: {prepared.size}"
-                )
-                self._refuse(place, words, err_code=TOO_LARGE)
+            if prepared.size <= self._limit:
+                yield place, prepared
                 continue
-            yield place, prepared
+            # The server would close the connection over it.
+            words = f"more than the server's max_payload of {self._limit} bytes: {prepared.size}"
+            self._refuse(place, refused(words, code=400, err_code=TOO_LARGE))
 
-    def _refuse(self, place: int, words: str, *, err_code: int) -> None:
-        self.outcomes[place] = refused(words, code=400, err_code=err_code)
+    def _refuse(self, place: int, refusal: Refused) -> None:
+        self.outcomes[place] = refusal
         self._blocked.add(self._messages[place].key)
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from seaway import headers as h
@@ -27,7 +26,6 @@ from seaway.brokers.jetstream.api import (
     CONSUMER_CREATE_FAILED,
     CONSUMER_EXISTS,
     CONSUMER_NAME_IN_USE,
-    CONSUMER_NOT_FOUND,
     STREAM_NOT_FOUND,
     Api,
 )
@@ -59,51 +57,43 @@ _POLL_SECONDS = 0.02
 _AWAY_SECONDS = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Where reading begins: with a sequence, else with a time, else with the first message."""
-
-    seq: int | None = None
-    time: datetime | None = None
-
-    def config(self) -> JSON:
-        """As a consumer's configuration says it."""
-        if self.seq is not None:
-            return {
-                "deliver_policy": "by_start_sequence",
-                "opt_start_seq": max(1, self.seq),
-            }
-        if self.time is not None:
-            return {
-                "deliver_policy": "by_start_time",
-                "opt_start_time": h.format_time(self.time),
-            }
-        return {"deliver_policy": "all"}
-
-
 class Reader:
     """Reads ``stream`` under the name of ``reader``: ``relay``, a durable, ``operator``..."""
 
-    def __init__(self, connection: Connection, stream: str, reader: str) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        stream: str,
+        reader: str,
+        filter_subjects: Sequence[str],
+        *,
+        headers_only: bool = True,
+    ) -> None:
         self._connection = connection
         self._api = Api(connection)
         self._stream = stream
         self._name = reader_name(reader)
         self._size = _FIRST_PAGE
+        self._wanted: JSON = {"headers_only": headers_only}
+        if len(filter_subjects) == 1:
+            self._wanted["filter_subject"] = filter_subjects[0]
+        elif filter_subjects:
+            self._wanted["filter_subjects"] = list(filter_subjects)
 
     async def pages(
-        self, start: Start, last_seq: int, filter_subjects: Sequence[str], *, headers_only: bool
+        self, from_seq: int | None, from_time: datetime | None, last_seq: int
     ) -> AsyncGenerator[Sequence[StoredMessage]]:
-        """Up to ``last_seq``; no page is empty.
+        """From a sequence on, else from a time, else from the first message, up to ``last_seq``; no
+        page is empty.
 
         ``NotPermitted`` at once; ``BrokerUnavailable`` where nothing has come for a while.
         """
         loop = asyncio.get_running_loop()
         since = loop.time()
-        while start.seq is None or start.seq <= last_seq:
+        while from_seq is None or from_seq <= last_seq:
             page = _Page(self._size)
             try:
-                await self._bring(page, start, filter_subjects, headers_only=headers_only)
+                await self._bring(page, from_seq, from_time)
             except NotPermitted:
                 raise
             except BrokerUnavailable as error:
@@ -114,7 +104,7 @@ class Reader:
                 await asyncio.sleep(_AWAY_SECONDS)
             found = [one for one in page.messages if one.stream_seq <= last_seq]
             if found:
-                since, start = loop.time(), Start(found[-1].stream_seq + 1)
+                since, from_seq = loop.time(), found[-1].stream_seq + 1
                 fitting = _PAGE_BYTES * len(found) // max(1, page.bytes)
                 self._size = max(1, min(_LARGEST_PAGE, fitting))
                 yield found
@@ -124,19 +114,17 @@ class Reader:
             if loop.time() - since > _PATIENCE_SECONDS:
                 raise BrokerUnavailable(f"reading {self._stream}: nothing comes")
 
-    async def count(self, start: Start, filter_subjects: Sequence[str]) -> int:
-        """How many messages there are from ``start`` on, at no more cost than a reader."""
-        created = await self._create(start, filter_subjects, self._connection.new_inbox())
+    async def count(self, from_seq: int) -> int:
+        """How many messages there are from ``from_seq`` on, at no more cost than a reader."""
+        created = await self._create(from_seq, None, self._connection.new_inbox())
         await self._delete()
         return int(created["num_pending"])
 
-    async def _bring(
-        self, page: _Page, start: Start, filter_subjects: Sequence[str], *, headers_only: bool
-    ) -> None:
+    async def _bring(self, page: _Page, from_seq: int | None, from_time: datetime | None) -> None:
         inbox = self._connection.new_inbox()
         unsubscribe = await self._connection.subscribe(inbox, page.on_frame, lost=page.end)
         try:
-            created = await self._create(start, filter_subjects, inbox, headers_only=headers_only)
+            created = await self._create(from_seq, from_time, inbox)
             if created["num_pending"] == 0 and created["delivered"]["consumer_seq"] == 0:
                 page.ended = True
             else:
@@ -151,29 +139,22 @@ class Reader:
             if isinstance(error, NotPermitted):
                 raise error  # Else it would only be found that the name is taken, again and again.
 
-    async def _create(
-        self,
-        start: Start,
-        filter_subjects: Sequence[str],
-        inbox: str,
-        *,
-        headers_only: bool = True,
-    ) -> JSON:
-        config: JSON = {
+    async def _create(self, from_seq: int | None, from_time: datetime | None, inbox: str) -> JSON:
+        config: JSON = self._wanted | {
             "name": self._name,
             "deliver_subject": inbox,
+            "deliver_policy": "all",
             "ack_policy": "explicit",
             "max_ack_pending": self._size,  # Nothing is acknowledged: so many come, and no more.
             "ack_wait": _NEVER_NANOSECONDS,
             "mem_storage": True,
             "inactive_threshold": _INACTIVE_NANOSECONDS,
-            "headers_only": headers_only,
-            **start.config(),
         }
-        if len(filter_subjects) == 1:
-            config["filter_subject"] = filter_subjects[0]
-        elif filter_subjects:
-            config["filter_subjects"] = list(filter_subjects)
+        if from_seq is not None:
+            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": max(1, from_seq)}
+        elif from_time is not None:
+            start = h.format_time(from_time)
+            config |= {"deliver_policy": "by_start_time", "opt_start_time": start}
         body = {"stream_name": self._stream, "config": config, "action": "create"}
         loop = asyncio.get_running_loop()
         since, deleted = loop.time(), False
@@ -196,21 +177,17 @@ class Reader:
             await asyncio.sleep(_POLL_SECONDS * random.uniform(0.5, 1.5))
 
     async def _delete(self) -> None:
-        await self._api.find(
-            f"CONSUMER.DELETE.{self._stream}.{self._name}", CONSUMER_NOT_FOUND, STREAM_NOT_FOUND
-        )
+        await self._api.find("CONSUMER.DELETE", self._stream, self._name)
 
 
 class _Page:
-    """What one reader has brought, ``size`` at the most. ``ended``: nothing lay behind it;
-    ``full``: something may."""
+    """What one reader has brought, ``size`` at the most. ``ended``: nothing lay behind it."""
 
     def __init__(self, size: int) -> None:
         self.messages: list[StoredMessage] = []
         self.bytes = 0
         self._size = size
-        self.ended = self.full = False
-        self._over = False
+        self.ended = self._over = False
         self._news = asyncio.Event()
 
     def on_frame(self, frame: Frame) -> None:
@@ -223,8 +200,7 @@ class _Page:
         self.messages.append(incoming)
         self.bytes += len(frame.data) + sum(map(len, frame.headers.values()))
         self.ended = incoming.pending == 0
-        self.full = len(self.messages) == self._size
-        if self.ended or self.full:
+        if self.ended or len(self.messages) == self._size:
             self.end()
         self._news.set()
 

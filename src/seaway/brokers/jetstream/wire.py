@@ -296,39 +296,24 @@ def _name_in(raw: str) -> str:
 _name = lru_cache(maxsize=1024)(_name_in)
 
 
-def parse_reply(reply: str) -> tuple[str, str, int, int, int, int, int]:
-    """``(stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending)``.
-
-    Reads both forms of ``$JS.ACK``: 9 tokens, and 11 or 12 with domain and account. ``ValueError``
-    for anything else.
-    """
-    tokens = reply.split(".")
+def incoming_of(frame: Frame) -> Incoming:
+    """The delivery that a frame carries. ``ValueError`` where its reply subject is not one of
+    ``$JS.ACK``: 9 tokens, or 11 to 12 with domain and account."""
+    tokens = frame.reply.split(".")
     if len(tokens) in (11, 12):
         del tokens[2:4], tokens[9:]
     if len(tokens) != 9 or tokens[0] != "$JS" or tokens[1] != "ACK":
-        raise ValueError(f"{reply!r} is not an acknowledgement subject of JetStream")
+        raise ValueError(f"{frame.reply!r} is not an acknowledgement subject of JetStream")
     _, _, stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending = tokens
-    return (
-        *(stream, consumer),
-        *(int(deliveries), int(stream_seq), int(consumer_seq), int(nanoseconds), int(pending)),
-    )
-
-
-def incoming_of(frame: Frame) -> Incoming:
-    """The delivery that a frame carries; ``ValueError`` where its reply is not JetStream's."""
-    reply = frame.reply
-    stream, consumer, deliveries, stream_seq, consumer_seq, nanoseconds, pending = parse_reply(
-        reply
-    )
     return Incoming(
         Message(frame.subject, frame.data, frame.headers),
         stream,
-        stream_seq,
+        int(stream_seq),
         # Cut to microseconds as the API's times are: letters are named by them.
-        _EPOCH + timedelta(microseconds=nanoseconds // 1000),
+        _EPOCH + timedelta(microseconds=int(nanoseconds) // 1000),
         consumer,
-        consumer_seq,
-        deliveries,
-        pending,
-        reply,
+        int(consumer_seq),
+        int(deliveries),
+        int(pending),
+        frame.reply,
     )
