@@ -211,12 +211,7 @@ class Seaway(Connected):
                     parts.append(Forgetting(store, retention).run)
             if sweeper:
                 sweep = Sweeper(
-                    self.broker,
-                    store=store,
-                    durables={name: one.handles for name, one in self.consumers.items()},
-                    streams={name: one.stream for name, one in self.consumers.items()},
-                    parking=[name for name, one in self.consumers.items() if one.parks],
-                    telemetry=self.telemetry,
+                    self.broker, store=store, consumers=self.consumers, telemetry=self.telemetry
                 )
                 parts.append(sweep.run)
                 names.append("sweeper")
