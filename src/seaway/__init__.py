@@ -1,7 +1,6 @@
 """Seaway: reliable domain events for Python services on NATS JetStream."""
 
 from seaway.app import Seaway
-from seaway.chain import chained
 from seaway.consumer import Consumer, ConsumerOptions, Delivery
 from seaway.errors import (
     AlreadyProcessed,
@@ -15,7 +14,7 @@ from seaway.errors import (
     TransientError,
     Unavailable,
 )
-from seaway.events import RawEvent, event
+from seaway.events import RawEvent, chained, event
 from seaway.outbox import Outbox
 from seaway.retry import Attempts, Backoff, RetryPolicy
 

@@ -34,8 +34,7 @@ from seaway.naming import Durable, dlq_stream, events_stream
 from seaway.outbox import Outbox
 from seaway.parts import Part, run_parts, stop_on_signals
 from seaway.relay import Relay
-from seaway.saying import log_signal
-from seaway.telemetry import logger
+from seaway.telemetry import log_signal, logger
 from seaway.upkeep import Forgetting, Presence
 
 _root_options: ContextVar[tuple[Path | None, Mapping[str, Any]]] = ContextVar(

@@ -24,14 +24,15 @@ T = TypeVar("T")
 
 
 class Codec(Generic[T]):
-    """The codec of one class, a dataclass or a pydantic model."""
+    """The codec of one class, a dataclass or a pydantic model. ``name``: what errors call it."""
 
-    def __init__(self, cls: type[T]) -> None:
-        self._cls = cls
+    def __init__(self, cls: type[T], name: str) -> None:
+        self.cls = cls
+        self._name = name
 
     def refuse_one_way(self) -> None:
         """``ConfigError`` for a class of which no instance could be read back."""
-        for model in _models(self._cls, set()):
+        for model in _models(self.cls, set()):
             for field in _one_way(model):
                 raise ConfigError(
                     f"{place(model)}: {field}, so no event that is written could be read",
@@ -45,16 +46,16 @@ class Codec(Generic[T]):
     @cached_property
     def _adapter(self) -> TypeAdapter[T]:
         try:
-            adapter = TypeAdapter(self._cls)
+            adapter = TypeAdapter(self.cls)
             if not adapter.pydantic_complete:
                 adapter.rebuild(force=True)
         except PydanticUndefinedAnnotation as error:
             raise ConfigError(
-                f"{place(self._cls)} names the type {error.name!r}, which is not known at run time",
+                f"{place(self.cls)} names the type {error.name!r}, which is not known at run time",
                 hint="import it outside `if TYPE_CHECKING:`",
             ) from error
         except PydanticUserError as error:
-            raise ConfigError(f"{place(self._cls)} cannot be an event: {error.message}") from error
+            raise ConfigError(f"{place(self.cls)} cannot be an event: {error.message}") from error
         return adapter
 
     def encode(self, event: T) -> bytes:
@@ -71,19 +72,16 @@ class Codec(Generic[T]):
             raise ValueError(field)
         return payload
 
-    def decode(self, payload: bytes, name: str) -> T:
-        """The instance, or ``DecodeError`` naming the first field that does not validate.
-
-        ``name``: what the error calls it.
-        """
+    def decode(self, payload: bytes) -> T:
+        """The instance, or ``DecodeError`` naming the first field that does not validate."""
         adapter = self._adapter
         try:
             return adapter.validator.validate_json(payload, by_alias=True, by_name=True)  # type: ignore[no-any-return]
         except ValidationError as error:
             field, said = first_problem(error)
-            raise DecodeError(f"{name}: {field or 'payload'}: {said}", field=field) from error
+            raise DecodeError(f"{self._name}: {field or 'payload'}: {said}", field=field) from error
         except ValueError as error:
-            raise DecodeError(f"{name}: payload: {error}") from error
+            raise DecodeError(f"{self._name}: payload: {error}") from error
 
 
 def first_problem(error: ValidationError) -> tuple[str | None, str]:

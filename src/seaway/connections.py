@@ -17,8 +17,8 @@ from seaway.brokers import jetstream
 from seaway.config import Settings
 from seaway.contracts import Broker, Store
 from seaway.errors import ConfigError, StoreUnavailable
-from seaway.forks import Opened
 from seaway.monitor import Database, Station
+from seaway.process import Opened
 from seaway.retry import Backoff
 from seaway.stores import open_configured
 from seaway.telemetry import Telemetry, logger

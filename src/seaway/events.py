@@ -1,8 +1,10 @@
-"""Events as Python types: ``@event``, the registry, and the ids of events.
+"""Events as Python types: ``@event``, the registry, the ids of events, and what led to an event.
 
-Owns: the link between a class and its subject. Pure; knows no transport. Guarantees:
-``decode(encode(e)) == e``, or ``encode`` raises, naming the field (``seaway.codec``); a payload
-that does not validate raises ``DecodeError`` naming the field; two classes never share a subject.
+Owns: the link between a class and its subject; the chain (correlation, causation, trace) that
+events written from here belong to, which context variables carry. Pure; knows no transport.
+Guarantees: ``decode(encode(e)) == e``, or ``encode`` raises, naming the field (``seaway.codec``); a
+payload that does not validate raises ``DecodeError`` naming the field; two classes never share a
+subject.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from pydantic import BaseModel
 
@@ -29,25 +32,12 @@ T = TypeVar("T")
 _ATTRIBUTE = "__seaway_event__"
 
 
-@dataclass(frozen=True)
-class EventType(Generic[T]):
-    """What ``@event`` knows of a class: its subject and how to write and read it."""
+class EventType(Codec[T]):
+    """What ``@event`` knows of a class: its subject, and how to write and read it."""
 
-    cls: type[T]
-    subject: EventSubject
-
-    @cached_property
-    def codec(self) -> Codec[T]:
-        """How its instances are written and read."""
-        return Codec(self.cls)
-
-    def encode(self, event: T) -> bytes:
-        """See ``Codec.encode``."""
-        return self.codec.encode(event)
-
-    def decode(self, payload: bytes) -> T:
-        """The instance, or ``DecodeError`` naming the first field that does not validate."""
-        return self.codec.decode(payload, str(self.subject))
+    def __init__(self, cls: type[T], subject: EventSubject) -> None:
+        super().__init__(cls, str(subject))
+        self.subject = subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +85,7 @@ class Registry:
                 hint="give one of them another name= or version=",
             )
         event_type = EventType(cls, subject)
-        event_type.codec.refuse_one_way()
+        event_type.refuse_one_way()
         self._types[str(subject)] = event_type
         return event_type
 
@@ -103,7 +93,7 @@ class Registry:
         """``ConfigError`` for a class whose types are not known at run time, which cannot be told
         at import: they may be defined after it."""
         for event_type in self._types.values():
-            event_type.codec.check()
+            event_type.check()
 
 
 registry = Registry()
@@ -192,3 +182,57 @@ def new_event_id() -> str:
     value = (high >> 12) << 80 | 0x7 << 76 | (high & 0xFFF) << 64 | 0x2 << 62 | count & _LOW
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Which request and which event the running code works for.
+
+    A consumer sets it around each handler; a service may set it around each request
+    (``chained``). It follows ``await`` and ``asyncio.create_task``; a thread started by hand begins
+    without (use ``contextvars.copy_context``). ``causation_id`` is the event being handled,
+    ``None`` at the start of a chain.
+    """
+
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+_current: ContextVar[Chain] = ContextVar("seaway_chain", default=Chain())  # noqa: B039
+
+
+def current_chain() -> Chain:
+    """The chain that the running code is part of; an empty one at a start."""
+    return _current.get()
+
+
+@contextmanager
+def chained(
+    correlation_id: str | None = None,
+    causation_id: str | None = None,
+    *,
+    traceparent: str | None = None,
+    tracestate: str | None = None,
+) -> Iterator[Chain]:
+    """Events written inside belong to this chain."""
+    with continued(Chain(correlation_id, causation_id, traceparent, tracestate)) as chain:
+        yield chain
+
+
+class continued:
+    """Events written inside belong to ``chain``; ``None``: to the one that they belong to now."""
+
+    __slots__ = ("_chain", "_token")
+
+    def __init__(self, chain: Chain | None) -> None:
+        self._chain = chain
+
+    def __enter__(self) -> Chain:
+        chain = self._chain or _current.get()
+        self._token = _current.set(chain)
+        return chain
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)

@@ -206,6 +206,15 @@ def stream_context(stream: str) -> str:
     )
 
 
+def kind_of(stream: str) -> str:
+    """Which of a context's streams: ``events``, ``dlq`` or ``redrive``; empty: none of them."""
+    try:
+        stream_context(stream)
+    except InvalidName:
+        return ""
+    return stream.rpartition("_")[2].lower()
+
+
 def original_subject(subject: str) -> str:
     """The event's own subject: a redrive subject's prefix is taken off, others stay. Pure text.
 
@@ -251,6 +260,15 @@ class Durable:
                 hint="{service}__{purpose}, like case_mgmt__from_sea",
             )
         return cls(service, purpose)
+
+
+def is_durable(name: str) -> bool:
+    """Whether a durable of a consumer could have this name."""
+    try:
+        Durable.parse(name)
+    except InvalidName:
+        return False
+    return is_name(name)
 
 
 def reader_name(reader: str) -> str:

@@ -1,9 +1,9 @@
-"""The catalogue of what Seaway says about itself; part of the public API. No exporter lives here.
+"""The catalogue of what Seaway says about itself; part of the public API.
 
 Owns: the signals (frozen dataclasses below) and their one way out, ``Telemetry.emit``; and what
-this process waits for now (``Telemetry.waits``). The log, the metrics and the demo's live view are
-listeners. A listener must be quick and must not raise;
-one that raises is reported once and dropped, since telling must never break doing.
+this process waits for now (``Telemetry.waits``). The log (``log_signal``), the metrics and the
+demo's live view are listeners. A listener must be quick and must not raise; one that raises is
+reported once and dropped, since telling must never break doing.
 Signals carry no payloads and no secrets.
 """
 
@@ -18,6 +18,9 @@ from typing import Literal, TypeAlias
 from seaway import logs
 
 logger = logs.logger("seaway")
+_relay = logs.logger("seaway.relay")
+_consumer = logs.logger("seaway.consumer")
+_nats = logs.logger("seaway.nats")
 
 _FIRST_REMINDER = timedelta(minutes=1)
 _REMINDERS = timedelta(minutes=5)
@@ -172,9 +175,11 @@ Listener: TypeAlias = Callable[[Signal], None]
 
 
 @dataclass(slots=True)
-class _Reminder:
-    """When a wait is said again, and since when it lasts: clocks that are set change neither."""
+class _Lasting:
+    """A wait, since when it lasts, and when it is said again: clocks that are set change neither of
+    these."""
 
+    wait: Wait
     since: float
     due: float
 
@@ -184,13 +189,12 @@ class Telemetry:
     """Hands each signal to every listener, in the order they subscribed."""
 
     _listeners: list[Listener] = field(default_factory=list)
-    _waits: dict[tuple[str, str], Wait] = field(default_factory=dict)
-    _reminders: dict[tuple[str, str], _Reminder] = field(default_factory=dict)
+    _lasting: dict[tuple[str, str], _Lasting] = field(default_factory=dict)
 
     @property
     def waits(self) -> Sequence[Wait]:
         """What is waited for now, the longest wait first."""
-        return sorted(self._waits.values(), key=lambda wait: wait.since)
+        return sorted((one.wait for one in self._lasting.values()), key=lambda wait: wait.since)
 
     def waiting(self, part: str, about: str, reason: str) -> None:
         """``part`` waits for ``about``; told again, it has waited since the first time.
@@ -198,20 +202,19 @@ class Telemetry:
         To be told whenever it is tried again: what lasts is said again (``StillWaiting``).
         """
         key, now = (part, about), monotonic()
-        known = self._waits.get(key)
+        known = self._lasting.get(key)
         if known is None:
-            known = Wait(part, about, reason, datetime.now(UTC))
-            self._reminders[key] = _Reminder(now, now + _FIRST_REMINDER.total_seconds())
-        wait = self._waits[key] = replace(known, reason=reason)
-        reminder = self._reminders[key]
-        if now >= reminder.due:
-            reminder.due = now + _REMINDERS.total_seconds()
-            self.emit(StillWaiting(wait, timedelta(seconds=now - reminder.since)))
+            wait = Wait(part, about, reason, datetime.now(UTC))
+            self._lasting[key] = _Lasting(wait, now, now + _FIRST_REMINDER.total_seconds())
+            return
+        known.wait = replace(known.wait, reason=reason)
+        if now >= known.due:
+            known.due = now + _REMINDERS.total_seconds()
+            self.emit(StillWaiting(known.wait, timedelta(seconds=now - known.since)))
 
     def going_on(self, part: str, about: str) -> None:
         """``part`` does not wait for ``about`` any more. Idempotent."""
-        self._waits.pop((part, about), None)
-        self._reminders.pop((part, about), None)
+        self._lasting.pop((part, about), None)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Add ``listener``; the returned call takes it out again (idempotent)."""
@@ -231,3 +234,40 @@ class Telemetry:
             except Exception:
                 logger.exception("a telemetry listener failed and is dropped: %r", listener)
                 self._listeners.remove(listener)
+
+
+def log_signal(signal: Signal) -> None:
+    """A listener for an application at work: pauses, parked events, dead letters, a connection that
+    is lost and back; nothing else. What a handler's failure looks like, ``consumer.heard`` says.
+    """
+    match signal:
+        case RelayPaused(reason, ""):
+            _relay.warning("relay paused: %s", reason)
+        case RelayPaused(reason, stream):
+            _relay.warning("relay paused for %s alone, other streams go on: %s", stream, reason)
+        case RelayResumed(paused_for):
+            _relay.info("relay resumed after %.1f s", paused_for.total_seconds())
+        case Parked(event_id, subject, error):
+            known = {"event_id": event_id}
+            _relay.error("event %s (%s) is parked: %s", event_id, subject, error, extra=known)
+        case DeadLettered(_, consumer, event_id, reason, error_type, error):
+            why = ": ".join(text for text in (error_type, error) if text)
+            known = {"event_id": event_id, "consumer": consumer}
+            if signal.correlation_id:
+                known["correlation_id"] = signal.correlation_id
+            _consumer.error(
+                "%s: %s is a dead letter: %s %s", consumer, event_id, reason, why, extra=known
+            )
+        case ConsumerPaused(consumer, reason):
+            _consumer.warning("%s paused: %s", consumer, reason, extra={"consumer": consumer})
+        case ConsumerResumed(consumer):
+            _consumer.info("%s resumed", consumer, extra={"consumer": consumer})
+        case StillWaiting(wait, waited):
+            minutes = waited.total_seconds() / 60
+            logger.warning("%s still waits after %.0f min: %s", wait.part, minutes, wait.reason)
+        case Disconnected(reason):
+            _nats.warning("disconnected: %s", reason)
+        case Reconnected(url):
+            _nats.info("reconnected to %s", url)
+        case _:
+            pass

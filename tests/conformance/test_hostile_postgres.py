@@ -81,7 +81,7 @@ def hostile_url(postgres_databases: Databases, settings: Settings) -> Iterator[s
     name = postgres_databases.create()
     set_defaults(postgres_databases, name, settings)
     yield postgres_databases.url(name)
-    postgres_databases.drop(name)
+    postgres_databases.leave(name)
 
 
 class TestStores(StoreConformance):

@@ -118,6 +118,8 @@ def test_a_link_out_of_the_documentation_leads_to_a_page_that_shows_it(pages: Pa
         ('<a href="gone.html">', "index.html: gone.html leads nowhere"),
         ('<a href="other.html#gone">', "index.html: other.html#gone has no such place"),
         ('<script src="https://unpkg.com/x"></script>', "index.html: fetches https://unpkg.com/x"),
+        ("<p>These:\n- one", "index.html: an empty line is lacking before the list at «- one»"),
+        ("<p>These:</p><ul><li>one</li></ul><pre><code>\n- one</code></pre>", ""),
         ('<link rel="stylesheet" href="//fonts.example/css">', "fetches //fonts.example/css"),
     ],
 )

@@ -63,7 +63,7 @@ async def test_of_an_exclusive_durable_effects_are_in_order_through_kills_and_fr
         deadly=0,
         poison=0,
         # Longer than a turn: another one has taken over when it wakes.
-        stopped=(6.0, 7.0),
+        stopped=(3.0, 3.5),
         seed=11,
     )
     report = await consumer.run(plan, said=print)

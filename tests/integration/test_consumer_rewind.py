@@ -16,7 +16,7 @@ from seaway.config import NatsSettings, settings_from_mapping
 from seaway.contracts import Incoming, Message, Stored
 from seaway.embedded.nats_server import NatsCluster, NatsServer
 from seaway.stores.sqlite import SqliteStore
-from seaway.topology import servers as servers_of
+from seaway.topology import shape
 from servers import OLDER, binary
 
 pytestmark = pytest.mark.server
@@ -113,8 +113,8 @@ async def bench(
     )
     broker = await connect(NatsSettings(url=admin or url))
     try:
-        wanted = servers_of.within_reach(replicas > 1, topology.desired(settings))
-        wanted = servers_of.known_to(broker.admin._connection.server_info().release, wanted)
+        release = broker.admin._connection.server_info().release
+        wanted, _ = shape.for_server(topology.desired(settings), release, replicas > 1)
         await topology.apply(
             topology.plan(wanted, await topology.actual(broker.admin, wanted)), broker.admin
         )
@@ -186,7 +186,7 @@ async def test_while_there_is_no_leader_it_waits_and_keeps_the_order(tmp_path: P
         info = await made.broker.admin.consumer(STREAM, DURABLE)
         assert info is not None
         leader = info.document["cluster"]["leader"]
-        [server] = [one for one in cluster.servers if one._server_name == leader]
+        [server] = [one for one in cluster.servers if one.name == leader]
         await server.kill()
         async with made.at_work():
             await made.until_handled(3, within=60)

@@ -258,3 +258,14 @@ def test_a_named_folder_must_have_the_programs(
     monkeypatch.delenv("SEAWAY_POSTGRES_BIN")
     assert os.access(find_programs() / "postgres", os.X_OK)
     assert os.access(find_programs() / "psql", os.X_OK)
+
+
+async def test_one_like_another_begins_with_what_that_has_and_is_its_own() -> None:
+    async with PostgresServer() as first:
+        ask(first, "CREATE TABLE kept AS SELECT 1 AS number")
+        await first.stop()
+        async with PostgresServer(like=first) as second:
+            assert ask(second, "SELECT number FROM kept") == "1"
+            ask(second, "DROP TABLE kept")
+        await first.start()
+        assert ask(first, "SELECT number FROM kept") == "1"

@@ -414,7 +414,7 @@ async def test_a_process_that_was_stopped_sends_nothing_more(
     (known,) = events(1)
     assert isinstance((await own.publish(STREAM, [known], timeout=TIMEOUT))[0], Stored)
     moments = iter(range(0, 1_000_000, 60))
-    monkeypatch.setattr("seaway.clocks.running_time", lambda: float(next(moments)))
+    monkeypatch.setattr("seaway.process.running_time", lambda: float(next(moments)))
     # A known id makes a batch fall apart into singles; those wait for one another by key.
     after = leave_given(True) if leave else None
     outcomes = await own.publish(STREAM, events(5), timeout=TIMEOUT, after=after)

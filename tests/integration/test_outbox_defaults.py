@@ -46,7 +46,7 @@ def hostile_url(postgres_databases: Databases, request: pytest.FixtureRequest) -
     for setting, value in request.param.items():
         postgres_databases.run(f'ALTER DATABASE "{name}" SET {setting} = {value}')
     yield postgres_databases.url(name)
-    postgres_databases.drop(name)
+    postgres_databases.leave(name)
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -9,7 +9,7 @@ from typing import Self
 
 import pytest
 
-from seaway import clocks
+from seaway import process
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.cli import db as cli_db
 from seaway.contracts import Store
@@ -200,7 +200,7 @@ async def test_a_file_that_was_long_at_rest_forgets_by_what_it_has(
             await send(store)
     set_clock(timedelta())
     passed = timedelta()
-    began = clocks.running_time()
+    began = process.running_time()
     monkeypatch.setattr(sqlite_store, "running_time", lambda: began + passed.total_seconds())
     async with await SqliteStore.open(path) as store:
         await store.prune(await store.before(WEEK))

@@ -71,7 +71,7 @@ def url(postgres_databases: Databases) -> Iterator[str]:
     name = postgres_databases.create()
     postgres_databases.run(SAYING, name)
     yield postgres_databases.url(name)
-    postgres_databases.drop(name)
+    postgres_databases.leave(name)
 
 
 def say(code: str) -> str:

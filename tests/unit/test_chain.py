@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from seaway.chain import Chain, chained, current_chain
+from seaway.events import Chain, chained, current_chain
 
 
 def test_a_chain_begins_empty() -> None:

@@ -23,11 +23,10 @@ from consuming import (
     note,
     until,
 )
-from seaway.chain import current_chain
 from seaway.consumer import Consumer, Delivery
 from seaway.contracts import Message
 from seaway.errors import AlreadyProcessed, ConfigError, NotFound, Poison, Retry, StoreUnavailable
-from seaway.events import RawEvent, event
+from seaway.events import RawEvent, current_chain, event
 from seaway.naming import Durable
 from seaway.parked import letter_row
 from seaway.retry import RetryPolicy

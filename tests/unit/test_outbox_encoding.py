@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seaway import headers as h
-from seaway.chain import chained
 from seaway.errors import ConfigError, EventTooLarge, InvalidName
-from seaway.events import RawEvent, Registry, event, new_event_id
+from seaway.events import RawEvent, Registry, chained, event, new_event_id
 from seaway.outbox.encoding import Limits, OutboxRow, Wishes, encode
 
 LIMITS = Limits(1024 * 1024)

@@ -22,8 +22,8 @@ from seaway.contracts import (
 from seaway.headers import MSG_ID, ORDERING_KEY
 from seaway.relay import decisions
 from seaway.relay.decisions import Kept, Verdict
-from seaway.relay.duplicates import Seen, is_event
 from seaway.relay.memory import StreamMemory, Troubles, next_due
+from seaway.relay.stored import Seen, is_event
 from seaway.retry import Backoff
 from seaway.telemetry import RelayPaused, RelayResumed, Signal, Telemetry
 
@@ -199,18 +199,18 @@ def test_an_event_is_its_own_by_subject_payload_identity_and_key() -> None:
 def test_a_missing_stream_is_told_from_one_without_leader_and_from_a_foreign_subject() -> None:
     verdict = Verdict("SEA_EVENTS", kept=[Kept(entry(1), NOBODY), Kept(entry(2), Held())])
 
-    missing = decisions.reconsider(verdict, None)
+    missing = decisions.refused_alike(verdict, decisions.MISSING)
     assert missing.trouble is not None
     assert "seaway topology apply" in decisions.reason("SEA_EVENTS", missing.trouble)
     assert isinstance(missing.kept[1].cause, Held)
 
-    leaderless = decisions.reconsider(
+    leaderless = decisions.reconsidered(
         verdict, a_stream({"name": "SEA_EVENTS", "subjects": ["sea.event.>"]})
     )
     assert (leaderless.kept, leaderless.failed) == (verdict.kept, [])
     assert "leader" in decisions.reason("SEA_EVENTS", NOBODY)
 
-    foreign = decisions.reconsider(
+    foreign = decisions.reconsidered(
         verdict, a_stream({"name": "SEA_EVENTS", "subjects": ["sea.event.other.*"]})
     )
     assert foreign.trouble is None
@@ -218,8 +218,8 @@ def test_a_missing_stream_is_told_from_one_without_leader_and_from_a_foreign_sub
     assert failed.park
     assert "sea.event.other.*" in failed.error
 
-    silent = decisions.unanswered(verdict, "no server")
-    assert silent.trouble == Unconfirmed("no server")
+    silent = decisions.refused_alike(verdict, SILENT)
+    assert silent.trouble == SILENT
 
 
 def test_only_entries_older_than_half_the_window_give_cause_to_ask() -> None:

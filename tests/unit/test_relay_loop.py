@@ -371,7 +371,7 @@ async def test_a_claim_that_has_waited_is_published_only_under_a_confirmed_lease
 ) -> None:
     """As after SIGSTOP: the lease may be another's by now, and its events published."""
     seconds = iter(range(0, 10_000, 6))
-    for module in ("loop", "publishing"):
+    for module in ("loop", "batch"):
         monkeypatch.setattr(f"seaway.relay.{module}.running_time", lambda: float(next(seconds)))
     store.faults = {"confirm": [StoreUnavailable()]}
     written = await write(store, "a")

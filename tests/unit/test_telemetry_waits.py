@@ -7,8 +7,7 @@ import logging
 import pytest
 
 from seaway.consumer.state import Breaker
-from seaway.saying import log_signal
-from seaway.telemetry import Signal, StillWaiting, Telemetry
+from seaway.telemetry import Signal, StillWaiting, Telemetry, log_signal
 
 PART = "consumer case_mgmt__from_sea"
 

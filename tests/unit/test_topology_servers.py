@@ -17,9 +17,10 @@ from seaway.config import settings_from_mapping
 from seaway.contracts import BrokerAdmin, ServerInfo, StreamInfo
 from seaway.errors import ConfigError
 from seaway.topology import ServerState, Topology
-from seaway.topology.servers import SINCE
+from seaway.topology.fields import FIELDS
 from servers import DEBIAN, VERSIONS
 
+SINCE = {name: one.since for name, one in FIELDS.items() if one.since}
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "servers.md"
 EMPTY = ServerState({}, {}, datetime(2026, 11, 28, tzinfo=UTC))
 

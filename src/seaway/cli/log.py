@@ -19,8 +19,8 @@ import typer
 from rich.logging import RichHandler
 
 from seaway import logs
-from seaway.chain import current_chain
 from seaway.cli import session
+from seaway.events import current_chain
 
 logger = logs.logger("seaway")
 

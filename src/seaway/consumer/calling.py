@@ -15,11 +15,11 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias
 
-from seaway.chain import Chain, continued
 from seaway.consumer.handlers import Delivery, HandlerTable, Registration
 from seaway.consumer.lanes import InHand
 from seaway.contracts import InboxTransaction, OutboxWriter
 from seaway.errors import AlreadyProcessed, DecodeError
+from seaway.events import Chain, continued
 
 _LOOK_SECONDS = 1.0
 

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias, TypeVar
 
-from seaway.chain import Chain, continued
 from seaway.consumer.lanes import InHand
 from seaway.contracts import Incoming, OutboxWriter
 from seaway.errors import ConfigError, DecodeError
-from seaway.events import EventType, RawEvent, event_type_of, unknown_version
+from seaway.events import Chain, EventType, RawEvent, continued, event_type_of, unknown_version
 from seaway.headers import Metadata
 from seaway.words import counted
 

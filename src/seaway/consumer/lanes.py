@@ -150,9 +150,12 @@ class Lanes:
             known.incoming, known.source, known.alive = item.incoming, item.source, item.alive
             self._counts[id(known.source)] += 1
             return
-        self._remember(item)
+        self._in_hand[item.place] = item
+        self._counts[id(item.source)] += 1
+        self._suspects += item.suspect
         lane = self._lane_of(item)
-        self._returned(lane, item.place)
+        if self._awaited:
+            self._returned(lane, item.place)
         _insert(self._queues.setdefault(lane, deque()), item)
 
     def take(self, limit: int) -> list[InHand]:
@@ -290,11 +293,6 @@ class Lanes:
 
     def _stuck_lanes(self) -> set[Lane]:
         return {self._lane_of(item) for item in self._stuck.values()}
-
-    def _remember(self, item: InHand) -> None:
-        self._in_hand[item.place] = item
-        self._counts[id(item.source)] += 1
-        self._suspects += item.suspect
 
     def _forget(self, item: InHand) -> None:
         if self._in_hand.pop(item.place, None) is not None:

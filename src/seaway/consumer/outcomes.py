@@ -28,8 +28,8 @@ from seaway.consumer.lanes import InHand
 from seaway.consumer.state import Limits
 from seaway.contracts import DeadLetterReason, Incoming
 from seaway.errors import DecodeError, HandlerSignal, Poison, Retry, Unavailable
+from seaway.logs import innermost
 from seaway.retry import Backoff, RetryPolicy
-from seaway.stacks import innermost
 from seaway.words import counted
 
 logger = logs.logger("seaway.consumer")

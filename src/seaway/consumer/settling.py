@@ -34,7 +34,7 @@ from seaway.consumer.standing import await_return, note, note_failure, note_lett
 from seaway.consumer.state import OUTAGE, Spawn, State
 from seaway.contracts import DeadLetterReason, Incoming, Subscription
 from seaway.errors import ConfigError, SeawayError, StoreRefused
-from seaway.stacks import without_ours
+from seaway.logs import without_ours
 from seaway.telemetry import DeadLettered, Delivered, HandledAs
 from seaway.waiting import set_within
 

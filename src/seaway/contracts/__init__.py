@@ -25,7 +25,6 @@ from seaway.contracts.broker import (
     Unconfirmed,
     WhyRefused,
 )
-from seaway.contracts.clock import Clock
 from seaway.contracts.inbox import (
     DeadLetterReason,
     DeadLetterSink,
@@ -56,7 +55,6 @@ __all__ = [
     "Broker",
     "BrokerAdmin",
     "Capabilities",
-    "Clock",
     "ConsumerInfo",
     "DeadLetterReason",
     "DeadLetterSink",

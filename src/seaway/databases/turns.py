@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from seaway.errors import ConfigError
-from seaway.forks import Opened
+from seaway.process import Opened
 
 
 class Turns:

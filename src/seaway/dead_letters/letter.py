@@ -20,10 +20,11 @@ from seaway.contracts import DeadLetterReason, Message, StoredMessage
 from seaway.errors import InvalidName
 from seaway.naming import (
     MAX_WIRE_SUBJECT_BYTES,
-    Durable,
+    check_filter,
+    covers,
     events_stream,
+    is_durable,
     is_event_of,
-    is_name,
     redrive_stream,
     stream_context,
 )
@@ -138,6 +139,44 @@ class Letter:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which letters. Empty: all of them. ``ids`` are letter ids (``SEA_DLQ:17``) or event ids."""
+
+    ids: tuple[str, ...] = ()
+    consumer: str | None = None
+    subject: str | None = None
+    """The event's subject; may hold wildcards."""
+    reason: str | None = None
+    error_type: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.subject is not None:
+            check_filter(self.subject)
+
+    def may_take(self, stored: StoredMessage) -> bool:
+        """What two headers say, before the others are looked at: queues can be long."""
+        headers = stored.message.headers
+        return self.reason in (None, headers.get(h.DLQ_REASON, "")) and self.consumer in (
+            None,
+            headers.get(h.DLQ_CONSUMER, ""),
+        )
+
+    def takes(self, letter: Letter) -> bool:
+        """Whether ``letter`` is one of them."""
+        return (
+            (not self.ids or letter.id in self.ids or letter.event_id in self.ids)
+            and self.consumer in (None, letter.consumer)
+            and (self.subject is None or covers(self.subject, letter.subject))
+            and self.reason in (None, letter.reason)
+            and self.error_type in (None, letter.error_type, letter.error_type.rpartition(".")[2])
+            and (self.since is None or letter.failed_at >= self.since)
+            and (self.until is None or letter.failed_at < self.until)
+        )
+
+
 def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
     """The letter in a stored message. Never fails, or one foreign message would hide all others.
 
@@ -170,7 +209,7 @@ def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
     reason = headers.get(h.DLQ_REASON, "")
     if stream not in (events_stream(context), redrive_stream(context)):
         problems.append(f"{h.DLQ_STREAM} {stream[:_TOLD]!r} is no stream of {context}'s events")
-    if not _is_durable(consumer):
+    if not is_durable(consumer):
         problems.append(f"{h.DLQ_CONSUMER} {consumer[:_TOLD]!r} is no durable's name")
     if reason not in _REASONS:
         problems.append(f"{h.DLQ_REASON} {reason[:_TOLD]!r} is none of {', '.join(_REASONS)}")
@@ -239,14 +278,6 @@ def carried(headers: Mapping[str, str]) -> dict[str, str]:
             continue
         kept[name] = value
     return kept
-
-
-def _is_durable(name: str) -> bool:
-    try:
-        Durable.parse(name)
-    except InvalidName:
-        return False
-    return is_name(name)
 
 
 def _unescape(text: str) -> str:

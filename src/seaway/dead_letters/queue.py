@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Literal
 
 from seaway import headers as h
@@ -35,22 +34,26 @@ from seaway.contracts import (
     StoredMessage,
 )
 from seaway.dead_letters import letter as form
-from seaway.dead_letters.letter import Letter
-from seaway.dead_letters.selection import Selection
+from seaway.dead_letters.letter import Letter, Selection
 from seaway.dead_letters.sending import Sender
-from seaway.dead_letters.writing import queue_of, size_as_letter, size_of, write
+from seaway.dead_letters.writing import queue_of, size_as_letter, size_of
 from seaway.errors import (
-    BrokerUnavailable,
     ConfigError,
     InvalidName,
     NotFound,
     SeawayError,
     TransientError,
 )
-from seaway.naming import OPERATOR, dlq_stream, is_subject, redrive_stream, stream_context
-from seaway.parked import Place
+from seaway.naming import (
+    OPERATOR,
+    dlq_stream,
+    is_subject,
+    kind_of,
+    redrive_filter,
+    redrive_stream,
+    stream_context,
+)
 
-_REFERRING = {form.PAYLOAD, form.HEADERS}
 _LETTER_ID = re.compile(r"([A-Z][A-Z0-9_]*_DLQ):([0-9]{1,19})")
 
 
@@ -76,51 +79,44 @@ class DeadLetters:
         ``TransientError`` otherwise: leave the message where it is. Idempotent within the queue's
         duplicate window.
         """
-        stream, _ = queue_of(incoming)
-        info = await self._broker.admin.server_info()
-        room, failed_at = info.max_payload_bytes, datetime.now(UTC)
-        while True:
-            letter = write(incoming, reason=reason, error=error, failed_at=failed_at, room=room)
-            if _REFERRING & letter.headers.keys() and not await self._keeps(incoming.stream):
-                letter = write(
-                    incoming,
-                    reason=reason,
-                    error=error,
-                    failed_at=failed_at,
-                    room=room,
-                    kept=False,
-                )
-            outcome = await self._sender.send(stream, letter)
-            if isinstance(outcome, Stored):
-                return outcome.stream_seq
-            smaller = await self._sender.room_of(stream, outcome)
-            if not smaller:
-                raise await self._sender.refusal(stream, letter, outcome)
-            if smaller >= room:
-                raise BrokerUnavailable(
-                    f"{stream} takes no message of more than {smaller} bytes, and this letter has "
-                    f"{size_of(letter)}: raise the stream's max_msg_size"
-                )
-            room = smaller
+        return await self._sender.store(incoming, reason=reason, error=error)
 
-    async def lettered(self, consumer: str, messages: Collection[Incoming]) -> set[Place]:
-        """Where those of the messages lie that have a letter of this consumer. Reads headers only,
-        of the letters of events of the same types."""
-        queues: dict[str, set[str]] = {}
-        for message in messages:
-            queue, subject = queue_of(message)
-            queues.setdefault(queue, set()).add(subject)
-        found: set[tuple[Place, str]] = set()
-        for queue, subjects in queues.items():
-            if await self._broker.admin.stream(queue) is None:
-                continue
-            # A foreign subject may hold what would be a wildcard in a filter, and meet another's.
-            plain = sorted(subjects) if all(map(is_subject, subjects)) else []
-            selected = self._selected(queue, plain, Selection(consumer=consumer), payloads=False)
-            async with aclosing(selected) as letters:
-                async for letter in letters:
-                    found.add(((letter.stream, letter.stream_seq), letter.event_id))
-        return {one.place for one in messages if (one.place, one.event_id) in found}
+    async def has_letter(self, incoming: Incoming) -> bool:
+        """Whether its consumer has a letter of this message. Reads headers only, of the letters of
+        events of its type."""
+        queue, subject = queue_of(incoming)
+        if await self._broker.admin.stream(queue) is None:
+            return False
+        # A foreign subject may hold what would be a wildcard in a filter, and meet another's.
+        subjects = [subject] if is_subject(subject) else []
+        wanted = Selection(consumer=incoming.consumer)
+        async with aclosing(self._selected(queue, subjects, wanted, payloads=False)) as letters:
+            async for letter in letters:
+                if (letter.stream, letter.stream_seq) == incoming.place and (
+                    letter.event_id == incoming.event_id
+                ):
+                    return True
+        return False
+
+    async def of_consumer(self, context: str, consumer: str) -> Sequence[Letter]:
+        """One consumer's letters, ``bare``; none where their queue is not there."""
+        queue = dlq_stream(context)
+        if await self._broker.admin.stream(queue) is None:
+            return ()
+        async with aclosing(
+            self._selected(queue, [], Selection(consumer=consumer), payloads=False)
+        ) as letters:
+            return [letter async for letter in letters]
+
+    async def redriven(self, context: str, consumer: str) -> set[str]:
+        """The ids of the events that are on their way to ``consumer`` as redrives."""
+        stored = self._broker.admin.read(
+            redrive_stream(context),
+            filter_subjects=[redrive_filter(context, consumer)],
+            headers_only=True,
+            reader=self._reader,
+        )
+        return {one.event_id async for one in stored}
 
     async def letters(
         self, selection: Selection | None = None, *, payloads: bool = True
@@ -137,13 +133,11 @@ class DeadLetters:
                 if stored is not None and wanted.takes(letter := form.read(stored)):
                     yield letter
             return
-        for stream in sorted(await self.count()) if self._queues is None else self._queues:
-            if self._queues is not None and await self._broker.admin.stream(stream) is None:
+        for queue in sorted(await self.count()) if self._queues is None else self._queues:
+            if self._queues is not None and await self._broker.admin.stream(queue) is None:
                 continue
-            filters = []
-            if wanted.subject is not None:
-                filters = [f"{stream_context(stream)}.dlq.{wanted.subject}"]
-            selected = self._selected(stream, filters, wanted, payloads=payloads)
+            subjects = [f"{stream_context(queue)}.dlq.{wanted.subject}"] if wanted.subject else []
+            selected = self._selected(queue, subjects, wanted, payloads=payloads)
             async with aclosing(selected) as letters:
                 async for letter in letters:
                     yield letter
@@ -203,7 +197,7 @@ class DeadLetters:
         return {
             info.name: info.messages
             for info in await self._broker.admin.streams()
-            if _is_queue(info.name)
+            if kind_of(info.name) == "dlq"
         }
 
     async def payload(self, letter: Letter) -> bytes:
@@ -220,7 +214,7 @@ class DeadLetters:
         """
         letter = await self._whole(letter)
         if not letter.by_reference and not letter.headers_by_reference:
-            return Message(letter.subject, letter.payload, letter.headers)
+            return _event(letter, None)
         original = await self._original(letter)
         if original is None:
             what = "payload was" if letter.by_reference else "headers were"
@@ -228,8 +222,7 @@ class DeadLetters:
                 f"{letter.id}: its {what} left in {letter.stream}:{letter.stream_seq}, which does "
                 "not hold it any more: redrive it with a --payload, or discard it"
             )
-        payload = original.message.payload if letter.by_reference else letter.payload
-        return Message(letter.subject, payload, _headers_of(letter, original))
+        return _event(letter, original)
 
     async def redrive(
         self,
@@ -266,19 +259,16 @@ class DeadLetters:
     async def _to_send(self, letter: Letter, payload: bytes | None) -> Message:
         """What is to be redriven: the event, with ``payload`` where that is given."""
         original = await self._original(letter)
-        if original is not None:
-            whole = Message(letter.subject, original.message.payload, _headers_of(letter, original))
-            if payload is None and not letter.by_reference and letter.payload != whole.payload:
-                raise ConfigError(
-                    f"{letter.id}: its payload is not that of {letter.stream}:{letter.stream_seq}, "
-                    "so no consumer of Seaway wrote it: discard it, or say what to send with "
-                    "--payload"
-                )
-        elif payload is None:
-            whole = await self.event(letter)
-        else:
-            whole = Message(letter.subject, b"", letter.headers)
-        return whole if payload is None else replace(whole, payload=payload)
+        if payload is not None:
+            return replace(_event(letter, original), payload=payload)
+        if original is None:
+            return await self.event(letter)
+        if not letter.by_reference and letter.payload != original.message.payload:
+            raise ConfigError(
+                f"{letter.id}: its payload is not that of {letter.stream}:{letter.stream_seq}, so "
+                "no consumer of Seaway wrote it: discard it, or say what to send with --payload"
+            )
+        return _event(letter, original)
 
     async def _original(self, letter: Letter) -> StoredMessage | None:
         """The event where its letter says that it lies; ``None`` where it does not any more.
@@ -336,12 +326,6 @@ class DeadLetters:
             letter.stored.stream, letter.stored.stream_seq
         )
 
-    async def _keeps(self, stream: str) -> bool:
-        """Whether a message stays after its acknowledgement: a letter by reference is only as good
-        as the message that it refers to."""
-        info = await self._broker.admin.stream(stream)
-        return info is not None and info.retention == "limits"
-
     async def _check_receivable(
         self, letter: Letter, message: Message, *, to: Literal["consumer", "all"]
     ) -> None:
@@ -384,12 +368,11 @@ def _only_shown(letter: Letter) -> ConfigError:
     )
 
 
-def _headers_of(letter: Letter, original: StoredMessage) -> dict[str, str]:
-    return {**form.carried(original.message.headers), h.EVENT_ID: letter.event_id}
-
-
-def _is_queue(stream: str) -> bool:
-    try:
-        return dlq_stream(stream_context(stream)) == stream
-    except InvalidName:
-        return False
+def _event(letter: Letter, original: StoredMessage | None) -> Message:
+    """The event as its letter has it; of the ``original``, where that is there still, its headers
+    and what the letter refers to."""
+    if original is None:
+        return Message(letter.subject, letter.payload, letter.headers)
+    payload = original.message.payload if letter.by_reference else letter.payload
+    headers = {**form.carried(original.message.headers), h.EVENT_ID: letter.event_id}
+    return Message(letter.subject, payload, headers)

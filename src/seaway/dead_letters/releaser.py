@@ -15,14 +15,12 @@ consumer was settled in this process, and every ``every`` for what was done else
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from seaway import logs
 from seaway.contracts import Broker, ParkingStore
-from seaway.dead_letters.letter import Letter
+from seaway.dead_letters.letter import Letter, Selection
 from seaway.dead_letters.queue import DeadLetters
-from seaway.dead_letters.selection import Selection
 from seaway.errors import ApiError, NotFound, SeawayError, TransientError
 from seaway.naming import dlq_stream, redrive_stream, stream_context
 from seaway.parked import ParkedEvent
@@ -50,14 +48,13 @@ class Releaser:
         telemetry: Telemetry,
         every: timedelta = timedelta(seconds=5),
     ) -> None:
-        context = stream_context(stream)
         self._broker = broker
         self._store = store
         self._consumer = consumer
         self._stream = stream
+        self._context = context = stream_context(stream)
         self._queue, self._redrives = dlq_stream(context), redrive_stream(context)
-        self._on_its_way = f"{context}.redrive.{consumer}.>"
-        self._letters = DeadLetters(broker, reader=consumer, queues=[self._queue])
+        self._letters = DeadLetters(broker, reader=consumer)
         self._telemetry = telemetry
         self._every = every
         self._nudge = asyncio.Event()
@@ -134,44 +131,32 @@ class Releaser:
     async def _redrive(self, letter: Letter) -> bool:
         try:
             await self._letters.redrive(letter)
-        except NotFound as error:
-            if await self._broker.admin.consumer(self._redrives, self._consumer) is None:
-                raise
-            self._complain(letter, error)
         except (TransientError, ApiError):
             raise
         except SeawayError as error:
-            self._complain(letter, error)
-        else:
-            return True
-        return False
-
-    def _complain(self, letter: Letter, error: SeawayError) -> None:
-        logger.error(
-            "%s: it is the turn of %s, which cannot be redriven and holds up its key %r: %s",
-            self._consumer,
-            letter.id,
-            letter.key,
-            error,
-        )
+            admin, redrives = self._broker.admin, self._redrives
+            if isinstance(error, NotFound) and not await admin.consumer(redrives, self._consumer):
+                raise
+            logger.error(
+                "%s: it is the turn of %s, which cannot be redriven and holds up its key %r: %s",
+                *(self._consumer, letter.id, letter.key, error),
+            )
+            return False
+        return True
 
     async def _find(self, heads: list[ParkedEvent]) -> int:
         """What became of rows whose letters are not where they were; how many rows changed."""
         changed = 0
         # In this order: a redrive is stored before its letter goes, a letter before its redrive.
-        on_its_way = {
-            stored.event_id
-            async for stored in self._broker.admin.read(
-                self._redrives,
-                filter_subjects=[self._on_its_way],
-                headers_only=True,
-                reader=self._consumer,
-            )
-        }
+        on_its_way = await self._letters.redriven(self._context, self._consumer)
         lost = [head for head in heads if head.event_id not in on_its_way]
         if not lost:
             return 0
-        letters = await self._letters_by_event()
+        if await self._broker.admin.stream(self._queue) is None:
+            raise NotFound(f"there is no stream {self._queue}: run `seaway topology apply`")
+        found = await self._letters.of_consumer(self._context, self._consumer)
+        # Those of somebody else's making stand for nobody.
+        letters = {letter.event_id: letter for letter in found if letter.has_place}
         for head in lost:
             letter = letters.get(head.event_id)
             if letter is not None:
@@ -180,13 +165,6 @@ class Releaser:
             elif head.letter is not None or await self._was_settled(head):
                 changed += await self._store.drop_parked(head)
         return changed
-
-    async def _letters_by_event(self) -> Mapping[str, Letter]:
-        if await self._broker.admin.stream(self._queue) is None:
-            raise NotFound(f"there is no stream {self._queue}: run `seaway topology apply`")
-        found = await self._letters.list(Selection(consumer=self._consumer), payloads=False)
-        # Those of somebody else's making stand for nobody.
-        return {letter.event_id: letter for letter in found if letter.has_place}
 
     async def _adopt(self, head: ParkedEvent, letter: Letter) -> None:
         """Its letter was written by a process that died, or by a sweeper without this store."""

@@ -7,10 +7,22 @@ deletes or acknowledges what it came from.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from seaway import headers as h
-from seaway.contracts import Broker, Message, PublishOutcome, Refused, Stored, Unconfirmed
+from seaway.contracts import (
+    Broker,
+    DeadLetterReason,
+    Incoming,
+    Message,
+    PublishOutcome,
+    Refused,
+    Stored,
+    Unconfirmed,
+)
+from seaway.dead_letters.letter import HEADERS, PAYLOAD
+from seaway.dead_letters.writing import queue_of, size_of, write
 from seaway.errors import BrokerUnavailable, NotPermitted, SeawayError
 
 _TIMEOUT = timedelta(seconds=5)
@@ -22,6 +34,37 @@ class Sender:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
+
+    async def store(
+        self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
+    ) -> int:
+        """The letter for a message, as much of it as its queue has room for: its sequence there."""
+        queue, _ = queue_of(incoming)
+        info = await self._broker.admin.server_info()
+        room, failed_at = info.max_payload_bytes, datetime.now(UTC)
+        written = partial(write, incoming, reason=reason, error=error, failed_at=failed_at)
+        while True:
+            letter = written(room=room)
+            if {PAYLOAD, HEADERS} & letter.headers.keys() and not await self._keeps(incoming):
+                letter = written(room=room, kept=False)
+            outcome = await self.send(queue, letter)
+            if isinstance(outcome, Stored):
+                return outcome.stream_seq
+            smaller = await self._room_of(queue, outcome)
+            if not smaller:
+                raise await self.refusal(queue, letter, outcome)
+            if smaller >= room:
+                raise BrokerUnavailable(
+                    f"{queue} takes no message of more than {smaller} bytes, and this letter has "
+                    f"{size_of(letter)}: raise the stream's max_msg_size"
+                )
+            room = smaller
+
+    async def _keeps(self, incoming: Incoming) -> bool:
+        """Whether it stays in its stream after its acknowledgement: a letter by reference is only
+        as good as the message that it refers to."""
+        info = await self._broker.admin.stream(incoming.stream)
+        return info is not None and info.retention == "limits"
 
     async def send(self, stream: str, message: Message) -> PublishOutcome:
         """What became of one message.
@@ -56,7 +99,7 @@ class Sender:
         reason = outcome.description if isinstance(outcome, Refused) else str(outcome)
         return BrokerUnavailable(f"{stream} did not take {message.subject!r}: {reason}")
 
-    async def room_of(self, queue: str, refused: PublishOutcome) -> int:
+    async def _room_of(self, queue: str, refused: PublishOutcome) -> int:
         """How many bytes a letter may have where the queue itself says so (``max_msg_size``); 0
         where that is not why it refused one."""
         if not isinstance(refused, Refused) or refused.why != "too_large":

@@ -42,7 +42,6 @@ from seaway.errors import (
     ApiError,
     ConfigError,
     DecodeError,
-    InvalidName,
     NotFound,
     SeawayError,
     StoreRefused,
@@ -54,10 +53,9 @@ from seaway.naming import (
     MAX_DELIVERIES_PREFIX,
     SWEEPER,
     SWEEPER_DURABLE,
-    Durable,
     dlq_stream,
-    events_stream,
-    is_name,
+    is_durable,
+    kind_of,
     redrive_stream,
     stream_context,
 )
@@ -117,14 +115,7 @@ class Advisory:
     @property
     def ours(self) -> bool:
         """Whether a durable of an event or redrive stream is meant."""
-        if not (is_name(self.stream) and is_name(self.consumer)):
-            return False
-        try:
-            context = stream_context(self.stream)
-            Durable.parse(self.consumer)
-        except InvalidName:
-            return False
-        return self.stream in (events_stream(context), redrive_stream(context))
+        return kind_of(self.stream) in ("events", "redrive") and is_durable(self.consumer)
 
 
 class Sweeper:
@@ -149,7 +140,9 @@ class Sweeper:
         self._store = store
         self._durables = durables or {}
         self._unreported = (
-            None if store is None else Unreported(broker, store, self._durables, streams or {})
+            None
+            if store is None
+            else Unreported(broker, self._letters, store, self._durables, streams or {})
         )
         self._look_again = math.inf
         self._domain: str | None = None
@@ -268,10 +261,7 @@ class Sweeper:
             return 0
         buried = 0
         async with aclosing(self._unreported.find()) as found:
-            async for given_up in found:
-                incoming = Incoming.read(
-                    given_up.found, given_up.consumer, deliveries=given_up.deliveries
-                )
+            async for incoming in found:
                 buried += await self._bury(incoming, "exhausted")
         return buried
 
@@ -347,4 +337,4 @@ class Sweeper:
         # side, and searching the queue for each advisory of a flood would take for ever.
         if datetime.now(UTC) - since < window / 2:
             return False
-        return bool(await self._letters.lettered(incoming.consumer, [incoming]))
+        return await self._letters.has_letter(incoming)

@@ -17,19 +17,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 
 from seaway import headers as h
-from seaway.contracts import Broker, ConsumerInfo, InboxStore, StoredMessage
+from seaway.contracts import Broker, ConsumerInfo, InboxStore, Incoming, StoredMessage
 from seaway.dead_letters.queue import DeadLetters
-from seaway.dead_letters.selection import Selection
 from seaway.errors import StoreRefused
 from seaway.naming import (
     ADVISORY_STREAM,
     SWEEPER,
-    dlq_stream,
     redrive_stream,
     stream_context,
 )
@@ -38,47 +35,40 @@ Handles: TypeAlias = Callable[[str], bool]
 """Whether a durable has a handler for a subject: what it ignores leaves no row in the inbox."""
 
 
-@dataclass(frozen=True, slots=True)
-class GivenUp:
-    """A message that its durable does not get any more."""
-
-    found: StoredMessage
-    consumer: str
-    deliveries: int
-
-
 class Unreported:
     """Looks through the event stream of each of ``durables``, and that of its redrives."""
 
     def __init__(
         self,
         broker: Broker,
+        letters: DeadLetters,
         store: InboxStore,
         durables: Mapping[str, Handles],
         streams: Mapping[str, str],
     ) -> None:
-        self._broker = broker
+        self._admin = broker.admin
+        self._letters = letters
         self._store = store
         self._durables = durables
         self._streams = streams
         self.undecided = False
         """Whether the last look left out what may still be on its way: look again later."""
 
-    async def find(self) -> AsyncGenerator[GivenUp]:
-        """What has no letter yet. Look again after an error."""
+    async def find(self) -> AsyncGenerator[Incoming]:
+        """What a durable does not get any more and has no letter. Look again after an error."""
         self.undecided = False
-        advisories = await self._broker.admin.stream(ADVISORY_STREAM)
+        advisories = await self._admin.stream(ADVISORY_STREAM)
         made = advisories.created if advisories else ""
         for name, events in self._streams.items():
             for stream in (events, redrive_stream(stream_context(events))):
-                consumer = await self._broker.admin.consumer(stream, name)
+                consumer = await self._admin.consumer(stream, name)
                 if consumer is None:
                     continue
                 async with aclosing(self._of(consumer, made)) as found:
                     async for one in found:
                         yield one
 
-    async def _of(self, consumer: ConsumerInfo, made: str) -> AsyncGenerator[GivenUp]:
+    async def _of(self, consumer: ConsumerInfo, made: str) -> AsyncGenerator[Incoming]:
         stream, name = consumer.key
         mark = f"{stream} {made}"
         looked = not made or bool(await self._store.claimed(_marked(name), [mark]))
@@ -93,8 +83,8 @@ class Unreported:
                 if known is None:
                     known = await self._known(stream, name)
                 if found.event_id not in known:
-                    deliveries = consumer.max_deliver or 0
-                    yield GivenUp(await self._whole(found), name, deliveries)
+                    whole = await self._admin.get(stream, found.stream_seq) or found
+                    yield Incoming.read(whole, name, deliveries=consumer.max_deliver or 0)
         undecided = await self._waits(stream, name)
         self.undecided |= undecided
         if not looked and not undecided:
@@ -132,11 +122,11 @@ class Unreported:
 
     async def _waits(self, stream: str, consumer: str) -> bool:
         """Whether the durable waits for anything that it was given."""
-        info = await self._broker.admin.consumer(stream, consumer)
+        info = await self._admin.consumer(stream, consumer)
         return info is None or info.num_ack_pending > 0
 
     def _read(self, consumer: ConsumerInfo, first: int | None) -> AsyncGenerator[StoredMessage]:
-        return self._broker.admin.read(
+        return self._admin.read(
             consumer.stream,
             filter_subjects=consumer.filters,
             from_seq=first,
@@ -147,25 +137,12 @@ class Unreported:
     async def _known(self, stream: str, consumer: str) -> set[str]:
         """The events that have a letter of this consumer, or are redriven to it."""
         context = stream_context(stream)
-        redrives = redrive_stream(context)
-        known = set()
-        if stream != redrives:
+        known: set[str] = set()
+        if stream != redrive_stream(context):
             # First: a redrive that fails becomes a letter before it goes from here.
-            known = {
-                one.event_id
-                async for one in self._broker.admin.read(
-                    redrives,
-                    filter_subjects=[f"{context}.redrive.{consumer}.>"],
-                    headers_only=True,
-                    reader=SWEEPER,
-                )
-            }
-        queue = DeadLetters(self._broker, reader=SWEEPER, queues=[dlq_stream(context)])
-        letters = await queue.list(Selection(consumer=consumer), payloads=False)
+            known = await self._letters.redriven(context, consumer)
+        letters = await self._letters.of_consumer(context, consumer)
         return known | {letter.event_id for letter in letters}
-
-    async def _whole(self, found: StoredMessage) -> StoredMessage:
-        return await self._broker.admin.get(found.stream, found.stream_seq) or found
 
 
 def _marked(consumer: str) -> str:

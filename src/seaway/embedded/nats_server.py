@@ -66,7 +66,8 @@ class NatsServer(ServerProcess):
         super().__init__(store_dir, port)
         self._jetstream = jetstream
         self._extra = extra_config
-        self._server_name = name
+        self.name = name
+        """What it is called in a cluster."""
 
     @property
     def url(self) -> str:
@@ -89,7 +90,7 @@ class NatsServer(ServerProcess):
             *(str(find_binary()), "-a", "127.0.0.1", "-p", str(self._port or -1)),
             *("-c", str(config), "-l", str(self._log), "--ports_file_dir", str(self.directory)),
             *(("-js", "-sd", str(self.directory)) if self._jetstream else ()),
-            *(("-n", self._server_name) if self._server_name else ()),
+            *(("-n", self.name) if self.name else ()),
         ]
 
     def _answering(self) -> bool:

@@ -53,7 +53,8 @@ class PostgresServer(ServerProcess):
 
     ``settings`` are those of ``postgresql.conf``, such as ``{"max_connections": "50"}``. Commits
     are durable as in production (``fsync`` is on). ``trust_roles``: other roles than the superuser
-    need no password, for tests of what a role may do.
+    need no password, for tests of what a role may do. ``like``: begin with a copy of what that
+    server, which must be stopped, has in its databases; much quicker than ``initdb``.
     """
 
     _name: ClassVar[str] = "postgres"
@@ -66,8 +67,10 @@ class PostgresServer(ServerProcess):
         *,
         settings: Mapping[str, str] | None = None,
         trust_roles: bool = False,
+        like: PostgresServer | None = None,
     ) -> None:
         super().__init__(store_dir, port)
+        self._like = like
         self._settings = dict(settings or {})
         self._trust_roles = trust_roles
         self._password = ""
@@ -79,6 +82,10 @@ class PostgresServer(ServerProcess):
     @property
     def _data(self) -> Path:
         return self.directory / "data"
+
+    @property
+    def _kept(self) -> Path:
+        return self.directory / "password"
 
     def _owner(self) -> tuple[int, int] | None:
         if os.geteuid() != 0:
@@ -118,19 +125,24 @@ class PostgresServer(ServerProcess):
 
     def _initialize(self, programs: Path) -> None:
         """Make the databases and their password, as far as they are not there yet."""
-        owner, kept = self._owner(), self.directory / "password"
+        owner, kept = self._owner(), self._kept
         if owner is not None:
             os.chown(self.directory, *owner)
-        if not (self._data / "PG_VERSION").exists():
+        if (self._data / "PG_VERSION").exists():
+            if not kept.exists():  # Made by a version that asked nobody for a password.
+                password = secrets.token_urlsafe(24)
+                single = [str(programs / "postgres"), "--single", "-D", str(self._data), "postgres"]
+                self._once(single, f"ALTER ROLE postgres PASSWORD '{password}'\n")
+                write_private(kept, password, owner)
+        elif self._like is not None:
+            self._once(
+                ["cp", "-a", *map(str, (self._like._data, self._like._kept, self.directory))]
+            )
+        else:
             write_private(kept, secrets.token_urlsafe(24), owner)
             options = ("--no-sync", "-A", "scram-sha-256", "-U", "postgres", "-E", "UTF8")
             place = (f"--pwfile={kept}", "-D", str(self._data))
             self._once([str(programs / "initdb"), *options, "--locale=C.UTF-8", *place])
-        elif not kept.exists():  # Made by a version that asked nobody for a password.
-            password = secrets.token_urlsafe(24)
-            single = [str(programs / "postgres"), "--single", "-D", str(self._data), "postgres"]
-            self._once(single, f"ALTER ROLE postgres PASSWORD '{password}'\n")
-            write_private(kept, password, owner)
         self._password = kept.read_text()
         others = "trust" if self._trust_roles else "scram-sha-256"
         write_private(self._data / "pg_hba.conf", _ACCESS.format(others=others), owner)
@@ -151,6 +163,8 @@ class PostgresServer(ServerProcess):
 
     def _programs(self) -> Path:
         """The wheel's, or a copy where the user that it runs as cannot get at the wheel's."""
+        if self._like is not None:
+            return self._like._programs()
         programs, owner = find_programs(), self._owner()
         if owner is None or _readable_by(owner, programs / "postgres"):
             return programs

@@ -96,7 +96,7 @@ class Outbox:
         Returns their event ids in the order given; an asynchronous handle gives an awaitable of
         them. Never commits. ``key`` orders the events among others of the same key (default: the
         subject). Correlation and causation: the argument, else the ``RawEvent``'s own, else the
-        running handler's or request's (``seaway.chain``); an event that starts a chain has its
+        running handler's or request's (``seaway.events``); an event that starts a chain has its
         own id as correlation and no causation. ``headers`` come on top of Seaway's own.
 
         Raises, with nothing written: ``OutsideTransaction`` (begin one), ``EventTooLarge``,

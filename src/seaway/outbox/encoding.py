@@ -16,10 +16,9 @@ from typing import NamedTuple
 from pydantic_core import to_json
 
 from seaway import headers as h
-from seaway.chain import current_chain
 from seaway.databases import times
 from seaway.errors import ConfigError, EventTooLarge, InvalidName
-from seaway.events import RawEvent, event_type_of, new_event_id
+from seaway.events import RawEvent, current_chain, event_type_of, new_event_id
 from seaway.naming import EventSubject, events_stream
 
 _FOREIGN_PREFIXES = ("nats-", h.DLQ_PREFIX.lower())

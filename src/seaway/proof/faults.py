@@ -12,8 +12,8 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
-from seaway.embedded.process import ServerProcess
 from seaway.proof.supervisor import Child
 
 _LOOK = 0.1
@@ -72,7 +72,15 @@ async def freeze(child: Child, seconds: float) -> None:
             child.send(signal.SIGCONT)
 
 
-async def restart(server: ServerProcess, *, kill: bool, down: float) -> None:
+class Server(Protocol):
+    """What can be away for a while."""
+
+    async def kill(self) -> None: ...
+    async def stop(self) -> None: ...
+    async def start(self) -> None: ...
+
+
+async def restart(server: Server, *, kill: bool, down: float) -> None:
     """Stop or kill the server, and start it on the same data after ``down`` seconds."""
     await (server.kill() if kill else server.stop())
     await asyncio.sleep(down)

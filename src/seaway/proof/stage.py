@@ -197,7 +197,13 @@ async def prepare(database: str, tables: str = "") -> None:
 
 
 def configuration(
-    nats: str, database: str, contexts: Iterable[str], durables: Iterable[Durable], **options: Any
+    nats: str,
+    database: str,
+    contexts: Iterable[str],
+    durables: Iterable[Durable],
+    *,
+    replicas: int = 1,
+    **options: Any,
 ) -> Mapping[str, Any]:
     """A ``seaway.yaml`` as a service has it: the streams of ``contexts``, and ``durables`` (each
     ``{service}__from_{context}``), all with the same ``options``."""
@@ -205,7 +211,7 @@ def configuration(
         "nats": {"url": nats},
         "database": database,
         "profile": "development",
-        "profiles": {"development": {"replicas": 1}},
+        "profiles": {"development": {"replicas": replicas}},
         "streams": [
             {"name": events_stream(context), "subjects": [events_filter(context)]}
             for context in contexts

@@ -47,11 +47,15 @@ What happens when ...
 | the process is stopped (SIGSTOP) and goes on later | what it claimed is sent only under a lease |
 | | that is confirmed anew; where it is lost, nothing |
 
+An entry is claimed and settled in ``loop``, is on its way to its stream in ``batch``, and what
+becomes of it is said in ``decisions``. Beside them: what a stream has already (``stored``), what is
+remembered of a stream and told of its troubles (``memory``).
+
 A stream forgets ids after its duplicate window. Where an entry could have been sent longer ago
 than that (the first entries of a relay's life, after any trouble, after a long gap between two
 leases of a shard), the relay reads the headers of all that the stream has stored since the oldest
 of them was written, and settles what is in the outbox as well, whatever its place there
-(``reconcile``). Then the stream is trusted until the next unclean end.
+(``stored``). Then the stream is trusted until the next unclean end.
 
 A stream's bounds (``max_msgs``, ``max_bytes``, ``max_msgs_per_subject``) and its account's all give
 one refusal, which does not say whose room is lacking. So a refusal counts for what needs as much

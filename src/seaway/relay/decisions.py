@@ -33,6 +33,7 @@ from seaway.words import counted
 
 Cause: TypeAlias = Refused | Unconfirmed
 """Why a stream takes nothing at the moment."""
+MISSING = Refused("no such stream", 404, 0, heals=True, why="no_stream")
 
 
 @lru_cache(maxsize=4096)
@@ -51,9 +52,9 @@ class Sorted:
     ``held``: keys of which an entry has no room on its stream, so that the later ones wait too.
     """
 
-    shares: Mapping[str, Mapping[int, Sequence[OutboxEntry]]]
-    unroutable: Sequence[Failed]
-    skipped: int
+    shares: Mapping[str, Mapping[int, Sequence[OutboxEntry]]] = field(default_factory=dict)
+    unroutable: Sequence[Failed] = ()
+    skipped: int = 0
     held: Collection[str] = ()
 
 
@@ -115,7 +116,12 @@ class Kept:
     """An entry that stays in the outbox as it was: nothing was learnt about it."""
 
     entry: OutboxEntry
-    cause: Refused | Unconfirmed | Held
+    cause: Cause | Held
+
+    @property
+    def lacks_room(self) -> bool:
+        """Whether its stream had no room for it, and may have for others."""
+        return isinstance(self.cause, Refused) and self.cause.full
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +142,8 @@ class Verdict:
     def trouble(self) -> Cause | None:
         """Why the stream takes nothing at the moment, where it does not."""
         for kept in self.kept:
-            cause = kept.cause
-            if isinstance(cause, Unconfirmed) or (isinstance(cause, Refused) and not cause.full):
-                return cause
+            if not isinstance(kept.cause, Held) and not kept.lacks_room:
+                return kept.cause
         return None
 
     @property
@@ -146,7 +151,7 @@ class Verdict:
         """Subjects for which there was no room, and the least bytes that found none."""
         found: dict[str, int] = {}
         for kept in self.kept:
-            if isinstance(kept.cause, Refused) and kept.cause.full:
+            if kept.lacks_room:
                 subject, needed = kept.entry.message.subject, size(kept.entry)
                 found[subject] = min(needed, found.get(subject, needed))
         return found
@@ -154,8 +159,8 @@ class Verdict:
     @property
     def lack(self) -> Refused | None:
         """The refusal of something for which there was no room."""
-        causes = (kept.cause for kept in self.kept)
-        return next((each for each in causes if isinstance(each, Refused) and each.full), None)
+        causes = (kept.cause for kept in self.kept if kept.lacks_room)
+        return next((each for each in causes if isinstance(each, Refused)), None)
 
     @property
     def whole(self) -> bool:
@@ -251,27 +256,22 @@ def joined(first: Verdict, second: Verdict) -> Verdict:
     )
 
 
-def reconsider(verdict: Verdict, info: StreamInfo | None) -> Verdict:
-    """The verdict in the light of what the stream is; ``None``: there is no such stream.
+def reconsidered(verdict: Verdict, info: StreamInfo) -> Verdict:
+    """The verdict on what a stream refused, in the light of what the stream is.
 
-    A missing stream, one without a leader, and a subject that the stream does not take all get the
-    same answer from the server; only the last would wait for ever, and hold up all others.
+    A stream without a leader and a subject that it does not take get the same answer from the
+    server; only the latter would wait for ever, and hold up all others.
     """
-    if info is None:
-        missing = Refused("no such stream", 404, 0, heals=True, why="no_stream")
-        return _refused_alike(verdict, missing)
-    failed = list(verdict.failed)
-    kept: list[Kept] = []
-    for each in verdict.kept:
+
+    def again(each: Kept) -> Kept | Failed:
         subject = each.entry.message.subject
         taken = any(naming.covers(pattern, subject) for pattern in info.subjects)
-        if isinstance(each.cause, Refused) and not taken:
-            subjects = ", ".join(info.subjects) or "nothing"
-            error = f"{verdict.stream} takes {subjects}, not {subject}"
-            failed.append(Failed(each.entry, error, park=True))
-        else:
-            kept.append(each)
-    return replace(verdict, failed=failed, kept=kept)
+        if taken or not isinstance(each.cause, Refused):
+            return each
+        subjects = ", ".join(info.subjects) or "nothing"
+        return Failed(each.entry, f"{verdict.stream} takes {subjects}, not {subject}", park=True)
+
+    return _each_again(verdict, again)
 
 
 def outgrown(verdict: Verdict, info: StreamInfo) -> Verdict:
@@ -279,51 +279,51 @@ def outgrown(verdict: Verdict, info: StreamInfo) -> Verdict:
     most = info.max_bytes
     if most is None:
         return verdict
-    failed = list(verdict.failed)
-    kept: list[Kept] = []
-    for each in verdict.kept:
-        full = isinstance(each.cause, Refused) and each.cause.full
-        if full and (needed := size(each.entry)) > most:
-            error = (
-                f"{verdict.stream} keeps {most} bytes in all (max_bytes), the event has {needed}: "
-                "raise max_bytes, then `seaway outbox retry`"
-            )
-            failed.append(Failed(each.entry, error, park=True))
-        else:
-            kept.append(each)
-    return replace(verdict, failed=failed, kept=kept)
+
+    def again(each: Kept) -> Kept | Failed:
+        if not each.lacks_room or (needed := size(each.entry)) <= most:
+            return each
+        error = (
+            f"{verdict.stream} keeps {most} bytes in all (max_bytes), the event has {needed}: "
+            "raise max_bytes, then `seaway outbox retry`"
+        )
+        return Failed(each.entry, error, park=True)
+
+    return _each_again(verdict, again)
 
 
 def given_up(verdict: Verdict, missing: str) -> Verdict:
     """The verdict on a stream that has been missing for too long: what it keeps is parked, with
     ``missing`` as its error."""
-    failed = list(verdict.failed)
-    held: list[Kept] = []
-    for each in verdict.kept:
-        if isinstance(each.cause, Held):
-            held.append(each)
-        else:
-            failed.append(Failed(each.entry, missing, park=True))
-    return replace(verdict, failed=failed, kept=held)
+
+    def again(each: Kept) -> Kept | Failed:
+        return each if isinstance(each.cause, Held) else Failed(each.entry, missing, park=True)
+
+    return _each_again(verdict, again)
+
+
+def refused_alike(verdict: Verdict, cause: Cause) -> Verdict:
+    """The verdict where all that was refused has one ``cause``: there is no such stream
+    (``MISSING``, which the server answers as it does without a leader), or it could not be read."""
+
+    def again(each: Kept) -> Kept | Failed:
+        return Kept(each.entry, cause) if isinstance(each.cause, Refused) else each
+
+    return _each_again(verdict, again)
+
+
+def _each_again(verdict: Verdict, again: Callable[[Kept], Kept | Failed]) -> Verdict:
+    """The verdict with each entry that stayed in the outbox judged once more."""
+    judged = [again(each) for each in verdict.kept]
+    failed = [each for each in judged if isinstance(each, Failed)]
+    kept = [each for each in judged if isinstance(each, Kept)]
+    return replace(verdict, failed=[*verdict.failed, *failed], kept=kept)
 
 
 def unseen(verdict: Verdict, reason: str) -> Verdict:
     """The verdict where what lies under known ids could not be looked at."""
     kept = [Kept(each.entry, Unconfirmed(reason)) for each in verdict.known]
     return replace(verdict, kept=[*kept, *verdict.kept], known=())
-
-
-def unanswered(verdict: Verdict, reason: str) -> Verdict:
-    """The verdict where not even the stream's configuration could be read."""
-    return _refused_alike(verdict, Unconfirmed(reason))
-
-
-def _refused_alike(verdict: Verdict, cause: Cause) -> Verdict:
-    kept = [
-        Kept(each.entry, cause) if isinstance(each.cause, Refused) else each
-        for each in verdict.kept
-    ]
-    return replace(verdict, kept=kept)
 
 
 def describe(refusal: Refused) -> str:
@@ -343,7 +343,7 @@ def reason(stream: str, cause: Cause, way_to: Callable[[str], str] = WAY_TO) -> 
         return f"{stream} does not answer: {cause.reason}"
     if cause.why == "no_stream":
         return way_to(stream)
-    if cause.why == "unheard":  # And the stream is known to be there (``reconsider``).
+    if cause.why == "unheard":  # And the stream is known to be there (``reconsidered``).
         return f"{stream} has no leader at the moment"
     return f"{stream} takes no messages now: {describe(cause)}"
 

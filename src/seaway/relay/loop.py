@@ -7,24 +7,19 @@ import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Literal
 
-from seaway.clocks import running_time
-from seaway.contracts import (
-    Broker,
-    Clock,
-    Lease,
-    OutboxStore,
-)
+from seaway.contracts import Broker, OutboxStore
 from seaway.errors import TransientError
+from seaway.process import running_time
 from seaway.relay import decisions
+from seaway.relay.batch import Batch, Publishing, Turn, give_up
 from seaway.relay.decisions import Verdict
 from seaway.relay.memory import StreamMemory, Troubles, next_due
-from seaway.relay.publishing import Claim, Publication, Publishing, Turn, give_up
 from seaway.retry import Backoff
 from seaway.telemetry import Parked, Relayed, Telemetry
-from seaway.waiting import done_before
+from seaway.waiting import done_before, set_within
 
 TURN = timedelta(seconds=1)
 """After that long a lease is left, so that another relay gets a turn."""
@@ -38,17 +33,9 @@ HEAD = 4
 MOST_LANES = 4
 """Of how many shards a claim takes a batch: so many are in flight at a time."""
 MOST_UNDER_WAY = 2
-"""Claims with the broker: one that is stored, one that is made ready."""
+"""Batches with the broker: one that is stored, one that is made ready."""
 PRUNE_EVERY = timedelta(minutes=10)
 DEFAULT_BACKOFF = Backoff(base=timedelta(milliseconds=100), cap=timedelta(seconds=5))
-
-
-class _SystemClock:
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    async def sleep(self, delay: timedelta) -> None:
-        await asyncio.sleep(max(0.0, delay.total_seconds()))
 
 
 class Relay:
@@ -74,7 +61,6 @@ class Relay:
         retention: timedelta = timedelta(days=7),
         on_parked: Literal["wait", "pass"] = "wait",
         stream_grace: timedelta = timedelta(minutes=10),
-        clock: Clock | None = None,
         publish_timeout: timedelta = timedelta(seconds=5),
         backoff: Backoff = DEFAULT_BACKOFF,
         way_to: Callable[[str], str] = decisions.WAY_TO,
@@ -84,7 +70,6 @@ class Relay:
         self._batch = batch
         self._retention = retention
         self._hold = on_parked == "wait"
-        self._clock = clock or _SystemClock()
         self._backoff = backoff
         self._streams: defaultdict[str, StreamMemory] = defaultdict(StreamMemory)
         self._troubles = Troubles(telemetry)
@@ -148,19 +133,25 @@ class Relay:
                     reason=f"the outbox is not usable now: {error}",
                     now=time.monotonic(),
                 )
-                await self._sleep(stop, self._backoff.delay(self._store_failures))
+                await set_within(self._backoff.delay(self._store_failures), stop)
 
     # ------------------------------------------------------------------ one lease
 
-    async def _turn(self, stop: asyncio.Event) -> Turn:
+    async def _turn(self, stop: asyncio.Event) -> Turn | None:
+        """What it came to; ``None`` where others have all the shards."""
         began = time.monotonic()
         async with self._store.lease(hold=self._hold) as lease:
             if lease is None:
                 # Inside, so that the others see that somebody wants a share.
-                await self._sleep(stop, FREE_LEASE_POLL)
-                return Turn(led=False)
+                await set_within(FREE_LEASE_POLL, stop)
+                return None
             self._forget_after_a_gap(lease.shards)
             turn = Turn(
+                lease,
+                stop,
+                until=began + TURN.total_seconds(),
+                marked=began,
+                looks_behind=began >= self._look_at,
                 keys={key for key, until in self._resting_keys.items() if until > began},
                 streams={name for name, s in self._streams.items() if s.rests_until > began},
                 full={
@@ -169,12 +160,9 @@ class Relay:
                     for subject, full in memory.full.items()
                     if full.rests_until > began
                 },
-                until=began + TURN.total_seconds(),
-                marked=began,
-                looks_behind=began >= self._look_at,
             )
             try:
-                await self._lead(lease, turn, stop)
+                await self._lead(turn)
             except BaseException:
                 # Published but unsettled: only the stream knows which.
                 self._lost_track()
@@ -193,83 +181,75 @@ class Relay:
                 self._troubles.ended(stream, now=now)
         return turn
 
-    async def _lead(self, lease: Lease, turn: Turn, stop: asyncio.Event) -> None:
-        """Work through claims, four at a time: one is read while the one before it is made ready,
+    async def _lead(self, turn: Turn) -> None:
+        """Work through batches, four at a time: one is read while the one before it is made ready,
         the one before that stored, and the one before that settled."""
-        claimed = await self._claim(lease, turn)
+        batch = await self._claim(turn)
         verdicts: Sequence[Verdict] = ()
-        under_way: deque[Publication] = deque()
+        under_way: deque[Batch] = deque()
         try:
-            while claimed.entries or under_way:
-                if claimed.entries:
-                    under_way.append(self._publishing.begin(lease, claimed, turn, stop, under_way))
-                last = not claimed.entries or stop.is_set() or turn.over
-                claimed = await self._meanwhile(lease, turn, verdicts, last=last)
+            while batch.entries or under_way:
+                if batch.entries:
+                    behind = under_way[-1] if under_way else None
+                    under_way.append(self._publishing.begin(turn, batch, behind))
+                last = not batch.entries or turn.over
+                batch = await self._meanwhile(turn, verdicts, last=last)
                 verdicts = ()
-                if claimed.entries and len(under_way) < MOST_UNDER_WAY:
+                if batch.entries and len(under_way) < MOST_UNDER_WAY:
                     continue
                 verdicts = await self._end(under_way.popleft(), turn)
                 if self._silence():
                     break
                 if under_way and not await under_way[0].is_allowed():
-                    again = under_way.popleft()
-                    await again.verdicts
-                    if stop.is_set():
+                    await under_way[0].verdicts
+                    if turn.stop.is_set():
                         break  # Nor may what was claimed behind it be sent.
-                    under_way.append(self._publishing.begin(lease, again.claimed, turn, stop, ()))
+                    self._publishing.begin(turn, under_way[0])
         finally:
             await give_up(under_way)
-        await self._settle(lease, turn, verdicts)
+        await self._settle(turn, verdicts)
 
-    async def _end(self, publication: Publication, turn: Turn) -> Sequence[Verdict]:
+    async def _end(self, batch: Batch, turn: Turn) -> Sequence[Verdict]:
         """Its verdicts, and what they mean for the rest of the turn."""
-        verdicts = await publication.verdicts
-        sorted_out = publication.sorted_out
-        turn.waiting += sorted_out.skipped
-        if sorted_out.unroutable:
-            verdicts = [*verdicts, Verdict("", failed=sorted_out.unroutable)]
+        verdicts = await batch.verdicts
+        turn.waiting += batch.parts.skipped
+        if batch.parts.unroutable:
+            verdicts = [*verdicts, Verdict("", failed=batch.parts.unroutable)]
         for verdict in verdicts:
-            turn.keys |= verdict.stuck
-            turn.waiting += len(verdict.kept)
-            if verdict.trouble:
-                turn.streams.add(verdict.stream)
-            for subject, size in verdict.full.items():
-                turn.full[subject] = min(size, turn.full.get(subject, size))
+            turn.learnt(verdict)
             memory = self._streams.get(verdict.stream)
             if memory is not None and memory.full:
                 turn.fitting.update(each.entry.message.subject for each in verdict.sent)
         turn.went_by(any(each.sent or each.failed for each in verdicts))
         return verdicts
 
-    async def _meanwhile(
-        self, lease: Lease, turn: Turn, verdicts: Sequence[Verdict], *, last: bool
-    ) -> Claim:
+    async def _meanwhile(self, turn: Turn, verdicts: Sequence[Verdict], *, last: bool) -> Batch:
         """Settle ``verdicts`` and claim what comes next, at the same time."""
-        settling = self._settle(lease, turn, verdicts)
+        settling = self._settle(turn, verdicts)
         if last or any(verdict.failed for verdict in verdicts):
             # A failure holds back its key, and the claim has to know.
             await settling
-            return Claim() if last else await self._claim(lease, turn)
+            return Batch() if last else await self._claim(turn)
         settled = asyncio.create_task(settling)
         try:
-            return await self._claim(lease, turn)
+            return await self._claim(turn)
         finally:
             await settled
 
-    async def _claim(self, lease: Lease, turn: Turn) -> Claim:
+    async def _claim(self, turn: Turn) -> Batch:
         began = running_time()
-        batch = self._batch if turn.looks_behind else max(1, self._batch // HEAD)
-        limit = batch * min(len(lease.shards), MOST_LANES)
-        entries = await lease.claim(limit)
+        size = self._batch if turn.looks_behind else max(1, self._batch // HEAD)
+        limit = size * min(len(turn.lease.shards), MOST_LANES)
+        entries = await turn.lease.claim(limit)
         turn.exhausted = not entries
-        return Claim(entries, began, complete=len(entries) < limit)
+        return Batch(entries, began, complete=len(entries) < limit)
 
-    async def _settle(self, lease: Lease, turn: Turn, verdicts: Sequence[Verdict]) -> None:
+    async def _settle(self, turn: Turn, verdicts: Sequence[Verdict]) -> None:
         sent = [each for verdict in verdicts for each in verdict.sent]
         failed = [each for verdict in verdicts for each in verdict.failed]
         if not sent and not failed:
             return
-        await lease.settle(sent, failed)
+        await turn.lease.settle(sent, failed)
         turn.settled += len(sent)
         turn.failed += len(failed)
         now = time.monotonic()
@@ -313,13 +293,13 @@ class Relay:
         """Whether nothing answers at all, so that looking at other entries is in vain."""
         return bool(self._streams) and all(s.silent for s in self._streams.values())
 
-    async def _drained(self, turn: Turn) -> bool:
-        if turn.progress or turn.waiting or (turn.led and not turn.exhausted):
-            return False
-        backlog = await self._store.backlog()
-        if not turn.led:
+    async def _drained(self, turn: Turn | None) -> bool:
+        if turn is None:
+            backlog = await self._store.backlog()
             return backlog.count == backlog.parked
-        return decisions.drained(backlog)
+        if turn.progress or turn.waiting or not turn.exhausted:
+            return False
+        return decisions.drained(await self._store.backlog())
 
     async def _prune(self) -> None:
         now = time.monotonic()
@@ -327,7 +307,9 @@ class Relay:
             self._prune_at = now + PRUNE_EVERY.total_seconds()
             await self._store.prune(await self._store.before(self._retention))
 
-    async def _rest(self, turn: Turn, stop: asyncio.Event) -> None:
+    async def _rest(self, turn: Turn | None, stop: asyncio.Event) -> None:
+        if turn is None:
+            return  # It has waited for its share already.
         if turn.progress and not turn.barren:
             await asyncio.sleep(0)
             return
@@ -342,19 +324,14 @@ class Relay:
             waiting=turn.waiting > 0,
         )
         self._resting_keys = {k: until for k, until in self._resting_keys.items() if until > now}
-        if not turn.led:
-            return  # It has waited for its share already.
         if self._silence():
-            await self._sleep(stop, due or LEAST_REST)
+            await set_within(due or LEAST_REST, stop)
             return
         left = IDLE if due is None else min(due, IDLE)
         if turn.waiting or due is not None:
             # Until then only what waits already can be found: what is new lies behind it.
             rest = min(left, max(LEAST_REST, timedelta(seconds=self._look_at - now)))
-            await self._sleep(stop, rest if turn.progress else max(LEAST_REST, rest))
+            await set_within(rest if turn.progress else max(LEAST_REST, rest), stop)
             left -= rest
         if left > timedelta():
             await done_before(stop, self._store.wait(left))
-
-    async def _sleep(self, stop: asyncio.Event, delay: timedelta) -> None:
-        await done_before(stop, self._clock.sleep(delay))

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from seaway.clocks import running_time
 from seaway.contracts import Unconfirmed
+from seaway.process import running_time
 from seaway.relay.decisions import Cause
 from seaway.retry import Backoff
 from seaway.telemetry import RelayPaused, RelayResumed, Telemetry

@@ -12,6 +12,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from seaway.embedded.postgres import PostgresServer, find_programs
@@ -42,6 +44,7 @@ class Databases:
     def __init__(self, url: str) -> None:
         self._url = url
         self._template: str | None = None
+        self._left: list[str] = []
 
     def url(self, database: str) -> str:
         """The URL of ``database`` on this server."""
@@ -53,13 +56,19 @@ class Databases:
 
     def drop(self, database: str) -> None:
         """Remove it, whoever is connected."""
-        self.run(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+        self.run(_drop(database))
+
+    def leave(self, database: str) -> None:
+        """As ``drop``, together with the next ``create`` or at the end: one psql does both."""
+        self._left.append(database)
 
     def close(self) -> None:
-        """Remove the template. Idempotent."""
+        """Remove the template, and what was left. Idempotent."""
         if self._template is not None:
-            self.drop(self._template)
+            self._left.append(self._template)
             self._template = None
+        if self._left:
+            self.run(self._drops())
 
     def run(self, script: str, database: str | None = None) -> str:
         """What psql prints for ``script``, unaligned; ``SeawayError`` with its words otherwise."""
@@ -69,7 +78,7 @@ class Databases:
         # Whoever lists the machine's processes sees their arguments: no password there.
         url = urlunsplit(parts._replace(netloc=f"{user}@{host}" if user else host))
         done = subprocess.run(
-            [str(find_programs() / "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", url],
+            [str(self._psql), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", url],
             env=os.environ | {"PGPASSWORD": unquote(parts.password or "")},
             input=script,
             capture_output=True,
@@ -80,10 +89,19 @@ class Databases:
             raise SeawayError(f"psql: {done.stderr.strip()}")
         return done.stdout.strip()
 
+    @cached_property
+    def _psql(self) -> Path:
+        return find_programs() / "psql"
+
     def _create(self, template: str) -> str:
         name = f"seaway_test_{uuid.uuid4().hex[:12]}"
-        self.run(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        self.run(f'{self._drops()}CREATE DATABASE "{name}" TEMPLATE "{template}";')
         return name
+
+    def _drops(self) -> str:
+        """The script that removes what was left."""
+        left, self._left = self._left, []
+        return "".join(map(_drop, left))
 
     def _with_tables(self) -> str:
         if self._template is None:
@@ -93,25 +111,26 @@ class Databases:
         return self._template
 
 
+def _drop(database: str) -> str:
+    return f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE);\n'
+
+
 @contextmanager
 def databases() -> Iterator[Databases]:
     """The databases of ``SEAWAY_TEST_POSTGRES``, or of a server that ends with the block."""
     if given := os.environ.get("SEAWAY_TEST_POSTGRES"):
-        yield from _closing(Databases(given))
+        opened = Databases(given)
+        try:
+            yield opened
+        finally:
+            opened.close()
         return
     # Nobody looks at these databases after a power cut: nothing waits for the disk.
     settings = {"max_connections": "200", "fsync": "off"}
     server = PostgresServer(settings=settings, trust_roles=True)
     try:
         server.launch()
-        yield from _closing(Databases(server.url()))
+        yield Databases(server.url())
     finally:
         server.terminate()
         server.remove()
-
-
-def _closing(opened: Databases) -> Iterator[Databases]:
-    try:
-        yield opened
-    finally:
-        opened.close()

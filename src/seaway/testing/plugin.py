@@ -95,12 +95,22 @@ def nats_server_own() -> Iterator[NatsServer]:
         yield server
 
 
-@pytest.fixture
-def postgres_server_own() -> Iterator[PostgresServer]:
-    """A running PostgreSQL of this test alone, to be stopped, killed and started again."""
+@pytest.fixture(scope="session")
+def _stopped_postgres() -> Iterator[PostgresServer]:
+    """What every other one begins as: ``initdb`` takes longer than most tests."""
     from seaway.embedded.postgres import PostgresServer
 
     with _running(PostgresServer(trust_roles=True)) as server:
+        server.terminate()
+        yield server
+
+
+@pytest.fixture
+def postgres_server_own(_stopped_postgres: PostgresServer) -> Iterator[PostgresServer]:
+    """A running PostgreSQL of this test alone, to be stopped, killed and started again."""
+    from seaway.embedded.postgres import PostgresServer
+
+    with _running(PostgresServer(trust_roles=True, like=_stopped_postgres)) as server:
         yield server
 
 
@@ -118,7 +128,7 @@ def postgres_url(postgres_databases: Databases) -> Iterator[str]:
     """The URL of a fresh PostgreSQL database with Seaway's tables."""
     name = postgres_databases.create()
     yield postgres_databases.url(name)
-    postgres_databases.drop(name)
+    postgres_databases.leave(name)
 
 
 @pytest.fixture
@@ -126,7 +136,7 @@ def empty_postgres_url(postgres_databases: Databases) -> Iterator[str]:
     """The URL of a fresh PostgreSQL database with nothing in it."""
     name = postgres_databases.create(tables=False)
     yield postgres_databases.url(name)
-    postgres_databases.drop(name)
+    postgres_databases.leave(name)
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 from seaway import naming
-from seaway.config import format_duration, format_size, from_nanoseconds
+from seaway.config import from_nanoseconds
 from seaway.contracts import JSON, ConsumerInfo, StreamInfo
 from seaway.errors import ConfigError
-from seaway.topology.servers import keeps_positions, known_to, lowered, within_reach
-from seaway.topology.shape import ConsumerKey, Topology, absent
+from seaway.topology.fields import absent, names, shown
+from seaway.topology.fields import field as known
+from seaway.topology.shape import ConsumerKey, Topology, for_server, keeps_positions
 
 Kind: TypeAlias = Literal["in_place", "create", "recreate_consumer", "loses_data", "unmanaged"]
 _COST: Sequence[Kind] = ("in_place", "create", "recreate_consumer", "loses_data")
@@ -25,17 +26,8 @@ _COST: Sequence[Kind] = ("in_place", "create", "recreate_consumer", "loses_data"
 POSITION = "seaway.position."
 """Stream metadata that keeps a durable's position while the durable itself is being replaced."""
 
-_IDENTITY = frozenset({"name", "durable_name"})
-_BIRTH = frozenset({"deliver_policy", "opt_start_seq", "opt_start_time"})
-"""Matter only when a consumer is made: where it began says nothing about where it is."""
-_FILTERS = frozenset({"filter_subject", "filter_subjects"})
-_NEW_CONSUMER = frozenset({"ack_policy", "max_waiting", "deliver_subject", "replay_policy"})
-_NEW_STREAM = frozenset({"storage", "max_consumers"})
-_CANNOT_UNSET = frozenset({"deny_delete", "deny_purge"})
-_DURATIONS = frozenset(
-    {"max_age", "duplicate_window", "ack_wait", "inactive_threshold", "priority_timeout"}
-)
-_SIZES = frozenset({"max_bytes", "max_msg_size"})
+_FILTERS, _BIRTH = names("filter"), names("birth")
+_NOT_COMPARED = names("identity", "birth", "filter")
 _FOREIGN = ("KV_", "OBJ_", "$MQTT_")
 
 
@@ -147,8 +139,7 @@ def plan(desired: Topology, actual: ServerState) -> Plan:
     ``ConfigError`` where the file asks for what this server is too old for, and where the position
     of a durable that has to be made again cannot be read.
     """
-    single = lowered(actual.clustered, desired)
-    desired = within_reach(actual.clustered, known_to(actual.release, desired))
+    desired, single = for_server(desired, actual.release, actual.clustered)
     streams: list[Change] = []
     replaced: set[str] = set()
     for name, config in desired.streams.items():
@@ -207,7 +198,7 @@ def differences(
 ) -> Iterator[tuple[str, Any, Any]]:
     """``(field, kept, wanted)`` where they differ. ``subjects``: what a missing filter means."""
     for name, value in wanted.items():
-        if name in _IDENTITY or name in _BIRTH or name in _FILTERS:
+        if name in _NOT_COMPARED:
             continue
         if not _same(name, value, kept.get(name)):
             yield name, kept.get(name), value
@@ -233,21 +224,31 @@ def _creation(config: JSON, stream: str, durable: str | None = None, note: str =
     return Change("create", stream, durable, config=config, declared=config, note=note)
 
 
-def _stream_change(wanted: JSON, held: StreamInfo, now: datetime) -> Change | None:
-    kept = held.config
-    found = tuple(
-        _stream_cost(name, old, new, held, now) for name, old, new in differences(wanted, kept)
-    )
-    if not found:
+def _changed(
+    stream: str, durable: str | None, found: Iterable[Difference], wanted: JSON, merged: JSON
+) -> Change | None:
+    """``merged``: what is sent where the object itself can stay."""
+    differing = tuple(found)
+    if not differing:
         return None
-    replaces = any(one.replaces for one in found)
-    config = wanted if replaces else {**kept, **wanted}
-    return Change(_worst(found), wanted["name"], None, found, config, wanted, replaces)
+    worst = max((one.kind for one in differing), key=_COST.index)
+    replaces = any(one.replaces for one in differing)
+    config = wanted if replaces else merged
+    return Change(worst, stream, durable, differing, config, wanted, replaces)
+
+
+def _stream_change(wanted: JSON, held: StreamInfo, now: datetime) -> Change | None:
+    found = (
+        _stream_cost(name, old, new, held, now)
+        for name, old, new in differences(wanted, held.config)
+    )
+    return _changed(held.name, None, found, wanted, {**held.config, **wanted})
 
 
 def _stream_cost(name: str, kept: Any, wanted: Any, held: StreamInfo, now: datetime) -> Difference:
+    cost = known(name).cost
     workqueue = name == "retention" and "workqueue" in (kept, wanted)
-    if name in _NEW_STREAM or workqueue or (name in _CANNOT_UNSET and kept):
+    if cost == "new" or workqueue or (cost == "no_way_back" and kept):
         reason = f"{name} cannot be changed: needs a new stream, the old one's messages are lost"
         return Difference(name, kept, wanted, "loses_data", reason, replaces=True)
     if name == "retention" and wanted == "interest" and held.messages:
@@ -275,18 +276,12 @@ def _evicts(name: str, kept: Any, wanted: Any, held: StreamInfo, now: datetime) 
 def _consumer_change(
     wanted: JSON, info: ConsumerInfo, owner: StreamInfo, *, release: tuple[int, ...]
 ) -> Change | None:
-    kept = info.config
-    found = tuple(
+    found = (
         _consumer_cost(name, old, new, owner, release)
-        for name, old, new in differences(wanted, kept, subjects=owner.subjects)
+        for name, old, new in differences(wanted, info.config, subjects=owner.subjects)
     )
-    if not found:
-        return None
-    replaces = any(one.replaces for one in found)
-    rest = {name: value for name, value in kept.items() if name not in _FILTERS}
-    begun = {name: kept[name] for name in _BIRTH if name in kept}
-    config = wanted if replaces else {**rest, **_without(wanted, _BIRTH), **begun}
-    return Change(_worst(found), *info.key, found, config, wanted, replaces)
+    merged = {**_without(info.config, _FILTERS), **_without(wanted, _BIRTH)}
+    return _changed(*info.key, found, wanted, merged)
 
 
 def _without(config: JSON, names: Iterable[str]) -> JSON:
@@ -296,7 +291,7 @@ def _without(config: JSON, names: Iterable[str]) -> JSON:
 def _consumer_cost(
     name: str, kept: Any, wanted: Any, owner: StreamInfo, release: tuple[int, ...]
 ) -> Difference:
-    if name not in _NEW_CONSUMER:
+    if known(name).cost != "new":
         return Difference(name, kept, wanted)
     if owner.retention == "interest":
         reason = f"{name} needs a new consumer; the stream drops what waits for the old one"
@@ -309,10 +304,6 @@ def _consumer_cost(
         return Difference(name, kept, wanted, "loses_data", reason, replaces=True)
     reason = f"{name} needs a new consumer, which continues where the old one was"
     return Difference(name, kept, wanted, "recreate_consumer", reason, replaces=True)
-
-
-def _worst(found: Sequence[Difference]) -> Kind:
-    return max((one.kind for one in found), key=_COST.index)
 
 
 def _unmanaged(desired: Topology, actual: ServerState) -> Iterator[Change]:
@@ -330,16 +321,3 @@ def _unmanaged(desired: Topology, actual: ServerState) -> Iterator[Change]:
         if stream in desired.streams and (stream, durable) not in desired.consumers:
             way = f"to be rid of it: nats consumer rm {stream} {durable}"
             yield Change("unmanaged", stream, durable, note=way)
-
-
-def shown(name: str, value: Any) -> str:
-    """A server value as the file writes it: ``7d``, ``10GB``."""
-    if value is None or value == "" or (name == "priority_timeout" and not value):
-        return "none"
-    if name in _DURATIONS and isinstance(value, int):
-        return format_duration(from_nanoseconds(value)) if value else "unlimited"
-    if name in _SIZES and isinstance(value, int):
-        return format_size(value)
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)

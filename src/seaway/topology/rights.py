@@ -78,28 +78,23 @@ class _Needs:
             )
 
     def of(self, role: Role) -> Iterable[str]:
-        match role:
-            case "writer":
-                return ()
-            case "relay":
-                return self._relay()
-            case "consumer":
-                return self._each_consumer()
-            case "sweeper":
-                return self._sweeper()
-            case "application":
-                return (*self._relay(), *self._each_consumer(), *self._sweeper())
-            case "operator":
-                return self._operator()
-            case "watcher":
-                return self._watcher()
-            case "topology":
-                return self._topology()
+        work = {
+            "relay": self._relay,
+            "consumer": self._consumer,
+            "sweeper": self._sweeper,
+            "operator": self._operator,
+            "watcher": self._watcher,
+            "topology": self._topology,
+        }
+        parts = ("relay", "consumer", "sweeper") if role == "application" else (role,)
+        return [right for part in parts if part in work for right in work[part]()]
 
     def _read(self, stream: str, reader: str) -> Iterable[str]:
         yield f"{self._api}STREAM.INFO.{stream}"
         found = self._streams.get(stream)
-        if _is_redrive(stream) or (found is not None and found.retention == "workqueue"):
+        if naming.kind_of(stream) == "redrive" or (
+            found is not None and found.retention == "workqueue"
+        ):
             # Which admits no second reader: each message is asked for.
             yield f"{self._api}STREAM.MSG.GET.{stream}"
             return
@@ -120,11 +115,11 @@ class _Needs:
             # What lies there under the id of one event, where the stream knows it.
             yield f"{self._api}STREAM.MSG.GET.{stream.name}"
 
-    def _each_consumer(self) -> Iterable[str]:
+    def _consumer(self) -> Iterable[str]:
         for consumer in self._consumers:
-            yield from self._consumer(consumer)
+            yield from self._durable(consumer)
 
-    def _consumer(self, consumer: ConsumerSettings) -> Iterable[str]:
+    def _durable(self, consumer: ConsumerSettings) -> Iterable[str]:
         durable, context = consumer.durable, naming.stream_context(consumer.stream)
         queue, redrives = naming.dlq_stream(context), naming.redrive_stream(context)
         for stream in (consumer.stream, redrives):
@@ -188,7 +183,7 @@ class _Needs:
             yield f"{self._api}STREAM.INFO.{stream}"
             yield f"{self._api}CONSUMER.LIST.{stream}"
             yield f"{self._api}CONSUMER.INFO.{stream}.*"
-            if not _is_redrive(stream):
+            if naming.kind_of(stream) != "redrive":
                 yield from self._read(stream, naming.WATCHER)
         for found in self._settings.streams:
             yield f"{self._api}STREAM.MSG.GET.{naming.dlq_stream(found.context)}"
@@ -203,7 +198,3 @@ class _Needs:
         for stream, durable in wanted.consumers:
             for verb in ("CREATE", "DELETE", "INFO"):
                 yield f"{self._api}CONSUMER.{verb}.{stream}.{durable}"
-
-
-def _is_redrive(stream: str) -> bool:
-    return stream.endswith("_REDRIVE")

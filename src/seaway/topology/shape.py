@@ -1,15 +1,18 @@
-"""What the settings ask for, as JetStream's own configuration. Pure.
+"""What the settings ask for, as JetStream's own configuration, for one server. Pure.
 
 Owns: which streams and durables there are for an event stream, and their values. Guarantees: every
-value of the settings arrives in the server's units, to the nanosecond and byte.
+value of the settings arrives in the server's units, to the nanosecond and byte; a server that is
+too old, or no cluster, is not asked for what it would take and forget. What Seaway only wants for
+speed or safety is left out, and shows as a change once the server has it; what the file asks for is
+an error that names the release.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from seaway import naming
 from seaway.config import (
@@ -20,6 +23,8 @@ from seaway.config import (
     to_nanoseconds,
 )
 from seaway.contracts import JSON
+from seaway.errors import ConfigError
+from seaway.topology.fields import CONSUMER, FIELDS, STREAM, absent, needs
 
 ConsumerKey: TypeAlias = tuple[str, str]
 """``(stream, durable)``."""
@@ -39,20 +44,7 @@ _EXCLUSIVE: JSON = {
 }
 _SHARED: JSON = {"priority_policy": "none", "priority_groups": [], "priority_timeout": 0}
 
-_OPTIONAL_STREAM_FIELDS = (
-    "description",
-    "discard",
-    "discard_new_per_subject",
-    "max_msgs",
-    "max_msgs_per_subject",
-    "max_msg_size",
-    "max_consumers",
-    "compression",
-    "deny_delete",
-    "deny_purge",
-    "allow_rollup_hdrs",
-)
-_OPTIONAL_CONSUMER_FIELDS = ("description", "max_waiting")
+_FOR_SPEED = frozenset({"allow_atomic"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +56,6 @@ class Topology:
     consumers: Mapping[ConsumerKey, JSON]
     replicas_of: Mapping[str, int] = field(default_factory=dict)
     unwritten: frozenset[str] = frozenset()
-
-
-def absent(value: Any) -> bool:
-    """Whether a field with ``value`` may as well not be there; the server leaves out such."""
-    return value is None or value == "none" or value in (0, "", [])
 
 
 def desired(settings: Settings) -> Topology:
@@ -109,7 +96,7 @@ def _says_replicas(stream: StreamSettings) -> bool:
 
 
 def _events(stream: StreamSettings) -> JSON:
-    values = {name: getattr(stream, name) for name in _OPTIONAL_STREAM_FIELDS}
+    values = {one.name: getattr(stream, one.name) for one in STREAM if one.optional}
     return {
         "name": stream.name,
         "subjects": list(stream.subjects),
@@ -126,18 +113,13 @@ def _events(stream: StreamSettings) -> JSON:
 
 
 def _dead_letters(stream: StreamSettings) -> JSON:
-    """Unlimited: a letter leaves only when somebody redrives or discards it."""
+    """A letter leaves only when somebody redrives or discards it."""
     return {
         "name": naming.dlq_stream(stream.context),
         "subjects": [naming.dlq_filter(stream.context)],
         "retention": "limits",
-        "discard": "new",
-        "max_age": 0,
-        "max_bytes": UNLIMITED,
-        "storage": stream.storage,
-        "num_replicas": stream.replicas,
+        **_unlimited(stream),
         "duplicate_window": to_nanoseconds(LETTER_WINDOW),
-        "allow_direct": True,
     }
 
 
@@ -146,6 +128,12 @@ def _redrives(stream: StreamSettings) -> JSON:
         "name": naming.redrive_stream(stream.context),
         "subjects": [naming.redrive_filter(stream.context)],
         "retention": "workqueue",
+        **_unlimited(stream),
+    }
+
+
+def _unlimited(stream: StreamSettings) -> JSON:
+    return {
         "discard": "new",
         "max_age": 0,
         "max_bytes": UNLIMITED,
@@ -182,7 +170,7 @@ def _sweeper() -> JSON:
 
 
 def _durable(consumer: ConsumerSettings, filters: tuple[str, ...]) -> JSON:
-    values = {name: getattr(consumer, name) for name in _OPTIONAL_CONSUMER_FIELDS}
+    values = {one.name: getattr(consumer, one.name) for one in CONSUMER if one.optional}
     subjects: JSON = (
         {"filter_subject": filters[0]} if len(filters) == 1 else {"filter_subjects": list(filters)}
     )
@@ -204,3 +192,49 @@ def _durable(consumer: ConsumerSettings, filters: tuple[str, ...]) -> JSON:
         **(_EXCLUSIVE if consumer.exclusive else _SHARED),
         **{name: value for name, value in values.items() if value is not None},
     }
+
+
+# ------------------------------------------------------------------ on one server
+
+
+def for_server(
+    wanted: Topology, release: tuple[int, ...] = (), clustered: bool | None = None
+) -> tuple[Topology, tuple[str, ...]]:
+    """``wanted`` as far as a server of ``release`` knows it, and the streams that get one replica
+    there, since nobody wrote how many and it is no cluster. ``()`` and ``None``: not known, and so
+    it can do everything. ``ConfigError`` where the file asks for more.
+    """
+    lowered = tuple(
+        name
+        for name, config in wanted.streams.items()
+        if clustered is False and name in wanted.unwritten and config["num_replicas"] > 1
+    )
+    streams = {
+        name: _known(release, config, f"stream {name}") for name, config in wanted.streams.items()
+    }
+    single = {name: {**streams[name], "num_replicas": 1} for name in lowered}
+    consumers = {
+        key: _known(release, config, f"consumer {' > '.join(key)}")
+        for key, config in wanted.consumers.items()
+    }
+    return replace(wanted, streams={**streams, **single}, consumers=consumers), lowered
+
+
+def _known(release: tuple[int, ...], config: JSON, title: str) -> JSON:
+    known = dict(config)
+    for name, one in FIELDS.items():
+        if not release or release >= one.since or name not in known:
+            continue
+        if name not in _FOR_SPEED and not absent(known[name]):
+            asked = "exclusive: true" if one.setting == "exclusive" else name
+            raise ConfigError(
+                f"{title}: {asked} {needs(name)}, and this one is {'.'.join(map(str, release))}",
+                hint="upgrade the server, or take it out of the file",
+            )
+        del known[name]
+    return known
+
+
+def keeps_positions(release: tuple[int, ...]) -> bool:
+    """Whether a stream has metadata, where a durable's position is kept while it is replaced."""
+    return not release or release >= (2, 10)

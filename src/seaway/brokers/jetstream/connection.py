@@ -27,7 +27,7 @@ from seaway.config import NatsSettings, ServerUrl
 from seaway.config.models import OWN_API
 from seaway.contracts import Message, ServerInfo
 from seaway.errors import BrokerUnavailable, ConfigError, NotPermitted
-from seaway.forks import Opened
+from seaway.process import Opened
 from seaway.telemetry import Disconnected, Reconnected, Telemetry
 
 AnswerHandler: TypeAlias = Callable[[Frame | None], None]

@@ -51,9 +51,9 @@ from seaway.brokers.jetstream.api import (
 )
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.wire import Frame
-from seaway.clocks import Gap
 from seaway.contracts import Held, Message, PublishOutcome, Refused, Stored, Unconfirmed
 from seaway.errors import ConfigError, NotPermitted
+from seaway.process import Gap
 
 BATCH_MESSAGES = 1000
 BATCH_BYTES = 8 * 1024 * 1024

@@ -19,7 +19,7 @@ from seaway.drivers.asyncpg import ERRORS, MEANS, drop, in_transaction, lost, to
 from seaway.drivers.asyncpg import Pooled as Handle
 from seaway.drivers.refusals import nothing_committed
 from seaway.errors import StoreUnavailable
-from seaway.forks import Opened
+from seaway.process import Opened
 from seaway.stores.postgres import upgrades
 from seaway.stores.postgres.address import Address
 from seaway.stores.postgres.begins import READING, WRITES, WRITING, Begin

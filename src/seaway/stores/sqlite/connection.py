@@ -19,7 +19,7 @@ import aiosqlite
 
 from seaway.databases.sqlite_codes import translating
 from seaway.errors import ConfigError, NoDatabase, StoreUnavailable
-from seaway.forks import Opened
+from seaway.process import Opened
 
 T = TypeVar("T")
 

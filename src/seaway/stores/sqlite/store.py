@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from seaway.clocks import running_time
 from seaway.contracts import Backlog, Capabilities, Notice, OutboxEntry, Sent
 from seaway.databases import statements, times
 from seaway.databases.ending import to_its_end
@@ -27,6 +26,7 @@ from seaway.databases.turns import Turns
 from seaway.errors import ConfigError
 from seaway.inbox.transaction import Inbox, Transaction
 from seaway.parked import ParkedEvent
+from seaway.process import running_time
 from seaway.stores.sqlite import processes, rows
 from seaway.stores.sqlite.connection import Connection, checked, connect
 from seaway.stores.sqlite.lease import Pulse, SqliteLease, read_pulse, relay_lock

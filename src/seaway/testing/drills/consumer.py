@@ -56,6 +56,8 @@ class Plan:
     """Events whose handling kills the process, every time."""
     exclusive: bool = False
     """The durable's setting. The faults then strike the process that is at work."""
+    nodes: int = 1
+    """nats-servers: three are a cluster, of which each fault strikes the event stream's leader."""
     ack_wait: timedelta = timedelta(seconds=2)
     max_deliver: int = 5
     stopped: tuple[float, float] = (1.2, 2.5)
@@ -117,6 +119,7 @@ async def run(
         ack_wait=plan.ack_wait,
         max_deliver=plan.max_deliver,
         exclusive=plan.exclusive,
+        nodes=plan.nodes,
     ) as (stage, running):
 
         async def done() -> float:
@@ -159,7 +162,8 @@ def main() -> int:
     """The command line; exits 0 only if the report is exact."""
     options = (
         *("events", "keys", "processes", "workers", "kills", "stops"),
-        *("nats-restarts", "postgres-restarts", "deadly", "exclusive", "max-deliver", "seed"),
+        *("nats-restarts", "postgres-restarts", "nodes", "deadly", "exclusive", "max-deliver"),
+        "seed",
     )
     return carry_out(Plan(), options, run, about=__doc__)
 

@@ -10,8 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from seaway.embedded.process import ServerProcess
-from seaway.proof.faults import Strike, freeze, restart, strike
+from seaway.proof.faults import Server, Strike, freeze, restart, strike
 from seaway.proof.supervisor import Child
 
 _LAST_AT = 0.9
@@ -45,7 +44,7 @@ class Faults:
         self,
         done: Callable[[], Awaitable[float]],
         victim: Callable[[random.Random], Child],
-        servers: Mapping[str, ServerProcess],
+        servers: Mapping[str, Server],
         *,
         patience: timedelta,
         said: Callable[[str], None],

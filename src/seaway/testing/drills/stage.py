@@ -15,19 +15,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from seaway.embedded.nats_server import NatsServer
+from seaway.embedded.nats_server import NatsCluster, NatsServer
 from seaway.embedded.postgres import PostgresServer
-from seaway.embedded.process import ServerProcess
-from seaway.errors import StoreUnavailable
+from seaway.errors import BrokerUnavailable, StoreUnavailable
 from seaway.events import RawEvent
 from seaway.naming import Durable
 from seaway.proof import ledger
+from seaway.proof.faults import Server
 from seaway.proof.stage import Stage, configuration, opened
 
 CONTEXT = "drill"
 SUBJECT = f"{CONTEXT}.event.case_moved.v1"
 
 _LARGEST_TRANSACTION = 50
+_MOMENT_SECONDS = 0.1
 
 
 class _Undo(Exception):
@@ -42,31 +43,71 @@ async def servers(
     durables: Sequence[Durable] = (),
     beside: Sequence[str] = (),
     database: str = "postgres",
+    nodes: int = 1,
     **options: Any,
-) -> AsyncIterator[tuple[Stage, Mapping[str, ServerProcess]]]:
+) -> AsyncIterator[tuple[Stage, Mapping[str, Server]]]:
     """A stage on the context of the drills, on servers of its own: ``nats``, and ``postgres``
     where that is the ``database``.
 
     ``keep``: an empty folder for the children's logs, which otherwise go with the stage.
-    ``beside``: other contexts. ``options``: of the durables, as in ``seaway.yaml``.
+    ``beside``: other contexts. ``nodes``: more than one are a cluster whose streams are on all, and
+    ``nats`` is whichever leads the event stream. ``options``: of the durables, as in
+    ``seaway.yaml``.
     """
     async with AsyncExitStack() as stack:
         folder = keep or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="seaway-drill-"))
         )
         folder.mkdir(parents=True, exist_ok=True)
-        nats = await stack.enter_async_context(NatsServer())
-        running: dict[str, ServerProcess] = {"nats": nats}
+        nats: NatsServer | NatsCluster = NatsCluster(nodes) if nodes > 1 else NatsServer()
+        await stack.enter_async_context(nats)
+        running: dict[str, Server] = {}
         url = f"sqlite:///{folder / 'drill.db'}"
         if database == "postgres":
             postgres = PostgresServer(settings={"max_connections": "250"})
             running["postgres"] = await stack.enter_async_context(postgres)
             url = postgres.url()
         # Delayed negative acks keep their places: room for them and for every process.
-        room = {"max_ack_pending": 1000}
-        content = configuration(nats.url, url, (CONTEXT, *beside), durables, **room, **options)
-        config = folder / "seaway.yaml"
-        yield await stack.enter_async_context(opened(config, content, CONTEXT, said)), running
+        options |= {"max_ack_pending": 1000}
+        content = configuration(
+            nats.url, url, (CONTEXT, *beside), durables, replicas=nodes, **options
+        )
+        stage = await stack.enter_async_context(
+            opened(folder / "seaway.yaml", content, CONTEXT, said)
+        )
+        running["nats"] = nats if isinstance(nats, NatsServer) else _Leader(stage, nats, said)
+        yield stage, running
+
+
+class _Leader:
+    """Of a cluster, the server that leads the event stream when it is stopped or killed."""
+
+    def __init__(self, stage: Stage, cluster: NatsCluster, said: Callable[[str], None]) -> None:
+        self._stage = stage
+        self._servers = cluster.servers
+        self._said = said
+        self._struck = cluster.servers[0]
+
+    async def kill(self) -> None:
+        await self._find()
+        await self._struck.kill()
+
+    async def stop(self) -> None:
+        await self._find()
+        await self._struck.stop()
+
+    async def start(self) -> None:
+        await self._struck.start()
+
+    async def _find(self) -> None:
+        while True:
+            with suppress(BrokerUnavailable):
+                info = await self._stage.app.broker.admin.stream(self._stage.stream)
+                if info is not None and info.leader is not None:
+                    break
+            await asyncio.sleep(_MOMENT_SECONDS)
+        self._said(f"{info.leader} leads")
+        self._struck = next(one for one in self._servers if one.name == info.leader)
 
 
 async def write(

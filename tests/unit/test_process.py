@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from seaway.clocks import Gap, running_time
+from seaway.process import Gap, running_time
 
 
 def test_it_never_goes_back() -> None:
@@ -16,6 +16,6 @@ def test_it_never_goes_back() -> None:
 
 def test_a_gap_is_what_passed_since_the_last_look(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter([0.0, 4.0, 8.0, 13.1, 14.0])
-    monkeypatch.setattr("seaway.clocks.running_time", lambda: next(moments))
+    monkeypatch.setattr("seaway.process.running_time", lambda: next(moments))
     gap = Gap(timedelta(seconds=5))
     assert [gap.too_long() for _ in range(4)] == [False, False, True, False]

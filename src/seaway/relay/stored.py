@@ -1,24 +1,32 @@
-"""Whether what lies on a stream under an event's id is the event.
+"""What a stream has already of what is in the outbox: found there, compared, settled.
 
 A stream drops what comes under an id that it knows, whatever lies there: anybody who may publish to
-it can take an event's id before the relay does, and a writer can give one id to two events.
+it can take an event's id before the relay does, and a writer can give one id to two events. And it
+forgets ids, so that what was published and not settled is looked for before it is sent again.
 
-Owns: that comparison. Guarantees: a run of events that an earlier attempt has stored costs one
-look, however long it is; memory for what is asked about.
+Owns: telling the event from another message under its id; settling what is there. Guarantees:
+complete for everything that had been published when it began, by whomever; nothing is settled
+because of its id alone; a run of events that an earlier attempt has stored costs one look, however
+long it is; memory for one chunk of ids, however long the stream.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from seaway import headers as h
-from seaway.contracts import BrokerAdmin, OutboxEntry, StoredMessage
+from seaway.contracts import BrokerAdmin, Failed, Lease, OutboxEntry, Sent, StoredMessage
+from seaway.errors import NotFound
 from seaway.naming import RELAY
+from seaway.relay import decisions
 
 NEAR = 100
 """Messages between two of ours that are read rather than asked for anew."""
+_CHUNK = 1000
 _ALIKE = (h.EVENT_VERSION, h.ORDERING_KEY, h.CONTENT_TYPE)
 
 
@@ -106,3 +114,56 @@ async def _read(
             elif seq - hit > NEAR and (wanted is None or wanted - seq > NEAR):
                 return seq
     return left[-1]
+
+
+@dataclass(slots=True)
+class Found:
+    """Ids of what was settled, and, by id, events whose id another message has taken."""
+
+    settled: set[str] = field(default_factory=set)
+    taken: dict[str, Failed] = field(default_factory=dict)
+
+
+async def settle_stored(
+    admin: BrokerAdmin, stream: str, lease: Lease, *, since: datetime, stop: asyncio.Event
+) -> Found | None:
+    """Settle every entry that ``stream`` has stored since then.
+
+    Reads headers, and in full only what lies under an id that the outbox has. ``None``: stopped
+    before it was complete. Raises what reading and settling raise; what was settled by then stays
+    so. What was ``taken`` is left to the caller to record.
+    """
+    found = Found()
+    chunk: dict[str, int] = {}
+
+    async def settle() -> None:
+        if entries := await lease.find(list(chunk)):
+            seen = await look(admin, stream, [(entry, chunk[entry.event_id]) for entry in entries])
+            own = [entry for entry in entries if entry.event_id in seen.own]
+            await lease.settle([Sent(entry, stream, seen.own[entry.event_id]) for entry in own])
+            for entry in entries:
+                other = seen.foreign.get(entry.event_id)
+                if other is None:
+                    found.settled.add(entry.event_id)
+                    found.taken.pop(entry.event_id, None)
+                else:
+                    found.taken[entry.event_id] = decisions.taken(entry, other)
+        chunk.clear()
+
+    stored = admin.read(stream, from_time=since, headers_only=True, reader=RELAY)
+    try:
+        async with aclosing(stored):
+            async for each in stored:
+                message_id = each.message.headers.get(h.MSG_ID)
+                if message_id in chunk:
+                    await settle()  # Twice on the stream: one of them may be the event.
+                if message_id is not None:
+                    chunk[message_id] = each.stream_seq
+                if len(chunk) == _CHUNK:
+                    await settle()
+                if stop.is_set():
+                    return None
+    except NotFound:
+        return found
+    await settle()
+    return found

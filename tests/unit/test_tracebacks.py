@@ -13,7 +13,7 @@ import pytest
 import seaway
 from seaway.errors import ConfigError, SeawayError
 from seaway.events import event_type_of
-from seaway.stacks import innermost, without_ours
+from seaway.logs import innermost, without_ours
 from seaway.waiting import done_before, heeding
 
 OURS = str(Path(seaway.__file__).parent)

@@ -1,18 +1,22 @@
-"""Reading the server and changing it: the only I/O of topology.
+"""The server: read, changed, and written as a ``seaway.yaml``. The only I/O of topology.
 
-Owns: the order of changes, reading back, and the words of the server's refusals. Guarantees: data
-is never lost without permission, checked before the first change; every step can be repeated.
+Owns: the order of changes, reading back, the words of the server's refusals, and the way back from
+server values to the file's words. Guarantees: data is never lost without permission, checked before
+the first change; every step can be repeated; what an export gives loads, and what could not is left
+out and named with its reason, never bent into shape.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from seaway.contracts import BrokerAdmin, ConsumerInfo, StreamInfo
+from seaway.config import settings_from_mapping
+from seaway.contracts import JSON, BrokerAdmin, ConsumerInfo, StreamInfo
 from seaway.errors import ApiError, ConfigError, SeawayError
-from seaway.naming import stream_context
+from seaway.naming import kind_of
 from seaway.topology.compare import (
     POSITION,
     Change,
@@ -20,9 +24,8 @@ from seaway.topology.compare import (
     ServerState,
     differences,
     positioned,
-    shown,
 )
-from seaway.topology.servers import since
+from seaway.topology.fields import CONSUMER, STREAM, Field, needs, shown
 from seaway.topology.shape import ConsumerKey, Topology
 
 
@@ -39,7 +42,7 @@ async def actual(admin: BrokerAdmin, desired: Topology | None = None) -> ServerS
         streams = {info.name: info for info in await admin.streams()}
         consumers: dict[ConsumerKey, ConsumerInfo] = {}
         for name in streams:
-            if name in desired.streams if desired is not None else _of_context(name):
+            if name in desired.streams if desired is not None else kind_of(name):
                 consumers |= {info.key: info for info in await admin.consumers(name)}
     # A stream tells of its cluster also where it is reached through a server of another.
     told = any(info.cluster for info in streams.values())
@@ -121,9 +124,10 @@ def _check_kept(change: Change, info: StreamInfo | ConsumerInfo | None) -> None:
     if info is None:
         raise SeawayError(f"{change.title}: the server took it and does not have it")
     for name, kept, wanted in differences(change.declared, info.config):
+        why = f" ({needs(name)})" if needs(name) else ""
         raise SeawayError(
             f"{change.title}: the server kept {name} {shown(name, kept)}, "
-            f"not {shown(name, wanted)}{since(name)}"
+            f"not {shown(name, wanted)}{why}"
         )
 
 
@@ -164,8 +168,70 @@ def _fitting_profile(plan: Plan, replicas: int) -> str:
     return f"profile {name} has replicas: {count}: use --profile {name}"
 
 
-def _of_context(name: str) -> bool:
+# ------------------------------------------------------------------ as a file
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """``mapping`` for the file; ``left_out``: what it cannot hold, and why."""
+
+    mapping: JSON
+    left_out: tuple[str, ...] = ()
+
+
+async def export(admin: BrokerAdmin) -> Export:
+    """``exported`` of what the server has now."""
+    return exported(await actual(admin))
+
+
+def exported(state: ServerState) -> Export:
+    """Event streams and their durables; dead letters, redrives and advisories are implied."""
+    streams: list[JSON] = []
+    consumers: list[JSON] = []
+    left_out: list[str] = []
+    for name, info in sorted(state.streams.items()):
+        if kind_of(name) != "events":
+            continue
+        # The server leaves out what is zero or false.
+        config = {"max_age": 0, "allow_direct": False, **info.config}
+        stream = _written(config, STREAM)
+        if config.get("mirror") or config.get("sources") or config.get("subject_transform"):
+            left_out.append(f"stream {name}: is fed by other streams or rewrites subjects")
+            continue
+        if reason := _refusal({"streams": [stream]}):
+            left_out.append(f"stream {name}: {reason}")
+            continue
+        streams.append(stream)
+        for (owner, durable), found in sorted(state.consumers.items()):
+            if owner != name:
+                continue
+            written = _written(found.config, CONSUMER)
+            consumer = {"stream": name, **written}
+            reason = _refusal({"streams": [*streams], "consumers": [*consumers, consumer]})
+            if not found.pulled:
+                reason = "it is a push consumer"
+            if (policy := found.config.get("priority_policy")) in ("overflow", "prioritized"):
+                reason = f"its pulls have priorities: {policy}"
+            if reason:
+                left_out.append(f"consumer {name} > {durable}: {reason}")
+            else:
+                consumers.append(consumer)
+    return Export({"streams": streams, "consumers": consumers}, tuple(left_out))
+
+
+def _written(config: JSON, fields: Sequence[Field]) -> JSON:
+    """``fields`` in the file's words and this order, without those that say what is so anyway."""
+    values = {
+        one: one.written(config[one.name])
+        for one in fields
+        if one.exported and config.get(one.name) is not None and config[one.name] not in ("", [])
+    }
+    return {one.setting or one.name: v for one, v in values.items() if v != one.left_out}
+
+
+def _refusal(mapping: JSON) -> str:
     try:
-        return bool(stream_context(name))
-    except ConfigError:
-        return False
+        settings_from_mapping(mapping, environ={})
+    except ConfigError as error:
+        return str(error)
+    return ""

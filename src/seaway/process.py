@@ -1,0 +1,59 @@
+"""What happens to a process behind its back: it is stopped for a while, or forked.
+
+Owns: time that also passes while this process, or this machine, is stopped (SIGSTOP, a suspended
+laptop, a paused virtual machine): whoever held something before may have lost it to another by
+then, and must look before it goes on. And which process opened a thing: what a fork copies of a
+connection is still the parent's. Guarantees: nothing is written to a socket that two processes
+share, and nobody waits for a thread that a fork did not copy. (What is no connection is simply made
+anew in the child: ``events`` does so with its last id.)
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import timedelta
+
+from seaway.errors import ConfigError
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def running_time() -> float:
+    """Seconds since some moment in the past; never goes back."""
+    return time.clock_gettime(_CLOCK)
+
+
+class Gap:
+    """How long it is since somebody looked last; ``too_long`` is a look."""
+
+    def __init__(self, limit: timedelta) -> None:
+        self._limit = limit.total_seconds()
+        self._looked = running_time()
+
+    def too_long(self) -> bool:
+        """Whether more than the limit has passed since the look before this one."""
+        before, self._looked = self._looked, running_time()
+        return self._looked - before > self._limit
+
+
+class Opened:
+    """``what`` was opened, by this process."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._pid = os.getpid()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether that was another process, of which this one is a fork."""
+        return os.getpid() != self._pid
+
+    def check(self) -> None:
+        """``ConfigError`` where it was opened elsewhere."""
+        if self.elsewhere:
+            raise ConfigError(
+                f"{self._what} was opened in process {self._pid}, before this process was forked "
+                "from it",
+                hint="open it in each process, after the fork",
+            )
