@@ -209,8 +209,30 @@ def _value(value: Any) -> str:
 
 def metrics() -> str:
     now = datetime.now(UTC)
-    durable = ConsumerInfo("S", "d", "a", 0, 0, 0, 0, 0, 0, 0)
-    stream = StreamInfo("S", ("s.>",), "a", "limits", 0, 0, 0, 0, 0, 1, max_bytes=1)
+    durable = ConsumerInfo(
+        stream="S",
+        durable="d",
+        created="",
+        num_pending=0,
+        num_ack_pending=0,
+        num_redelivered=0,
+        num_waiting=0,
+        consumer_seq=0,
+        stream_seq=0,
+        ack_floor=0,
+    )
+    stream = StreamInfo(
+        name="S",
+        subjects=("s.>",),
+        created="",
+        retention="limits",
+        messages=0,
+        bytes=0,
+        first_seq=0,
+        last_seq=0,
+        consumer_count=1,
+        max_bytes=1,
+    )
     backlog = Backlog(0, 0, now, dead_rows=0, sent_dead_rows=0, inbox_rows=0, inbox_dead_rows=0)
     sample = Sample(
         Snapshot(
@@ -360,8 +382,9 @@ def _options_of(what: type) -> str:
     rows: list[tuple[str, str, str]] = []
     for one, after in itertools.pairwise([*_node(what).body, None]):
         if isinstance(one, ast.AnnAssign):
-            text = _text(after.value.value) if isinstance(after, ast.Expr) else ""
-            rows.append((f"`{one.target.id}`", f"`{ast.unparse(one.annotation)}`", text))
+            text = ast.literal_eval(after.value) if isinstance(after, ast.Expr) else ""
+            name, kind = ast.unparse(one.target), ast.unparse(one.annotation)
+            rows.append((f"`{name}`", f"`{kind}`", _text(text)))
     return table(("option", "type", ""), rows)
 
 
