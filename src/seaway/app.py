@@ -29,7 +29,7 @@ from seaway.dead_letters import DeadLetters, Releaser, Sweeper
 from seaway.errors import ConfigError, SeawayError
 from seaway.events import registry
 from seaway.inbox import inbox_of
-from seaway.monitor.scraping import MetricsApp, serving
+from seaway.monitor import MetricsApp, serving
 from seaway.naming import Durable, dlq_stream, events_stream
 from seaway.outbox import Outbox
 from seaway.parts import Part, run_parts, stop_on_signals
