@@ -39,7 +39,8 @@ MAX_SUBJECT_BYTES = 255
 """Longest subject that Seaway writes; a dead letter's or redrive's prefix comes on top."""
 
 MAX_WIRE_SUBJECT_BYTES = 3840
-"""Longest subject that is sent: the server takes a line of 4,096 bytes with it (its default)."""
+"""Longest subject that is sent: the server takes a line of 4,096 bytes (``max_control_line``, its
+default), with a verb, a reply subject and two sizes."""
 
 _PART = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*")
 _VERSION = re.compile(r"v([1-9][0-9]*)")

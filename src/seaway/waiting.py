@@ -9,7 +9,7 @@ cancelled, and then the caller's cancellation goes on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -26,13 +26,8 @@ async def done_before(stop: asyncio.Event, work: Coroutine[Any, Any, object]) ->
     return await _ended(stop, work) is not None
 
 
-async def result_before(
-    stop: asyncio.Event | asyncio.Future[Any], work: Coroutine[Any, Any, T]
-) -> T | None:
-    """What ``work`` gives, ``None`` where ``stop`` came first. Otherwise as ``done_before``.
-
-    A future as ``stop`` is left as it is.
-    """
+async def result_before(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What ``work`` gives, ``None`` where ``stop`` came first. Otherwise as ``done_before``."""
     task = await _ended(stop, work)
     return None if task is None else task.result()
 
@@ -56,32 +51,18 @@ async def set_within(limit: timedelta, *events: asyncio.Event) -> bool:
     return any(event.is_set() for event in events)
 
 
-async def heeding(work: Awaitable[T]) -> T:
-    """``work``, and cancelled where it was cancelled: ``asyncio.wait_for`` of Python 3.11, in ours
-    or a library's hands, gives an answer that came together with a cancellation and forgets that.
-    """
-    task = asyncio.current_task()
-    before = 0 if task is None else task.cancelling()
-    found = await work
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError
-    return found
-
-
-async def _ended(
-    stop: asyncio.Event | asyncio.Future[Any], work: Coroutine[Any, Any, T]
-) -> asyncio.Task[T] | None:
+async def _ended(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> asyncio.Task[T] | None:
     """The task of ``work``, which has given its result; ``None`` where it was given up."""
-    if stop.is_set() if isinstance(stop, asyncio.Event) else stop.done():
+    if stop.is_set():
         work.close()
         return None
     task, given_up = asyncio.create_task(work), False
-    stopped = stop if isinstance(stop, asyncio.Future) else asyncio.create_task(stop.wait())
+    stopped = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
         given_up = not task.done()
     finally:
-        await _cancelled(task, *(() if stopped is stop else (stopped,)))
+        await _cancelled(task, stopped)
     if given_up and task.cancelled():
         return None
     task.result()

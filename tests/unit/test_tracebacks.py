@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import seaway
+from seaway.brokers.jetstream.wire import chunks
 from seaway.errors import ConfigError, SeawayError
 from seaway.events import event_type_of
 from seaway.logs import innermost, without_ours
-from seaway.waiting import done_before, heeding
+from seaway.waiting import done_before
 
 OURS = str(Path(seaway.__file__).parent)
 HERE = Path(__file__).name
@@ -65,11 +66,11 @@ def test_what_seaway_refuses_ends_where_it_was_called() -> None:
 
 
 def test_what_is_raised_below_ours_keeps_the_user_and_who_raised_it() -> None:
-    async def below() -> None:
-        raise ZeroDivisionError
+    def below() -> Iterator[bytes]:
+        yield b"x" * (1 // 0)
 
     def use() -> None:
-        heeding(below()).__await__().send(None)
+        list(chunks(below(), 1))
 
     error = without_ours(caught(use))
     assert isinstance(error, ZeroDivisionError)

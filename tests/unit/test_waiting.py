@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from seaway.waiting import done_before, heeding, result_before, set_within
+from seaway.waiting import done_before, result_before, set_within
 
 LONG = timedelta(minutes=1)
 
@@ -157,20 +157,6 @@ async def test_a_caller_that_is_cancelled_twice_leaves_nothing_behind(
     await alone()
 
 
-async def test_a_future_may_be_the_stop_and_stays_as_it_is(works: Works) -> None:
-    denied: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    works.went_on.set()
-    assert await result_before(denied, works.run()) == 7
-    assert not denied.done()
-    works = Works()
-    waiting = await begun(works, result_before(denied, works.run()))
-    denied.set_result("no")
-    assert await waiting is None
-    assert works.left
-    assert await result_before(denied, works.run()) is None
-    await alone()
-
-
 async def test_an_event_ends_a_wait(stop: asyncio.Event) -> None:
     other = asyncio.Event()
     for events in ((stop,), (other, stop)):
@@ -200,29 +186,3 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_behind(count: int) -> Non
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await alone()
-
-
-async def test_a_cancellation_that_comes_together_with_an_answer_is_heeded() -> None:
-    answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-    async def ask() -> int:
-        return await heeding(asyncio.wait_for(answer, 5))
-
-    asking = asyncio.create_task(ask())
-    await asyncio.sleep(0)
-    answer.set_result(1)
-    asking.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asking
-
-
-async def test_an_answer_by_itself_is_given_also_to_whom_was_cancelled_before() -> None:
-    async def ask() -> int:
-        with pytest.raises(asyncio.CancelledError):
-            await asyncio.Event().wait()
-        return await heeding(asyncio.sleep(0, 1))
-
-    asking = asyncio.create_task(ask())
-    await asyncio.sleep(0)
-    asking.cancel()
-    assert await asking == 1

@@ -1,1 +1,1 @@
-"""Brokers: each a package that implements ``contracts.Broker``."""
+"""NATS JetStream (``contracts.Broker``). What stands for it in tests is in ``testing``."""

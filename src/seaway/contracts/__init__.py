@@ -49,7 +49,6 @@ from seaway.contracts.store import (
     Notice,
     Phase,
     ProcessStore,
-    SchemaAdmin,
     SchemaChange,
     Store,
 )
@@ -83,7 +82,6 @@ __all__ = [
     "REWINDS_SINCE",
     "PublishOutcome",
     "Refused",
-    "SchemaAdmin",
     "SchemaChange",
     "Sent",
     "ServerInfo",

@@ -1,4 +1,7 @@
-"""The broker: publishing and its outcomes, pulls, streams and durables."""
+"""The broker's port, which is JetStream's: publishing and its outcomes, pulls, streams, durables.
+
+``brokers.jetstream`` implements it, and ``testing.MemoryBroker`` for tests without a server.
+"""
 
 from __future__ import annotations
 
@@ -222,7 +225,7 @@ class BrokerAdmin(Protocol):
 
 
 class Broker(Protocol):
-    """A connection to the streams."""
+    """A connection to JetStream."""
 
     @property
     def admin(self) -> BrokerAdmin: ...

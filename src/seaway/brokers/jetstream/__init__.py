@@ -8,10 +8,8 @@ is, ``wire`` knows the bytes, and ``client`` is nats-py's.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 
 from seaway.brokers.jetstream.admin import JetStreamAdmin
 from seaway.brokers.jetstream.connecting import open_connection
@@ -19,7 +17,7 @@ from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.publish import Publisher
 from seaway.brokers.jetstream.pull import Pull
 from seaway.config import NatsSettings
-from seaway.contracts import Message, PublishOutcome, Subscription
+from seaway.contracts import Subscription
 from seaway.errors import NotFound
 from seaway.telemetry import Telemetry
 
@@ -31,31 +29,17 @@ class JetStreamBroker:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._publisher = Publisher(connection)
-        self._admin = JetStreamAdmin(connection)
-
-    @property
-    def admin(self) -> JetStreamAdmin:
-        return self._admin
+        self.admin = JetStreamAdmin(connection)
+        self.publish = Publisher(connection).publish
 
     @property
     def connected(self) -> bool:
         """Whether the connection is up now."""
         return self._connection.connected
 
-    async def publish(
-        self,
-        stream: str,
-        messages: Sequence[Message],
-        *,
-        timeout: timedelta,
-        after: asyncio.Future[bool] | None = None,
-    ) -> Sequence[PublishOutcome]:
-        return await self._publisher.publish(stream, messages, timeout=timeout, after=after)
-
     @asynccontextmanager
     async def subscribe(self, stream: str, durable: str) -> AsyncIterator[Subscription]:
-        info = await self._admin.consumer(stream, durable)
+        info = await self.admin.consumer(stream, durable)
         if info is None:
             raise NotFound(
                 f"there is no consumer {durable} on {stream}: run `seaway topology apply`"

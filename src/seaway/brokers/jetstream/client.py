@@ -14,6 +14,7 @@ import contextlib
 import logging
 import ssl
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias, cast
 from urllib.parse import ParseResult
 
@@ -24,7 +25,7 @@ from nats.protocol.parser import Parser
 
 from seaway.brokers.jetstream.credentials import Credentials
 from seaway.brokers.jetstream.wire import Frame, cut, frame
-from seaway.config.urls import WEB_SCHEMES
+from seaway.config import WEB_SCHEMES
 from seaway.errors import ConfigError
 
 logging.getLogger("nats").setLevel(logging.CRITICAL)  # Everything it says reaches our error_cb.
@@ -70,14 +71,10 @@ class SturdyClient(Client):
         said: dict[str, Any] = self._server_info
         return said
 
-    def hear(self, subscription: Subscription, handler: FrameHandler) -> Callable[[], None]:
+    def hear(self, subscription: Subscription, handler: FrameHandler) -> Callable[[], object]:
         """Have ``handler`` called with what comes for it, until the returned call."""
         self.handlers[subscription._id] = handler
-
-        def forget() -> None:
-            self.handlers.pop(subscription._id, None)
-
-        return forget
+        return partial(self.handlers.pop, subscription._id, None)
 
     async def lose(self, reason: str) -> None:
         """Give this connection up, and make another."""

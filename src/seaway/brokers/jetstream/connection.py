@@ -23,8 +23,7 @@ from seaway.brokers.jetstream.client import FrameHandler, SturdyClient, describe
 from seaway.brokers.jetstream.credentials import Credentials
 from seaway.brokers.jetstream.permissions import Denials
 from seaway.brokers.jetstream.wire import Frame
-from seaway.config import NatsSettings, ServerUrl
-from seaway.config.models import OWN_API
+from seaway.config import OWN_API, NatsSettings, ServerUrl
 from seaway.contracts import Message, ServerInfo
 from seaway.errors import BrokerUnavailable, ConfigError, NotPermitted
 from seaway.process import Opened
@@ -58,7 +57,7 @@ class Connection:
         self._answers_to = self.new_inbox()
         self._waiting: dict[str, AnswerHandler] = {}
         self._in_vain: Iterable[str] = ()
-        self._losses: list[Callable[[], None]] = []
+        self._losses: set[Callable[[], None]] = set()
         self._connected_once = False
         self._deaf: asyncio.TimerHandle | None = None
         self._mending: asyncio.Future[None] | None = None
@@ -182,11 +181,11 @@ class Connection:
         except errors.Error as error:
             raise BrokerUnavailable(f"{subject}: {describe(error)}") from error
         forget = self.client.hear(subscription, handler)
-        self._losses.append(lost)
+        self._losses.add(lost)
 
         async def unsubscribe() -> None:
             """Stop, but hand over what the server has sent by now."""
-            self._losses.remove(lost)
+            self._losses.discard(lost)
             try:
                 with contextlib.suppress(errors.Error, TimeoutError):
                     async with asyncio.timeout(2):

@@ -8,13 +8,13 @@ shows that it was granted; whoever watches hears of each denial at once. Must no
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, TypeAlias
 
 from seaway import logs
-from seaway.config.models import OWN_API
+from seaway.config import OWN_API
 from seaway.errors import NotPermitted
 from seaway.telemetry import Telemetry
 
@@ -62,9 +62,9 @@ class Denials:
     def __init__(self, telemetry: Telemetry, *, inbox: str, api: str = OWN_API) -> None:
         self._telemetry = telemetry
         self._prefixes = {"inbox": inbox, "api": api}
-        self._known: dict[tuple[Verb, str], str] = {}
-        """By verb and right: the subject that was denied last."""
-        self._watchers: list[Watcher] = []
+        self._known: dict[tuple[Verb, str], NotPermitted] = {}
+        """By verb and right: of the subject that was denied last."""
+        self._watchers: set[Watcher] = set()
 
     @property
     def known(self) -> bool:
@@ -74,20 +74,12 @@ class Denials:
     @property
     def deaf(self) -> NotPermitted | None:
         """Why no answer can be heard, where that is so."""
-        for verb, right in self._known:
-            if verb == "subscribe":
-                return NotPermitted(verb, self._known[verb, right], right)
-        return None
+        return next((one for one in self._known.values() if one.verb == "subscribe"), None)
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Call ``watcher`` with each denial, until the returned call (idempotent)."""
-        self._watchers.append(watcher)
-
-        def forget() -> None:
-            with contextlib.suppress(ValueError):
-                self._watchers.remove(watcher)
-
-        return forget
+        self._watchers.add(watcher)
+        return partial(self._watchers.discard, watcher)
 
     def heard(self, text: str) -> NotPermitted | None:
         """What the server said; the denial, where it is one."""
@@ -96,14 +88,14 @@ class Denials:
             return None
         verb: Verb = "publish" if found[1].lower() == "publish" else "subscribe"
         subject = found[2]
-        right = right_to(subject, **self._prefixes)
+        key = verb, right_to(subject, **self._prefixes)
         # Asked of a domain at one of its own servers, which looks for the right to its own API.
         asked = subject.replace(f"{OWN_API}.", f"{self._prefixes['api']}.", 1)
-        denial = NotPermitted(verb, asked, right)
-        if (verb, denial.right) not in self._known:
+        denial = NotPermitted(verb, asked, key[1])
+        if key not in self._known:
             logger.error("%s", denial)
-        self._known[verb, denial.right] = asked
-        self._telemetry.waiting(PART, f"{verb} {denial.right}", str(denial))
+        self._known[key] = denial
+        self._telemetry.waiting(PART, " ".join(key), str(denial))
         for watcher in tuple(self._watchers):
             watcher(denial)
         return denial
@@ -116,7 +108,8 @@ class Denials:
         own = right.replace(f"{self._prefixes['api']}.", f"{OWN_API}.", 1)
         key: tuple[Verb, str] = "publish", own if ("publish", own) in self._known else right
         # One subject of several may be denied; those of acknowledgements never come again.
-        if self._known.get(key) == subject or subject.startswith("$JS.ACK."):
+        denial = self._known.get(key)
+        if denial and (denial.subject == subject or subject.startswith("$JS.ACK.")):
             self._granted(key)
         for one in tuple(self._known):
             if one[0] == "subscribe":

@@ -33,14 +33,11 @@ from typing import NamedTuple
 from seaway import headers as h
 from seaway.contracts import Incoming, Message
 from seaway.errors import ConfigError, InvalidName
-
-CONTROL_LINE_BYTES = 4096
-"""The server's default ``max_control_line``: it closes the connection over a longer one."""
+from seaway.naming import MAX_WIRE_SUBJECT_BYTES
 
 BATCH_HEADER_BYTES = 160
 """No less than what membership of a batch adds to a message's headers."""
 
-_LINE_ROOM = 256  # For the verb, a reply subject and two sizes.
 _BLOCK_BYTES = len(b"NATS/1.0\r\n\r\n")
 _SUBJECT = re.compile(r"[^ \t\r\n\v\f\ud800-\udfff]+")  # nats-py's readers end it at \v and \f.
 _VALUE = re.compile(r"[^\r\n\0\ud800-\udfff]*")
@@ -154,7 +151,7 @@ def _subject(subject: str) -> bytes:
     if not _SUBJECT.fullmatch(subject):
         raise ConfigError(f"{subject!r} is not a subject: it is empty, or has blanks or line ends")
     encoded = subject.encode()
-    if len(encoded) > CONTROL_LINE_BYTES - _LINE_ROOM:
+    if len(encoded) > MAX_WIRE_SUBJECT_BYTES:  # The server would close the connection over it.
         raise ConfigError(f"a subject of {len(encoded)} bytes is too long: {subject[:80]}…")
     return encoded
 
