@@ -347,7 +347,6 @@ class PooledSession(AsyncpgSession):
         self.taken = False
 
     async def begin(self) -> None:
-        """See ``seam.Session``."""
         self.handle, self._whole = await self._pool.begin()
         self.taken = True
 
@@ -358,7 +357,6 @@ class PooledSession(AsyncpgSession):
         return self._pool.commit(self.handle, self._whole)
 
     async def roll_back(self) -> None:
-        """See ``seam.Session``."""
         self._require_open()
         if not self.lost:
             await statement_to_its_end(self._undone())
@@ -384,7 +382,6 @@ class PooledSessions:
         return PooledSession(self._pool)
 
     async def give_back(self, session: PooledSession, *, failed: bool) -> None:
-        """See ``seam.Sessions``."""
         if session.taken:
             await self._pool.put_away(session.handle)
 
