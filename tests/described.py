@@ -1,8 +1,11 @@
-"""Streams and durables as a server would describe them that has this configuration."""
+"""Streams and durables as a server would describe them that has this configuration; a consumer as
+a sweeper knows it."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from seaway.brokers.jetstream.api import consumer_info, stream_info
@@ -36,3 +39,12 @@ def a_consumer(stream: str, durable: str, config: JSON, **state: Any) -> Consume
             **state,
         }
     )
+
+
+@dataclass(frozen=True)
+class ASweptConsumer:
+    """``handles``: whether it has a handler for a subject."""
+
+    stream: str
+    handles: Callable[[str], bool] = lambda subject: True
+    parks: bool = False

@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from typer.main import get_command
 
 from seaway.cli import app
-from seaway.config import units
+from seaway.config import Rate, format_duration, format_size
 from seaway.config.models import Section, Settings
 from seaway.contracts import Backlog, ConsumerInfo, Notice, StreamInfo
 from seaway.monitor import Activity, Sample, Snapshot, exposition
@@ -163,7 +163,7 @@ def _kind(annotation: Any, name: str, model: type[Section]) -> str:
     if annotation is int:
         written = repr(model.model_fields[name].metadata)
         return "size" if "parse_size" in written else "number"
-    if annotation is units.Rate:
+    if annotation is Rate:
         return "rate"
     if annotation in (str, Path, SecretStr):
         return {str: "text", Path: "file", SecretStr: "text, never shown"}[annotation]
@@ -197,9 +197,9 @@ def _value(value: Any) -> str:
         case bool():
             return f"`{str(value).lower()}`"
         case timedelta():
-            return f"`{units.format_duration(value)}`"
+            return f"`{format_duration(value)}`"
         case int() if value >= 1 << 20:
-            return f"`{units.format_size(value)}`"
+            return f"`{format_size(value)}`"
         case _:
             return f"`{value}`"
 

@@ -29,7 +29,7 @@ from seaway.dead_letters import DeadLetters, Releaser, Sweeper
 from seaway.errors import ConfigError, SeawayError
 from seaway.events import registry
 from seaway.inbox import inbox_of
-from seaway.monitor.scraping import MetricsApp, serving
+from seaway.monitor import MetricsApp, serving
 from seaway.naming import Durable, dlq_stream, events_stream
 from seaway.outbox import Outbox
 from seaway.parts import Part, run_parts, stop_on_signals
@@ -211,12 +211,7 @@ class Seaway(Connected):
                     parts.append(Forgetting(store, retention).run)
             if sweeper:
                 sweep = Sweeper(
-                    self.broker,
-                    store=store,
-                    durables={name: one.handles for name, one in self.consumers.items()},
-                    streams={name: one.stream for name, one in self.consumers.items()},
-                    parking=[name for name, one in self.consumers.items() if one.parks],
-                    telemetry=self.telemetry,
+                    self.broker, store=store, consumers=self.consumers, telemetry=self.telemetry
                 )
                 parts.append(sweep.run)
                 names.append("sweeper")

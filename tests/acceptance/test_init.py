@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from seaway.cli.init import text_for
+from seaway.cli.dev import text_for
 from seaway.config import Settings, settings_from_mapping
-from seaway.config.document import parse_document
+from seaway.config.sources import parse_document
 from seaway.embedded.nats_server import NatsServer
 from shell import SEAWAY, Shell
 

@@ -15,7 +15,7 @@ from consuming import until
 from seaway import Delivery, RawEvent, Seaway, topology
 from seaway.brokers import jetstream
 from seaway.brokers.jetstream import JetStreamBroker, reading
-from seaway.cli.permissions import as_server
+from seaway.cli.topology import as_server
 from seaway.config import NatsSettings, settings_from_mapping
 from seaway.contracts import Incoming, Message, StoredMessage
 from seaway.dead_letters.writing import write

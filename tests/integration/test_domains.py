@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from seaway import Delivery, Poison, RawEvent, Seaway, topology
 from seaway.brokers.jetstream import JetStreamBroker, connect
-from seaway.cli.permissions import as_server
+from seaway.cli.topology import as_server
 from seaway.config import NatsSettings, Settings, settings_from_mapping
 from seaway.contracts import Message, Refused, Stored, Unconfirmed
 from seaway.dead_letters import Sweeper

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from described import ASweptConsumer
 from seaway import headers as h
 from seaway import topology
 from seaway.brokers.jetstream import JetStreamBroker
@@ -135,9 +136,7 @@ class Place:
                 Sweeper(
                     self.broker,
                     store=self.store,
-                    durables={self.durable: consumer.handles},
-                    streams={self.durable: self.stream},
-                    parking=[self.durable] if self.parks else [],
+                    consumers={self.durable: consumer},
                 ).run(stop)
             )
         tasks = [asyncio.create_task(work) for work in works]
@@ -348,8 +347,7 @@ async def test_an_unfit_id_whose_last_delivery_died_is_swept_into_a_letter(latin
     sweeper = Sweeper(
         latin.broker,
         store=latin.store,
-        durables={latin.durable: lambda _: True},
-        streams={latin.durable: latin.stream},
+        consumers={latin.durable: ASweptConsumer(latin.stream)},
     )
     assert await sweeper.sweep_unreported() == 2
     assert {one.event_id for one in await latin.letters()} == {"漢字", "other"}

@@ -39,8 +39,7 @@ EVENTS, BAD = 12, 5
 DEADLINE_SECONDS = 45.0
 
 
-async def consume(how: str, url: str, folder: Path) -> None:
-    broker = await connect(NatsSettings(url=url), wait=True)
+def the_consumer(how: str, folder: Path) -> Consumer:
     consumer = Consumer(DURABLE, stream=STREAM)
 
     @consumer.handler(RawEvent)
@@ -52,8 +51,13 @@ async def consume(how: str, url: str, folder: Path) -> None:
                 time.sleep(0.02)  # noqa: ASYNC251 - the fault: no heartbeat gets out meanwhile.
         await delivery.tx.execute("INSERT INTO effect VALUES (?)", (delivery.event_id,))
 
+    return consumer
+
+
+async def consume(how: str, url: str, folder: Path) -> None:
+    broker = await connect(NatsSettings(url=url), wait=True)
     async with await SqliteStore.open(folder / "app.db") as store:
-        await consumer.run(
+        await the_consumer(how, folder).run(
             broker,
             store=store,
             outbox=Outbox(),
@@ -145,12 +149,8 @@ async def sweeping(broker: JetStreamBroker, folder: Path) -> AsyncIterator[None]
     """The sweeper of another process of the same service."""
     stop = asyncio.Event()
     async with await SqliteStore.open(folder / "app.db") as store:
-        sweeper = Sweeper(
-            broker,
-            store=store,
-            durables={str(DURABLE): lambda _: True},
-            streams={str(DURABLE): STREAM},
-        )
+        consumers = {str(DURABLE): the_consumer("", folder)}
+        sweeper = Sweeper(broker, store=store, consumers=consumers)
         work = asyncio.create_task(sweeper.run(stop))
         try:
             yield

@@ -11,7 +11,7 @@ import pytest
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.contracts import Broker, Message, Stored
 from seaway.monitor import Sampler, Station, Watch
-from seaway.monitor.redeliveries import count_between
+from seaway.monitor.sampler import count_between
 from seaway.testing.conformance.broker_words import receive
 
 WAIT = timedelta(seconds=5)

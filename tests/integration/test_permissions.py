@@ -22,7 +22,7 @@ from seaway import Delivery, Poison, RawEvent, Seaway, topology
 from seaway.brokers import jetstream
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.brokers.jetstream.wire import Frame, incoming_of
-from seaway.cli.permissions import as_server
+from seaway.cli.topology import as_server
 from seaway.config import Settings, settings_from_mapping
 from seaway.contracts import Broker, Incoming, Message, Stored
 from seaway.dead_letters import DeadLetters, Releaser

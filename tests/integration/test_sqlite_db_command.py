@@ -124,7 +124,7 @@ def test_prune_says_how_far_it_is_where_it_takes_long(
     monkeypatch.setattr("seaway.cli.db._LOOK_SECONDS", 0.001)
     clock = itertools.count(step=2)
     stepping = SimpleNamespace(monotonic=lambda: float(next(clock)))
-    monkeypatch.setattr("seaway.cli.session.time", stepping)
+    monkeypatch.setattr("seaway.cli.printing.time", stepping)
     db("upgrade")
     rows = [("c__d", str(number), 1) for number in range(30_000)]
     rows.append(("c__d", "young", int(time.time() * 1_000_000)))

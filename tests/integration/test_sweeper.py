@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from described import ASweptConsumer
 from seaway import topology
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.config import settings_from_mapping
 from seaway.contracts import JSON, ConsumerInfo, Incoming, Message, Stored, StoredMessage
 from seaway.dead_letters import DeadLetters, Letter, Sweeper
-from seaway.dead_letters.unreported import Handles
 from seaway.embedded.nats_server import NatsServer
 from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX, SWEEPER_DURABLE
 from seaway.parked import letter_row
@@ -30,11 +30,6 @@ from seaway.testing.drills.foreign import Publication, foreign_client
 pytestmark = pytest.mark.server
 TIMEOUT = timedelta(seconds=5)
 MOMENT = timedelta(milliseconds=100)
-
-
-def anything(subject: str) -> bool:
-    """A durable with a handler for whatever comes."""
-    return True
 
 
 async def until(there: Callable[[], Awaitable[bool]]) -> None:
@@ -132,12 +127,13 @@ class Shop:
         return info.settled
 
     def sweeper(
-        self, store: SqliteStore, handles: Handles = anything, durable: str | None = None
+        self,
+        store: SqliteStore,
+        handles: Callable[[str], bool] = lambda _: True,
+        durable: str | None = None,
     ) -> Sweeper:
-        name = durable or self.durable
-        return Sweeper(
-            self.broker, store=store, durables={name: handles}, streams={name: self.stream}
-        )
+        swept = ASweptConsumer(self.stream, handles)
+        return Sweeper(self.broker, store=store, consumers={durable or self.durable: swept})
 
     @asynccontextmanager
     async def sweeping(
@@ -151,8 +147,7 @@ class Shop:
         sweeper = Sweeper(
             self.broker,
             store=store,
-            durables=dict.fromkeys(having, anything),
-            streams=dict.fromkeys(having, self.stream),
+            consumers=dict.fromkeys(having, ASweptConsumer(self.stream)),
             telemetry=telemetry,
         )
         work = asyncio.create_task(sweeper.run(stop))

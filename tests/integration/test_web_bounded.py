@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from seaway.web import bounded
+from seaway.web import serving
 
 ANSWER_BYTES = 64 * 1024 * 1024
 
@@ -26,7 +26,7 @@ async def no_answer(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.fixture
 async def state(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ServerState]:
-    monkeypatch.setattr(bounded, "REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(serving, "REQUEST_SECONDS", 0.3)
     opened = ServerState()
     yield opened
     for task in opened.tasks:
@@ -51,7 +51,7 @@ async def state(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ServerState]:
 async def test_it_is_cut(state: ServerState, app: Any, sent: bytes) -> None:
     config = uvicorn.Config(app, log_config=None, lifespan="off")
     server = await asyncio.get_running_loop().create_server(
-        lambda: bounded.BoundedProtocol(config, state, {}), "127.0.0.1", 0
+        lambda: serving.BoundedProtocol(config, state, {}), "127.0.0.1", 0
     )
     async with server:
         host, port = server.sockets[0].getsockname()[:2]

@@ -253,7 +253,7 @@ def works(subjects_and_keys: Sequence[tuple[str, str]]) -> list[InHand]:
 
 
 def grouped(*subjects_and_keys: tuple[str, str], ordered: bool = True) -> list[list[int]]:
-    [part] = plan(works(subjects_and_keys), table(), ordered=ordered).steps
+    [part], _ = plan(works(subjects_and_keys), table(), ordered=ordered)
     assert not isinstance(part, Failure)
     return [[work.incoming.stream_seq for work in call.items] for call in part]
 
@@ -270,9 +270,9 @@ def test_a_list_takes_what_no_other_event_of_the_key_parts() -> None:
 
 
 def test_what_nobody_takes_is_not_called() -> None:
-    planned = plan(works([("memo.event.unknown.v1", "a")]), table(), ordered=True)
-    assert planned.steps == []
-    assert len(planned.ignored) == 1
+    steps, ignored = plan(works([("memo.event.unknown.v1", "a")]), table(), ordered=True)
+    assert steps == []
+    assert len(ignored) == 1
 
 
 EVENTS_AND_KEYS = st.lists(
@@ -285,7 +285,7 @@ def test_no_parting_loses_doubles_or_turns_round(
     subjects_and_keys: list[tuple[str, str]], data: st.DataObject
 ) -> None:
     all_works = works(subjects_and_keys)
-    [part] = plan(all_works, table(), ordered=True).steps
+    [part], _ = plan(all_works, table(), ordered=True)
     assert not isinstance(part, Failure)
     order = [one.incoming.stream_seq for one in items_of(part)]
     at = data.draw(st.integers(0, len(part) - 1))

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import pytest
 
+from described import ASweptConsumer
 from seaway.dead_letters.releaser import Releaser
 from seaway.dead_letters.sweeper import Sweeper
 from seaway.parked import ParkedEvent
@@ -51,7 +52,9 @@ async def test_a_sweeper_that_looks_through_streams_stops(monkeypatch: pytest.Mo
         await store.never()
 
     monkeypatch.setattr(MemoryAdmin, "stream", stream)
-    sweeper = Sweeper(MemoryBroker(), store=store, durables={"a__from_memo": lambda _: True})
+    sweeper = Sweeper(
+        MemoryBroker(), store=store, consumers={"a__from_memo": ASweptConsumer("MEMO_EVENTS")}
+    )
     running = asyncio.create_task(sweeper.run(stop))
     await store.asked.wait()
     stop.set()

@@ -16,8 +16,8 @@ from seaway.monitor import (
     State,
     Watch,
     evaluate,
-    rates,
 )
+from seaway.monitor.sampler import rates
 from seaway.naming import ADVISORY_STREAM
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -20,7 +20,7 @@ from seaway.monitor import (
     evaluate,
     exposition,
 )
-from seaway.monitor.redeliveries import Span, redelivered, span_of, takes_all
+from seaway.monitor.sampler import Span, redelivered, span_of, takes_all
 from seaway.telemetry import (
     DeadLettered,
     Delivered,

@@ -16,9 +16,9 @@ from seaway.config import AlertSettings
 from seaway.contracts import Backlog, ConsumerInfo, Message, ServerInfo, StoredMessage, StreamInfo
 from seaway.dead_letters.letter import Letter
 from seaway.errors import BrokerUnavailable, NotFound
-from seaway.monitor import Activity, Sample, Snapshot
+from seaway.monitor import Activity, Sample, Snapshot, recent_rates
 from seaway.web import ANY_ADDRESS, create_app
-from seaway.web.pages import payload_text, recent_rates, sparkline
+from seaway.web.application import payload_text, sparkline
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 EVIL = "<script>alert('x')</script>"

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 
 import pytest
 from rich.console import Console
 
-from seaway.cli import session, tables
-from seaway.cli.tables import Column
+from seaway.cli import printing
+from seaway.cli.printing import Column
 
-COLUMNS = (
-    Column("ID"),
-    Column("WHEN", rank=3),
-    Column("SUBJECT", rank=1),
-    Column("KEY", rank=2),
-    Column("TRIES", rank=4, right=True),
-    Column("ERROR", words=True),
+COLUMNS: Sequence[Column[Sequence[str]]] = (
+    Column("ID", itemgetter(0)),
+    Column("WHEN", itemgetter(1), rank=3),
+    Column("SUBJECT", itemgetter(2), rank=1),
+    Column("KEY", itemgetter(3), rank=2),
+    Column("TRIES", itemgetter(4), rank=4, right=True),
+    Column("ERROR", itemgetter(5), words=True),
 )
 EVENT = "0198c6a4-5b7e-7c3d-9f00-000000000001"
 ERROR = "ValueError: the amount of case 0198c6a4-5b7e-7c3d-9f00-000000000002 is less than nothing"
@@ -37,8 +38,8 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> Print:
             console = Console(
                 file=file, force_terminal=terminal, width=width or 1_000_000, no_color=True
             )
-            monkeypatch.setattr(session, name, console)
-        tables.show(COLUMNS, ROWS)
+            monkeypatch.setattr(printing, name, console)
+        printing.print_list(COLUMNS, ROWS)
         plain = out.getvalue().replace("\x1b[1m", "").replace("\x1b[0m", "")
         return plain.splitlines(), err.getvalue()
 

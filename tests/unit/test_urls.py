@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from seaway.config.urls import ServerUrl, redact_url, server_urls
+from seaway.config.values import ServerUrl, redact_url, server_urls
 
 
 @pytest.mark.parametrize(

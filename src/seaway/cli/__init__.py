@@ -1,38 +1,108 @@
-"""``seaway``: one command line. Each group is a file; this one gathers them."""
+"""``seaway``: one command line. This module knows where each command is, and the root options.
+
+Guarantees: a command's module is imported when the command is run or asked about, so that
+``--version`` and ``--help`` load neither engines nor clients.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import seaway
-from seaway.cli import (
-    check,
-    consumer,
-    db,
-    demo,
-    dev,
-    dlq,
-    init,
-    outbox,
-    permissions,
-    relay,
-    replay,
-    run,
-    serve,
-    stream,
-    topology,
-)
-from seaway.cli.session import Flags, ending
+
+_COMMANDS = {
+    "init": ("dev:init", "Write a commented seaway.yaml (or the file that --config names)."),
+    "demo": (
+        "dev:demo",
+        "Run the whole way on embedded servers; exit 0 only if it was exact.",
+    ),
+    "dev": (
+        "dev:dev",
+        "Start nats-server with JetStream (three with --cluster 3) until Ctrl-C, and print its "
+        "URL.",
+    ),
+    "relay": (
+        "run:relay",
+        "Publish the outbox until SIGINT or SIGTERM; the batch in flight is finished.",
+    ),
+    "run": (
+        "run:run_application",
+        "Run an application until SIGINT or SIGTERM, then drain; a second signal ends it at once.",
+    ),
+    "replay": (
+        "streams:replay",
+        "Print the history of a stream as JSON lines, oldest first; it touches no consumer.",
+    ),
+    "check": (
+        "check:check",
+        "Judge server, streams, consumers and outbox. Exit 0 ok, 1 warning, 2 critical, 3 unknown.",
+    ),
+    "serve": (
+        "serve:serve",
+        "Serve the dashboard, /healthz, /readyz and /metrics until Ctrl-C.",
+    ),
+    "permissions": (
+        "topology:permissions",
+        "Print the least rights of a role on NATS, for the streams and durables of seaway.yaml.",
+    ),
+    "topology": (
+        "topology:app",
+        "Compare seaway.yaml with the server, change the server, or write the file from it.",
+    ),
+    "db": ("db:app", "Seaway's own tables in your database."),
+    "outbox": ("outbox:app", "The outbox: add events, see and retry what waits."),
+    "stream": ("streams:app", "Look at streams."),
+    "consumer": ("streams:consumers", "Look at consumers."),
+    "dlq": ("dlq:app", "Dead letters: list, show, redrive, discard."),
+}
+"""Where each is (its module here, and what in it), and its line in the list of commands."""
+
+
+class Command(TyperCommand):
+    """A command, or a group of them, whose module is imported when more is asked of it than its
+    line in the list of commands."""
+
+    def __init__(self, name: str, place: str, line: str) -> None:
+        super().__init__(name, short_help=line)
+        self.place = place
+        del self.help, self.params
+
+    @cached_property
+    def real(self) -> Any:
+        """The command itself."""
+        module, _, attribute = self.place.partition(":")
+        found = getattr(import_module(f"seaway.cli.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            return typer.main.get_group(found)
+        alone = typer.Typer(add_completion=False)
+        alone.command(self.name)(found)
+        return typer.main.get_command(alone)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "real":
+            raise AttributeError(name)
+        return getattr(self.real, name)
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        return self.real.make_context(*args, **extra)
 
 
 class Commands(TyperGroup):
     """All of them; an option that stands on the wrong side of a command is told where it goes."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, (place, line) in _COMMANDS.items():
+            self.add_command(Command(name, place, line))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         with _placing():
@@ -86,21 +156,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for group in (topology, db, outbox, stream, consumer, dlq):
-    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
-for command in (
-    init.init,
-    demo.demo,
-    dev.dev,
-    relay.relay,
-    run.run_application,
-    replay.replay,
-    check.check,
-    serve.serve,
-    permissions.permissions,
-):
-    app.command(name="run" if command is run.run_application else None)(command)
-
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -117,7 +172,7 @@ def root(
     ] = None,
     profile: Annotated[str | None, typer.Option(help="A profile of the file.")] = None,
     database: Annotated[str | None, typer.Option(help="Database URL.", metavar="URL")] = None,
-    server: Annotated[
+    url: Annotated[
         str | None, typer.Option("--server", "-s", help="NATS server URL(s).", metavar="URL")
     ] = None,
     context: Annotated[str | None, typer.Option(help="Context of the nats CLI.")] = None,
@@ -130,16 +185,22 @@ def root(
     token: Annotated[
         str | None, typer.Option(help="Token; NATS_TOKEN keeps it out of `ps`.")
     ] = None,
-    tlscert: Annotated[Path | None, typer.Option(help="TLS certificate.", metavar="FILE")] = None,
-    tlskey: Annotated[Path | None, typer.Option(help="TLS key.", metavar="FILE")] = None,
-    tlsca: Annotated[Path | None, typer.Option(help="TLS authority.", metavar="FILE")] = None,
-    tlsfirst: Annotated[
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tlscert", help="TLS certificate.", metavar="FILE")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tlskey", help="TLS key.", metavar="FILE")
+    ] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option("--tlsca", help="TLS authority.", metavar="FILE")
+    ] = None,
+    tls_first: Annotated[
         bool | None, typer.Option("--tlsfirst", help="TLS before the server's greeting.")
     ] = None,
-    js_domain: Annotated[
+    jetstream_domain: Annotated[
         str | None, typer.Option("--js-domain", help="JetStream domain.", metavar="DOMAIN")
     ] = None,
-    js_api_prefix: Annotated[
+    jetstream_api_prefix: Annotated[
         str | None,
         typer.Option("--js-api-prefix", help="Prefix of JetStream's API.", metavar="PREFIX"),
     ] = None,
@@ -149,31 +210,23 @@ def root(
     ] = False,
 ) -> None:
     """Root options come before the command; what they leave out, file and environment give."""
-    nats: dict[str, Any] = {
-        "url": server,
-        "context": context,
-        "creds": creds,
-        "nkey": nkey,
-        "user": user,
-        "password": password,
-        "token": token,
-        "tls_cert": tlscert,
-        "tls_key": tlskey,
-        "tls_ca": tlsca,
-        "tls_first": tlsfirst,
-        "jetstream_domain": js_domain,
-        "jetstream_api_prefix": js_api_prefix,
-        "inbox_prefix": inbox_prefix,
+    from seaway.cli.session import Flags
+
+    given = {name: value for name, value in ctx.params.items() if value is not None}
+    of_nats = given.keys() - {"config", "version", "profile", "database"}
+    overrides: dict[str, Any] = {
+        name: given[name] for name in ("profile", "database") if name in given
     }
-    overrides: dict[str, Any] = {"profile": profile, "database": database}
-    overrides = {name: value for name, value in overrides.items() if value is not None}
-    given = {name: value for name, value in nats.items() if value is not None}
-    if given:
-        overrides["nats"] = given
+    if of_nats:  # Each is called as its key under ``nats:`` of the file.
+        overrides["nats"] = {name: given[name] for name in of_nats}
     ctx.obj = Flags(config, overrides)
 
 
 def main() -> None:
     """The console script."""
-    with ending():
+    try:
         app()
+    except SystemExit as end:
+        if "seaway.cli.session" in sys.modules:
+            sys.modules["seaway.cli.session"].leave_what_hangs(end)
+        raise

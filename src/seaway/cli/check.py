@@ -8,25 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import asdict
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
-from seaway.cli.session import (
-    Json,
-    Timeout,
-    bounded,
-    duration,
-    out,
-    print_json,
-    printable,
-    run,
-    settings,
-)
-from seaway.config import Settings
+from seaway.cli import session
+from seaway.cli.printing import Json, print_json, say
+from seaway.cli.session import bounded, duration, run
 from seaway.connections import database_station, server_station
 from seaway.monitor import (
     Finding,
@@ -36,9 +26,8 @@ from seaway.monitor import (
     State,
     Watch,
     alert_rules,
-    evaluate,
     exposition,
-    rates,
+    judged,
 )
 from seaway.words import counted
 
@@ -65,27 +54,22 @@ def check(
             help="How long to watch redeliveries for their rate; 0 leaves it out.",
         ),
     ] = "2s",
-    timeout: Timeout = "5s",
+    timeout: session.Timeout = "5s",
     rules: Annotated[
         bool, typer.Option("--rules", help="Print Prometheus' alert rules for the thresholds.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Judge server, streams, consumers and outbox. Exit 0 ok, 1 warning, 2 critical, 3 unknown."""
-
-    async def load() -> Settings:
-        return settings(ctx)
-
-    configured = run(load())
     if rules:
-        typer.echo(alert_rules(configured.alerts), nl=False)
+        typer.echo(run(_rules(ctx)), nl=False)
         return
-    report, last = run(_check(configured, sample, timeout))
+    report, last = run(_looked(ctx, sample, timeout))
     match Format.JSON if as_json else shape:
         case Format.NAGIOS:
             typer.echo(nagios(report))
         case Format.JSON:
-            print_json(as_mapping(report))
+            print_json(report.as_json())
         case Format.PROMETHEUS:
             typer.echo(exposition(last, report=report), nl=False)
         case Format.TEXT:
@@ -93,21 +77,25 @@ def check(
     raise typer.Exit(int(report.state))
 
 
-async def _check(
-    configured: Settings, watched_for: timedelta, timeout: timedelta
+async def _rules(ctx: typer.Context) -> str:
+    return alert_rules(session.settings(ctx).alerts)
+
+
+async def _looked(
+    ctx: typer.Context, watched_for: timedelta, timeout: timedelta
 ) -> tuple[Report, Sample]:
+    configured = session.settings(ctx)
     server, database = server_station(configured), database_station(configured)
     async with bounded(server, database):
         sampler = Sampler(server, Watch.of(configured), database, every=timedelta(0))
         began = time.monotonic()
-        first = last = await sampler.sample(within=timeout)
+        last = await sampler.sample(within=timeout)
         left = timeout - timedelta(seconds=time.monotonic() - began)
         # Where one of the two hung, there is no time left to look again, and no rate.
-        if watched_for and left > timeout / 5 and first.snapshot.server_error is None:
+        if watched_for and left > timeout / 5 and last.snapshot.server_error is None:
             await asyncio.sleep(watched_for.total_seconds())
             last = await sampler.sample(within=left)
-    seen = rates(first, last) if last is not first else None
-    return evaluate(last.snapshot, configured.alerts, seen, last.unmoved), last
+    return judged(last, sampler.history, configured.alerts), last
 
 
 def nagios(report: Report) -> str:
@@ -126,14 +114,6 @@ def nagios(report: Report) -> str:
     return f"{line} | {data}" if data else line
 
 
-def as_mapping(report: Report) -> dict[str, Any]:
-    """The report for JSON; states as words."""
-    return {
-        "state": report.state.label,
-        "findings": [asdict(f) | {"state": f.state.label} for f in report.findings],
-    }
-
-
 def _label(finding: Finding) -> str:
     """What a plugin's reader would take for syntax is left out."""
     return f"{finding.check}:{finding.subject}".replace("'", "").replace("=", "").replace("|", "")
@@ -147,13 +127,9 @@ def _lines(report: Report) -> None:
     """Lines as long as they are: what is to be copied must not be folded."""
     for finding in report.told:
         style = _STYLES.get(finding.state, "magenta")
-        _say(f"{finding.state.label:<8} {finding.message}", style)
-        _say(f"{'':<8} next: {finding.next_move}", "dim")
+        say(f"{finding.state.label:<8} {finding.message}", style)
+        say(f"{'':<8} next: {finding.next_move}", "dim")
     well = sum(finding.state is State.OK for finding in report.findings)
     verb = "is" if well == 1 else "are"
     summary = f"{report.state.label}: {well} of {len(report.findings)} checks {verb} ok"
-    _say(summary, _STYLES.get(report.state, "magenta"))
-
-
-def _say(text: str, style: str) -> None:
-    out.print(printable(text), style=style, markup=False, soft_wrap=True)
+    say(summary, _STYLES.get(report.state, "magenta"))

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from seaway.cli.session import (
-    Json,
-    err,
-    fail,
-    open_database,
-    out,
-    print_json,
-    printable,
-    progress,
-    run,
-    settings,
-)
-from seaway.contracts import Phase, SchemaAdmin, SchemaChange, Store
+from seaway.cli import printing, session
+from seaway.cli.printing import Json, print_json, progress, say
+from seaway.contracts import Phase, SchemaChange, Store
 from seaway.errors import ConfigError, NoDatabase, SchemaMismatch
 from seaway.headers import format_time
-from seaway.stores import open_configured, schema_script, versions
+from seaway.stores import schema_script, versions
 
 Rows: TypeAlias = Mapping[str, int]
 """How many, by table or partition."""
@@ -40,22 +29,24 @@ app = typer.Typer(no_args_is_help=True, help="Seaway's own tables in your databa
 def plan(ctx: typer.Context, as_json: Json = False) -> None:
     """Show which migrations the database has; exit 1 when one is missing."""
 
-    async def look() -> Sequence[SchemaChange]:
-        try:
-            async with _schema(ctx) as schema:
-                return await schema.plan()
-        except NoDatabase as error:
-            err.print(printable(str(error)), markup=False, soft_wrap=True)
-            return versions.changes(versions.migrations("sqlite"), ())
-
-    changes = run(look())
+    changes = session.run(_planned(ctx))
     _show(changes, as_json)
     if not all(change.applied for change in changes):
         raise typer.Exit(1)
 
 
+async def _planned(ctx: typer.Context) -> Sequence[SchemaChange]:
+    try:
+        async with session.open_database(ctx, verify=False) as store:
+            return await store.schema.plan()
+    except NoDatabase as error:
+        printing.note(str(error))
+        return versions.changes(versions.migrations("sqlite"), ())
+
+
 @app.command()
-def upgrade(
+@session.runs
+async def upgrade(
     ctx: typer.Context,
     pre: Annotated[
         bool, typer.Option("--pre", help="Only what comes before the first new process.")
@@ -69,58 +60,48 @@ def upgrade(
 
     Old processes can go on working over --pre, and none may be left at --post.
     """
+    if pre and post:
+        raise ConfigError("give --pre or --post; for both phases at once, neither")
     phase: Phase | None = "pre" if pre else "post" if post else None
-
-    async def apply() -> Sequence[SchemaChange]:
-        if pre and post:
-            raise ConfigError("give --pre or --post; for both phases at once, neither")
-        async with _schema(ctx, create=True) as schema:
-            return await schema.upgrade(phase)
-
-    changes = run(apply())
+    async with session.open_database(ctx, create=True, verify=False) as store:
+        changes = await store.schema.upgrade(phase)
     _show(changes, as_json)
     if not changes and not as_json:
         what = f"phase {phase} is complete" if phase else "the tables are up to date"
-        out.print(f"nothing to do: {what}")
+        say(f"nothing to do: {what}")
 
 
 @app.command()
-def verify(ctx: typer.Context, as_json: Json = False) -> None:
+@session.runs
+async def verify(ctx: typer.Context, as_json: Json = False) -> None:
     """Exit 0 if the tables are exactly as this version needs them, else 1."""
 
-    async def check() -> str | None:
-        try:
-            async with _schema(ctx) as schema:
-                await schema.verify()
-        except SchemaMismatch as error:
-            return str(error)
-        return None
-
-    problem = run(check())
+    problem = None
+    try:
+        async with session.open_database(ctx):
+            pass
+    except SchemaMismatch as error:
+        problem = str(error)
     if as_json:
         print_json({"ok": problem is None, "problem": problem})
-    if problem is None:
-        if not as_json:
-            out.print("the tables are as they should be")
-    elif as_json:
-        raise typer.Exit(1)
-    else:
-        fail(problem, 1)
+        raise typer.Exit(0 if problem is None else 1)
+    if problem is not None:
+        session.fail(problem, 1)
+    say("the tables are as they should be")
 
 
 @app.command()
-def sql(ctx: typer.Context) -> None:
+@session.runs
+async def sql(ctx: typer.Context) -> None:
     """Print all migrations as one script, for whoever applies them by hand."""
 
-    async def script() -> str:
-        configured = settings(ctx)
-        return schema_script(configured.database, configured.database_schema)
-
-    typer.echo(run(script()), nl=False)
+    configured = session.settings(ctx)
+    typer.echo(schema_script(configured.database, configured.database_schema), nl=False)
 
 
 @app.command()
-def prune(
+@session.runs
+async def prune(
     ctx: typer.Context,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only count what would go, and remove nothing.")
@@ -134,32 +115,27 @@ def prune(
     somebody was at the table; with --dry-run what would go.
     """
 
-    async def work() -> tuple[datetime, datetime, Rows, Rows]:
-        configured = settings(ctx)
-        retention = configured.inbox.retention
-        async with open_database(ctx) as store:
-            sent = await store.before(configured.outbox.retention)
-            processed = await store.before(retention) if retention else _EVER
+    configured = session.settings(ctx)
+    retention = configured.inbox.retention
+    async with session.open_database(ctx) as store:
+        sent = await store.before(configured.outbox.retention)
+        processed = await store.before(retention) if retention else None
 
-            async def due() -> Rows:
-                return await store.overdue(sent, processed)
+        async def overdue() -> Rows:
+            return await store.overdue(sent, processed or _EVER)
 
-            before = await due()
-            if dry_run:
-                return sent, processed, {}, before
-            await _shown(_remove(store, sent, processed if retention else None), before, due)
-            left = await due()
-        # Rows may have come of age meanwhile.
-        gone = {table: count - left.get(table, 0) for table, count in before.items()}
-        return sent, processed, {t: count for t, count in gone.items() if count > 0}, left
-
-    sent, processed, removed, due = run(work())
+        before = due = await overdue()
+        if not dry_run:
+            await _shown(_remove(store, sent, processed), before, overdue)
+            due = await overdue()
+    # Rows may have come of age meanwhile.
+    gone = {table: count - due.get(table, 0) for table, count in before.items()}
+    removed = {table: count for table, count in gone.items() if count > 0}
     if as_json:
-        kept_for_ever = processed == _EVER
         print_json(
             {
                 "sent_before": format_time(sent),
-                "processed_before": None if kept_for_ever else format_time(processed),
+                "processed_before": format_time(processed) if processed else None,
                 "removed": removed,
                 "due": due,
             }
@@ -167,10 +143,9 @@ def prune(
         return
     for words, counted in (("removed", removed), ("due", due)):
         for table, count in sorted(counted.items()):
-            rows = "row" if count == 1 else "rows"
-            out.print(f"{words:<8} {table:<24}{count:>12} {rows}", markup=False)
+            say(f"{words:<8} {table:<24}{count:>12} {'row' if count == 1 else 'rows'}")
     if not due and not removed:
-        out.print("nothing is due")
+        say("nothing is due")
 
 
 async def _remove(store: Store, sent: datetime, processed: datetime | None) -> None:
@@ -197,30 +172,11 @@ async def _shown(
     await task
 
 
-@asynccontextmanager
-async def _schema(ctx: typer.Context, *, create: bool = False) -> AsyncIterator[SchemaAdmin]:
-    store = await open_configured(settings(ctx), create=create)
-    try:
-        yield store.schema
-    finally:
-        await store.close()
-
-
 def _show(changes: Sequence[SchemaChange], as_json: bool) -> None:
     if as_json:
-        print_json(
-            [
-                {
-                    "version": change.version,
-                    "name": change.name,
-                    "phase": change.phase,
-                    "applied": change.applied,
-                }
-                for change in changes
-            ]
-        )
+        keys = ("version", "name", "phase", "applied")
+        print_json([{key: getattr(change, key) for key in keys} for change in changes])
         return
     for change in changes:
         state = "applied" if change.applied else "missing"
-        line = f"{change.version:04d}  {change.name:<24}{change.phase:<6}{state}"
-        out.print(line, markup=False)
+        say(f"{change.version:04d}  {change.name:<24}{change.phase:<6}{state}")

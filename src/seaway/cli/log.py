@@ -19,7 +19,7 @@ import typer
 from rich.logging import RichHandler
 
 from seaway import logs
-from seaway.cli import session
+from seaway.cli import printing
 from seaway.events import current_chain
 
 logger = logs.logger("seaway")
@@ -67,7 +67,7 @@ def set_up(level: LogLevel | None, form: LogFormat | None) -> None:
     records go: then neither option has an effect, which is said once."""
     logs.switch_on()
     if logger.hasHandlers():
-        session.also_complain = logger.error
+        printing.also_complain = logger.error
         given = [name for name, value in (("level", level), ("format", form)) if value is not None]
         if given:
             logger.warning(
@@ -80,13 +80,13 @@ def set_up(level: LogLevel | None, form: LogFormat | None) -> None:
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if form is LogFormat.JSON:
         handler.setFormatter(JsonLines())
-        session.note, session.complain = logger.info, logger.error
+        printing.note, printing.complain = logger.info, logger.error
     elif sys.stderr.isatty():
-        handler = Screen(console=session.err, show_path=False)
+        handler = Screen(console=printing.err, show_path=False)
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler.setFormatter(logging.Formatter(_LINE, "%Y-%m-%d %H:%M:%S"))
-        session.note = logger.info
+        printing.note = logger.info
     handler.addFilter(_nobody_else_shows)
     wanted = logging.INFO if level is None else logging.getLevelNamesMapping()[level.name]
     logging.basicConfig(level=wanted, handlers=[handler])
@@ -147,4 +147,4 @@ class JsonLines(logging.Formatter):
             said["exception"] = record.exc_text
         if record.stack_info:
             said["stack"] = record.stack_info
-        return session.json_text(said)
+        return printing.json_text(said)

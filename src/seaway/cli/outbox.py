@@ -7,30 +7,28 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
 from seaway.app import Seaway
-from seaway.cli import session, tables
+from seaway.cli import printing, session
 from seaway.cli.lines import add_chunk, chunks, opened
-from seaway.cli.session import printable
-from seaway.cli.tables import Column
+from seaway.cli.printing import Column, Json, print_json, print_list, printable, progress, say
 from seaway.config import OutboxSettings, format_duration
 from seaway.connections import database_station
 from seaway.contracts import Backlog, OutboxEntry, Store
 from seaway.errors import ConfigError
 from seaway.headers import format_time
-from seaway.monitor import Database
-from seaway.monitor.snapshot import age_seconds
-from seaway.monitor.standstill import why_events_wait
+from seaway.monitor import Database, age_seconds, why_events_wait
 from seaway.words import counted
 
 app = typer.Typer(help="The outbox: add events, see and retry what waits.", no_args_is_help=True)
 
 
 @app.command()
-def add(
+@session.runs
+async def add(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="JSON lines; - reads stdin.")],
     batch: Annotated[int, typer.Option(help="Lines in one transaction.", min=1)] = 1000,
@@ -42,139 +40,117 @@ def add(
             help="Also what no stream of the file takes, for a relay with another file.",
         ),
     ] = False,
-    as_json: session.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Write events from JSON lines; a bad line writes nothing of its transaction.
 
     A line: {"subject", "payload", "key"?, "id"?, "correlation_id"?, "causation_id"?, "headers"?}
     """
 
-    async def work() -> int:
-        settings = session.settings(ctx)
-        application = Seaway(settings)
-        streams = () if any_subject else settings.streams
-        added = 0
-        async with session.open_database(ctx) as store:
-            with opened(file) as source, session.progress("adding", None) as advance:
-                async for chunk in chunks(source, batch, from_line):
-                    await add_chunk(application.outbox, store, file, chunk, streams)
-                    added += len(chunk)
-                    advance(len(chunk))
-        return added
-
-    added = session.run(work())
+    settings = session.settings(ctx)
+    application = Seaway(settings)
+    streams = () if any_subject else settings.streams
+    added = 0
+    async with session.open_database(ctx) as store:
+        with opened(file) as source, progress("adding", None) as advance:
+            async for chunk in chunks(source, batch, from_line):
+                await add_chunk(application.outbox, store, file, chunk, streams)
+                added += len(chunk)
+                advance(len(chunk))
     if as_json:
-        session.print_json({"added": added})
+        print_json({"added": added})
     else:
-        session.err.print(f"{counted(added, 'event')} added.")
+        printing.note(f"{counted(added, 'event')} added.")
 
 
 @app.command()
-def status(
-    ctx: typer.Context, timeout: session.Timeout = "5s", as_json: session.Json = False
+@session.runs
+async def status(
+    ctx: typer.Context, timeout: session.Timeout = "5s", as_json: Json = False
 ) -> None:
     """How much waits, since when, how much is parked; on PostgreSQL also shards and dead rows."""
-
-    async def work() -> None:
-        database = database_station(session.settings(ctx))
-        async with session.bounded(database):
-            backlog = await database.ask(_backlog, within=timeout)
-        age = age_seconds(backlog, datetime.now(UTC))
-        if as_json:
-            session.print_json(
-                {
-                    "count": backlog.count,
-                    "parked": backlog.parked,
-                    "oldest_at": format_time(backlog.oldest_at) if backlog.oldest_at else None,
-                    "oldest_age_seconds": age,
-                    "dead_rows": backlog.dead_rows,
-                    "shards": backlog.shards,
-                    "sent_dead_rows": backlog.sent_dead_rows,
-                    "inbox_rows": backlog.inbox_rows,
-                    "inbox_dead_rows": backlog.inbox_dead_rows,
-                }
-            )
-            return
-        waits = "" if age is None else f", the oldest for {age:.1f} s"
-        held = ", behind a parked one of its key" if backlog.oldest_held else ""
-        session.out.print(
-            f"{counted(backlog.count, 'event waits', 'events wait')}{waits}{held}; "
-            f"{backlog.parked} parked"
+    database = database_station(session.settings(ctx))
+    async with session.bounded(database):
+        backlog = await database.ask(_backlog, within=timeout)
+    age = age_seconds(backlog, datetime.now(UTC))
+    if as_json:
+        print_json(
+            {
+                "count": backlog.count,
+                "parked": backlog.parked,
+                "oldest_at": format_time(backlog.oldest_at) if backlog.oldest_at else None,
+                "oldest_age_seconds": age,
+                "dead_rows": backlog.dead_rows,
+                "shards": backlog.shards,
+                "sent_dead_rows": backlog.sent_dead_rows,
+                "inbox_rows": backlog.inbox_rows,
+                "inbox_dead_rows": backlog.inbox_dead_rows,
+            }
         )
-        if backlog.dead_rows is not None:
-            inside = counted(backlog.shards, "shard")
-            session.out.print(
-                f"{inside}; {counted(backlog.dead_rows, 'dead row')} not vacuumed yet, and "
-                f"{backlog.sent_dead_rows} of sent events, {backlog.inbox_dead_rows} of the inbox",
-                soft_wrap=True,
-            )
-
-    session.run(work())
+        return
+    waits = "" if age is None else f", the oldest for {age:.1f} s"
+    held = ", behind a parked one of its key" if backlog.oldest_held else ""
+    say(
+        f"{counted(backlog.count, 'event waits', 'events wait')}{waits}{held}; "
+        f"{backlog.parked} parked"
+    )
+    if backlog.dead_rows is not None:
+        inside = counted(backlog.shards, "shard")
+        say(
+            f"{inside}; {counted(backlog.dead_rows, 'dead row')} not vacuumed yet, and "
+            f"{backlog.sent_dead_rows} of sent events, {backlog.inbox_dead_rows} of the inbox"
+        )
 
 
 async def _backlog(database: Database) -> Backlog:
     return await (await database.verified()).backlog()
 
 
-_COLUMNS = (
-    Column("POSITION", rank=3, right=True),
-    Column("EVENT"),
-    Column("SUBJECT", rank=2),
-    Column("KEY", rank=4),
-    Column("ADDED AT", rank=5),
-    Column("TRIES", rank=1),
-    Column("WHY", words=True),
+Reasoned: TypeAlias = tuple[OutboxEntry, str]
+"""An event of the outbox, and what it waits for; or why it was given up."""
+
+_COLUMNS: Sequence[Column[Reasoned]] = (
+    Column("POSITION", lambda one: str(one[0].position), rank=3, right=True),
+    Column("EVENT", lambda one: one[0].event_id),
+    Column("SUBJECT", lambda one: one[0].message.subject, rank=2),
+    Column("KEY", lambda one: one[0].key, rank=4),
+    Column("ADDED AT", lambda one: f"{one[0].added_at:%Y-%m-%d %H:%M:%S}", rank=5),
+    Column(
+        "TRIES",
+        lambda one: f"{one[0].attempts}{' parked' if one[0].parked_at else ''}",
+        rank=1,
+    ),
+    Column("WHY", lambda one: one[1], words=True),
 )
 
 
 @app.command("list")
-def list_entries(
+@session.runs
+async def list_entries(
     ctx: typer.Context,
     parked: Annotated[bool, typer.Option("--parked", help="Only the parked ones.")] = False,
     discarded: Annotated[
         bool, typer.Option("--discarded", help="Those given up, newest first: by whom, and why.")
     ] = False,
     limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 100,
-    as_json: session.Json = False,
+    as_json: Json = False,
 ) -> None:
     """The events that wait, in the order in which they will be published, and what for."""
-
-    async def work() -> None:
-        if parked and discarded:
-            raise ConfigError("give --parked or --discarded, not both")
-        held = session.settings(ctx).outbox.on_parked == "wait"
-        async with session.open_database(ctx) as store:
-            if discarded:
-                given_up = await store.discarded(limit=limit)
-                _show([done.entry for done in given_up], [done.stream for done in given_up])
-                return
+    if parked and discarded:
+        raise ConfigError("give --parked or --discarded, not both")
+    held = session.settings(ctx).outbox.on_parked == "wait"
+    async with session.open_database(ctx) as store:
+        if discarded:
+            found = [(one.entry, one.stream) for one in await store.discarded(limit=limit)]
+        else:
             entries = await store.entries(parked=True if parked else None, limit=limit)
-            _show(entries, why_events_wait(entries, await store.notices(), held=held))
-
-    def _show(entries: Sequence[OutboxEntry], reasons: Sequence[str]) -> None:
-        if as_json:
-            session.print_json(
-                [
-                    _summary(entry) | {"discarded" if discarded else "waits_for": reason or None}
-                    for entry, reason in zip(entries, reasons, strict=True)
-                ]
-            )
-            return
-        rows = (
-            (
-                str(entry.position),
-                entry.event_id,
-                entry.message.subject,
-                entry.key,
-                f"{entry.added_at:%Y-%m-%d %H:%M:%S}",
-                f"{entry.attempts}{' parked' if entry.parked_at else ''}",
-                reason,
-            )
-            for entry, reason in zip(entries, reasons, strict=True)
-        )
-        tables.show(_COLUMNS, [[printable(cell) for cell in row] for row in rows])
-
-    session.run(work())
+            reasons = why_events_wait(entries, await store.notices(), held=held)
+            found = list(zip(entries, reasons, strict=True))
+    if as_json:
+        reason = "discarded" if discarded else "waits_for"
+        print_json([_summary(entry) | {reason: why or None} for entry, why in found])
+    else:
+        print_list(_COLUMNS, found)
 
 
 def _summary(entry: OutboxEntry) -> dict[str, Any]:
@@ -191,42 +167,41 @@ def _summary(entry: OutboxEntry) -> dict[str, Any]:
 
 
 @app.command()
-def retry(
+@session.runs
+async def retry(
     ctx: typer.Context,
     ids: Annotated[
         list[str] | None, typer.Argument(metavar="[ID]...", help="Event ids of parked events.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every parked event.")] = False,
-    as_json: session.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Let parked events be tried again; exits 1 where none of those named is parked."""
 
-    async def work() -> int:
-        if bool(ids) == everything:
-            raise ConfigError("give event ids, or --all")
-        async with session.open_database(ctx) as store:
-            for event_id in dict.fromkeys(ids or ()):
-                await _say_why_not_parked(store, event_id, session.settings(ctx).outbox)
-            return await store.unpark(None if everything else ids)
-
-    count = session.run(work())
+    if bool(ids) == everything:
+        raise ConfigError("give event ids, or --all")
+    async with session.open_database(ctx) as store:
+        for event_id in dict.fromkeys(ids or ()):
+            await _say_why_not_parked(store, event_id, session.settings(ctx).outbox)
+        count = await store.unpark(None if everything else ids)
     if as_json:
-        session.print_json({"unparked": count})
+        print_json({"unparked": count})
     else:
-        session.note(f"{counted(count, 'event')} will be tried again.")
+        printing.note(f"{counted(count, 'event')} will be tried again.")
     raise typer.Exit(0 if count or everything else 1)
 
 
 @app.command()
-def discard(
+@session.runs
+async def discard(
     ctx: typer.Context,
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of parked events.")],
     why: Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, to be kept.")],
     by: Annotated[
         str | None, typer.Option("--by", metavar="WHO", help="Who does so. Default: this user.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    as_json: session.Json = False,
+    yes: session.Yes = False,
+    as_json: Json = False,
 ) -> None:
     """Give parked events up for good; what waits behind them of their keys goes on.
 
@@ -234,37 +209,34 @@ def discard(
     as long as outbox.retention. Exits 1 where none of those named is parked.
     """
 
-    async def work() -> list[OutboxEntry]:
-        if not why.strip():
-            raise ConfigError("--why is empty", hint="say why, for whoever looks for them later")
-        async with session.open_database(ctx) as store:
-            chosen: list[OutboxEntry] = []
-            for event_id in dict.fromkeys(ids):
-                await _say_why_not_parked(store, event_id, session.settings(ctx).outbox)
-                chosen += await store.entries(parked=True, event_id=event_id)
-            if not chosen:
-                return []
+    if not why.strip():
+        raise ConfigError("--why is empty", hint="say why, for whoever looks for them later")
+    chosen: list[OutboxEntry] = []
+    gone: set[str] = set()
+    async with session.open_database(ctx) as store:
+        for event_id in dict.fromkeys(ids):
+            await _say_why_not_parked(store, event_id, session.settings(ctx).outbox)
+            chosen += await store.entries(parked=True, event_id=event_id)
+        if chosen:
             if not yes:
                 session.confirm(f"Give up {counted(len(chosen), 'event')} for good?")
             reason = f"given up by {by or _user()}: {' '.join(why.split())}"
             gone = set(await store.discard([entry.event_id for entry in chosen], reason))
-        return [entry for entry in chosen if entry.event_id in gone]
-
-    gone = session.run(work())
+    given_up = [entry for entry in chosen if entry.event_id in gone]
     if as_json:
-        session.print_json([_summary(entry) for entry in gone])
+        print_json([_summary(entry) for entry in given_up])
     else:
-        for entry in gone:
+        for entry in given_up:
             typer.echo(printable(f"{entry.event_id}  {entry.message.subject}"))
-        session.note(f"{counted(len(gone), 'event')} given up.")
-    raise typer.Exit(0 if gone else 1)
+        printing.note(f"{counted(len(given_up), 'event')} given up.")
+    raise typer.Exit(0 if given_up else 1)
 
 
 async def _say_why_not_parked(store: Store, event_id: str, known: OutboxSettings) -> None:
     if not (found := await store.entries(event_id=event_id)):
-        session.note(f"{event_id} is not in the outbox")
+        printing.note(f"{event_id} is not in the outbox")
     elif found[0].parked_at is None:
-        session.note(
+        printing.note(
             f"{event_id} is not parked yet: it is after {known.max_attempts} refusals "
             "(max_attempts), or where its stream stays missing after "
             f"{format_duration(known.stream_grace)} (stream_grace)"

@@ -1,16 +1,29 @@
-"""``seaway run module:app``: an application's consumers, relay and sweeper in one process."""
+"""``seaway run`` and ``seaway relay``: what works until a signal ends it.
+
+``run`` has an application's consumers, relay and sweeper in one process, ``relay`` the relay alone,
+for ever or until the outbox is empty.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
 from typing import Annotated
 
 import typer
 
 from seaway.app import Seaway, root_options
-from seaway.cli import log, session
-from seaway.errors import ConfigError
+from seaway.cli import log, printing, session
+from seaway.cli.printing import Json, print_json, progress
+from seaway.contracts import Backlog, OutboxEntry
+from seaway.errors import ConfigError, StoreUnavailable
+from seaway.monitor import Activity, serving
+from seaway.parts import run_parts, stop_on_signals
+from seaway.upkeep import Presence
+from seaway.words import counted
 
 
 def load_application(target: str, flags: session.Flags) -> Seaway:
@@ -42,7 +55,8 @@ def load_application(target: str, flags: session.Flags) -> Seaway:
     return found
 
 
-def run_application(
+@session.runs
+async def run_application(
     ctx: typer.Context,
     target: Annotated[
         str, typer.Argument(metavar="MODULE:APP", help="Where the Seaway object is.")
@@ -60,10 +74,70 @@ def run_application(
     the application sets up when it is imported is left as it is.
     """
 
-    async def work() -> None:
-        application = load_application(target, session.flags(ctx))
-        log.set_up(log_level, log_format)  # After the import: what the application set up stands.
-        application.wait = True
-        await application.run(relay=relay, consumers=consumers, sweeper=sweeper, metrics=metrics)
+    application = load_application(target, session.flags(ctx))
+    log.set_up(log_level, log_format)  # After the import: what the application set up stands.
+    application.wait = True
+    await application.run(relay=relay, consumers=consumers, sweeper=sweeper, metrics=metrics)
 
-    session.run(work())
+
+# ------------------------------------------------------------------------------- relay
+
+NAMED = 20
+"""How many parked events a drain names; ``seaway outbox list --parked`` has them all."""
+
+
+@session.runs
+async def relay(
+    ctx: typer.Context,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="End when the outbox is empty; 1 if some are parked.")
+    ] = False,
+    metrics: session.Metrics = None,
+    as_json: Json = False,
+    log_level: log.Level = None,
+    log_format: log.Format = None,
+) -> None:
+    """Publish the outbox until SIGINT or SIGTERM; the batch in flight is finished.
+
+    Keeps trying where the server or the database is away, saying so once; --drain does too.
+    """
+    log.set_up(log_level, log_format)
+    with suppress(StoreUnavailable):  # It is waited for, below.
+        async with session.open_database(ctx):
+            pass  # A wrong database is said before anyone waits for a server.
+    done, backlog = Activity(), Backlog(0, 0, None)
+    parked: Sequence[OutboxEntry] = ()
+    app = Seaway(session.settings(ctx), wait=True)
+    app.log_signals()
+    app.telemetry.subscribe(done.listen)
+    async with AsyncExitStack() as stack:
+        with stop_on_signals() as stop, progress("relayed", None) as advance:
+            app.telemetry.subscribe(lambda signal: advance(getattr(signal, "sent", 0)))
+            if metrics is not None:
+                await stack.enter_async_context(serving(app.metrics_app(), metrics))
+            connected = await app.open_in(stack, stop)
+            if drain and not connected:
+                raise asyncio.CancelledError  # Nobody knows what is left.
+            if connected:
+                worker, store = await app.relay(), await app.open_store()
+                with app.announced(["relay"]):
+                    if drain:
+                        await worker.drain(stop)
+                    else:
+                        presence = Presence(store, app.telemetry, ["relay"])
+                        await run_parts([worker.run, presence.run], stop)
+        if connected:
+            backlog = await store.backlog()
+            if drain and backlog.parked:
+                parked = await store.entries(parked=True, limit=NAMED)
+    sent, left = done.published.total(), backlog.count
+    if as_json:
+        duplicates = done.duplicates.total()
+        print_json({"sent": sent, "duplicates": duplicates, "left": left, "parked": backlog.parked})
+    else:
+        printing.note(f"{counted(sent, 'event')} relayed.")
+    for entry in parked:
+        printing.note(f"parked: {entry.event_id} {entry.message.subject}: {entry.last_error}")
+    if drain and left:
+        way_out = ": mend the cause, then `seaway outbox retry --all`" if parked else ""
+        session.fail(f"{counted(left, 'event is', 'events are')} left in the outbox{way_out}", 1)

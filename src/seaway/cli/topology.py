@@ -1,21 +1,24 @@
-"""``seaway topology``: the file and the server, side by side."""
+"""``seaway topology`` and ``seaway permissions``: what the file wants of the server.
+
+The file and the server side by side, one made as the other is; and the rights of each role there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 import yaml
 
 from seaway import topology
-from seaway.brokers import jetstream
-from seaway.cli import session, tables
-from seaway.cli.session import Json, err, flags, out, print_json, run, settings
-from seaway.cli.tables import Column
-from seaway.config import Settings, load_settings
-from seaway.contracts import Broker
+from seaway.cli import printing, session
+from seaway.cli.printing import Column, Json, print_json, print_list, say
+from seaway.contracts import BrokerAdmin
+from seaway.topology import ROLES, Change, Rights, rights
 from seaway.words import counted
 
 app = typer.Typer(
@@ -32,17 +35,36 @@ _WORDS = {
 }
 
 
+def _difference(change: Change) -> str:
+    lines = [*map(str, change.differences), *change.reasons]
+    return "\n".join([*lines, change.note] if change.note else lines)
+
+
+_COLUMNS: Sequence[Column[Change]] = (
+    Column("", lambda one: _WORDS[one.kind][0]),
+    Column("WHAT", lambda one: one.title),
+    Column("HOW", lambda one: _WORDS[one.kind][1], rank=1),
+    Column("DIFFERENCE", _difference, words=True),
+)
+
+
 @app.command()
 def plan(ctx: typer.Context, as_json: Json = False) -> None:
     """Show what differs. Exit 0: nothing, 1: something."""
-    found = run(_plan(ctx))
-    _show(found, found.changes, as_json)
+    found = session.run(_planned(ctx))
+    _show(found, as_json)
     if not found.empty:
         raise typer.Exit(1)
 
 
+async def _planned(ctx: typer.Context) -> topology.Plan:
+    async with _compared(ctx) as (found, _):
+        return found
+
+
 @app.command()
-def apply(
+@session.runs
+async def apply(
     ctx: typer.Context,
     allow_data_loss: Annotated[
         bool, typer.Option("--allow-data-loss", help="Also make changes that drop messages.")
@@ -50,85 +72,126 @@ def apply(
     as_json: Json = False,
 ) -> None:
     """Make the server as the file says. Safe to repeat."""
-    found = run(_apply(ctx, allow_data_loss))
-    _show(found, found.changes, as_json)
+    async with _compared(ctx) as (found, admin):
+        await topology.apply(found, admin, allow_data_loss)
+    _show(found, as_json)
     if found.changes:
-        session.note(
+        printing.note(
             f"{counted(len(found.changes), 'change')} made: the server is as the file says."
         )
 
 
 @app.command()
-def export(ctx: typer.Context, as_json: Json = False) -> None:
+@session.runs
+async def export(ctx: typer.Context, as_json: Json = False) -> None:
     """Print a seaway.yaml of the server's event streams and durables."""
-    found = run(_export(ctx))
+    # There may be no file yet: this command is one way to get one.
+    async with session.open_server(session.settings(ctx, required=False)) as broker:
+        found = await topology.export(broker.admin)
     for line in found.left_out:
-        err.print(f"left out: {line}", markup=False)
+        printing.note(f"left out: {line}")
     if as_json:
         print_json(found.mapping)
     else:
         typer.echo(yaml.safe_dump(found.mapping, sort_keys=False, allow_unicode=True), nl=False)
 
 
-async def _plan(ctx: typer.Context) -> topology.Plan:
-    configured = settings(ctx)
-    async with _broker(configured) as broker:
-        wanted = topology.desired(configured)
-        return topology.plan(wanted, await topology.actual(broker.admin, wanted))
-
-
-async def _apply(ctx: typer.Context, allow_data_loss: bool) -> topology.Plan:
-    configured = settings(ctx)
-    async with _broker(configured) as broker:
-        wanted = topology.desired(configured)
-        found = topology.plan(wanted, await topology.actual(broker.admin, wanted))
-        await topology.apply(found, broker.admin, allow_data_loss)
-        return found
-
-
-async def _export(ctx: typer.Context) -> topology.Export:
-    # There may be no file yet: this command is one way to get one.
-    given = flags(ctx)
-    configured = load_settings(given.config, flags=given.overrides, required=False)
-    async with _broker(configured) as broker:
-        return await topology.export(broker.admin)
-
-
 @asynccontextmanager
-async def _broker(configured: Settings) -> AsyncIterator[Broker]:
-    broker = await jetstream.connect(configured.nats)
-    try:
-        yield broker
-    finally:
-        await broker.close()
+async def _compared(ctx: typer.Context) -> AsyncIterator[tuple[topology.Plan, BrokerAdmin]]:
+    """What makes the server as the file says, and the server."""
+    configured = session.settings(ctx)
+    async with session.open_server(configured) as broker:
+        wanted = topology.desired(configured)
+        yield topology.plan(wanted, await topology.actual(broker.admin, wanted)), broker.admin
 
 
-def _show(found: topology.Plan, changes: tuple[topology.Change, ...], as_json: bool) -> None:
+def _show(found: topology.Plan, as_json: bool) -> None:
     if as_json:
         print_json(
             {
-                "changes": [change.as_json() for change in changes],
+                "changes": [change.as_json() for change in found.changes],
                 "unmanaged": [change.as_json() for change in found.unmanaged],
                 "notes": list(found.notes),
             }
         )
         return
-    for note in found.notes:
-        err.print(note, markup=False, soft_wrap=True)
-    if not changes:
-        out.print("The server is as the file says.")
-    if changes or found.unmanaged:
-        rows, styles = [], []
-        for change in (*changes, *found.unmanaged):
-            sign, words, style = _WORDS[change.kind]
-            lines = [*map(str, change.differences), *change.reasons]
-            lines += [change.note] if change.note else []
-            rows.append((sign, change.title, words, "\n".join(lines)))
-            styles.append(style)
-        columns = (
-            Column(""),
-            Column("WHAT"),
-            Column("HOW", rank=1),
-            Column("DIFFERENCE", words=True),
-        )
-        tables.show(columns, rows, styles)
+    for line in found.notes:
+        printing.note(line)
+    if not found.changes:
+        say("The server is as the file says.")
+    if found.changes or found.unmanaged:
+        print_list(_COLUMNS, (*found.changes, *found.unmanaged), lambda one: _WORDS[one.kind][2])
+
+
+# ------------------------------------------------------------------------------- permissions
+
+
+class Format(StrEnum):
+    """What ``permissions`` prints."""
+
+    SERVER = "server"
+    NSC = "nsc"
+    JSON = "json"
+
+
+@session.runs
+async def permissions(
+    ctx: typer.Context,
+    role: Annotated[str, typer.Argument(metavar="ROLE", help=f"{', '.join(ROLES)}.")],
+    service: Annotated[
+        str | None, typer.Option(help="Only this service's durables.", metavar="SERVICE")
+    ] = None,
+    parking: Annotated[
+        bool, typer.Option("--parking", help='Its consumers have on_failure="park".')
+    ] = False,
+    shape: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.SERVER,
+) -> None:
+    """Print the least rights of a role on NATS, for the streams and durables of seaway.yaml."""
+    found = rights(session.settings(ctx), role, service=service, parking=parking)
+    user = role if service is None else f"{service}_{role}"
+    match shape:
+        case Format.JSON:
+            print_json(asdict(found))
+        case Format.NSC:
+            typer.echo(as_nsc(found, user), nl=False)
+        case Format.SERVER:
+            typer.echo(as_server(found, user), nl=False)
+
+
+def as_server(found: Rights, user: str) -> str:
+    """An entry of ``users`` in nats-server's configuration, of ``authorization`` or an account."""
+    if not found.publish:
+        return f"# {user} needs no user: it writes to its database alone.\n"
+    lines = [
+        f"# {user}: set nats.inbox_prefix to {found.inbox}",
+        "{",
+        f"  user: {user}",
+        f"  password: ${user.upper()}_PASSWORD",
+        "  permissions: {",
+        "    publish: {",
+        "      allow: [",
+        *(f'        "{subject}"' for subject in found.publish),
+        "      ]",
+        "    }",
+        "    subscribe: {",
+        "      allow: [",
+        *(f'        "{subject}"' for subject in found.subscribe),
+        "      ]",
+        "    }",
+        "  }",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_nsc(found: Rights, user: str) -> str:
+    """The command that makes the user in the current account."""
+    if not found.publish:
+        return f"# {user} needs no user: it writes to its database alone.\n"
+    lines = [
+        f"# {user}: set nats.inbox_prefix to {found.inbox}",
+        f"nsc add user {user} \\",
+        *(f"  --allow-pub '{subject}' \\" for subject in found.publish),
+        *(f"  --allow-sub '{subject}' \\" for subject in found.subscribe),
+    ]
+    return "\n".join(lines).removesuffix(" \\") + "\n"

@@ -5,8 +5,9 @@ context, default). Must not know who uses them. Guarantees: what loads is cohere
 is one ``ConfigError`` with the file's line and the way out. The environment is read here alone.
 """
 
-from seaway.config.loading import load_settings, settings_from_mapping
+from seaway.config.loading import DEFAULT_FILE, load_settings, settings_from_mapping
 from seaway.config.models import (
+    OWN_API,
     REDRIVE_WINDOW,
     AlertSettings,
     ConsumerSettings,
@@ -16,21 +17,26 @@ from seaway.config.models import (
     Settings,
     StreamSettings,
 )
-from seaway.config.units import (
+from seaway.config.values import (
     UNLIMITED,
+    WEB_SCHEMES,
     Rate,
+    ServerUrl,
     format_duration,
     format_size,
     from_nanoseconds,
     parse_duration,
     parse_size,
+    redact_url,
     to_nanoseconds,
 )
-from seaway.config.urls import ServerUrl, redact_url
 
 __all__ = [
+    "DEFAULT_FILE",
+    "OWN_API",
     "REDRIVE_WINDOW",
     "UNLIMITED",
+    "WEB_SCHEMES",
     "AlertSettings",
     "ConsumerSettings",
     "NatsSettings",

@@ -17,7 +17,6 @@ from pydantic_core import ErrorDetails
 
 from seaway import naming
 from seaway.config import sources
-from seaway.config.document import Document, Location, read_document
 from seaway.config.models import (
     REDRIVE_WINDOW,
     ConsumerSettings,
@@ -28,12 +27,14 @@ from seaway.config.models import (
     StreamSettings,
     shortest_inbox,
 )
-from seaway.config.units import format_duration
+from seaway.config.sources import Document, Location, read_document
+from seaway.config.values import format_duration
 from seaway.errors import ConfigError, InvalidName
 from seaway.words import nearest
 
 DEFAULT_FILE = "seaway.yaml"
 _NOT_KEYS = ("source", "implied")
+_NOTHING = object()
 _SECRETS = frozenset({"password", "token", "url", "database"})
 _REFUSED = {
     "backoff": "the server's backoff spoils delayed naks; Seaway computes the delays itself",
@@ -315,11 +316,11 @@ class _Origin:
 
     def of(self, place: Location) -> str:
         """The flag, the variable, or the place in the file that ``place`` has its value from."""
-        if _given(self.flags, place):
-            return sources.flag_of(place)
-        written = self.document.name is None and _holds(self.document.data, place)
-        if not written and _holds(self.outside, place):
-            return sources.variable_of(place)
+        if place and _at(self.flags, place) not in (None, _NOTHING):
+            return sources.names_of(place).flag
+        written = self.document.name is None and _at(self.document.data, place) is not _NOTHING
+        if not written and _at(self.outside, place) is not _NOTHING:
+            return sources.names_of(place).variable
         return self.document.where(place)
 
 
@@ -382,21 +383,13 @@ def _section(annotation: Any) -> type[BaseModel] | None:
     return next((found for arg in get_args(annotation) if (found := _section(arg))), None)
 
 
-def _given(flags: Mapping[str, Any], place: Location) -> bool:
-    value: Any = flags
-    for part in place:
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value is not None and bool(place)
-
-
-def _holds(data: Any, place: Location) -> bool:
+def _at(data: Any, place: Location) -> Any:
+    """What ``data`` has at ``place``; ``_NOTHING`` where it has nothing there."""
     for part in place:
         if isinstance(data, Mapping):
-            if part not in data:
-                return False
-            data = data[part]
+            data = data.get(part, _NOTHING)
         elif isinstance(data, list | tuple) and isinstance(part, int) and part < len(data):
             data = data[part]
         else:
-            return False
-    return True
+            return _NOTHING
+    return data

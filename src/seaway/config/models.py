@@ -7,7 +7,7 @@ the environment. Guarantees: instances are frozen, hold no unknown key, and prin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -28,29 +28,38 @@ from pydantic import (
 )
 
 from seaway import naming
-from seaway.config import units
-from seaway.config.urls import ServerUrl, redact_url, server_urls
+from seaway.config.values import (
+    UNLIMITED,
+    Rate,
+    ServerUrl,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+    redact_url,
+    server_urls,
+)
 from seaway.errors import ConfigError, InvalidName
 from seaway.tables import check_schema
 from seaway.words import nearest
 
 Duration: TypeAlias = Annotated[
     timedelta,
-    BeforeValidator(units.parse_duration),
-    PlainSerializer(units.format_duration, return_type=str),
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
 ]
 Size: TypeAlias = Annotated[
     int,
-    BeforeValidator(units.parse_size),
-    PlainSerializer(units.format_size, return_type=str),
+    BeforeValidator(parse_size),
+    PlainSerializer(format_size, return_type=str),
 ]
 RateField: TypeAlias = Annotated[
-    units.Rate, BeforeValidator(units.Rate.parse), PlainSerializer(str, return_type=str)
+    Rate, BeforeValidator(Rate.parse), PlainSerializer(str, return_type=str)
 ]
 
 
 def _limit(value: int) -> int:
-    if value < 1 and value != units.UNLIMITED:
+    if value < 1 and value != UNLIMITED:
         raise ValueError("a limit is 1 or more, or -1 for unlimited")
     return value
 
@@ -61,11 +70,17 @@ def _positive(value: timedelta) -> timedelta:
     return value
 
 
-def _filter(value: str) -> str:
-    try:
-        return naming.check_filter(value)
-    except InvalidName as error:
-        raise ValueError(str(error)) from None
+def _checked_by(check: Callable[[str], object]) -> AfterValidator:
+    """``check`` for a field: what it refuses with a ``ConfigError``, a field does with a
+    ``ValueError``."""
+
+    def checked(value: str) -> str:
+        try:
+            return str(check(value))
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+    return AfterValidator(checked)
 
 
 def _token(value: str) -> str:
@@ -89,7 +104,9 @@ Count: TypeAlias = Annotated[StrictInt, Field(ge=1)]
 Replicas: TypeAlias = Annotated[StrictInt, Field(ge=1, le=5)]
 Token: TypeAlias = Annotated[str, AfterValidator(_token)]
 Prefix: TypeAlias = Annotated[str, AfterValidator(_prefix)]
-Filter: TypeAlias = Annotated[str, AfterValidator(_filter)]
+Filter: TypeAlias = Annotated[str, _checked_by(naming.check_filter)]
+DurableName: TypeAlias = Annotated[str, _checked_by(naming.Durable.parse)]
+Schema: TypeAlias = Annotated[str, _checked_by(check_schema)]
 
 
 class Section(BaseModel):
@@ -199,7 +216,7 @@ class StreamSettings(Section):
         try:
             context = naming.stream_context(values["name"])
             values.setdefault("subjects", (naming.events_filter(context),))
-            age = units.parse_duration(values.get("max_age", "0"))
+            age = parse_duration(values.get("max_age", "0"))
         except (KeyError, ValueError, TypeError, AttributeError):
             return values  # the fields' own checks say what is wrong
         default = cls.model_fields["duplicate_window"].default
@@ -231,7 +248,7 @@ class ConsumerSettings(Section):
     """
 
     stream: str
-    durable: str
+    durable: DurableName
     filter_subject: Filter | None = None
     filter_subjects: tuple[Filter, ...] = ()
     ack_policy: Literal["explicit"] = "explicit"
@@ -242,14 +259,6 @@ class ConsumerSettings(Section):
     deliver_policy: Literal["all", "new", "last", "last_per_subject"] = "all"
     description: str | None = None
     max_waiting: Count | None = None
-
-    @field_validator("durable")
-    @classmethod
-    def _durable(cls, value: str) -> str:
-        try:
-            return str(naming.Durable.parse(value))
-        except InvalidName as error:
-            raise ValueError(str(error)) from None
 
     @property
     def filters(self) -> tuple[str, ...]:
@@ -271,7 +280,7 @@ class AlertSettings(Section):
 
     stream_messages_pending: Annotated[StrictInt, Field(ge=0)] = 1000
     consumer_ack_pending: Annotated[StrictInt, Field(ge=0)] = 100
-    consumer_redelivery_count: RateField = units.Rate(50, timedelta(minutes=1))
+    consumer_redelivery_count: RateField = Rate(50, timedelta(minutes=1))
 
 
 class OutboxSettings(Section):
@@ -312,7 +321,7 @@ class Settings(Section):
 
     nats: NatsSettings = NatsSettings()
     database: str = Field(default="sqlite:///seaway.db", repr=False)
-    database_schema: str | None = None
+    database_schema: Schema | None = None
     profile: str = ""
     profiles: dict[str, ProfileSettings] = {}
     contexts: tuple[str, ...] = ()
@@ -330,14 +339,6 @@ class Settings(Section):
         if "://" not in value:
             raise ValueError("is not a database URL, like sqlite:///seaway.db")
         return value
-
-    @field_validator("database_schema")
-    @classmethod
-    def _schema(cls, value: str | None) -> str | None:
-        try:
-            return None if value is None else check_schema(value)
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
 
     def way_to(self, stream: str) -> str:
         """What to do where ``stream``, to which an event belongs, is not on the server."""

@@ -32,12 +32,12 @@ from typing import Any, TypeVar, Unpack
 from seaway.consumer.handlers import BatchHandler, Delivery, Handler, HandlerTable
 from seaway.consumer.lanes import by_source
 from seaway.consumer.options import ConsumerOptions, whole
-from seaway.consumer.pulling import Puller
+from seaway.consumer.pulling import Puller, described
 from seaway.consumer.settling import Settler
-from seaway.consumer.state import HORIZON, OUTAGE, Setup, State
+from seaway.consumer.state import HORIZON, Setup, State
 from seaway.consumer.working import Workers
-from seaway.contracts import Broker, ConsumerInfo, DeadLetterSink, InboxStore, OutboxWriter
-from seaway.errors import BrokerUnavailable, ConfigError, NotFound
+from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter
+from seaway.errors import ConfigError
 from seaway.naming import Durable, redrive_stream, stream_context
 from seaway.retry import RetryPolicy
 from seaway.telemetry import Telemetry
@@ -149,10 +149,11 @@ class Consumer:
 
 async def _run(state: State, streams: Sequence[str]) -> None:
     setup, stop = state.setup, state.stop
-    infos = [await _info(state, stream) for stream in streams]
+    infos = [await described(state, stream) for stream in streams]
     if stop.is_set() or infos[0] is None:
         return
     state.learn(infos[0])
+    state.breaker.resume("server")
     async with asyncio.TaskGroup() as tasks:
         settler = Settler(state, tasks.create_task)
         workers = Workers(state, settler)
@@ -183,26 +184,6 @@ async def _run(state: State, streams: Sequence[str]) -> None:
         _, late = await asyncio.wait(pulling, timeout=max(_LEAVING_SECONDS, ends - state.now()))
         for task in late:
             task.cancel()
-
-
-async def _info(state: State, stream: str) -> ConsumerInfo | None:
-    """The durable on ``stream``, asked until there is an answer; ``None``: told to stop."""
-    durable, attempt = state.setup.durable, 0
-    while True:
-        try:
-            info = await state.setup.broker.admin.consumer(stream, durable)
-        except BrokerUnavailable as error:
-            state.breaker.pause("server", str(error))
-            attempt += 1
-            if await set_within(OUTAGE.delay(attempt), state.stop):
-                return None
-            continue
-        if info is None:
-            raise NotFound(
-                f"there is no consumer {durable} on {stream}: run `seaway topology apply`"
-            )
-        state.breaker.resume("server")
-        return info
 
 
 async def _heartbeat(state: State, settler: Settler) -> None:

@@ -44,38 +44,33 @@ class Failure:
     took: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do with some deliveries: in turn the ``steps``; nobody takes the ``ignored``."""
-
-    steps: list[Group | Failure]
-    ignored: list[InHand]
-
-
 # ---------------------------------------------------------------------- grouped, and parted
 
 
-def plan(items: Iterable[InHand], handlers: HandlerTable, *, ordered: bool) -> Plan:
-    """Group ``items`` into calls. What cannot be read is a failure in its place.
+def plan(
+    items: Iterable[InHand], handlers: HandlerTable, *, ordered: bool
+) -> tuple[list[Group | Failure], list[InHand]]:
+    """``items`` grouped into calls, to be made in turn; and those that nobody takes.
 
-    A batch handler gets what it takes in one list, as far as no event of the same key and of
-    another handler lies between.
+    What cannot be read is a failure in its place. A batch handler gets what it takes in one list,
+    as far as no event of the same key and of another handler lies between.
     """
-    made = Plan([], [])
+    steps: list[Group | Failure] = []
+    ignored: list[InHand] = []
     calls: list[Call] = []
     open_calls: dict[int, int] = {}
     last_of_key: dict[str, int] = {}
     for item in items:
         registration = handlers.find(item.subject)
         if registration is None:
-            made.ignored.append(item)
+            ignored.append(item)
             continue
         try:
             item.read_headers()
         except DecodeError as error:
             if calls:
-                made.steps.append(calls)
-            made.steps.append(Failure(item, error))
+                steps.append(calls)
+            steps.append(Failure(item, error))
             calls, open_calls, last_of_key = [], {}, {}
             continue
         at = open_calls.get(id(registration)) if registration.takes_lists else None
@@ -86,8 +81,8 @@ def plan(items: Iterable[InHand], handlers: HandlerTable, *, ordered: bool) -> P
             calls.append(Call(registration, (item,)))
         last_of_key[item.key] = at
     if calls:
-        made.steps.append(calls)
-    return made
+        steps.append(calls)
+    return steps, ignored
 
 
 def around(

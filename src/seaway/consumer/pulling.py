@@ -17,7 +17,7 @@ from seaway import logs
 from seaway.consumer.settling import Settler
 from seaway.consumer.standing import settled
 from seaway.consumer.state import OUTAGE, Spawn, State
-from seaway.contracts import Incoming, Subscription
+from seaway.contracts import ConsumerInfo, Incoming, Subscription
 from seaway.errors import BrokerUnavailable, CannotRewind, NotFound
 from seaway.telemetry import Resubscribed
 from seaway.waiting import set_within
@@ -185,14 +185,11 @@ class Puller:
         return info.num_ack_pending < self._state.limits.max_ack_pending
 
     async def _until_made_again(self, stream: str) -> None:
-        state, attempt = self._state, 0
-        while not state.stop.is_set():
+        state, attempt = self._state, 1
+        while not await set_within(OUTAGE.delay(attempt), state.stop):
             attempt += 1
-            if await set_within(OUTAGE.delay(attempt), state.stop):
-                return
-            with contextlib.suppress(BrokerUnavailable):
-                info = await state.setup.broker.admin.consumer(stream, self._durable)
-                if info is not None:
+            with contextlib.suppress(NotFound):
+                if info := await described(state, stream):
                     state.learn(info)
                     return
 
@@ -208,3 +205,23 @@ async def _next(source: Subscription, limit: int) -> Sequence[Incoming]:
             return await source.next(limit, timeout=POLL)
     except TimeoutError:
         return []
+
+
+async def described(state: State, stream: str) -> ConsumerInfo | None:
+    """What the server says of the durable on ``stream``, asked until it answers; ``None``: told to
+    stop. ``NotFound`` where it does not exist."""
+    durable, attempt = state.setup.durable, 0
+    while True:
+        try:
+            info = await state.setup.broker.admin.consumer(stream, durable)
+        except BrokerUnavailable as error:
+            state.breaker.pause("server", str(error))
+            attempt += 1
+            if await set_within(OUTAGE.delay(attempt), state.stop):
+                return None
+            continue
+        if info is None:
+            raise NotFound(
+                f"there is no consumer {durable} on {stream}: run `seaway topology apply`"
+            )
+        return info

@@ -209,9 +209,9 @@ class Transactor:
         that is not as it should be.
         """
         ordered = self._setup.ordered
-        planned = plan(items, self._setup.handlers, ordered=ordered)
-        results = Results(done=[(item, "ignored", 0.0) for item in planned.ignored])
-        steps = planned.steps[::-1]
+        steps, ignored = plan(items, self._setup.handlers, ordered=ordered)
+        results = Results(done=[(item, "ignored", 0.0) for item in ignored])
+        steps.reverse()
         failed_keys: set[str] = set()
         while steps:
             step = steps.pop()

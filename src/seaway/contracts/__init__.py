@@ -44,7 +44,7 @@ from seaway.contracts.outbox import (
     Sent,
 )
 from seaway.contracts.processes import SILENT, Notice, ProcessStore
-from seaway.contracts.store import Capabilities, Phase, SchemaAdmin, SchemaChange, Store
+from seaway.contracts.store import Capabilities, Phase, SchemaChange, Store
 from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
 
 __all__ = [
@@ -75,7 +75,6 @@ __all__ = [
     "REWINDS_SINCE",
     "PublishOutcome",
     "Refused",
-    "SchemaAdmin",
     "SchemaChange",
     "Sent",
     "ServerInfo",

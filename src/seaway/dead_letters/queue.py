@@ -84,28 +84,23 @@ class DeadLetters:
     async def has_letter(self, incoming: Incoming) -> bool:
         """Whether its consumer has a letter of this message. Reads headers only, of the letters of
         events of its type."""
-        queue, subject = queue_of(incoming)
-        if await self._broker.admin.stream(queue) is None:
-            return False
+        _, subject = queue_of(incoming)
         # A foreign subject may hold what would be a wildcard in a filter, and meet another's.
         subjects = [subject] if is_subject(subject) else []
-        wanted = Selection(consumer=incoming.consumer)
-        async with aclosing(self._selected(queue, subjects, wanted, payloads=False)) as letters:
-            async for letter in letters:
-                if (letter.stream, letter.stream_seq) == incoming.place and (
-                    letter.event_id == incoming.event_id
-                ):
-                    return True
-        return False
+        context = stream_context(incoming.stream)
+        letters = await self.of_consumer(context, incoming.consumer, subjects=subjects)
+        message = (*incoming.place, incoming.event_id)
+        return any((one.stream, one.stream_seq, one.event_id) == message for one in letters)
 
-    async def of_consumer(self, context: str, consumer: str) -> Sequence[Letter]:
-        """One consumer's letters, ``bare``; none where their queue is not there."""
-        queue = dlq_stream(context)
+    async def of_consumer(
+        self, context: str, consumer: str, *, subjects: Sequence[str] = ()
+    ) -> Sequence[Letter]:
+        """One consumer's letters, ``bare``, with these subjects (none: all); empty where their
+        queue is not there."""
+        queue, wanted = dlq_stream(context), Selection(consumer=consumer)
         if await self._broker.admin.stream(queue) is None:
             return ()
-        async with aclosing(
-            self._selected(queue, [], Selection(consumer=consumer), payloads=False)
-        ) as letters:
+        async with aclosing(self._selected(queue, subjects, wanted, payloads=False)) as letters:
             return [letter async for letter in letters]
 
     async def redriven(self, context: str, consumer: str) -> set[str]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -37,7 +37,7 @@ from seaway.contracts import (
     Subscription,
 )
 from seaway.dead_letters.queue import DeadLetters
-from seaway.dead_letters.unreported import Handles, Unreported
+from seaway.dead_letters.unreported import Swept, Unreported
 from seaway.errors import (
     ApiError,
     ConfigError,
@@ -121,8 +121,7 @@ class Advisory:
 class Sweeper:
     """One sweep of the advisories, by any number of processes: they share a durable.
 
-    ``store``: the inbox of ``durables``, which say what they have handlers for; ``streams``: the
-    event stream of each. ``parking``: those that keep later events behind a failed one.
+    ``store``: the inbox of ``consumers``, which are given by the names of their durables.
     """
 
     def __init__(
@@ -130,26 +129,21 @@ class Sweeper:
         broker: Broker,
         *,
         store: InboxStore | None = None,
-        durables: Mapping[str, Handles] | None = None,
-        streams: Mapping[str, str] | None = None,
-        parking: Collection[str] = (),
+        consumers: Mapping[str, Swept] | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         self._broker = broker
         self._letters = DeadLetters(broker, reader=SWEEPER)
         self._store = store
-        self._durables = durables or {}
+        self._consumers = consumers or {}
         self._unreported = (
-            None
-            if store is None
-            else Unreported(broker, self._letters, store, self._durables, streams or {})
+            None if store is None else Unreported(broker, self._letters, store, self._consumers)
         )
         self._look_again = math.inf
         self._domain: str | None = None
         self._postponed: set[int] = set()
         self._others: dict[int, float] = {}
         """When an advisory about another service's durable was first given to us, to be settled."""
-        self._parking = frozenset(parking)
         self._telemetry = telemetry or Telemetry()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -218,7 +212,7 @@ class Sweeper:
 
     def _is_another_services(self, advisory: Advisory, incoming: Incoming) -> bool:
         """Whether to leave it to a sweeper that has its durable. The pulls are served in turn."""
-        if advisory.consumer in self._durables:
+        if advisory.consumer in self._consumers:
             return False
         now, known = asyncio.get_running_loop().time(), self._others
         since = known.setdefault(incoming.stream_seq, now)
@@ -287,15 +281,16 @@ class Sweeper:
         we come back to it.
         """
         store, consumer = self._store, incoming.consumer
-        if store is None or consumer not in self._durables:
+        swept = self._consumers.get(consumer)
+        if store is None or swept is None:
             return True
-        if not self._durables[consumer](incoming.event_subject):
+        if not swept.handles(incoming.event_subject):
             return False  # Nobody takes it: acknowledged, and without a row.
         try:
             # A handler that has it in hand holds its row; its process may not move.
             async with asyncio.timeout(_CLAIMING.total_seconds()), store.transaction() as tx:
                 await tx.claim(*letter_row(consumer, incoming.place, incoming.event_id))
-                if consumer not in self._parking:
+                if not swept.parks:
                     await tx.release(consumer, [incoming.event_id])  # Redriven it is tried anew.
             return not await store.claimed(consumer, [incoming.event_id])
         except TimeoutError as error:
@@ -313,7 +308,8 @@ class Sweeper:
     async def _store_letter(self, incoming: Incoming, reason: DeadLetterReason) -> None:
         """The later events of its key wait, if this store is the one that remembers it."""
         consumer, event_id = incoming.consumer, incoming.event_id
-        store = self._store if consumer in self._parking else None
+        swept = self._consumers.get(consumer)
+        store = self._store if swept is not None and swept.parks else None
         if store is not None:
             place = 0 if incoming.redriven else incoming.stream_seq
             try:

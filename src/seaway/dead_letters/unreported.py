@@ -15,10 +15,10 @@ What an operator discarded in that time looks the same, and becomes a letter aga
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from datetime import datetime
-from typing import TypeAlias
+from typing import Protocol
 
 from seaway import headers as h
 from seaway.contracts import Broker, ConsumerInfo, InboxStore, Incoming, StoredMessage
@@ -31,26 +31,36 @@ from seaway.naming import (
     stream_context,
 )
 
-Handles: TypeAlias = Callable[[str], bool]
-"""Whether a durable has a handler for a subject: what it ignores leaves no row in the inbox."""
+
+class Swept(Protocol):
+    """A consumer of this application, as the sweeper knows it (``Consumer``).
+
+    ``stream``: its event stream. ``parks``: whether later events of a key wait behind a failed one.
+    """
+
+    @property
+    def stream(self) -> str: ...
+    @property
+    def parks(self) -> bool: ...
+    def handles(self, subject: str, /) -> bool:
+        """Whether it has a handler: what it ignores leaves no row in the inbox."""
+        ...
 
 
 class Unreported:
-    """Looks through the event stream of each of ``durables``, and that of its redrives."""
+    """Looks through the event stream of each of ``consumers``, and that of its redrives."""
 
     def __init__(
         self,
         broker: Broker,
         letters: DeadLetters,
         store: InboxStore,
-        durables: Mapping[str, Handles],
-        streams: Mapping[str, str],
+        consumers: Mapping[str, Swept],
     ) -> None:
         self._admin = broker.admin
         self._letters = letters
         self._store = store
-        self._durables = durables
-        self._streams = streams
+        self._consumers = consumers
         self.undecided = False
         """Whether the last look left out what may still be on its way: look again later."""
 
@@ -59,8 +69,8 @@ class Unreported:
         self.undecided = False
         advisories = await self._admin.stream(ADVISORY_STREAM)
         made = advisories.created if advisories else ""
-        for name, events in self._streams.items():
-            for stream in (events, redrive_stream(stream_context(events))):
+        for name, swept in self._consumers.items():
+            for stream in (swept.stream, redrive_stream(stream_context(swept.stream))):
                 consumer = await self._admin.consumer(stream, name)
                 if consumer is None:
                     continue
@@ -76,7 +86,7 @@ class Unreported:
         before = None if looked else h.parse_time(made)
         async with aclosing(self._candidates(consumer, before)) as candidates:
             async for found in candidates:
-                if not self._durables[name](found.event_subject):
+                if not self._consumers[name].handles(found.event_subject):
                     continue
                 if await self._has_effect(name, found):
                     continue

@@ -10,21 +10,20 @@ not an exception.
 """
 
 from seaway.monitor.alerts import alert_rules
-from seaway.monitor.checks import evaluate
+from seaway.monitor.checks import evaluate, judged
 from seaway.monitor.findings import Finding, Report, State
-from seaway.monitor.metrics import Activity, exposition
-from seaway.monitor.sampler import Sample, Sampler, rates
-from seaway.monitor.snapshot import (
-    Database,
-    Snapshot,
-    Watch,
-)
-from seaway.monitor.station import Station
+from seaway.monitor.metrics import CONTENT_TYPE, Activity, exposition
+from seaway.monitor.sampler import Sample, Sampler, recent_rates
+from seaway.monitor.scraping import MetricsApp, serving
+from seaway.monitor.snapshot import Database, Snapshot, Station, Watch, age_seconds
+from seaway.monitor.standstill import why_events_wait
 
 __all__ = [
+    "CONTENT_TYPE",
     "Activity",
     "Database",
     "Finding",
+    "MetricsApp",
     "Report",
     "Sample",
     "Sampler",
@@ -32,8 +31,12 @@ __all__ = [
     "State",
     "Station",
     "Watch",
+    "age_seconds",
     "alert_rules",
     "evaluate",
     "exposition",
-    "rates",
+    "judged",
+    "recent_rates",
+    "serving",
+    "why_events_wait",
 ]

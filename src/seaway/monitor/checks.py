@@ -21,12 +21,13 @@ Owns: what is ok, a warning or critical. Pure. Must not know how a report is sho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from seaway.config import AlertSettings
 from seaway.contracts import REWINDS_SINCE, ConsumerInfo, StreamInfo
 from seaway.monitor import standstill
 from seaway.monitor.findings import WORST_LAST, Finding, Report, State, judge
+from seaway.monitor.sampler import Sample, recent_rates
 from seaway.monitor.snapshot import Snapshot
 from seaway.naming import ADVISORY_STREAM
 from seaway.words import counted
@@ -56,6 +57,11 @@ def evaluate(
         found += standstill.consumers(snapshot, unmoved or {})
         found += _dead_letters(snapshot)
     return Report(tuple(sorted(found, key=lambda f: -WORST_LAST.index(f.state))))
+
+
+def judged(sample: Sample, history: Sequence[Sample], alerts: AlertSettings) -> Report:
+    """``evaluate`` of ``sample``, the last of ``history``, with the rates that this shows."""
+    return evaluate(sample.snapshot, alerts, recent_rates(history), sample.unmoved)
 
 
 def _server(snapshot: Snapshot) -> Iterator[Finding]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import IntEnum
+from typing import Any
 
 
 class State(IntEnum):
@@ -53,6 +54,13 @@ class Report:
         """The worst state: critical before unknown before warning before ok."""
         return max((f.state for f in self.findings), key=WORST_LAST.index, default=State.UNKNOWN)
 
+    def as_json(self) -> dict[str, Any]:
+        """The report for JSON; states as words."""
+        return {
+            "state": self.state.label,
+            "findings": [asdict(f) | {"state": f.state.label} for f in self.findings],
+        }
+
     @property
     def problems(self) -> tuple[Finding, ...]:
         """What is not ok."""
@@ -79,13 +87,5 @@ def judge(
         state = State.CRITICAL
     elif value > warning:
         state = State.WARNING
-    return Finding(
-        check,
-        subject,
-        state,
-        message,
-        value,
-        warning,
-        critical,
-        next_move if state is not State.OK else "",
-    )
+    move = next_move if state is not State.OK else ""
+    return Finding(check, subject, state, message, value, warning, critical, move)

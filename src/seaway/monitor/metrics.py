@@ -8,11 +8,11 @@ subjects. What could not be asked is left out, so that a stale figure never look
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -39,11 +39,13 @@ REDELIVERIES = "consumer_redelivery_count"
 class Activity:
     """What this process has done since it started; ``telemetry.subscribe(activity.listen)``."""
 
-    published: Counter[str] = field(default_factory=Counter)
-    duplicates: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
+    published: Counter[tuple[str]] = field(default_factory=Counter)
+    duplicates: Counter[tuple[str]] = field(default_factory=Counter)
+    failed: Counter[tuple[str]] = field(default_factory=Counter)
     deliveries: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    handling_seconds: dict[tuple[str, str], float] = field(default_factory=dict)
+    handling_seconds: defaultdict[tuple[str, str], float] = field(
+        default_factory=lambda: defaultdict(float)
+    )
     dead_letters: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     parked: int = 0
     reconnects: int = 0
@@ -54,15 +56,12 @@ class Activity:
         """Count one signal."""
         match signal:
             case Relayed(stream=stream, sent=sent, duplicates=duplicates, failed=failed):
-                self.published[stream] += sent
-                self.duplicates[stream] += duplicates
-                self.failed[stream] += failed
+                self.published[stream,] += sent
+                self.duplicates[stream,] += duplicates
+                self.failed[stream,] += failed
             case Delivered(stream=stream, consumer=consumer, outcome=outcome, took=took):
                 self.deliveries[stream, consumer, outcome] += 1
-                key = (stream, consumer)
-                self.handling_seconds[key] = (
-                    self.handling_seconds.get(key, 0.0) + took.total_seconds()
-                )
+                self.handling_seconds[stream, consumer] += took.total_seconds()
             case DeadLettered(stream=stream, consumer=consumer, reason=reason):
                 self.dead_letters[stream, consumer, reason] += 1
             case RelayPaused():
@@ -83,30 +82,33 @@ def exposition(
     sample: Sample, activity: Activity | None = None, report: Report | None = None
 ) -> str:
     """The text of ``/metrics``; with ``report``, the state of each check as well."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(_of_sample(sample)))
+    families = list(_of_sample(sample))
     if activity is not None:
-        registry.register(_Families(_of_activity(activity)))
+        families += _of_activity(activity)
     if report is not None:
-        registry.register(_Families(_of_report(report)))
-    return generate_latest(registry).decode() + "".join(_redeliveries(sample))
+        states = (((one.check, one.subject), one.state) for one in report.findings)
+        text = "0 ok, 1 warning, 2 critical, 3 unknown."
+        families.append(_gauges("seaway_check_state_code", text, ("check", "subject"), states))
+    return _text(families) + "".join(_redeliveries(sample))
 
 
 def activity_exposition(activity: Activity) -> str:
     """The text of ``/metrics`` of a process that works and watches nothing."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(_of_activity(activity)))
-    return generate_latest(registry).decode()
+    return _text(_of_activity(activity))
 
 
+@dataclass(frozen=True)
 class _Families(Collector):
     """Metrics that are known already, as a collector."""
 
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = list(families)
+    families: Iterable[Metric]
 
     def collect(self) -> Iterable[Metric]:
-        return self._families
+        return self.families
+
+
+def _text(families: Iterable[Metric]) -> str:
+    return generate_latest(_Families(families)).decode()
 
 
 def _redeliveries(sample: Sample) -> Iterator[str]:
@@ -122,91 +124,78 @@ def _escape(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
+_CONSUMER, _STREAM = ("stream", "consumer"), ("stream",)
+
+
 def _of_sample(sample: Sample) -> Iterator[Metric]:
-    snapshot, by_consumer = sample.snapshot, ("stream", "consumer")
-    pending = GaugeMetricFamily(
-        "stream_messages_pending", "Messages not yet delivered.", labels=by_consumer
+    snapshot = sample.snapshot
+    consumers, streams = snapshot.consumers, snapshot.streams
+    yield _gauges(
+        "stream_messages_pending",
+        "Messages not yet delivered.",
+        _CONSUMER,
+        ((one.key, one.num_pending) for one in consumers),
     )
-    held = GaugeMetricFamily(
-        "consumer_ack_pending", "Messages delivered, not yet acknowledged.", labels=by_consumer
+    yield _gauges(
+        "consumer_ack_pending",
+        "Messages delivered, not yet acknowledged.",
+        _CONSUMER,
+        ((one.key, one.num_ack_pending) for one in consumers),
     )
-    unused = GaugeMetricFamily(
+    yield _gauges(
         "seaway_consumer_never_pulled_bool",
         "1 while no process has ever asked the durable for messages.",
-        labels=by_consumer,
+        _CONSUMER,
+        ((one.key, one.never_pulled) for one in consumers),
     )
-    for consumer in snapshot.consumers:
-        pending.add_metric(consumer.key, consumer.num_pending)
-        held.add_metric(consumer.key, consumer.num_ack_pending)
-        unused.add_metric(consumer.key, consumer.never_pulled)
-    yield from (pending, held, unused)
-    yield _gauge(
-        "seaway_server_up_bool", "1 while the NATS server answers.", snapshot.server_error is None
-    )
-    messages = GaugeMetricFamily(
-        "seaway_stream_messages", "Messages in the stream.", labels=("stream",)
-    )
-    size = GaugeMetricFamily("seaway_stream_bytes", "Bytes in the stream.", labels=("stream",))
-    fill = GaugeMetricFamily(
-        "seaway_stream_fill_ratio", "0 to 1 of the stream's nearest limit.", labels=("stream",)
-    )
-    for stream in snapshot.streams:
-        messages.add_metric((stream.name,), stream.messages)
-        size.add_metric((stream.name,), stream.bytes)
-        if stream.fill is not None:
-            fill.add_metric((stream.name,), stream.fill)
-    yield from (messages, size, fill)
-    letters = GaugeMetricFamily(
-        "seaway_dead_letter_messages", "Dead letters waiting.", labels=("context",)
-    )
-    for context, count in sorted(snapshot.dead_letters.items()):
-        letters.add_metric((context,), count)
-    yield letters
+    answers = snapshot.server_error is None
+    yield _gauge("seaway_server_up_bool", "1 while the NATS server answers.", answers)
+    messages = (((one.name,), one.messages) for one in streams)
+    yield _gauges("seaway_stream_messages", "Messages in the stream.", _STREAM, messages)
+    size = (((one.name,), one.bytes) for one in streams)
+    yield _gauges("seaway_stream_bytes", "Bytes in the stream.", _STREAM, size)
+    fill = (((one.name,), one.fill) for one in streams)
+    text = "0 to 1 of the stream's nearest limit."
+    yield _gauges("seaway_stream_fill_ratio", text, _STREAM, fill)
+    letters = (((context,), count) for context, count in sorted(snapshot.dead_letters.items()))
+    yield _gauges("seaway_dead_letter_messages", "Dead letters waiting.", ("context",), letters)
     if snapshot.processes is not None:
         yield from _of_processes(snapshot.processes)
     if snapshot.outbox is not None or snapshot.outbox_error is not None:
-        yield _gauge(
-            "seaway_database_up_bool",
-            "1 while the outbox's database answers.",
-            snapshot.outbox_error is None,
-        )
+        answers = snapshot.outbox_error is None
+        yield _gauge("seaway_database_up_bool", "1 while the outbox's database answers.", answers)
     if snapshot.outbox is not None:
-        yield _gauge(
-            "seaway_outbox_events",
-            "Events in the outbox, parked ones included.",
-            snapshot.outbox.count,
-        )
-        yield _gauge(
-            "seaway_outbox_parked_events",
-            "Events that wait for an operator.",
-            snapshot.outbox.parked,
-        )
-        yield _gauge(
-            "seaway_outbox_oldest_age_seconds",
-            "Age of the oldest event not parked.",
-            snapshot.outbox_age_seconds,
-        )
-        yield from _estimates(snapshot.outbox)
+        yield from _of_outbox(snapshot.outbox, snapshot.outbox_age_seconds)
 
 
 def _of_processes(processes: Iterable[Notice]) -> Iterator[Metric]:
-    live = [one for one in processes if one.live]
-    there = GaugeMetricFamily(
-        "seaway_processes", "Processes with this part at work on the database.", labels=("part",)
-    )
-    waits = GaugeMetricFamily(
-        "seaway_process_waits", "What they say that they wait for.", labels=("part",)
-    )
-    for part in sorted({one.part for one in live}):
-        ours = [one for one in live if one.part == part]
-        there.add_metric((part,), len({one.process for one in ours}))
-        waits.add_metric((part,), sum(one.waits for one in ours))
-    yield from (there, waits)
+    at_work: dict[str, set[str]] = {}
+    waits: Counter[str] = Counter()
+    for one in sorted((one for one in processes if one.live), key=lambda one: one.part):
+        at_work.setdefault(one.part, set()).add(one.process)
+        waits[one.part] += one.waits
+    there = (((part,), len(names)) for part, names in at_work.items())
+    text = "Processes with this part at work on the database."
+    yield _gauges("seaway_processes", text, ("part",), there)
+    waiting = (((part,), count) for part, count in waits.items())
+    text = "What they say that they wait for."
+    yield _gauges("seaway_process_waits", text, ("part",), waiting)
 
 
-def _estimates(backlog: Backlog) -> Iterator[Metric]:
-    """What the database guesses about its tables; nothing where it does not."""
+def _of_outbox(backlog: Backlog, age_seconds: float) -> Iterator[Metric]:
+    """What waits, and what the database guesses about its tables; nothing where it does not."""
     for name, text, value in (
+        ("seaway_outbox_events", "Events in the outbox, parked ones included.", backlog.count),
+        (
+            "seaway_outbox_parked_events",
+            "Events that wait for an operator.",
+            backlog.parked,
+        ),
+        (
+            "seaway_outbox_oldest_age_seconds",
+            "Age of the oldest event not parked.",
+            age_seconds,
+        ),
         (
             "seaway_outbox_dead_rows",
             "Settled rows of the outbox that are not vacuumed yet, as estimated.",
@@ -228,52 +217,40 @@ def _estimates(backlog: Backlog) -> Iterator[Metric]:
             yield _gauge(name, text, value)
 
 
-def _of_activity(activity: Activity) -> Iterator[Metric]:
-    for name, text, counted in (
-        ("seaway_relay_published", "Events published and settled.", activity.published),
-        ("seaway_relay_duplicates", "Of those, on the stream before.", activity.duplicates),
-        ("seaway_relay_failures", "Publishes that were refused.", activity.failed),
+def _of_activity(did: Activity) -> Iterator[Metric]:
+    outcome, reason = (*_CONSUMER, "outcome"), (*_CONSUMER, "reason")
+    for name, text, labels, values in (
+        ("seaway_relay_published", "Events published and settled.", _STREAM, did.published),
+        ("seaway_relay_duplicates", "Of those, on the stream before.", _STREAM, did.duplicates),
+        ("seaway_relay_failures", "Publishes that were refused.", _STREAM, did.failed),
+        ("seaway_deliveries", "Deliveries ended.", outcome, did.deliveries),
+        ("seaway_handling_seconds", "Time spent on deliveries.", _CONSUMER, did.handling_seconds),
+        ("seaway_dead_letters", "Letters stored.", reason, did.dead_letters),
     ):
-        family = CounterMetricFamily(name, text, labels=("stream",))
-        for stream, count in sorted(counted.items()):
-            family.add_metric((stream,), count)
+        family = CounterMetricFamily(name, text, labels=labels)
+        for key, value in sorted(values.items()):
+            family.add_metric(key, value)
         yield family
-    deliveries = CounterMetricFamily(
-        "seaway_deliveries", "Deliveries ended.", labels=("stream", "consumer", "outcome")
-    )
-    for key, count in sorted(activity.deliveries.items()):
-        deliveries.add_metric(key, count)
-    yield deliveries
-    handling = CounterMetricFamily(
-        "seaway_handling_seconds", "Time spent on deliveries.", labels=("stream", "consumer")
-    )
-    for where, seconds in sorted(activity.handling_seconds.items()):
-        handling.add_metric(where, seconds)
-    yield handling
-    letters = CounterMetricFamily(
-        "seaway_dead_letters", "Letters stored.", labels=("stream", "consumer", "reason")
-    )
-    for key, count in sorted(activity.dead_letters.items()):
-        letters.add_metric(key, count)
-    yield letters
-    yield CounterMetricFamily("seaway_parked", "Events parked.", value=activity.parked)
-    yield CounterMetricFamily("seaway_reconnects", "Reconnections.", value=activity.reconnects)
-    yield CounterMetricFamily("seaway_disconnects", "Connections lost.", value=activity.disconnects)
-    yield _gauge(
-        "seaway_relay_paused_bool", "1 while the relay cannot publish.", activity.relay_paused
-    )
-
-
-def _of_report(report: Report) -> Iterator[Metric]:
-    states = GaugeMetricFamily(
-        "seaway_check_state_code",
-        "0 ok, 1 warning, 2 critical, 3 unknown.",
-        labels=("check", "subject"),
-    )
-    for finding in report.findings:
-        states.add_metric((finding.check, finding.subject), finding.state)
-    yield states
+    yield CounterMetricFamily("seaway_parked", "Events parked.", value=did.parked)
+    yield CounterMetricFamily("seaway_reconnects", "Reconnections.", value=did.reconnects)
+    yield CounterMetricFamily("seaway_disconnects", "Connections lost.", value=did.disconnects)
+    paused = did.relay_paused
+    yield _gauge("seaway_relay_paused_bool", "1 while the relay cannot publish.", paused)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=float(value))
+
+
+def _gauges(
+    name: str,
+    text: str,
+    labels: Sequence[str],
+    values: Iterable[tuple[Sequence[str], float | None]],
+) -> Metric:
+    """A gauge with a value for each tuple of labels; ``None``: that has none."""
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for key, value in values:
+        if value is not None:
+            family.add_metric(key, value)
+    return family

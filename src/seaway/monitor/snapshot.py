@@ -1,19 +1,21 @@
 """One look at everything: server, streams, consumers, outbox, dead letters, as plain data.
 
-Owns: what is looked at (``Watch``) and the shape of what is seen (``Snapshot``). Must not know:
-thresholds, or how it is shown. Guarantees: figures of consumers come from CONSUMER.INFO, since
-followers answer lists with stale ones; whatever is away is written down, not raised; ephemeral
-consumers are left out, since their names never end.
+Owns: what is looked at (``Watch``), how it is asked in bounds (``Station``), and the shape of what
+is seen (``Snapshot``). Must not know: thresholds, or how it is shown. Guarantees: figures of
+consumers come from CONSUMER.INFO, since followers answer lists with stale ones; whatever is away or
+hangs is written down in time, not raised; one question at a time hangs, however many are asked
+after it; ephemeral consumers are left out, since their names never end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from seaway import naming
 from seaway.config import Settings
@@ -27,14 +29,18 @@ from seaway.contracts import (
     Store,
     StreamInfo,
 )
-from seaway.errors import ConfigError, SchemaMismatch, SeawayError
-from seaway.monitor.station import Station
+from seaway.errors import ConfigError, SchemaMismatch, SeawayError, TransientError
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 WITHIN = timedelta(seconds=5)
 """How long server and database may take to answer, each."""
 _MOST_SUBJECTS = 1000
+_GRACE_SECONDS = 0.25
+"""For a question that can be taken back, such as a statement that waits for a lock."""
+_ANEW_SECONDS = 30.0
+"""A connection may be lost without a word: after that long another one is tried."""
 
 
 @dataclass(slots=True)
@@ -207,3 +213,102 @@ async def _stream(admin: BrokerAdmin, name: str) -> StreamInfo | None:
     if info is None or not info.refuses_per_subject or info.num_subjects > _MOST_SUBJECTS:
         return info
     return await admin.stream(name, subjects=">")
+
+
+# ------------------------------------------------------------------------------- asking in bounds
+
+
+class Station(Generic[P]):
+    """Opened when it is first asked. ``what`` names it for people. ``close`` it."""
+
+    def __init__(
+        self,
+        what: str,
+        open: Callable[[], Awaitable[P]],
+        close: Callable[[P], Awaitable[None]] | None = None,
+    ) -> None:
+        self.what = what
+        self._open = open
+        self._close = close
+        self._opened: P | None = None
+        self._hanging: asyncio.Task[object] | None = None
+        self._hangs_since = 0.0
+        self._timed_out = False
+        self._left: set[asyncio.Task[object]] = set()
+
+    @property
+    def left_behind(self) -> bool:
+        """Whether something gave no answer in time: a thread of a driver may hang in it, and no
+        orderly end is to be had."""
+        return self._timed_out or bool(self._left)
+
+    async def ask(self, question: Callable[[P], Awaitable[T]], *, within: timedelta) -> T:
+        """What ``question`` answers or raises; ``TransientError`` where it does not in time."""
+        if self._hanging is not None and not self._hanging.done():
+            hangs_for = time.monotonic() - self._hangs_since
+            if hangs_for < _ANEW_SECONDS:
+                raise TransientError(f"{self.what} has not answered for {hangs_for:.0f} s")
+            self._give_up()
+        asking = asyncio.create_task(self._ask(question))
+        if not await self._ends(asking, within):
+            if not asking.done():
+                self._hanging, self._hangs_since = asking, time.monotonic() - _seconds(within)
+            self._timed_out = True
+            raise TransientError(f"{self.what} did not answer within {_seconds(within):.3g} s")
+        return asking.result()
+
+    async def close(self, *, within: timedelta = timedelta(seconds=1)) -> None:
+        """Close it if that can be done in time, and not at all where it has hung. Idempotent."""
+        opened, self._opened = self._opened, None
+        if opened is not None and self._close is not None and not self.left_behind:
+            closing = asyncio.create_task(_awaited(self._close(opened)))
+            await self._ends(closing, within)
+
+    async def _ask(self, question: Callable[[P], Awaitable[T]]) -> T:
+        opened = self._opened
+        if opened is None:
+            opened = self._opened = await self._open()
+        return await question(opened)
+
+    async def _ends(self, task: asyncio.Task[T], within: timedelta) -> bool:
+        """Whether it ended by itself in time; else it is cancelled, and left behind if need be."""
+        try:
+            await asyncio.wait({task}, timeout=_seconds(within))
+            if task.done():
+                return True
+        finally:
+            if not task.done():
+                task.cancel()
+                self._left.add(task)
+                task.add_done_callback(self._ended)
+        await asyncio.wait({task}, timeout=_GRACE_SECONDS)
+        return False
+
+    def _give_up(self) -> None:
+        """What hangs is left to itself, and closed when it comes back."""
+        opened, hanging, self._opened, self._hanging = self._opened, self._hanging, None, None
+        if opened is None or self._close is None or hanging is None:
+            return
+        closing = asyncio.ensure_future(_after(hanging, self._close, opened))
+        self._left.add(closing)
+        closing.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[object]) -> None:
+        self._left.discard(task)
+        if not task.cancelled():
+            task.exception()  # Nobody waits for it any more.
+
+
+async def _after(
+    hanging: asyncio.Task[object], close: Callable[[P], Awaitable[None]], opened: P
+) -> None:
+    await asyncio.wait({hanging})
+    await close(opened)
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    await work
+
+
+def _seconds(span: timedelta) -> float:
+    return max(0.0, span.total_seconds())

@@ -13,9 +13,8 @@ from seaway.contracts import ConsumerInfo, Notice, OutboxEntry, StreamInfo
 from seaway.errors import ConfigError
 from seaway.monitor.findings import Finding, State, judge
 from seaway.monitor.snapshot import Snapshot
-from seaway.monitor.wording import human_duration
 from seaway.naming import context_of, events_stream
-from seaway.words import counted
+from seaway.words import counted, human_duration
 
 OUTBOX_AGE_WARNING_SECONDS, OUTBOX_AGE_CRITICAL_SECONDS = 60, 600
 WAITING_CRITICAL_SECONDS = 600

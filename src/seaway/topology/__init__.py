@@ -8,13 +8,12 @@ is dropped; what was written is read back; applying again after a crash complete
 
 from seaway.topology.compare import Change, Plan, ServerState, plan
 from seaway.topology.rights import ROLES, Rights, rights
-from seaway.topology.server import Export, actual, apply, export, exported
+from seaway.topology.server import actual, apply, export, exported
 from seaway.topology.shape import Topology, desired
 
 __all__ = [
     "ROLES",
     "Change",
-    "Export",
     "Plan",
     "Rights",
     "ServerState",

@@ -1,12 +1,12 @@
-"""The routes. Every one is read only (GET and HEAD)."""
+"""The dashboard's routes, all of them read only (GET and HEAD), and what its templates show."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,36 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from seaway import __version__
 from seaway.config import AlertSettings
+from seaway.contracts import ConsumerInfo
 from seaway.dead_letters.letter import Letter
 from seaway.errors import ConfigError, NotFound, SeawayError
-from seaway.monitor import Report, Sample, Snapshot, State, alert_rules, evaluate, exposition
-from seaway.monitor.metrics import CONTENT_TYPE
-from seaway.monitor.wording import human_bytes, human_duration
-from seaway.web import pages
+from seaway.monitor import (
+    CONTENT_TYPE,
+    Report,
+    Sample,
+    Snapshot,
+    State,
+    alert_rules,
+    exposition,
+    judged,
+    recent_rates,
+)
 from seaway.web.security import KnownHosts, SecurityHeaders
 from seaway.web.source import Source
+from seaway.words import human_bytes, human_duration
 
 LETTERS_SHOWN = 50
+SPARK_WIDTH, SPARK_HEIGHT = 120, 28
+BAR_WIDTH = 100
+PAYLOAD_SHOWN = 64 * 1024
+HEADLINES = {
+    State.OK: "All is well",
+    State.WARNING: "Needs a look",
+    State.CRITICAL: "Something is broken",
+    State.UNKNOWN: "Cannot see everything",
+}
 _HERE = Path(__file__).parent
 
 
@@ -74,7 +93,7 @@ class _Board:
             lstrip_blocks=True,
         )
         self._templates.filters |= {"size": human_bytes, "span": human_duration, "time": _time}
-        self._templates.globals |= {"version": version("seaway"), "State": State}
+        self._templates.globals |= {"version": __version__, "State": State}
 
     async def index(self, _: Request) -> Response:
         sample, report = await self._look()
@@ -85,13 +104,13 @@ class _Board:
             sample=sample,
             snapshot=sample.snapshot,
             report=report,
-            headline=pages.headline(sample, report),
-            away_for=pages.away_for(sample),
-            rows=pages.consumer_rows(sample, history, report, self._alerts),
+            headline=headline(sample, report),
+            away_for=away_for(sample),
+            rows=consumer_rows(sample, history, report, self._alerts),
             letters=letters,
             letters_error=letters_error,
             letters_total=sum(sample.snapshot.dead_letters.values()),
-            spark_box=f"0 0 {pages.SPARK_WIDTH} {pages.SPARK_HEIGHT}",
+            spark_box=f"0 0 {SPARK_WIDTH} {SPARK_HEIGHT}",
         )
 
     async def letter(self, request: Request) -> Response:
@@ -101,7 +120,7 @@ class _Board:
             return self._page("error.html", 404, title="Not found", message=str(error))
         except SeawayError as error:
             return self._page("error.html", 503, title="Not reachable", message=str(error))
-        text, note = pages.payload_text(letter)
+        text, note = payload_text(letter)
         headers = sorted(letter.stored.message.headers.items())
         return self._page("letter.html", letter=letter, text=text, note=note, headers=headers)
 
@@ -136,8 +155,7 @@ class _Board:
 
     async def _look(self) -> tuple[Sample, Report]:
         sample = await self._source.sample()
-        found = pages.recent_rates(self._source.history)
-        return sample, evaluate(sample.snapshot, self._alerts, found, sample.unmoved)
+        return sample, judged(sample, self._source.history, self._alerts)
 
     async def _letters(self, snapshot: Snapshot) -> tuple[Sequence[Letter], str]:
         if not any(snapshot.dead_letters.values()):
@@ -181,9 +199,7 @@ def as_mapping(sample: Sample, report: Report) -> dict[str, Any]:
         for (stream, durable), count in sorted(sample.redeliveries.items())
     ]
     body["away_since"] = _plain(sample.away_since)
-    body["state"] = report.state.label
-    body["findings"] = [asdict(f) | {"state": f.state.label} for f in report.findings]
-    return body
+    return body | report.as_json()
 
 
 def _plain(value: Any) -> Any:
@@ -201,3 +217,98 @@ def _plain(value: Any) -> Any:
 
 def _time(value: datetime) -> str:
     return value.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+# ------------------------------------------------------------------------------- templates
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerRow:
+    """A durable with its bar (share of the alert threshold) and sparkline of what is pending."""
+
+    view: ConsumerInfo
+    state: State
+    bar: int
+    threshold: int
+    spark: str
+    redeliveries: int
+    redeliveries_per_minute: float | None
+
+
+def consumer_rows(
+    sample: Sample, history: Sequence[Sample], report: Report, alerts: AlertSettings
+) -> list[ConsumerRow]:
+    """One row a durable, by stream and name."""
+    found = recent_rates(history) or {}
+    limit = max(1, alerts.stream_messages_pending)
+    return [
+        ConsumerRow(
+            view=view,
+            state=_worst(report, f"{view.stream}/{view.durable}"),
+            bar=round(BAR_WIDTH * min(1.0, view.num_pending / limit)),
+            threshold=alerts.stream_messages_pending,
+            spark=sparkline(_pending(history, view.key)),
+            redeliveries=sample.redeliveries.get(view.key, 0),
+            redeliveries_per_minute=found.get(view.key),
+        )
+        for view in sample.snapshot.consumers
+    ]
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """The points of an SVG polyline, oldest left, its highest value at the top."""
+    if len(values) < 2:
+        return ""
+    top = max(*values, 1)
+    step = SPARK_WIDTH / (len(values) - 1)
+    room = SPARK_HEIGHT - 4
+    return " ".join(
+        f"{place * step:.1f},{2 + room - room * value / top:.1f}"
+        for place, value in enumerate(values)
+    )
+
+
+def payload_text(letter: Letter) -> tuple[str, str]:
+    """``(text, note)``: JSON indented, other text as it is, the rest with its unreadable bytes."""
+    raw = letter.payload
+    if letter.by_reference:
+        return "", f"left in {letter.stream}:{letter.stream_seq}"
+    if not raw:
+        return "", "empty"
+    shown = raw[:PAYLOAD_SHOWN]
+    note = human_bytes(len(raw))
+    if len(raw) > len(shown):
+        return shown.decode("utf-8", "replace"), f"{note}, the first {human_bytes(len(shown))}"
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "backslashreplace"), f"{note}, not UTF-8"
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False), f"{note}, JSON"
+    except (ValueError, RecursionError):
+        return text, f"{note}, not JSON"
+
+
+def headline(sample: Sample, report: Report) -> str:
+    """The state in a few words."""
+    return "NATS is away" if sample.away_since else HEADLINES[report.state]
+
+
+def away_for(sample: Sample) -> str:
+    """How long the server has been away, in words; empty while it is there."""
+    if sample.away_since is None:
+        return ""
+    return human_duration(sample.snapshot.taken_at - sample.away_since)
+
+
+def _pending(history: Sequence[Sample], key: tuple[str, str]) -> list[float]:
+    return [
+        view.num_pending
+        for sample in history
+        for view in sample.snapshot.consumers
+        if view.key == key
+    ]
+
+
+def _worst(report: Report, subject: str) -> State:
+    return Report(tuple(f for f in report.findings if f.subject == subject)).state

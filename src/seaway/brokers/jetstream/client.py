@@ -25,7 +25,7 @@ from nats.protocol.parser import Parser
 
 from seaway.brokers.jetstream.credentials import Credentials
 from seaway.brokers.jetstream.wire import Frame, cut, frame
-from seaway.config.urls import WEB_SCHEMES
+from seaway.config import WEB_SCHEMES
 from seaway.errors import ConfigError
 
 logging.getLogger("nats").setLevel(logging.CRITICAL)  # Everything it says reaches our error_cb.

@@ -23,8 +23,7 @@ from seaway.brokers.jetstream.client import FrameHandler, SturdyClient, describe
 from seaway.brokers.jetstream.credentials import Credentials
 from seaway.brokers.jetstream.permissions import Denials
 from seaway.brokers.jetstream.wire import Frame
-from seaway.config import NatsSettings, ServerUrl
-from seaway.config.models import OWN_API
+from seaway.config import OWN_API, NatsSettings, ServerUrl
 from seaway.contracts import Message, ServerInfo
 from seaway.errors import BrokerUnavailable, ConfigError, NotPermitted
 from seaway.process import Opened

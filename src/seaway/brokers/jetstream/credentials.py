@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 import nkeys
 
-from seaway.config import NatsSettings, ServerUrl
-from seaway.config.urls import WEB_SCHEMES
+from seaway.config import WEB_SCHEMES, NatsSettings, ServerUrl
 from seaway.errors import ConfigError
 
 _BLOCK = r"-{3,} *BEGIN %s *-{3,}\s+(\S+)\s+-{3,} *END %s *-{3,}"

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Literal, TypeAlias
 
 from seaway import logs
-from seaway.config.models import OWN_API
+from seaway.config import OWN_API
 from seaway.errors import NotPermitted
 from seaway.telemetry import Telemetry
 
