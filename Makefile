@@ -62,8 +62,8 @@ lint: $(STAMP) ## Style and formatting
 	$(BIN)/ruff check src tests examples bench docs/site
 	$(BIN)/ruff format --check src tests examples bench docs/site
 
-types: $(STAMP) ## Strict types in src and tests
-	$(BIN)/mypy src tests
+types: $(STAMP) ## Strict types in src, tests and docs/site
+	$(BIN)/mypy src tests docs/site
 
 imports: $(STAMP) ## The direction of the imports
 	$(BIN)/lint-imports

@@ -93,8 +93,9 @@ def pages() -> dict[Path, str]:
 
 
 def main(folder: Path) -> None:
+    made = pages()
     shutil.rmtree(folder, ignore_errors=True)
-    for where, text in pages().items():
+    for where, text in made.items():
         (folder / where).parent.mkdir(parents=True, exist_ok=True)
         (folder / where).write_text(text)
     shutil.copy(Path(__file__).with_name("style.css"), folder)

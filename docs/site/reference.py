@@ -6,19 +6,14 @@ pages of ``docs/reference`` say in sentences what these list.
 
 from __future__ import annotations
 
-import ast
-import importlib
-import inspect
-import itertools
-import re
-import textwrap
 import types
-from collections.abc import Iterable, Iterator
-from dataclasses import is_dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, is_typeddict
+from typing import Any, Literal, Union, get_args, get_origin
 
+import names
+from layout import table, text_of
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from typer.main import get_command
@@ -31,10 +26,6 @@ from seaway.monitor import Activity, Sample, Snapshot, exposition
 from seaway.monitor.findings import Report
 from seaway.telemetry import DeadLettered, Delivered, Relayed
 
-NAMES = Path(__file__).parents[1] / "reference" / "python.md"
-WIDTH = 80
-"""Of a line of code; a longer one has a line for each argument."""
-
 
 def pages() -> dict[str, str]:
     """Each page by its file's name."""
@@ -42,15 +33,8 @@ def pages() -> dict[str, str]:
         "commands.md": commands(),
         "keys.md": keys(),
         "metrics.md": metrics(),
-        "api.md": api(),
+        "api.md": names.api(),
     }
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [list(head), *(list(row) for row in rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    cells = [[cell.replace("|", r"\|").replace("\n", " ") for cell in one] for one in lines]
-    return "".join(f"| {' | '.join(one)} |\n" for one in cells)
 
 
 # --- the command line, as it knows itself
@@ -70,7 +54,7 @@ def commands() -> str:
         arguments = [_argument(one) for one in command.params if one.param_type_name == "argument"]
         parts += [
             f"## `seaway {name}`",
-            _text(command.help or ""),
+            text_of(command.help or ""),
             f"```text\n{' '.join(['seaway', name, '[OPTIONS]', *arguments])}\n```",
             _options(command),
         ]
@@ -103,16 +87,11 @@ def _options(command: Any) -> str:
         rows.append(
             (
                 ", ".join(f"`{name}{value}`" for name in names),
-                _text(getattr(one, "help", None) or ""),
+                text_of(getattr(one, "help", None) or ""),
                 "" if default is None or callable(default) else f"`{default}`",
             )
         )
     return table(("option", "", "default"), rows) if rows else ""
-
-
-def _text(doc: str | None) -> str:
-    """A docstring as Markdown; what is indented in it is code."""
-    return re.sub(r"``(.+?)``", r"`\1`", inspect.cleandoc(doc or ""), flags=re.S)
 
 
 # --- the configuration, as its models are
@@ -150,7 +129,7 @@ def _section(title: str, model: type[Section]) -> str:
             else _value(field.get_default(call_default_factory=True))
         )
         rows.append((f"`{name}`", _kind(field.annotation, name, model), default))
-    doc = "" if model is Settings else _text(model.__doc__ or "").partition("\n\n")[0] + "\n\n"
+    doc = "" if model is Settings else text_of(model.__doc__ or "").partition("\n\n")[0] + "\n\n"
     return f"## {title}\n\n{doc}" + table(("key", "takes", "default"), rows)
 
 
@@ -209,8 +188,30 @@ def _value(value: Any) -> str:
 
 def metrics() -> str:
     now = datetime.now(UTC)
-    durable = ConsumerInfo("S", "d", "a", 0, 0, 0, 0, 0, 0, 0)
-    stream = StreamInfo("S", ("s.>",), "a", "limits", 0, 0, 0, 0, 0, 1, max_bytes=1)
+    durable = ConsumerInfo(
+        stream="S",
+        durable="d",
+        created="",
+        num_pending=0,
+        num_ack_pending=0,
+        num_redelivered=0,
+        num_waiting=0,
+        consumer_seq=0,
+        stream_seq=0,
+        ack_floor=0,
+    )
+    stream = StreamInfo(
+        name="S",
+        subjects=("s.>",),
+        created="",
+        retention="limits",
+        messages=0,
+        bytes=0,
+        first_seq=0,
+        last_seq=0,
+        consumer_count=1,
+        max_bytes=1,
+    )
     backlog = Backlog(0, 0, now, dead_rows=0, sent_dead_rows=0, inbox_rows=0, inbox_dead_rows=0)
     sample = Sample(
         Snapshot(
@@ -248,124 +249,3 @@ def metrics() -> str:
         "is in [watch a service](../how-to/monitor.md#prometheus).\n\n"
         + table(("metric", "type", "labels", "", "of"), rows)
     )
-
-
-# --- the Python names, with their docstrings and what their source says they take
-
-
-def api() -> str:
-    """Every name of ``docs/reference/python.md``, by the module that it is imported from."""
-    parts = [
-        "# Python, name by name",
-        "Made from the docstrings of the names that [the reference](python.md) lists.",
-    ]
-    for module, names in listed():
-        parts.append(f"## `{module}`")
-        found = importlib.import_module(module)
-        parts += [_entry(name, getattr(found, name)) for name in names]
-    return "\n\n".join(parts) + "\n"
-
-
-def listed() -> Iterator[tuple[str, list[str]]]:
-    """The modules of the reference's tables, and the names that stand there for each."""
-    text = NAMES.read_text()
-    own = text.partition("\n## `seaway`\n")[2].partition("\n## ")[0]
-    cells = re.findall(r"^\| (`[^|]+) \|", own, flags=re.M)
-    yield "seaway", [name for cell in cells for name in re.findall(r"`([A-Za-z]+)", cell)]
-    for module, names in re.findall(r"^\| `(seaway\.[a-z_.]+)` \| (.*?) \|", text, flags=re.M):
-        yield module, re.findall(r"`([A-Za-z_]+)", names)
-
-
-def _entry(name: str, what: Any) -> str:
-    if inspect.isclass(what):
-        parts = [_class(what), _doc(what), _options_of(what), *_members(what)]
-    elif callable(what):
-        parts = [_function(what), _doc(what)]
-    else:
-        parts = [_code(f"{name} = {re.sub(r'seaway[.a-z_]*[.]', '', str(what))}")]
-    return "\n\n".join(part for part in (f"### `{name}`", *parts) if part)
-
-
-def _members(what: type) -> Iterator[str]:
-    for name, one in vars(what).items():
-        if name.startswith("_"):
-            continue
-        if isinstance(one, property):
-            returns = _node(one.fget).returns
-            shown = _code(f"{name}: {ast.unparse(returns)}")
-        elif isinstance(one, classmethod) or (inspect.isfunction(one) and one.__doc__):
-            shown = _function(getattr(one, "__func__", one))
-        else:
-            continue
-        yield "\n\n".join(part for part in (f"#### `{name}`", shown, _doc(one)) if part)
-
-
-def _class(what: type) -> str:
-    """How one is made: its ``__init__``, or the fields of a dataclass."""
-    if issubclass(what, BaseException) or is_typeddict(what):
-        return ""
-    if inspect.isfunction(init := vars(what).get("__init__")) and not is_dataclass(what):
-        return _call(f"class {what.__name__}", _taken(_node(init)))
-    fields = [one for one in _node(what).body if isinstance(one, ast.AnnAssign)]
-    public = [one for one in fields if not ast.unparse(one.target).startswith("_")]
-    return _call(f"class {what.__name__}", [ast.unparse(one) for one in public])
-
-
-def _function(what: Any) -> str:
-    node = _node(inspect.unwrap(what))
-    start = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
-    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    return _call(f"{start} {node.name}", _taken(node), returns)
-
-
-def _node(what: Any) -> Any:
-    return ast.parse(textwrap.dedent(inspect.getsource(what))).body[0]
-
-
-def _taken(node: Any) -> list[str]:
-    """The arguments of a function, each as its source has it."""
-    args: ast.arguments = node.args
-    positional = [*args.posonlyargs, *args.args]
-    without = len(positional) - len(args.defaults)
-    defaults = [None] * without + args.defaults
-    taken = [_argument_of(one, default) for one, default in zip(positional, defaults, strict=True)]
-    if args.vararg or args.kwonlyargs:
-        taken.append(f"*{ast.unparse(args.vararg)}" if args.vararg else "*")
-    named = zip(args.kwonlyargs, args.kw_defaults, strict=True)
-    taken += [_argument_of(one, default) for one, default in named]
-    if args.kwarg:
-        taken.append(f"**{ast.unparse(args.kwarg)}")
-    return taken[1:] if positional and positional[0].arg in ("self", "cls") else taken
-
-
-def _argument_of(one: ast.arg, default: ast.expr | None) -> str:
-    return ast.unparse(one) + (f" = {ast.unparse(default)}" if default else "")
-
-
-def _call(start: str, taken: list[str], returns: str = "") -> str:
-    line = f"{start}({', '.join(taken)}){returns}"
-    if len(line) > WIDTH:
-        line = f"{start}(\n" + "".join(f"    {one},\n" for one in taken) + f"){returns}"
-    return _code(line)
-
-
-def _code(text: str) -> str:
-    return f"```python\n{text}\n```"
-
-
-def _options_of(what: type) -> str:
-    """The keys of a typed dictionary, with the text that stands below each in the source."""
-    if not is_typeddict(what):
-        return ""
-    rows: list[tuple[str, str, str]] = []
-    for one, after in itertools.pairwise([*_node(what).body, None]):
-        if isinstance(one, ast.AnnAssign):
-            text = _text(after.value.value) if isinstance(after, ast.Expr) else ""
-            rows.append((f"`{one.target.id}`", f"`{ast.unparse(one.annotation)}`", text))
-    return table(("option", "type", ""), rows)
-
-
-def _doc(what: Any) -> str:
-    doc = getattr(what, "__doc__", None)
-    made = inspect.isclass(what) and doc and doc.startswith(f"{what.__name__}(")
-    return "" if made else _text(doc)

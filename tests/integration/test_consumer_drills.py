@@ -84,5 +84,5 @@ async def test_of_an_exclusive_durable_a_deploy_leaves_order_and_service_as_they
     found = report.findings
     assert found.calls == found.committed == found.took_effect > 0
     assert found.keys_out_of_order == 0
-    # The turn was handed over each time, and none had to run out.
-    assert report.longest_gap_seconds < TURN.total_seconds() / 2
+    # The turn was handed over each time, and none had to run out, a fifth of it over at the most.
+    assert report.longest_gap_seconds < 0.8 * TURN.total_seconds()

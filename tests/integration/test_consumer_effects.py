@@ -325,7 +325,7 @@ async def test_events_written_by_a_handler_carry_the_chain(bench: Bench) -> None
 
 
 async def test_a_handler_past_its_deadline_is_retried(bench: Bench) -> None:
-    consumer = bench.consumer(deadline=timedelta(milliseconds=100))
+    consumer = bench.consumer(deadline=timedelta(milliseconds=500))
 
     @consumer.handler(CaseMoved)
     async def handle(event: CaseMoved, delivery: Delivery) -> None:
