@@ -92,12 +92,21 @@ def pages() -> dict[Path, str]:
     )
 
 
+def with_bars(text: str) -> str:
+    """GitHub wants the bar escaped in a table's code, Python-Markdown shows the backslash."""
+    code = re.compile(r"`[^`]+`")
+    return "\n".join(
+        code.sub(lambda one: one.group().replace(r"\|", "|"), line) if line[:1] == "|" else line
+        for line in text.split("\n")
+    )
+
+
 def main(folder: Path) -> None:
     made = pages()
     shutil.rmtree(folder, ignore_errors=True)
     for where, text in made.items():
         (folder / where).parent.mkdir(parents=True, exist_ok=True)
-        (folder / where).write_text(text)
+        (folder / where).write_text(with_bars(text))
     shutil.copy(Path(__file__).with_name("style.css"), folder)
 
 

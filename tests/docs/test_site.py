@@ -47,6 +47,11 @@ def test_the_navigation_has_every_page_once_and_no_other(pages: Path) -> None:
     assert sorted(navigation()) == sorted(written)
 
 
+def test_a_bar_in_the_code_of_a_table_is_shown_without_its_escape(pages: Path) -> None:
+    assert "`--log-format text|json`" in (pages / "reference" / "command-line.md").read_text()
+    assert "| `deadline` | `timedelta | None` |" in (pages / "reference" / "api.md").read_text()
+
+
 def anchors(page: Path) -> set[str]:
     """The places in a page that a link may name, as GitHub and the site have them."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)

@@ -79,25 +79,19 @@ async def _connect_to_any(settings: NatsSettings, telemetry: Telemetry, name: st
         try:
             async with asyncio.timeout(limit):
                 await connection.open(server, others, name=name)
-        except (errors.Error, OSError) as error:  # A TimeoutError is one.
-            await _give_up(connection)
+            return connection
+        except BaseException as error:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(_GIVE_UP_SECONDS):
+                    await connection.client.close()
+            if not isinstance(error, errors.Error | OSError):  # A TimeoutError is one.
+                raise
             failures.append(_why(connection, server.url, error))
             failures[-1].__cause__ = error
-        except BaseException:
-            await _give_up(connection)
-            raise
-        else:
-            return connection
     for failure in failures:
         if len(failures) == 1 or isinstance(failure, ConfigError):
             raise failure
     raise BrokerUnavailable("; ".join(map(str, failures)))
-
-
-async def _give_up(connection: Connection) -> None:
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(_GIVE_UP_SECONDS):
-            await connection.client.close()
 
 
 def _why(connection: Connection, url: str, error: Exception) -> SeawayError:

@@ -119,8 +119,7 @@ class Publisher:
         self, stream: str, cut: Cut, piece: Piece, timeout: timedelta
     ) -> Sequence[PublishOutcome]:
         if not piece.messages:
-            for _ in cut.draw(piece):
-                pass
+            deque(cut.draw(piece), maxlen=0)
         width = NARROW if stream in self._tight else WINDOW
         outcomes = await Window(self._connection, cut, piece, width=width).publish(timeout=timeout)
         if any(isinstance(one, Refused) and one.full for one in outcomes):

@@ -23,7 +23,6 @@ import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from types import TracebackType
 from typing import Self
 
 from seaway import logs
@@ -98,12 +97,7 @@ class Pull:
             self._signing = asyncio.create_task(self._show_signs_of_life(self._pin))
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *ended: object) -> None:
         await self.drain()
         while self._arrived:
             await self.nak(self._arrived.popleft(), delay=timedelta(0))
