@@ -24,7 +24,6 @@ from seaway.drivers.asyncpg import (
     drop,
     in_transaction,
     lost,
-    touched,
     translating,
 )
 from seaway.drivers.asyncpg import Pooled as Handle
@@ -204,11 +203,6 @@ class Pool:
         """Its one row."""
         (row,) = await self.rows(statement, *parameters)
         return row
-
-    async def run(self, statement: str, *parameters: object) -> int:
-        """Run ``statement`` in a transaction of its own; how many rows it touched."""
-        async with self.transaction() as connection:
-            return touched(await connection.execute(statement, *parameters))
 
     async def take(self) -> Handle:
         """A connection of one's own, without a transaction. ``give_back`` it."""
