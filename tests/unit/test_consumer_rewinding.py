@@ -172,7 +172,7 @@ async def held(bench: Bench) -> Bench:
             raise Retry(after=SOON)
         await note(event, delivery)
 
-    await bench.events.configure(ack_wait=40_000_000)
+    await bench.events.configure(ack_wait=200_000_000)
     bench.events.loses_naks = True
     bench.start(consumer(handle))
     await bench.events.publish(message("e1"), message("e2"), message("other", "case-2"))
