@@ -13,7 +13,7 @@ from consuming import DURABLE, EVENTS, SOON, Bench, consumer, message, note, unt
 from seaway.consumer import Delivery
 from seaway.errors import BrokerUnavailable, CannotRewind, Retry
 from seaway.events import RawEvent
-from seaway.parked import letter_row
+from seaway.standing import letter_row
 from seaway.telemetry import ConsumerPaused
 from seaway.testing.memory_broker import MemoryBroker
 

@@ -28,8 +28,8 @@ from seaway.contracts import Message
 from seaway.errors import AlreadyProcessed, ConfigError, NotFound, Poison, Retry, StoreUnavailable
 from seaway.events import RawEvent, current_chain, event
 from seaway.naming import Durable
-from seaway.parked import letter_row
 from seaway.retry import Backoff, RetryPolicy
+from seaway.standing import letter_row
 from seaway.telemetry import ConsumerPaused, ConsumerResumed, DeadLettered, Delivered
 from seaway.testing.memory_broker import MemoryBroker
 
