@@ -146,7 +146,7 @@ async def test_a_killed_session_frees_its_shards(peers: list[PostgresStore]) -> 
         assert lease is not None
         async with peers[1].lease() as none:
             assert none is None
-        await peers[1]._pool.run(
+        await peers[1]._pool.rows(
             "SELECT pg_terminate_backend(pid) FROM pg_locks "
             "WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
         )
@@ -311,7 +311,8 @@ async def test_waiting_is_for_shards_of_ones_own(peers: list[PostgresStore]) -> 
 
 
 async def test_an_emptied_table_is_said(store: PostgresStore) -> None:
-    await store._pool.run("DELETE FROM seaway_relay")
+    async with store._pool.transaction() as connection:
+        await connection.execute("DELETE FROM seaway_relay")
     with pytest.raises(SchemaMismatch, match="seaway_relay"):
         async with store.lease():
             pass

@@ -30,20 +30,16 @@ class Engine(NamedTuple):
     """What they look like."""
     numbered: bool
     """Whether a statement's parameters are ``$1``, in order; else they are ``:named``."""
-    value: Callable[[Any], Any]
-    """Turns a value into a parameter as the engine takes it."""
     schemas: bool
     """Whether tables may be in a schema."""
     scripts: bool
     """Whether several statements may be run as one text."""
+    value: Callable[[Any], Any] | None = None
+    """Turns a value into a parameter as the engine takes it; ``None``: as it is."""
     extra: str | None = None
     """The extra of the package that brings the store's driver."""
     binary: bool = False
     """Whether the driver sends arrays in binary."""
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
 
 
 def _lite(value: Any) -> Any:
@@ -54,27 +50,26 @@ def _lite(value: Any) -> Any:
 
 
 POSTGRES = Engine(
-    "postgres",
-    "PostgreSQL",
-    "postgresql",
-    r"postgres(ql)?(\+\w+)?",
-    "postgresql://user@host/database",
+    name="postgres",
+    shown="PostgreSQL",
+    dialect="postgresql",
+    schemes=r"postgres(ql)?(\+\w+)?",
+    form="postgresql://user@host/database",
     numbered=True,
-    value=_as_it_is,
     schemas=True,
     scripts=True,
     extra="postgres",
 )
 SQLITE = Engine(
-    "sqlite",
-    "SQLite",
-    "sqlite",
-    "sqlite",
-    "sqlite:///relative/path.db or sqlite:////absolute/path.db",
+    name="sqlite",
+    shown="SQLite",
+    dialect="sqlite",
+    schemes="sqlite",
+    form="sqlite:///relative/path.db or sqlite:////absolute/path.db",
     numbered=False,
-    value=_lite,
     schemas=False,
     scripts=False,
+    value=_lite,
 )
 
 ENGINES = (POSTGRES, SQLITE)

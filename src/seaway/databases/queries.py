@@ -86,12 +86,12 @@ class Statements(Mapping[str, str]):
         """The statement of that name with its parameters out of ``given``, which may hold more;
         many ids or keys as a list. ``now`` is there for engines that are given the time."""
         engine, names = self._engine, self._names[name]
-        if engine.numbered:
-            return Query(self._texts[name], self._values[name](given), gives)
         if "now" in names:
             given = {**given, "now": times.now()}
-        value = engine.value
-        return Query(self._texts[name], {each: value(given[each]) for each in names}, gives)
+        if (value := engine.value) is not None:
+            given = {each: value(given[each]) for each in names}
+        taken = self._values[name](given) if engine.numbered else given
+        return Query(self._texts[name], taken, gives)
 
     def __getitem__(self, name: str) -> str:
         return self._texts[name]

@@ -74,7 +74,6 @@ class AiosqliteSession:
 
     @property
     def lost(self) -> bool:
-        """See ``seam.Session``."""
         return _lost(self.handle) is not None
 
     async def begin(self) -> None:
@@ -84,20 +83,16 @@ class AiosqliteSession:
         await self._run(SAVE)
 
     async def touched(self, query: Query) -> int:
-        """See ``seam.Session``."""
         async with self.handle.execute(query.statement, query.parameters) as cursor:
             return cursor.rowcount
 
     async def rows(self, query: Query) -> Sequence[Row]:
-        """See ``seam.Session``."""
         return await awaited_rows(self.handle, query)
 
     async def commit(self) -> None:
-        """See ``seam.Session``."""
         await to_its_end(self._run_both(RELEASE, "COMMIT"))
 
     async def roll_back(self) -> None:
-        """See ``seam.Session``."""
         await to_its_end(self._run_both(UNDO, "ROLLBACK"))
 
     async def _run_both(self, first: str, then: str) -> None:
@@ -119,7 +114,6 @@ class AiosqliteSessions:
         self._turns = Turns()
 
     async def take(self) -> AiosqliteSession:
-        """See ``seam.Sessions``."""
         await self._turns.take()
         try:
             with translating(MEANS, SHOWN):
@@ -129,7 +123,6 @@ class AiosqliteSessions:
             raise
 
     async def give_back(self, session: AiosqliteSession, *, failed: bool) -> None:
-        """See ``seam.Sessions``."""
         try:
             await to_its_end(self._give_back(session, failed))
         finally:
@@ -147,7 +140,6 @@ class AiosqliteSessions:
         await self._source.give_back(session.handle, lost=lost)
 
     async def close(self) -> None:
-        """See ``seam.Sessions``."""
         await self._source.close()
 
 

@@ -137,23 +137,18 @@ class AsyncpgSession:
 
     @property
     def lost(self) -> bool:
-        """See ``seam.Session``."""
         return lost(self.handle)
 
     async def begin(self) -> None:
-        """See ``seam.Session``."""
         await self._whole.start()
 
     async def touched(self, query: Query) -> int:
-        """See ``seam.Session``."""
         return touched(await self.handle.execute(query.statement, *query.parameters))
 
     async def rows(self, query: Query) -> Sequence[Row]:
-        """See ``seam.Session``."""
         return await self.handle.fetch(query.statement, *query.parameters)
 
     async def commit(self) -> None:
-        """See ``seam.Session``."""
         self._require_open()
         await to_its_end(self._commit())
 
@@ -162,7 +157,6 @@ class AsyncpgSession:
         await self._whole.commit()
 
     async def roll_back(self) -> None:
-        """See ``seam.Session``."""
         self._require_open()
         if not self.lost:
             await to_its_end(self._whole.rollback())
@@ -181,7 +175,6 @@ class AsyncpgSessions:
         self._pool = pool
 
     async def take(self) -> AsyncpgSession:
-        """See ``seam.Sessions``."""
         try:
             return AsyncpgSession(await self._pool.acquire())
         except asyncpg.InterfaceError as error:
@@ -190,7 +183,6 @@ class AsyncpgSessions:
             raise translated(error, SHOWN) or error from error
 
     async def give_back(self, session: AsyncpgSession, *, failed: bool) -> None:
-        """See ``seam.Sessions``."""
         await to_its_end(self._give_back(session.handle))
 
     async def _give_back(self, handle: Pooled) -> None:

@@ -92,13 +92,11 @@ class FunctionSessions:
         return self._sessions.errors
 
     async def take(self) -> Session:
-        """See ``seam.Sessions``."""
         if self._sessions is None:
             self._sessions = await self._decided()
         return await self._sessions.take()
 
     async def give_back(self, session: Session, *, failed: bool) -> None:
-        """See ``seam.Sessions``."""
         assert self._sessions is not None
         await self._sessions.give_back(session, failed=failed)
 

@@ -151,29 +151,23 @@ class PsycopgSession:
 
     @property
     def lost(self) -> bool:
-        """See ``seam.Session``."""
         return self.handle.closed
 
     async def begin(self) -> None:
-        """See ``seam.Session``."""
         await self._run(f"BEGIN; {SAVE}" if self.handle.autocommit else SAVE)
 
     async def touched(self, query: Query) -> int:
-        """See ``seam.Session``."""
         async with _cursor(self.handle) as cursor:
             await cursor.execute(query.statement.encode(), query.parameters)
             return cursor.rowcount
 
     async def rows(self, query: Query) -> Sequence[Row]:
-        """See ``seam.Session``."""
         return await _rows_async(self.handle, query)
 
     async def commit(self) -> None:
-        """See ``seam.Session``."""
         await to_its_end(self._run(f"{RELEASE}; COMMIT"))
 
     async def roll_back(self) -> None:
-        """See ``seam.Session``."""
         await to_its_end(self._run(f"{UNDO}; ROLLBACK"))
 
     async def _run(self, script: str) -> None:
@@ -191,12 +185,10 @@ class PsycopgSessions:
         self._source = source
 
     async def take(self) -> PsycopgSession:
-        """See ``seam.Sessions``."""
         with translating(MEANS, SHOWN):
             return PsycopgSession(await self._source.take())
 
     async def give_back(self, session: PsycopgSession, *, failed: bool) -> None:
-        """See ``seam.Sessions``."""
         await to_its_end(self._give_back(session.handle))
 
     async def _give_back(self, handle: AsyncConnection) -> None:
@@ -212,7 +204,6 @@ class PsycopgSessions:
         await self._source.give_back(handle, lost=handle.closed)
 
     async def close(self) -> None:
-        """See ``seam.Sessions``."""
         await self._source.close()
 
 
@@ -223,7 +214,6 @@ class _Pooled:
         self._pool = pool
 
     async def take(self) -> AsyncConnection:
-        """See ``seam.Source``."""
         if self._pool.closed:
             raise ConfigError(
                 "the pool of tx= is not open", hint="await pool.open() before consumers start"

@@ -225,11 +225,9 @@ class AlchemySession:
 
     @property
     def lost(self) -> bool:
-        """See ``seam.Session``."""
         return self._connection is not None and self._connection.invalidated
 
     async def begin(self) -> None:
-        """See ``seam.Session``."""
         connecting = self.handle.connection()
         if self.engine is SQLITE:
             # Cut short, an opened file would be nobody's to close.
@@ -249,11 +247,9 @@ class AlchemySession:
             ) from error
 
     async def touched(self, query: Query) -> int:
-        """See ``seam.Session``."""
         return (await self._execute(query)).rowcount
 
     async def rows(self, query: Query) -> Sequence[Row]:
-        """See ``seam.Session``."""
         return (await self._execute(query)).all()
 
     async def commit(self) -> None:
@@ -267,7 +263,6 @@ class AlchemySession:
         await self.handle.commit()
 
     async def roll_back(self) -> None:
-        """See ``seam.Session``."""
         await to_its_end(self._roll_back())
 
     async def _roll_back(self) -> None:
@@ -297,7 +292,6 @@ class AlchemySessions:
         self._turns = Turns()
 
     async def take(self) -> AlchemySession:
-        """See ``seam.Sessions``."""
         handle = self._make()
         session = AlchemySession(handle, _engine_of(handle))
         if session.engine is SQLITE:
@@ -305,7 +299,6 @@ class AlchemySessions:
         return session
 
     async def give_back(self, session: AlchemySession, *, failed: bool) -> None:
-        """See ``seam.Sessions``."""
         try:
             await to_its_end(_close(session.handle))
         finally:

@@ -308,10 +308,6 @@ class Floors:
             for shard in held:
                 self._of[shard] = max(floor, self._of.get(shard, 0))
 
-    def forget(self) -> None:
-        """Look at everything again."""
-        self._of = {}
-
 
 def floor_after(floor: int, closed: int, unsettled: Collection[int]) -> int:
     """The floor after a claim that looked above ``floor`` and returned the lowest there is.

@@ -24,7 +24,6 @@ from seaway.drivers.asyncpg import (
     drop,
     in_transaction,
     lost,
-    touched,
     translating,
 )
 from seaway.drivers.asyncpg import Pooled as Handle
@@ -205,11 +204,6 @@ class Pool:
         (row,) = await self.rows(statement, *parameters)
         return row
 
-    async def run(self, statement: str, *parameters: object) -> int:
-        """Run ``statement`` in a transaction of its own; how many rows it touched."""
-        async with self.transaction() as connection:
-            return touched(await connection.execute(statement, *parameters))
-
     async def take(self) -> Handle:
         """A connection of one's own, without a transaction. ``give_back`` it."""
         self.opened.check()
@@ -347,7 +341,6 @@ class PooledSession(AsyncpgSession):
         self.taken = False
 
     async def begin(self) -> None:
-        """See ``seam.Session``."""
         self.handle, self._whole = await self._pool.begin()
         self.taken = True
 
@@ -358,7 +351,6 @@ class PooledSession(AsyncpgSession):
         return self._pool.commit(self.handle, self._whole)
 
     async def roll_back(self) -> None:
-        """See ``seam.Session``."""
         self._require_open()
         if not self.lost:
             await statement_to_its_end(self._undone())
@@ -384,7 +376,6 @@ class PooledSessions:
         return PooledSession(self._pool)
 
     async def give_back(self, session: PooledSession, *, failed: bool) -> None:
-        """See ``seam.Sessions``."""
         if session.taken:
             await self._pool.put_away(session.handle)
 

@@ -165,25 +165,20 @@ class WriterSession:
         self.over = False
 
     async def begin(self) -> None:
-        """See ``seam.Session``."""
         await self.handle.run(_begin)
 
     async def touched(self, query: Query) -> int:
-        """See ``seam.Session``."""
         return await self.handle.run(
             lambda db: db.execute(query.statement, query.parameters).rowcount
         )
 
     async def rows(self, query: Query) -> Sequence[Row]:
-        """See ``seam.Session``."""
         return await self.handle.run(lambda db: sqlite_handles.rows(db, query))
 
     async def commit(self) -> None:
-        """See ``seam.Session``."""
         await to_its_end(self.handle.run(lambda db: _commit(db, self._shown)))
 
     async def roll_back(self) -> None:
-        """See ``seam.Session``."""
         intact = await to_its_end(self.handle.run(roll_back))
         self.over = True
         if not intact:
@@ -201,12 +196,10 @@ class WriterSessions:
         self.shown = shown
 
     async def take(self) -> WriterSession:
-        """See ``seam.Sessions``."""
         await self._turns.take()
         return WriterSession(self._writer, self.shown)
 
     async def give_back(self, session: WriterSession, *, failed: bool) -> None:
-        """See ``seam.Sessions``."""
         try:
             if failed and not session.over:
                 await to_its_end(session.handle.run(roll_back))
