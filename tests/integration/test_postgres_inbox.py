@@ -15,7 +15,7 @@ import pytest
 
 from seaway.errors import ConfigError
 from seaway.events import new_event_id
-from seaway.parked import letter_row
+from seaway.standing import letter_row
 from seaway.stores.postgres import PostgresStore
 from seaway.stores.postgres.retention import first_id
 from seaway.testing.databases import Database, Databases

@@ -23,7 +23,7 @@ from seaway.contracts import Store
 from seaway.databases.engines import POSTGRES, SQLITE, Engine
 from seaway.databases.queries import Statements
 from seaway.errors import ConfigError, SchemaMismatch, TransactionConflict
-from seaway.parked import ParkedEvent
+from seaway.standing import WaitingEvent
 from seaway.stores import schema
 from seaway.stores.postgres import PostgresStore
 from seaway.stores.schema import Migration, migrations, record
@@ -65,12 +65,12 @@ class Before(ABC):
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Have the store's schema be the one of the version before."""
 
-    async def heads(self, consumer: str = C) -> list[ParkedEvent]:
+    async def heads(self, consumer: str = C) -> list[WaitingEvent]:
         """What this version's ``parked_heads`` gives."""
         rows = await self.say("heads", consumer)
         epoch = datetime(1970, 1, 1, tzinfo=UTC)
         return [
-            ParkedEvent(
+            WaitingEvent(
                 consumer, event_id, key, place, bool(failed), letter, epoch, bool(processed)
             )
             for event_id, key, place, failed, letter, _, processed in rows
@@ -153,7 +153,7 @@ async def before(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         yield BeforePostgres(postgres, database)
 
 
-async def heads(store: Store, consumer: str = C) -> list[ParkedEvent]:
+async def heads(store: Store, consumer: str = C) -> list[WaitingEvent]:
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     return [replace(one, parked_at=epoch) for one in await store.parked_heads(consumer)]
 

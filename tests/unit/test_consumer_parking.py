@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 import pytest
 
 from seaway.consumer.standing import admission
-from seaway.parked import ParkedEvent, Standing
+from seaway.standing import Standing, WaitingEvent
 
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 
 
-def row(event_id: str, place: int, *, failed: bool = True, letter: int | None = 1) -> ParkedEvent:
-    return ParkedEvent("case_mgmt__from_sea", event_id, "k", place, failed, letter, NOW, False)
+def row(event_id: str, place: int, *, failed: bool = True, letter: int | None = 1) -> WaitingEvent:
+    return WaitingEvent("case_mgmt__from_sea", event_id, "k", place, failed, letter, NOW, False)
 
 
 FIRST = row("first", 3)

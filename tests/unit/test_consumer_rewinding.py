@@ -13,7 +13,7 @@ from consuming import DURABLE, EVENTS, SOON, Bench, consumer, message, note, unt
 from seaway.consumer import Delivery
 from seaway.errors import BrokerUnavailable, CannotRewind, Retry
 from seaway.events import RawEvent
-from seaway.parked import letter_row
+from seaway.standing import letter_row
 from seaway.telemetry import ConsumerPaused
 from seaway.testing.memory_broker import MemoryBroker
 
@@ -172,7 +172,7 @@ async def held(bench: Bench) -> Bench:
             raise Retry(after=SOON)
         await note(event, delivery)
 
-    await bench.events.configure(ack_wait=40_000_000)
+    await bench.events.configure(ack_wait=200_000_000)
     bench.events.loses_naks = True
     bench.start(consumer(handle))
     await bench.events.publish(message("e1"), message("e2"), message("other", "case-2"))

@@ -28,8 +28,8 @@ from seaway.contracts import Message
 from seaway.errors import AlreadyProcessed, ConfigError, NotFound, Poison, Retry, StoreUnavailable
 from seaway.events import RawEvent, current_chain, event
 from seaway.naming import Durable
-from seaway.parked import letter_row
-from seaway.retry import RetryPolicy
+from seaway.retry import Backoff, RetryPolicy
+from seaway.standing import letter_row
 from seaway.telemetry import ConsumerPaused, ConsumerResumed, DeadLettered, Delivered
 from seaway.testing.memory_broker import MemoryBroker
 
@@ -226,7 +226,8 @@ async def test_a_handler_that_lets_a_cancellation_escape_has_failed(bench: Bench
             await inner
 
     await bench.events.publish(message("e1", "a"), message("e2", "b"))
-    bench.start(consumer(handle))
+    minute = timedelta(minutes=1)
+    bench.start(consumer(handle, retry=Backoff(minute, minute, floor=minute)))
     await until(lambda: bench.events.acked == [2])
     await bench.finish()
     assert [seq for seq, _ in bench.events.naks] == [1]

@@ -11,7 +11,7 @@ import pytest
 from described import ASweptConsumer
 from seaway.dead_letters.releaser import Releaser
 from seaway.dead_letters.sweeper import Sweeper
-from seaway.parked import ParkedEvent
+from seaway.standing import WaitingEvent
 from seaway.telemetry import Telemetry
 from seaway.testing.memory_broker import MemoryAdmin, MemoryBroker
 from seaway.testing.memory_store import MemoryStore
@@ -24,7 +24,7 @@ class Endless(MemoryStore):
         super().__init__()
         self.asked = asyncio.Event()
 
-    async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
+    async def parked_heads(self, consumer: str) -> Sequence[WaitingEvent]:
         await self.never()
 
     async def never(self) -> NoReturn:

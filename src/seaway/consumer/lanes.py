@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 from seaway.contracts import Incoming, Subscription
 from seaway.headers import Metadata, ordering_key
-from seaway.parked import Place
+from seaway.standing import Place
 
 Lane: TypeAlias = str | Place
 

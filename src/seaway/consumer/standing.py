@@ -43,7 +43,7 @@ from seaway.errors import (
     TransactionConflict,
 )
 from seaway.events import new_event_id
-from seaway.parked import Place, Standing, letter_row, letter_rows
+from seaway.standing import Place, Standing, letter_row, letter_rows
 from seaway.telemetry import HandledAs
 
 logger = logs.logger("seaway.consumer")

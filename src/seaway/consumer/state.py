@@ -24,8 +24,8 @@ from seaway.contracts import (
     OutboxWriter,
     Subscription,
 )
-from seaway.parked import Place
 from seaway.retry import Backoff, RetryPolicy
+from seaway.standing import Place
 from seaway.telemetry import ConsumerPaused, ConsumerResumed, Telemetry
 from seaway.waiting import set_within
 

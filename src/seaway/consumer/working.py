@@ -42,7 +42,7 @@ from seaway.consumer.standing import away, given_up, look_after, must_be_alone, 
 from seaway.consumer.state import State
 from seaway.contracts import InboxTransaction
 from seaway.errors import ConfigError, SessionLost, StoreUnavailable, TransactionConflict
-from seaway.parked import Place
+from seaway.standing import Place
 from seaway.telemetry import HandledAs
 from seaway.waiting import set_within
 

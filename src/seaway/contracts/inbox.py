@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol, TypeAlias
 
 from seaway.contracts.messages import Incoming
-from seaway.parked import ParkedEvent, Standing
+from seaway.standing import Standing, WaitingEvent
 
 
 class InboxTransaction(Protocol):
@@ -85,11 +85,11 @@ class InboxStore(Protocol):
 class ParkingStore(InboxStore, Protocol):
     """An inbox that says which events its consumers have parked."""
 
-    async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
+    async def parked_heads(self, consumer: str) -> Sequence[WaitingEvent]:
         """The first parked event of each key, by key."""
         ...
 
-    async def drop_parked(self, event: ParkedEvent) -> bool:
+    async def drop_parked(self, event: WaitingEvent) -> bool:
         """Remove its row, unless it has another letter by now; whether that was done."""
         ...
 

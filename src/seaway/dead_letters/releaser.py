@@ -23,8 +23,8 @@ from seaway.dead_letters.letter import Letter, Selection
 from seaway.dead_letters.queue import DeadLetters
 from seaway.errors import ApiError, NotFound, SeawayError, TransientError
 from seaway.naming import dlq_stream, redrive_stream, stream_context
-from seaway.parked import ParkedEvent
 from seaway.retry import Backoff
+from seaway.standing import WaitingEvent
 from seaway.telemetry import Delivered, Signal, Telemetry
 from seaway.waiting import done_before, set_within
 
@@ -99,7 +99,7 @@ class Releaser:
             self._seen.clear()
         while True:
             heads = await self._store.parked_heads(self._consumer)
-            gone: list[ParkedEvent] = []
+            gone: list[WaitingEvent] = []
             dropped = 0
             for head in heads:
                 if head.processed:
@@ -120,7 +120,7 @@ class Releaser:
             if not dropped:
                 return released
 
-    async def _letter_of(self, head: ParkedEvent) -> Letter | None:
+    async def _letter_of(self, head: WaitingEvent) -> Letter | None:
         if head.letter is None:
             return None
         for letter in await self._letters.list(Selection(ids=(f"{self._queue}:{head.letter}",))):
@@ -144,7 +144,7 @@ class Releaser:
             return False
         return True
 
-    async def _find(self, heads: list[ParkedEvent]) -> int:
+    async def _find(self, heads: list[WaitingEvent]) -> int:
         """What became of rows whose letters are not where they were; how many rows changed."""
         changed = 0
         # In this order: a redrive is stored before its letter goes, a letter before its redrive.
@@ -166,7 +166,7 @@ class Releaser:
                 changed += await self._store.drop_parked(head)
         return changed
 
-    async def _adopt(self, head: ParkedEvent, letter: Letter) -> None:
+    async def _adopt(self, head: WaitingEvent, letter: Letter) -> None:
         """Its letter was written by a process that died, or by a sweeper without this store."""
         async with self._store.transaction() as tx:
             await tx.park(
@@ -178,11 +178,11 @@ class Releaser:
             )
             await tx.set_letter(head.consumer, head.event_id, letter.stored.stream_seq)
 
-    async def _was_settled(self, head: ParkedEvent) -> bool:
+    async def _was_settled(self, head: WaitingEvent) -> bool:
         """Nobody will write the letter any more: the durable is past it, or it was a redrive."""
         info = await self._broker.admin.consumer(self._stream, self._consumer)
         return info is not None and head.place <= info.ack_floor
 
 
-def _under_way(head: ParkedEvent) -> bool:
+def _under_way(head: WaitingEvent) -> bool:
     return head.letter is None and datetime.now(UTC) - head.parked_at < _UNDER_WAY

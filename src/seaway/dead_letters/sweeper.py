@@ -59,8 +59,8 @@ from seaway.naming import (
     redrive_stream,
     stream_context,
 )
-from seaway.parked import letter_row
 from seaway.retry import Backoff
+from seaway.standing import letter_row
 from seaway.telemetry import DeadLettered, Telemetry
 from seaway.waiting import done_before, result_before, set_within
 

@@ -26,7 +26,7 @@ from seaway.drivers.seam import (
     translating,
 )
 from seaway.errors import SeawayError, StoreUnavailable
-from seaway.parked import Standing
+from seaway.standing import Standing
 
 H = TypeVar("H")
 """The type of the handle."""

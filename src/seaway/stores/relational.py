@@ -22,7 +22,7 @@ from seaway.databases.queries import Row, Statements, Steps
 from seaway.drivers.seam import Sessions
 from seaway.headers import StoredHeaders
 from seaway.inbox.transaction import Inbox, Transaction, parked
-from seaway.parked import ParkedEvent
+from seaway.standing import WaitingEvent
 from seaway.waiting import set_within
 
 T = TypeVar("T")
@@ -212,12 +212,12 @@ class RelationalStore(ABC, Generic[H]):
         found = await self._read("claimed", consumer=consumer, event_ids=list(event_ids))
         return {event_id for (event_id,) in found}
 
-    async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
+    async def parked_heads(self, consumer: str) -> Sequence[WaitingEvent]:
         """The first parked event of each key, by key."""
         found = await self._read("parked_heads", consumer=consumer)
-        return [ParkedEvent(consumer, *parked(row)) for row in found]
+        return [WaitingEvent(consumer, *parked(row)) for row in found]
 
-    async def drop_parked(self, event: ParkedEvent) -> bool:
+    async def drop_parked(self, event: WaitingEvent) -> bool:
         """Remove its row, unless it has another letter by now; whether that was done."""
         given = {"consumer": event.consumer, "event_id": event.event_id, "letter": event.letter}
         return bool(await self._touch("drop_parked", **given))

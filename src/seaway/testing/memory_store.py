@@ -39,7 +39,7 @@ from seaway.databases.tasks import Turns
 from seaway.errors import ConfigError, OutsideTransaction
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
 from seaway.outbox.writing import Destination, register
-from seaway.parked import ParkedEvent, Standing
+from seaway.standing import Standing, WaitingEvent
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -51,7 +51,7 @@ class _Tables:
     outbox: dict[str, OutboxEntry] = field(default_factory=dict)
     inbox: dict[tuple[str, str], datetime] = field(default_factory=dict)
     tried: dict[tuple[str, str], tuple[int, datetime]] = field(default_factory=dict)
-    parked: dict[tuple[str, str], ParkedEvent] = field(default_factory=dict)
+    parked: dict[tuple[str, str], WaitingEvent] = field(default_factory=dict)
     effects: dict[Any, Any] = field(default_factory=dict)
 
     def copy(self) -> _Tables:
@@ -60,7 +60,7 @@ class _Tables:
             *(dict(self.parked), dict(self.effects)),
         )
 
-    def parked_of(self, consumer: str) -> list[ParkedEvent]:
+    def parked_of(self, consumer: str) -> list[WaitingEvent]:
         """A consumer's, by key and place."""
         found = [
             replace(one, processed=place in self.inbox)
@@ -131,7 +131,7 @@ class MemoryTransaction:
         self, consumer: str, event_id: str, key: str, *, place: int, failed: bool
     ) -> None:
         """Write its row, or make it one without a letter again."""
-        row = ParkedEvent(consumer, event_id, key, place, failed, None, datetime.now(UTC), False)
+        row = WaitingEvent(consumer, event_id, key, place, failed, None, datetime.now(UTC), False)
         known = self._tables.parked.get((consumer, event_id), row)
         self._tables.parked[consumer, event_id] = replace(known, failed=failed, letter=None)
         self._tables.tried.pop((consumer, event_id), None)
@@ -439,14 +439,14 @@ class MemoryStore:
             for row in [row for row, (_, at) in self._tables.tried.items() if at < before]:
                 del self._tables.tried[row]
 
-    async def parked_heads(self, consumer: str) -> Sequence[ParkedEvent]:
+    async def parked_heads(self, consumer: str) -> Sequence[WaitingEvent]:
         """The first parked event of each key, by key."""
-        first: dict[str, ParkedEvent] = {}
+        first: dict[str, WaitingEvent] = {}
         for one in self._tables.parked_of(consumer):
             first.setdefault(one.key, one)
         return list(first.values())
 
-    async def drop_parked(self, event: ParkedEvent) -> bool:
+    async def drop_parked(self, event: WaitingEvent) -> bool:
         """Remove its row, unless it has another letter by now; whether that was done."""
         async with self._turns.own():
             place = event.consumer, event.event_id

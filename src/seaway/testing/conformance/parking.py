@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from seaway.contracts import InboxStore, Store
-from seaway.parked import Standing
+from seaway.standing import Standing
 from seaway.testing.conformance.inbox import CONSUMER, Undo, undone
 
 

@@ -1,6 +1,6 @@
-"""Events in a dead letter queue: what a database remembers of them, as values. Pure.
+"""How events stand that are in a dead letter queue, as a database remembers it: values. Pure.
 
-Owns: the order of a key's parked events, which is that of their places (ADR 0010); the inbox row
+Owns: the order of a key's waiting events, which is that of their places (ADR 0010); the inbox row
 that says of a message that its letter stands for it.
 """
 
@@ -25,7 +25,7 @@ class Placed(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ParkedEvent:
+class WaitingEvent:
     """An event of a consumer that waits in the dead letter queue, in its place among those of its
     key (ADR 0010)."""
 
@@ -51,14 +51,14 @@ class Standing:
     not looked for where both are ``None``."""
 
     processed: bool = False
-    own: ParkedEvent | None = None
-    first: ParkedEvent | None = None
+    own: WaitingEvent | None = None
+    first: WaitingEvent | None = None
 
     @classmethod
     def of(cls, consumer: str, event_id: str, rows: Iterable[Sequence[Any]]) -> Standing:
         """What the statement ``standing`` gives: its own row and the first of its key, in order of
         their places, each with whether the event (not the row's) is in the inbox."""
-        found = [ParkedEvent(consumer, *row) for row in rows]
+        found = [WaitingEvent(consumer, *row) for row in rows]
         if not found:
             return cls()
         processed = found[0].processed
