@@ -20,6 +20,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import typer
 from rich.cells import cell_len
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
@@ -121,7 +122,7 @@ def printable(text: str) -> str:
 def print_fields(title: str, fields: Iterable[tuple[str, str]]) -> None:
     """A titled list of names and values."""
     table = Table(
-        title=Text(title),
+        title=escape(title),
         title_justify="left",
         title_style="bold",
         box=None,
