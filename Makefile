@@ -7,11 +7,12 @@ LOCK   ?= requirements/test.lock
 PEERS  := bench/.venv-peers
 DOCS   := .venv-docs
 SEED   ?= 0
-JOBS   ?= 2
+# Two a core: tests wait as long as they compute.
+JOBS   ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 LOCKER := .venv-lock
 COMPILE := $(LOCKER)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 	--custom-compile-command 'make lock'
-PYTEST := $(BIN)/python -m pytest
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 # Tests start hundreds of commands: without bytecode each of them would compile the package anew.
 test test-sqlalchemy20: export PYTHONDONTWRITEBYTECODE :=
 # What some tests need and no wheel has; Debian keeps daemons in /usr/sbin.
@@ -39,7 +40,7 @@ demo: $(STAMP) ## Run the main job on embedded servers (LOG=file.csv for a real 
 
 test: $(STAMP) ## Run all tests, on real servers from wheels (JOBS=1: one after the other)
 	@for tool in $(LACKED); do echo "$$tool is not installed (Debian: apt-get install prometheus pgbouncer): leaving out the tests marked $$tool"; done
-	$(PYTEST) -n $(JOBS) --dist loadfile $(MARKS) $(ARGS)
+	$(PYTEST) $(MARKS) $(ARGS)
 
 drills: $(STAMP) ## All fault drills at full size, one after the other; SEED=... for another plan (an hour or more)
 	$(BIN)/python -m seaway.testing.drills.relay --seed $(SEED)
@@ -50,7 +51,7 @@ drills: $(STAMP) ## All fault drills at full size, one after the other; SEED=...
 
 test-sqlalchemy20: ## Run the tests of SQLAlchemy's handles on SQLAlchemy 2.0
 	@$(MAKE) --no-print-directory VENV=.venv-sqlalchemy20 LOCK=requirements/test-sqlalchemy20.lock install
-	.venv-sqlalchemy20/bin/python -m pytest tests/integration/test_outbox_drivers.py \
+	$(PYTEST:$(BIN)%=.venv-sqlalchemy20/bin%) tests/integration/test_outbox_drivers.py \
 		tests/integration/test_outbox_sqlalchemy.py tests/integration/test_alembic.py \
 		tests/conformance/test_inbox_conformance.py tests/integration/test_inbox_faults.py \
 		-k 'Alchemy or alchemy or alembic' $(ARGS)

@@ -4,6 +4,7 @@ Each name is imported when it is first asked for: who wants to know the version 
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def __getattr__(name: str) -> Any:
             if found is not None:
                 globals()[name] = found
                 return found
+    if not name.startswith("_") and find_spec(f"seaway.{name}") is not None:
+        return import_module(f"seaway.{name}")
     raise AttributeError(f"module 'seaway' has no attribute {name!r}")
 
 

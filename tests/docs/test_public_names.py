@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -78,3 +80,16 @@ def test_what_a_module_exports_is_used_or_documented(module: str) -> None:
         *(imported(one) for one in CODE if one != file and package not in one.parents)
     )
     assert [name for name in exported(file) if name not in used] == []
+
+
+def test_names_and_modules_are_there_when_they_are_asked_for() -> None:
+    code = (
+        "import seaway\n"
+        "assert seaway.errors.Poison is seaway.Poison\n"
+        "assert not hasattr(seaway, 'nothing')\n"
+        "assert set(seaway.__all__) <= set(dir(seaway))\n"
+        "from seaway import *\n"
+        "from seaway.app import Seaway as original\n"
+        "assert Seaway is original\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
