@@ -122,9 +122,17 @@ def test_a_relay_whose_stream_has_no_room_says_so(service: Service) -> None:
     service.configure(retention="workqueue", discard="new", max_msgs=5)
     service.write(40)
     with service.running(*RELAY):
-        service.until(lambda: bool(service.findings("waiting")), "the relay's wait")
-        done = service.check()
-        line = next(line for line in done.stdout.splitlines() if "waits for" in line)
+        checks = [service.check()]
+
+        def waits() -> list[str]:
+            return [line for line in checks[-1].stdout.splitlines() if "waits for" in line]
+
+        def told() -> bool:
+            checks.append(service.check())
+            return bool(waits())
+
+        service.until(told, "the relay's wait")
+        done, line = checks[-1], waits()[0]
         assert line.startswith("warning  relay waits for SEA_EVENTS, for ")
         assert "maximum messages exceeded" in line, "the reason, whole, in a pipe"
         assert "the log of " in done.stdout

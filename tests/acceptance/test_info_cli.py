@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -72,10 +72,9 @@ class Shell:
         return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="module")
-def seaway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+@contextmanager
+def served(folder: Path) -> Iterator[Shell]:
     """A server with the topology of ``FILE`` and four events, one of them acknowledged."""
-    folder = tmp_path_factory.mktemp("info")
     (folder / "seaway.yaml").write_text(FILE)
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
@@ -89,6 +88,20 @@ def seaway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
             yield shell
         finally:
             runner.run(stack.aclose())
+
+
+@pytest.fixture(scope="module")
+def seaway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """What the tests share that change nothing."""
+    with served(tmp_path_factory.mktemp("info")) as shell:
+        yield shell
+
+
+@pytest.fixture
+def just_served(tmp_path: Path) -> Iterator[Shell]:
+    """One whose durable has not stood still for long."""
+    with served(tmp_path) as shell:
+        yield shell
 
 
 async def publish_and_settle_one(url: str) -> None:
@@ -176,8 +189,8 @@ def configured(seaway: Shell, old: str, new: str) -> tuple[str, str]:
     return "--config", str(file)
 
 
-def test_check_follows_thresholds_in_every_format(seaway: Shell) -> None:
-    quick = ("--sample", "0")
+def test_check_follows_thresholds_in_every_format(just_served: Shell) -> None:
+    seaway, quick = just_served, ("--sample", "0")
     well = seaway("check", "--sample", "100ms")
     assert well.returncode == 0, well.stdout + well.stderr  # 3 pending of 3 allowed
 

@@ -29,6 +29,7 @@ import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar, Unpack
 
+from seaway.consumer.calling import Caller
 from seaway.consumer.handlers import BatchHandler, Delivery, Handler, HandlerTable
 from seaway.consumer.lanes import by_source
 from seaway.consumer.options import ConsumerOptions, whole
@@ -156,7 +157,8 @@ async def _run(state: State, streams: Sequence[str]) -> None:
     state.breaker.resume("server")
     async with asyncio.TaskGroup() as tasks:
         settler = Settler(state, tasks.create_task)
-        workers = Workers(state, settler)
+        caller = Caller(setup.outbox)
+        workers = Workers(state, settler, caller)
         pulling: set[asyncio.Task[None]] = set()
 
         def pull(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -164,7 +166,7 @@ async def _run(state: State, streams: Sequence[str]) -> None:
             return task
 
         puller = Puller(state, settler, pull)
-        watching = tasks.create_task(workers.watch())
+        watching = tasks.create_task(caller.deadlines.watch(lambda: state.deadline))
         tasks.create_task(_heartbeat(state, settler), name=f"{setup.durable} heartbeat")
         working = [
             tasks.create_task(workers.work(), name=f"{setup.durable} worker {number}")

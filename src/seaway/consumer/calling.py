@@ -9,8 +9,8 @@ that lets a foreign cancellation escape has failed, and does not end its worker.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias
@@ -20,6 +20,8 @@ from seaway.consumer.lanes import InHand
 from seaway.contracts import InboxTransaction, OutboxWriter
 from seaway.errors import AlreadyProcessed, DecodeError
 from seaway.events import Chain, continued
+from seaway.standing import Place
+from seaway.telemetry import HandledAs
 
 _LOOK_SECONDS = 1.0
 
@@ -42,6 +44,26 @@ class Failure:
     item: InHand
     error: Exception
     took: float = 0.0
+
+
+Done: TypeAlias = tuple[InHand, HandledAs, float]
+"""A delivery that took effect, how, and in how many seconds."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """Who was at work, since when, what went wrong there, and what had ended well before."""
+
+    at: int = 0
+    began: float = 0.0
+    item: InHand | None = None
+    error: Exception | None = None
+    done: list[Done] = field(default_factory=list)
+    begun: bool = False
+    """Whether there was a transaction at all."""
+    conflicts: int = 0
+    again: bool = False
+    """Whether it was run again, alone, since others may have been the cause."""
 
 
 # ---------------------------------------------------------------------- grouped, and parted
@@ -134,7 +156,73 @@ def _calls(call: Call, items: tuple[InHand, ...]) -> list[Call]:
 # ---------------------------------------------------------------------- called
 
 
-async def call_handler(
+class Caller:
+    """Calls the handlers of one consumer."""
+
+    def __init__(self, outbox: OutboxWriter | None) -> None:
+        self._outbox = outbox
+        self.deadlines = Deadlines()
+
+    async def call_all(
+        self,
+        group: Group,
+        attempt: Attempt,
+        *,
+        within: timedelta,
+        tx: InboxTransaction | None = None,
+        fresh: Collection[str] = (),
+        aside: Mapping[Place, HandledAs] | None = None,
+    ) -> None:
+        """Call the handlers of ``group`` in turn, each for so long at the most; what has become of
+        each delivery is put into ``attempt``. Raises what one of them raises.
+
+        In a transaction ``tx``: with those deliveries only whose events are ``fresh`` there, and
+        that are not set ``aside``.
+        """
+        now, done, task = asyncio.get_running_loop().time, attempt.done, asyncio.current_task()
+        assert task is not None
+        seconds, left = within.total_seconds(), set(fresh)
+        for at, call in enumerate(group):
+            if tx is not None:
+                wanted = _unclaimed(call.items, left, aside or {}, done)
+                if not wanted:
+                    continue
+                call = Call(call.registration, wanted)
+            attempt.at, attempt.began = at, now()
+            try:
+                events = []
+                for item in call.items:
+                    attempt.item = item
+                    events.append(call.registration.read(item))
+                attempt.item = None
+                deadline = Deadline(self.deadlines, task, attempt.began + seconds)
+                handled = await _call(call, events, deadline=deadline, tx=tx, outbox=self._outbox)
+            except Exception as error:
+                attempt.error = error
+                raise
+            took = now() - attempt.began
+            outcome: HandledAs = "handled" if handled else "already_processed"
+            done += [(item, outcome, took) for item in call.items]
+
+
+def _unclaimed(
+    items: Sequence[InHand], fresh: set[str], aside: Mapping[Place, HandledAs], done: list[Done]
+) -> tuple[InHand, ...]:
+    """Those to be handled now; the others are ``done``."""
+    wanted = []
+    for item in items:
+        if item.place in aside:
+            done.append((item, aside[item.place], 0.0))
+        elif item.event_id in fresh:
+            # Of two deliveries of one event, the first.
+            fresh.discard(item.event_id)
+            wanted.append(item)
+        else:
+            done.append((item, "already_processed", 0.0))
+    return tuple(wanted)
+
+
+async def _call(
     call: Call,
     events: list[Any],
     *,

@@ -24,10 +24,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeAlias
 
 from seaway import logs
-from seaway.consumer.calling import Failure
+from seaway.consumer.calling import Done, Failure
 from seaway.consumer.lanes import InHand, by_source
 from seaway.consumer.outcomes import Bury, Heard, Lapsed, TryAgain, decide
 from seaway.consumer.standing import await_return, note, note_failure, note_letter
@@ -42,9 +41,6 @@ logger = logs.logger("seaway.consumer")
 
 _AT_A_TIME = 10
 """Among how many that wait the pauses are as long as for one."""
-
-Done: TypeAlias = tuple[InHand, HandledAs, float]
-"""A delivery that took effect, how, and in how many seconds."""
 
 
 class Settler:

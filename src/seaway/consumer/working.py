@@ -18,18 +18,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from seaway.consumer.calling import (
-    Call,
-    Deadline,
-    Deadlines,
+    Attempt,
+    Caller,
+    Done,
     Failure,
     Group,
     around,
-    call_handler,
     halves,
     items_of,
     plan,
@@ -37,13 +36,10 @@ from seaway.consumer.calling import (
 )
 from seaway.consumer.lanes import InHand
 from seaway.consumer.outcomes import Lapsed, is_downstream, is_verdict
-from seaway.consumer.settling import Done, Settler
+from seaway.consumer.settling import Settler
 from seaway.consumer.standing import away, given_up, look_after, must_be_alone, note, set_aside
 from seaway.consumer.state import State
-from seaway.contracts import InboxTransaction
 from seaway.errors import ConfigError, SessionLost, StoreUnavailable, TransactionConflict
-from seaway.standing import Place
-from seaway.telemetry import HandledAs
 from seaway.waiting import set_within
 
 _SLICE_SECONDS = 0.0005
@@ -68,35 +64,15 @@ class Results:
     """What is away."""
 
 
-@dataclass(slots=True)
-class _Attempt:
-    """Who was at work, since when, what went wrong there, and what had ended well before."""
-
-    at: int = 0
-    began: float = 0.0
-    item: InHand | None = None
-    error: Exception | None = None
-    done: list[Done] = field(default_factory=list)
-    begun: bool = False
-    """Whether there was a transaction at all."""
-    conflicts: int = 0
-    again: bool = False
-    """Whether it was run again, alone, since others may have been the cause."""
-
-
 class Workers:
     """The workers of one consumer."""
 
-    def __init__(self, state: State, settler: Settler) -> None:
+    def __init__(self, state: State, settler: Settler, caller: Caller) -> None:
         self._state = state
         self._settler = settler
-        self._transactor = Transactor(state)
+        self._transactor = Transactor(state, caller)
         self._slice_ends = math.inf
         self._noting = asyncio.Lock()
-
-    async def watch(self) -> None:
-        """Cancel handlers that are past their deadline, until cancelled."""
-        await self._transactor.deadlines.watch(lambda: self._state.deadline)
 
     async def work(self) -> None:
         """One worker, until after the stop nothing is left to start, or something is away."""
@@ -197,10 +173,10 @@ class Workers:
 class Transactor:
     """One consumer's transactions."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, caller: Caller) -> None:
         self._state = state
         self._setup = state.setup
-        self.deadlines = Deadlines()
+        self._caller = caller
 
     async def transact(self, items: Sequence[InHand]) -> Results:
         """Work on all of them, in one transaction unless something fails.
@@ -234,7 +210,7 @@ class Transactor:
 
     async def _together(self, group: Group, results: Results) -> list[Group | Failure]:
         """One transaction for all of ``group``; where it failed, what to do instead."""
-        attempt, began = _Attempt(), self._state.now()
+        attempt, began = Attempt(), self._state.now()
         while True:
             try:
                 await self._transaction(group, attempt)
@@ -249,11 +225,11 @@ class Transactor:
             results.done += attempt.done
             return []
 
-    async def _transaction(self, group: Group, attempt: _Attempt) -> None:
+    async def _transaction(self, group: Group, attempt: Attempt) -> None:
         durable, store = self._setup.durable, self._setup.store
         attempt.done, attempt.begun, attempt.error = [], False, None
         if store is None:
-            await self._call_all(group, None, set(), {}, attempt)
+            await self._caller.call_all(group, attempt, within=self._state.deadline)
             return
         items = items_of(group)
         async with store.transaction() as tx:
@@ -265,51 +241,16 @@ class Transactor:
             )
             if tried := [item.event_id for item in again if item.place not in aside]:
                 await tx.release(durable, tried)  # How often they were tried counts no more.
-            await self._call_all(group, tx, fresh, aside, attempt)
+            await self._caller.call_all(
+                *(group, attempt), within=self._state.deadline, tx=tx, fresh=fresh, aside=aside
+            )
             if any(self._state.lapsed(item) for item in items):
                 raise Lapsed("its last delivery was not kept alive")
-
-    async def _call_all(
-        self,
-        group: Group,
-        tx: InboxTransaction | None,
-        fresh: set[str],
-        aside: Mapping[Place, HandledAs],
-        attempt: _Attempt,
-    ) -> None:
-        now, done, task = self._state.now, attempt.done, asyncio.current_task()
-        assert task is not None
-        seconds = self._state.deadline.total_seconds()
-        for at, call in enumerate(group):
-            if tx is not None:
-                wanted = _unclaimed(call.items, fresh, aside, done)
-                if not wanted:
-                    continue
-                call = Call(call.registration, wanted)
-            attempt.at, attempt.began = at, now()
-            try:
-                events = []
-                for item in call.items:
-                    attempt.item = item
-                    events.append(call.registration.read(item))
-                attempt.item = None
-                handled = await call_handler(
-                    *(call, events),
-                    deadline=Deadline(self.deadlines, task, attempt.began + seconds),
-                    tx=tx,
-                    outbox=self._setup.outbox,
-                )
-            except Exception as error:
-                attempt.error = error
-                raise
-            took = now() - attempt.began
-            outcome: HandledAs = "handled" if handled else "already_processed"
-            done += [(item, outcome, took) for item in call.items]
 
     # ------------------------------------------------------------------ where one fails
 
     async def _instead(
-        self, group: Group, attempt: _Attempt, error: Exception, began: float, results: Results
+        self, group: Group, attempt: Attempt, error: Exception, began: float, results: Results
     ) -> list[Group | Failure]:
         """What to do instead of ``group``, which failed with ``error``."""
         if error is attempt.error:
@@ -329,7 +270,7 @@ class Transactor:
         return [Failure(items[0], error, self._state.now() - began)]
 
     async def _runs_again(
-        self, group: Group, attempt: _Attempt, error: StoreUnavailable, results: Results
+        self, group: Group, attempt: Attempt, error: StoreUnavailable, results: Results
     ) -> bool:
         """Whether ``group``, which met what may be an outage, is run again at once. Otherwise that
         is an outage, and in ``results``, or it is the failure of one of its deliveries."""
@@ -358,7 +299,7 @@ class Transactor:
         return True
 
     async def _blame(
-        self, group: Group, attempt: _Attempt, took: float, results: Results
+        self, group: Group, attempt: Attempt, took: float, results: Results
     ) -> list[Group | Failure]:
         """A handler raised ``attempt.error``, and all is rolled back."""
         at, item, error = attempt.at, attempt.item, attempt.error
@@ -382,27 +323,10 @@ class Transactor:
         return halves(group)
 
 
-def _may_be_anothers(error: StoreUnavailable, attempt: _Attempt) -> bool:
+def _may_be_anothers(error: StoreUnavailable, attempt: Attempt) -> bool:
     """Whether an error that only this delivery met may be absent when it is run again: a session
     ends with its server or by an administrator's hand, and no handler raised what our own
     statements met. A handler that was cancelled for its time may have cost it its session."""
     if attempt.error is None:
         return not isinstance(error, TransactionConflict)
     return isinstance(error, SessionLost) and not isinstance(attempt.error, TimeoutError)
-
-
-def _unclaimed(
-    items: Sequence[InHand], fresh: set[str], aside: Mapping[Place, HandledAs], done: list[Done]
-) -> tuple[InHand, ...]:
-    """Those to be handled now; the others are ``done``."""
-    wanted = []
-    for item in items:
-        if item.place in aside:
-            done.append((item, aside[item.place], 0.0))
-        elif item.event_id in fresh:
-            # Of two deliveries of one event, the first.
-            fresh.discard(item.event_id)
-            wanted.append(item)
-        else:
-            done.append((item, "already_processed", 0.0))
-    return tuple(wanted)
