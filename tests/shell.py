@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 SEAWAY = [sys.executable, "-m", "seaway"]
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 
 
 class Shell:

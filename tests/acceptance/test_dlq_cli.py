@@ -83,7 +83,7 @@ class Desk:
             stderr=subprocess.PIPE,
         )
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):  # A dozen of them start at a time.
                 out, err = await process.communicate(stdin.encode())
         except TimeoutError:
             process.kill()
