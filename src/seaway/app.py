@@ -1,4 +1,4 @@
-"""The composition root: joins settings, a broker, a store, and the rooms along the street.
+"""Builds an application from its settings: broker, store, outbox, relay, consumers.
 
 Owns: who is built from what, in which order it starts and in which it stops. It decides nothing
 about events. Guarantees: ``run`` ends in order (consumers drain, the relay finishes its round, then

@@ -1,4 +1,4 @@
-"""How the server and the database of a configuration are reached, by whom.
+"""Connections to server and database: those an application keeps, and short ones that watch.
 
 Owns: the connections of an application, which are opened once and kept (``Connected``); and those
 of who watches (``server_station``, ``database_station``), which are made for ``monitor`` and asked

@@ -238,7 +238,7 @@ class Telemetry:
 
 def log_signal(signal: Signal) -> None:
     """A listener for an application at work: pauses, parked events, dead letters, a connection that
-    is lost and back; nothing else. What a handler's failure looks like, ``consumer.heard`` says.
+    is lost and back; nothing else. What a handler's failure looks like, ``consumer.outcomes.Heard`` says.
     """
     match signal:
         case RelayPaused(reason, ""):

@@ -1,4 +1,4 @@
-"""Waiting for this or for that, whichever comes first.
+"""Waits that a stop or a timeout ends.
 
 Owns: what ends a wait early, and what becomes of the one that came too late. Knows nothing of what
 is waited for. Guarantees: nothing that was begun here is still running afterwards, whatever ended

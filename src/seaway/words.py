@@ -1,4 +1,4 @@
-"""How many, how large, for how long, and what was meant, in words for people. Pure."""
+"""Counts, sizes, durations and "did you mean", in words for people. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``seaway dlq``: dead letters, seen and mended."""
+"""``seaway dlq``: dead letters listed, shown, redriven, discarded."""
 
 from __future__ import annotations
 

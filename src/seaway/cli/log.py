@@ -1,4 +1,4 @@
-"""The log of a command that stays: ``run``, ``relay``, ``serve``.
+"""The log of a command that keeps running: ``run``, ``relay``, ``serve``.
 
 Owns: its form and its level. On a terminal it is for eyes; elsewhere a record is a line, or a JSON
 object on a line. Guarantees: an application that has set up logging by itself when it was imported

@@ -1,4 +1,4 @@
-"""What a consumer is told: each option once, with its type, its default and what it does."""
+"""The options of a consumer: each with its type, its default and what it does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows where a handler failed: the next step, and what the log hears of it.
+"""After a handler has failed: what is done next, and what is logged.
 
 | the handler                                   | the step                                 |
 | --------------------------------------------- | ---------------------------------------- |

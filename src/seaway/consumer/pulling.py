@@ -96,7 +96,8 @@ class Puller:
                 if gaps != source.gaps:
                     gaps = await self._rewind(stream, source)
                     continue
-                # What waits behind a held delivery does not count: that one must be able to come.
+                # What waits behind an awaited or stuck delivery does not count: that one must be
+                # able to come.
                 capacity = state.capacity
                 free = capacity - state.lanes.moving(source)
                 # One request for many: each costs as much as some messages.

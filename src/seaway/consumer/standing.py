@@ -1,4 +1,4 @@
-"""How an event stands, as the database knows it: tried how often, settled, waiting behind another.
+"""What the inbox knows of an event: how often it was tried, how it ended, what it waits behind.
 
 **Tries** (ADR 0014). The server's count of deliveries begins anew when it is asked to give out
 again what a process had on its way when it ended. So before any of that is tried, that is noted in

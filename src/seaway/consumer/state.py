@@ -1,4 +1,4 @@
-"""What the parts of a running consumer share: what is in hand, what is known, what is away.
+"""State that the parts of a running consumer share: deliveries in hand, limits, outages.
 
 Owns: the deliveries in hand and the signals about them, how many there may be, the durable's
 limits. Knows nothing of how anything is pulled, worked on or settled.

@@ -2,7 +2,7 @@
 
 Owns: the Protocols that every engine implements and the data that crosses them. The broker's port
 is JetStream's: its streams, durables, pulls, acknowledgement floors and configuration, as they are.
-It keeps the client and its JSON out of the rooms, and lets tests do without a server; no other
+It keeps the client and its JSON out of the rest of the code, and lets tests do without a server; no other
 broker is meant to fit. The database's port knows no engine. Guarantees: an implementation passes
 the one conformance suite of its port (``seaway.testing.conformance``), so callers never ask which
 engine they have; where engines differ, ``Capabilities`` says so.

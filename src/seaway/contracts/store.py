@@ -1,4 +1,4 @@
-"""A database with both sides, its schema and who works on it, and where databases differ."""
+"""A database with outbox and inbox, its schema and who works on it; where databases differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Queries: where their statements are written, how parameters get into them, and work in steps.
+"""Queries: loading statements, filling in parameters, and work as a generator of queries.
 
     stores/{engine}/statements.sql ──> Statements.of("claim", ...) ──> Query
     work: yield Query ──> the driver runs it ──> its rows, or the driver's own error, come back

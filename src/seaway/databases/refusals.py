@@ -1,5 +1,5 @@
-"""What a database's error says of the transaction that it met, also behind an error that a user
-raised from it. Pure."""
+"""What a database error means for the open transaction, also where a user's code has wrapped it.
+Pure."""
 
 from __future__ import annotations
 

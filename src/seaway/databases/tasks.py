@@ -1,5 +1,5 @@
-"""What tasks carry to its end although they are cancelled (commits, rollbacks, releases), and what
-they do one at a time."""
+"""Commits, rollbacks and releases that run to their end although their task is cancelled; and
+``Turns``, a lock for what only one task may do at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What durables gave up on and no advisory says, since the stream of advisories was not there.
+"""Messages that a durable gave up on while no stream recorded the advisory.
 
 Nothing at the server says it either. Its acknowledgement floor stays below such a message only
 until the next acknowledgement while nothing else is pending; so the streams are read, headers only,

@@ -1,5 +1,4 @@
-"""SQLite through handles of other people's: sqlite3's and those that are awaited, bare or below a
-framework.
+"""SQLite through handles that are not ours: sync or async, plain or inside a framework.
 
 Owns: how a statement runs on one, whatever its row factory, and what its errors mean. Never begins
 but where a framework's transaction is open before its driver has begun one: without a BEGIN our

@@ -1,7 +1,9 @@
 """One transaction of the consuming service from BEGIN to its end, whichever its handle.
 
-    BEGIN; SAVEPOINT ── claim, body ──> RELEASE; COMMIT
-                                  └───> ROLLBACK TO; ROLLBACK   (any exception, cancellation)
+    BEGIN ── body, which claims first ──> COMMIT
+                                   └────> ROLLBACK   (any exception, cancellation)
+
+A driver that cannot tell whether its transaction was ended adds a savepoint around the body.
 
 Owns: the order of things, whichever the driver. Guarantees: committed whole or not at all,
 whatever the body does; a body that ends the transaction itself, or passes over a statement that

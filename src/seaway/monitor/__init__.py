@@ -1,4 +1,4 @@
-"""Watching the street: what server, streams, consumers and outbox look like, and what is wrong.
+"""Monitoring: what server, streams, consumers and outbox look like, and what is wrong.
 
 Owns: the snapshot (pure data), the redelivery count, the metrics, the checks and the alert rules.
 Must not know: who shows them. Guarantees: figures come from STREAM.INFO and CONSUMER.INFO of the

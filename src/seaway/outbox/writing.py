@@ -1,5 +1,4 @@
-"""How a call's rows get into the database: through which handle, by which statements, and what a
-writer is told if that fails.
+"""Inserts the rows of a call: picks the driver, builds the statement, translates its errors.
 
     Outbox.add ──> adapter_for(handle).insert ──> adding(rows, destination, engine) ──> the driver
 

@@ -1,5 +1,5 @@
 """Databases. ``open_store`` reads a URL and gives the store that it names; ``open_configured``
-does with the URL and the options of a configuration.
+does the same with the URL and the options of a configuration.
 
 Owns: the URLs. Must not know any driver before it is asked for. Guarantees: a password in a URL
 is in no error.

@@ -1,4 +1,4 @@
-"""The fields of a stream and a durable, a row for each that takes more than being sent. Pure.
+"""Fields of streams and durables that need more than being sent: a row for each. Pure.
 
 Owns: what a field is called in the file and in which unit, what a change of it costs, and since
 which nats-server it is there. Knows no values.

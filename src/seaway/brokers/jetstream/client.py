@@ -1,4 +1,4 @@
-"""nats-py's client and the socket under it, made to last; the one module that imports ``nats``, or
+"""nats-py's client and the socket under it, hardened; the one module that imports ``nats``, or
 knows its private names.
 
 Owns: what of the client had to be done otherwise, for which it overrides methods and reads fields

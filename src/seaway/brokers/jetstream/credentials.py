@@ -1,4 +1,4 @@
-"""What a server is told of who we are, and which one we trust: logins, key files, TLS.
+"""Credentials: who we log in as, and whose certificates we accept.
 
 Owns: reading the files that the settings name. Must not know a connection. Guarantees: what cannot
 be used is a ``ConfigError`` that names the setting and shows nothing secret, before anything is

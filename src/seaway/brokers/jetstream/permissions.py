@@ -1,4 +1,4 @@
-"""What the server does not let this connection do, and who has to know: its denials.
+"""Denied permissions: read from the server's errors, logged once, passed on to who waits.
 
 The server says so beside the messages, in an ``-ERR`` that names the subject; who waits for an
 answer hears nothing. Owns: reading that, and what is denied now. Guarantees: each right that is

@@ -1,4 +1,4 @@
-"""How events stand that have had no effect."""
+"""A table of events without effect: being tried, or waiting."""
 
 from typing import ClassVar
 

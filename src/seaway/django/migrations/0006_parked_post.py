@@ -1,4 +1,4 @@
-"""Events that wait in a dead letter queue are unhandled ones: only where nothing older runs."""
+"""Drops the table ``seaway_parked``: only once no process of an older version is left."""
 
 from typing import ClassVar
 
