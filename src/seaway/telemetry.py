@@ -238,7 +238,8 @@ class Telemetry:
 
 def log_signal(signal: Signal) -> None:
     """A listener for an application at work: pauses, parked events, dead letters, a connection that
-    is lost and back; nothing else. What a handler's failure looks like, ``consumer.outcomes.Heard`` says.
+    is lost and back; nothing else. What a handler's failure looks like, ``consumer.outcomes``
+    says.
     """
     match signal:
         case RelayPaused(reason, ""):

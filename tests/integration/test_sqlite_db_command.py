@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -69,6 +72,28 @@ def test_verify_finds_damage(db: Shell, path: Path) -> None:
     damaged = db("verify", "--json")
     assert damaged.exit_code == 1
     assert "seaway_sent_event_id" in json.loads(damaged.stdout)["problem"]
+
+
+@pytest.mark.parametrize("command", ["verify", "plan"])
+def test_a_verdict_is_the_same_where_nobody_reads_it(path: Path, command: str) -> None:
+    environ = os.environ | {"SEAWAY_DATABASE_URL": f"sqlite:///{path}"}
+    with closing(sqlite3.connect(path)):
+        pass
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "seaway", "db", command, "--json"],
+            env=environ,
+            cwd=path.parent,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def test_sql_makes_the_same_tables_and_no_file(db: Shell, path: Path) -> None:

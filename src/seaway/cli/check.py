@@ -65,16 +65,16 @@ def check(
         typer.echo(run(_rules(ctx)), nl=False)
         return
     report, last = run(_looked(ctx, sample, timeout))
-    match Format.JSON if as_json else shape:
-        case Format.NAGIOS:
-            typer.echo(nagios(report))
-        case Format.JSON:
-            print_json(report.as_json())
-        case Format.PROMETHEUS:
-            typer.echo(exposition(last, report=report), nl=False)
-        case Format.TEXT:
-            _lines(report)
-    raise typer.Exit(int(report.state))
+    with session.verdict(int(report.state)):
+        match Format.JSON if as_json else shape:
+            case Format.NAGIOS:
+                typer.echo(nagios(report))
+            case Format.JSON:
+                print_json(report.as_json())
+            case Format.PROMETHEUS:
+                typer.echo(exposition(last, report=report), nl=False)
+            case Format.TEXT:
+                _lines(report)
 
 
 async def _rules(ctx: typer.Context) -> str:

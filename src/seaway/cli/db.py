@@ -32,9 +32,8 @@ def plan(ctx: typer.Context, as_json: Json = False) -> None:
     """Show which migrations the database has; exit 1 when one is missing."""
 
     changes = session.run(_planned(ctx))
-    _show(changes, as_json)
-    if not all(change.applied for change in changes):
-        raise typer.Exit(1)
+    with session.verdict(0 if all(change.applied for change in changes) else 1):
+        _show(changes, as_json)
 
 
 async def _planned(ctx: typer.Context) -> Sequence[SchemaChange]:
@@ -85,8 +84,8 @@ async def verify(ctx: typer.Context, as_json: Json = False) -> None:
     except SchemaMismatch as error:
         problem = str(error)
     if as_json:
-        print_json({"ok": problem is None, "problem": problem})
-        raise typer.Exit(0 if problem is None else 1)
+        with session.verdict(0 if problem is None else 1):
+            print_json({"ok": problem is None, "problem": problem})
     if problem is not None:
         session.fail(problem, 1)
     say("the tables are as they should be")

@@ -239,11 +239,12 @@ async def demo(
         raise typer.BadParameter(str(error), param_hint="--outage") from error
     outcome = await _demo(options, folder.resolve() if folder else None, keep=keep)
     found = outcome.reconciliation
-    if as_json:
-        print_json(outcome.as_json())
-    else:
-        printing.out.print(report(found, faults=outcome.faults, took_seconds=outcome.took_seconds))
-    raise typer.Exit(0 if found.exact else 1)
+    with session.verdict(0 if found.exact else 1):
+        if as_json:
+            print_json(outcome.as_json())
+        else:
+            took = outcome.took_seconds
+            printing.out.print(report(found, faults=outcome.faults, took_seconds=took))
 
 
 async def _demo(options: Options, named: Path | None, *, keep: bool) -> Outcome:

@@ -257,7 +257,8 @@ async def redrive(
                     else:
                         printing.note(f"stays: {error}")
         finally:
-            _report(done, "redriven", as_json)
+            with session.unread():
+                _report(done, "redriven", as_json)
     if len(done) < len(chosen):
         raise typer.Exit(1)
 

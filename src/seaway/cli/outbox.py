@@ -184,11 +184,11 @@ async def retry(
         for event_id in dict.fromkeys(ids or ()):
             await _say_why_not_parked(store, event_id, session.settings(ctx).outbox)
         count = await store.unpark(None if everything else ids)
-    if as_json:
-        print_json({"unparked": count})
-    else:
-        printing.note(f"{counted(count, 'event')} will be tried again.")
-    raise typer.Exit(0 if count or everything else 1)
+    with session.verdict(0 if count or everything else 1):
+        if as_json:
+            print_json({"unparked": count})
+        else:
+            printing.note(f"{counted(count, 'event')} will be tried again.")
 
 
 @app.command()
@@ -223,13 +223,13 @@ async def discard(
             reason = f"given up by {by or _user()}: {' '.join(why.split())}"
             gone = set(await store.discard([entry.event_id for entry in chosen], reason))
     given_up = [entry for entry in chosen if entry.event_id in gone]
-    if as_json:
-        print_json([_summary(entry) for entry in given_up])
-    else:
-        for entry in given_up:
-            typer.echo(printable(f"{entry.event_id}  {entry.message.subject}"))
-        printing.note(f"{counted(len(given_up), 'event')} given up.")
-    raise typer.Exit(0 if given_up else 1)
+    with session.verdict(0 if given_up else 1):
+        if as_json:
+            print_json([_summary(entry) for entry in given_up])
+        else:
+            for entry in given_up:
+                typer.echo(printable(f"{entry.event_id}  {entry.message.subject}"))
+            printing.note(f"{counted(len(given_up), 'event')} given up.")
 
 
 async def _say_why_not_parked(store: Store, event_id: str, known: OutboxSettings) -> None:

@@ -12,8 +12,8 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -179,9 +179,30 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(130) from None
     except BrokenPipeError:
-        # The reader of our stdout has gone (``| head``): nothing is wrong, and nothing more to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say_no_more()
         raise typer.Exit(0) from None
+
+
+@contextmanager
+def verdict(code: int) -> Iterator[None]:
+    """Print it in the block, and leave with ``code``, also where nobody reads it to its end."""
+    with unread():
+        yield
+    raise typer.Exit(code)
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """What is printed in the block may find no reader; the command goes on."""
+    try:
+        yield
+    except BrokenPipeError:
+        _say_no_more()
+
+
+def _say_no_more() -> None:
+    """The reader of our stdout has gone (``| head``): nothing is wrong."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def _until_signal(work: Coroutine[Any, Any, T]) -> T:

@@ -52,9 +52,8 @@ _COLUMNS: Sequence[Column[Change]] = (
 def plan(ctx: typer.Context, as_json: Json = False) -> None:
     """Show what differs. Exit 0: nothing, 1: something."""
     found = session.run(_planned(ctx))
-    _show(found, as_json)
-    if not found.empty:
-        raise typer.Exit(1)
+    with session.verdict(0 if found.empty else 1):
+        _show(found, as_json)
 
 
 async def _planned(ctx: typer.Context) -> topology.Plan:

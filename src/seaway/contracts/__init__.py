@@ -2,10 +2,10 @@
 
 Owns: the Protocols that every engine implements and the data that crosses them. The broker's port
 is JetStream's: its streams, durables, pulls, acknowledgement floors and configuration, as they are.
-It keeps the client and its JSON out of the rest of the code, and lets tests do without a server; no other
-broker is meant to fit. The database's port knows no engine. Guarantees: an implementation passes
-the one conformance suite of its port (``seaway.testing.conformance``), so callers never ask which
-engine they have; where engines differ, ``Capabilities`` says so.
+It keeps the client and its JSON out of the rest of the code, and lets tests do without a server; no
+other broker is meant to fit. The database's port knows no engine. Guarantees: an implementation
+passes the one conformance suite of its port (``seaway.testing.conformance``), so callers never ask
+which engine they have; where engines differ, ``Capabilities`` says so.
 
 All methods are safe to cancel: a cancelled call has either happened or not, never half.
 """
