@@ -22,10 +22,10 @@ from seaway.contracts import JSON, ConsumerInfo, Incoming, Message, Stored, Stor
 from seaway.dead_letters import DeadLetters, Letter, Sweeper
 from seaway.embedded.nats_server import NatsServer
 from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX, SWEEPER_DURABLE
-from seaway.standing import letter_row
 from seaway.stores.sqlite import SqliteStore
 from seaway.telemetry import DeadLettered, Signal, Telemetry
 from seaway.testing.drills.foreign import Publication, foreign_client
+from seaway.waiting_events import letter_row
 
 pytestmark = pytest.mark.server
 TIMEOUT = timedelta(seconds=5)

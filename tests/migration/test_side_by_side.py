@@ -23,12 +23,12 @@ from seaway.contracts import Store
 from seaway.databases.engines import POSTGRES, SQLITE, Engine
 from seaway.databases.queries import Statements
 from seaway.errors import ConfigError, SchemaMismatch, TransactionConflict
-from seaway.standing import WaitingEvent
 from seaway.stores import schema
 from seaway.stores.postgres import PostgresStore
 from seaway.stores.schema import Migration, migrations, record
 from seaway.stores.sqlite import SqliteStore
 from seaway.testing.databases import Database, Databases
+from seaway.waiting_events import WaitingEvent
 
 C = "case_mgmt__from_sea"
 KEYS = ("case-1", "case-2", "case-3")

@@ -18,7 +18,7 @@ from seaway.errors import AlreadyProcessed, ConfigError, Poison, Retry
 from seaway.events import RawEvent, event
 from seaway.naming import Durable
 from seaway.retry import Backoff
-from seaway.standing import letter_row
+from seaway.waiting_events import letter_row
 
 AT_ONCE = Backoff(SOON, SOON)
 V1, V2 = "memo.event.order_placed.v1", "memo.event.order_placed.v2"

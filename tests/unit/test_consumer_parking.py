@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from seaway.consumer.standing import admission
-from seaway.standing import Standing, WaitingEvent
+from seaway.waiting_events import Standing, WaitingEvent
 
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 

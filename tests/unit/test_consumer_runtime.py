@@ -29,9 +29,9 @@ from seaway.errors import AlreadyProcessed, ConfigError, NotFound, Poison, Retry
 from seaway.events import RawEvent, current_chain, event
 from seaway.naming import Durable
 from seaway.retry import Backoff, RetryPolicy
-from seaway.standing import letter_row
 from seaway.telemetry import ConsumerPaused, ConsumerResumed, DeadLettered, Delivered
 from seaway.testing.memory_broker import MemoryBroker
+from seaway.waiting_events import letter_row
 
 
 @pytest.fixture

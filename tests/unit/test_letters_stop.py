@@ -11,10 +11,10 @@ import pytest
 from described import ASweptConsumer
 from seaway.dead_letters.releaser import Releaser
 from seaway.dead_letters.sweeper import Sweeper
-from seaway.standing import WaitingEvent
 from seaway.telemetry import Telemetry
 from seaway.testing.memory_broker import MemoryAdmin, MemoryBroker
 from seaway.testing.memory_store import MemoryStore
+from seaway.waiting_events import WaitingEvent
 
 
 class Endless(MemoryStore):

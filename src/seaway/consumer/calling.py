@@ -20,8 +20,8 @@ from seaway.consumer.lanes import InHand
 from seaway.contracts import InboxTransaction, OutboxWriter
 from seaway.errors import AlreadyProcessed, DecodeError
 from seaway.events import Chain, continued
-from seaway.standing import Place
 from seaway.telemetry import HandledAs
+from seaway.waiting_events import Place
 
 _LOOK_SECONDS = 1.0
 

@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 from seaway.contracts import Incoming, Subscription
 from seaway.headers import Metadata, ordering_key
-from seaway.standing import Place
+from seaway.waiting_events import Place
 
 Lane: TypeAlias = str | Place
 

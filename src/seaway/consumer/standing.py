@@ -43,8 +43,8 @@ from seaway.errors import (
     TransactionConflict,
 )
 from seaway.events import new_event_id
-from seaway.standing import Place, Standing, letter_row, letter_rows
 from seaway.telemetry import HandledAs
+from seaway.waiting_events import Place, Standing, letter_row, letter_rows
 
 logger = logs.logger("seaway.consumer")
 

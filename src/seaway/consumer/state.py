@@ -25,9 +25,9 @@ from seaway.contracts import (
     Subscription,
 )
 from seaway.retry import Backoff, RetryPolicy
-from seaway.standing import Place
 from seaway.telemetry import ConsumerPaused, ConsumerResumed, Telemetry
 from seaway.waiting import set_within
+from seaway.waiting_events import Place
 
 HORIZON = timedelta(milliseconds=250)
 """What waits in hand should be started within this: several round trips to a distant server, and

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol, TypeAlias
 
 from seaway.contracts.messages import Incoming
-from seaway.standing import Standing, WaitingEvent
+from seaway.waiting_events import Standing, WaitingEvent
 
 
 class InboxTransaction(Protocol):

@@ -24,9 +24,9 @@ from seaway.dead_letters.queue import DeadLetters
 from seaway.errors import ApiError, NotFound, SeawayError, TransientError
 from seaway.naming import dlq_stream, redrive_stream, stream_context
 from seaway.retry import Backoff
-from seaway.standing import WaitingEvent
 from seaway.telemetry import Delivered, Signal, Telemetry
 from seaway.waiting import done_before, set_within
+from seaway.waiting_events import WaitingEvent
 
 logger = logs.logger("seaway.releaser")
 

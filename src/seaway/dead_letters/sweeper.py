@@ -60,9 +60,9 @@ from seaway.naming import (
     stream_context,
 )
 from seaway.retry import Backoff
-from seaway.standing import letter_row
 from seaway.telemetry import DeadLettered, Telemetry
 from seaway.waiting import done_before, result_before, set_within
+from seaway.waiting_events import letter_row
 
 logger = logs.logger("seaway.sweeper")
 

@@ -28,7 +28,7 @@ from seaway.drivers.seam import (
     translating,
 )
 from seaway.errors import SeawayError, StoreUnavailable
-from seaway.standing import Standing
+from seaway.waiting_events import Standing
 
 H = TypeVar("H")
 """The type of the handle."""

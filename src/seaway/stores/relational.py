@@ -22,8 +22,8 @@ from seaway.databases.queries import Row, Statements, Steps
 from seaway.drivers.seam import Sessions
 from seaway.headers import StoredHeaders
 from seaway.inbox.transaction import Inbox, Transaction, parked
-from seaway.standing import WaitingEvent
 from seaway.waiting import set_within
+from seaway.waiting_events import WaitingEvent
 
 T = TypeVar("T")
 H = TypeVar("H")

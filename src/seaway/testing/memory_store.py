@@ -39,7 +39,7 @@ from seaway.databases.tasks import Turns
 from seaway.errors import ConfigError, OutsideTransaction
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
 from seaway.outbox.writing import Destination, register
-from seaway.standing import Standing, WaitingEvent
+from seaway.waiting_events import Standing, WaitingEvent
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from seaway.contracts import InboxStore, Store
-from seaway.standing import Standing
 from seaway.testing.conformance.inbox import CONSUMER, Undo, undone
+from seaway.waiting_events import Standing
 
 
 class ParkingConformance:

@@ -1,4 +1,4 @@
-"""How events stand that are in a dead letter queue, as a database remembers it: values. Pure.
+"""Events that wait in a dead letter queue, as a database remembers them: values. Pure.
 
 Owns: the order of a key's waiting events, which is that of their places (ADR 0010); the inbox row
 that says of a message that its letter stands for it.
