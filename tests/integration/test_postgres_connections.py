@@ -11,6 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from seaway.drivers.asyncpg import release
 from seaway.embedded.postgres import PostgresServer
 from seaway.embedded.process import free_port
 from seaway.errors import ConfigError, SeawayError
@@ -55,6 +56,26 @@ async def test_what_was_begun_ahead_is_ended_where_nobody_takes_it(
             await asyncio.sleep(0.002)
     assert await sessions(witness, "idle") >= 1
     await witness.close()
+
+
+class _EndsWhileGivenBack(asyncpg.Connection):
+    """Its session ends between the pool's look at it and the pool's task that takes it back."""
+
+    def _on_release(self, stacklevel: int = 1) -> None:
+        asyncio.get_running_loop().call_soon(self.terminate)
+
+
+async def test_a_session_that_ends_while_it_is_given_back_is_given_back(
+    database: Database,
+) -> None:
+    async with asyncpg.create_pool(
+        database.url, min_size=0, max_size=1, connection_class=_EndsWhileGivenBack
+    ) as pool:
+        for _ in range(3):
+            async with asyncio.timeout(5):
+                taken = await pool.acquire()
+            assert await taken.fetchval("SELECT 1") == 1
+            await release(pool, taken)
 
 
 async def test_a_transaction_begun_ahead_is_never_old(store: PostgresStore) -> None:

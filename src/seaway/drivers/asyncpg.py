@@ -89,6 +89,22 @@ def drop(handle: Handle) -> None:
         handle.terminate()
 
 
+async def release(pool: asyncpg.Pool[asyncpg.Record], handle: Pooled) -> None:
+    """Give it back to its pool, without what an error or a cancellation left open: that must not
+    reach the next one."""
+    if in_transaction(handle):
+        try:
+            await handle.execute("ROLLBACK")
+        except ERRORS:
+            drop(handle)
+    try:
+        await pool.release(handle)
+    except asyncpg.InternalClientError:
+        # Its session ended while the pool was taking it back, and the pool saw that first.
+        if not lost(handle):
+            raise
+
+
 def require_transaction(handle: Handle) -> None:
     """See ``seam.Writer``."""
     try:
@@ -183,16 +199,7 @@ class AsyncpgSessions:
             raise translated(error, SHOWN) or error from error
 
     async def give_back(self, session: AsyncpgSession, *, failed: bool) -> None:
-        await to_its_end(self._give_back(session.handle))
-
-    async def _give_back(self, handle: Pooled) -> None:
-        if in_transaction(handle):
-            # Left by a cancellation while it began: it must not reach the next one.
-            try:
-                await handle.execute("ROLLBACK")
-            except ERRORS:
-                drop(handle)
-        await self._pool.release(handle)
+        await to_its_end(release(self._pool, session.handle))
 
     async def close(self) -> None:
         """The pool is the user's."""

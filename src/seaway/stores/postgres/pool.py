@@ -24,6 +24,7 @@ from seaway.drivers.asyncpg import (
     drop,
     in_transaction,
     lost,
+    release,
     translating,
 )
 from seaway.drivers.asyncpg import Pooled as Handle
@@ -294,7 +295,7 @@ class Pool:
 
     async def put_away(self, connection: Handle) -> None:
         """Give it back to the driver's pool, which also sets its own books right."""
-        await to_its_end(self._release(connection))
+        await to_its_end(release(self._pool, connection))
 
     async def _return_spare(self) -> None:
         """Give back those that nobody took for a while: the driver's pool closes them in time."""
@@ -304,15 +305,6 @@ class Pool:
             while self._spare:
                 self._spare -= 1
                 await self.put_away(self._idle.pop(0))
-
-    async def _release(self, connection: Handle) -> None:
-        if in_transaction(connection):
-            # Left by an error or a cancellation: what it did must not reach the next one.
-            try:
-                await connection.execute("ROLLBACK")
-            except ERRORS:
-                drop(connection)
-        await self._pool.release(connection)
 
 
 def _is_clean(connection: Handle) -> bool:
