@@ -15,11 +15,40 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from seaway.errors import SeawayError
 
 _PART_OF = {"psycopg_pool": "psycopg"}
+
+
+class _Taken(NamedTuple):
+    """What hints say of a driver: of its connections ``Outbox.add`` takes any."""
+
+    shown: str
+    source: str = ""
+    """What ``tx=`` takes of it."""
+    kept: str = ""
+    """The connection that a function given as ``tx=`` may make."""
+
+
+_TAKEN = (
+    _Taken("sqlite3"),
+    _Taken("asyncpg", "an asyncpg Pool"),
+    _Taken("psycopg", "a psycopg AsyncConnectionPool", kept="a psycopg AsyncConnection"),
+    _Taken("aiosqlite", kept="an aiosqlite Connection"),
+    _Taken("SQLAlchemy", "a SQLAlchemy async_sessionmaker or AsyncEngine"),
+    _Taken("Django"),
+)
+_DRIVERS = [each.shown for each in _TAKEN]
+HANDLES_TAKEN = (
+    f"connections of {', '.join(_DRIVERS[:-1])} and {_DRIVERS[-1]}, and sessions of SQLAlchemy"
+)
+"""What ``Outbox.add`` takes."""
+SOURCES_TAKEN = ", ".join(each.source for each in _TAKEN if each.source)
+"""What ``tx=`` takes, but for functions and paths."""
+KEPT_TAKEN = " or ".join(each.kept for each in _TAKEN if each.kept)
+"""What a function given as ``tx=`` may give."""
 
 
 def entry(table: str, found: type) -> Any:

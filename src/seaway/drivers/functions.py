@@ -119,7 +119,7 @@ class FunctionSessions:
         if sessions_over is None:
             raise ConfigError(
                 f"the function given as tx= gives a {drivers.name(type(first))}",
-                hint="it has to give a psycopg AsyncConnection or an aiosqlite Connection",
+                hint=f"it has to give {drivers.KEPT_TAKEN}",
             )
         await self._connections.give_back(first)
         # Another task may have come first, and has its turn with what that one made.

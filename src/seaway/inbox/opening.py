@@ -27,9 +27,8 @@ logger = logs.logger("seaway.inbox")
 
 _OUTAGE = Backoff(timedelta(milliseconds=200), timedelta(seconds=5))
 _SUPPORTED = (
-    "an asyncpg Pool, a psycopg AsyncConnectionPool, a SQLAlchemy async_sessionmaker or "
-    "AsyncEngine, a function that gives a psycopg AsyncConnection or an aiosqlite Connection, or "
-    "the path of an SQLite file"
+    f"{drivers.SOURCES_TAKEN}, a function that gives {drivers.KEPT_TAKEN}, or the path of an "
+    "SQLite file"
 )
 
 

@@ -32,11 +32,6 @@ from seaway.errors import ConfigError, SeawayError, StoreRefused, StoreUnavailab
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
 from seaway.tables import within
 
-_SUPPORTED = (
-    "connections of sqlite3, aiosqlite, asyncpg, psycopg, SQLAlchemy and Django, and sessions of "
-    "SQLAlchemy"
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Destination:
@@ -118,7 +113,7 @@ def _find(handle_type: type) -> Adapter:
     if writer is None:
         raise ConfigError(
             f"the outbox cannot write through a {drivers.name(handle_type)}",
-            hint=f"it takes {_SUPPORTED}",
+            hint=f"it takes {drivers.HANDLES_TAKEN}",
         )
     return _Driven(writer)
 
