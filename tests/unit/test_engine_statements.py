@@ -12,7 +12,16 @@ from seaway.databases.engines import ENGINES, POSTGRES, SQLITE, Engine, of_diale
 from seaway.databases.queries import Statements
 from seaway.stores.schema import migrations
 
-OPTIONAL = {"keep_given_up", "unparked", "sent_of_event", "sent_of_correlation", "lock_upgrade"}
+OPTIONAL = {
+    "claim_many",
+    "keep_given_up",
+    "lock_upgrade",
+    "sent_of_correlation",
+    "sent_of_event",
+    "to_discard",
+    "tried",
+    "unparked",
+}
 """What a store asks for where it is there."""
 ASKING = (
     re.compile(r'_read\(\s*"(\w+)"'),

@@ -159,7 +159,11 @@ class RelationalStore(ABC, Generic[H]):
         def work() -> Steps[list[str]]:
             if "keep_given_up" in self._sql:  # Where one statement cannot move a row.
                 yield self._sql.of("keep_given_up", given, gives=False)
-            found = yield self._sql.of("discard", given)
+            if "to_discard" in self._sql:  # Where a DELETE gives no rows.
+                found = yield self._sql.of("to_discard", given)
+                yield self._sql.of("discard", given, gives=False)
+            else:
+                found = yield self._sql.of("discard", given)
             if found:
                 yield from self._unparked()
             return [event_id for (event_id,) in found]
