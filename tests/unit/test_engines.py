@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from types import ModuleType
 from typing import Any
 
 import pytest
-from sqlalchemy import BigInteger, DateTime
+from django.db import OperationalError as DjangoOperationalError
+from sqlalchemy import BigInteger, Connection, DateTime, create_engine
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import OperationalError
 
 from seaway import drivers
 from seaway.config import settings_from_mapping
 from seaway.databases import engines
-from seaway.databases.engines import ENGINES, POSTGRES, SQLITE
+from seaway.databases.engines import ENGINES, POSTGRES, SQLITE, Engine
+from seaway.databases.queries import Query, Steps
+from seaway.databases.refusals import Refusal
+from seaway.drivers import django as django_driver
+from seaway.drivers import sqlalchemy
 from seaway.errors import ConfigError
+from seaway.events import RawEvent
+from seaway.outbox import Outbox
 from seaway.outbox.table import Moment
 from seaway.stores import schema_script
 
@@ -67,6 +79,53 @@ def test_times_are_held_as_the_engine_holds_them(module: Any, counted: bool) -> 
     assert held == (timedelta(seconds=1) // timedelta(microseconds=1) if counted else at)
     assert moment.process_result_value(held, dialect) == at
     assert moment.process_bind_param(None, dialect) is None
+
+
+@contextmanager
+def over(errors: type[Exception]) -> Iterator[Connection]:
+    """SQLAlchemy on Lake, which is SQLite under another name, over a driver with such errors."""
+    with create_engine("sqlite://").begin() as connection:
+        driver: Any = ModuleType("laked")
+        driver.Error = errors
+        dialect = connection.dialect
+        was = dialect.name, dialect.dbapi
+        dialect.name, dialect.dbapi = LAKE.dialect, driver
+        yield connection
+        dialect.name, dialect.dbapi = was
+
+
+def test_an_engine_whose_errors_no_driver_tells_apart_is_refused_by_name() -> None:
+    words = r"dialect lake.* cannot tell apart: laked.*driver of Lake.*psycopg"
+    with over(LookupError) as connection, pytest.raises(ConfigError, match=words):
+        Outbox().add(connection, RawEvent("sea.event.case_created.v1", b"{}"))
+
+
+def test_and_taken_where_one_does() -> None:
+    def work(engine: Engine) -> Steps[Any]:
+        return (yield Query(f"SELECT '{engine.shown}', :here", {"here": 1}))
+
+    with over(sqlite3.Error) as connection:
+        assert sqlalchemy.run(connection, work) == [("Lake", 1)]
+
+
+@pytest.mark.parametrize(
+    ("code", "means"),
+    [
+        (sqlite3.SQLITE_BUSY, Refusal.AWAY),
+        (sqlite3.SQLITE_ERROR, Refusal.ENDED),
+        (sqlite3.SQLITE_CONSTRAINT, Refusal.OTHER),
+    ],
+)
+def test_frameworks_ask_the_driver_below_what_its_errors_mean(code: int, means: Refusal) -> None:
+    below = sqlite3.OperationalError("no")
+    below.sqlite_errorcode = code
+    above = OperationalError("SELECT 1", {}, below)
+    assert sqlalchemy.refusal(above) is means
+    assert type(sqlalchemy.translated(above, "here")) is type(drivers.translated(below, "here"))
+    django = DjangoOperationalError("no")
+    django.__cause__ = below
+    assert django_driver.refusal(django) is means
+    assert type(django_driver.translated(django, "here")) is type(drivers.translated(below, "here"))
 
 
 def test_hints_name_what_each_driver_has() -> None:

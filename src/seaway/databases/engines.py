@@ -40,6 +40,8 @@ class Engine(NamedTuple):
     """Whether an outbox can have several."""
     timed: bool
     """Whether tables hold aware times; else microseconds since 1970."""
+    sqlstates: bool = False
+    """Whether its errors are told by the SQLSTATEs of ``databases.sqlstates``, by any driver."""
     article: str = "a"
     """That of ``shown``."""
     place: str = "database"
@@ -81,6 +83,7 @@ POSTGRES = Engine(
     notifies=True,
     shards=True,
     timed=True,
+    sqlstates=True,
     extra="postgres",
 )
 SQLITE = Engine(

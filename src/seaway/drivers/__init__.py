@@ -15,9 +15,13 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from seaway.errors import SeawayError
+from seaway.databases.engines import Engine
+from seaway.errors import ConfigError, SeawayError
+
+if TYPE_CHECKING:
+    from seaway.drivers.seam import Errors
 
 _PART_OF = {"psycopg_pool": "psycopg"}
 
@@ -63,15 +67,37 @@ def entry(table: str, found: type) -> Any:
 
 def translated(error: BaseException, where: str) -> SeawayError | None:
     """The error of ours for a driver's, whichever driver's; ``None`` for any other."""
-    for base in type(error).__mro__:
-        if (driver := _of(base)) is not None:
-            return cast("SeawayError | None", driver.MEANS.translated(error, where))
-    return None
+    means = _means(type(error))
+    return None if means is None else means.translated(error, where)
+
+
+def means_below(found: type) -> Errors | None:
+    """What errors of that type mean, for a framework over their driver; ``None`` where SQLSTATEs
+    tell, or nobody does."""
+    means = _means(found)
+    return means if means is not None and means.for_frameworks else None
+
+
+def require_explained(engine: Engine, module: Any, through: str) -> None:
+    """``ConfigError`` where nobody knows what errors of the driver ``module`` mean, which is below
+    ``through``: they would be taken for others."""
+    if engine.sqlstates or means_below(getattr(module, "Error", object)) is not None:
+        return
+    raise ConfigError(
+        f"{through} is over a driver whose errors Seaway cannot tell apart: "
+        f"{getattr(module, '__name__', type(module).__name__)}",
+        hint=f"give it another driver of {engine.shown}: Seaway knows {', '.join(_DRIVERS)}",
+    )
 
 
 def name(found: type) -> str:
     """As tables of drivers name a type."""
     return f"{found.__module__}.{found.__qualname__}"
+
+
+def _means(found: type) -> Errors | None:
+    drivers = filter(None, map(_of, found.__mro__))
+    return next((cast("Errors", driver.MEANS) for driver in drivers), None)
 
 
 def _of(base: type) -> Any:

@@ -7,14 +7,15 @@ SQLite they run on the driver's connection below. Other databases are refused by
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import TypeVar
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 from django.db import DatabaseError, InterfaceError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from seaway import drivers
 from seaway.databases import sqlstates
-from seaway.databases.engines import POSTGRES, SQLITE
+from seaway.databases.engines import SQLITE, Engine, of_dialect
 from seaway.databases.queries import Query, Row, Work, by_name, carried_out, named
 from seaway.databases.refusals import Refusal
 from seaway.drivers import seam, sqlite_handles
@@ -23,14 +24,15 @@ from seaway.errors import SeawayError
 
 T = TypeVar("T")
 
-_VENDORS = ("postgresql", "sqlite")
-
 
 def refusal(error: BaseException) -> Refusal | None:
     """See ``seam.Errors``."""
     if not isinstance(error, DatabaseError | InterfaceError):
         return sqlite_handles.refusal(error)
-    code = sqlstates.code_of(error.__cause__)
+    cause = error.__cause__
+    if cause is not None and (means := drivers.means_below(type(cause))) is not None:
+        return means.refusal(cause)
+    code = sqlstates.code_of(cause)
     return sqlstates.refusal(code) if code else Refusal.AWAY
 
 
@@ -38,7 +40,10 @@ def translated(error: BaseException, where: str) -> SeawayError | None:
     """See ``seam.Errors``."""
     if not isinstance(error, DatabaseError | InterfaceError):
         return sqlite_handles.translated(error, where)
-    return sqlstates.translated(error.__cause__ or error, where, away=True)
+    cause = error.__cause__
+    if cause is not None and (means := drivers.means_below(type(cause))) is not None:
+        return means.translated(cause, where)
+    return sqlstates.translated(cause or error, where, away=True)
 
 
 MEANS = Errors(refusal, translated, "an inner block of atomic()")
@@ -47,7 +52,7 @@ MEANS = Errors(refusal, translated, "an inner block of atomic()")
 def require_transaction(handle: BaseDatabaseWrapper) -> None:
     """See ``seam.Writer``. ``atomic()`` opens one, and so does switching autocommit off."""
     vendor = getattr(handle, "vendor", None)
-    if vendor not in _VENDORS:
+    if vendor is None or _known(vendor, getattr(handle, "Database", None)) is None:
         raise seam.unsupported(f"Django's {vendor or 'handle without a database'}")
     if handle.needs_rollback:
         raise seam.aborted(MEANS.undoing)
@@ -60,10 +65,20 @@ def require_transaction(handle: BaseDatabaseWrapper) -> None:
         raise seam.closed("it was closed inside its transaction")
 
 
+@lru_cache(maxsize=32)
+def _known(vendor: str, driver: Any) -> Engine | None:
+    """The engine of a backend over a driver whose errors are known."""
+    engine = of_dialect(vendor)
+    if engine is not None:
+        drivers.require_explained(engine, driver, f"Django's {vendor}")
+    return engine
+
+
 def run(handle: BaseDatabaseWrapper, work: Work[T]) -> T:
-    """See ``seam.Writer``. On PostgreSQL one round trip a query."""
-    if handle.vendor != "sqlite":
-        return carried_out(work(POSTGRES), partial(_rows, handle))
+    """See ``seam.Writer``. But for SQLite one round trip a query."""
+    engine = _known(handle.vendor, getattr(handle, "Database", None))
+    if engine is not None and engine is not SQLITE:
+        return carried_out(work(engine), partial(_rows, handle))
     handle.validate_thread_sharing()
     below = handle.connection
     if sqlite_handles.must_begin(below):

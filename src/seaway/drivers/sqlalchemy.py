@@ -13,7 +13,6 @@ one writer.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -32,8 +31,9 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.orm import Session, scoped_session
 
-from seaway.databases import engines, sqlite_codes, sqlstates
-from seaway.databases.engines import POSTGRES, SQLITE, Engine, of_dialect
+from seaway import drivers
+from seaway.databases import engines, sqlstates
+from seaway.databases.engines import SQLITE, Engine, of_dialect
 from seaway.databases.queries import (
     RELEASE,
     SAVE,
@@ -74,24 +74,25 @@ def refusal(error: BaseException) -> Refusal | None:
         return Refusal.ABORTED
     if not isinstance(error, SQLAlchemyError):
         return None
+    below = _below(error)
+    if (means := drivers.means_below(type(below))) is not None:
+        return means.refusal(below)
     if _away(error):
         return Refusal.AWAY
-    below = _below(error)
-    if isinstance(below, sqlite3.Error):
-        return sqlite_codes.refusal(below)
     return sqlstates.refusal(sqlstates.code_of(below))
 
 
 def translated(error: BaseException, where: str) -> SeawayError | None:
-    """See ``seam.Errors``. What a dialect lets through as it is has a SQLSTATE at least, or is the
-    driver's own below the statements of a writer."""
+    """See ``seam.Errors``. The driver below tells; where there is none of Seaway's, a SQLSTATE."""
     if isinstance(error, UnboundExecutionError):
         return _unbound()
-    if isinstance(error, OSError) or _away(error):
+    if isinstance(error, OSError):
         return StoreUnavailable(f"{where}: {error}")
     below = _below(error)
-    if isinstance(below, sqlite3.Error):
-        return sqlite_codes.translated(below, where)
+    if (means := drivers.means_below(type(below))) is not None:
+        return means.translated(below, where)
+    if _away(error):
+        return StoreUnavailable(f"{where}: {error}")
     if isinstance(error, SQLAlchemyError) or sqlstates.code_of(error):
         return sqlstates.translated(below, where)
     return None
@@ -105,7 +106,7 @@ def _below(error: BaseException) -> BaseException:
 def _away(error: BaseException) -> bool:
     if isinstance(error, TimeoutError):
         return True  # The pool's.
-    if not isinstance(error, DBAPIError) or isinstance(error.orig, sqlite3.Error):
+    if not isinstance(error, DBAPIError):
         return False
     if error.connection_invalidated:
         return True
@@ -136,23 +137,32 @@ def _unscoped(handle: Any) -> Any:
 
 
 def run(handle: Handle, work: Work[T]) -> T:
-    """See ``seam.Writer``. On PostgreSQL one round trip a query."""
+    """See ``seam.Writer``. But for SQLite one round trip a query."""
     connection = _connection(handle)
-    match connection.dialect.name:
-        case "postgresql":
-            if getattr(connection.connection.dbapi_connection, "autocommit", False):
-                raise seam.autocommit()
-            return carried_out(work(POSTGRES), partial(_rows, connection))
-        case "sqlite":
-            below: Any = connection.connection.dbapi_connection
-            if isinstance(below, AdaptedConnection):
-                done: T = below.run_async(partial(_run_below, work))
-                return done
-            if sqlite_handles.must_begin(below):
-                below.execute("BEGIN")
-            return carried_out(work(SQLITE), partial(sqlite_handles.rows, below))
-        case other:
-            raise seam.unsupported(f"SQLAlchemy's dialect {other}")
+    dialect = connection.dialect
+    if (engine := _known(dialect.name, cast(Any, dialect.dbapi))) is None:
+        raise seam.unsupported(f"SQLAlchemy's dialect {dialect.name}")
+    below: Any = connection.connection.dbapi_connection
+    if engine is not SQLITE:
+        # With some drivers it is a method.
+        if getattr(below, "autocommit", False) is True:
+            raise seam.autocommit()
+        return carried_out(work(engine), partial(_rows, connection))
+    if isinstance(below, AdaptedConnection):
+        done: T = below.run_async(partial(_run_below, work))
+        return done
+    if sqlite_handles.must_begin(below):
+        below.execute("BEGIN")
+    return carried_out(work(SQLITE), partial(sqlite_handles.rows, below))
+
+
+@lru_cache(maxsize=32)
+def _known(dialect: str, driver: Any) -> Engine | None:
+    """The engine of a dialect over a driver whose errors are known."""
+    engine = of_dialect(dialect)
+    if engine is not None:
+        drivers.require_explained(engine, driver, f"SQLAlchemy's dialect {dialect}")
+    return engine
 
 
 async def run_async(handle: AsyncHandle, work: Work[T]) -> T:
@@ -318,12 +328,12 @@ def over_engine(engine: AsyncEngine) -> AlchemySessions:
 
 def _engine_of(session: AsyncSession) -> Engine:
     try:
-        dialect = session.get_bind().dialect.name
+        dialect = session.get_bind().dialect
     except UnboundExecutionError as error:
         raise _unbound() from error
-    if (engine := of_dialect(dialect)) is None:
+    if (engine := _known(dialect.name, cast(Any, dialect.dbapi))) is None:
         raise ConfigError(
-            f"the inbox cannot work through SQLAlchemy's dialect {dialect}",
+            f"the inbox cannot work through SQLAlchemy's dialect {dialect.name}",
             hint=f"it takes {engines.SHOWN}",
         )
     return engine

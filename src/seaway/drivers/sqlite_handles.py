@@ -74,7 +74,7 @@ def translated(error: BaseException, where: str) -> SeawayError | None:
     return sqlite_codes.translated(error, where) if isinstance(error, sqlite3.Error) else None
 
 
-MEANS = Errors(refusal, translated, "SAVEPOINT and ROLLBACK TO")
+MEANS = Errors(refusal, translated, "SAVEPOINT and ROLLBACK TO", for_frameworks=True)
 
 
 def outside() -> OutsideTransaction:
