@@ -79,4 +79,4 @@ def test_or_names_and_what_sqlite_can_hold() -> None:
 def test_an_engine_is_known_by_its_url_and_by_its_dialect() -> None:
     assert of_scheme("postgresql+psycopg") is of_scheme("postgres") is POSTGRES
     assert of_dialect("sqlite") is of_scheme("sqlite") is SQLITE
-    assert of_scheme("mysql") is of_dialect("mysql") is None
+    assert of_scheme("unheard") is of_dialect("unheard") is None
