@@ -5,9 +5,9 @@
     stores ─┘
 
 Owns: which transaction a handle is in, how a statement runs on it, what the driver's errors mean,
-and sessions for the inbox (``seam`` says what a module gives). Must not know any table, nor one
-driver another. A module is found by the name of the package that a handle's type comes from, and is
-imported when such a handle first comes: an application pays only for the driver that it has.
+and sessions for the inbox (``protocols`` says what a module gives). Must not know any table, nor
+one driver another. A module is found by the name of the package that a handle's type comes from,
+and is imported when such a handle first comes: an application pays only for the driver that it has.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from seaway.databases.engines import Engine
 from seaway.errors import ConfigError, SeawayError
 
 if TYPE_CHECKING:
-    from seaway.drivers.seam import Errors
+    from seaway.drivers.protocols import Errors
 
 _PART_OF = {"psycopg_pool": "psycopg"}
 
@@ -55,7 +55,7 @@ KEPT_TAKEN = " or ".join(each.kept for each in _TAKEN if each.kept)
 """What a function given as ``tx=`` may give."""
 
 
-def entry(table: str, found: type) -> Any:
+def driver_entry(table: str, found: type) -> Any:
     """What ``table`` (``HANDLES``, ``SOURCES``, ``KEPT``) of a driver has for ``found`` or its
     nearest base class that is there; ``None``: no driver has anything."""
     for base in found.__mro__:

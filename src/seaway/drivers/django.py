@@ -18,15 +18,15 @@ from seaway.databases import sqlstates
 from seaway.databases.engines import SQLITE, Engine, of_dialect
 from seaway.databases.queries import Query, Row, Work, by_name, carried_out, named
 from seaway.databases.refusals import Refusal
-from seaway.drivers import seam, sqlite_handles
-from seaway.drivers.seam import Errors, Handles, Writer
+from seaway.drivers import protocols, sqlite_handles
+from seaway.drivers.protocols import Errors, Handles, Writer
 from seaway.errors import SeawayError
 
 T = TypeVar("T")
 
 
 def refusal(error: BaseException) -> Refusal | None:
-    """See ``seam.Errors``."""
+    """See ``protocols.Errors``."""
     if not isinstance(error, DatabaseError | InterfaceError):
         return sqlite_handles.refusal(error)
     cause = error.__cause__
@@ -37,7 +37,7 @@ def refusal(error: BaseException) -> Refusal | None:
 
 
 def translated(error: BaseException, where: str) -> SeawayError | None:
-    """See ``seam.Errors``."""
+    """See ``protocols.Errors``."""
     if not isinstance(error, DatabaseError | InterfaceError):
         return sqlite_handles.translated(error, where)
     cause = error.__cause__
@@ -50,19 +50,19 @@ MEANS = Errors(refusal, translated, "an inner block of atomic()")
 
 
 def require_transaction(handle: BaseDatabaseWrapper) -> None:
-    """See ``seam.Writer``. ``atomic()`` opens one, and so does switching autocommit off."""
+    """See ``protocols.Writer``. ``atomic()`` opens one, and so does switching autocommit off."""
     vendor = getattr(handle, "vendor", None)
     if vendor is None or _known(vendor, getattr(handle, "Database", None)) is None:
-        raise seam.unsupported(f"Django's {vendor or 'handle without a database'}")
+        raise protocols.unsupported(f"Django's {vendor or 'handle without a database'}")
     if handle.needs_rollback:
-        raise seam.aborted(MEANS.undoing)
+        raise protocols.aborted(MEANS.undoing)
     if not handle.in_atomic_block and (handle.connection is None or handle.autocommit):
-        raise seam.outside(
+        raise protocols.outside(
             what="this connection is not inside atomic()",
             hint="make your change and add the event inside transaction.atomic()",
         )
     if handle.closed_in_transaction:
-        raise seam.closed("it was closed inside its transaction")
+        raise protocols.closed("it was closed inside its transaction")
 
 
 @lru_cache(maxsize=32)
@@ -75,7 +75,7 @@ def _known(vendor: str, driver: Any) -> Engine | None:
 
 
 def run(handle: BaseDatabaseWrapper, work: Work[T]) -> T:
-    """See ``seam.Writer``. But for SQLite one round trip a query."""
+    """See ``protocols.Writer``. But for SQLite one round trip a query."""
     engine = _known(handle.vendor, getattr(handle, "Database", None))
     if engine is not None and engine is not SQLITE:
         return carried_out(work(engine), partial(_rows, handle))

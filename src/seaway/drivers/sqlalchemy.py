@@ -48,8 +48,8 @@ from seaway.databases.queries import (
 )
 from seaway.databases.refusals import Refusal
 from seaway.databases.tasks import Turns, to_its_end
-from seaway.drivers import seam, sqlite_handles
-from seaway.drivers.seam import SHOWN, Errors, Handles, Sources, Writer
+from seaway.drivers import protocols, sqlite_handles
+from seaway.drivers.protocols import SHOWN, Errors, Handles, Sources, Writer
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 
 if TYPE_CHECKING:  # Without greenlet it cannot be imported, and nobody comes with any of these.
@@ -69,7 +69,7 @@ AsyncHandle: TypeAlias = "AsyncSession | async_scoped_session[AsyncSession] | As
 
 
 def refusal(error: BaseException) -> Refusal | None:
-    """See ``seam.Errors``."""
+    """See ``protocols.Errors``."""
     if isinstance(error, PendingRollbackError):
         return Refusal.ABORTED
     if not isinstance(error, SQLAlchemyError):
@@ -83,7 +83,7 @@ def refusal(error: BaseException) -> Refusal | None:
 
 
 def translated(error: BaseException, where: str) -> SeawayError | None:
-    """See ``seam.Errors``. The driver below tells; where there is none of Seaway's, a SQLSTATE."""
+    """See ``protocols.Errors``. The driver below tells; where Seaway has none, a SQLSTATE."""
     if isinstance(error, UnboundExecutionError):
         return _unbound()
     if isinstance(error, OSError):
@@ -120,12 +120,12 @@ MEANS = Errors(refusal, translated, "a block of begin_nested()")
 
 
 def require_transaction(handle: Handle | AsyncHandle) -> None:
-    """See ``seam.Writer``. A session's transaction is open as soon as it has begun to be used."""
+    """See ``protocols.Writer``. A session's transaction is open as soon as it is used."""
     found = _unscoped(handle)
     if getattr(found, "closed", False):  # A connection; a closed session begins anew.
-        raise seam.closed("it is closed")
+        raise protocols.closed("it is closed")
     if not found.in_transaction():
-        raise seam.outside()
+        raise protocols.outside()
 
 
 def _unscoped(handle: Any) -> Any:
@@ -137,16 +137,16 @@ def _unscoped(handle: Any) -> Any:
 
 
 def run(handle: Handle, work: Work[T]) -> T:
-    """See ``seam.Writer``. But for SQLite one round trip a query."""
+    """See ``protocols.Writer``. But for SQLite one round trip a query."""
     connection = _connection(handle)
     dialect = connection.dialect
     if (engine := _known(dialect.name, cast(Any, dialect.dbapi))) is None:
-        raise seam.unsupported(f"SQLAlchemy's dialect {dialect.name}")
+        raise protocols.unsupported(f"SQLAlchemy's dialect {dialect.name}")
     below: Any = connection.connection.dbapi_connection
     if engine is not SQLITE:
         # With some drivers it is a method.
         if getattr(below, "autocommit", False) is True:
-            raise seam.autocommit()
+            raise protocols.autocommit()
         return carried_out(work(engine), partial(_rows, connection))
     if isinstance(below, AdaptedConnection):
         done: T = below.run_async(partial(_run_below, work))
@@ -199,9 +199,9 @@ def _usable() -> Iterator[None]:
     except UnboundExecutionError:
         raise
     except PendingRollbackError as error:
-        raise seam.aborted(MEANS.undoing) from error
+        raise protocols.aborted(MEANS.undoing) from error
     except InvalidRequestError as error:
-        raise seam.closed(error) from error
+        raise protocols.closed(error) from error
 
 
 async def _run_below(work: Work[T], db: Any) -> T:
@@ -226,7 +226,7 @@ def _text(statement: str) -> TextClause:
 
 
 class AlchemySession:
-    """See ``seam.Session``."""
+    """See ``protocols.Session``."""
 
     def __init__(self, handle: AsyncSession, engine: Engine) -> None:
         self.handle = handle
@@ -263,7 +263,7 @@ class AlchemySession:
         return (await self._execute(query)).all()
 
     async def commit(self) -> None:
-        """See ``seam.Session``. Savepoints that the body left open are released."""
+        """See ``protocols.Session``. Savepoints that the body left open are released."""
         await to_its_end(self._commit())
 
     async def _commit(self) -> None:
@@ -293,7 +293,7 @@ class AlchemySession:
 
 
 class AlchemySessions:
-    """See ``seam.Sessions``. Of sessions that ``make`` makes."""
+    """See ``protocols.Sessions``. Of sessions that ``make`` makes."""
 
     errors, shown = MEANS, SHOWN
 

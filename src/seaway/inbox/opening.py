@@ -47,7 +47,7 @@ def inbox_for(
     """
     if schema is not None:
         check_schema(schema)
-    sessions_of = drivers.entry("SOURCES", type(tx))
+    sessions_of = drivers.driver_entry("SOURCES", type(tx))
     if sessions_of is not None:
         return Inbox(sessions_of(tx), schema, committed)
     if isinstance(tx, str | Path) and "://" not in str(tx):

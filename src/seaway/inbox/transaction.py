@@ -20,7 +20,7 @@ from seaway.databases import times
 from seaway.databases.engines import Engine
 from seaway.databases.queries import Row, Statements
 from seaway.databases.refusals import Refusal, causes, session_lost
-from seaway.drivers.seam import (
+from seaway.drivers.protocols import (
     Session,
     Sessions,
     ended_by_body,
