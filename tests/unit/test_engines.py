@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from sqlalchemy import BigInteger, Connection, DateTime, create_engine
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from seaway import drivers
 from seaway.config import settings_from_mapping
@@ -26,6 +27,7 @@ from seaway.drivers import django as django_driver
 from seaway.drivers import sqlalchemy
 from seaway.errors import ConfigError
 from seaway.events import RawEvent
+from seaway.inbox.opening import inbox_for
 from seaway.outbox import Outbox
 from seaway.outbox.table import Moment
 from seaway.stores import schema_script
@@ -98,6 +100,21 @@ def test_an_engine_whose_errors_no_driver_tells_apart_is_refused_by_name() -> No
     words = r"dialect lake.* cannot tell apart: laked.*driver of Lake.*psycopg"
     with over(LookupError) as connection, pytest.raises(ConfigError, match=words):
         Outbox().add(connection, RawEvent("sea.event.case_created.v1", b"{}"))
+
+
+async def test_an_inbox_refuses_it_too() -> None:
+    lake, driver = create_async_engine("sqlite+aiosqlite://"), ModuleType("laked")
+    dialect: Any = lake.dialect
+    dialect.name, dialect.dbapi = LAKE.dialect, driver
+    with pytest.raises(ConfigError, match=r"dialect lake.* cannot tell apart: laked"):
+        async with inbox_for(lake).transaction():
+            pass
+
+
+def test_and_so_does_django() -> None:
+    handle: Any = SimpleNamespace(vendor=LAKE.dialect, Database=ModuleType("laked"))
+    with pytest.raises(ConfigError, match=r"Django's lake.* cannot tell apart: laked"):
+        django_driver.require_transaction(handle)
 
 
 def test_and_taken_where_one_does() -> None:
