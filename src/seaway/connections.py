@@ -49,14 +49,14 @@ class Connected:
         """The connection; ``ConfigError`` outside ``async with``, and in a fork of its process."""
         if self._broker is None or self._opened is None:
             raise ConfigError("the application is not connected", hint="use: async with app: ...")
-        self._opened.check()
+        self._opened.refuse_in_fork()
         return self._broker
 
     async def open_store(self) -> Store:
         """The database, opened on first use and verified; ``SchemaMismatch`` names the mending."""
         if self._stack is None or self._opened is None:
             raise ConfigError("the application is not connected", hint="use: async with app: ...")
-        self._opened.check()
+        self._opened.refuse_in_fork()
         if self._store is None:
             store = await self._reach_store()
             self._stack.push_async_callback(store.close)

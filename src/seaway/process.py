@@ -25,13 +25,13 @@ def running_time() -> float:
 
 
 class Gap:
-    """How long it is since somebody looked last; ``too_long`` is a look."""
+    """How long it is since somebody looked last; ``check_and_restart`` is a look."""
 
     def __init__(self, limit: timedelta) -> None:
         self._limit = limit.total_seconds()
         self._looked = running_time()
 
-    def too_long(self) -> bool:
+    def check_and_restart(self) -> bool:
         """Whether more than the limit has passed since the look before this one."""
         before, self._looked = self._looked, running_time()
         return self._looked - before > self._limit
@@ -49,7 +49,7 @@ class Opened:
         """Whether that was another process, of which this one is a fork."""
         return os.getpid() != self._pid
 
-    def check(self) -> None:
+    def refuse_in_fork(self) -> None:
         """``ConfigError`` where it was opened elsewhere."""
         if self.elsewhere:
             raise ConfigError(

@@ -12,7 +12,16 @@ from seaway.databases.engines import ENGINES, POSTGRES, SQLITE, Engine, of_diale
 from seaway.databases.queries import Statements
 from seaway.stores.schema import migrations
 
-OPTIONAL = {"keep_given_up", "unparked", "sent_of_event", "sent_of_correlation", "lock_upgrade"}
+OPTIONAL = {
+    "claim_many",
+    "keep_given_up",
+    "lock_upgrade",
+    "sent_of_correlation",
+    "sent_of_event",
+    "to_discard",
+    "tried",
+    "unparked",
+}
 """What a store asks for where it is there."""
 ASKING = (
     re.compile(r'_read\(\s*"(\w+)"'),
@@ -70,4 +79,4 @@ def test_or_names_and_what_sqlite_can_hold() -> None:
 def test_an_engine_is_known_by_its_url_and_by_its_dialect() -> None:
     assert of_scheme("postgresql+psycopg") is of_scheme("postgres") is POSTGRES
     assert of_dialect("sqlite") is of_scheme("sqlite") is SQLITE
-    assert of_scheme("mysql") is of_dialect("mysql") is None
+    assert of_scheme("unheard") is of_dialect("unheard") is None

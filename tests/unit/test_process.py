@@ -18,4 +18,4 @@ def test_a_gap_is_what_passed_since_the_last_look(monkeypatch: pytest.MonkeyPatc
     moments = iter([0.0, 4.0, 8.0, 13.1, 14.0])
     monkeypatch.setattr("seaway.process.running_time", lambda: next(moments))
     gap = Gap(timedelta(seconds=5))
-    assert [gap.too_long() for _ in range(4)] == [False, False, True, False]
+    assert [gap.check_and_restart() for _ in range(4)] == [False, False, True, False]

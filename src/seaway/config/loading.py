@@ -29,6 +29,7 @@ from seaway.config.models import (
 )
 from seaway.config.sources import Document, Location, read_document
 from seaway.config.values import format_duration
+from seaway.databases.engines import SHARDED, of_scheme
 from seaway.errors import ConfigError, InvalidName
 from seaway.words import nearest
 
@@ -267,22 +268,23 @@ def _consumer_problems(
 
 
 def _database_problems(file: Settings) -> Iterator[Problem]:
-    """What a database in a file of its own does not have."""
-    if not file.database.startswith("sqlite:"):
+    """What is asked of the database's engine that it does not have."""
+    engine = of_scheme(file.database.partition(":")[0])
+    if engine is None:  # Said where it is opened.
         return
-    if file.database_schema is not None:
-        yield ("database_schema",), "an SQLite file has no schemas", "leave database_schema out"
-    if file.outbox.notify:
+    if file.database_schema is not None and not engine.schemas:
+        yield ("database_schema",), engine.without_schemas, "leave database_schema out"
+    if file.outbox.notify and not engine.notifies:
         yield (
             ("outbox", "notify"),
-            "an SQLite database cannot notify its relay",
+            f"{engine.one} database cannot notify its relay",
             "leave it out: a relay there sees commits within outbox.poll",
         )
-    if (file.outbox.shards or 1) > 1:
+    if (file.outbox.shards or 1) > 1 and not engine.shards:
         yield (
             ("outbox", "shards"),
-            "an SQLite outbox has one shard, not several",
-            "leave it out, or use PostgreSQL",
+            f"{engine.one} outbox has one shard, not several",
+            f"leave it out, or use {SHARDED}",
         )
 
 

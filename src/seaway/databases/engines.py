@@ -34,12 +34,34 @@ class Engine(NamedTuple):
     """Whether tables may be in a schema."""
     scripts: bool
     """Whether several statements may be run as one text."""
+    notifies: bool
+    """Whether writers can wake the relay."""
+    shards: bool
+    """Whether an outbox can have several."""
+    timed: bool
+    """Whether tables hold aware times; else microseconds since 1970."""
+    sqlstates: bool = False
+    """Whether its errors are told by the SQLSTATEs of ``databases.sqlstates``, by any driver."""
+    article: str = "a"
+    """That of ``shown``."""
+    place: str = "database"
+    """What an application has one of: a database, a file."""
     value: Callable[[Any], Any] | None = None
     """Turns a value into a parameter as the engine takes it; ``None``: as it is."""
     extra: str | None = None
     """The extra of the package that brings the store's driver."""
     binary: bool = False
     """Whether the driver sends arrays in binary."""
+
+    @property
+    def one(self) -> str:
+        """``shown`` with its article, to begin what people are told."""
+        return f"{self.article} {self.shown}"
+
+    @property
+    def without_schemas(self) -> str:
+        """What is said where a schema is named and there are none."""
+        return f"{self.one} {self.place} has no schemas"
 
 
 def _lite(value: Any) -> Any:
@@ -58,6 +80,10 @@ POSTGRES = Engine(
     numbered=True,
     schemas=True,
     scripts=True,
+    notifies=True,
+    shards=True,
+    timed=True,
+    sqlstates=True,
     extra="postgres",
 )
 SQLITE = Engine(
@@ -69,11 +95,17 @@ SQLITE = Engine(
     numbered=False,
     schemas=False,
     scripts=False,
+    notifies=False,
+    shards=False,
+    timed=False,
+    article="an",
+    place="file",
     value=_lite,
 )
 
 ENGINES = (POSTGRES, SQLITE)
 SHOWN = " and ".join(engine.shown for engine in ENGINES)
+SHARDED = " or ".join(engine.shown for engine in ENGINES if engine.shards)
 
 
 def of_dialect(dialect: str) -> Engine | None:

@@ -96,6 +96,9 @@ class Statements(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         return self._texts[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._texts
+
     def __iter__(self) -> Any:
         return iter(self._texts)
 

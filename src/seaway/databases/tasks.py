@@ -119,7 +119,7 @@ class Turns:
 
     async def take(self) -> None:
         """Wait for it; ``ConfigError`` where this task has it already, or in a fork."""
-        self._opened.check()  # A turn that the parent had is held in the child for ever.
+        self._opened.refuse_in_fork()  # A turn that the parent had is held in the child for ever.
         task = asyncio.current_task()
         if self._holder is not None and self._holder is task:
             # Waiting for itself, it would wait for ever.

@@ -19,8 +19,8 @@ import aiosqlite
 from seaway.databases.engines import SQLITE
 from seaway.databases.queries import RELEASE, SAVE, UNDO, Query, Row, Work, awaited
 from seaway.databases.tasks import Turns, to_its_end
-from seaway.drivers import seam
-from seaway.drivers.seam import SHOWN, Handles, Kept, Source, Writer, translating
+from seaway.drivers import protocols
+from seaway.drivers.protocols import SHOWN, Handles, Kept, Source, Writer, translating
 from seaway.drivers.sqlite_handles import MEANS, awaited_rows, outside
 
 T = TypeVar("T")
@@ -38,9 +38,9 @@ def _lost(handle: aiosqlite.Connection) -> BaseException | None:
 
 
 def require_transaction(handle: aiosqlite.Connection) -> None:
-    """See ``seam.Writer``."""
+    """See ``protocols.Writer``."""
     if (error := _lost(handle)) is not None:
-        raise seam.closed(error) from error
+        raise protocols.closed(error) from error
     if not handle.in_transaction:
         raise outside()
 
@@ -49,7 +49,7 @@ def require_transaction(handle: aiosqlite.Connection) -> None:
 
 
 async def run(handle: aiosqlite.Connection, work: Work[T]) -> T:
-    """See ``seam.Writer``."""
+    """See ``protocols.Writer``."""
     return await awaited(work(SQLITE), partial(_rows, handle))
 
 
@@ -58,14 +58,14 @@ async def _rows(handle: aiosqlite.Connection, query: Query) -> Sequence[Row]:
         return await awaited_rows(handle, query)
     except (ValueError, sqlite3.ProgrammingError) as error:
         # aiosqlite's word for a connection that was closed in the meantime.
-        raise seam.closed(error) from error
+        raise protocols.closed(error) from error
 
 
 # ------------------------------------------------------------------- sessions
 
 
 class AiosqliteSession:
-    """See ``seam.Session``."""
+    """See ``protocols.Session``."""
 
     engine = SQLITE
 
@@ -77,7 +77,7 @@ class AiosqliteSession:
         return _lost(self.handle) is not None
 
     async def begin(self) -> None:
-        """See ``seam.Session``. At once for writing: a reader could not become a writer later."""
+        """See ``protocols.Session``. At once for writing: a reader could not become one later."""
         if not self.handle.in_transaction:
             await self._run("BEGIN IMMEDIATE")
         await self._run(SAVE)
@@ -105,7 +105,7 @@ class AiosqliteSession:
 
 
 class AiosqliteSessions:
-    """See ``seam.Sessions``."""
+    """See ``protocols.Sessions``."""
 
     errors, shown = MEANS, SHOWN
 

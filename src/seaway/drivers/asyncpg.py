@@ -21,8 +21,8 @@ from seaway.databases.engines import POSTGRES
 from seaway.databases.queries import Query, Row, Work, awaited
 from seaway.databases.refusals import Refusal
 from seaway.databases.tasks import to_its_end
-from seaway.drivers import seam
-from seaway.drivers.seam import SHOWN, Errors, Handles, Sources, Writer
+from seaway.drivers import protocols
+from seaway.drivers.protocols import SHOWN, Errors, Handles, Sources, Writer
 from seaway.errors import ConfigError, SeawayError
 
 T = TypeVar("T")
@@ -41,14 +41,14 @@ ERRORS = (asyncpg.PostgresError, *LOST)
 
 
 def refusal(error: BaseException) -> Refusal | None:
-    """See ``seam.Errors``."""
+    """See ``protocols.Errors``."""
     if isinstance(error, asyncpg.PostgresError):
         return sqlstates.refusal(sqlstates.code_of(error))
     return Refusal.OTHER if isinstance(error, asyncpg.InterfaceError) else None
 
 
 def translated(error: BaseException, where: str) -> SeawayError | None:
-    """See ``seam.Errors``."""
+    """See ``protocols.Errors``."""
     if not isinstance(error, ERRORS):
         return None
     if isinstance(error, asyncpg.ClientConfigurationError):
@@ -62,9 +62,9 @@ def translated(error: BaseException, where: str) -> SeawayError | None:
 MEANS = Errors(refusal, translated, "a block of connection.transaction()")
 
 
-def translating(where: str) -> seam.translating:
+def translating(where: str) -> protocols.translating:
     """Turns the driver's errors of our own statements into Seaway's."""
-    return seam.translating(MEANS, where)
+    return protocols.translating(MEANS, where)
 
 
 # ------------------------------------------------------------------- which transaction it is in
@@ -106,23 +106,23 @@ async def release(pool: asyncpg.Pool[asyncpg.Record], handle: Pooled) -> None:
 
 
 def require_transaction(handle: Handle) -> None:
-    """See ``seam.Writer``."""
+    """See ``protocols.Writer``."""
     try:
         is_open = not handle.is_closed()
         within = is_open and handle.is_in_transaction()
     except asyncpg.InterfaceError as error:
-        raise seam.closed(error) from error
+        raise protocols.closed(error) from error
     if not is_open:
-        raise seam.closed("it is closed")
+        raise protocols.closed("it is closed")
     if not within:
-        raise seam.outside()
+        raise protocols.outside()
 
 
 # ------------------------------------------------------------------- statements
 
 
 async def run(handle: Handle, work: Work[T]) -> T:
-    """See ``seam.Writer``. One round trip a query."""
+    """See ``protocols.Writer``. One round trip a query."""
     return await awaited(work(ENGINE), partial(_rows, handle))
 
 
@@ -143,7 +143,7 @@ class _Ended(asyncpg.NoActiveSQLTransactionError):
 
 
 class AsyncpgSession:
-    """See ``seam.Session``."""
+    """See ``protocols.Session``."""
 
     engine = ENGINE
 
@@ -183,7 +183,7 @@ class AsyncpgSession:
 
 
 class AsyncpgSessions:
-    """See ``seam.Sessions``. Of a pool of the user's."""
+    """See ``protocols.Sessions``. Of a pool of the user's."""
 
     errors, shown = MEANS, SHOWN
 

@@ -7,63 +7,78 @@ SQLite they run on the driver's connection below. Other databases are refused by
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import TypeVar
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 from django.db import DatabaseError, InterfaceError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from seaway import drivers
 from seaway.databases import sqlstates
-from seaway.databases.engines import POSTGRES, SQLITE
+from seaway.databases.engines import SQLITE, Engine, of_dialect
 from seaway.databases.queries import Query, Row, Work, by_name, carried_out, named
 from seaway.databases.refusals import Refusal
-from seaway.drivers import seam, sqlite_handles
-from seaway.drivers.seam import Errors, Handles, Writer
+from seaway.drivers import protocols, sqlite_handles
+from seaway.drivers.protocols import Errors, Handles, Writer
 from seaway.errors import SeawayError
 
 T = TypeVar("T")
 
-_VENDORS = ("postgresql", "sqlite")
-
 
 def refusal(error: BaseException) -> Refusal | None:
-    """See ``seam.Errors``."""
+    """See ``protocols.Errors``."""
     if not isinstance(error, DatabaseError | InterfaceError):
         return sqlite_handles.refusal(error)
-    code = sqlstates.code_of(error.__cause__)
+    cause = error.__cause__
+    if cause is not None and (means := drivers.means_below(type(cause))) is not None:
+        return means.refusal(cause)
+    code = sqlstates.code_of(cause)
     return sqlstates.refusal(code) if code else Refusal.AWAY
 
 
 def translated(error: BaseException, where: str) -> SeawayError | None:
-    """See ``seam.Errors``."""
+    """See ``protocols.Errors``."""
     if not isinstance(error, DatabaseError | InterfaceError):
         return sqlite_handles.translated(error, where)
-    return sqlstates.translated(error.__cause__ or error, where, away=True)
+    cause = error.__cause__
+    if cause is not None and (means := drivers.means_below(type(cause))) is not None:
+        return means.translated(cause, where)
+    return sqlstates.translated(cause or error, where, away=True)
 
 
 MEANS = Errors(refusal, translated, "an inner block of atomic()")
 
 
 def require_transaction(handle: BaseDatabaseWrapper) -> None:
-    """See ``seam.Writer``. ``atomic()`` opens one, and so does switching autocommit off."""
+    """See ``protocols.Writer``. ``atomic()`` opens one, and so does switching autocommit off."""
     vendor = getattr(handle, "vendor", None)
-    if vendor not in _VENDORS:
-        raise seam.unsupported(f"Django's {vendor or 'handle without a database'}")
+    if vendor is None or _known(vendor, getattr(handle, "Database", None)) is None:
+        raise protocols.unsupported(f"Django's {vendor or 'handle without a database'}")
     if handle.needs_rollback:
-        raise seam.aborted(MEANS.undoing)
+        raise protocols.aborted(MEANS.undoing)
     if not handle.in_atomic_block and (handle.connection is None or handle.autocommit):
-        raise seam.outside(
+        raise protocols.outside(
             what="this connection is not inside atomic()",
             hint="make your change and add the event inside transaction.atomic()",
         )
     if handle.closed_in_transaction:
-        raise seam.closed("it was closed inside its transaction")
+        raise protocols.closed("it was closed inside its transaction")
+
+
+@lru_cache(maxsize=32)
+def _known(vendor: str, driver: Any) -> Engine | None:
+    """The engine of a backend over a driver whose errors are known."""
+    engine = of_dialect(vendor)
+    if engine is not None:
+        drivers.require_explained(engine, driver, f"Django's {vendor}")
+    return engine
 
 
 def run(handle: BaseDatabaseWrapper, work: Work[T]) -> T:
-    """See ``seam.Writer``. On PostgreSQL one round trip a query."""
-    if handle.vendor != "sqlite":
-        return carried_out(work(POSTGRES), partial(_rows, handle))
+    """See ``protocols.Writer``. But for SQLite one round trip a query."""
+    engine = _known(handle.vendor, getattr(handle, "Database", None))
+    if engine is not None and engine is not SQLITE:
+        return carried_out(work(engine), partial(_rows, handle))
     handle.validate_thread_sharing()
     below = handle.connection
     if sqlite_handles.must_begin(below):

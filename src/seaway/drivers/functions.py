@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from seaway import drivers
 from seaway.databases.tasks import to_its_end
-from seaway.drivers.seam import SHOWN, Errors, Session, Sessions
+from seaway.drivers.protocols import SHOWN, Errors, Session, Sessions
 from seaway.errors import ConfigError
 
 
@@ -76,7 +76,7 @@ class Connections(Generic[C]):
 
 
 class FunctionSessions:
-    """See ``seam.Sessions``. ``connect`` gives a connection, or an awaitable of one."""
+    """See ``protocols.Sessions``. ``connect`` gives a connection, or an awaitable of one."""
 
     shown = SHOWN
 
@@ -87,7 +87,7 @@ class FunctionSessions:
 
     @property
     def errors(self) -> Errors:
-        """See ``seam.Sessions``; once a session was taken."""
+        """See ``protocols.Sessions``; once a session was taken."""
         assert self._sessions is not None
         return self._sessions.errors
 
@@ -115,11 +115,11 @@ class FunctionSessions:
             if (found := drivers.translated(error, SHOWN)) is None:
                 raise
             raise found from error
-        sessions_over = drivers.entry("KEPT", type(first))
+        sessions_over = drivers.driver_entry("KEPT", type(first))
         if sessions_over is None:
             raise ConfigError(
                 f"the function given as tx= gives a {drivers.name(type(first))}",
-                hint="it has to give a psycopg AsyncConnection or an aiosqlite Connection",
+                hint=f"it has to give {drivers.KEPT_TAKEN}",
             )
         await self._connections.give_back(first)
         # Another task may have come first, and has its turn with what that one made.

@@ -24,8 +24,17 @@ from seaway.databases.engines import POSTGRES
 from seaway.databases.queries import RELEASE, SAVE, UNDO, Query, Row, Work, awaited, carried_out
 from seaway.databases.refusals import Refusal
 from seaway.databases.tasks import to_its_end
-from seaway.drivers import seam
-from seaway.drivers.seam import SHOWN, Errors, Handles, Kept, Source, Sources, Writer, translating
+from seaway.drivers import protocols
+from seaway.drivers.protocols import (
+    SHOWN,
+    Errors,
+    Handles,
+    Kept,
+    Source,
+    Sources,
+    Writer,
+    translating,
+)
 from seaway.errors import ConfigError, SeawayError
 
 if TYPE_CHECKING:
@@ -42,14 +51,14 @@ AsyncHandle: TypeAlias = "AsyncConnection | psycopg.AsyncCursor[Any]"
 
 
 def refusal(error: BaseException) -> Refusal | None:
-    """See ``seam.Errors``."""
+    """See ``protocols.Errors``."""
     if not isinstance(error, psycopg.Error):
         return None
     return Refusal.AWAY if _away(error) else sqlstates.refusal(sqlstates.code_of(error))
 
 
 def translated(error: BaseException, where: str) -> SeawayError | None:
-    """See ``seam.Errors``."""
+    """See ``protocols.Errors``."""
     if not isinstance(error, psycopg.Error):
         return None
     return sqlstates.translated(error, where, away=_away(error))
@@ -66,13 +75,13 @@ MEANS = Errors(refusal, translated, "a block of connection.transaction()")
 
 
 def require_transaction(handle: Handle | AsyncHandle) -> None:
-    """See ``seam.Writer``.
+    """See ``protocols.Writer``.
 
     While a statement runs nothing can be said; ``_settled`` decides when it has ended.
     """
     connection: Connection | AsyncConnection = _connection(handle)
     if connection.closed:
-        raise seam.closed("it is closed")
+        raise protocols.closed("it is closed")
     status = connection.info.transaction_status
     if status != TransactionStatus.ACTIVE and not _in_pipeline(connection):
         _settled(connection)
@@ -83,11 +92,11 @@ def _settled(connection: Connection | AsyncConnection) -> None:
     task's or thread's statements can be about to begin or end one."""
     match connection.info.transaction_status:
         case TransactionStatus.IDLE:
-            raise seam.outside()
+            raise protocols.outside()
         case TransactionStatus.INERROR:
-            raise seam.aborted(MEANS.undoing)
+            raise protocols.aborted(MEANS.undoing)
         case TransactionStatus.ACTIVE:
-            raise seam.closed("another statement is running on it")
+            raise protocols.closed("another statement is running on it")
         case _:
             pass
 
@@ -105,7 +114,7 @@ def _in_pipeline(connection: Connection | AsyncConnection) -> bool:
 
 
 def run(handle: Handle, work: Work[T]) -> T:
-    """See ``seam.Writer``. One round trip a query."""
+    """See ``protocols.Writer``. One round trip a query."""
     connection: Connection = _connection(handle)
     with connection.pipeline() if _in_pipeline(connection) else nullcontext():
         with connection.lock:
@@ -142,7 +151,7 @@ def _cursor(connection: AsyncConnection) -> psycopg.AsyncRawCursor[tuple[Any, ..
 
 
 class PsycopgSession:
-    """See ``seam.Session``."""
+    """See ``protocols.Session``."""
 
     engine = POSTGRES
 
@@ -177,7 +186,7 @@ class PsycopgSession:
 
 
 class PsycopgSessions:
-    """See ``seam.Sessions``."""
+    """See ``protocols.Sessions``."""
 
     errors, shown = MEANS, SHOWN
 
@@ -208,7 +217,7 @@ class PsycopgSessions:
 
 
 class _Pooled:
-    """See ``seam.Source``. Of a pool of the user's, which stays the user's."""
+    """See ``protocols.Source``. Of a pool of the user's, which stays the user's."""
 
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
         self._pool = pool
@@ -222,7 +231,7 @@ class _Pooled:
         return connection
 
     async def give_back(self, connection: AsyncConnection, *, lost: bool = False) -> None:
-        """See ``seam.Source``. The pool sees for itself which are lost."""
+        """See ``protocols.Source``. The pool sees for itself which are lost."""
         await self._pool.putconn(connection)
 
     async def close(self) -> None:

@@ -13,7 +13,6 @@ one writer.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -32,8 +31,9 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.orm import Session, scoped_session
 
-from seaway.databases import engines, sqlite_codes, sqlstates
-from seaway.databases.engines import POSTGRES, SQLITE, Engine, of_dialect
+from seaway import drivers
+from seaway.databases import engines, sqlstates
+from seaway.databases.engines import SQLITE, Engine, of_dialect
 from seaway.databases.queries import (
     RELEASE,
     SAVE,
@@ -48,8 +48,8 @@ from seaway.databases.queries import (
 )
 from seaway.databases.refusals import Refusal
 from seaway.databases.tasks import Turns, to_its_end
-from seaway.drivers import seam, sqlite_handles
-from seaway.drivers.seam import SHOWN, Errors, Handles, Sources, Writer
+from seaway.drivers import protocols, sqlite_handles
+from seaway.drivers.protocols import SHOWN, Errors, Handles, Sources, Writer
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 
 if TYPE_CHECKING:  # Without greenlet it cannot be imported, and nobody comes with any of these.
@@ -69,29 +69,30 @@ AsyncHandle: TypeAlias = "AsyncSession | async_scoped_session[AsyncSession] | As
 
 
 def refusal(error: BaseException) -> Refusal | None:
-    """See ``seam.Errors``."""
+    """See ``protocols.Errors``."""
     if isinstance(error, PendingRollbackError):
         return Refusal.ABORTED
     if not isinstance(error, SQLAlchemyError):
         return None
+    below = _below(error)
+    if (means := drivers.means_below(type(below))) is not None:
+        return means.refusal(below)
     if _away(error):
         return Refusal.AWAY
-    below = _below(error)
-    if isinstance(below, sqlite3.Error):
-        return sqlite_codes.refusal(below)
     return sqlstates.refusal(sqlstates.code_of(below))
 
 
 def translated(error: BaseException, where: str) -> SeawayError | None:
-    """See ``seam.Errors``. What a dialect lets through as it is has a SQLSTATE at least, or is the
-    driver's own below the statements of a writer."""
+    """See ``protocols.Errors``. The driver below tells; where Seaway has none, a SQLSTATE."""
     if isinstance(error, UnboundExecutionError):
         return _unbound()
-    if isinstance(error, OSError) or _away(error):
+    if isinstance(error, OSError):
         return StoreUnavailable(f"{where}: {error}")
     below = _below(error)
-    if isinstance(below, sqlite3.Error):
-        return sqlite_codes.translated(below, where)
+    if (means := drivers.means_below(type(below))) is not None:
+        return means.translated(below, where)
+    if _away(error):
+        return StoreUnavailable(f"{where}: {error}")
     if isinstance(error, SQLAlchemyError) or sqlstates.code_of(error):
         return sqlstates.translated(below, where)
     return None
@@ -105,7 +106,7 @@ def _below(error: BaseException) -> BaseException:
 def _away(error: BaseException) -> bool:
     if isinstance(error, TimeoutError):
         return True  # The pool's.
-    if not isinstance(error, DBAPIError) or isinstance(error.orig, sqlite3.Error):
+    if not isinstance(error, DBAPIError):
         return False
     if error.connection_invalidated:
         return True
@@ -119,12 +120,12 @@ MEANS = Errors(refusal, translated, "a block of begin_nested()")
 
 
 def require_transaction(handle: Handle | AsyncHandle) -> None:
-    """See ``seam.Writer``. A session's transaction is open as soon as it has begun to be used."""
+    """See ``protocols.Writer``. A session's transaction is open as soon as it is used."""
     found = _unscoped(handle)
     if getattr(found, "closed", False):  # A connection; a closed session begins anew.
-        raise seam.closed("it is closed")
+        raise protocols.closed("it is closed")
     if not found.in_transaction():
-        raise seam.outside()
+        raise protocols.outside()
 
 
 def _unscoped(handle: Any) -> Any:
@@ -136,23 +137,32 @@ def _unscoped(handle: Any) -> Any:
 
 
 def run(handle: Handle, work: Work[T]) -> T:
-    """See ``seam.Writer``. On PostgreSQL one round trip a query."""
+    """See ``protocols.Writer``. But for SQLite one round trip a query."""
     connection = _connection(handle)
-    match connection.dialect.name:
-        case "postgresql":
-            if getattr(connection.connection.dbapi_connection, "autocommit", False):
-                raise seam.autocommit()
-            return carried_out(work(POSTGRES), partial(_rows, connection))
-        case "sqlite":
-            below: Any = connection.connection.dbapi_connection
-            if isinstance(below, AdaptedConnection):
-                done: T = below.run_async(partial(_run_below, work))
-                return done
-            if sqlite_handles.must_begin(below):
-                below.execute("BEGIN")
-            return carried_out(work(SQLITE), partial(sqlite_handles.rows, below))
-        case other:
-            raise seam.unsupported(f"SQLAlchemy's dialect {other}")
+    dialect = connection.dialect
+    if (engine := _known(dialect.name, cast(Any, dialect.dbapi))) is None:
+        raise protocols.unsupported(f"SQLAlchemy's dialect {dialect.name}")
+    below: Any = connection.connection.dbapi_connection
+    if engine is not SQLITE:
+        # With some drivers it is a method.
+        if getattr(below, "autocommit", False) is True:
+            raise protocols.autocommit()
+        return carried_out(work(engine), partial(_rows, connection))
+    if isinstance(below, AdaptedConnection):
+        done: T = below.run_async(partial(_run_below, work))
+        return done
+    if sqlite_handles.must_begin(below):
+        below.execute("BEGIN")
+    return carried_out(work(SQLITE), partial(sqlite_handles.rows, below))
+
+
+@lru_cache(maxsize=32)
+def _known(dialect: str, driver: Any) -> Engine | None:
+    """The engine of a dialect over a driver whose errors are known."""
+    engine = of_dialect(dialect)
+    if engine is not None:
+        drivers.require_explained(engine, driver, f"SQLAlchemy's dialect {dialect}")
+    return engine
 
 
 async def run_async(handle: AsyncHandle, work: Work[T]) -> T:
@@ -189,9 +199,9 @@ def _usable() -> Iterator[None]:
     except UnboundExecutionError:
         raise
     except PendingRollbackError as error:
-        raise seam.aborted(MEANS.undoing) from error
+        raise protocols.aborted(MEANS.undoing) from error
     except InvalidRequestError as error:
-        raise seam.closed(error) from error
+        raise protocols.closed(error) from error
 
 
 async def _run_below(work: Work[T], db: Any) -> T:
@@ -216,7 +226,7 @@ def _text(statement: str) -> TextClause:
 
 
 class AlchemySession:
-    """See ``seam.Session``."""
+    """See ``protocols.Session``."""
 
     def __init__(self, handle: AsyncSession, engine: Engine) -> None:
         self.handle = handle
@@ -253,7 +263,7 @@ class AlchemySession:
         return (await self._execute(query)).all()
 
     async def commit(self) -> None:
-        """See ``seam.Session``. Savepoints that the body left open are released."""
+        """See ``protocols.Session``. Savepoints that the body left open are released."""
         await to_its_end(self._commit())
 
     async def _commit(self) -> None:
@@ -283,7 +293,7 @@ class AlchemySession:
 
 
 class AlchemySessions:
-    """See ``seam.Sessions``. Of sessions that ``make`` makes."""
+    """See ``protocols.Sessions``. Of sessions that ``make`` makes."""
 
     errors, shown = MEANS, SHOWN
 
@@ -318,12 +328,12 @@ def over_engine(engine: AsyncEngine) -> AlchemySessions:
 
 def _engine_of(session: AsyncSession) -> Engine:
     try:
-        dialect = session.get_bind().dialect.name
+        dialect = session.get_bind().dialect
     except UnboundExecutionError as error:
         raise _unbound() from error
-    if (engine := of_dialect(dialect)) is None:
+    if (engine := _known(dialect.name, cast(Any, dialect.dbapi))) is None:
         raise ConfigError(
-            f"the inbox cannot work through SQLAlchemy's dialect {dialect}",
+            f"the inbox cannot work through SQLAlchemy's dialect {dialect.name}",
             hint=f"it takes {engines.SHOWN}",
         )
     return engine

@@ -8,8 +8,8 @@ from typing import TypeAlias, TypeVar
 
 from seaway.databases.engines import SQLITE
 from seaway.databases.queries import Work, carried_out
-from seaway.drivers import seam
-from seaway.drivers.seam import Handles, Writer
+from seaway.drivers import protocols
+from seaway.drivers.protocols import Handles, Writer
 from seaway.drivers.sqlite_handles import MEANS, outside, rows
 
 __all__ = ["HANDLES", "MEANS", "require_transaction", "run"]
@@ -20,17 +20,17 @@ Handle: TypeAlias = sqlite3.Connection | sqlite3.Cursor
 
 
 def require_transaction(handle: Handle) -> None:
-    """See ``seam.Writer``."""
+    """See ``protocols.Writer``."""
     try:
         is_open = _connection(handle).in_transaction
     except sqlite3.ProgrammingError as error:
-        raise seam.closed(error) from error
+        raise protocols.closed(error) from error
     if not is_open:
         raise outside()
 
 
 def run(handle: Handle, work: Work[T]) -> T:
-    """See ``seam.Writer``."""
+    """See ``protocols.Writer``."""
     return carried_out(work(SQLITE), partial(rows, _connection(handle)))
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from seaway.databases import sqlite_codes
 from seaway.databases.queries import Query, Row
 from seaway.databases.refusals import Refusal
-from seaway.drivers import seam
-from seaway.drivers.seam import Errors
+from seaway.drivers import protocols
+from seaway.drivers.protocols import Errors
 from seaway.errors import OutsideTransaction, SeawayError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def rows(db: sqlite3.Connection, query: Query) -> Sequence[Row]:
             db.execute(query.statement, query.parameters)
     except sqlite3.ProgrammingError as error:
         # Closed in the meantime, or another thread's.
-        raise seam.closed(error) from error
+        raise protocols.closed(error) from error
     return ()
 
 
@@ -60,23 +60,23 @@ def must_begin(db: sqlite3.Connection | aiosqlite.Connection) -> bool:
         return False
     # Python 3.12's attribute; before it, and by default, ``isolation_level`` decides.
     if db.isolation_level is None or getattr(db, "autocommit", -1) is True:
-        raise seam.autocommit()
+        raise protocols.autocommit()
     return True
 
 
 def refusal(error: BaseException) -> Refusal | None:
-    """See ``seam.Errors``."""
+    """See ``protocols.Errors``."""
     return sqlite_codes.refusal(error) if isinstance(error, sqlite3.Error) else None
 
 
 def translated(error: BaseException, where: str) -> SeawayError | None:
-    """See ``seam.Errors``."""
+    """See ``protocols.Errors``."""
     return sqlite_codes.translated(error, where) if isinstance(error, sqlite3.Error) else None
 
 
-MEANS = Errors(refusal, translated, "SAVEPOINT and ROLLBACK TO")
+MEANS = Errors(refusal, translated, "SAVEPOINT and ROLLBACK TO", for_frameworks=True)
 
 
 def outside() -> OutsideTransaction:
     """The refusal to write an event that would be atomic with nothing."""
-    return seam.outside(hint='make your own change first, or execute "BEGIN IMMEDIATE"')
+    return protocols.outside(hint='make your own change first, or execute "BEGIN IMMEDIATE"')

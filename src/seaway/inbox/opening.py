@@ -27,9 +27,8 @@ logger = logs.logger("seaway.inbox")
 
 _OUTAGE = Backoff(timedelta(milliseconds=200), timedelta(seconds=5))
 _SUPPORTED = (
-    "an asyncpg Pool, a psycopg AsyncConnectionPool, a SQLAlchemy async_sessionmaker or "
-    "AsyncEngine, a function that gives a psycopg AsyncConnection or an aiosqlite Connection, or "
-    "the path of an SQLite file"
+    f"{drivers.SOURCES_TAKEN}, a function that gives {drivers.KEPT_TAKEN}, or the path of an "
+    "SQLite file"
 )
 
 
@@ -48,7 +47,7 @@ def inbox_for(
     """
     if schema is not None:
         check_schema(schema)
-    sessions_of = drivers.entry("SOURCES", type(tx))
+    sessions_of = drivers.driver_entry("SOURCES", type(tx))
     if sessions_of is not None:
         return Inbox(sessions_of(tx), schema, committed)
     if isinstance(tx, str | Path) and "://" not in str(tx):

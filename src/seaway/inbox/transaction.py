@@ -20,7 +20,7 @@ from seaway.databases import times
 from seaway.databases.engines import Engine
 from seaway.databases.queries import Row, Statements
 from seaway.databases.refusals import Refusal, causes, session_lost
-from seaway.drivers.seam import (
+from seaway.drivers.protocols import (
     Session,
     Sessions,
     ended_by_body,
@@ -129,19 +129,25 @@ class Transaction(Generic[H]):
         return await self._touched("claim", consumer=consumer, event_id=event_id) == 1
 
     async def claim_many(self, consumer: str, event_ids: Sequence[str]) -> set[str]:
-        """Write the inbox rows in one statement; those that were new."""
+        """Write the inbox rows, in one statement where it can give those that were new; these."""
         if len(event_ids) == 1:
             # What most transactions ask: the plain statement costs the server half as much.
             new = await self._touched("claim", consumer=consumer, event_id=event_ids[0])
             return set(event_ids) if new else set()
         # Sorted: two transactions with the same rows in hand wait for each other in one direction.
-        found = await self.rows("claim_many", consumer=consumer, event_ids=sorted(set(event_ids)))
+        ordered = sorted(set(event_ids))
+        if "claim_many" not in self._sql:  # Where an INSERT gives no rows.
+            return {each for each in ordered if await self.claim(consumer, each)}
+        found = await self.rows("claim_many", consumer=consumer, event_ids=ordered)
         return {event_id for (event_id,) in found}
 
     async def trying(self, consumer: str, event_ids: Sequence[str]) -> Mapping[str, int]:
         """Note that each of these is tried once more; how often by now. Waits like ``claim``."""
-        found = await self.rows("trying", consumer=consumer, event_ids=sorted(set(event_ids)))
-        return dict(found)
+        given = {"consumer": consumer, "event_ids": sorted(set(event_ids))}
+        if "tried" in self._sql:  # Where an INSERT gives no rows.
+            await self._touched("trying", **given)
+            return dict(await self.rows("tried", **given))
+        return dict(await self.rows("trying", **given))
 
     async def parked_keys(self, consumer: str, keys: Collection[str]) -> set[str]:
         """Those of ``keys`` of which anything is parked."""

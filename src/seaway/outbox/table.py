@@ -27,31 +27,35 @@ from sqlalchemy.dialects.postgresql import UUID
 from sqlalchemy.types import TypeEngine
 
 from seaway.databases import times
+from seaway.databases.engines import of_dialect
 from seaway.errors import ConfigError
 
 _NAME = "seaway_outbox"
 
 
 class Moment(TypeDecorator[datetime]):
-    """An aware time; SQLite's tables hold microseconds since 1970."""
+    """An aware time; where tables hold none (SQLite's), microseconds since 1970."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """See ``TypeDecorator``."""
-        sqlite = dialect.name == "sqlite"
-        return dialect.type_descriptor(BigInteger() if sqlite else DateTime(timezone=True))
+        plain = DateTime(timezone=True)
+        return dialect.type_descriptor(BigInteger() if _counted(dialect) else plain)
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         """See ``TypeDecorator``."""
-        if value is None or dialect.name != "sqlite":
-            return value
-        return times.microseconds(value)
+        return value if value is None or not _counted(dialect) else times.microseconds(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         """See ``TypeDecorator``."""
         return times.moment(value) if isinstance(value, int) else value
+
+
+def _counted(dialect: Dialect) -> bool:
+    engine = of_dialect(dialect.name)
+    return engine is not None and not engine.timed
 
 
 def outbox_table(metadata: MetaData, *, schema: str | None = None) -> Table:

@@ -1,6 +1,6 @@
 """Inserts the rows of a call: picks the driver, builds the statement, translates its errors.
 
-    Outbox.add ──> adapter_for(handle).insert ──> adding(rows, destination, engine) ──> the driver
+    Outbox.add ──> adapter_for(handle).insert ──> insert_steps(rows, ...) ──> the driver
 
 Owns: the statements that add, and the two adapters, for a driver of ``seaway.drivers`` and for a
 fake that has none. Must not know a driver, and runs nothing itself: it gives the steps. Guarantees:
@@ -26,16 +26,11 @@ from seaway.databases.engines import POSTGRES, SQLITE, Engine
 from seaway.databases.queries import Query, Statements, Steps
 from seaway.databases.refusals import Refusal
 from seaway.databases.sqlite_codes import is_twice
-from seaway.drivers import seam
-from seaway.drivers.seam import Errors, Writer
+from seaway.drivers import protocols
+from seaway.drivers.protocols import Errors, Writer
 from seaway.errors import ConfigError, SeawayError, StoreRefused, StoreUnavailable
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
 from seaway.tables import within
-
-_SUPPORTED = (
-    "connections of sqlite3, aiosqlite, asyncpg, psycopg, SQLAlchemy and Django, and sessions of "
-    "SQLAlchemy"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +63,7 @@ class Adapter(Protocol):
         ...
 
 
-class _Driven:
+class DriverAdapter:
     """Through a driver's handle."""
 
     def __init__(self, writer: Writer) -> None:
@@ -83,7 +78,7 @@ class _Driven:
 
         def work(engine: Engine) -> Steps[list[str]]:
             try:
-                return (yield from adding(rows, destination, engine))
+                return (yield from insert_steps(rows, destination, engine))
             except SeawayError:
                 raise
             except Exception as error:
@@ -114,18 +109,18 @@ def _find(handle_type: type) -> Adapter:
     for base in handle_type.__mro__:
         if base in _adapters:
             return _adapters[base]
-    writer = drivers.entry("HANDLES", handle_type)
+    writer = drivers.driver_entry("HANDLES", handle_type)
     if writer is None:
         raise ConfigError(
             f"the outbox cannot write through a {drivers.name(handle_type)}",
-            hint=f"it takes {_SUPPORTED}",
+            hint=f"it takes {drivers.HANDLES_TAKEN}",
         )
-    return _Driven(writer)
+    return DriverAdapter(writer)
 
 
 def _explained(errors: Errors, error: Exception) -> Exception:
     if errors.refusal(error) is Refusal.ABORTED:
-        return seam.aborted(errors.undoing)
+        return protocols.aborted(errors.undoing)
     found = errors.translated(error, "the outbox")
     if isinstance(found, StoreRefused):
         return ConfigError(f"the database refused the outbox row: {error}")
@@ -137,7 +132,9 @@ def _explained(errors: Errors, error: Exception) -> Exception:
 # ------------------------------------------------------------------- by which statements
 
 
-def adding(rows: Sequence[OutboxRow], destination: Destination, engine: Engine) -> Steps[list[str]]:
+def insert_steps(
+    rows: Sequence[OutboxRow], destination: Destination, engine: Engine
+) -> Steps[list[str]]:
     """Write ``rows``; their ids. ``ConfigError`` for an id that is there already."""
     return _WAYS[engine.name](rows, destination, engine)
 

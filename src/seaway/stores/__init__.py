@@ -90,9 +90,7 @@ def _engine_of(url: str, schema: str | None) -> Engine:
     if engine is None:
         raise ConfigError(f"databases of the kind {scheme}:// are not supported", hint=_FORMS)
     if schema is not None and not engine.schemas:
-        raise ConfigError(
-            f"an {engine.shown} file has no schemas", hint="leave database_schema out"
-        )
+        raise ConfigError(engine.without_schemas, hint="leave database_schema out")
     return engine
 
 

@@ -19,7 +19,7 @@ from seaway.contracts import Message, Notice, OutboxEntry, Sent
 from seaway.databases import times
 from seaway.databases.engines import Engine
 from seaway.databases.queries import Row, Statements, Steps
-from seaway.drivers.seam import Sessions
+from seaway.drivers.protocols import Sessions
 from seaway.headers import StoredHeaders
 from seaway.inbox.transaction import Inbox, Transaction, parked
 from seaway.waiting import set_within
@@ -30,7 +30,7 @@ H = TypeVar("H")
 """The type of the handle that ``transaction`` gives."""
 
 
-def entry(row: Row) -> OutboxEntry:
+def entry_of_row(row: Row) -> OutboxEntry:
     """An outbox row in the order in which statements select it, its lane last where it has one."""
     position, event_id, subject, payload, headers, added_at, attempts, error, parked_at, *lane = row
     return OutboxEntry(
@@ -48,7 +48,7 @@ def entry(row: Row) -> OutboxEntry:
 def sent(row: Row) -> Sent:
     """A row of ``seaway_sent``: an entry, its stream and sequence."""
     *columns, stream, stream_seq = row
-    return Sent(entry(columns), stream, stream_seq)
+    return Sent(entry_of_row(columns), stream, stream_seq)
 
 
 class RelationalStore(ABC, Generic[H]):
@@ -134,7 +134,7 @@ class RelationalStore(ABC, Generic[H]):
         """Unsettled entries in outbox order."""
         wanted = None if event_id is None else self._known([event_id])
         return [
-            entry(row)
+            entry_of_row(row)
             for row in await self._read("entries", event_ids=wanted, parked=parked, limit=limit)
         ]
 
@@ -159,7 +159,11 @@ class RelationalStore(ABC, Generic[H]):
         def work() -> Steps[list[str]]:
             if "keep_given_up" in self._sql:  # Where one statement cannot move a row.
                 yield self._sql.of("keep_given_up", given, gives=False)
-            found = yield self._sql.of("discard", given)
+            if "to_discard" in self._sql:  # Where a DELETE gives no rows.
+                found = yield self._sql.of("to_discard", given)
+                yield self._sql.of("discard", given, gives=False)
+            else:
+                found = yield self._sql.of("discard", given)
             if found:
                 yield from self._unparked()
             return [event_id for (event_id,) in found]

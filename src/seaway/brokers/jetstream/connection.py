@@ -141,7 +141,7 @@ class Connection:
         sent on another), or where the server took nothing for ``timeout``; ``away`` says why.
         Takes from ``frames`` as it goes, and gives the loop a turn every 64 KiB.
         """
-        self.opened.check()
+        self.opened.refuse_in_fork()
         epoch, sent = self.epoch, 0
         with contextlib.suppress(OSError):  # A TimeoutError is one.
             async with asyncio.timeout(timeout.total_seconds()):
@@ -174,7 +174,7 @@ class Connection:
         Survives reconnects: ``lost`` is called after each, for what did not come meanwhile. Both
         must be quick and must not raise.
         """
-        self.opened.check()
+        self.opened.refuse_in_fork()
 
         try:
             subscription = await self.client.subscribe(subject)

@@ -69,7 +69,7 @@ async def _given(after: asyncio.Future[bool], gap: Gap) -> bool:
     waits = not after.done()
     given = await after
     if waits:
-        gap.too_long()
+        gap.check_and_restart()
     return given
 
 
@@ -95,13 +95,13 @@ class Publisher:
         cut = Cut(messages, limit=self._connection.server_info().max_payload_bytes)
         while True:
             piece, outcomes = Piece(), None
-            gap.too_long()
+            gap.check_and_restart()
             if len(messages) > 1 and self._may_be_atomic(stream) and not cut.stands_alone():
                 outcomes = await self._atomic(stream, cut, piece, timeout, after, gap)
             if after is not None and not await _given(after, gap):
                 return [Held()] * len(messages)
             after = None
-            if outcomes is None and piece.places and gap.too_long():
+            if outcomes is None and piece.places and gap.check_and_restart():
                 # Stopped in the middle of a batch, which the server has dropped: by now another
                 # may have our right to publish.
                 outcomes = [Unconfirmed("this process was stopped")] * len(piece.places)
@@ -344,7 +344,7 @@ class Window:
         try:
             while True:
                 # Stopped for longer than we ever wait: another may have our right to publish.
-                self._ill |= gap.too_long()
+                self._ill |= gap.check_and_restart()
                 self._news.clear()  # Before the look at what is ready: an answer may come any time.
                 await self._fill(timeout)
                 if not self._in_flight:

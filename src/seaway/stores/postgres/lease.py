@@ -30,7 +30,7 @@ from seaway.drivers.asyncpg import translating
 from seaway.errors import SchemaMismatch
 from seaway.stores.postgres.begins import LEASE, SETTLING
 from seaway.stores.postgres.pool import Pool
-from seaway.stores.relational import entry
+from seaway.stores.relational import entry_of_row
 
 _KEEP_ALIVE_SECONDS = 0.5
 
@@ -114,7 +114,7 @@ class PostgresLease:
                     share.releases,
                     limit,
                 )
-        entries = [entry(row) for row in found]
+        entries = [entry_of_row(row) for row in found]
         self._claimed.update(entry.position for entry in entries)
         closed = self._horizon.closed
         self._looked = min(closed, entries[-1].position) if len(entries) == limit else closed
@@ -153,7 +153,7 @@ class PostgresLease:
         async with self._turn:
             with translating(self._pool.shown):
                 found = await self._connection.fetch(self._sql["find"], uuids(event_ids))
-        return sorted(map(entry, found), key=lambda entry: entry.position)
+        return sorted(map(entry_of_row, found), key=lambda entry: entry.position)
 
     async def confirm(self) -> None:
         """Return while the lease is still held, ``StoreUnavailable`` once it is lost."""
@@ -176,7 +176,7 @@ class PostgresLease:
 
 
 @asynccontextmanager
-async def take(
+async def take_shards(
     pool: Pool, sql: Mapping[str, str], outbox: int, *, first: int
 ) -> AsyncIterator[tuple[Handle, Share] | None]:
     """Hold a fair share of the free shards; ``None``: none is free, and we are in the queue.

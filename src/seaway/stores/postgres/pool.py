@@ -28,7 +28,7 @@ from seaway.drivers.asyncpg import (
     translating,
 )
 from seaway.drivers.asyncpg import Pooled as Handle
-from seaway.drivers.seam import nothing_committed
+from seaway.drivers.protocols import nothing_committed
 from seaway.errors import StoreUnavailable
 from seaway.process import Opened
 from seaway.stores.postgres.address import Address, options_of
@@ -127,7 +127,7 @@ class Pool:
             )
         pool = cls(driver, address, schema)
         try:
-            await pool.put_away(await pool.take())
+            await pool.return_to_driver(await pool.take())
         except BaseException:
             driver.terminate()
             raise
@@ -140,9 +140,9 @@ class Pool:
             if task is not None:
                 task.cancel()
         while self._begun:
-            await self.put_away(await self._unbegun(self._begun.pop()))
+            await self.return_to_driver(await self._unbegun(self._begun.pop()))
         while self._idle:
-            await self.put_away(self._idle.pop())
+            await self.return_to_driver(self._idle.pop())
         await closing
 
     @asynccontextmanager
@@ -152,7 +152,7 @@ class Pool:
         try:
             yield connection
         finally:
-            await self.give_back(connection)
+            await self.keep_for_next(connection)
 
     @asynccontextmanager
     async def transaction(self, begin: Begin = WRITING) -> AsyncIterator[Handle]:
@@ -169,7 +169,7 @@ class Pool:
             yield connection
             await statement_to_its_end(connection.execute("COMMIT"))
         finally:
-            await self.give_back(connection)
+            await self.keep_for_next(connection)
 
     async def _started(self, begin: Begin) -> Handle:
         """A connection on which a transaction has begun. One that was ended while it was idle
@@ -181,11 +181,11 @@ class Pool:
                 return connection
             except ERRORS:
                 gone = lost(connection)
-                await self.put_away(connection)
+                await self.return_to_driver(connection)
                 if not gone:
                     raise
             except BaseException:
-                await self.put_away(connection)
+                await self.return_to_driver(connection)
                 raise
         raise StoreUnavailable(f"{self.shown}: sessions are ended as soon as they are idle")
 
@@ -206,8 +206,8 @@ class Pool:
         return row
 
     async def take(self) -> Handle:
-        """A connection of one's own, without a transaction. ``give_back`` it."""
-        self.opened.check()
+        """A connection of one's own, without a transaction. ``keep_for_next`` it."""
+        self.opened.refuse_in_fork()
         if self._pool.is_closing():
             raise StoreUnavailable("the store is closed")
         while self._idle:
@@ -215,7 +215,7 @@ class Pool:
             self._spare = min(self._spare, len(self._idle))
             if not lost(connection):
                 return connection
-            await self.put_away(connection)
+            await self.return_to_driver(connection)
         if self._begun:
             return await self._unbegun(self._begun.pop(0))
         self._waiting += 1
@@ -227,14 +227,14 @@ class Pool:
 
     async def begin(self) -> tuple[Handle, asyncpg.transaction.Transaction]:
         """A transaction on a connection of one's own, that has done nothing. ``commit`` it, or end
-        it and ``put_away`` the connection."""
-        self.opened.check()
+        it and ``return_to_driver`` the connection."""
+        self.opened.refuse_in_fork()
         latest = asyncio.get_running_loop().time() - _BEGUN_SECONDS
         if self._begun and self._begun[-1].at > latest:
             begun = self._begun.pop()
             if in_transaction(begun.connection):
                 return begun.connection, begun.whole
-            await self.put_away(begun.connection)
+            await self.return_to_driver(begun.connection)
         connection = await self.take()
         try:
             whole = connection.transaction()
@@ -242,7 +242,7 @@ class Pool:
         except BaseException:
             # The driver remembers one that was refused (on a standby) as open, and complains of it.
             drop(connection)
-            await self.put_away(connection)
+            await self.return_to_driver(connection)
             raise
         return connection, whole
 
@@ -252,15 +252,15 @@ class Pool:
             try:
                 await statement_to_its_end(whole.commit())
             except BaseException:
-                await self.put_away(connection)
+                await self.return_to_driver(connection)
                 raise
-            await self.give_back(connection)
+            await self.keep_for_next(connection)
             return
         try:
             await statement_to_its_end(connection.execute("COMMIT AND CHAIN"))
         except BaseException:
             # Committed all the same, refused, or lost: at most an empty transaction is to be ended.
-            await self.put_away(await self._unbegun(_Begun(connection, whole)))
+            await self.return_to_driver(await self._unbegun(_Begun(connection, whole)))
             raise
         self._begun.append(_Begun(connection, whole, asyncio.get_running_loop().time()))
         if self._ending is None or self._ending.done():
@@ -272,7 +272,7 @@ class Pool:
             await asyncio.sleep(_BEGUN_SECONDS)
             latest = asyncio.get_running_loop().time() - _BEGUN_SECONDS
             while self._begun and self._begun[0].at <= latest:
-                await self.give_back(await self._unbegun(self._begun.pop(0)))
+                await self.keep_for_next(await self._unbegun(self._begun.pop(0)))
 
     async def _unbegun(self, begun: _Begun) -> Handle:
         try:
@@ -280,20 +280,20 @@ class Pool:
         except ERRORS:
             drop(begun.connection)
         except BaseException:
-            await self.put_away(begun.connection)
+            await self.return_to_driver(begun.connection)
             raise
         return begun.connection
 
-    async def give_back(self, connection: Handle) -> None:
+    async def keep_for_next(self, connection: Handle) -> None:
         """Nothing is to stay open on it."""
         if self._waiting or self._pool.is_closing() or not _is_clean(connection):
-            await self.put_away(connection)
+            await self.return_to_driver(connection)
             return
         self._idle.append(connection)
         if self._returning is None or self._returning.done():
             self._returning = asyncio.create_task(self._return_spare())
 
-    async def put_away(self, connection: Handle) -> None:
+    async def return_to_driver(self, connection: Handle) -> None:
         """Give it back to the driver's pool, which also sets its own books right."""
         await to_its_end(release(self._pool, connection))
 
@@ -304,7 +304,7 @@ class Pool:
             await asyncio.sleep(_SPARE_SECONDS)
             while self._spare:
                 self._spare -= 1
-                await self.put_away(self._idle.pop(0))
+                await self.return_to_driver(self._idle.pop(0))
 
 
 def _is_clean(connection: Handle) -> bool:
@@ -324,7 +324,7 @@ def listening_options(address: Address) -> dict[str, Any]:
 
 
 class PooledSession(AsyncpgSession):
-    """See ``seam.Session``. The transaction is begun ahead of use, and ends without giving the
+    """See ``protocols.Session``. The transaction is begun ahead of use, and ends without giving the
     connection back to asyncpg's pool. On this pool's connections a COMMIT that the server answers
     with ROLLBACK raises."""
 
@@ -337,7 +337,7 @@ class PooledSession(AsyncpgSession):
         self.taken = True
 
     def commit(self) -> Coroutine[Any, Any, None]:
-        """See ``seam.Session``. The pool has the connection back, whatever happens."""
+        """See ``protocols.Session``. The pool has the connection back, whatever happens."""
         self._require_open()
         self.taken = False
         return self._pool.commit(self.handle, self._whole)
@@ -355,7 +355,7 @@ class PooledSession(AsyncpgSession):
 
 
 class PooledSessions:
-    """See ``seam.Sessions``."""
+    """See ``protocols.Sessions``."""
 
     errors = MEANS
 
@@ -364,12 +364,12 @@ class PooledSessions:
         self.shown = pool.shown
 
     async def take(self) -> PooledSession:
-        """See ``seam.Sessions``. Its connection is taken when it begins."""
+        """See ``protocols.Sessions``. Its connection is taken when it begins."""
         return PooledSession(self._pool)
 
     async def give_back(self, session: PooledSession, *, failed: bool) -> None:
         if session.taken:
-            await self._pool.put_away(session.handle)
+            await self._pool.return_to_driver(session.handle)
 
     async def close(self) -> None:
         """The pool is the store's."""

@@ -29,7 +29,7 @@ from seaway.stores.postgres.lease import (
     Share,
     kept_alive,
     outbox_id,
-    take,
+    take_shards,
     uuids,
 )
 from seaway.stores.postgres.listener import Listener
@@ -141,7 +141,7 @@ class PostgresStore(RelationalStore[Handle]):
                 self._outbox_id = await outbox_id(
                     self._pool, self._relay_sql, self._tables["outbox"]
                 )
-            async with take(
+            async with take_shards(
                 self._pool, self._relay_sql, self._outbox_id, first=next(self._first)
             ) as taken:
                 if taken is None:

@@ -40,7 +40,7 @@ class Connection(aiosqlite.Connection):
         self.opened = Opened(str(path))
 
     async def _execute(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        self.opened.check()
+        self.opened.refuse_in_fork()
         done: T = await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
         return done
 
@@ -152,8 +152,8 @@ class _Ended(sqlite3.OperationalError):
 
 
 class WriterSession:
-    """See ``seam.Session``. One trip to the connection's thread for each of these. As with other
-    handles, a savepoint of ours spans the whole of it."""
+    """See ``protocols.Session``. One trip to the connection's thread for each of these. As with
+    other handles, a savepoint of ours spans the whole of it."""
 
     engine = SQLITE
     lost = False
@@ -186,7 +186,7 @@ class WriterSession:
 
 
 class WriterSessions:
-    """See ``seam.Sessions``. The writer is handed on in the order in which it is asked for."""
+    """See ``protocols.Sessions``. The writer is handed on in the order in which it is asked for."""
 
     errors = sqlite_handles.MEANS
 

@@ -22,7 +22,7 @@ from seaway.databases.engines import SQLITE
 from seaway.databases.queries import Query, Statements
 from seaway.databases.sqlite_codes import primary_code, translated, translating
 from seaway.databases.tasks import to_its_end
-from seaway.stores.relational import entry
+from seaway.stores.relational import entry_of_row
 from seaway.stores.sqlite.connection import Connection, read
 
 _SQL = Statements(SQLITE)
@@ -91,7 +91,7 @@ class SqliteLease:
         """Those of ``event_ids`` that are in the outbox; one short read."""
         query = _SQL.of("find", {"event_ids": list(event_ids)})
         with translating(self._path):
-            return [entry(row) for row in await self._reader.run(partial(read, query=query))]
+            return [entry_of_row(row) for row in await self._reader.run(partial(read, query=query))]
 
     async def confirm(self) -> None:
         """It cannot be lost: the operating system holds the lock for as long as we live."""
@@ -109,7 +109,7 @@ def read_pulse(db: sqlite3.Connection) -> Pulse:
 
 def _page(query: Query, db: sqlite3.Connection) -> Page:
     pulse = read_pulse(db)
-    return pulse, [(entry(row[:-1]), row[-1]) for row in read(db, query)]
+    return pulse, [(entry_of_row(row[:-1]), row[-1]) for row in read(db, query)]
 
 
 def _settle(

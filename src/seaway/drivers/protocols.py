@@ -37,6 +37,8 @@ class Errors(NamedTuple):
     network's below it. ``None`` for any other."""
     undoing: str
     """What undoes a part of a transaction alone, in the driver's own words."""
+    for_frameworks: bool = False
+    """Whether a framework over the driver asks here what they mean; else it goes by SQLSTATE."""
 
 
 class translating:
