@@ -247,8 +247,8 @@ class StoredHeaders(Mapping[str, str]):
         """The header lines, each with its line end; ``None`` where that needs parsing.
 
         Without an escape every quotation mark is JSON's own: a compact object of texts comes apart
-        at its quotation marks. Each replacement takes two that follow one another, so that where
-        none is left, they were taken two by two from the first on: the end of each name with its
+        at its quotation marks. Each replacement takes two that follow one another. So where none
+        is left, they were taken two by two from the first on: the end of each name with its
         value's begin, and so on. What no JSON text holds bare, or would have the server act, is
         for the parsing to refuse.
         """

@@ -1,9 +1,9 @@
 """Calls of handlers: deliveries grouped into calls, each call made, and parted where it failed.
 
 Owns: who is called with what, and until when. Guarantees: a delivery is never moved before an
-earlier one of its key, nor is it when calls are parted; a handler is cancelled no later than a
-quarter of its deadline, and a second, past it, and what is cancelled has not ended by then; one
-that lets a foreign cancellation escape has failed, and does not end its worker.
+earlier one of its key, nor is it when calls are parted; a handler is cancelled at
+most a second, and at most a quarter of its deadline, late, and may take longer to end; one that
+lets a foreign cancellation escape has failed, and does not end its worker.
 """
 
 from __future__ import annotations

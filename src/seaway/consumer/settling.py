@@ -60,7 +60,7 @@ class Settler:
     async def acknowledge(self, done: Sequence[Done]) -> None:
         """Their transaction has committed: they are out of our hands, and their acks on their way.
 
-        Waits while more are unconfirmed than the server would have out. Those that wait behind a
+        Waits while more than ``max_ack_pending`` acks are unconfirmed. Those that wait behind a
         letter of their key are buried instead.
         """
         parked = []

@@ -246,8 +246,8 @@ class Broker(Protocol):
         an atomic batch where stream and server (>= 2.12) allow. ``timeout``: how long the server
         may say nothing; a process that was itself stopped for longer sends nothing more. ``after``:
         nothing is stored until this future is done, and nothing at all if it gives false (all are
-        ``Held``); messages may be made ready meanwhile. Awaited more than once: a future. Never
-        raises for what happens to a message.
+        ``Held``); messages may be made ready meanwhile. It must be a future, since it is awaited
+        more than once. Never raises for what happens to a message.
         """
         ...
 

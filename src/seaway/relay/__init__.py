@@ -60,8 +60,8 @@ of them was written, and settles what is in the outbox as well, whatever its pla
 A stream's bounds (``max_msgs``, ``max_bytes``, ``max_msgs_per_subject``) and its account's all give
 one refusal, which does not say whose room is lacking. So a refusal counts for what needs as much
 room of the same subject, and for nothing else. While something lies at the head of the outbox that
-cannot go, the relay looks at the head and, for a fifth of its time, past it: a turn that did so
-lasts long enough to serve what lies behind, however much lies before it.
+cannot go, a fifth of the relay's time goes to entries behind it, in turns that are long enough to
+reach them, however many lie between.
 
 A claim is handed to the broker while the one before it is still being stored; the broker makes it
 ready and stores nothing of it until that one is whole on its streams. Whatever else that one comes

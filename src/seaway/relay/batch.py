@@ -1,8 +1,9 @@
 """A batch's way to its streams: sorted out, looked up where it must be, published, judged.
 
 Owns: what is with the broker, and what its answers say of a stream. Must not know when to claim,
-settle or rest. Guarantees: a batch that is begun while another is under way is made ready and no
-more; it is stored once the other is, whole, or begun anew.
+settle or rest. Guarantees: a batch that is begun while another is under way is prepared, and
+nothing of it is stored. Once the other is stored whole, so is it; if the other is not, it is begun
+anew.
 """
 
 from __future__ import annotations

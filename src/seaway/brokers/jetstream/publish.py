@@ -3,7 +3,7 @@
 Owns: what can be sent at all, which way each piece of a call's messages goes, and each message's
 outcome. Guarantees: one outcome a message; of one ordering key, nothing is stored behind a message
 that was not newly stored, whatever happens to the server in between. What has no room holds up its
-key alone, and what needs no less room of its subject is not tried.
+key alone, and a message of that subject that is as large or larger is not tried.
 
     messages ──> pieces of <= 1,000 ──(commit acknowledged)───────────────────> Stored
        │             │ refused for a message (known id, size, no room for all), or not allowed

@@ -6,8 +6,8 @@ Owns: those locks, the transaction that holds them, and what was claimed under t
 with its session: kill -9 of the holder, a cut connection, or a holder that said nothing for 30 s
 (a stopped process) end it, and no clock of ours is read (ADR 0008). The transaction writes nothing,
 so it has no id and keeps no dead row from being vacuumed. Behind PgBouncer a transaction is what
-one server session is held for. What a claim locks of the tables is let go of twice a second: who
-wants the whole outbox would wait for that, and all writers behind it.
+one server session is held for. Claims' locks on the tables are released twice a second: otherwise
+whoever wants a whole table (VACUUM FULL), and every writer behind it, would wait for us.
 
 Authoritative: the outbox table. Everything here may be lost at any moment; the next lease claims
 what is still there.

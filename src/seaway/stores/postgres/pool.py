@@ -89,9 +89,9 @@ class Pool:
     """A few connections, made when they are first needed. ``open`` it, ``close`` it.
 
     What was given back is kept out of the driver's pool for a moment, since taking it there and
-    back costs as much as a round trip to the server. A transaction that is committed begins the
-    next one on its connection, which saves one: it does nothing, holds nothing, and unless it is
-    taken is ended within ``_BEGUN_SECONDS``, so that ``now()`` is never older in it.
+    back costs as much as a round trip to the server. ``COMMIT AND
+    CHAIN`` opens the next transaction in the same round trip. It does nothing and holds nothing;
+    where nobody takes it, it is ended within ``_BEGUN_SECONDS``: ``now()`` is never older in it.
     """
 
     def __init__(
