@@ -103,6 +103,19 @@ async def test_cancelling_again_and_again_loses_nothing(own: JetStreamBroker) ->
     assert seen == list(range(1, 301))
 
 
+@pytest.mark.parametrize("turns", range(1, 8))
+async def test_a_drain_that_is_cancelled_says_so(own: JetStreamBroker, turns: int) -> None:
+    """nats-py passes over a cancellation while it drains."""
+    async with own.subscribe(STREAM, DURABLE) as source:
+        draining = asyncio.create_task(source.drain())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        ended = draining.done()
+        draining.cancel()
+        await asyncio.wait({draining})
+        assert ended or draining.cancelled()
+
+
 async def test_a_payload_of_many_reads_comes_whole(own: JetStreamBroker) -> None:
     payload = bytes(range(256)) * 3500
     await publish(own, 3, payload=payload)

@@ -190,7 +190,7 @@ class Connection:
                 with contextlib.suppress(errors.Error, TimeoutError):
                     async with asyncio.timeout(2):
                         if self.client.is_connected:
-                            await subscription.drain()  # type: ignore[no-untyped-call]
+                            await _heeding(subscription.drain())  # type: ignore[no-untyped-call]
                             return
                 with contextlib.suppress(errors.Error):
                     await subscription.unsubscribe()
@@ -339,3 +339,14 @@ class Questions:
         self._open -= 1
         if self._open == 0 and not self._all.done():
             self._all.set_result(None)
+
+
+async def _heeding(work: Awaitable[None]) -> None:
+    """Await ``work``, and the cancellation that nats-py passes over there: without it, who was told
+    to end at once would go on."""
+    task = asyncio.current_task()
+    assert task is not None
+    cancelled = task.cancelling()
+    await work
+    if task.cancelling() > cancelled:
+        raise asyncio.CancelledError
