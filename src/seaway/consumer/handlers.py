@@ -2,18 +2,18 @@
 
 Owns: which function takes which subject, and what becomes of a subject that none takes: an unknown
 version of an event that is handled here is refused, another event is ignored. Guarantees: what mypy
-cannot see (a second handler for the same event, a plain function, an annotation that says another
-class) is a ``ConfigError`` at import.
+cannot see (a second handler for the same event, plain and ``async`` ones beside each other, an
+annotation that says another class) is a ``ConfigError`` at import.
 """
 
 from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
 from seaway.consumer.lanes import InHand
 from seaway.contracts import Incoming, OutboxWriter
@@ -25,10 +25,39 @@ from seaway.words import counted
 E = TypeVar("E")
 
 
+class Added(list[str]):
+    """The ids of the events that ``Delivery.add`` wrote, in order.
+
+    A plain handler has them at once. An ``async`` handler awaits this, and has them then.
+    """
+
+    __slots__ = ("_writing",)
+
+    def __init__(self, written: list[str] | Awaitable[list[str]]) -> None:
+        self._writing: Awaitable[list[str]] | None = None
+        if isinstance(written, list):
+            super().__init__(written)
+        else:
+            self._writing = written
+
+    def __await__(self) -> Generator[Any, None, list[str]]:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            self[:] = yield from writing.__await__()
+        return self
+
+    def forgotten(self) -> bool:
+        """Whether nobody awaited it, so that nothing is written, nor will be."""
+        writing, self._writing = self._writing, None
+        if inspect.iscoroutine(writing):
+            writing.close()
+        return writing is not None
+
+
 class Delivery:
     """One attempt to handle one event. Valid only while its handler runs."""
 
-    __slots__ = ("_chain", "_incoming", "_metadata", "_outbox", "_tx")
+    __slots__ = ("_added", "_chain", "_incoming", "_metadata", "_outbox", "_tx")
 
     def __init__(
         self,
@@ -44,6 +73,7 @@ class Delivery:
         self._tx = tx
         self._outbox = outbox
         self._chain = chain
+        self._added: list[Added] = []
 
     def __repr__(self) -> str:
         return (
@@ -121,34 +151,72 @@ class Delivery:
             raise ConfigError(f"{self.consumer} has no database: its deliveries have no tx")
         return self._tx
 
-    async def add(
+    def add(
         self,
         *events: object,
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> list[str]:
+    ) -> Added:
         """Write events to the outbox in this delivery's transaction; their ids in order.
 
-        They carry this event's correlation, and its id as their causation.
+        They carry this event's correlation, and its id as their causation. An ``async`` handler
+        awaits it (``ids = await delivery.add(...)``): one that does not has failed, with nothing
+        written. In a plain handler the events are written when it returns. Raises what
+        ``Outbox.add`` does. Not idempotent, but undone with the delivery.
         """
         if self._outbox is None:
             raise ConfigError(f"{self.consumer} has no outbox")
         with continued(self._chain):
-            added = self._outbox.add(self.tx, *events, key=key, headers=headers)
-            return await added if inspect.isawaitable(added) else added
+            added = Added(self._outbox.add(self.tx, *events, key=key, headers=headers))
+        self._added.append(added)
+        return added
+
+    def require_written(self) -> None:
+        """``ConfigError`` where events were added and never awaited. Asked when the handler has
+        returned."""
+        if not self._added:
+            return
+        if [added for added in self._added if added.forgotten()]:
+            raise ConfigError(
+                f"the handler of {self.subject} added events and did not await them, so they are "
+                "not written",
+                hint="write await delivery.add(...)",
+            )
 
 
 Handler: TypeAlias = Callable[[E, Delivery], Awaitable[None]]
+PlainHandler: TypeAlias = Callable[[E, Delivery], None]
 BatchHandler: TypeAlias = Callable[[list[E], list[Delivery]], Awaitable[None]]
+PlainBatchHandler: TypeAlias = Callable[[list[E], list[Delivery]], None]
+
+
+class Handles(Protocol[E]):
+    """A decorator for handlers of one event, of either kind."""
+
+    @overload
+    def __call__(self, handler: Handler[E], /) -> Handler[E]: ...
+    @overload
+    def __call__(self, handler: PlainHandler[E], /) -> PlainHandler[E]: ...
+
+
+class HandlesBatches(Protocol[E]):
+    """The same for batch handlers."""
+
+    @overload
+    def __call__(self, handler: BatchHandler[E], /) -> BatchHandler[E]: ...
+    @overload
+    def __call__(self, handler: PlainBatchHandler[E], /) -> PlainBatchHandler[E]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
     """A handler, and how its event is read; ``event_type`` ``None``: raw."""
 
-    handler: Callable[[Any, Any], Awaitable[None]]
+    handler: Callable[[Any, Any], Any]
     event_type: EventType[Any] | None
     takes_lists: bool = False
+    plain: bool = False
+    """Whether it is no coroutine function, so that it runs in a thread."""
     refusal: DecodeError | None = None
     """Why its events become dead letters; then there is no handler for them."""
 
@@ -182,6 +250,12 @@ class HandlerTable:
         self._versions: dict[str, list[int]] = {}
         """Those that are handled, by the subject without its version."""
         self._raw: Registration | None = None
+        self._first: Registration | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether its handlers are plain functions: all of them are, or none."""
+        return self._first is not None and self._first.plain
 
     def __len__(self) -> int:
         return len(self._typed) + (self._raw is not None)
@@ -189,11 +263,15 @@ class HandlerTable:
     def register(
         self,
         event: type[Any],
-        handler: Callable[[Any, Any], Awaitable[None]],
+        handler: Callable[[Any, Any], Any],
         *,
         takes_lists: bool = False,
     ) -> None:
-        """Tie ``handler`` to ``event``, an ``@event`` class or ``RawEvent`` for all others."""
+        """Tie ``handler`` to ``event``, an ``@event`` class or ``RawEvent`` for all others.
+
+        ``ConfigError`` for what cannot be: a second handler of an event, a signature that does not
+        fit, a plain handler beside an ``async`` one.
+        """
         place = _place(handler)
         event_type = None if event is RawEvent else event_type_of(event)
         subject = "RawEvent" if event_type is None else str(event_type.subject)
@@ -204,7 +282,18 @@ class HandlerTable:
                 f"{_place(known.handler)} and {place}"
             )
         _check_signature(event, handler, place, takes_lists=takes_lists)
-        registration = Registration(handler, event_type, takes_lists)
+        plain = not inspect.iscoroutinefunction(handler)
+        registration = Registration(handler, event_type, takes_lists, plain)
+        if self._first is None:
+            self._first = registration
+        elif self._first.plain != plain:
+            one, other = _place(self._first.handler), place
+            raise ConfigError(
+                f"{self._consumer} mixes kinds of handlers: {other if plain else one} is plain, "
+                f"{one if plain else other} is async",
+                hint="make all of a consumer's handlers the same kind, or declare a consumer of "
+                "its own for the others (purpose=)",
+            )
         if event_type is None:
             self._raw = registration
         else:
@@ -239,10 +328,8 @@ async def _nobody(event: Any, delivery: Any) -> None:
 def _check_signature(
     event: type[Any], handler: Callable[..., Any], place: str, *, takes_lists: bool
 ) -> None:
-    if not inspect.iscoroutinefunction(handler):
-        raise ConfigError(
-            f"{place} is not async", hint="write async def; call blocking code in asyncio.to_thread"
-        )
+    if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
+        raise ConfigError(f"{place} yields", hint="a handler handles its event and returns")
     parameters = list(inspect.signature(handler).parameters.values())
     positional = [
         parameter

@@ -88,26 +88,33 @@ async def connect(
     are ours."""
 
     def connector() -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            f"{path.as_uri()}?mode={'rwc' if create else 'rw'}",
-            uri=True,
-            timeout=busy_timeout.total_seconds(),
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        try:
-            _prepare(connection, read_only=read_only, create=create)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        made = opened(path, busy_timeout=busy_timeout, read_only=read_only, create=create)
+        made.isolation_level = None
+        return made
 
     with translating(str(path)):
         # Opened before aiosqlite has its thread: where opening fails, that thread would answer a
         # loop which is closed by then.
-        opened = await asyncio.to_thread(connector)
-        connection = Connection(opened, path)
+        connection = Connection(await asyncio.to_thread(connector), path)
         await connection
+    return connection
+
+
+def opened(
+    path: Path, *, busy_timeout: timedelta, read_only: bool = False, create: bool = False
+) -> sqlite3.Connection:
+    """The same at once, for any thread. It begins transactions as Python does by default."""
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode={'rwc' if create else 'rw'}",
+        uri=True,
+        timeout=busy_timeout.total_seconds(),
+        check_same_thread=False,
+    )
+    try:
+        _prepare(connection, read_only=read_only, create=create)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
