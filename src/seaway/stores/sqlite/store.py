@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from seaway.stores.sqlite.connection import (
     WriterSessions,
     checked,
     connect,
-    opened,
+    made_now,
     read,
 )
 from seaway.stores.sqlite.lease import Pulse, SqliteLease, read_pulse, relay_lock
@@ -99,18 +99,22 @@ class SqliteStore(RelationalStore[Connection]):
         ``busy_timeout``: how long a write waits for writers of other processes before it raises
         ``StoreUnavailable``. ``keep_sent=False`` keeps no settled events: they cannot be traced
         or sent again. ``poll``: the longest pause between two looks for what other connections
-        wrote. ``ConfigError`` where the file cannot be a database.
+        wrote. ``ConfigError`` where the file cannot be a database. Cancelled, it leaves nothing
+        open.
         """
         path = checked(Path(path), create=create)
-        writer = await connect(path, busy_timeout=busy_timeout, read_only=False, create=create)
-        try:
-            reader = await connect(path, busy_timeout=busy_timeout, read_only=True, create=create)
-        except BaseException:
-            await to_its_end(writer.close())
-            raise
-        store = cls(path, writer, reader, keep_sent=keep_sent, poll=poll, busy_timeout=busy_timeout)
-        await store._look_for_the_newest()
-        return store
+        connecting = partial(connect, path, busy_timeout=busy_timeout, create=create)
+        async with AsyncExitStack() as failed:
+            writer = await connecting(read_only=False)
+            failed.push_async_callback(writer.close)
+            reader = await connecting(read_only=True)
+            failed.push_async_callback(reader.close)
+            store = cls(
+                *(path, writer, reader), keep_sent=keep_sent, poll=poll, busy_timeout=busy_timeout
+            )
+            await store._look_for_the_newest()
+            failed.pop_all()
+            return store
 
     @property
     def schema(self) -> SqliteSchema:
@@ -133,7 +137,7 @@ class SqliteStore(RelationalStore[Connection]):
     def for_threads(self) -> ThreadInbox[Any]:
         """See ``contracts.Store``: connections of the standard library, one a thread. Their
         transactions and the store's take turns."""
-        made = partial(opened, self.path, busy_timeout=self._busy_timeout)
+        made = partial(made_now, self.path, busy_timeout=self._busy_timeout)
         return self._for_threads(SqliteThreadSessions(Kept(made), self._turns, str(self.path)))
 
     async def now(self) -> datetime:
