@@ -16,6 +16,7 @@ from contextlib import (
     contextmanager,
 )
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
@@ -31,7 +32,7 @@ from seaway.contracts import Broker, Store
 from seaway.dead_letters import DeadLetters, Releaser, Sweeper
 from seaway.errors import ConfigError, SeawayError
 from seaway.events import registry
-from seaway.inbox import inbox_of
+from seaway.inbox import inbox_of, threads_of
 from seaway.monitor import MetricsApp, serving
 from seaway.naming import Durable, dlq_stream, events_stream
 from seaway.outbox import Outbox
@@ -343,20 +344,21 @@ def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> 
     """Run ``consumer`` on ``broker``, its transactions on ``store`` or through its own handles."""
 
     async def consume(stop: asyncio.Event) -> None:
-        async with inbox_of(
-            consumer.tx,
-            store,
-            schema=app.settings.database_schema,
-            consumer=str(consumer.durable),
+        name, schema = str(consumer.durable), app.settings.database_schema
+        run = partial(
+            consumer.run,
+            broker,
+            outbox=app.outbox,
+            dead_letters=DeadLetters(broker, reader=name),
+            telemetry=app.telemetry,
             stop=stop,
-        ) as inbox:
-            await consumer.run(
-                broker,
-                store=inbox,
-                outbox=app.outbox,
-                dead_letters=DeadLetters(broker, reader=str(consumer.durable)),
-                telemetry=app.telemetry,
-                stop=stop,
-            )
+        )
+        given: dict[str, Any] = {"schema": schema, "consumer": name, "stop": stop}
+        if consumer.plain:
+            async with threads_of(consumer.tx, store, **given) as threads:
+                await run(store=store, threads=threads)
+        else:
+            async with inbox_of(consumer.tx, store, **given) as inbox:
+                await run(store=inbox)
 
     return consume

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import wraps
 from typing import Any, ClassVar, Literal
 
 import aiosqlite
 import asyncpg
 import psycopg
 from psycopg.rows import dict_row
-from psycopg_pool import AsyncConnectionPool, AsyncNullConnectionPool
+from psycopg_pool import AsyncConnectionPool, AsyncNullConnectionPool, ConnectionPool
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+
+from seaway.inbox.threads import carried_through
 
 
 class Kind(ABC):
@@ -23,8 +27,23 @@ class Kind(ABC):
     undoing: ClassVar[str] = "connection.transaction()"
     """What its users know as a savepoint."""
 
+    plain: ClassVar[bool] = False
+    """Whether it is for plain handlers."""
+
     def __init__(self, url: str) -> None:
         self.url = url
+
+    def handler(self, handle: Callable[..., Coroutine[Any, Any, None]]) -> Any:
+        """``handle``, which awaits nothing but this kind's own and ``delivery.add``, as a handler
+        for it."""
+        if not self.plain:
+            return handle
+
+        @wraps(handle)
+        def plain(event: Any, delivery: Any) -> None:
+            carried_through(handle(event, delivery))
+
+        return plain
 
     @abstractmethod
     def given(self) -> Any:
@@ -173,6 +192,90 @@ class SqliteFunction(SqlitePath):
         yield connect
 
 
+# ------------------------------------------------------------------- for plain handlers
+
+
+class PlainPsycopgPool(Kind):
+    plain = True
+
+    @asynccontextmanager
+    async def given(self) -> AsyncIterator[Any]:
+        kwargs = {"row_factory": dict_row}
+        with ConnectionPool(self.url, min_size=0, max_size=30, kwargs=kwargs, open=True) as pool:
+            yield pool
+
+    async def run(self, handle: Any, sql: str) -> None:
+        handle.execute(sql)
+
+    @asynccontextmanager
+    async def savepoint(self, handle: Any) -> AsyncIterator[None]:
+        with handle.transaction():
+            yield
+
+    async def commit(self, handle: Any) -> None:
+        handle.commit()
+
+    async def roll_back(self, handle: Any) -> None:
+        handle.rollback()
+
+
+class PlainPsycopgFunction(PlainPsycopgPool):
+    @asynccontextmanager
+    async def given(self) -> AsyncIterator[Any]:
+        yield lambda: psycopg.connect(self.url, autocommit=True)
+
+
+class PlainPostgresStore(PlainPsycopgPool):
+    @asynccontextmanager
+    async def given(self) -> AsyncIterator[Any]:
+        yield "store"
+
+
+class PlainSqliteFunction(Kind):
+    engine, undoing, plain = "sqlite", "SAVEPOINT", True
+
+    @asynccontextmanager
+    async def given(self) -> AsyncIterator[Any]:
+        def connect() -> sqlite3.Connection:
+            connection = sqlite3.connect(self.path)
+            connection.row_factory = sqlite3.Row
+            return connection
+
+        yield connect
+
+    async def run(self, handle: Any, sql: str) -> None:
+        handle.execute(sql)
+
+    @asynccontextmanager
+    async def savepoint(self, handle: Any) -> AsyncIterator[None]:
+        handle.execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            handle.execute("ROLLBACK TO part")
+            raise
+        finally:
+            handle.execute("RELEASE part")
+
+    async def commit(self, handle: Any) -> None:
+        handle.commit()
+
+    async def roll_back(self, handle: Any) -> None:
+        handle.rollback()
+
+
+class PlainSqlitePath(PlainSqliteFunction):
+    @asynccontextmanager
+    async def given(self) -> AsyncIterator[Any]:
+        yield self.path
+
+
+class PlainSqliteStore(PlainSqliteFunction):
+    @asynccontextmanager
+    async def given(self) -> AsyncIterator[Any]:
+        yield "store"
+
+
 KINDS: tuple[type[Kind], ...] = (
     AsyncpgPool,
     PsycopgPool,
@@ -185,3 +288,13 @@ KINDS: tuple[type[Kind], ...] = (
     SqlitePath,
     SqliteFunction,
 )
+
+PLAIN: tuple[type[Kind], ...] = (
+    PlainPsycopgPool,
+    PlainPsycopgFunction,
+    PlainPostgresStore,
+    PlainSqliteFunction,
+    PlainSqlitePath,
+    PlainSqliteStore,
+)
+"""Those for plain handlers."""

@@ -4,7 +4,8 @@ handler, whatever opens and closes around it."""
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -87,13 +88,16 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
         yield store
 
 
-def application(**options: Any) -> Seaway:
+def application(*, plain: bool = False, **options: Any) -> Seaway:
     durable = {"stream": "WIRED_EVENTS", "durable": "case_mgmt__from_wired", "max_deliver": 2}
     app = Seaway.from_config({"contexts": ["wired"], "consumers": [durable]})
     quick = Backoff(timedelta(milliseconds=1), timedelta(milliseconds=5))
     consumer = app.consumer("case_mgmt", from_context="wired", retry=quick, **options)
-    consumer.handler(Opened)(handle)
-    consumer.handler(RawEvent)(nothing)
+    if plain:
+        consumer.handler(Opened)(handle_plain)
+    else:
+        consumer.handler(Opened)(handle)
+        consumer.handler(RawEvent)(nothing)
     return app
 
 
@@ -120,6 +124,45 @@ async def test_what_closes_before_the_commit_is_in_it_and_what_fails_leaves_noth
     assert (opening.error_type, closed.error_type) == ("LookupError", "ValueError")
     assert "while dependency small" in str(opening.stack)
     assert "while dependency cases" in str(closed.stack)
+
+
+async def test_plain_handlers_have_theirs_in_the_thread_of_their_transaction(
+    store: SqliteStore,
+) -> None:
+    app = application(plain=True, workers=2)
+    threads: set[tuple[str, int]] = set()
+
+    @app.middleware
+    async def tell(delivery: Delivery, call_next: Next) -> None:
+        before = threading.get_ident()
+        await call_next()
+        threads.add((delivery.tx.execute("SELECT max(id) FROM cases").fetchone()[0], before))
+        assert threading.get_ident() == before
+
+    async with rehearsal(app, store) as stage:
+        for case_id in ("a", "unfit", "b"):
+            await stage.publish(Opened(case_id), key=case_id)
+        await stage.settled()
+        (letter,) = await stage.letters()
+    assert rows(store) == ["a", "b"]
+    assert {case_id for case_id, _ in threads} <= {"a", "b"}
+    assert threading.get_ident() not in {thread for _, thread in threads}
+    assert (letter.error, letter.error_type) == ("not to be flushed", "ValueError")
+    assert "while dependency plain_cases" in letter.stack
+
+
+def plain_cases(delivery: Delivery) -> Iterator[list[str]]:
+    held: list[str] = []
+    thread = threading.get_ident()
+    yield held
+    delivery.tx.executemany("INSERT INTO cases VALUES (?)", [(one,) for one in held])
+    assert threading.get_ident() == thread
+    if "unfit" in held:
+        raise ValueError("not to be flushed")
+
+
+def handle_plain(event: Opened, cases: Annotated[list[str], Depends(plain_cases)]) -> None:
+    cases.append(event.case_id)
 
 
 async def test_another_stands_in_for_a_provider_within_a_block(store: SqliteStore) -> None:

@@ -79,11 +79,26 @@ def test_a_second_handler_is_refused_and_both_are_named(kind: type[Any]) -> None
     assert re.search(rf"first \({here}:\d+\) and .*second \({here}:\d+\)", str(refused.value))
 
 
-def test_a_plain_function_is_refused_with_the_way_out() -> None:
-    def handle(event: CaseOpened, delivery: Delivery) -> None: ...
+def test_a_consumers_handlers_are_all_of_one_kind() -> None:
+    def plain(event: CaseOpened, delivery: Delivery) -> None: ...
+    async def other(event: RawEvent, delivery: Delivery) -> None: ...
 
-    with pytest.raises(ConfigError, match=r"handle \(.*:\d+\) is not async .*to_thread"):
-        consumer().handler(CaseOpened)(cast("Any", handle))
+    one, two = consumer(), consumer()
+    assert one.handler(CaseOpened)(plain) is plain
+    with pytest.raises(ConfigError, match=r"plain \(.*:\d+\) is plain, .*other \(.*\) is async"):
+        one.handler(RawEvent)(other)
+    two.handler(RawEvent)(other)
+    with pytest.raises(ConfigError, match=r"plain \(.*:\d+\) is plain, .*other \(.*\) is async"):
+        two.handler(CaseOpened)(plain)
+    assert (one.plain, two.plain) == (True, False)
+
+
+def test_a_function_that_yields_handles_nothing() -> None:
+    def handle(event: CaseOpened, delivery: Delivery) -> Any:
+        yield
+
+    with pytest.raises(ConfigError, match=r"handle \(.*:\d+\) yields"):
+        consumer().handler(CaseOpened)(handle)
 
 
 async def none() -> None: ...

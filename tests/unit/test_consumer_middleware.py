@@ -110,6 +110,13 @@ async def test_around_plain_handlers_both_kinds_stand() -> None:
     await call(handle_plain, around_plain)
 
 
+async def test_what_a_plain_handler_returns_reaches_its_caller_who_looks_at_it() -> None:
+    wired = wire(lambda event: event.case_id, (Opened, Delivery))
+    layers: Any = (Logging(), around_plain)
+    whole = surrounded(wired.call, layers, place="handler", plain=True, delivery=Delivery)
+    assert whole(Opened("returned"), DELIVERY) == "returned"
+
+
 async def test_around_batch_handlers_it_is_given_the_list() -> None:
     await call(handle_lists, Logging())
     assert seen == ["logging", 1, "logged"]

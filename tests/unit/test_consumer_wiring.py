@@ -440,7 +440,7 @@ async def h_yields(event: Opened, delivery: Delivery) -> AsyncIterator[None]:
         (h_unread, "h_unread .*: nobody fills it, whose annotation .*Outbox.* cannot be read"),
         (h_text, "h_text .*: it is annotated str, but is given Delivery; a dependency is Annotat"),
         (h_late, "h_late .*: nobody fills it: str .*, or a default"),
-        (h_yields, "h_yields .* is a generator"),
+        (h_yields, "h_yields .* yields"),
         (Async, "handler Async is a class"),
     ],
 )  # fmt: skip

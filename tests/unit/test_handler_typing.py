@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     class Closed:
         case_id: str
 
+    def take(ids: list[str]) -> None: ...
+
     def agree(consumer: Consumer) -> None:
         @consumer.handler(Opened)
         async def one(event: Opened, delivery: Delivery) -> None: ...
@@ -43,9 +45,20 @@ if TYPE_CHECKING:
         @consumer.batch_handler(Opened)
         async def wider(events: Sequence[Opened], deliveries: Sequence[Delivery]) -> None: ...
 
+        @consumer.handler(Opened)
+        def plain(event: Opened, delivery: Delivery) -> None:
+            take(delivery.add(event))
+            plain(event, delivery)
+
+        @consumer.batch_handler(Opened)
+        def plain_lists(events: list[Opened], deliveries: list[Delivery]) -> None: ...
+
     def disagree(consumer: Consumer) -> None:
         @consumer.handler(Opened)  # type: ignore[arg-type]
         async def other(event: Closed, delivery: Delivery) -> None: ...
+
+        @consumer.handler(Opened)  # type: ignore[arg-type]
+        def plain(event: Closed, delivery: Delivery) -> None: ...
 
         @consumer.handler(Opened)  # type: ignore[type-var]
         def gives(event: Opened, delivery: Delivery) -> int:

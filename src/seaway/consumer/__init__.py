@@ -28,7 +28,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar, Unpack
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any, TypeVar, Unpack, cast
 
 from seaway.consumer.calling import Caller
 from seaway.consumer.dependencies import Depends
@@ -41,8 +43,9 @@ from seaway.consumer.settling import Settler
 from seaway.consumer.state import HORIZON, Setup, State
 from seaway.consumer.wiring import Overrides
 from seaway.consumer.working import Workers
-from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter
+from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter, Store
 from seaway.errors import ConfigError
+from seaway.inbox.threads import PATIENCE, Threads
 from seaway.naming import Durable, redrive_stream, stream_context
 from seaway.retry import RetryPolicy
 from seaway.telemetry import Telemetry
@@ -83,13 +86,16 @@ class Consumer:
         )
 
     def handler(self, event: type[E]) -> Registers[E]:
-        """Decorate ``async def handle(event, delivery)`` for an ``@event`` class.
+        """Decorate ``async def handle(event, delivery)``, or ``def`` with the same parameters, for
+        an ``@event`` class.
 
         ``RawEvent`` takes every event that no other handler here takes. Also a method, a
         ``functools.partial``, or an object with ``__call__``; the delivery may be left out, other
-        parameters have a default or ``Annotated[Thing, Depends(provider)]`` (``Depends``). The
-        function is returned as it is. ``ConfigError`` for a second handler of one event, a plain
-        function, an annotation that says otherwise, or a parameter that nobody fills.
+        parameters have a default or ``Annotated[Thing, Depends(provider)]`` (``Depends``). Plain
+        functions run in threads, ``workers`` of them at a time; a consumer's handlers are all plain
+        or all ``async``. The function is returned as it is. ``ConfigError`` for a second handler of
+        one event, both kinds in one consumer, an annotation that says otherwise, or a parameter
+        that nobody fills.
         """
 
         def decorate(handler: Callable[..., Any]) -> Any:
@@ -99,7 +105,7 @@ class Consumer:
         return decorate
 
     def batch_handler(self, event: type[E]) -> Registers[list[E]]:
-        """Decorate ``async def handle(events: list[E], deliveries: list[Delivery])``.
+        """Decorate ``async def handle(events: list[E], deliveries: list[Delivery])``, or ``def``.
 
         Both lists are in stream order by key, of one length, 1 to ``batch``, and share one
         transaction: all or nothing. Where it raises, the list is parted until the event that cannot
@@ -111,6 +117,11 @@ class Consumer:
             return handler
 
         return decorate
+
+    @property
+    def plain(self) -> bool:
+        """Whether its handlers are plain functions."""
+        return self._handlers.plain
 
     def surround(self, middleware: Sequence[Middleware]) -> None:
         """Put ``middleware`` around each handler, in place of what stood there; ``ConfigError``
@@ -135,9 +146,12 @@ class Consumer:
         dead_letters: DeadLetterSink,
         telemetry: Telemetry,
         stop: asyncio.Event,
+        threads: Threads | None = None,
     ) -> None:
         """Consume until ``stop`` is set, then drain.
 
+        ``threads``: those of plain handlers and the inbox that they work in; default: threads of
+        its own on a database that ``store`` opens for them, if it is a whole store.
         Running handlers get ``grace``, what was not started is nak'ed at once. Cancelling ends
         without waiting: transactions roll back, messages come again. Raises ``NotFound`` where
         the durable does not exist at the start; one that is deleted later is waited for. Heals
@@ -161,13 +175,22 @@ class Consumer:
             parks=self.parks,
             broker=broker,
             store=None if self.tx is None else store,
+            threads=None,
             outbox=outbox,
             dead_letters=dead_letters,
             telemetry=telemetry,
         )
         streams = [self.stream, redrive_stream(stream_context(self.stream))]
         try:
-            await _run(State(setup, stop), streams)
+            async with AsyncExitStack() as stack:
+                if self.plain and threads is None:
+                    inbox = None if setup.store is None else cast(Store, store).for_threads()
+                    own = Threads(str(self.durable), inbox)
+                    threads = await stack.enter_async_context(own)
+                if self.plain and threads is not None:
+                    threads.patience = min(PATIENCE, given["deadline"] or PATIENCE)
+                    setup = replace(setup, threads=threads)
+                await _run(State(setup, stop), streams)
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
 

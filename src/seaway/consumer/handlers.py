@@ -2,14 +2,14 @@
 
 Owns: which function takes which subject, and what becomes of a subject that none takes: an unknown
 version of an event that is handled here is refused, another event is ignored. Guarantees: what mypy
-cannot see (a second handler for the same event, a plain function, an annotation that says another
-class, a parameter that nobody fills) is a ``ConfigError`` at import.
+cannot see (a second handler for the same event, plain and ``async`` ones beside each other, an
+annotation that says another class, a parameter that nobody fills) is a ``ConfigError`` at import.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -28,10 +28,39 @@ P = ParamSpec("P")
 R = TypeVar("R", bound=Awaitable[None] | None)
 
 
+class Added(list[str]):
+    """The ids of the events that ``Delivery.add`` wrote, in order.
+
+    A plain handler has them at once. An ``async`` handler awaits this, and has them then.
+    """
+
+    __slots__ = ("_writing",)
+
+    def __init__(self, written: list[str] | Awaitable[list[str]]) -> None:
+        self._writing: Awaitable[list[str]] | None = None
+        if isinstance(written, list):
+            super().__init__(written)
+        else:
+            self._writing = written
+
+    def __await__(self) -> Generator[Any, None, list[str]]:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            self[:] = yield from writing.__await__()
+        return self
+
+    def forgotten(self) -> bool:
+        """Whether nobody awaited it, so that nothing is written, nor will be."""
+        writing, self._writing = self._writing, None
+        if inspect.iscoroutine(writing):
+            writing.close()
+        return writing is not None
+
+
 class Delivery:
     """One attempt to handle one event. Valid only while its handler runs."""
 
-    __slots__ = ("_chain", "_incoming", "_metadata", "_outbox", "_tx")
+    __slots__ = ("_added", "_chain", "_incoming", "_metadata", "_outbox", "_tx")
 
     def __init__(
         self,
@@ -47,6 +76,7 @@ class Delivery:
         self._tx = tx
         self._outbox = outbox
         self._chain = chain
+        self._added: list[Added] = []
 
     def __repr__(self) -> str:
         return (
@@ -124,21 +154,37 @@ class Delivery:
             raise ConfigError(f"{self.consumer} has no database: its deliveries have no tx")
         return self._tx
 
-    async def add(
+    def add(
         self,
         *events: object,
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> list[str]:
+    ) -> Added:
         """Write events to the outbox in this delivery's transaction; their ids in order.
 
-        They carry this event's correlation, and its id as their causation.
+        They carry this event's correlation, and its id as their causation. An ``async`` handler
+        awaits it (``ids = await delivery.add(...)``): one that does not has failed, with nothing
+        written. In a plain handler the events are written when it returns. Raises what
+        ``Outbox.add`` does. Not idempotent, but undone with the delivery.
         """
         if self._outbox is None:
             raise ConfigError(f"{self.consumer} has no outbox")
         with continued(self._chain):
-            added = self._outbox.add(self.tx, *events, key=key, headers=headers)
-            return await added if inspect.isawaitable(added) else added
+            added = Added(self._outbox.add(self.tx, *events, key=key, headers=headers))
+        self._added.append(added)
+        return added
+
+    def require_written(self) -> None:
+        """``ConfigError`` where events were added and never awaited. Asked when the handler has
+        returned."""
+        if not self._added:
+            return
+        if [added for added in self._added if added.forgotten()]:
+            raise ConfigError(
+                f"the handler of {self.subject} added events and did not await them, so they are "
+                "not written",
+                hint="write await delivery.add(...)",
+            )
 
 
 class Registers(Protocol[E]):
@@ -157,6 +203,8 @@ class Registration:
     """What is called: with its dependencies, and the middleware around it."""
     event_type: EventType[Any] | None
     takes_lists: bool = False
+    plain: bool = False
+    """Whether it is no coroutine function, so that it runs in a thread."""
     refusal: DecodeError | None = None
     """Why its events become dead letters; then there is no handler for them."""
     wired: Wired | None = None
@@ -202,6 +250,12 @@ class HandlerTable:
         self._versions: dict[str, list[int]] = {}
         """Those that are handled, by the subject without its version."""
         self._raw: Registration | None = None
+        self._first: Registration | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether its handlers are plain functions: all of them are, or none."""
+        return self._first is not None and self._first.plain
 
     def __len__(self) -> int:
         return len(self._typed) + (self._raw is not None)
@@ -209,7 +263,11 @@ class HandlerTable:
     def register(
         self, event: type[Any], handler: Callable[..., Any], *, takes_lists: bool = False
     ) -> None:
-        """Tie ``handler`` to ``event``, an ``@event`` class or ``RawEvent`` for all others."""
+        """Tie ``handler`` to ``event``, an ``@event`` class or ``RawEvent`` for all others.
+
+        ``ConfigError`` for what cannot be: a second handler of an event, a signature that does not
+        fit, a plain handler beside an ``async`` one.
+        """
         event_type = None if event is RawEvent else event_type_of(event)
         subject = "RawEvent" if event_type is None else str(event_type.subject)
         known = self._raw if event_type is None else self._typed.get(subject)
@@ -220,6 +278,18 @@ class HandlerTable:
                 f"handler {place_of(known.written)} and handler {place_of(handler)}"
             )
         registration = self._registration(handler, event_type, takes_lists, None)
+        if self._first is None:
+            self._first = registration
+        elif self._first.plain != registration.plain:
+            assert self._first.written is not None
+            here, there = place_of(handler), place_of(self._first.written)
+            plain, waits = (here, there) if registration.plain else (there, here)
+            raise ConfigError(
+                f"{self._consumer} mixes kinds of handlers: handler {plain} is plain, "
+                f"handler {waits} is async",
+                hint="make all of a consumer's handlers the same kind, or declare a consumer of "
+                "its own for the others (purpose=)",
+            )
         if event_type is None:
             self._raw = registration
         else:
@@ -255,12 +325,9 @@ class HandlerTable:
     ) -> Registration:
         given = (RawEvent if event_type is None else event_type.cls, Delivery)
         wired = wire(handler, given, takes_lists=takes_lists, overrides=overrides)
-        if wired.plain:
-            raise ConfigError(
-                f"handler {place_of(handler)} is not async",
-                hint="write async def; call blocking code in asyncio.to_thread",
-            )
-        made = Registration(wired.call, event_type, takes_lists, wired=wired, written=handler)
+        made = Registration(
+            *(wired.call, event_type, takes_lists, wired.plain), wired=wired, written=handler
+        )
         return self._around(made, self._middleware)
 
     def _around(self, one: Registration, middleware: Sequence[Middleware]) -> Registration:

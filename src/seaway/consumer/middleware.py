@@ -108,22 +108,27 @@ def _around(one: Middleware, inner: Called) -> Called:
 
 
 def _around_plain(one: Middleware, inner: Called) -> Called:
-    def call(event: Any, delivery: Any) -> None:
-        with _Following(one, inner, event, delivery) as following:
-            one(delivery, following.call_plain)
+    who, waits = f"middleware {name_of(one)}", is_async(one)
 
-    def carry(event: Any, delivery: Any) -> None:
+    def call(event: Any, delivery: Any) -> Any:
         with _Following(one, inner, event, delivery) as following:
-            carried(one(delivery, following.call_carried), f"middleware {name_of(one)}")
+            if waits:
+                carried(one(delivery, following.call_carried), who)
+            else:
+                one(delivery, following.call_plain)
+        return following.returned
 
-    return carry if is_async(one) else call
+    return call
 
 
 class _Following:
     """What a middleware is given as ``call_next``. Left, it raises what keeps the delivery from
     counting as handled, whatever the middleware made of that."""
 
-    __slots__ = ("_calls", "_delivery", "_ended", "_event", "_inner", "_middleware", "_raised")
+    __slots__ = (
+        *("_calls", "_delivery", "_ended", "_event", "_inner", "_middleware", "_raised"),
+        "returned",
+    )
 
     def __init__(self, middleware: Middleware, inner: Called, event: Any, delivery: Any) -> None:
         self._middleware = middleware
@@ -133,6 +138,8 @@ class _Following:
         self._calls = 0
         self._ended = False
         self._raised: BaseException | None = None
+        self.returned: Any = None
+        """By a plain handler: not for the middleware, but for its caller, who looks what it is."""
 
     def __enter__(self) -> Self:
         return self
@@ -164,7 +171,7 @@ class _Following:
 
     def call_plain(self) -> None:
         with self._once():
-            self._inner(self._event, self._delivery)
+            self.returned = self._inner(self._event, self._delivery)
 
     async def call_carried(self) -> None:
         self.call_plain()

@@ -72,7 +72,7 @@ def wire(
         raise ConfigError(f"{place} is a class", hint="give an object of it, with __call__")
     code = underlying(handler)
     if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
-        raise ConfigError(f"{place} is a generator", hint="a handler does not yield")
+        raise ConfigError(f"{place} yields", hint="a handler handles its event and returns")
     plain = not is_async(handler)
     plan = _Plan(place, given, takes_lists, plain, overrides or {})
     arguments = plan.of_handler(handler)

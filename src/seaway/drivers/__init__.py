@@ -34,12 +34,19 @@ class _Taken(NamedTuple):
     """What ``tx=`` takes of it."""
     kept: str = ""
     """The connection that a function given as ``tx=`` may make."""
+    plain_source: str = ""
+    plain_kept: str = ""
+    """The same for plain handlers."""
 
 
 _TAKEN = (
-    _Taken("sqlite3"),
+    _Taken("sqlite3", plain_kept="a sqlite3.Connection"),
     _Taken("asyncpg", "an asyncpg Pool"),
-    _Taken("psycopg", "a psycopg AsyncConnectionPool", kept="a psycopg AsyncConnection"),
+    _Taken(
+        "psycopg",
+        *("a psycopg AsyncConnectionPool", "a psycopg AsyncConnection"),
+        *("a psycopg ConnectionPool", "a psycopg Connection"),
+    ),
     _Taken("aiosqlite", kept="an aiosqlite Connection"),
     _Taken("SQLAlchemy", "a SQLAlchemy async_sessionmaker or AsyncEngine"),
     _Taken("Django"),
@@ -53,6 +60,9 @@ SOURCES_TAKEN = ", ".join(each.source for each in _TAKEN if each.source)
 """What ``tx=`` takes, but for functions and paths."""
 KEPT_TAKEN = " or ".join(each.kept for each in _TAKEN if each.kept)
 """What a function given as ``tx=`` may give."""
+PLAIN_SOURCES_TAKEN = ", ".join(each.plain_source for each in _TAKEN if each.plain_source)
+PLAIN_KEPT_TAKEN = " or ".join(each.plain_kept for each in _TAKEN if each.plain_kept)
+"""The same for plain handlers."""
 
 
 def driver_entry(table: str, found: type) -> Any:
