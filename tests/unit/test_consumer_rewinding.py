@@ -13,9 +13,9 @@ from consuming import DURABLE, EVENTS, SOON, Bench, consumer, message, note, unt
 from seaway.consumer import Delivery
 from seaway.errors import BrokerUnavailable, CannotRewind, Retry
 from seaway.events import RawEvent
+from seaway.inbox.letters import letter_row
 from seaway.telemetry import ConsumerPaused
 from seaway.testing.memory_broker import MemoryBroker
-from seaway.waiting_events import letter_row
 
 
 @pytest.fixture

@@ -41,6 +41,8 @@ class InHand:
     """How often it was tried by now, this time included, as far as that is noted."""
     noted: bool = False
     """Whether this time is."""
+    decided: bool = False
+    """It becomes a letter, as somebody has decided: there is no effect to be."""
     falls: int = 0
     """How many outages of the database began while it was at work alone."""
     place: Place = field(init=False)

@@ -267,10 +267,16 @@ class State:
         """What ``rewound`` says of it; 0 where that says nothing."""
         return self.rewound.get(stream, 0)
 
-    def comes_again(self, incoming: Incoming) -> bool:
-        """Whether it was given out before: it may have become a letter then, or be given up by the
-        server while we are at it."""
-        return incoming.deliveries > 1 or incoming.stream_seq <= self.rewound_upto(incoming.stream)
+    def comes_again(self, item: InHand) -> bool:
+        """Whether it may have been given to others as well: it may have become a letter then, or
+        be given up by the server while we are at it."""
+        incoming = item.incoming
+        before = incoming.deliveries > 1
+        return before or incoming.stream_seq <= self.rewound_upto(item.place[0]) or self.left(item)
+
+    def left(self, item: InHand) -> bool:
+        """Whether nobody here has kept it alive: nothing ran in this process."""
+        return self.now() - item.alive >= self.limits.ack_wait.total_seconds()
 
     def beat(self) -> list[InHand]:
         """What is in hand and may be kept alive. A last delivery whose timer has run out is not:
@@ -287,8 +293,7 @@ class State:
     def lapsed(self, item: InHand) -> bool:
         """Whether it is a last delivery that nobody here has kept alive: a letter takes its place,
         and no effect may."""
-        last = self.limits.is_last(item.incoming.deliveries)
-        return last and self.now() - item.alive >= self.limits.ack_wait.total_seconds()
+        return self.limits.is_last(item.incoming.deliveries) and self.left(item)
 
     # ------------------------------------------------------------------ who waits for what
 

@@ -37,7 +37,16 @@ from seaway.consumer.calling import (
 from seaway.consumer.lanes import InHand
 from seaway.consumer.outcomes import Lapsed, is_downstream, is_verdict
 from seaway.consumer.settling import Settler
-from seaway.consumer.standing import away, given_up, look_after, must_be_alone, note, set_aside
+from seaway.consumer.standing import (
+    Decided,
+    away,
+    given_up,
+    look_after,
+    must_be_alone,
+    note,
+    set_aside,
+    unless_decided,
+)
 from seaway.consumer.state import State
 from seaway.errors import ConfigError, SessionLost, StoreUnavailable, TransactionConflict
 from seaway.waiting import set_within
@@ -214,6 +223,8 @@ class Transactor:
         while True:
             try:
                 await self._transaction(group, attempt)
+            except Decided:
+                continue
             except StoreUnavailable as error:
                 if await self._runs_again(group, attempt, error, results):
                     continue
@@ -234,18 +245,21 @@ class Transactor:
         items = items_of(group)
         async with store.transaction() as tx:
             attempt.begun = True
-            again = [item for item in items if self._state.comes_again(item.incoming)]
-            aside = await set_aside(self._state, tx, items, again)
-            fresh = await tx.claim_many(
-                durable, [item.event_id for item in items if item.place not in aside]
-            )
-            if tried := [item.event_id for item in again if item.place not in aside]:
-                await tx.release(durable, tried)  # How often they were tried counts no more.
+            aside = await set_aside(self._state, tx, items)
+            wanted = [item for item in items if item.place not in aside]
+            fresh = await tx.claim_many(durable, [item.event_id for item in wanted])
+            wanted = [item for item in wanted if item.event_id in fresh]
+            again = [item for item in wanted if self._state.comes_again(item)]
+            await unless_decided(self._state, tx, again)
+            if again:  # How often they were tried counts no more.
+                await tx.release(durable, [item.event_id for item in again])
             await self._caller.call_all(
                 *(group, attempt), within=self._state.deadline, tx=tx, fresh=fresh, aside=aside
             )
             if any(self._state.lapsed(item) for item in items):
                 raise Lapsed("its last delivery was not kept alive")
+            late = [item for item in wanted if item not in again and self._state.left(item)]
+            await unless_decided(self._state, tx, late)
 
     # ------------------------------------------------------------------ where one fails
 

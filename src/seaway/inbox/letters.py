@@ -1,0 +1,135 @@
+"""How a message ends as a dead letter: first that is decided in the inbox, then it is done.
+
+    to_letter ──row──> the queue has it ──> note_stored ──row──> ack
+
+Owns: the two rows that say so of one message (not of its event: a redrive is another message, and
+so is what lies in the same place of a stream that was made anew). Guarantees: of a decision and an
+effect only one commits, however long a process stands still between any two of its steps. Whoever
+comes to such a message later stores the letter, if that was not done, and acknowledges.
+
+What a handler is given again writes the decision's row in the transaction of its effects, so a
+decision waits for it, or it for a decision. What it is given for the first time writes its event's
+row only: so a decision asks for that row too, and waits for whoever has it in hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from typing import Literal, Protocol, TypeAlias
+
+from seaway import logs
+from seaway.contracts import InboxStore, Incoming
+from seaway.errors import StoreRefused, StoreUnavailable, TransactionConflict
+from seaway.waiting_events import Place
+
+logger = logs.logger("seaway.consumer")
+
+_WAIT_SECONDS = 2.0
+"""For a handler that has the message in hand: its process may not move."""
+
+Fate: TypeAlias = Literal["letter", "stored", "effect"]
+"""``letter``: it is to be stored; ``stored``: it was; ``effect``: there is none to be."""
+
+
+class Placed(Protocol):
+    """A message of a stream."""
+
+    @property
+    def place(self) -> Place: ...
+    @property
+    def event_id(self) -> str: ...
+
+
+def letter_row(consumer: str, place: Place, event_id: str) -> tuple[str, str]:
+    """``claim``'s arguments for a message that becomes a letter: no effect of it may be committed
+    any more. The event id comes first: by that rows are kept in days (ADR 0011)."""
+    stream, stream_seq = place
+    return f"{consumer} letters", f"{event_id}:{stream}:{stream_seq}"
+
+
+def letter_rows(consumer: str, messages: Iterable[Placed]) -> tuple[str, dict[str, Place]]:
+    """The same for several: the one consumer, and of each row which message it is about."""
+    name, _ = letter_row(consumer, ("", 0), "")
+    return name, {letter_row(consumer, one.place, one.event_id)[1]: one.place for one in messages}
+
+
+def stored_row(consumer: str, place: Place, event_id: str) -> tuple[str, str]:
+    """The same for one whose letter is stored: it may have been redriven or discarded since."""
+    _, row = letter_row(consumer, place, event_id)
+    return f"{consumer} letters stored", row
+
+
+class _Undone(Exception):
+    """Ends a transaction that was to change nothing."""
+
+
+async def to_letter(
+    store: InboxStore, incoming: Incoming, *, parks: bool, parked: bool = False
+) -> Fate:
+    """Decide that ``incoming`` becomes a letter, unless it has taken effect. Idempotent.
+
+    ``parks``: later events of its key wait behind it from now on, by a row that is written before
+    the letter: nobody can redrive or discard what has no row yet. ``parked``: it has one, since it
+    waits itself. ``StoreUnavailable`` also where a handler that has it in hand does not end.
+    """
+    try:
+        async with asyncio.timeout(_WAIT_SECONDS):
+            while True:
+                with contextlib.suppress(TransactionConflict):
+                    return await _fate(store, incoming, parks=parks, parked=parked)
+    except TimeoutError as error:
+        raise StoreUnavailable(f"{incoming.consumer} is at work on {incoming.place}") from error
+    except StoreRefused as refusal:
+        # No effect with such an id or key can be committed either: its letter is all there can be.
+        _say(incoming, refusal)
+    return "letter"
+
+
+async def _fate(store: InboxStore, incoming: Incoming, *, parks: bool, parked: bool) -> Fate:
+    consumer, event_id = incoming.consumer, incoming.event_id
+    row = letter_row(consumer, incoming.place, event_id)
+    async with store.transaction() as tx:
+        new = await tx.claim(*row)
+        if not parks:
+            await tx.release(consumer, [event_id])  # Redriven it is tried anew.
+    if await _has_effect(store, consumer, event_id):
+        return "effect"
+    stored, _ = stored_row(consumer, incoming.place, event_id)
+    if not new and await store.claimed(stored, [row[1]]):
+        return "stored"
+    if parks and not parked:
+        place = 0 if incoming.redriven else incoming.stream_seq
+        async with store.transaction() as tx:
+            await tx.park(consumer, event_id, incoming.key, place=place, failed=True)
+    return "letter"
+
+
+async def _has_effect(store: InboxStore, consumer: str, event_id: str) -> bool:
+    """Once nobody has its row in hand: a claim waits for that, and a question does not."""
+    new = False
+    try:
+        async with store.transaction() as tx:
+            if new := await tx.claim(consumer, event_id):
+                raise _Undone
+    except _Undone:
+        pass
+    return not new
+
+
+async def note_stored(store: InboxStore, incoming: Incoming, letter: int, *, parks: bool) -> None:
+    """The letter is stored, as number ``letter`` of its queue. Not before this may the message be
+    acknowledged. Idempotent."""
+    consumer, event_id = incoming.consumer, incoming.event_id
+    try:
+        async with store.transaction() as tx:
+            await tx.claim(*stored_row(consumer, incoming.place, event_id))
+            if parks:
+                await tx.set_letter(consumer, event_id, letter)
+    except StoreRefused as refusal:
+        _say(incoming, refusal)
+
+
+def _say(incoming: Incoming, refusal: StoreRefused) -> None:
+    logger.warning("%s: %s is noted in no row: %s", incoming.consumer, incoming.place, refusal)
