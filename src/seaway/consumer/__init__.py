@@ -154,6 +154,9 @@ async def _run(state: State, streams: Sequence[str]) -> None:
     if stop.is_set() or infos[0] is None:
         return
     state.learn(infos[0])
+    for info in infos:
+        if info is not None:
+            state.meet(info)
     state.breaker.resume("server")
     async with asyncio.TaskGroup() as tasks:
         settler = Settler(state, tasks.create_task)

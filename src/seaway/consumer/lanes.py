@@ -37,6 +37,8 @@ class InHand:
     """When its ack timer was last known to run."""
     suspect: bool = False
     """It was on its way when a process or a connection ended: it may have ended the process."""
+    doubted: bool = False
+    """Others may have been given it before, though the server says that it is the first time."""
     tries: int = 0
     """How often it was tried by now, this time included, as far as that is noted."""
     noted: bool = False
