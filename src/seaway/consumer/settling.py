@@ -33,7 +33,7 @@ from seaway.consumer.standing import Ended, await_return, note
 from seaway.consumer.state import OUTAGE, Spawn, State
 from seaway.contracts import DeadLetterReason, Incoming, Subscription
 from seaway.errors import ConfigError, SeawayError
-from seaway.inbox.letters import Fate, note_stored, to_letter
+from seaway.inbox.letters import note_stored, to_letter
 from seaway.logs import without_ours
 from seaway.telemetry import DeadLettered, Delivered, HandledAs
 from seaway.waiting import set_within
@@ -183,8 +183,10 @@ class Burial:
     reason: DeadLetterReason
     error: BaseException | None
     took: float
-    fate: Fate | None = None
-    """``None`` before it is decided."""
+    decided: bool = False
+    """Whether the inbox knows of it."""
+    needed: bool = True
+    """Whether there is a letter to be stored."""
     letter: int | None = None
     attempts: int = 0
     due: float = 0.0
@@ -277,9 +279,9 @@ class Burials:
     async def _store(self, burial: Burial) -> None:
         """The letter, and the rows that tell of it."""
         setup, item = self._state.setup, burial.item
-        if burial.fate is None:
-            burial.fate = await self._fate(burial)
-        if burial.fate == "letter" and burial.letter is None:
+        if not burial.decided:
+            await self._decide(burial)
+        if burial.needed and burial.letter is None:
             try:
                 burial.letter = await setup.dead_letters.store(
                     item.counted(), reason=burial.reason, error=burial.error
@@ -290,12 +292,13 @@ class Burials:
         if burial.letter is not None and setup.store is not None:
             await note_stored(setup.store, item.incoming, burial.letter, parks=setup.parks)
 
-    async def _fate(self, burial: Burial) -> Fate:
+    async def _decide(self, burial: Burial) -> None:
         setup = self._state.setup
-        if setup.store is None:
-            return "letter"
-        parked = burial.reason == "parked"
-        return await to_letter(setup.store, burial.item.incoming, parks=setup.parks, parked=parked)
+        if setup.store is not None:
+            incoming = burial.item.incoming
+            reason = await to_letter(setup.store, incoming, burial.reason, parks=setup.parks)
+            burial.needed, burial.reason = reason is not None, reason or burial.reason
+        burial.decided = True
 
     def _told(self, burial: Burial) -> None:
         item, error = burial.item, burial.error

@@ -46,7 +46,7 @@ from seaway.errors import (
     SeawayError,
     TransientError,
 )
-from seaway.inbox.letters import Fate, note_stored, to_letter
+from seaway.inbox.letters import note_stored, to_letter
 from seaway.naming import (
     ADVISORY_STREAM,
     MAX_DELIVERIES_PREFIX,
@@ -263,25 +263,25 @@ class Sweeper:
         letter: we come back to it.
         """
         swept = self._consumers.get(incoming.consumer)
-        fate: Fate = "letter"
+        decided: DeadLetterReason | None = reason
         store = None if swept is None else self._store
         if store is not None and swept is not None:
             if not swept.handles(incoming.event_subject):
-                fate = "effect"  # Nobody takes it: acknowledged, and without a row.
+                decided = None  # Nobody takes it: acknowledged, and without a row.
             else:
-                fate = await to_letter(store, incoming, parks=swept.parks)
-        if fate == "letter":
-            letter = await self._letters.store(incoming, reason=reason, error=None)
+                decided = await to_letter(store, incoming, reason, parks=swept.parks)
+        if decided is not None:
+            letter = await self._letters.store(incoming, reason=decided, error=None)
             if store is not None and swept is not None:
                 await note_stored(store, incoming, letter, parks=swept.parks)
             self._telemetry.emit(
                 DeadLettered(
-                    *(incoming.stream, incoming.consumer, incoming.event_id, reason, ""),
+                    *(incoming.stream, incoming.consumer, incoming.event_id, decided, ""),
                     correlation_id=incoming.correlation_id,
                 )
             )
         await self._forget(incoming)
-        return fate == "letter"
+        return decided is not None
 
     async def _forget(self, incoming: Incoming) -> None:
         """A work queue keeps what nobody acknowledges: its letter stands for it now."""

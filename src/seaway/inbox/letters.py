@@ -2,7 +2,7 @@
 
     to_letter ──row──> the queue has it ──> note_stored ──row──> ack
 
-Owns: the two rows that say so of one message (not of its event: a redrive is another message, and
+Owns: the rows that say so of one message (not of its event: a redrive is another message, and
 so is what lies in the same place of a stream that was made anew). Guarantees: of a decision and an
 effect only one commits, however long a process stands still between any two of its steps. Whoever
 comes to such a message later stores the letter, if that was not done, and acknowledges.
@@ -17,10 +17,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol, get_args
 
 from seaway import logs
-from seaway.contracts import InboxStore, Incoming
+from seaway.contracts import DeadLetterReason, InboxStore, Incoming
 from seaway.errors import StoreRefused, StoreUnavailable, TransactionConflict
 from seaway.waiting_events import Place
 
@@ -29,8 +29,7 @@ logger = logs.logger("seaway.consumer")
 _WAIT_SECONDS = 2.0
 """For a handler that has the message in hand: its process may not move."""
 
-Fate: TypeAlias = Literal["letter", "stored", "effect"]
-"""``letter``: it is to be stored; ``stored``: it was; ``effect``: there is none to be."""
+_REASONS: tuple[DeadLetterReason, ...] = get_args(DeadLetterReason)
 
 
 class Placed(Protocol):
@@ -55,10 +54,10 @@ def letter_rows(consumer: str, messages: Iterable[Placed]) -> tuple[str, dict[st
     return name, {letter_row(consumer, one.place, one.event_id)[1]: one.place for one in messages}
 
 
-def stored_row(consumer: str, place: Place, event_id: str) -> tuple[str, str]:
-    """The same for one whose letter is stored: it may have been redriven or discarded since."""
-    _, row = letter_row(consumer, place, event_id)
-    return f"{consumer} letters stored", row
+def _noted(consumer: str, what: str) -> str:
+    """Under what the same row says more: why, and that the queue had the letter, which may have
+    been redriven or discarded since."""
+    return f"{consumer} letters {what}"
 
 
 class _Undone(Exception):
@@ -66,44 +65,58 @@ class _Undone(Exception):
 
 
 async def to_letter(
-    store: InboxStore, incoming: Incoming, *, parks: bool, parked: bool = False
-) -> Fate:
+    store: InboxStore, incoming: Incoming, reason: DeadLetterReason, *, parks: bool
+) -> DeadLetterReason | None:
     """Decide that ``incoming`` becomes a letter, unless it has taken effect. Idempotent.
 
+    Gives the reason under which the letter is to be stored, that of whoever decided first; ``None``
+    where none is: it was stored, or has taken effect.
+
     ``parks``: later events of its key wait behind it from now on, by a row that is written before
-    the letter: nobody can redrive or discard what has no row yet. ``parked``: it has one, since it
-    waits itself. ``StoreUnavailable`` also where a handler that has it in hand does not end.
+    the letter: nobody can redrive or discard what has no row yet. What is ``parked`` has one.
+    ``StoreUnavailable`` also where a handler that has it in hand does not end.
     """
     try:
         async with asyncio.timeout(_WAIT_SECONDS):
             while True:
                 with contextlib.suppress(TransactionConflict):
-                    return await _fate(store, incoming, parks=parks, parked=parked)
+                    return await _decided(store, incoming, reason, parks=parks)
     except TimeoutError as error:
         raise StoreUnavailable(f"{incoming.consumer} is at work on {incoming.place}") from error
     except StoreRefused as refusal:
         # No effect with such an id or key can be committed either: its letter is all there can be.
         _say(incoming, refusal)
-    return "letter"
+    return reason
 
 
-async def _fate(store: InboxStore, incoming: Incoming, *, parks: bool, parked: bool) -> Fate:
+async def _decided(
+    store: InboxStore, incoming: Incoming, reason: DeadLetterReason, *, parks: bool
+) -> DeadLetterReason | None:
     consumer, event_id = incoming.consumer, incoming.event_id
-    row = letter_row(consumer, incoming.place, event_id)
+    name, row = letter_row(consumer, incoming.place, event_id)
     async with store.transaction() as tx:
-        new = await tx.claim(*row)
+        if new := await tx.claim(name, row):
+            await tx.claim(_noted(consumer, reason), row)
         if not parks:
             await tx.release(consumer, [event_id])  # Redriven it is tried anew.
     if await _has_effect(store, consumer, event_id):
-        return "effect"
-    stored, _ = stored_row(consumer, incoming.place, event_id)
-    if not new and await store.claimed(stored, [row[1]]):
-        return "stored"
-    if parks and not parked:
+        return None
+    if not new:
+        if await store.claimed(_noted(consumer, "stored"), [row]):
+            return None
+        reason = await _first_reason(store, consumer, row) or reason
+    if parks and reason != "parked":
         place = 0 if incoming.redriven else incoming.stream_seq
         async with store.transaction() as tx:
             await tx.park(consumer, event_id, incoming.key, place=place, failed=True)
-    return "letter"
+    return reason
+
+
+async def _first_reason(store: InboxStore, consumer: str, row: str) -> DeadLetterReason | None:
+    for reason in _REASONS:
+        if await store.claimed(_noted(consumer, reason), [row]):
+            return reason
+    return None
 
 
 async def _has_effect(store: InboxStore, consumer: str, event_id: str) -> bool:
@@ -122,9 +135,10 @@ async def note_stored(store: InboxStore, incoming: Incoming, letter: int, *, par
     """The letter is stored, as number ``letter`` of its queue. Not before this may the message be
     acknowledged. Idempotent."""
     consumer, event_id = incoming.consumer, incoming.event_id
+    _, row = letter_row(consumer, incoming.place, event_id)
     try:
         async with store.transaction() as tx:
-            await tx.claim(*stored_row(consumer, incoming.place, event_id))
+            await tx.claim(_noted(consumer, "stored"), row)
             if parks:
                 await tx.set_letter(consumer, event_id, letter)
     except StoreRefused as refusal:
