@@ -54,16 +54,7 @@ class Seaway(Connected):
         if settings is None:
             settings, heeded = application_settings(None, required=False)
         super().__init__(settings, wait=wait)
-        self.outbox = Outbox(
-            max_message_bytes=settings.outbox.max_message_bytes,
-            limits={
-                stream.name: stream.max_msg_size
-                for stream in settings.streams
-                if stream.max_msg_size is not None and stream.max_msg_size > 0
-            },
-            schema=settings.database_schema,
-            notify=settings.outbox.notify,
-        )
+        self.outbox = Outbox(**settings.for_writers)
         self.consumers: dict[str, Consumer] = {}
         self._logs = False
         self._metrics: MetricsApp | None = None
@@ -71,14 +62,16 @@ class Seaway(Connected):
         """Whether options of ``seaway run`` are in ``settings``."""
 
     @classmethod
-    def from_config(cls, config: Path | str | Mapping[str, Any] | None = None) -> Self:
+    def from_config(
+        cls, config: Path | str | Mapping[str, Any] | None = None, *, shown: str | None = None
+    ) -> Self:
         """Settings from a file, a mapping, or (``None``) where ``seaway`` itself looks for them,
-        which must be there, but under ``seaway run --dev``.
+        which must be there, but under ``seaway run --dev``. ``shown``: what errors call a mapping.
 
         While ``seaway run`` imports the application, its root options win over that: ``--config``
         is read in place of what is named here, ``--server`` and the like are laid over it.
         """
-        settings, heeded = application_settings(config, required=True)
+        settings, heeded = application_settings(config, required=True, shown=shown)
         made = cls(settings)
         made.heeds_root_options = heeded
         return made

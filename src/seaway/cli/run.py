@@ -39,14 +39,13 @@ def load_application(target: str, flags: session.Flags, *, required: bool = True
     sys.path.insert(0, "")
     try:
         with root_options(flags.config, flags.overrides, required=required):
-            module = importlib.import_module(module_name)
+            found = getattr(importlib.import_module(module_name), attribute, None)
     except ModuleNotFoundError as error:
         if error.name != module_name and not module_name.startswith(f"{error.name}."):
             raise
         raise ConfigError(
             f"module {module_name!r} is not found", hint="run from its folder, or install it"
         ) from error
-    found = getattr(module, attribute, None)
     if not isinstance(found, Seaway):
         raise ConfigError(f"{target!r} is {type(found).__name__}, not a Seaway application")
     if (flags.config or flags.overrides) and not found.heeds_root_options:
@@ -61,8 +60,11 @@ def load_application(target: str, flags: session.Flags, *, required: bool = True
 async def run_application(
     ctx: typer.Context,
     target: Annotated[
-        str, typer.Argument(metavar="MODULE:APP", help="Where the Seaway object is.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="MODULE:APP", help="Where the Seaway object is; a Django project has one."
+        ),
+    ] = None,
     dev: Annotated[
         bool,
         typer.Option(
@@ -84,7 +86,14 @@ async def run_application(
     the application sets up when it is imported is left as it is.
     """
 
-    application = load_application(target, session.flags(ctx), required=not dev)
+    flags = session.flags(ctx)
+    if target is None:
+        if flags.project is None:
+            raise ConfigError(
+                "MODULE:APP is missing", hint="name the application, like shop.events:app"
+            )
+        target = flags.project.application
+    application = load_application(target, flags, required=not dev)
     log.set_up(log_level, log_format)  # After the import: what the application set up stands.
     application.wait = True
     async with AsyncExitStack() as running:

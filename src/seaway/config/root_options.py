@@ -41,18 +41,19 @@ def root_options(
 
 
 def application_settings(
-    config: Path | str | Mapping[str, Any] | None, *, required: bool
+    config: Path | str | Mapping[str, Any] | None, *, required: bool, shown: str | None = None
 ) -> tuple[Settings, bool]:
     """The settings of an application that gives ``config`` (a file, a mapping, ``None``: where
     ``seaway`` itself looks), and whether root options are in them.
 
     ``--config`` is read in place of what is given, ``--server`` and the like are laid over it.
+    ``shown``: what errors call a mapping.
     """
     options = _options.get(_Options())
     flags = options.flags
     heeded = bool(options.config or flags)
     if options.config is None and isinstance(config, Mapping):
-        return settings_from_mapping(config, flags=flags), heeded
+        return settings_from_mapping(config, flags=flags, shown=shown), heeded
     named = options.config or (None if isinstance(config, Mapping) else config)
     path = None if named is None else Path(named)
     return load_settings(path, flags=flags, required=required and options.required), heeded
