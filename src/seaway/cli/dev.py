@@ -99,8 +99,8 @@ async def init(
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
     printing.note(
-        f"{path} is written. Next: seaway dev, and in another terminal seaway topology apply, "
-        "seaway db upgrade."
+        f"{path} is written. Next: seaway topology plan --app MODULE:APP shows what your code "
+        "names besides; seaway run MODULE:APP --dev runs it."
     )
 
 
