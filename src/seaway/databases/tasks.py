@@ -1,19 +1,31 @@
-"""Commits, rollbacks and releases that run to their end although their task is cancelled; and
-``Turns``, a lock for what only one task may do at a time."""
+"""Commits, rollbacks and releases that run to their end although their task is cancelled; what is
+opened in a thread, and closed where nobody waits for it any more; and ``Turns``, a lock for what
+only one task may do at a time."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
 from contextvars import Context
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from seaway.errors import ConfigError
 from seaway.process import Opened
 
+
+class Closable(Protocol):
+    """What stays open until it is closed."""
+
+    def close(self) -> object:
+        """At once, and from any thread."""
+        ...
+
+
 T = TypeVar("T")
+C = TypeVar("C", bound=Closable)
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
@@ -95,6 +107,30 @@ class _Uncancelled:
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """See ``asyncio.Future``."""
         return self._future.get_loop()
+
+
+async def opened_in_thread(work: Callable[[], C]) -> C:
+    """What ``work`` opens, in a thread. Cancelled, this ends at once, and what is opened all the
+    same is closed: by that thread, which may come to it when the loop is closed."""
+    lock, given_up, opened = threading.Lock(), False, list[C]()
+
+    def open_and_hand_over() -> None:
+        found = work()
+        with lock:
+            if not given_up:
+                opened.append(found)
+                return
+        found.close()
+
+    try:
+        await asyncio.to_thread(open_and_hand_over)
+        return opened[0]
+    except BaseException:
+        with lock:
+            given_up = True
+        for each in opened:
+            each.close()
+        raise
 
 
 class Turns:

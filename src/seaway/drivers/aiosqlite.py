@@ -7,9 +7,8 @@ take turns.
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -18,12 +17,13 @@ import aiosqlite
 
 from seaway.databases.engines import SQLITE
 from seaway.databases.queries import RELEASE, SAVE, UNDO, Query, Row, Work, awaited
-from seaway.databases.tasks import Turns, to_its_end
+from seaway.databases.tasks import Turns, opened_in_thread, to_its_end
 from seaway.drivers import protocols
 from seaway.drivers.protocols import SHOWN, Handles, Kept, Source, Writer, translating
 from seaway.drivers.sqlite_handles import MEANS, awaited_rows, outside
 
 T = TypeVar("T")
+A = TypeVar("A", bound=aiosqlite.Connection)
 
 # ------------------------------------------------------------------- which transaction it is in
 
@@ -143,10 +143,31 @@ class AiosqliteSessions:
         await self._source.close()
 
 
-async def connect(path: Path) -> aiosqlite.Connection:
-    """Open the database at ``path``, which must be there."""
+async def opened(
+    connect: Callable[[], sqlite3.Connection], over: Callable[[sqlite3.Connection], A]
+) -> A:
+    """The handle that ``over`` makes of what ``connect`` opens, in a thread. Cancelled, it leaves
+    nothing open."""
+    # Opened before aiosqlite has its thread, which would answer a closed loop where that fails.
+    connection = await opened_in_thread(connect)
+    handle = over(connection)
+    try:
+        await to_its_end(_started(handle))
+    except BaseException:
+        await to_its_end(handle.close())
+        connection.close()
+        raise
+    return handle
 
-    def opened() -> sqlite3.Connection:
+
+async def _started(handle: aiosqlite.Connection) -> None:
+    await handle
+
+
+async def connect(path: Path) -> aiosqlite.Connection:
+    """Open the database at ``path``, which must be there. Cancelled, it leaves nothing open."""
+
+    def connector() -> sqlite3.Connection:
         return sqlite3.connect(
             f"{path.resolve().as_uri()}?mode=rw",
             uri=True,
@@ -154,11 +175,7 @@ async def connect(path: Path) -> aiosqlite.Connection:
             check_same_thread=False,
         )
 
-    # Opened before aiosqlite has its thread, which would answer a closed loop where that fails.
-    ready = await asyncio.to_thread(opened)
-    connection = aiosqlite.Connection(lambda: ready, 64)
-    await connection
-    return connection
+    return await opened(connector, lambda ready: aiosqlite.Connection(lambda: ready, 64))
 
 
 HANDLES: Handles = {"aiosqlite.core.Connection": Writer(MEANS, require_transaction, run)}

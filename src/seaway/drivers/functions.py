@@ -63,11 +63,16 @@ class Connections(Generic[C]):
     async def close(self) -> None:
         """Close the idle now, and the others when they come back. Idempotent."""
         self._closed = True
-        if self._orphans:
-            await asyncio.wait(self._orphans)
+        try:
+            if self._orphans:
+                await asyncio.wait(self._orphans)
+        finally:
+            await to_its_end(self._close_idle())
+
+    async def _close_idle(self) -> None:
         idle, self._idle = self._idle, []
         for connection in idle:
-            await to_its_end(connection.close())
+            await connection.close()
 
     def _adopt(self, made: asyncio.Future[C]) -> None:
         self._orphans.discard(made)

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
+from seaway.databases.tasks import to_its_end
 from seaway.errors import ConfigError, SeawayError
 
 START_SECONDS = 20.0
@@ -219,11 +220,11 @@ class ServerProcess(ABC):
 
     async def stop(self) -> None:
         """Stop gracefully; the data stays."""
-        await asyncio.to_thread(self.terminate)
+        await to_its_end(asyncio.to_thread(self.terminate))
 
     async def kill(self) -> None:
         """SIGKILL; the data stays as it was."""
-        await asyncio.to_thread(self.terminate, graceful=False)
+        await to_its_end(asyncio.to_thread(self.terminate, graceful=False))
 
     def pause(self) -> None:
         """SIGSTOP: connections stay open and nobody answers."""

@@ -20,6 +20,7 @@ from seaway.brokers.jetstream.client import NotNats, describe, errors
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.credentials import credentials_of
 from seaway.config import NatsSettings
+from seaway.databases.tasks import to_its_end
 from seaway.errors import BrokerUnavailable, ConfigError, SeawayError
 from seaway.retry import Backoff
 from seaway.telemetry import Telemetry
@@ -81,9 +82,7 @@ async def _connect_to_any(settings: NatsSettings, telemetry: Telemetry, name: st
                 await connection.open(server, others, name=name)
             return connection
         except BaseException as error:
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(_GIVE_UP_SECONDS):
-                    await connection.client.close()
+            await to_its_end(_given_up(connection))
             if not isinstance(error, errors.Error | OSError):  # A TimeoutError is one.
                 raise
             failures.append(_why(connection, server.url, error))
@@ -92,6 +91,12 @@ async def _connect_to_any(settings: NatsSettings, telemetry: Telemetry, name: st
         if len(failures) == 1 or isinstance(failure, ConfigError):
             raise failure
     raise BrokerUnavailable("; ".join(map(str, failures)))
+
+
+async def _given_up(connection: Connection) -> None:
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(_GIVE_UP_SECONDS):
+            await connection.client.close()
 
 
 def _why(connection: Connection, url: str, error: Exception) -> SeawayError:

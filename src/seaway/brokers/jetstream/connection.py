@@ -25,6 +25,7 @@ from seaway.brokers.jetstream.permissions import Denials
 from seaway.brokers.jetstream.wire import Frame
 from seaway.config import OWN_API, NatsSettings, ServerUrl
 from seaway.contracts import Message, ServerInfo
+from seaway.databases.tasks import to_its_end
 from seaway.errors import BrokerUnavailable, ConfigError, NotPermitted
 from seaway.process import Opened
 from seaway.telemetry import Disconnected, Reconnected, Telemetry
@@ -121,16 +122,24 @@ class Connection:
         await self.subscribe(f"{self._answers_to}.*", self._on_answer)
 
     async def close(self) -> None:
-        """Send what is buffered, and close; whoever waits for an answer has none. Idempotent."""
+        """Send what is buffered, and close; whoever waits for an answer has none. Closed also when
+        cancelled meanwhile. Idempotent."""
         if self._deaf is not None:
             self._deaf.cancel()
-        if not self.client.is_closed:
+        try:
+            if not self.client.is_closed:
+                await self._close()
+        finally:
+            self._give_up(tuple(self._waiting))
+
+    async def _close(self) -> None:
+        try:
             with contextlib.suppress(errors.Error, OSError, TimeoutError):
                 if self.client.is_connected:
                     await self.client.flush(1)
+        finally:
             with contextlib.suppress(errors.Error, OSError):
-                await self.client.close()
-        self._give_up(tuple(self._waiting))
+                await to_its_end(self.client.close())
 
     # ------------------------------------------------------------------ sending
 

@@ -134,16 +134,22 @@ class Pool:
         return pool
 
     async def close(self) -> None:
-        """Close every connection, after what is under way. Idempotent."""
+        """Close every connection, after what is under way; cancelled, at once. Idempotent."""
         closing = asyncio.create_task(self._pool.close())
         for task in (self._ending, self._returning):
             if task is not None:
                 task.cancel()
-        while self._begun:
-            await self.return_to_driver(await self._unbegun(self._begun.pop()))
-        while self._idle:
-            await self.return_to_driver(self._idle.pop())
-        await closing
+        try:
+            while self._begun:
+                await self.return_to_driver(await self._unbegun(self._begun.pop()))
+            while self._idle:
+                await self.return_to_driver(self._idle.pop())
+            await closing
+        except BaseException:
+            closing.cancel()
+            await asyncio.gather(closing, return_exceptions=True)
+            self._pool.terminate()
+            raise
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Handle]:

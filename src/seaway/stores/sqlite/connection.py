@@ -8,7 +8,6 @@ the machine; a file that cannot serve is refused in words.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from seaway.databases.queries import RELEASE, SAVE, UNDO, Query, Row
 from seaway.databases.sqlite_codes import translated, translating
 from seaway.databases.tasks import Turns, to_its_end
 from seaway.drivers import sqlite_handles
+from seaway.drivers.aiosqlite import opened
 from seaway.errors import ConfigError, NoDatabase, StoreUnavailable
 from seaway.process import Opened
 
@@ -43,6 +43,10 @@ class Connection(aiosqlite.Connection):
         self.opened.refuse_in_fork()
         done: T = await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
         return done
+
+    async def close(self) -> None:
+        """Close it and end its thread; to its end, even when cancelled. Idempotent."""
+        await to_its_end(super().close())
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """``work`` on the connection's thread. ``StoreUnavailable`` once it is closed.
@@ -85,7 +89,7 @@ async def connect(
     path: Path, *, busy_timeout: timedelta, read_only: bool, create: bool
 ) -> Connection:
     """Open ``path``, where ``create`` says so also one that is not there. Autocommit: transactions
-    are ours."""
+    are ours. Cancelled, it leaves nothing open."""
 
     def connector() -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -103,12 +107,7 @@ async def connect(
         return connection
 
     with translating(str(path)):
-        # Opened before aiosqlite has its thread: where opening fails, that thread would answer a
-        # loop which is closed by then.
-        opened = await asyncio.to_thread(connector)
-        connection = Connection(opened, path)
-        await connection
-    return connection
+        return await opened(connector, lambda ready: Connection(ready, path))
 
 
 def _prepare(connection: sqlite3.Connection, *, read_only: bool, create: bool) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
@@ -87,18 +87,20 @@ class SqliteStore(RelationalStore[Connection]):
         ``busy_timeout``: how long a write waits for writers of other processes before it raises
         ``StoreUnavailable``. ``keep_sent=False`` keeps no settled events: they cannot be traced
         or sent again. ``poll``: the longest pause between two looks for what other connections
-        wrote. ``ConfigError`` where the file cannot be a database.
+        wrote. ``ConfigError`` where the file cannot be a database. Cancelled, it leaves nothing
+        open.
         """
         path = checked(Path(path), create=create)
-        writer = await connect(path, busy_timeout=busy_timeout, read_only=False, create=create)
-        try:
-            reader = await connect(path, busy_timeout=busy_timeout, read_only=True, create=create)
-        except BaseException:
-            await to_its_end(writer.close())
-            raise
-        store = cls(path, writer, reader, keep_sent=keep_sent, poll=poll)
-        await store._look_for_the_newest()
-        return store
+        connecting = partial(connect, path, busy_timeout=busy_timeout, create=create)
+        async with AsyncExitStack() as failed:
+            writer = await connecting(read_only=False)
+            failed.push_async_callback(writer.close)
+            reader = await connecting(read_only=True)
+            failed.push_async_callback(reader.close)
+            store = cls(path, writer, reader, keep_sent=keep_sent, poll=poll)
+            await store._look_for_the_newest()
+            failed.pop_all()
+            return store
 
     @property
     def schema(self) -> SqliteSchema:
