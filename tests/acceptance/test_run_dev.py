@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -17,13 +19,14 @@ from seaway.brokers import jetstream
 from seaway.cli.development import bring_up
 from seaway.config import NatsSettings, load_settings
 from seaway.embedded.nats_server import NatsServer, development_server
-from seaway.embedded.process import free_port, reachable
+from seaway.embedded.process import reachable
 from seaway.errors import ConfigError
-from shell import SEAWAY, Shell
+from shell import SEAWAY, Shell, own_port
 
 pytestmark = pytest.mark.server
 
-SHOP = Path(__file__).parents[2] / "examples" / "shop.py"
+ROOT = Path(__file__).parents[2]
+SHOP = ROOT / "examples" / "shop.py"
 RUN = (*SEAWAY, "run", "shop:app", "--dev")
 LEGACY: dict[str, object] = {"name": "LEGACY", "subjects": ["shop.event.order_placed.>"]}
 
@@ -32,7 +35,23 @@ def folder(path: Path, port: int | None = None) -> Shell:
     """One file, and a port of one's own."""
     path.mkdir(exist_ok=True)
     shutil.copy(SHOP, path / "shop.py")
-    return Shell(path, f"nats://127.0.0.1:{port or free_port()}")
+    return Shell(path, f"nats://127.0.0.1:{port or own_port()}")
+
+
+def installed(shell: Shell, site: Path) -> None:
+    """Have the shell use what a wheel brings, and nothing of the repository."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(site)]
+    subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
+    [wheel] = site.glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(site)
+    shell.environment["PYTHONPATH"] = str(site)
+    found = shell.run(sys.executable, "-c", "import seaway; print(seaway.__file__)")
+    assert found.startswith(str(site))
+    package = ROOT / "src" / "seaway"
+    kept = {str(one.relative_to(package)) for one in package.rglob("*.*")}
+    brought = {str(one.relative_to(site / "seaway")) for one in (site / "seaway").rglob("*.*")}
+    assert {one for one in kept if not one.endswith((".pyc", ".pyo"))} == brought
 
 
 def place(shell: Shell, order: str, item: str) -> None:
@@ -52,8 +71,11 @@ def handled(shell: Shell, order: str) -> None:
     shell.until(lambda: f"packed {order}:" in shell.said(), f"{order} is handled")
 
 
-def test_one_file_and_one_command_until_a_file_is_wanted(tmp_path: Path) -> None:
+def test_one_file_and_one_command_until_a_file_is_wanted(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     shell = folder(tmp_path)
+    installed(shell, tmp_path_factory.mktemp("site"))
     port = int(shell.environment["NATS_URL"].rpartition(":")[2])
     # Without --dev nothing is made.
     said = shell.ended(*RUN[:-1], code=2).stderr
@@ -104,7 +126,7 @@ def test_one_file_and_one_command_until_a_file_is_wanted(tmp_path: Path) -> None
 
 
 def test_a_file_is_heeded_and_changes_nothing_that_another_made(tmp_path: Path) -> None:
-    one, port = folder(tmp_path / "one"), free_port()
+    one, port = folder(tmp_path / "one"), own_port()
     one.environment["NATS_URL"] = f"nats://127.0.0.1:{port}"
     (one.folder / "seaway.yaml").write_text(
         "streams: [{name: SHOP_EVENTS, max_age: 1d, replicas: 3}]\n"  # production's replicas
@@ -120,7 +142,7 @@ def test_a_file_is_heeded_and_changes_nothing_that_another_made(tmp_path: Path) 
         info = one.json("stream", "info", "SHOP_EVENTS")
         assert info["config"]["max_age"] == 86_400 * 10**9
         # One folder is one server's.
-        one.environment["NATS_URL"] = f"nats://127.0.0.1:{free_port()}"
+        one.environment["NATS_URL"] = f"nats://127.0.0.1:{own_port()}"
         said = one.ended(*RUN, code=2).stderr
         assert "another --dev runs in .seaway, on another port" in said
         assert "Traceback" not in said

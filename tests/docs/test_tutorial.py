@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from seaway.embedded.process import free_port
-from shell import DEADLINE_SECONDS, SEAWAY, Shell
+from shell import DEADLINE_SECONDS, SEAWAY, Shell, own_port
 
 pytestmark = pytest.mark.server
 
@@ -63,7 +62,7 @@ def command_of(line: str) -> list[str]:
 
 
 def test_the_tutorial(tmp_path: Path) -> None:
-    shell = Shell(tmp_path, f"nats://127.0.0.1:{free_port()}")
+    shell = Shell(tmp_path, f"nats://127.0.0.1:{own_port()}")
     shell.environment["COLUMNS"] = "200"
     done: set[str] = set()
     with ExitStack() as terminals:
