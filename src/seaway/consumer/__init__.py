@@ -98,6 +98,11 @@ class Consumer:
 
         return decorate
 
+    @property
+    def contexts(self) -> set[str]:
+        """Those of the events that it has typed handlers for."""
+        return self._handlers.contexts
+
     def handles(self, subject: str) -> bool:
         """Whether this subject is handled, or refused with a dead letter; others are ignored."""
         return self._handlers.handles(subject)
