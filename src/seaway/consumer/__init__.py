@@ -133,6 +133,11 @@ class Consumer:
         every provider that a handler here depends on. ``Seaway.overriding`` does that for tests."""
         return self._handlers.override(overrides)
 
+    @property
+    def contexts(self) -> set[str]:
+        """Those of the events that it has typed handlers for."""
+        return self._handlers.contexts
+
     def handles(self, subject: str) -> bool:
         """Whether this subject is handled, or refused with a dead letter; others are ignored."""
         return self._handlers.handles(subject)
@@ -201,6 +206,9 @@ async def _run(state: State, streams: Sequence[str]) -> None:
     if stop.is_set() or infos[0] is None:
         return
     state.learn(infos[0])
+    for info in infos:
+        if info is not None:
+            state.meet(info)
     state.breaker.resume("server")
     async with asyncio.TaskGroup() as tasks:
         settler = Settler(state, tasks.create_task)

@@ -174,17 +174,18 @@ class Delivery:
         self._added.append(added)
         return added
 
-    def require_written(self) -> None:
-        """``ConfigError`` where events were added and never awaited. Asked when the handler has
-        returned."""
-        if not self._added:
-            return
-        if [added for added in self._added if added.forgotten()]:
-            raise ConfigError(
-                f"the handler of {self.subject} added events and did not await them, so they are "
-                "not written",
-                hint="write await delivery.add(...)",
-            )
+
+def require_written(delivery: Delivery) -> None:
+    """``ConfigError`` where events were added and never awaited. Asked when the handler has
+    returned."""
+    if not delivery._added:
+        return
+    if [added for added in delivery._added if added.forgotten()]:
+        raise ConfigError(
+            f"the handler of {delivery.subject} added events and did not await them, so they are "
+            "not written",
+            hint="write await delivery.add(...)",
+        )
 
 
 class Registers(Protocol[E]):
@@ -259,6 +260,11 @@ class HandlerTable:
 
     def __len__(self) -> int:
         return len(self._typed) + (self._raw is not None)
+
+    @property
+    def contexts(self) -> set[str]:
+        """Those of the events that have a typed handler."""
+        return {subject.partition(".")[0] for subject in self._typed}
 
     def register(
         self, event: type[Any], handler: Callable[..., Any], *, takes_lists: bool = False
