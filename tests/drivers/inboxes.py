@@ -17,6 +17,8 @@ from psycopg_pool import AsyncConnectionPool, AsyncNullConnectionPool, Connectio
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
+from drivers.framework import atomic, database
+from seaway.drivers.django_threads import Django
 from seaway.inbox.threads import carried_through
 
 
@@ -276,6 +278,34 @@ class PlainSqliteStore(PlainSqliteFunction):
         yield "store"
 
 
+class DjangoPostgres(Kind):
+    plain, undoing = True, "an inner block of atomic()"
+
+    @asynccontextmanager
+    async def given(self) -> AsyncIterator[Any]:
+        with database(self.url, "effects"):
+            yield Django(using="effects")
+
+    async def run(self, handle: Any, sql: str) -> None:
+        with handle.cursor() as cursor:
+            cursor.execute(sql)
+
+    @asynccontextmanager
+    async def savepoint(self, handle: Any) -> AsyncIterator[None]:
+        with atomic(using=handle.alias):
+            yield
+
+    async def commit(self, handle: Any) -> None:
+        await self.run(handle, "COMMIT")  # Django itself refuses `transaction.commit()`.
+
+    async def roll_back(self, handle: Any) -> None:
+        await self.run(handle, "ROLLBACK")
+
+
+class DjangoSqlite(DjangoPostgres):
+    engine = "sqlite"
+
+
 KINDS: tuple[type[Kind], ...] = (
     AsyncpgPool,
     PsycopgPool,
@@ -296,5 +326,7 @@ PLAIN: tuple[type[Kind], ...] = (
     PlainSqliteFunction,
     PlainSqlitePath,
     PlainSqliteStore,
+    DjangoPostgres,
+    DjangoSqlite,
 )
 """Those for plain handlers."""

@@ -49,7 +49,7 @@ _TAKEN = (
     ),
     _Taken("aiosqlite", kept="an aiosqlite Connection"),
     _Taken("SQLAlchemy", "a SQLAlchemy async_sessionmaker or AsyncEngine"),
-    _Taken("Django"),
+    _Taken("Django", plain_source="Django(using=...)"),
 )
 _DRIVERS = [each.shown for each in _TAKEN]
 HANDLES_TAKEN = (
