@@ -24,6 +24,7 @@ from seaway.contracts import InboxTransaction, OutboxWriter
 from seaway.errors import AlreadyProcessed, ConfigError, DecodeError
 from seaway.events import Chain, continued
 from seaway.inbox.threads import Carried
+from seaway.inside import Inside
 from seaway.telemetry import HandledAs
 from seaway.waiting_events import Place
 
@@ -206,12 +207,13 @@ class Caller:
                     events.append(call.registration.read(item))
                 attempt.item = None
                 until = attempt.began + seconds
-                if carried is None:
-                    deadline = Deadline(self.deadlines, until)
-                    handled = await _call(call, events, self._given(call, tx), deadline)
-                else:
-                    limit = ThreadDeadline(self.deadlines, until, carried)
-                    handled = _call_plain(call, events, self._given(call, tx), limit)
+                with Inside(None if tx is None else tx.handle):
+                    if carried is None:
+                        deadline = Deadline(self.deadlines, until)
+                        handled = await _call(call, events, self._given(call, tx), deadline)
+                    else:
+                        limit = ThreadDeadline(self.deadlines, until, carried)
+                        handled = _call_plain(call, events, self._given(call, tx), limit)
             except Exception as error:
                 attempt.error = error
                 raise
