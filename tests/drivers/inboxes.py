@@ -12,12 +12,13 @@ from typing import Any, ClassVar, Literal
 import aiosqlite
 import asyncpg
 import psycopg
+from django.db.transaction import atomic
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, AsyncNullConnectionPool, ConnectionPool
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
-from drivers.framework import atomic, database
+from drivers.framework import database
 from seaway.drivers.django_threads import Django
 from seaway.inbox.threads import carried_through
 

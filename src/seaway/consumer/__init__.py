@@ -108,6 +108,11 @@ class Consumer:
         """Whether its handlers are plain functions."""
         return self._handlers.plain
 
+    @property
+    def handlers(self) -> HandlerTable:
+        """Which of them takes what."""
+        return self._handlers
+
     def handles(self, subject: str) -> bool:
         """Whether this subject is handled, or refused with a dead letter; others are ignored."""
         return self._handlers.handles(subject)

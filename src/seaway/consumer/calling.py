@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
@@ -213,7 +214,7 @@ class Caller:
                         handled = await _call(call, events, self._given(call, tx), deadline)
                     else:
                         limit = ThreadDeadline(self.deadlines, until, carried)
-                        handled = _call_plain(call, events, self._given(call, tx), limit)
+                        handled = call_plain(call, events, self._given(call, tx), limit)
             except Exception as error:
                 attempt.error = error
                 raise
@@ -222,15 +223,17 @@ class Caller:
             done += [(item, outcome, took) for item in call.items]
 
     def _given(self, call: Call, tx: InboxTransaction | None) -> list[Delivery]:
-        """What its handler is given beside the events."""
-        handle, outbox = None if tx is None else tx.handle, self._outbox
-        if not call.registration.takes_lists:
-            (item,) = call.items
-            return [Delivery(item.counted(), item.metadata, handle, outbox)]
-        return [
-            Delivery(item.counted(), item.metadata, handle, outbox, _chain(item))
-            for item in call.items
-        ]
+        return deliveries_of(call, None if tx is None else tx.handle, self._outbox)
+
+
+def deliveries_of(call: Call, handle: Any, outbox: OutboxWriter | None) -> list[Delivery]:
+    """What its handler is given beside the events."""
+    if not call.registration.takes_lists:
+        (item,) = call.items
+        return [Delivery(item.counted(), item.metadata, handle, outbox)]
+    return [
+        Delivery(item.counted(), item.metadata, handle, outbox, _chain(item)) for item in call.items
+    ]
 
 
 def _unclaimed(
@@ -280,8 +283,11 @@ async def _call(
     return True
 
 
-def _call_plain(
-    call: Call, events: list[Any], deliveries: list[Delivery], deadline: ThreadDeadline
+def call_plain(
+    call: Call,
+    events: list[Any],
+    deliveries: list[Delivery],
+    deadline: AbstractContextManager[None],
 ) -> bool:
     """The same in a thread."""
     registration = call.registration

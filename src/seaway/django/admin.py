@@ -7,6 +7,7 @@ its end. Letters are mended with ``manage.py seaway dlq``, whose commands the pa
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
@@ -74,10 +75,10 @@ class Events(Looking):
         """Whole values, for which there may be an index."""
         if not (term := search_term.strip()):
             return queryset, False
-        try:
-            return queryset.filter(event_id=str(UUID(term))), False
-        except ValueError:
-            return queryset.filter(Q(subject=term) | Q(ordering_key=term)), False
+        found = Q(subject=term) | Q(ordering_key=term)
+        with suppress(ValueError):
+            found |= Q(event_id=str(UUID(term)))
+        return queryset.filter(found), False
 
     @admin.display(description="payload")
     def shown_payload(self, event: OutboxEvent | SentEvent) -> SafeString:
