@@ -8,7 +8,7 @@ connections close), whichever part ended first, and raises what ended it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -18,13 +18,16 @@ from contextlib import (
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from seaway import logs
 from seaway.config import Settings, load_settings, settings_from_mapping
 from seaway.connections import Connected
 from seaway.consumer import Consumer, ConsumerOptions
+from seaway.consumer.callables import place_of
+from seaway.consumer.middleware import Middleware, check
 from seaway.consumer.options import whole
+from seaway.consumer.wiring import Overrides
 from seaway.contracts import Broker, Store
 from seaway.dead_letters import DeadLetters, Releaser, Sweeper
 from seaway.errors import ConfigError, SeawayError
@@ -37,6 +40,8 @@ from seaway.parts import Part, run_parts, stop_on_signals
 from seaway.relay import Relay
 from seaway.telemetry import log_signal, logger
 from seaway.upkeep import Forgetting, Presence
+
+M = TypeVar("M", bound=Middleware)
 
 _root_options: ContextVar[tuple[Path | None, Mapping[str, Any]]] = ContextVar(
     "root options of the command line", default=(None, {})
@@ -66,6 +71,8 @@ class Seaway(Connected):
         super().__init__(settings, wait=wait)
         self.outbox = Outbox(**settings.for_writers)
         self.consumers: dict[str, Consumer] = {}
+        self._middleware: tuple[Middleware, ...] = ()
+        self._overrides: Overrides = {}
         self._logs = False
         self._metrics: MetricsApp | None = None
         self.heeds_root_options = False
@@ -133,9 +140,54 @@ class Seaway(Connected):
             raise ConfigError(
                 f"consumer {name} is on {found.stream}, not on {from_context}'s stream"
             )
-        consumer = Consumer(durable, stream=found.stream, **whole(name, options))
+        consumer = Consumer(
+            durable, stream=found.stream, middleware=self._middleware, **whole(name, options)
+        )
         self.consumers[name] = consumer
         return consumer
+
+    def middleware(self, middleware: M) -> M:
+        """Put ``middleware`` around each call of every handler; the first that is put is outermost.
+
+        ``async def middleware(delivery, call_next)``, as a decorator or by a call; it is returned
+        as it is. It awaits ``call_next()`` once and lets its errors pass, changed or not; or
+        raises, as a handler does: ``AlreadyProcessed`` to pass over an event. Otherwise the
+        delivery fails. It runs in the delivery's transaction and must not end it. Around batch
+        handlers it is given the list, and says so: ``delivery: Delivery | list[Delivery]``. Around
+        plain handlers it waits for nothing but ``call_next()``; where all are plain it may be
+        plain too. ``ConfigError`` where it cannot stand around a handler of this application.
+        """
+        check(middleware)
+        every: tuple[Middleware, ...] = (*self._middleware, middleware)
+        for consumer in self.consumers.values():
+            consumer.surround(every)
+        self._middleware = every
+        return middleware
+
+    @contextmanager
+    def overriding(self, providers: Overrides) -> Iterator[None]:
+        """For tests: within the block another stands in for each of these providers of
+        dependencies, for the handlers that are registered by then, also within one another's.
+
+            with app.overriding({mailer: FakeMailer}): ...
+
+        ``ConfigError`` for one that no handler of this application depends on, and where another
+        asks for what nobody fills. Blocks within one another add up.
+        """
+        before, self._overrides = self._overrides, {**self._overrides, **providers}
+        try:
+            used = self._override()
+            for provider in providers:
+                if provider not in used:
+                    raise ConfigError(f"no handler here depends on {place_of(provider)}")
+            yield
+        finally:
+            self._overrides = before
+            self._override()
+
+    def _override(self) -> list[Callable[..., Any]]:
+        consumers = self.consumers.values()
+        return [one for consumer in consumers for one in consumer.override(self._overrides)]
 
     @property
     def dead_letters(self) -> DeadLetters:

@@ -10,8 +10,9 @@ One delivery's life, and the module that has it meanwhile::
                │          └── a heartbeat keeps alive all that is in hand, running or waiting
                └── what comes again meets the inbox, and what that knows of it (``standing``)
 
-``options`` and ``handlers`` say what is declared, ``outcomes`` decides what follows where a handler
-fails, ``state`` is what the others share.
+``options`` and ``handlers`` say what is declared; ``wiring`` finds out what a handler asks for,
+``dependencies`` makes that once a delivery, ``middleware`` stands around. ``outcomes`` decides what
+follows where a handler fails, ``state`` is what the others share.
 
 Authoritative: the durable on the server for what is pending, the inbox for what has taken effect.
 A crash anywhere leaves the message unacknowledged: it comes again and meets the inbox.
@@ -26,18 +27,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, TypeVar, Unpack, cast
 
 from seaway.consumer.calling import Caller
-from seaway.consumer.handlers import Delivery, HandlerTable, Handles, HandlesBatches
+from seaway.consumer.dependencies import Depends
+from seaway.consumer.handlers import Delivery, HandlerTable, Registers
 from seaway.consumer.lanes import by_source
+from seaway.consumer.middleware import Middleware
 from seaway.consumer.options import ConsumerOptions, whole
 from seaway.consumer.pulling import Puller, described
 from seaway.consumer.settling import Settler
 from seaway.consumer.state import HORIZON, Setup, State
+from seaway.consumer.wiring import Overrides
 from seaway.consumer.working import Workers
 from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter, Store
 from seaway.errors import ConfigError
@@ -47,7 +51,7 @@ from seaway.retry import RetryPolicy
 from seaway.telemetry import Telemetry
 from seaway.waiting import set_within
 
-__all__ = ["Consumer", "ConsumerOptions", "Delivery"]
+__all__ = ["Consumer", "ConsumerOptions", "Delivery", "Depends"]
 
 E = TypeVar("E")
 
@@ -59,11 +63,17 @@ class Consumer:
     """A service's handlers on one durable, as ``Seaway.consumer`` makes it.
 
     ``options``: see ``ConsumerOptions``; ``ConfigError`` for one that is wrong. ``tx`` other than
-    ``"store"`` and ``None`` only ``Seaway.consumer`` can resolve.
+    ``"store"`` and ``None`` only ``Seaway.consumer`` can resolve. ``middleware``: what stands
+    around its handlers, the first outermost (``Seaway.middleware``).
     """
 
     def __init__(
-        self, durable: Durable, *, stream: str, **options: Unpack[ConsumerOptions]
+        self,
+        durable: Durable,
+        *,
+        stream: str,
+        middleware: Sequence[Middleware] = (),
+        **options: Unpack[ConsumerOptions],
     ) -> None:
         given = whole(str(durable), options)
         self.durable = durable
@@ -71,25 +81,30 @@ class Consumer:
         self.stream = stream
         self.tx = given["tx"]
         self._options = given
-        self._handlers = HandlerTable(str(durable), keeps_unknown=given["on_unknown"] == "letter")
+        self._handlers = HandlerTable(
+            str(durable), keeps_unknown=given["on_unknown"] == "letter", middleware=middleware
+        )
 
-    def handler(self, event: type[E]) -> Handles[E]:
+    def handler(self, event: type[E]) -> Registers[E]:
         """Decorate ``async def handle(event, delivery)``, or ``def`` with the same parameters, for
         an ``@event`` class.
 
-        ``RawEvent`` takes every event that no other handler here takes. Plain functions run in
-        threads, ``workers`` of them at a time; a consumer's handlers are all plain or all
-        ``async``. The function is returned as it is. ``ConfigError`` for a second handler of one
-        event, both kinds in one consumer, or an annotation that says otherwise.
+        ``RawEvent`` takes every event that no other handler here takes. Also a method, a
+        ``functools.partial``, or an object with ``__call__``; the delivery may be left out, other
+        parameters have a default or ``Annotated[Thing, Depends(provider)]`` (``Depends``). Plain
+        functions run in threads, ``workers`` of them at a time; a consumer's handlers are all plain
+        or all ``async``. The function is returned as it is. ``ConfigError`` for a second handler of
+        one event, both kinds in one consumer, an annotation that says otherwise, or a parameter
+        that nobody fills.
         """
 
-        def decorate(handler: Any) -> Any:
+        def decorate(handler: Callable[..., Any]) -> Any:
             self._handlers.register(event, handler)
             return handler
 
         return decorate
 
-    def batch_handler(self, event: type[E]) -> HandlesBatches[E]:
+    def batch_handler(self, event: type[E]) -> Registers[list[E]]:
         """Decorate ``async def handle(events: list[E], deliveries: list[Delivery])``, or ``def``.
 
         Both lists are in stream order by key, of one length, 1 to ``batch``, and share one
@@ -97,7 +112,7 @@ class Consumer:
         be handled is a list of one. Otherwise as ``handler``.
         """
 
-        def decorate(handler: Any) -> Any:
+        def decorate(handler: Callable[..., Any]) -> Any:
             self._handlers.register(event, handler, takes_lists=True)
             return handler
 
@@ -112,6 +127,16 @@ class Consumer:
     def handlers(self) -> HandlerTable:
         """Which of them takes what."""
         return self._handlers
+
+    def surround(self, middleware: Sequence[Middleware]) -> None:
+        """Put ``middleware`` around each handler, in place of what stood there; ``ConfigError``
+        where one of them cannot stand there. ``Seaway.middleware`` does that for all consumers."""
+        self._handlers.surround(middleware)
+
+    def override(self, overrides: Overrides) -> Sequence[Callable[..., Any]]:
+        """Put others in the place of providers of dependencies, instead of those that stood there;
+        every provider that a handler here depends on. ``Seaway.overriding`` does that for tests."""
+        return self._handlers.override(overrides)
 
     def handles(self, subject: str) -> bool:
         """Whether this subject is handled, or refused with a dead letter; others are ignored."""

@@ -48,7 +48,11 @@ _TAKEN = (
         *("a psycopg ConnectionPool", "a psycopg Connection"),
     ),
     _Taken("aiosqlite", kept="an aiosqlite Connection"),
-    _Taken("SQLAlchemy", "a SQLAlchemy async_sessionmaker or AsyncEngine"),
+    _Taken(
+        "SQLAlchemy",
+        "a SQLAlchemy async_sessionmaker or AsyncEngine",
+        plain_source="a SQLAlchemy sessionmaker or Engine",
+    ),
     _Taken("Django", plain_source="Django(using=...)"),
 )
 _DRIVERS = [each.shown for each in _TAKEN]

@@ -11,8 +11,6 @@ consumer's; an ``on_commit`` hook that raises is logged, and its delivery is han
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -26,11 +24,9 @@ from seaway.databases.engines import SQLITE, Engine
 from seaway.databases.queries import RELEASE, SAVE, UNDO, Query, Row, by_name, named
 from seaway.databases.tasks import Turns
 from seaway.drivers import django as driver
-from seaway.drivers import protocols, sqlite_handles
+from seaway.drivers import ending, protocols, sqlite_handles
 from seaway.drivers.protocols import Errors, translating
 from seaway.errors import ConfigError
-
-_CANCEL_SECONDS = 5.0
 
 
 class DjangoSession:
@@ -97,30 +93,14 @@ class DjangoSession:
             self._leave(undone=True)
 
     def interrupt(self) -> None:
-        """See ``protocols.ThreadSession``: PostgreSQL is asked to cancel. SQLite is let be: it
-        would undo the whole transaction, and the handler's next write would commit by itself."""
-        below = self.handle.connection
-        with suppress(Exception):
-            if hasattr(below, "cancel_safe"):
-                below.cancel_safe(timeout=_CANCEL_SECONDS)
-            elif hasattr(below, "cancel"):
-                below.cancel()
+        """See ``protocols.ThreadSession``. On SQLite it is let be: Django's connection is in
+        autocommit below."""
+        ending.interrupt(self.handle.connection)
 
     def cut(self) -> None:
         """See ``protocols.ThreadSession``."""
         self._cut = True
-        below = self.handle.connection
-        if self.engine is not SQLITE:
-            # The driver's memory is the thread's; the socket's end is seen by both sides.
-            with suppress(Exception), socket.socket(fileno=os.dup(below.fileno())) as shared:
-                shared.shutdown(socket.SHUT_RDWR)
-            return
-        # In this order: between the two the thread could write what commits by itself.
-        for statement in ("PRAGMA query_only = ON", "ROLLBACK"):
-            with suppress(Exception):
-                below.execute(statement)
-        with suppress(Exception):
-            below.close()
+        ending.cut(self.handle.connection)
 
     def end(self) -> None:
         """Leave the block where that has not been done."""

@@ -4,10 +4,7 @@ that connect. As those of ``psycopg``, in the thread of the transaction.
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import psycopg
@@ -16,13 +13,12 @@ from psycopg.rows import tuple_row
 
 from seaway.databases.engines import POSTGRES
 from seaway.databases.queries import RELEASE, SAVE, UNDO, Query, Row
+from seaway.drivers import ending
 from seaway.drivers.protocols import SHOWN, Errors, Keeper, translating
 from seaway.errors import ConfigError
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
-
-_CANCEL_SECONDS = 5.0
 
 
 class PsycopgThreadSession:
@@ -61,14 +57,12 @@ class PsycopgThreadSession:
 
     def interrupt(self) -> None:
         """See ``protocols.ThreadSession``: a cancel request, answered by the server."""
-        with suppress(psycopg.Error, OSError):
-            self.handle.cancel_safe(timeout=_CANCEL_SECONDS)
+        ending.interrupt(self.handle)
 
     def cut(self) -> None:
-        """See ``protocols.ThreadSession``. libpq's memory is the thread's, which may be inside it;
-        the socket below is not: the server and the thread both see its end."""
+        """See ``protocols.ThreadSession``: its socket."""
         self._cut = True
-        cut_socket(self.handle)
+        ending.cut(self.handle)
 
     def _run(self, script: str) -> None:
         with self._cursor() as cursor:
@@ -77,14 +71,6 @@ class PsycopgThreadSession:
 
     def _cursor(self) -> psycopg.RawCursor[tuple[Any, ...]]:
         return psycopg.RawCursor(self.handle, row_factory=tuple_row)
-
-
-def cut_socket(handle: psycopg.Connection[Any]) -> None:
-    """Shut the socket of a connection that another thread may be using."""
-    with suppress(psycopg.Error, OSError):
-        below = socket.socket(fileno=os.dup(handle.fileno()))
-        with below:
-            below.shutdown(socket.SHUT_RDWR)
 
 
 class PsycopgThreadSessions:

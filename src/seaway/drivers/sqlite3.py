@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -13,7 +12,7 @@ from typing import TypeAlias, TypeVar
 from seaway.databases.engines import SQLITE
 from seaway.databases.queries import RELEASE, SAVE, UNDO, Query, Row, Work, carried_out
 from seaway.databases.tasks import Turns
-from seaway.drivers import protocols
+from seaway.drivers import ending, protocols
 from seaway.drivers.protocols import SHOWN, Handles, Keeper, Kept, Writer, translating
 from seaway.drivers.sqlite_handles import MEANS, outside, rows
 
@@ -96,25 +95,13 @@ class SqliteThreadSession:
             self.handle.execute("ROLLBACK")
 
     def interrupt(self) -> None:
-        """See ``protocols.ThreadSession``. SQLite ends the transaction of a write that it
-        interrupts. So it is let be where the next write of a handler that passes over that would
-        commit by itself."""
-        if self.handle.isolation_level is None or getattr(self.handle, "autocommit", 0) is True:
-            return
-        self._interrupted = True
-        with suppress(sqlite3.Error):
-            self.handle.interrupt()
+        """See ``protocols.ThreadSession``."""
+        self._interrupted = ending.interrupt(self.handle)
 
     def cut(self) -> None:
-        """See ``protocols.ThreadSession``. Only a connection made for any thread
-        (``check_same_thread=False``) can be: another's keeps its locks until its thread ends."""
+        """See ``protocols.ThreadSession``."""
         self._cut = True
-        # In this order: between the two the thread could write what commits by itself.
-        for statement in ("PRAGMA query_only = ON", "ROLLBACK"):
-            with suppress(sqlite3.Error):
-                self.handle.execute(statement)
-        with suppress(sqlite3.Error):
-            self.handle.close()
+        ending.cut(self.handle)
 
     @property
     def _always_open(self) -> bool:
