@@ -186,18 +186,23 @@ async def test_what_django_refuses_in_a_block_fails_the_delivery(
 
 
 @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
-def test_an_end_behind_djangos_back_is_found_out(store: Store, end: str) -> None:
-    tx = Django(using=ALIAS)
-    inbox = thread_inbox_for(tx)
+async def test_an_end_behind_djangos_back_is_found_out(store: Store, end: str) -> None:
+    inbox = thread_inbox_for(Django(using=ALIAS))
 
     async def body() -> None:
         async with inbox.transaction() as opened:
             await opened.claim("case_mgmt__from_sea", "e1")
             opened.handle.cursor().execute(end)
 
-    with pytest.raises(ConfigError, match="committed it or rolled it back itself"):
-        carried_through(body())
-    assert not connections[ALIAS].in_atomic_block
+    def in_thread() -> None:
+        try:
+            with pytest.raises(ConfigError, match="committed it or rolled it back itself"):
+                carried_through(body())
+            assert not connections[ALIAS].in_atomic_block
+        finally:
+            carried_through(inbox.close())
+
+    await asyncio.to_thread(in_thread)
 
 
 async def test_an_async_handler_may_read_through_the_orm_and_not_write(
