@@ -8,26 +8,30 @@ connections close), whichever part ended first, and raises what ended it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
 )
+from functools import partial
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from seaway import logs
 from seaway.config import Lacking, Settings, application_settings, completed, lacking
 from seaway.connections import Connected
 from seaway.consumer import Consumer, ConsumerOptions
+from seaway.consumer.callables import place_of
+from seaway.consumer.middleware import Middleware, check
 from seaway.consumer.options import whole
+from seaway.consumer.wiring import Overrides
 from seaway.contracts import Broker, Store
 from seaway.dead_letters import DeadLetters, Releaser, Sweeper
 from seaway.errors import ConfigError, SeawayError
 from seaway.events import registry
-from seaway.inbox import inbox_of
+from seaway.inbox import inbox_of, threads_of
 from seaway.monitor import MetricsApp, serving
 from seaway.naming import Durable, dlq_stream, events_stream
 from seaway.outbox import Outbox
@@ -35,6 +39,8 @@ from seaway.parts import Part, run_parts, stop_on_signals
 from seaway.relay import Relay
 from seaway.telemetry import log_signal, logger
 from seaway.upkeep import Forgetting, Presence
+
+M = TypeVar("M", bound=Middleware)
 
 
 class Seaway(Connected):
@@ -56,6 +62,8 @@ class Seaway(Connected):
         super().__init__(settings, wait=wait)
         self.outbox = Outbox(**settings.for_writers)
         self.consumers: dict[str, Consumer] = {}
+        self._middleware: tuple[Middleware, ...] = ()
+        self._overrides: Overrides = {}
         self._logs = False
         self._metrics: MetricsApp | None = None
         self.heeds_root_options = heeded
@@ -113,7 +121,9 @@ class Seaway(Connected):
                     f"consumer {name} is on {found.stream}, not on {from_context}'s stream"
                 )
             stream = found.stream
-        consumer = Consumer(durable, stream=stream, **whole(name, options))
+        consumer = Consumer(
+            durable, stream=stream, middleware=self._middleware, **whole(name, options)
+        )
         self.consumers[name] = consumer
         return consumer
 
@@ -147,6 +157,49 @@ class Seaway(Connected):
                 f"{implied if settings.implied else ''}; `seaway topology plan --app` prints the "
                 "lines, `seaway run --dev` needs none",
             )
+
+    def middleware(self, middleware: M) -> M:
+        """Put ``middleware`` around each call of every handler; the first that is put is outermost.
+
+        ``async def middleware(delivery, call_next)``, as a decorator or by a call; it is returned
+        as it is. It awaits ``call_next()`` once and lets its errors pass, changed or not; or
+        raises, as a handler does: ``AlreadyProcessed`` to pass over an event. Otherwise the
+        delivery fails. It runs in the delivery's transaction and must not end it. Around batch
+        handlers it is given the list, and says so: ``delivery: Delivery | list[Delivery]``. Around
+        plain handlers it waits for nothing but ``call_next()``; where all are plain it may be
+        plain too. ``ConfigError`` where it cannot stand around a handler of this application.
+        """
+        check(middleware)
+        every: tuple[Middleware, ...] = (*self._middleware, middleware)
+        for consumer in self.consumers.values():
+            consumer.surround(every)
+        self._middleware = every
+        return middleware
+
+    @contextmanager
+    def overriding(self, providers: Overrides) -> Iterator[None]:
+        """For tests: within the block another stands in for each of these providers of
+        dependencies, for the handlers that are registered by then, also within one another's.
+
+            with app.overriding({mailer: FakeMailer}): ...
+
+        ``ConfigError`` for one that no handler of this application depends on, and where another
+        asks for what nobody fills. Blocks within one another add up.
+        """
+        before, self._overrides = self._overrides, {**self._overrides, **providers}
+        try:
+            used = self._override()
+            for provider in providers:
+                if provider not in used:
+                    raise ConfigError(f"no handler here depends on {place_of(provider)}")
+            yield
+        finally:
+            self._overrides = before
+            self._override()
+
+    def _override(self) -> list[Callable[..., Any]]:
+        consumers = self.consumers.values()
+        return [one for consumer in consumers for one in consumer.override(self._overrides)]
 
     @property
     def dead_letters(self) -> DeadLetters:
@@ -318,20 +371,21 @@ def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> 
     """Run ``consumer`` on ``broker``, its transactions on ``store`` or through its own handles."""
 
     async def consume(stop: asyncio.Event) -> None:
-        async with inbox_of(
-            consumer.tx,
-            store,
-            schema=app.settings.database_schema,
-            consumer=str(consumer.durable),
+        name, schema = str(consumer.durable), app.settings.database_schema
+        run = partial(
+            consumer.run,
+            broker,
+            outbox=app.outbox,
+            dead_letters=DeadLetters(broker, reader=name),
+            telemetry=app.telemetry,
             stop=stop,
-        ) as inbox:
-            await consumer.run(
-                broker,
-                store=inbox,
-                outbox=app.outbox,
-                dead_letters=DeadLetters(broker, reader=str(consumer.durable)),
-                telemetry=app.telemetry,
-                stop=stop,
-            )
+        )
+        given: dict[str, Any] = {"schema": schema, "consumer": name, "stop": stop}
+        if consumer.plain:
+            async with threads_of(consumer.tx, store, **given) as threads:
+                await run(store=store, threads=threads)
+        else:
+            async with inbox_of(consumer.tx, store, **given) as inbox:
+                await run(store=inbox)
 
     return consume

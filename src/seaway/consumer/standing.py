@@ -27,14 +27,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from seaway import logs
 from seaway.consumer.lanes import InHand
 from seaway.consumer.state import State
-from seaway.contracts import InboxStore, InboxTransaction, Incoming
+from seaway.contracts import InboxStore, InboxTransaction, Incoming, ThreadInbox
 from seaway.errors import (
     ConfigError,
     SeawayError,
@@ -44,6 +44,7 @@ from seaway.errors import (
 )
 from seaway.events import new_event_id
 from seaway.inbox.letters import letter_rows
+from seaway.inbox.threads import Threads
 from seaway.telemetry import HandledAs
 from seaway.waiting_events import Place, Standing
 
@@ -237,11 +238,23 @@ async def away(store: InboxStore | None, durable: str) -> StoreUnavailable | Non
     since a full disk may not be met before that. The row that it leaves in the inbox is forgotten
     with the others. ``ConfigError`` where no waiting would help.
     """
-    if store is None:
-        return None
+    return None if store is None else await _away(_probe(store, durable))
+
+
+async def away_in(threads: Threads, inbox: ThreadInbox, durable: str) -> StoreUnavailable | None:
+    """The same for what gives plain handlers their transactions."""
+    return await _away(threads.carry(lambda _: _probe(inbox, durable)))
+
+
+async def _probe(store: InboxStore | ThreadInbox, durable: str) -> None:
+    async with store.transaction() as tx:
+        await tx.claim(f"{durable} probe", new_event_id())
+
+
+async def _away(probing: Coroutine[Any, Any, None]) -> StoreUnavailable | None:
     try:
-        async with asyncio.timeout(_ANSWER_SECONDS), store.transaction() as tx:
-            await tx.claim(f"{durable} probe", new_event_id())
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            await probing
     except TransactionConflict:
         return None
     except StoreUnavailable as error:

@@ -24,6 +24,7 @@ from seaway.contracts import (
     OutboxWriter,
     Subscription,
 )
+from seaway.inbox.threads import Threads
 from seaway.retry import Backoff, RetryPolicy
 from seaway.telemetry import ConsumerPaused, ConsumerResumed, Telemetry
 from seaway.waiting import set_within
@@ -64,6 +65,9 @@ class Setup:
     """Later events wait behind a failed one of their key."""
     broker: Broker
     store: InboxStore | None
+    threads: Threads | None
+    """Of plain handlers, and where their transactions come from. Then ``store`` has what else is
+    noted."""
     outbox: OutboxWriter | None
     dead_letters: DeadLetterSink
     telemetry: Telemetry

@@ -1,0 +1,169 @@
+"""Plain handlers in threads: what they are given, and what a deadline does to them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from consuming import SUBJECT, Bench, consumer, message, until
+from seaway import headers as h
+from seaway.consumer import Delivery
+from seaway.errors import AlreadyProcessed, Poison, Retry
+from seaway.events import RawEvent
+from seaway.testing.memory_store import MemoryTransaction
+
+SHORT = timedelta(milliseconds=50)
+LONG = timedelta(seconds=1)
+AT_ONCE = timedelta(milliseconds=1)
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    return await Bench.open()
+
+
+async def ended(bench: Bench) -> None:
+    bench.stop.set()
+    await asyncio.gather(*bench.tasks)
+
+
+def plain(handle: Any, **options: Any) -> Any:
+    return consumer(handle, **options)
+
+
+@pytest.mark.parametrize("batch", [1, 10])
+async def test_effects_events_and_chain_are_those_of_a_thread(bench: Bench, batch: int) -> None:
+    asked = ContextVar("asked", default="nobody")
+    threads: set[threading.Thread] = set()
+    ids: dict[str, list[str]] = {}
+
+    def handle(event: RawEvent, delivery: Delivery) -> None:
+        threads.add(threading.current_thread())
+        delivery.tx.effects[delivery.event_id] = asked.get()
+        ids[delivery.event_id] = delivery.add(RawEvent(SUBJECT, b"{}"), RawEvent(SUBJECT, b"{}"))
+        if delivery.event_id == "e3":
+            raise AlreadyProcessed
+        if delivery.event_id == "e4" and delivery.deliveries == 1:
+            raise Retry(after=AT_ONCE)
+        if delivery.event_id == "e5":
+            raise Poison("cannot be")
+
+    asked.set("the test")
+    await bench.events.publish(*(message(f"e{n}", f"case-{n % 3}") for n in range(9)))
+    bench.start(plain(handle, workers=2, batch=batch))
+    await until(lambda: len(bench.outcomes()) == 10)
+    await ended(bench)
+    assert sorted(bench.outcomes()) == [
+        *("already_processed", "dead_lettered", *["handled"] * 7, "retried")
+    ]
+    assert threading.main_thread() not in threads
+    assert all(one.daemon for one in threads)
+    handled = {f"e{n}" for n in range(9)} - {"e5"}
+    assert bench.store.effects == dict.fromkeys(handled, "the test")
+    for entry in await bench.store.entries():
+        cause = entry.message.headers[h.CAUSATION_ID]
+        assert cause in handled
+        assert entry.event_id in ids[str(cause)]
+    assert len(await bench.store.entries()) == 2 * len(handled)
+
+
+async def test_a_handler_past_its_deadline_commits_nothing_whatever_it_does(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It passes over the time and returns."""
+    interrupted = threading.Event()
+    monkeypatch.setattr(MemoryTransaction, "interrupt", lambda _: interrupted.set())
+
+    def handle(event: RawEvent, delivery: Delivery) -> None:
+        delivery.tx.effects[delivery.event_id] = delivery.deliveries
+        if delivery.deliveries == 1:
+            interrupted.wait()
+
+    await bench.events.publish(message("e1"))
+    bench.start(plain(handle, deadline=LONG, retry=None))
+    await until(lambda: "handled" in bench.outcomes())
+    await ended(bench)
+    assert bench.outcomes() == ["retried", "handled"]
+    assert bench.store.effects == {"e1": 2}
+    assert "TimeoutError" in str(bench.signals)
+
+
+async def test_a_thread_that_does_not_come_back_is_replaced(bench: Bench) -> None:
+    go = threading.Event()
+
+    def handle(event: RawEvent, delivery: Delivery) -> None:
+        delivery.tx.effects[delivery.event_id] = delivery.deliveries
+        if delivery.deliveries == 1:
+            go.wait()
+
+    await bench.events.publish(message("e1"), message("e2"))
+    bench.start(plain(handle, deadline=SHORT, retry=None))
+    await until(lambda: bench.outcomes().count("handled") == 2)
+    assert bench.store.effects == {"e1": 2, "e2": 2}
+    go.set()
+    await ended(bench)
+    assert bench.store.effects == {"e1": 2, "e2": 2}
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), StopIteration(), asyncio.CancelledError()])
+async def test_what_ends_a_process_or_a_task_is_a_failure(
+    bench: Bench, error: BaseException
+) -> None:
+    def handle(event: RawEvent, delivery: Delivery) -> None:
+        if delivery.deliveries == 1:
+            raise error
+
+    await bench.events.publish(message("e1"))
+    bench.start(plain(handle, retry=None))
+    await until(lambda: bench.outcomes() == ["retried", "handled"])
+    await ended(bench)
+
+
+async def test_what_a_plain_function_returns_to_be_awaited_is_a_failure(bench: Bench) -> None:
+    async def work() -> None: ...
+
+    await bench.events.publish(message("e1"))
+    bench.start(plain(lambda event, delivery: work(), retry=None))
+    await until(lambda: bool(bench.outcomes()))
+    await ended(bench)
+    assert "async def" in str(bench.signals)
+
+
+async def test_events_that_an_async_handler_does_not_await_are_its_failure(bench: Bench) -> None:
+    class Awaited:
+        def add(self, tx: Any, *events: object, **more: Any) -> Any:
+            async def write() -> list[str]:
+                tx.effects["written"] = events
+                return ["id"]
+
+            return write()
+
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        if delivery.deliveries > 1:
+            assert await delivery.add(event) == ["id"]
+        else:
+            delivery.add(event)
+
+    made = consumer(handle, retry=None)
+    bench.tasks.append(
+        asyncio.create_task(
+            made.run(
+                *(bench.broker,),
+                store=bench.store,
+                outbox=Awaited(),
+                dead_letters=bench.letters,
+                telemetry=bench.telemetry,
+                stop=bench.stop,
+            )
+        )
+    )
+    await bench.events.publish(message("e1"))
+    await until(lambda: bench.outcomes() == ["retried", "handled"])
+    await ended(bench)
+    assert "write await delivery.add" in str(bench.signals)
+    assert "written" in bench.store.effects
