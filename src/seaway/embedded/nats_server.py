@@ -29,9 +29,9 @@ from seaway.embedded.process import (
 )
 from seaway.errors import ConfigError, MissingExtra
 
-FOR_DEVELOPMENT = "seaway-dev"
-"""What a server is called that ``seaway dev`` or ``seaway run --dev`` started: others may use it
-likewise. Whatever else listens on a port is somebody's."""
+FOR_DEVELOPMENT = f"seaway-dev-{os.getuid()}"
+"""What a server is called that ``seaway dev`` or ``seaway run --dev`` of this user started: others
+of his may use it. Whatever else listens on a port is somebody else's."""
 
 _GREETING_SECONDS = 2.0
 
