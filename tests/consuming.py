@@ -98,6 +98,12 @@ class WatchedDurable:
         """As what was deleted from the stream."""
         self._consumer.out.pop(seq)
 
+    def rewound_elsewhere(self) -> None:
+        """As another process has the server do it: everything that is out comes anew."""
+        stream, consumer = self._broker._find(self.stream, DURABLE)
+        stream.rewind(consumer)
+        self._broker._tell()
+
     async def deliver_to_another(self, count: int) -> None:
         """To a process that dies with them."""
         async with self._broker.subscribe(self.stream, DURABLE) as other:

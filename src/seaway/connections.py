@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
-from typing import Final, Self
+from typing import Self
 
 from seaway.brokers import jetstream
 from seaway.config import Settings
@@ -34,7 +34,7 @@ class Connected:
     """
 
     def __init__(self, settings: Settings, *, wait: bool) -> None:
-        self.settings: Final = settings
+        self.settings = settings
         self.telemetry = Telemetry()
         self.wait = wait
         self._opened: Opened | None = None

@@ -120,6 +120,11 @@ class Consumer:
         return decorate
 
     @property
+    def contexts(self) -> set[str]:
+        """Those of the events that it has typed handlers for."""
+        return self._handlers.contexts
+
+    @property
     def plain(self) -> bool:
         """Whether its handlers are plain functions."""
         return self._handlers.plain
@@ -204,6 +209,9 @@ async def _run(state: State, streams: Sequence[str]) -> None:
     if stop.is_set() or infos[0] is None:
         return
     state.learn(infos[0])
+    for info in infos:
+        if info is not None:
+            state.meet(info)
     state.breaker.resume("server")
     async with asyncio.TaskGroup() as tasks:
         settler = Settler(state, tasks.create_task)

@@ -265,6 +265,11 @@ class HandlerTable:
     def __len__(self) -> int:
         return len(self._typed) + (self._raw is not None)
 
+    @property
+    def contexts(self) -> set[str]:
+        """Those of the events that have a typed handler."""
+        return {subject.partition(".")[0] for subject in self._typed}
+
     def register(
         self, event: type[Any], handler: Callable[..., Any], *, takes_lists: bool = False
     ) -> None:

@@ -38,6 +38,7 @@ from seaway.consumer.lanes import InHand
 from seaway.consumer.outcomes import Lapsed, is_downstream, is_verdict
 from seaway.consumer.settling import Settler
 from seaway.consumer.standing import (
+    Decided,
     away,
     away_in,
     given_up,
@@ -45,6 +46,7 @@ from seaway.consumer.standing import (
     must_be_alone,
     note,
     set_aside,
+    unless_decided,
 )
 from seaway.consumer.state import State
 from seaway.contracts import InboxTransaction
@@ -224,6 +226,8 @@ class Transactor:
         while True:
             try:
                 await self._transaction(group, attempt)
+            except Decided:
+                continue
             except StoreUnavailable as error:
                 if await self._runs_again(group, attempt, error, results):
                     continue
@@ -280,13 +284,14 @@ class Transactor:
         """The body of the transaction ``tx``."""
         durable, items = self._setup.durable, items_of(group)
         attempt.begun = True
-        again = [item for item in items if self._state.comes_again(item.incoming)]
-        aside = await set_aside(self._state, tx, items, again)
-        fresh = await tx.claim_many(
-            durable, [item.event_id for item in items if item.place not in aside]
-        )
-        if tried := [item.event_id for item in again if item.place not in aside]:
-            await tx.release(durable, tried)  # How often they were tried counts no more.
+        aside = await set_aside(self._state, tx, items)
+        wanted = [item for item in items if item.place not in aside]
+        fresh = await tx.claim_many(durable, [item.event_id for item in wanted])
+        wanted = [item for item in wanted if item.event_id in fresh]
+        again = [item for item in wanted if self._state.comes_again(item)]
+        await unless_decided(self._state, tx, again)
+        if again:  # How often they were tried counts no more.
+            await tx.release(durable, [item.event_id for item in again])
         await self._caller.call_all(
             *(group, attempt),
             within=self._state.deadline,
@@ -297,6 +302,8 @@ class Transactor:
         )
         if any(self._state.lapsed(item) for item in items):
             raise Lapsed("its last delivery was not kept alive")
+        late = [item for item in wanted if item not in again and self._state.left(item)]
+        await unless_decided(self._state, tx, late)
 
     async def away(self) -> StoreUnavailable | None:
         """See ``standing.away``; also where plain handlers' transactions come from."""
