@@ -130,16 +130,9 @@ def test_requests_and_handlers_in_one_web_application(shell: Shell, framework: s
     assert durable["delivered"]["consumer_seq"] == 2
 
 
-@pytest.mark.parametrize("framework", ["flask", "django"])
-def test_requests_write_and_a_process_beside_them_handles(shell: Shell, framework: str) -> None:
+def test_requests_write_and_a_process_beside_them_handles(shell: Shell) -> None:
     port = free_port()
-    serve = {
-        "flask": ["-m", "flask", "--app", "case_api_flask", "run", "--port", str(port)],
-        "django": ["case_api_django.py", "runserver", "--noreload", str(port)],
-    }
-    if framework == "django":  # finds the tables that `seaway db upgrade` has made
-        shell.run(sys.executable, "case_api_django.py", "migrate")
-    web = [sys.executable, *serve[framework]]
+    web = [sys.executable, "-m", "flask", "--app", "case_api_flask", "run", "--port", str(port)]
     with shell.running(*web, ends_by=signal.SIGINT, code=0), shell.running(*RUN):
         shell.until(lambda: reachable(port), "requests are taken")
         ids = [ask(port, "/cases", title=title)["id"] for title in ("Broken window", "Lost key")]

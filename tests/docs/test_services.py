@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "how-to"
-EXAMPLES = "\n".join(file.read_text() for file in (ROOT / "examples").glob("*.py"))
+EXAMPLES = "\n".join(file.read_text() for file in (ROOT / "examples").rglob("*.py"))
 OF_ITS_OWN = "async def lifespan(api: FastAPI)"
 
 

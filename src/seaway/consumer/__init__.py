@@ -129,6 +129,11 @@ class Consumer:
         """Whether its handlers are plain functions."""
         return self._handlers.plain
 
+    @property
+    def handlers(self) -> HandlerTable:
+        """Which of them takes what."""
+        return self._handlers
+
     def surround(self, middleware: Sequence[Middleware]) -> None:
         """Put ``middleware`` around each handler, in place of what stood there; ``ConfigError``
         where one of them cannot stand there. ``Seaway.middleware`` does that for all consumers."""
