@@ -32,6 +32,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, TypeVar, Unpack, cast
 
+from seaway.consumer.blocking import LostThreads, lookout
 from seaway.consumer.calling import Caller
 from seaway.consumer.dependencies import Depends
 from seaway.consumer.handlers import Delivery, HandlerTable, Registers
@@ -200,6 +201,8 @@ class Consumer:
                 if self.plain and threads is not None:
                     threads.patience = min(PATIENCE, given["deadline"] or PATIENCE)
                     setup = replace(setup, threads=threads)
+                else:
+                    stack.enter_context(lookout(self._handlers, setup.durable, telemetry))
                 await _run(State(setup, stop), streams)
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
@@ -227,7 +230,10 @@ async def _run(state: State, streams: Sequence[str]) -> None:
 
         puller = Puller(state, settler, pull)
         watching = tasks.create_task(caller.deadlines.watch(lambda: state.deadline))
-        tasks.create_task(_heartbeat(state, settler), name=f"{setup.durable} heartbeat")
+        lost = None
+        if setup.threads is not None:
+            lost = LostThreads(setup.durable, setup.threads, setup.telemetry)
+        tasks.create_task(_heartbeat(state, settler, lost), name=f"{setup.durable} heartbeat")
         working = [
             tasks.create_task(workers.work(), name=f"{setup.durable} worker {number}")
             for number in range(setup.workers)
@@ -248,12 +254,14 @@ async def _run(state: State, streams: Sequence[str]) -> None:
             task.cancel()
 
 
-async def _heartbeat(state: State, settler: Settler) -> None:
+async def _heartbeat(state: State, settler: Settler, lost: LostThreads | None) -> None:
     """Restart the ack timer of everything in hand, running or waiting."""
     interval = state.limits.ack_wait / 3
     while not state.drained.is_set():
         state.breaker.remind()
         settler.heard.remind()
+        if lost is not None:
+            lost.remind()
         for source, batch in by_source(state.beat()):
             await source.in_progress(*batch)
         await set_within(interval, state.drained)

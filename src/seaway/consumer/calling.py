@@ -213,6 +213,7 @@ class Caller:
                         deadline = Deadline(self.deadlines, until)
                         handled = await _call(call, events, self._given(call, tx), deadline)
                     else:
+                        carried.about = call.registration
                         limit = ThreadDeadline(self.deadlines, until, carried)
                         handled = call_plain(call, events, self._given(call, tx), limit)
             except Exception as error:

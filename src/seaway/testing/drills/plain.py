@@ -56,6 +56,32 @@ def django(url: str) -> tuple[object, TakeEffect]:
     return Django(), take_effect
 
 
+def sqlalchemy(url: str) -> tuple[object, TakeEffect]:
+    """SQLAlchemy's sessions over psycopg, the effect an object that the commit flushes."""
+    from sqlalchemy import BigInteger, Float, Integer, Text, create_engine
+    from sqlalchemy.orm import DeclarativeBase, mapped_column, sessionmaker
+
+    class Base(DeclarativeBase):
+        """Of the one table."""
+
+    class Effect(Base):
+        __tablename__ = "effects"
+        seq = mapped_column(BigInteger, primary_key=True)
+        consumer = mapped_column(Text)
+        event_id = mapped_column(Text)
+        number = mapped_column(BigInteger)
+        redriven = mapped_column(Integer)
+        note = mapped_column(Text)
+        handled_at = mapped_column(Float)
+
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), pool_size=30)
+
+    def take_effect(delivery: Delivery, number: int) -> None:
+        delivery.tx.add(Effect(**_effect(delivery, number)))
+
+    return sessionmaker(engine), take_effect
+
+
 def _effect(delivery: Delivery, number: int) -> Mapping[str, Any]:
     return {
         "consumer": delivery.consumer,
@@ -67,4 +93,4 @@ def _effect(delivery: Delivery, number: int) -> Mapping[str, Any]:
     }
 
 
-PLAIN: Mapping[str, Plain] = {"django": django}
+PLAIN: Mapping[str, Plain] = {"sqlalchemy": sqlalchemy, "django": django}

@@ -31,7 +31,7 @@ from seaway.testing.drills.stage import CONTEXT
 SERVICE = "worker"
 DURABLE = Durable.from_context(SERVICE, CONTEXT)
 
-Handlers: TypeAlias = Literal["async", "django"]
+Handlers: TypeAlias = Literal["async", "sqlalchemy", "django"]
 """What they work with: the application's store, or one of ``plain.PLAIN``."""
 Kind: TypeAlias = Literal["plain", "poison", "transient", "slow", "deadly"]
 
