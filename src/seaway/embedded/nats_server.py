@@ -105,10 +105,11 @@ class NatsServer(ServerProcess):
     def _command(self) -> Sequence[str]:
         for stale in self.directory.glob("*.ports"):
             stale.unlink()
+        self._port = self._port or free_port()
         config = self.directory / "server.conf"
         write_private(config, self._extra)
         return [
-            *(str(find_binary()), "-a", "127.0.0.1", "-p", str(self._port or -1)),
+            *(str(find_binary()), "-a", "127.0.0.1", "-p", str(self._port)),
             *("-c", str(config), "-l", str(self._log), "--ports_file_dir", str(self.directory)),
             *(("-js", "-sd", str(self.directory)) if self._jetstream else ()),
             *(("-n", self.name) if self.name else ()),
