@@ -107,5 +107,8 @@ class Outbox:
         adapter.require_transaction(tx)
         wishes = Wishes(key, correlation_id, causation_id, headers or {})
         rows = encode(events, wishes, self._limits)
-        own_ids = any(isinstance(one, RawEvent) and one.event_id is not None for one in events)
-        return adapter.insert(tx, rows, self._to_with_own_ids if own_ids else self._to)
+        to = self._to
+        for one in events:
+            if isinstance(one, RawEvent) and one.event_id is not None:
+                to = self._to_with_own_ids
+        return adapter.insert(tx, rows, to)
