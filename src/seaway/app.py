@@ -63,16 +63,7 @@ class Seaway(Connected):
 
     def __init__(self, settings: Settings, *, wait: bool = False) -> None:
         super().__init__(settings, wait=wait)
-        self.outbox = Outbox(
-            max_message_bytes=settings.outbox.max_message_bytes,
-            limits={
-                stream.name: stream.max_msg_size
-                for stream in settings.streams
-                if stream.max_msg_size is not None and stream.max_msg_size > 0
-            },
-            schema=settings.database_schema,
-            notify=settings.outbox.notify,
-        )
+        self.outbox = Outbox(**settings.for_writers)
         self.consumers: dict[str, Consumer] = {}
         self._logs = False
         self._metrics: MetricsApp | None = None
@@ -80,15 +71,18 @@ class Seaway(Connected):
         """Whether options of ``seaway run`` are in ``settings``."""
 
     @classmethod
-    def from_config(cls, config: Path | str | Mapping[str, Any] | None = None) -> Self:
+    def from_config(
+        cls, config: Path | str | Mapping[str, Any] | None = None, *, shown: str | None = None
+    ) -> Self:
         """Settings from a file, a mapping, or (``None``) where ``seaway`` itself looks for them.
+        ``shown``: what errors call a mapping.
 
         While ``seaway run`` imports the application, its root options win over that: ``--config``
         is read in place of what is named here, ``--server`` and the like are laid over it.
         """
         named, flags = _root_options.get()
         if named is None and isinstance(config, Mapping):
-            made = cls(settings_from_mapping(config, flags=flags))
+            made = cls(settings_from_mapping(config, flags=flags, shown=shown))
         else:
             path = named or (None if config is None or isinstance(config, Mapping) else config)
             made = cls(load_settings(None if path is None else Path(path), flags=flags))

@@ -45,6 +45,11 @@ class Connected:
         self._copied: tuple[AsyncExitStack | None, Store | None] = None, None
 
     @property
+    def connected(self) -> bool:
+        """Whether it is entered, in this process."""
+        return self._broker is not None and self._opened is not None and not self._opened.elsewhere
+
+    @property
     def broker(self) -> Broker:
         """The connection; ``ConfigError`` outside ``async with``, and in a fork of its process."""
         if self._broker is None or self._opened is None:
@@ -101,7 +106,7 @@ class Connected:
         was set before that was done."""
 
         async def connect() -> None:
-            if self._broker is None or self._opened is None or self._opened.elsewhere:
+            if not self.connected:
                 await stack.enter_async_context(self)
             await self.open_store()
 

@@ -7,17 +7,20 @@ Guarantees: a command's module is imported when the command is run or asked abou
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 import seaway
+
+if TYPE_CHECKING:
+    from seaway.cli.session import Project
 
 _COMMANDS = {
     "init": ("dev:init", "Write a commented seaway.yaml (or the file that --config names)."),
@@ -219,13 +222,16 @@ def root(
     }
     if of_nats:  # Each is called as its key under ``nats:`` of the file.
         overrides["nats"] = {name: given[name] for name in of_nats}
-    ctx.obj = Flags(config, overrides)
+    ctx.obj = Flags(config, overrides, project=ctx.obj)
 
 
-def main() -> None:
-    """The console script."""
+def main(
+    arguments: Sequence[str] | None = None, *, name: str = "seaway", project: Project | None = None
+) -> None:
+    """The console script; and, with ``arguments``, a framework's own command, which is called
+    ``name`` and has its ``project``. Raises ``SystemExit``."""
     try:
-        app()
+        app(arguments, prog_name=name, obj=project)
     except SystemExit as end:
         if "seaway.cli.session" in sys.modules:
             sys.modules["seaway.cli.session"].leave_what_hangs(end)

@@ -37,14 +37,13 @@ def load_application(target: str, flags: session.Flags) -> Seaway:
     sys.path.insert(0, "")
     try:
         with root_options(flags.config, flags.overrides):
-            module = importlib.import_module(module_name)
+            found = getattr(importlib.import_module(module_name), attribute, None)
     except ModuleNotFoundError as error:
         if error.name != module_name and not module_name.startswith(f"{error.name}."):
             raise
         raise ConfigError(
             f"module {module_name!r} is not found", hint="run from its folder, or install it"
         ) from error
-    found = getattr(module, attribute, None)
     if not isinstance(found, Seaway):
         raise ConfigError(f"{target!r} is {type(found).__name__}, not a Seaway application")
     if (flags.config or flags.overrides) and not found.heeds_root_options:
@@ -59,8 +58,11 @@ def load_application(target: str, flags: session.Flags) -> Seaway:
 async def run_application(
     ctx: typer.Context,
     target: Annotated[
-        str, typer.Argument(metavar="MODULE:APP", help="Where the Seaway object is.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="MODULE:APP", help="Where the Seaway object is; a Django project has one."
+        ),
+    ] = None,
     relay: Annotated[bool, typer.Option(help="Run the relay too.")] = True,
     consumers: Annotated[bool, typer.Option(help="Run the consumers.")] = True,
     sweeper: Annotated[bool, typer.Option(help="Sweep exhausted messages into the DLQ.")] = True,
@@ -74,7 +76,14 @@ async def run_application(
     the application sets up when it is imported is left as it is.
     """
 
-    application = load_application(target, session.flags(ctx))
+    flags = session.flags(ctx)
+    if target is None:
+        if flags.project is None:
+            raise ConfigError(
+                "MODULE:APP is missing", hint="name the application, like shop.events:app"
+            )
+        target = flags.project.application
+    application = load_application(target, flags)
     log.set_up(log_level, log_format)  # After the import: what the application set up stands.
     application.wait = True
     await application.run(relay=relay, consumers=consumers, sweeper=sweeper, metrics=metrics)

@@ -12,7 +12,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ import typer
 from seaway.app import Seaway
 from seaway.brokers import jetstream
 from seaway.cli import printing
-from seaway.config import Settings, load_settings, parse_duration
+from seaway.config import Settings, load_settings, parse_duration, settings_from_mapping
 from seaway.contracts import Broker, Store
 from seaway.errors import ConfigError, NotPermitted, SeawayError, TransientError
 from seaway.headers import parse_time
@@ -37,11 +37,24 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Project:
+    """What a framework's own command says in place of ``seaway.yaml`` and of ``MODULE:APP``."""
+
+    settings: Callable[[], Mapping[str, Any]]
+    """Gives a mapping shaped like the file; ``ConfigError`` where it cannot."""
+    shown: str
+    """What errors call it."""
+    application: str
+    """``MODULE:APP``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Flags:
     """The root command's options, before configuration is read."""
 
     config: Path | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
+    project: Project | None = None
 
 
 def flags(ctx: typer.Context) -> Flags:
@@ -53,6 +66,8 @@ def settings(ctx: typer.Context, *, required: bool = True) -> Settings:
     """The settings that flags, file and environment give; ``ConfigError`` otherwise, and where
     there is no file and one is ``required``."""
     given = flags(ctx)
+    if given.config is None and (project := given.project) is not None:
+        return settings_from_mapping(project.settings(), flags=given.overrides, shown=project.shown)
     return load_settings(given.config, flags=given.overrides, required=required)
 
 

@@ -79,13 +79,14 @@ def settings_from_mapping(
     *,
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
+    shown: str | None = None,
 ) -> Settings:
     """The settings of a mapping shaped like the file; errors name the key's path, not a line.
 
-    It is the caller's own code, and wins over the environment.
+    It is the caller's own code, and wins over the environment. ``shown``: what errors call it.
     """
     environ = os.environ if environ is None else environ
-    return _settings(Document(mapping), environ, flags or {})
+    return _settings(Document(mapping, shown=shown), environ, flags or {})
 
 
 def _settings(document: Document, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
@@ -141,7 +142,7 @@ def _settings(document: Document, environ: Mapping[str, str], flags: Mapping[str
             "streams": profiled,
             "consumers": consumers,
             "inbox": inbox,
-            "source": document.name,
+            "source": document.name or document.shown,
             "implied": implied,
         }
     )

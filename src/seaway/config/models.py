@@ -375,6 +375,20 @@ class Settings(Section):
         return self.source or "the configuration"
 
     @property
+    def for_writers(self) -> dict[str, Any]:
+        """What ``Outbox`` takes of these."""
+        return {
+            "max_message_bytes": self.outbox.max_message_bytes,
+            "limits": {
+                stream.name: stream.max_msg_size
+                for stream in self.streams
+                if stream.max_msg_size is not None and stream.max_msg_size > 0
+            },
+            "schema": self.database_schema,
+            "notify": self.outbox.notify,
+        }
+
+    @property
     def redacted_database(self) -> str:
         """``database`` for people to see."""
         return redact_url(self.database)

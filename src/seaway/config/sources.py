@@ -30,11 +30,13 @@ _MAX_DEPTH = 50
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """``data`` as written; ``lines`` (from 1) by the path of each key and list item."""
+    """``data`` as written; ``lines`` (from 1) by the path of each key and list item. ``name`` is
+    the file's; ``shown``: what a mapping that stands for a file is called."""
 
     data: Mapping[str, Any]
     name: str | None = None
     lines: Mapping[Location, int] = field(default_factory=dict)
+    shown: str | None = None
 
     def line(self, location: Location) -> int:
         """Where ``location`` stands, or else what encloses it; 0 without a file."""
@@ -48,7 +50,8 @@ class Document:
         if self.name is not None:
             return f"{self.name}:{self.line(location) or 1}"
         text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-        return text.lstrip(".") or "configuration"
+        path = text.lstrip(".")
+        return ": ".join(filter(None, (self.shown, path))) or "configuration"
 
 
 def read_document(path: Path, environ: Mapping[str, str]) -> Document:

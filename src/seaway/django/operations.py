@@ -18,7 +18,7 @@ from django.db.migrations.operations.base import Operation
 from seaway.databases import engines
 from seaway.databases.engines import Engine, of_dialect
 from seaway.databases.queries import Statements
-from seaway.django.outbox import outbox_settings
+from seaway.django.configuration import given
 from seaway.errors import ConfigError
 from seaway.stores.schema import migrations, place, record, split
 from seaway.tables import TABLES
@@ -111,7 +111,7 @@ def _ours(engine: Engine, schema_editor: BaseDatabaseSchemaEditor) -> Iterator[N
 
     Django's own tables are elsewhere: its next statement must find the search path as it was.
     """
-    schema = outbox_settings().get("schema") if engine.schemas else None
+    schema = given().get("database_schema") if engine.schemas else None
     if (lock := Statements(engine).get("lock_upgrade")) is not None:
         schema_editor.execute(lock, None)
     if schema is None:

@@ -6,24 +6,22 @@ with transaction.atomic():
     case.save()
     outbox.add(CaseCreated(str(case.pk)), key=str(case.pk))
 
-The settings: ``SEAWAY = {"schema": "events", "notify": True}``, all of them optional.
+``settings.SEAWAY`` says where the tables are, and what is too large.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from django.conf import settings
 from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.dispatch import receiver
 
-from seaway.errors import ConfigError
+from seaway.django.configuration import configured, given
 from seaway.outbox import Outbox
-
-_KNOWN = ("limits", "max_message_bytes", "notify", "schema")
 
 
 def add(
@@ -36,9 +34,10 @@ def add(
 ) -> list[str]:
     """Write ``events`` in the ``atomic()`` block that is open on the database ``using``.
 
-    ``settings.SEAWAY`` says how. Everything else is ``seaway.Outbox.add``.
+    ``settings.SEAWAY`` says how. Everything else is ``seaway.Outbox.add``. A relay that runs in
+    this process is told on commit; others find the event within ``outbox.poll``.
     """
-    return _outbox().add(
+    added = _outbox().add(
         connections[using],
         *events,
         key=key,
@@ -46,25 +45,17 @@ def add(
         causation_id=causation_id,
         headers=headers,
     )
+    if (project := sys.modules.get("seaway.django.project")) is not None:
+        project.nudge_on_commit(using)
+    return added
 
 
 @lru_cache(maxsize=1)
 def _outbox() -> Outbox:
-    return Outbox(**outbox_settings())
+    return Outbox(**configured().for_writers) if given() else Outbox()
 
 
 @receiver(setting_changed)
 def _forget(*, setting: str, **_: Any) -> None:
     if setting == "SEAWAY":
         _outbox.cache_clear()
-
-
-def outbox_settings() -> Mapping[str, Any]:
-    """What ``settings.SEAWAY`` says, as ``Outbox`` takes it; ``ConfigError`` for anything else."""
-    given: Mapping[str, Any] = getattr(settings, "SEAWAY", {})
-    for name in given:
-        if name not in _KNOWN:
-            raise ConfigError(
-                f"settings.SEAWAY has an unknown key {name!r}", hint=f"it takes {', '.join(_KNOWN)}"
-            )
-    return given
