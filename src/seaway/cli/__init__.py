@@ -84,7 +84,6 @@ class Command(TyperCommand):
     def real(self) -> Any:
         """The command itself."""
         module, _, attribute = self.place.partition(":")
-        gc.disable()  # What is imported stays: looking it through for garbage takes a tenth more.
         try:
             found = getattr(import_module(f"seaway.cli.{module}"), attribute)
         finally:
