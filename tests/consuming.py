@@ -21,6 +21,7 @@ from seaway.contracts import (
 )
 from seaway.errors import BrokerUnavailable, StoreUnavailable
 from seaway.events import RawEvent
+from seaway.inbox.threads import Threads
 from seaway.naming import Durable
 from seaway.outbox import Outbox
 from seaway.telemetry import Delivered, Signal, Telemetry
@@ -45,7 +46,9 @@ def message(event_id: str, key: str = "case-1", *, subject: str = SUBJECT) -> Me
     return Message(subject, event_id.encode(), {"Nats-Msg-Id": event_id, "X-Ordering-Key": key})
 
 
-def consumer(handle: Callable[[RawEvent, Delivery], Awaitable[None]], **options: Any) -> Consumer:
+def consumer(
+    handle: Callable[[RawEvent, Delivery], Awaitable[None] | None], **options: Any
+) -> Consumer:
     made = Consumer(Durable.parse(DURABLE), stream=EVENTS, **options)
     made.handler(RawEvent)(handle)
     return made
@@ -326,12 +329,19 @@ class Bench:
         """What was said besides deliveries, in order."""
         return [type(one) for one in self.signals if not isinstance(one, Delivered)]
 
-    def start(self, consumer: Consumer, *, store: bool | InboxStore = True) -> None:
+    def start(
+        self,
+        consumer: Consumer,
+        *,
+        store: bool | InboxStore = True,
+        threads: Threads | None = None,
+    ) -> None:
         self.tasks.append(
             asyncio.create_task(
                 consumer.run(
                     self.broker,
                     store=self.store if store is True else store or None,
+                    threads=threads,
                     outbox=Outbox(),
                     dead_letters=self.letters,
                     telemetry=self.telemetry,

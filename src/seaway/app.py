@@ -33,7 +33,7 @@ from seaway.errors import ConfigError, SeawayError
 from seaway.events import registry
 from seaway.inbox import inbox_of, threads_of
 from seaway.monitor import MetricsApp, serving
-from seaway.naming import Durable, dlq_stream, events_stream
+from seaway.naming import Durable, events_stream
 from seaway.outbox import Outbox
 from seaway.parts import Part, run_parts, stop_on_signals
 from seaway.relay import Relay
@@ -127,6 +127,37 @@ class Seaway(Connected):
         self.consumers[name] = consumer
         return consumer
 
+    def lacking(self) -> Lacking:
+        """What the code names and the settings do not: the streams of its event classes, and its
+        durables. ``ConfigError`` for a durable of whose stream neither says anything."""
+        known = {one.durable for one in self.settings.consumers}
+        unknown = {name: one for name, one in self.consumers.items() if name not in known}
+        durables = {name: one.stream or _stream_of(one) for name, one in unknown.items()}
+        return lacking(self.settings, registry.contexts, durables)
+
+    def complete(self) -> Lacking:
+        """Have the settings name what the code does; what they were lacking. For development:
+        connect after that."""
+        missing = self.lacking()
+        self.settings = completed(self.settings, missing)
+        for stream, durable in missing.consumers:
+            self.consumers[durable].stream = stream
+        return missing
+
+    def refuse_undeclared(self) -> None:
+        """``ConfigError`` where a durable of the code is not in the settings."""
+        settings = self.settings
+        known = {one.durable: one.durable in settings.implied for one in settings.consumers}
+        if undeclared := [name for name in self.consumers if name not in known]:
+            declared = [name for name, implied in known.items() if not implied]
+            implied = f"; contexts: makes {', '.join(settings.implied)} besides"
+            raise ConfigError(
+                f"consumer {', '.join(undeclared)} is not in {settings.name}",
+                hint=f"add it under consumers:, where there are now {', '.join(declared) or 'none'}"
+                f"{implied if settings.implied else ''}; `seaway topology plan --app` prints the "
+                "lines, `seaway run --dev` needs none",
+            )
+
     def middleware(self, middleware: M) -> M:
         """Put ``middleware`` around each call of every handler; the first that is put is outermost.
 
@@ -170,42 +201,10 @@ class Seaway(Connected):
         consumers = self.consumers.values()
         return [one for consumer in consumers for one in consumer.override(self._overrides)]
 
-    def lacking(self) -> Lacking:
-        """What the code names and the settings do not: the streams of its event classes, and its
-        durables. ``ConfigError`` for a durable of whose stream neither says anything."""
-        known = {one.durable for one in self.settings.consumers}
-        unknown = {name: one for name, one in self.consumers.items() if name not in known}
-        durables = {name: one.stream or _stream_of(one) for name, one in unknown.items()}
-        return lacking(self.settings, registry.contexts, durables)
-
-    def complete(self) -> Lacking:
-        """Have the settings name what the code does; what they were lacking. For development:
-        connect after that."""
-        missing = self.lacking()
-        self.settings = completed(self.settings, missing)
-        for stream, durable in missing.consumers:
-            self.consumers[durable].stream = stream
-        return missing
-
-    def refuse_undeclared(self) -> None:
-        """``ConfigError`` where a durable of the code is not in the settings."""
-        settings = self.settings
-        known = {one.durable: one.durable in settings.implied for one in settings.consumers}
-        if undeclared := [name for name in self.consumers if name not in known]:
-            declared = [name for name, implied in known.items() if not implied]
-            implied = f"; contexts: makes {', '.join(settings.implied)} besides"
-            raise ConfigError(
-                f"consumer {', '.join(undeclared)} is not in {settings.name}",
-                hint=f"add it under consumers:, where there are now {', '.join(declared) or 'none'}"
-                f"{implied if settings.implied else ''}; `seaway topology plan --app` prints the "
-                "lines, `seaway run --dev` needs none",
-            )
-
     @property
     def dead_letters(self) -> DeadLetters:
         """The dead letter queues of the settings' contexts; where there are none, every one."""
-        queues = [dlq_stream(stream.context) for stream in self.settings.streams]
-        return DeadLetters(self.broker, queues=queues or None)
+        return DeadLetters.configured(self.broker, self.settings)
 
     # ------------------------------------------------------------------ running
 

@@ -131,29 +131,11 @@ def test_requests_and_handlers_in_one_web_application(shell: Shell, framework: s
     assert durable["delivered"]["consumer_seq"] == 2
 
 
-BESIDE = {
-    "flask": (
-        [["case_orm.py"]],
-        ["-m", "flask", "--app", "case_api_flask", "run", "--port"],
-        "case_api_flask:app",
-    ),
-    # Finds the tables that `seaway db upgrade` has made.
-    "django": (
-        [["case_api_django.py", "migrate"]],
-        ["case_api_django.py", "runserver", "--noreload"],
-        "case_service:app",
-    ),
-}
-"""What is run once, what serves, and which application handles."""
-
-
-@pytest.mark.parametrize("framework", BESIDE)
-def test_requests_write_and_a_process_beside_them_handles(shell: Shell, framework: str) -> None:
+def test_requests_write_and_a_process_beside_them_handles(shell: Shell) -> None:
     port = free_port()
-    first, serve, application = BESIDE[framework]
-    for command in first:
-        shell.run(sys.executable, *command)
-    web, handle = [sys.executable, *serve, str(port)], [*SEAWAY, "run", application]
+    shell.run(sys.executable, "case_orm.py")
+    web = [sys.executable, "-m", "flask", "--app", "case_api_flask", "run", "--port", str(port)]
+    handle = [*SEAWAY, "run", "case_api_flask:app"]
     with shell.running(*web, ends_by=signal.SIGINT, code=0), shell.running(*handle):
         shell.until(lambda: reachable(port), "requests are taken")
         ids = [ask(port, "/cases", title=title)["id"] for title in ("Broken window", "Lost key")]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "how-to"
-EXAMPLES = "\n".join(file.read_text() for file in (ROOT / "examples").glob("*.py"))
+EXAMPLES = "\n".join(file.read_text() for file in (ROOT / "examples").rglob("*.py"))
 
 
 def python(page: str) -> list[str]:

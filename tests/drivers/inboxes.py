@@ -13,14 +13,17 @@ from typing import Any, ClassVar, Literal
 import aiosqlite
 import asyncpg
 import psycopg
+from django.db.transaction import atomic
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, AsyncNullConnectionPool, ConnectionPool
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import scoped_session, sessionmaker
 
+from drivers.framework import database
 from drivers.threads import AcrossThreads, ThreadHandle
 from seaway.contracts import InboxStore, Store
+from seaway.drivers.django_threads import Django
 from seaway.inbox import inbox_for
 from seaway.inbox.opening import thread_inbox_for
 from seaway.inbox.threads import carried_through
@@ -342,6 +345,33 @@ class PlainSqliteStore(PlainSqliteFunction):
         yield "store"
 
 
+class DjangoPostgres(PlainKind):
+    undoing = "an inner block of atomic()"
+
+    @asynccontextmanager
+    async def given(self) -> AsyncIterator[Any]:
+        with database(self.url, "effects"):
+            yield Django(using="effects")
+
+    def execute(self, real: Any, sql: str) -> None:
+        with real.cursor() as cursor:
+            cursor.execute(sql)
+
+    def part(self, real: Any) -> AbstractContextManager[Any]:
+        found: AbstractContextManager[Any] = atomic(using=real.alias)
+        return found
+
+    async def commit(self, handle: Any) -> None:
+        await self.run(handle, "COMMIT")  # Django itself refuses `transaction.commit()`.
+
+    async def roll_back(self, handle: Any) -> None:
+        await self.run(handle, "ROLLBACK")
+
+
+class DjangoSqlite(DjangoPostgres):
+    engine = "sqlite"
+
+
 KINDS: tuple[type[Kind], ...] = (
     AsyncpgPool,
     PsycopgPool,
@@ -365,5 +395,7 @@ PLAIN: tuple[type[Kind], ...] = (
     PlainSqliteFunction,
     PlainSqlitePath,
     PlainSqliteStore,
+    DjangoPostgres,
+    DjangoSqlite,
 )
 """Those for plain handlers."""

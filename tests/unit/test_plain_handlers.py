@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextvars import ContextVar
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ from seaway import headers as h
 from seaway.consumer import Delivery
 from seaway.errors import AlreadyProcessed, Poison, Retry
 from seaway.events import RawEvent
+from seaway.monitor.metrics import Activity, activity_exposition
+from seaway.telemetry import LoopBlocked, ThreadsLost
 from seaway.testing.memory_store import MemoryTransaction
 
 SHORT = timedelta(milliseconds=50)
@@ -93,8 +97,10 @@ async def test_a_handler_past_its_deadline_commits_nothing_whatever_it_does(
     assert "TimeoutError" in str(bench.signals)
 
 
-async def test_a_thread_that_does_not_come_back_is_replaced(bench: Bench) -> None:
+async def test_a_thread_that_does_not_come_back_is_replaced_and_told_of(bench: Bench) -> None:
     go = threading.Event()
+    activity = Activity()
+    bench.telemetry.subscribe(activity.listen)
 
     def handle(event: RawEvent, delivery: Delivery) -> None:
         delivery.tx.effects[delivery.event_id] = delivery.deliveries
@@ -105,9 +111,57 @@ async def test_a_thread_that_does_not_come_back_is_replaced(bench: Bench) -> Non
     bench.start(plain(handle, deadline=SHORT, retry=None))
     await until(lambda: bench.outcomes().count("handled") == 2)
     assert bench.store.effects == {"e1": 2, "e2": 2}
+    assert lost(bench) == [1, 2]
+    assert 'seaway_lost_threads{consumer="case_mgmt__from_memo"} 2.0' in activity_exposition(
+        activity
+    )
+    (wait,) = bench.telemetry.waits
+    assert "handle does not come back from its deadline" in wait.reason
     go.set()
+    await until(lambda: lost(bench)[-1] == 0)
+    assert bench.telemetry.waits == []
     await ended(bench)
     assert bench.store.effects == {"e1": 2, "e2": 2}
+
+
+def lost(bench: Bench) -> list[int]:
+    return [signal.lost for signal in bench.signals if isinstance(signal, ThreadsLost)]
+
+
+async def test_a_stop_does_not_wait_for_a_thread_that_does_not_come_back(bench: Bench) -> None:
+    """After the grace its delivery is given up; it cannot commit when it comes back."""
+    began, go, over = threading.Event(), threading.Event(), threading.Event()
+
+    def handle(event: RawEvent, delivery: Delivery) -> None:
+        delivery.tx.effects[delivery.event_id] = 1
+        began.set()
+        go.wait()
+        over.set()
+
+    await bench.events.publish(message("e1"))
+    bench.start(plain(handle, grace=SHORT, deadline=LONG))
+    await until(began.is_set)
+    await ended(bench)
+    go.set()
+    await until(over.is_set)
+    assert (bench.outcomes(), bench.store.effects) == ([], {})
+    assert [seq for seq, _ in bench.events.naks] == [1]
+
+
+async def test_an_async_handler_that_blocks_the_event_loop_is_named(bench: Bench) -> None:
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        if delivery.event_id == "e1":
+            time.sleep(1.6)  # noqa: ASYNC251 - what it is about
+
+    await bench.events.publish(message("e1"), message("e2"))
+    bench.start(consumer(handle))
+    await until(lambda: any(isinstance(signal, LoopBlocked) for signal in bench.signals))
+    await ended(bench)
+    (blocked,) = [signal for signal in bench.signals if isinstance(signal, LoopBlocked)]
+    assert blocked.handler.endswith("handle")
+    assert blocked.seconds >= 1
+    line = int(blocked.place.removeprefix(f"{__file__}:"))
+    assert "time.sleep" in Path(__file__).read_text().splitlines()[line - 1]
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), StopIteration(), asyncio.CancelledError()])

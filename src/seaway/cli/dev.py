@@ -160,8 +160,8 @@ async def dev(
             if database is not None:  # What the file says need not win over the file.
                 say(f"export SEAWAY_DATABASE_URL={database}")
             printing.note(
-                "Ready. Next, in another terminal: seaway topology apply, seaway db upgrade. "
-                "Ctrl-C stops."
+                "Ready. Next, in another terminal: seaway run MODULE:APP --dev; or seaway topology "
+                "apply, seaway db upgrade. Ctrl-C stops."
             )
         await stop.wait()
 

@@ -55,18 +55,17 @@ async def bring_up(app: Seaway, running: AsyncExitStack) -> None:
             "streams": tuple(single),
         }
     )
+    _make_folder()
+    write_private(DEVELOPMENT_FILE, f"{_ABOUT}{written(app.settings)}")
     printing.note(f"server     {app.settings.nats.url}, {server}")
     for line in await _streams(app.settings, missing):
         printing.note(line)
     printing.note(f"database   {app.settings.redacted_database}, {await _tables(app.settings)}")
-    _make_folder()
-    write_private(DEVELOPMENT_FILE, f"{_ABOUT}{written(app.settings)}")
 
 
 _ABOUT = """\
 # What `seaway run --dev` brought up here last: written anew each time, and read by seaway's
-# commands in this folder where there is no seaway.yaml. To begin one with it:
-# cp .seaway/seaway.yaml seaway.yaml
+# commands in this folder where there is no seaway.yaml. `seaway init` writes that.
 """
 
 

@@ -49,6 +49,11 @@ def load_application(target: str, flags: session.Flags, *, required: bool = True
     if not isinstance(found, Seaway):
         raise ConfigError(f"{target!r} is {type(found).__name__}, not a Seaway application")
     if (flags.config or flags.overrides) and not found.heeds_root_options:
+        if flags.project is not None and target == flags.project.application:
+            raise ConfigError(
+                "the application was made before the command's root options were read",
+                hint="let nothing import a module of handlers when Django starts (models, ready)",
+            )
         raise ConfigError(
             f"the settings of {target!r} are in its own code, so root options cannot change them",
             hint="make it with Seaway.from_config(...)",

@@ -32,6 +32,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, TypeVar, Unpack, cast
 
+from seaway.consumer.blocking import LostThreads, lookout
 from seaway.consumer.calling import Caller
 from seaway.consumer.dependencies import Depends
 from seaway.consumer.handlers import Delivery, HandlerTable, Registers
@@ -119,9 +120,19 @@ class Consumer:
         return decorate
 
     @property
+    def contexts(self) -> set[str]:
+        """Those of the events that it has typed handlers for."""
+        return self._handlers.contexts
+
+    @property
     def plain(self) -> bool:
         """Whether its handlers are plain functions."""
         return self._handlers.plain
+
+    @property
+    def handlers(self) -> HandlerTable:
+        """Which of them takes what."""
+        return self._handlers
 
     def surround(self, middleware: Sequence[Middleware]) -> None:
         """Put ``middleware`` around each handler, in place of what stood there; ``ConfigError``
@@ -132,11 +143,6 @@ class Consumer:
         """Put others in the place of providers of dependencies, instead of those that stood there;
         every provider that a handler here depends on. ``Seaway.overriding`` does that for tests."""
         return self._handlers.override(overrides)
-
-    @property
-    def contexts(self) -> set[str]:
-        """Those of the events that it has typed handlers for."""
-        return self._handlers.contexts
 
     def handles(self, subject: str) -> bool:
         """Whether this subject is handled, or refused with a dead letter; others are ignored."""
@@ -195,6 +201,8 @@ class Consumer:
                 if self.plain and threads is not None:
                     threads.patience = min(PATIENCE, given["deadline"] or PATIENCE)
                     setup = replace(setup, threads=threads)
+                else:
+                    stack.enter_context(lookout(self._handlers, setup.durable, telemetry))
                 await _run(State(setup, stop), streams)
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
@@ -222,7 +230,10 @@ async def _run(state: State, streams: Sequence[str]) -> None:
 
         puller = Puller(state, settler, pull)
         watching = tasks.create_task(caller.deadlines.watch(lambda: state.deadline))
-        tasks.create_task(_heartbeat(state, settler), name=f"{setup.durable} heartbeat")
+        lost = None
+        if setup.threads is not None:
+            lost = LostThreads(setup.durable, setup.threads, setup.telemetry)
+        tasks.create_task(_heartbeat(state, settler, lost), name=f"{setup.durable} heartbeat")
         working = [
             tasks.create_task(workers.work(), name=f"{setup.durable} worker {number}")
             for number in range(setup.workers)
@@ -243,12 +254,14 @@ async def _run(state: State, streams: Sequence[str]) -> None:
             task.cancel()
 
 
-async def _heartbeat(state: State, settler: Settler) -> None:
+async def _heartbeat(state: State, settler: Settler, lost: LostThreads | None) -> None:
     """Restart the ack timer of everything in hand, running or waiting."""
     interval = state.limits.ack_wait / 3
     while not state.drained.is_set():
         state.breaker.remind()
         settler.heard.remind()
+        if lost is not None:
+            lost.remind()
         for source, batch in by_source(state.beat()):
             await source.in_progress(*batch)
         await set_within(interval, state.drained)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
@@ -24,6 +25,7 @@ from seaway.contracts import InboxTransaction, OutboxWriter
 from seaway.errors import AlreadyProcessed, ConfigError, DecodeError
 from seaway.events import Chain, continued
 from seaway.inbox.threads import Carried
+from seaway.inside import Inside
 from seaway.telemetry import HandledAs
 from seaway.waiting_events import Place
 
@@ -206,12 +208,14 @@ class Caller:
                     events.append(call.registration.read(item))
                 attempt.item = None
                 until = attempt.began + seconds
-                if carried is None:
-                    deadline = Deadline(self.deadlines, until)
-                    handled = await _call(call, events, self._given(call, tx), deadline)
-                else:
-                    limit = ThreadDeadline(self.deadlines, until, carried)
-                    handled = _call_plain(call, events, self._given(call, tx), limit)
+                with Inside(None if tx is None else tx.handle):
+                    if carried is None:
+                        deadline = Deadline(self.deadlines, until)
+                        handled = await _call(call, events, self._given(call, tx), deadline)
+                    else:
+                        carried.about = call.registration
+                        limit = ThreadDeadline(self.deadlines, until, carried)
+                        handled = call_plain(call, events, self._given(call, tx), limit)
             except Exception as error:
                 attempt.error = error
                 raise
@@ -220,15 +224,17 @@ class Caller:
             done += [(item, outcome, took) for item in call.items]
 
     def _given(self, call: Call, tx: InboxTransaction | None) -> list[Delivery]:
-        """What its handler is given beside the events."""
-        handle, outbox = None if tx is None else tx.handle, self._outbox
-        if not call.registration.takes_lists:
-            (item,) = call.items
-            return [Delivery(item.counted(), item.metadata, handle, outbox)]
-        return [
-            Delivery(item.counted(), item.metadata, handle, outbox, _chain(item))
-            for item in call.items
-        ]
+        return deliveries_of(call, None if tx is None else tx.handle, self._outbox)
+
+
+def deliveries_of(call: Call, handle: Any, outbox: OutboxWriter | None) -> list[Delivery]:
+    """What its handler is given beside the events."""
+    if not call.registration.takes_lists:
+        (item,) = call.items
+        return [Delivery(item.counted(), item.metadata, handle, outbox)]
+    return [
+        Delivery(item.counted(), item.metadata, handle, outbox, _chain(item)) for item in call.items
+    ]
 
 
 def _unclaimed(
@@ -278,8 +284,11 @@ async def _call(
     return True
 
 
-def _call_plain(
-    call: Call, events: list[Any], deliveries: list[Delivery], deadline: ThreadDeadline
+def call_plain(
+    call: Call,
+    events: list[Any],
+    deliveries: list[Delivery],
+    deadline: AbstractContextManager[None],
 ) -> bool:
     """The same in a thread."""
     registration = call.registration

@@ -258,6 +258,11 @@ class HandlerTable:
         """Whether its handlers are plain functions: all of them are, or none."""
         return self._first is not None and self._first.plain
 
+    def written(self) -> list[Callable[..., Any]]:
+        """The handlers as they were registered."""
+        raw = [] if self._raw is None else [self._raw]
+        return [one.written or one.handler for one in (*self._typed.values(), *raw)]
+
     def __len__(self) -> int:
         return len(self._typed) + (self._raw is not None)
 

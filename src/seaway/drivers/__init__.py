@@ -53,7 +53,7 @@ _TAKEN = (
         "a SQLAlchemy async_sessionmaker or AsyncEngine",
         plain_source="a SQLAlchemy sessionmaker or Engine",
     ),
-    _Taken("Django"),
+    _Taken("Django", plain_source="Django(using=...)"),
 )
 _DRIVERS = [each.shown for each in _TAKEN]
 HANDLES_TAKEN = (

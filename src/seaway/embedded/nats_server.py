@@ -29,9 +29,9 @@ from seaway.embedded.process import (
 )
 from seaway.errors import ConfigError, MissingExtra
 
-FOR_DEVELOPMENT = "seaway-dev"
-"""What a server is called that ``seaway dev`` or ``seaway run --dev`` started: others may use it
-likewise. Whatever else listens on a port is somebody's."""
+FOR_DEVELOPMENT = f"seaway-dev-{os.getuid()}"
+"""What a server is called that ``seaway dev`` or ``seaway run --dev`` of this user started: others
+of his may use it. Whatever else listens on a port is somebody else's."""
 
 _GREETING_SECONDS = 2.0
 
@@ -105,10 +105,11 @@ class NatsServer(ServerProcess):
     def _command(self) -> Sequence[str]:
         for stale in self.directory.glob("*.ports"):
             stale.unlink()
+        self._port = self._port or free_port()
         config = self.directory / "server.conf"
         write_private(config, self._extra)
         return [
-            *(str(find_binary()), "-a", "127.0.0.1", "-p", str(self._port or -1)),
+            *(str(find_binary()), "-a", "127.0.0.1", "-p", str(self._port)),
             *("-c", str(config), "-l", str(self._log), "--ports_file_dir", str(self.directory)),
             *(("-js", "-sd", str(self.directory)) if self._jetstream else ()),
             *(("-n", self.name) if self.name else ()),

@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -31,6 +32,10 @@ from seaway.errors import ConfigError, SeawayError
 
 START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
+_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST_PORT = 10_000
+_FEW = 1_000
+_TRIES = 20
 _PR_SET_PDEATHSIG = 1
 
 
@@ -43,10 +48,21 @@ class FolderTaken(ConfigError):
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of loopback that nobody listens on now.
+
+    Where there is room, none of those that the system gives to outgoing connections: one of these
+    would be taken before its server listens, or while that is down.
+    """
+    first = 0
+    with contextlib.suppress(OSError, ValueError):
+        first = int(_OUTGOING.read_text().split()[0])
+    others = range(_LOWEST_PORT, first)
+    tries = [secrets.choice(others) for _ in range(_TRIES)] if len(others) > _FEW else []
+    for port in (*tries, 0):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise SeawayError("no TCP port of loopback is free")
 
 
 class ServerProcess(ABC):

@@ -52,19 +52,20 @@ class Carried(Generic[T]):
     def __init__(
         self,
         work: Callable[[Carried[T]], Coroutine[Any, Any, T]],
-        loop: asyncio.AbstractEventLoop,
-        patience: timedelta,
+        threads: Threads,
     ) -> None:
         self.context = contextvars.copy_context()
         self.work = work
         self.lock = threading.Lock()
         """Held for an instant only: who decides."""
         self.revoked = self.sealed = self.finished = self.abandoned = False
-        self._loop = loop
-        self._patience = patience.total_seconds()
+        self._loop = loop = asyncio.get_running_loop()
+        self._threads = threads
         self._tx: ThreadTransaction | None = None
         self._open: ThreadTransaction | None = None
         self._ending: threading.Thread | None = None
+        self.about: Any = None
+        """What it is at, for whoever tells of it."""
         self._waiter: asyncio.Future[T] = loop.create_future()
 
     # ------------------------------------------------------------------- in the thread
@@ -110,7 +111,7 @@ class Carried(Generic[T]):
 
     def expire(self) -> None:
         """After ``revoke``: whoever waits for the thread, waits no longer than for its patience."""
-        self._loop.call_later(self._patience, self._abandon)
+        self._loop.call_later(self._threads.patience.total_seconds(), self._abandon)
 
     async def outcome(self) -> T:
         """What came of it. Cancelled, it is revoked, or its commit has come to its end."""
@@ -142,6 +143,7 @@ class Carried(Generic[T]):
         if self.finished or self.abandoned:
             return
         self.abandoned = True
+        self._threads.lose(self)
         if self._tx is not None:
             _beside(self._tx.cut)
         if not self._waiter.done():
@@ -212,6 +214,10 @@ class Threads:
         self.inbox = inbox
         self.patience = PATIENCE
         """How long a thread has to come back once its transaction is revoked."""
+        self.lost: list[Carried[Any]] = []
+        """Those whose threads do not come back."""
+        self.on_lost: Callable[[Carried[Any]], object] = _nobody
+        """Called when one of those is lost, or comes back."""
         self._count = 0
         self._idle: list[_Hand] = []
 
@@ -240,7 +246,7 @@ class Threads:
             return await self._carry(work)
 
     async def _carry(self, work: Callable[[Carried[T]], Coroutine[Any, Any, T]]) -> T:
-        job = Carried(work, asyncio.get_running_loop(), self.patience)
+        job = Carried(work, self)
         hand = self._idle.pop() if self._idle else self._hired()
         hand.take_on(job)
         return await job.outcome()
@@ -254,14 +260,25 @@ class Threads:
     ) -> None:
         if job.abandoned:
             hand._jobs.put(None)  # Another has taken its place.
+            self.lost.remove(job)
+            self.on_lost(job)
         else:
             self._idle.append(hand)
         job.finish(result, error)
+
+    def lose(self, job: Carried[Any]) -> None:
+        """Its thread is not waited for any more."""
+        self.lost.append(job)
+        self.on_lost(job)
 
     def _leave(self) -> None:
         """Of the calling thread."""
         if self.inbox is not None:
             carried_through(self.inbox.close())
+
+
+def _nobody(job: object) -> None:
+    """Hears of it."""
 
 
 async def _all_ended(hands: list[_Hand]) -> None:
