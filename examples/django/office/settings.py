@@ -43,5 +43,11 @@ USE_TZ = True
 
 SEAWAY = {
     "streams": [{"name": "SEA_EVENTS", "replicas": 1}],
-    "consumers": [{"stream": "SEA_EVENTS", "durable": "case_mgmt__from_sea"}],
+    "consumers": [
+        {
+            "stream": "SEA_EVENTS",
+            "durable": "case_mgmt__from_sea",
+            "filter_subject": "sea.event.case_opened.*",
+        }
+    ],
 }
