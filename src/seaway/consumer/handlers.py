@@ -176,8 +176,7 @@ class Delivery:
 
 
 def require_written(delivery: Delivery) -> None:
-    """``ConfigError`` where events were added and never awaited. Asked when the handler has
-    returned."""
+    """``ConfigError`` where its handler, which has returned, added events and did not await it."""
     if not delivery._added:
         return
     if [added for added in delivery._added if added.forgotten()]:
