@@ -25,13 +25,12 @@ shipping = app.consumer("shipping", from_context="shop")  # the durable shipping
 
 
 @shipping.handler(OrderPlaced)
-async def pack(event: OrderPlaced, delivery: Delivery) -> None:
+def pack(event: OrderPlaced, delivery: Delivery) -> None:
     if not event.item:
         raise Poison("an order of nothing cannot be packed")
-    await delivery.tx.execute(
-        "INSERT INTO parcels VALUES (?, ?)", (event.order_id, f"1 x {event.item}")
-    )
-    print(f"packed {event.order_id}: 1 x {event.item}")
+    label = f"1 x {event.item}"
+    delivery.tx.execute("INSERT INTO parcels VALUES (?, ?)", (event.order_id, label))
+    print(f"packed {event.order_id}: {label}")
 
 
 def place(order_id: str, item: str) -> None:

@@ -33,7 +33,7 @@ from seaway.errors import ConfigError, SeawayError
 from seaway.events import registry
 from seaway.inbox import inbox_of, threads_of
 from seaway.monitor import MetricsApp, serving
-from seaway.naming import Durable, dlq_stream, events_stream
+from seaway.naming import Durable, events_stream
 from seaway.outbox import Outbox
 from seaway.parts import Part, run_parts, stop_on_signals
 from seaway.relay import Relay
@@ -204,8 +204,7 @@ class Seaway(Connected):
     @property
     def dead_letters(self) -> DeadLetters:
         """The dead letter queues of the settings' contexts; where there are none, every one."""
-        queues = [dlq_stream(stream.context) for stream in self.settings.streams]
-        return DeadLetters(self.broker, queues=queues or None)
+        return DeadLetters.configured(self.broker, self.settings)
 
     # ------------------------------------------------------------------ running
 

@@ -28,7 +28,7 @@ class Codec(Generic[T]):
 
     def __init__(self, cls: type[T], name: str) -> None:
         self.cls = cls
-        self._name = name
+        self.name = name
 
     def refuse_one_way(self) -> None:
         """``ConfigError`` for a class of which no instance could be read back."""
@@ -79,9 +79,9 @@ class Codec(Generic[T]):
             return adapter.validator.validate_json(payload, by_alias=True, by_name=True)  # type: ignore[no-any-return]
         except ValidationError as error:
             field, said = first_problem(error)
-            raise DecodeError(f"{self._name}: {field or 'payload'}: {said}", field=field) from error
+            raise DecodeError(f"{self.name}: {field or 'payload'}: {said}", field=field) from error
         except ValueError as error:
-            raise DecodeError(f"{self._name}: payload: {error}") from error
+            raise DecodeError(f"{self.name}: payload: {error}") from error
 
 
 def first_problem(error: ValidationError) -> tuple[str | None, str]:

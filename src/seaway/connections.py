@@ -3,7 +3,8 @@
 Owns: the connections of an application, which are opened once and kept (``Connected``); and those
 of who watches (``server_station``, ``database_station``), which are made for ``monitor`` and asked
 in bounded time: what hangs there is left behind, and holds up nobody's work. Guarantees: nothing
-that was opened stays open where the rest cannot be; what a fork copied is left to the parent.
+that was opened stays open where the rest cannot be; what a fork copied is left to the parent. The
+client of the server is imported by who connects: a command about the database waits for none.
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from seaway.brokers import jetstream
 from seaway.config import Settings
 from seaway.contracts import Broker, Store
 from seaway.errors import ConfigError, StoreUnavailable
-from seaway.monitor import Database, Station
 from seaway.process import Opened
 from seaway.retry import Backoff
 from seaway.stores import open_configured
 from seaway.telemetry import Telemetry, logger
 from seaway.waiting import done_before
+
+if TYPE_CHECKING:
+    from seaway.monitor import Database, Station
 
 _AWAY = Backoff(timedelta(milliseconds=100), timedelta(seconds=2))
 
@@ -113,6 +115,8 @@ class Connected:
         return await done_before(stop, connect())
 
     async def __aenter__(self) -> Self:
+        from seaway.brokers import jetstream
+
         stack = AsyncExitStack()
         self._broker = await jetstream.connect(
             self.settings.nats, telemetry=self.telemetry, wait=self.wait
@@ -131,6 +135,8 @@ class Connected:
 
 def server_station(settings: Settings) -> Station[Broker]:
     """The NATS server; asking connects to it where need be."""
+    from seaway.brokers import jetstream
+    from seaway.monitor import Station
 
     async def connect() -> Broker:
         return await jetstream.connect(settings.nats)
@@ -140,6 +146,7 @@ def server_station(settings: Settings) -> Station[Broker]:
 
 def database_station(settings: Settings) -> Station[Database]:
     """The database; asking opens it where need be."""
+    from seaway.monitor import Database, Station
 
     async def connect() -> Database:
         return Database(await open_configured(settings, create=False))

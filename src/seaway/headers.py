@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from seaway.errors import DecodeError, InvalidName
 
@@ -122,6 +123,17 @@ def format_time(moment: datetime) -> str:
     return f"{utc.isoformat(timespec='microseconds').removesuffix('+00:00')}Z"
 
 
+def format_microseconds(count: int) -> str:
+    """The same of a time as microseconds since 1970. Each event written asks, many in a second."""
+    seconds, rest = divmod(count, 1_000_000)
+    return f"{_second(seconds)}.{rest:06d}Z"
+
+
+@lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
+
+
 def parse_time(text: str) -> datetime:
     """An aware UTC time from RFC 3339 text; ``ValueError`` otherwise. Nanoseconds are cut off."""
     if not _RFC3339.fullmatch(text):
@@ -148,29 +160,18 @@ class Metadata:
     tracestate: str | None = None
 
     def encode(self) -> dict[str, str]:
-        """The wire headers of a first publication: ``Nats-Msg-Id`` is the event id."""
-        pairs: dict[str, str | None] = {
-            MSG_ID: self.event_id,
-            CORRELATION_ID: self.correlation_id,
-            CAUSATION_ID: self.causation_id,
-            EVENT_VERSION: None if self.version is None else str(self.version),
-            ORDERING_KEY: self.key,
-            OCCURRED_AT: None if self.occurred_at is None else format_time(self.occurred_at),
-            CONTENT_TYPE: self.content_type,
-            TRACEPARENT: self.traceparent,
-            TRACESTATE: self.tracestate,
-        }
-        headers = {name: value for name, value in pairs.items() if value is not None}
-        for name, value in headers.items():
-            if usable(value):
-                continue  # So nearly every value can stand in a header, told in one go.
-            _check_value(name, value)
-            if name in _READ_BACK:
-                raise InvalidName(
-                    f"header {name}: {value[:_TOLD]!r} is longer than {TEXT_BYTES} bytes, or has "
-                    "a control character or U+FFFD"
-                )
-        return headers
+        """The wire headers of a first publication; see ``written``."""
+        return written(
+            self.event_id,
+            self.correlation_id,
+            self.causation_id,
+            self.version,
+            self.key,
+            None if self.occurred_at is None else format_time(self.occurred_at),
+            self.content_type,
+            self.traceparent,
+            self.tracestate,
+        )
 
     @classmethod
     def decode(cls, headers: Mapping[str, str], *, fallback_id: str) -> Metadata:
@@ -209,6 +210,55 @@ class Metadata:
             traceparent=_usable(headers, TRACEPARENT),
             tracestate=_usable(headers, TRACESTATE),
         )
+
+
+def written(
+    event_id: str,
+    correlation_id: str,
+    causation_id: str | None,
+    version: int | None,
+    key: str | None,
+    occurred_at: str | None,
+    content_type: str,
+    traceparent: str | None,
+    tracestate: str | None,
+) -> dict[str, str]:
+    """The wire headers of a first publication: ``Nats-Msg-Id`` is the event id. ``InvalidName`` for
+    what could not be read back. Each event written asks."""
+    headers = {MSG_ID: event_id, CORRELATION_ID: correlation_id}
+    if causation_id is not None:
+        headers[CAUSATION_ID] = causation_id
+    if version is not None:
+        headers[EVENT_VERSION] = str(version)
+    if key is not None:
+        headers[ORDERING_KEY] = key
+    if occurred_at is not None:
+        headers[OCCURRED_AT] = occurred_at
+    headers[CONTENT_TYPE] = content_type
+    if traceparent is not None:
+        headers[TRACEPARENT] = traceparent
+    if tracestate is not None:
+        headers[TRACESTATE] = tracestate
+    texts = headers.values()
+    together = "".join(texts)
+    if (
+        together.isascii()
+        and together.isprintable()
+        and " " not in together
+        and len(together) <= TEXT_BYTES
+        and all(texts)
+    ):
+        return headers  # So are nearly all: each is ``usable``, told in one go.
+    for name, value in headers.items():
+        if usable(value):
+            continue
+        _check_value(name, value)
+        if name in _READ_BACK:
+            raise InvalidName(
+                f"header {name}: {value[:_TOLD]!r} is longer than {TEXT_BYTES} bytes, or has "
+                "a control character or U+FFFD"
+            )
+    return headers
 
 
 class StoredHeaders(Mapping[str, str]):

@@ -127,7 +127,7 @@ async def bench(
         await broker.close()
 
 
-@pytest.mark.since("2.14", "giving out again what was on its way")
+@pytest.mark.seaway_since("2.14", "giving out again what was on its way")
 async def test_what_a_dead_process_had_comes_at_once_and_first(
     nats_server_own: NatsServer, tmp_path: Path
 ) -> None:
@@ -177,7 +177,7 @@ async def test_an_older_server_is_not_asked_and_everything_else_holds(
     assert f"nats-server {OLDER} cannot do it: upgrade to 2.14 or newer" in said
 
 
-@pytest.mark.since("2.14", "giving out again what was on its way")
+@pytest.mark.seaway_since("2.14", "giving out again what was on its way")
 async def test_while_there_is_no_leader_it_waits_and_keeps_the_order(tmp_path: Path) -> None:
     async with NatsCluster(3) as cluster, bench(cluster.url, tmp_path, replicas=3) as made:
         await made.publish(1, 2)
@@ -193,7 +193,7 @@ async def test_while_there_is_no_leader_it_waits_and_keeps_the_order(tmp_path: P
         assert [event_id for event_id, _ in made.handled] == ["e1", "e2", "e3"]
 
 
-@pytest.mark.since("2.14", "giving out again what was on its way")
+@pytest.mark.seaway_since("2.14", "giving out again what was on its way")
 async def test_who_works_off_a_backlog_is_not_disturbed(
     nats_server_own: NatsServer, tmp_path: Path
 ) -> None:

@@ -156,7 +156,7 @@ async def test_the_queue_tells_which_messages_have_letters(shop: Shop) -> None:
     assert [await has_letter(one) for one in messages] == [False] * 4
 
 
-@pytest.mark.since("2.12", "atomic batches")
+@pytest.mark.seaway_since("2.12", "atomic batches")
 async def test_messages_of_an_atomic_batch_can_be_buried(shop: Shop) -> None:
     letters = await shop.bury(count=3)
     events = [stored async for stored in shop.broker.admin.read(shop.stream)]

@@ -205,7 +205,7 @@ async def whole_way(settings_mapping: dict[str, Any], database: Path) -> None:
         ),
     ],
 )
-@pytest.mark.since("2.15", "acknowledgements that name their domain")
+@pytest.mark.seaway_since("2.15", "acknowledgements that name their domain")
 async def test_the_whole_way_through_a_leaf(
     tmp_path: Path, hub_config: str, nats: dict[str, str]
 ) -> None:
@@ -221,7 +221,7 @@ async def test_the_whole_way_through_a_leaf_without_jetstream(tmp_path: Path) ->
         await whole_way(given, tmp_path / "a.db")
 
 
-@pytest.mark.since("2.15", "acknowledgements that name their domain")
+@pytest.mark.seaway_since("2.15", "acknowledgements that name their domain")
 async def test_an_acknowledgement_names_its_domain(tmp_path: Path) -> None:
     async with Servers(hub_config="feature_flags { js_ack_fc_v2: true }\n") as servers:
         given = mapping(servers.edge.url, tmp_path / "a.db", jetstream_domain="hub")
@@ -309,7 +309,7 @@ async def both(servers: Servers) -> AsyncIterator[tuple[JetStreamBroker, JetStre
         await hub.close()
 
 
-@pytest.mark.since("2.15", "acknowledgements that name their domain")
+@pytest.mark.seaway_since("2.15", "acknowledgements that name their domain")
 async def test_another_domains_advisory_is_no_letter_here(tmp_path: Path) -> None:
     """Leaf nodes hear each other's advisories; streams and durables there may be called as ours."""
     apart = "feature_flags { js_ack_fc_v2: true }\n"
@@ -375,7 +375,7 @@ BOSS = {"user": "boss", "password": "boss"}
 
 
 @pytest.mark.parametrize("long", [False, True])
-@pytest.mark.since("2.15", "acknowledgements that name their domain")
+@pytest.mark.seaway_since("2.15", "acknowledgements that name their domain")
 async def test_the_applications_rights_suffice_in_a_domain(tmp_path: Path, long: bool) -> None:
     given = mapping("nats://127.0.0.1:1", tmp_path / "a.db", jetstream_domain="hub")
     allowed = rights(settings_from_mapping(given, environ={}), "application")

@@ -256,7 +256,7 @@ async def test_a_handler_that_raises_does_not_end_the_reading(nats_server: NatsS
 
 
 @pytest.mark.parametrize(
-    "atomic", [pytest.param(True, marks=pytest.mark.since("2.12", "atomic batches")), False]
+    "atomic", [pytest.param(True, marks=pytest.mark.seaway_since("2.12", "atomic batches")), False]
 )
 async def test_a_server_that_answers_nothing_leaves_it_unconfirmed(
     own: JetStreamBroker, nats_server_own: NatsServer, atomic: bool
@@ -275,7 +275,7 @@ async def test_a_server_that_answers_nothing_leaves_it_unconfirmed(
     assert set(outcomes) - set(unknown) <= {Held()}
 
 
-@pytest.mark.since("2.12", "atomic batches")
+@pytest.mark.seaway_since("2.12", "atomic batches")
 async def test_a_server_that_takes_nothing_refuses_a_batch_in_time(
     own: JetStreamBroker, nats_server_own: NatsServer
 ) -> None:
@@ -383,7 +383,7 @@ async def test_batches_without_leave_take_no_room_on_the_server(own: JetStreamBr
     assert json.loads(answer.data)["seq"] == 1
 
 
-@pytest.mark.since("2.12", "atomic batches")
+@pytest.mark.seaway_since("2.12", "atomic batches")
 async def test_a_batch_is_not_committed_on_another_connection_than_its_own(
     own: JetStreamBroker, nats_server_own: NatsServer
 ) -> None:

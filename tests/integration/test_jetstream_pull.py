@@ -300,7 +300,7 @@ async def turn_is_over(own: JetStreamBroker) -> None:
     await until(over)
 
 
-@pytest.mark.since("2.11", "exclusive durables")
+@pytest.mark.seaway_since("2.11", "exclusive durables")
 async def test_a_turn_lasts_while_hands_are_full(
     own: JetStreamBroker, exclusive: tuple[Pull, Pull]
 ) -> None:
@@ -315,7 +315,7 @@ async def test_a_turn_lasts_while_hands_are_full(
     assert (one.gaps, other.gaps) == (1, 0)
 
 
-@pytest.mark.since("2.11", "exclusive durables")
+@pytest.mark.seaway_since("2.11", "exclusive durables")
 async def test_a_silent_one_loses_its_turn_and_stands_by(
     own: JetStreamBroker, exclusive: tuple[Pull, Pull]
 ) -> None:
@@ -330,7 +330,7 @@ async def test_a_silent_one_loses_its_turn_and_stands_by(
     assert (other.standby, other.gaps) == (False, 1)
 
 
-@pytest.mark.since("2.11", "exclusive durables")
+@pytest.mark.seaway_since("2.11", "exclusive durables")
 async def test_a_turn_that_comes_back_is_a_new_one(
     own: JetStreamBroker, exclusive: tuple[Pull, Pull]
 ) -> None:
@@ -347,7 +347,7 @@ async def test_a_turn_that_comes_back_is_a_new_one(
     assert (found.stream_seq, one.gaps, one.standby) == (3, 2, False)
 
 
-@pytest.mark.since("2.11", "exclusive durables")
+@pytest.mark.seaway_since("2.11", "exclusive durables")
 async def test_who_leaves_takes_no_turn_from_another(
     own: JetStreamBroker, exclusive: tuple[Pull, Pull]
 ) -> None:
@@ -362,7 +362,7 @@ async def test_who_leaves_takes_no_turn_from_another(
     assert await waiting_for(own) == turn
 
 
-@pytest.mark.since("2.11", "exclusive durables")
+@pytest.mark.seaway_since("2.11", "exclusive durables")
 async def test_a_turn_ends_with_its_server(
     own: JetStreamBroker, nats_server_own: NatsServer, exclusive: tuple[Pull, Pull]
 ) -> None:

@@ -153,7 +153,7 @@ async def test_a_known_id_in_a_batch_is_stored_once_and_order_holds(
 
 
 @pytest.mark.parametrize(
-    "atomic", [pytest.param(True, marks=pytest.mark.since("2.12", "atomic batches")), False]
+    "atomic", [pytest.param(True, marks=pytest.mark.seaway_since("2.12", "atomic batches")), False]
 )
 async def test_an_event_with_all_the_headers_that_it_may_have_is_published_among_others(
     store: SqliteStore, broker: JetStreamBroker, context_name: str, heard: Heard, atomic: bool
@@ -249,7 +249,7 @@ async def test_events_of_a_stream_that_stays_missing_are_parked_and_can_be_retri
     assert_in_order(await on_stream(broker, stream), written)
 
 
-@pytest.mark.since("2.11", "rights that change while JetStream answers")
+@pytest.mark.seaway_since("2.11", "rights that change while JetStream answers")
 @pytest.mark.parametrize("atomic", [True, False])
 async def test_a_subject_that_may_not_be_published_to_is_waited_for_until_it_may(
     store: SqliteStore, heard: Heard, atomic: bool

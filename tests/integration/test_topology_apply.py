@@ -101,7 +101,7 @@ async def test_apply_makes_the_plan_empty_and_again_does_nothing(
     assert (info.config["max_deliver"], info.config["max_ack_pending"]) == (20, 50)
 
 
-@pytest.mark.since("2.11", "times to live of messages")
+@pytest.mark.seaway_since("2.11", "times to live of messages")
 async def test_changes_in_place_keep_messages_positions_and_foreign_fields(
     broker: JetStreamBroker, file: File
 ) -> None:
@@ -154,7 +154,7 @@ async def test_what_was_set_by_hand_is_put_right(broker: JetStreamBroker, file: 
     assert {one.field for one in change.differences} >= set(by_hand)
 
 
-@pytest.mark.since("2.10", "a place for the position of a durable that is replaced")
+@pytest.mark.seaway_since("2.10", "a place for the position of a durable that is replaced")
 async def test_a_new_consumer_continues_where_the_old_one_was(
     broker: JetStreamBroker, file: File
 ) -> None:
@@ -191,7 +191,7 @@ class Crashing:
         return change
 
 
-@pytest.mark.since("2.10", "a place for the position of a durable that is replaced")
+@pytest.mark.seaway_since("2.10", "a place for the position of a durable that is replaced")
 @pytest.mark.parametrize("after", range(7))
 async def test_a_crash_between_any_two_steps_is_completed_by_the_next_apply(
     broker: JetStreamBroker, file: File, after: int
@@ -218,7 +218,9 @@ async def test_a_crash_between_any_two_steps_is_completed_by_the_next_apply(
         {"max_msgs": 5},
         pytest.param(
             {"max_msgs_per_subject": 5},
-            marks=pytest.mark.since("2.14", "a lower max_msgs_per_subject for what is stored"),
+            marks=pytest.mark.seaway_since(
+                "2.14", "a lower max_msgs_per_subject for what is stored"
+            ),
         ),
         {"storage": "memory"},
     ],
@@ -251,7 +253,7 @@ async def test_no_data_is_lost_without_permission(
     assert await admin.consumer(file.stream, file.durable) is not None
 
 
-@pytest.mark.since("2.11", "exclusive durables")
+@pytest.mark.seaway_since("2.11", "exclusive durables")
 async def test_an_export_loads_back_to_an_empty_plan(
     nats_server_own: NatsServer, file: File
 ) -> None:
@@ -270,7 +272,7 @@ async def test_an_export_loads_back_to_an_empty_plan(
         await broker.close()
 
 
-@pytest.mark.since("2.11", "exclusive durables")
+@pytest.mark.seaway_since("2.11", "exclusive durables")
 async def test_exclusive_is_changed_in_place_and_back(broker: JetStreamBroker, file: File) -> None:
     admin = broker.admin
     await applied(file.topology(), admin)
@@ -322,7 +324,7 @@ class Forgetful:
         return await self._admin.create_stream(kept)
 
 
-@pytest.mark.since("2.12", "atomic batches")
+@pytest.mark.seaway_since("2.12", "atomic batches")
 async def test_what_the_server_did_not_keep_is_an_error(
     broker: JetStreamBroker, file: File
 ) -> None:

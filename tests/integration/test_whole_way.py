@@ -191,7 +191,7 @@ async def test_what_a_file_asks_for_that_the_server_lacks_is_an_error(
         await broker.close()
 
 
-@pytest.mark.since("2.12", "atomic batches")
+@pytest.mark.seaway_since("2.12", "atomic batches")
 async def test_after_the_servers_upgrade_the_plan_shows_what_can_be_switched_on(
     tmp_path: Path,
 ) -> None:

@@ -12,6 +12,8 @@ import pytest
 from seaway import Delivery, RawEvent, Seaway, event
 from seaway.config import Lacking, completed, load_settings, settings_from_mapping, written
 from seaway.errors import ConfigError
+from seaway.testing.memory_store import MemoryStore
+from seaway.testing.rehearsal import rehearsal
 
 
 @event(context="harbour", version=1)
@@ -81,3 +83,15 @@ def test_what_is_filled_in_is_as_a_file_would_have_it(tmp_path: Path) -> None:
     assert read.nats.url == "nats://127.0.0.1:4333"
     for name in ("database", "contexts", "streams", "consumers", "outbox", "inbox"):
         assert getattr(read, name) == getattr(whole, name), name
+
+
+async def test_a_rehearsal_needs_a_configuration_only_where_there_is_one() -> None:
+    store = MemoryStore()
+    await store.schema.upgrade()
+    async with rehearsal(app_with(ShipCame), store) as stage:
+        await stage.publish(ShipCame("Argo"))
+        await stage.settled()
+        assert stage.outcomes == {"handled": 1}
+    with pytest.raises(ConfigError, match="tolls__dues is not in the configuration"):
+        async with rehearsal(app_with(ShipCame, contexts=["harbour"]), store):
+            pass

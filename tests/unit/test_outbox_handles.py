@@ -192,12 +192,6 @@ async def test_cancelled_adding_leaves_the_transaction_to_its_owner(path: Path) 
     assert stored(path) == []
 
 
-def test_no_driver_is_imported_for_nothing() -> None:
-    drivers = {"aiosqlite", "alembic", "asyncpg", "django", "psycopg", "sqlalchemy"}
-    code = f"import seaway, sys; sys.exit(', '.join({drivers} & set(sys.modules)) or 0)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-
 def test_sqlalchemy_without_greenlet_is_written_through(path: Path) -> None:
     """Whoever has nothing asynchronous may not have it."""
     code = (

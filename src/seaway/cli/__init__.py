@@ -6,6 +6,7 @@ Guarantees: a command's module is imported when the command is run or asked abou
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,7 +84,10 @@ class Command(TyperCommand):
     def real(self) -> Any:
         """The command itself."""
         module, _, attribute = self.place.partition(":")
-        found = getattr(import_module(f"seaway.cli.{module}"), attribute)
+        try:
+            found = getattr(import_module(f"seaway.cli.{module}"), attribute)
+        finally:
+            gc.enable()
         if isinstance(found, typer.Typer):
             return typer.main.get_group(found)
         alone = typer.Typer(add_completion=False)

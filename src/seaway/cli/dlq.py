@@ -7,7 +7,8 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast, get_args
 
@@ -85,8 +86,7 @@ async def list_letters(
 ) -> None:
     """List dead letters, oldest first."""
     selection = _selection(None, consumer, subject, reason, error_type, since, until)
-    async with session.open_app(ctx) as application:
-        queue = application.dead_letters
+    async with _opened(ctx) as queue:
         letters = await queue.list(selection, limit=limit, payloads=False)
         found = _with_behind(letters, await queue.waiting(letters))
     if as_json:
@@ -139,8 +139,7 @@ async def show(
     as_json: Json = False,
 ) -> None:
     """Show one dead letter: what failed, why, and its payload."""
-    async with session.open_app(ctx) as application:
-        queue = application.dead_letters
+    async with _opened(ctx) as queue:
         letter = await queue.get(letter_id, consumer=consumer)
         event, gone = Message(letter.subject, letter.payload, letter.headers), ""
         try:
@@ -191,6 +190,14 @@ def _details(letter: Letter, event: Message, gone: str) -> dict[str, Any]:
     return details
 
 
+@asynccontextmanager
+async def _opened(ctx: typer.Context) -> AsyncIterator[DeadLetters]:
+    """The queues of these settings."""
+    configured = session.settings(ctx)
+    async with session.open_server(configured) as broker:
+        yield DeadLetters.configured(broker, configured)
+
+
 async def _chosen(letters: DeadLetters, selection: Selection, everything: bool) -> Sequence[Letter]:
     if selection == Selection() and not everything:
         raise ConfigError("nothing is selected", hint="give ids, a filter, or --all")
@@ -234,8 +241,7 @@ async def redrive(
     body = _payload(payload)
     selection = _selection(ids, consumer, subject, reason, error_type, since, until)
     done: list[Behind] = []
-    async with session.open_app(ctx) as application:
-        queue = application.dead_letters
+    async with _opened(ctx) as queue:
         chosen = await _chosen(queue, selection, everything)
         if body is not None and len(chosen) != 1:
             raise ConfigError(f"--payload is for one letter, and {len(chosen)} are selected")
@@ -293,8 +299,7 @@ async def discard(
     """Remove dead letters for good; what waits behind them is handled, unless told otherwise."""
 
     selection = _selection(ids, consumer, subject, reason, error_type, since, until)
-    async with session.open_app(ctx) as application:
-        queue = application.dead_letters
+    async with _opened(ctx) as queue:
         chosen = list(await _chosen(queue, selection, everything))
         waiting = await queue.waiting(chosen)
         if with_waiting:

@@ -11,7 +11,6 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from seaway.app import Seaway
 from seaway.cli import printing, session
 from seaway.cli.lines import add_chunk, chunks, opened
 from seaway.cli.printing import Column, Json, print_json, print_list, printable, progress, say
@@ -21,6 +20,7 @@ from seaway.contracts import Backlog, OutboxEntry, Store
 from seaway.errors import ConfigError
 from seaway.headers import format_time
 from seaway.monitor import Database, age_seconds, why_events_wait
+from seaway.outbox import Outbox
 from seaway.words import counted
 
 app = typer.Typer(help="The outbox: add events, see and retry what waits.", no_args_is_help=True)
@@ -48,13 +48,13 @@ async def add(
     """
 
     settings = session.settings(ctx)
-    application = Seaway(settings)
+    outbox = Outbox(**settings.for_writers)
     streams = () if any_subject else settings.streams
     added = 0
     async with session.open_database(ctx) as store:
         with opened(file) as source, progress("adding", None) as advance:
             async for chunk in chunks(source, batch, from_line):
-                await add_chunk(application.outbox, store, file, chunk, streams)
+                await add_chunk(outbox, store, file, chunk, streams)
                 added += len(chunk)
                 advance(len(chunk))
     if as_json:

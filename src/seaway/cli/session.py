@@ -17,12 +17,10 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from seaway.app import Seaway
-from seaway.brokers import jetstream
 from seaway.cli import printing
 from seaway.config import (
     DEVELOPMENT_FILE,
@@ -34,9 +32,11 @@ from seaway.config import (
 from seaway.contracts import Broker, Store
 from seaway.errors import ConfigError, NotPermitted, SeawayError, TransientError
 from seaway.headers import parse_time
-from seaway.monitor import Station
 from seaway.parts import loop_factory
 from seaway.stores import open_configured
+
+if TYPE_CHECKING:
+    from seaway.monitor import Station
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -129,15 +129,10 @@ def moment(text: str | None, option: str) -> datetime | None:
 
 
 @asynccontextmanager
-async def open_app(ctx: typer.Context) -> AsyncIterator[Seaway]:
-    """The connected application of these settings."""
-    async with Seaway(settings(ctx)) as app:
-        yield app
-
-
-@asynccontextmanager
 async def open_server(configured: Settings) -> AsyncIterator[Broker]:
     """The server of these settings, without a database; closed at the end."""
+    from seaway.brokers import jetstream
+
     broker = await jetstream.connect(configured.nats)
     try:
         yield broker

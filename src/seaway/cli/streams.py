@@ -234,8 +234,8 @@ async def replay(
         name = settings.streams[0].name
     ends = session.moment(until, "--until")
     count = 0
-    async with session.open_app(ctx) as application:
-        history = application.broker.admin.read(
+    async with session.open_server(settings) as broker:
+        history = broker.admin.read(
             name,
             filter_subjects=[check_filter(subject)] if subject else [],
             from_seq=from_seq,

@@ -65,22 +65,25 @@ def plan(
 ) -> None:
     """Show what differs. Exit 0: nothing, 1: something.
 
-    With --app, what the application's code names has to be in the file first: while it is not,
-    the lines to add are shown, and no server is asked.
+    With --app, and always in a Django project, what the application's code names has to be in the
+    file first: while it is not, the lines to add are shown, and no server is asked.
     """
     configured, missing = session.run(_wanted(ctx, application))
-    if application is not None and missing:
+    if missing:
         with session.verdict(1):
-            _show_lacking(missing, application, configured, as_json)
+            _show_lacking(missing, application or "the code", configured, as_json)
     found = session.run(_planned(configured))
     with session.verdict(0 if found.empty else 1):
         _show(found, as_json)
 
 
 async def _wanted(ctx: typer.Context, application: str | None) -> tuple[Settings, Lacking]:
+    flags = session.flags(ctx)
+    if application is None and flags.project is not None:
+        application = flags.project.application
     if application is None:
         return session.settings(ctx), Lacking()
-    made = load_application(application, session.flags(ctx), required=False)
+    made = load_application(application, flags, required=False)
     return made.settings, made.lacking()
 
 

@@ -19,7 +19,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias
 
-from seaway.consumer.handlers import Delivery, HandlerTable, Registration
+from seaway.consumer.handlers import Delivery, HandlerTable, Registration, require_written
 from seaway.consumer.lanes import InHand
 from seaway.contracts import InboxTransaction, OutboxWriter
 from seaway.errors import AlreadyProcessed, ConfigError, DecodeError
@@ -280,7 +280,7 @@ async def _call(
         # Not our cancellation: it would end this worker without a word.
         raise RuntimeError("the handler awaited something that was cancelled") from error
     for delivery in deliveries:
-        delivery.require_written()
+        require_written(delivery)
     return True
 
 

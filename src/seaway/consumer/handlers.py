@@ -174,17 +174,17 @@ class Delivery:
         self._added.append(added)
         return added
 
-    def require_written(self) -> None:
-        """``ConfigError`` where events were added and never awaited. Asked when the handler has
-        returned."""
-        if not self._added:
-            return
-        if [added for added in self._added if added.forgotten()]:
-            raise ConfigError(
-                f"the handler of {self.subject} added events and did not await them, so they are "
-                "not written",
-                hint="write await delivery.add(...)",
-            )
+
+def require_written(delivery: Delivery) -> None:
+    """``ConfigError`` where its handler, which has returned, added events and did not await it."""
+    if not delivery._added:
+        return
+    if [added for added in delivery._added if added.forgotten()]:
+        raise ConfigError(
+            f"the handler of {delivery.subject} added events and did not await them, so they are "
+            "not written",
+            hint="write await delivery.add(...)",
+        )
 
 
 class Registers(Protocol[E]):

@@ -24,6 +24,7 @@ from dataclasses import replace
 from typing import Literal
 
 from seaway import headers as h
+from seaway.config import Settings
 from seaway.contracts import (
     Broker,
     DeadLetterReason,
@@ -70,6 +71,12 @@ class DeadLetters:
         self._sender = Sender(broker)
         self._reader = reader
         self._queues = queues
+
+    @classmethod
+    def configured(cls, broker: Broker, settings: Settings) -> DeadLetters:
+        """Those of the contexts in ``settings``; where there are none, every one."""
+        queues = [dlq_stream(stream.context) for stream in settings.streams]
+        return cls(broker, queues=queues or None)
 
     async def store(
         self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None

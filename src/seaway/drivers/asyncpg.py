@@ -8,10 +8,10 @@ Without that, PostgreSQL would answer COMMIT with ROLLBACK, which asyncpg passes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -121,13 +121,13 @@ def require_transaction(handle: Handle) -> None:
 # ------------------------------------------------------------------- statements
 
 
-async def run(handle: Handle, work: Work[T]) -> T:
+def run(handle: Handle, work: Work[T]) -> Coroutine[Any, Any, T]:
     """See ``protocols.Writer``. One round trip a query."""
-    return await awaited(work(ENGINE), partial(_rows, handle))
+    return awaited(work(ENGINE), partial(_rows, handle))
 
 
-async def _rows(handle: Handle, query: Query) -> Sequence[Row]:
-    return await handle.fetch(query.statement, *query.parameters)
+def _rows(handle: Handle, query: Query) -> Coroutine[Any, Any, Sequence[Row]]:
+    return handle.fetch(query.statement, *query.parameters)
 
 
 def touched(tag: str) -> int:

@@ -62,7 +62,8 @@ def thread_inbox_for(
 ) -> ThreadInbox[Any]:
     """The same for plain handlers: its transactions are to be carried through in a thread.
 
-    Takes a psycopg ``ConnectionPool``; a function without arguments that gives a psycopg
+    Takes a SQLAlchemy ``sessionmaker``, ``scoped_session`` or ``Engine``; a psycopg
+    ``ConnectionPool``; a function without arguments that gives a psycopg
     ``Connection`` or a ``sqlite3.Connection`` (called once a thread; what it gives is kept and
     closed there); the path of an SQLite file that is there; or ``drivers.protocols.ThreadSessions``
     themselves. ``committed`` is called in the thread.

@@ -11,10 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-
-from prometheus_client import generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from typing import TYPE_CHECKING
 
 from seaway.contracts import Backlog, Notice
 from seaway.monitor.findings import Report
@@ -31,6 +28,9 @@ from seaway.telemetry import (
     Signal,
     ThreadsLost,
 )
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REDELIVERIES = "consumer_redelivery_count"
@@ -102,7 +102,7 @@ def activity_exposition(activity: Activity) -> str:
 
 
 @dataclass(frozen=True)
-class _Families(Collector):
+class _Families:
     """Metrics that are known already, as a collector."""
 
     families: Iterable[Metric]
@@ -112,6 +112,8 @@ class _Families(Collector):
 
 
 def _text(families: Iterable[Metric]) -> str:
+    from prometheus_client import generate_latest  # It brings a web server along.
+
     return generate_latest(_Families(families)).decode()
 
 
@@ -222,6 +224,8 @@ def _of_outbox(backlog: Backlog, age_seconds: float) -> Iterator[Metric]:
 
 
 def _of_activity(did: Activity) -> Iterator[Metric]:
+    from prometheus_client.core import CounterMetricFamily
+
     outcome, reason = (*_CONSUMER, "outcome"), (*_CONSUMER, "reason")
     for name, text, labels, values in (
         ("seaway_relay_published", "Events published and settled.", _STREAM, did.published),
@@ -245,6 +249,8 @@ def _of_activity(did: Activity) -> Iterator[Metric]:
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
+    from prometheus_client.core import GaugeMetricFamily
+
     return GaugeMetricFamily(name, text, value=float(value))
 
 
@@ -255,6 +261,8 @@ def _gauges(
     values: Iterable[tuple[Sequence[str], float | None]],
 ) -> Metric:
     """A gauge with a value for each tuple of labels; ``None``: that has none."""
+    from prometheus_client.core import GaugeMetricFamily
+
     family = GaugeMetricFamily(name, text, labels=labels)
     for key, value in values:
         if value is not None:

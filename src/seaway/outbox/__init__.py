@@ -10,7 +10,6 @@ commits; all events of a call are written or none; nothing here begins, commits 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 from seaway.events import RawEvent
@@ -57,7 +56,7 @@ class Outbox:
     ) -> None:
         self._limits = Limits(max_message_bytes, dict(limits or {}))
         self._to = Destination(None if schema is None else check_schema(schema), notify)
-        self._to_with_own_ids = replace(self._to, own_ids=True)
+        self._to_with_own_ids = self._to._replace(own_ids=True)
 
     @overload
     def add(
@@ -108,5 +107,8 @@ class Outbox:
         adapter.require_transaction(tx)
         wishes = Wishes(key, correlation_id, causation_id, headers or {})
         rows = encode(events, wishes, self._limits)
-        own_ids = any(isinstance(one, RawEvent) and one.event_id is not None for one in events)
-        return adapter.insert(tx, rows, self._to_with_own_ids if own_ids else self._to)
+        to = self._to
+        for one in events:
+            if isinstance(one, RawEvent) and one.event_id is not None:
+                to = self._to_with_own_ids
+        return adapter.insert(tx, rows, to)

@@ -7,20 +7,28 @@ published as it is, and all events of a call pass or none is written.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import NamedTuple
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
 from seaway import headers as h
-from seaway.databases import times
 from seaway.errors import ConfigError, EventTooLarge, InvalidName
-from seaway.events import RawEvent, current_chain, event_type_of, new_event_id
+from seaway.events import (
+    Chain,
+    EventType,
+    RawEvent,
+    current_chain,
+    event_type_of,
+    new_event_id,
+)
 from seaway.naming import EventSubject, events_stream
 
+_FRAME = b"NATS/1.0\r\n\r\n"
 _FOREIGN_PREFIXES = ("nats-", h.DLQ_PREFIX.lower())
 
 
@@ -49,21 +57,25 @@ class Limits:
         return self.by_stream.get(events_stream(context), self.max_message_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
+class Wishes(NamedTuple):
     """What the caller of ``add`` says for all events of the call."""
 
     key: str | None = None
     correlation_id: str | None = None
     causation_id: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
+
+
+_SAYS_NOTHING = RawEvent("", b"")
+"""What an event of a class says of itself, besides its subject and its payload."""
 
 
 def encode(events: Sequence[object], wishes: Wishes, limits: Limits) -> list[OutboxRow]:
     """One row an event, in the order given. Raises before anything could have been written."""
-    now = datetime.now(UTC)
-    rows = [_row(event, wishes, limits, now) for event in events]
-    _refuse_twins(ids_of(rows))
+    now, chain = time.time_ns() // 1000, current_chain()
+    rows = [_row(event, wishes, limits, now, chain) for event in events]
+    if len(rows) > 1:
+        _refuse_twins(ids_of(rows))
     return rows
 
 
@@ -72,65 +84,57 @@ def ids_of(rows: Iterable[OutboxRow]) -> list[str]:
     return [row.event_id for row in rows]
 
 
-def _row(event: object, wishes: Wishes, limits: Limits, now: datetime) -> OutboxRow:
-    raw = event if isinstance(event, RawEvent) else _raw(event)
-    subject = EventSubject.parse(raw.subject)
-    if not isinstance(raw.payload, bytes):
-        raise ConfigError(
-            f"{subject}: the payload is {type(raw.payload).__name__}, not bytes",
-            hint="encode it, or declare the event with @event",
-        )
-    chain = current_chain()
+def _row(event: object, wishes: Wishes, limits: Limits, now: int, chain: Chain) -> OutboxRow:
+    if isinstance(event, RawEvent):
+        raw, subject = event, EventSubject.parse(event.subject)
+        name, payload = raw.subject, raw.payload
+        if not isinstance(payload, bytes):
+            raise ConfigError(
+                f"{subject}: the payload is {type(payload).__name__}, not bytes",
+                hint="encode it, or declare the event with @event",
+            )
+    else:
+        raw, event_type = _SAYS_NOTHING, event_type_of(event)
+        subject, name, payload = event_type.subject, event_type.name, _payload(event_type, event)
     event_id = new_event_id() if raw.event_id is None else _own_id(raw.event_id)
     key = _text("key", _first(wishes.key, raw.key))
     correlation = _first(wishes.correlation_id, raw.correlation_id, chain.correlation_id)
-    metadata = h.Metadata(
-        event_id=event_id,
-        correlation_id=_text("correlation_id", correlation) or event_id,
-        causation_id=_text(
-            "causation_id", _first(wishes.causation_id, raw.causation_id, chain.causation_id)
-        ),
-        version=subject.version,
-        key=key,
-        occurred_at=_occurred_at(raw.occurred_at, now),
-        content_type=raw.content_type,
-        traceparent=chain.traceparent,
-        tracestate=chain.tracestate,
+    causation = _first(wishes.causation_id, raw.causation_id, chain.causation_id)
+    headers = h.written(
+        event_id,
+        _text("correlation_id", correlation) or event_id,
+        _text("causation_id", causation),
+        subject.version,
+        key,
+        h.format_microseconds(now) if raw.occurred_at is None else _occurred_at(raw.occurred_at),
+        raw.content_type,
+        chain.traceparent,
+        chain.tracestate,
     )
-    headers = metadata.encode()
     if raw.headers or wishes.headers:
         headers = _with_extra(headers, {**raw.headers, **wishes.headers})
-    _check_size(raw, subject, headers, limits)
-    return OutboxRow(
-        event_id,
-        raw.subject,
-        key or raw.subject,
-        raw.payload,
-        to_json(headers).decode(),
-        times.microseconds(now),
-    )
+    text = to_json(headers)
+    _check_size(subject, headers, text, payload, limits)
+    return OutboxRow(event_id, name, key or name, payload, text.decode(), now)
 
 
-def _raw(event: object) -> RawEvent:
-    event_type = event_type_of(event)
+def _payload(event_type: EventType[Any], event: object) -> bytes:
     if isinstance(event, type):
         raise ConfigError(
             f"{event.__qualname__} is an event's class, not an event", hint="add an instance of it"
         )
     try:
-        payload = event_type.encode(event)
+        return event_type.encode(event)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"{event_type.subject}: the event cannot be written as JSON: {error}"
         ) from error
-    return RawEvent(subject=str(event_type.subject), payload=payload)
 
 
-def _first(*values: str | None) -> str | None:
-    for value in values:
-        if value is not None:
-            return value
-    return None
+def _first(one: str | None, other: str | None, third: str | None = None) -> str | None:
+    if one is not None:
+        return one
+    return third if other is None else other
 
 
 def _text(what: str, value: str | None) -> str | None:
@@ -167,14 +171,12 @@ def _own_id(event_id: str) -> str:
     return event_id
 
 
-def _occurred_at(moment: datetime | None, now: datetime) -> datetime:
-    if moment is None:
-        return now
+def _occurred_at(moment: datetime) -> str:
     if moment.tzinfo is None:
         raise ConfigError(
             f"occurred_at {moment.isoformat()} has no time zone", hint="give an aware datetime"
         )
-    return moment
+    return h.format_time(moment)
 
 
 def _with_extra(headers: dict[str, str], extra: Mapping[str, str]) -> dict[str, str]:
@@ -199,8 +201,13 @@ def _with_extra(headers: dict[str, str], extra: Mapping[str, str]) -> dict[str, 
 
 
 def _check_size(
-    raw: RawEvent, subject: EventSubject, headers: Mapping[str, str], limits: Limits
+    subject: EventSubject, headers: Mapping[str, str], text: bytes, payload: bytes, limits: Limits
 ) -> None:
+    limit = limits.of(subject.context)
+    # As JSON each header takes two bytes more than on the wire: nearly all events are told by that.
+    longest = len(_FRAME) + len(text)
+    if longest <= h.EVENT_HEADER_BYTES and longest + len(payload) <= limit:
+        return
     try:
         block = h.header_bytes(headers)
     except UnicodeEncodeError as error:
@@ -211,7 +218,7 @@ def _check_size(
             f"{subject}: the event's headers are {block} bytes, {h.EVENT_HEADER_BYTES} are allowed",
             hint="put the content into the payload",
         )
-    size, limit = block + len(raw.payload), limits.of(subject.context)
+    size = block + len(payload)
     if size > limit:
         raise EventTooLarge(
             f"{subject}: the event is {size} bytes with its headers, {limit} are allowed",

@@ -1,6 +1,6 @@
 """Inserts the rows of a call: picks the driver, builds the statement, translates its errors.
 
-    Outbox.add ──> adapter_for(handle).insert ──> insert_steps(rows, ...) ──> the driver
+    Outbox.add ──> adapter_for(handle).insert ──> steps of the rows ──> the driver
 
 Owns: the statements that add, and the two adapters, for a driver of ``seaway.drivers`` and for a
 fake that has none. Must not know a driver, and runs nothing itself: it gives the steps. Guarantees:
@@ -17,9 +17,8 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from seaway import drivers
 from seaway.databases.engines import POSTGRES, SQLITE, Engine
@@ -33,8 +32,7 @@ from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
 from seaway.tables import within
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(NamedTuple):
     """Where an outbox is, where its engine knows schemas, and how rows go into it.
 
     ``schema``: default the connection's search path. ``notify``: wake relays that listen.
@@ -78,7 +76,7 @@ class DriverAdapter:
 
         def work(engine: Engine) -> Steps[list[str]]:
             try:
-                return (yield from insert_steps(rows, destination, engine))
+                return (yield from _WAYS[engine.name](rows, destination, engine))
             except SeawayError:
                 raise
             except Exception as error:
@@ -130,16 +128,9 @@ def _explained(errors: Errors, error: Exception) -> Exception:
 
 
 # ------------------------------------------------------------------- by which statements
-
-
-def insert_steps(
-    rows: Sequence[OutboxRow], destination: Destination, engine: Engine
-) -> Steps[list[str]]:
-    """Write ``rows``; their ids. ``ConfigError`` for an id that is there already."""
-    return _WAYS[engine.name](rows, destination, engine)
-
-
-# ------------------------------------------------------------------- PostgreSQL
+#
+# One way an engine: it writes ``rows`` and gives their ids. ``ConfigError`` for an id that is there
+# already.
 
 _PG, _LITE = Statements(POSTGRES), Statements(SQLITE)
 _TYPES = ("text", "text", "text", "bytea", "text", "bigint")
@@ -158,7 +149,7 @@ def _into_postgres(
     """
     one = len(rows) == 1
     parameters: Sequence[Any] = rows[0] if one else _columns(rows, in_binary=engine.binary)
-    statement = _add_statement(destination, many=not one, in_binary=engine.binary)
+    statement = _add_statement(destination, not one, engine.binary)
     found = yield Query(statement, parameters)
     if len(found) != len(rows):
         added = [event_id for (event_id,) in found]
@@ -176,7 +167,7 @@ def _columns(rows: Sequence[OutboxRow], *, in_binary: bool) -> Sequence[Any]:
 
 
 @lru_cache(maxsize=32)
-def _add_statement(destination: Destination, *, many: bool, in_binary: bool) -> str:
+def _add_statement(destination: Destination, many: bool, in_binary: bool) -> str:
     suffix = "[]" if many else ""
     casts = [f"CAST(${n} AS {kind}{suffix})" for n, kind in enumerate(_TYPES, 1)]
     if many and not in_binary:

@@ -2,7 +2,7 @@
 
 ``memory_broker.MemoryBroker`` and ``memory_store.MemoryStore`` stand in for the real ones,
 ``rehearsal.rehearsal`` puts an application to work on them, ``drills`` break the real ones;
-``plugin`` gives pytest the fixtures ``nats_server``, ``nats_server_own``, ``context_name`` and
-``broker``; a new engine is done when it passes ``conformance.broker`` or ``conformance.store``.
+``plugin`` gives pytest fixtures, which all begin with ``seaway_``; a new engine is done when it
+passes ``conformance.broker`` or ``conformance.store``.
 Nothing is imported here: pytest loads this package in every run, before coverage starts.
 """

@@ -1,7 +1,8 @@
 """pytest fixtures: real servers on free ports, one for a module, one for a test that breaks it.
 
-Loaded through the ``pytest11`` entry point, so the imports are inside the fixtures. A server that
-cannot be started fails the run; nothing is skipped.
+Loaded through the ``pytest11`` entry point, in every run of pytest beside the package: so the
+imports are inside the fixtures, and all that a test could meet carries the product's name. A server
+that cannot be started fails the run; nothing is skipped.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ _LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests may say which nats-server they need; an older one is not asked for what it lacks."""
-    config.addinivalue_line("markers", "since(release, what): needs that nats-server for it")
+    config.addinivalue_line("markers", "seaway_since(release, what): needs that nats-server for it")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what the server of this run is too old for; the summary says so."""
-    marked = [(item, mark) for item in items for mark in item.iter_markers("since")]
+    marked = [(item, mark) for item in items for mark in item.iter_markers("seaway_since")]
     if not marked:
         return
     release = _release()
@@ -78,7 +79,7 @@ def _running(server: S) -> Iterator[S]:
 
 
 @pytest.fixture(scope="module")
-def nats_server() -> Iterator[NatsServer]:
+def seaway_nats_server() -> Iterator[NatsServer]:
     """A running nats-server with JetStream that the tests of one module share."""
     from seaway.embedded.nats_server import NatsServer
 
@@ -87,7 +88,7 @@ def nats_server() -> Iterator[NatsServer]:
 
 
 @pytest.fixture
-def nats_server_own() -> Iterator[NatsServer]:
+def seaway_nats_server_own() -> Iterator[NatsServer]:
     """A running nats-server of this test alone, to be stopped, killed and started again."""
     from seaway.embedded.nats_server import NatsServer
 
@@ -96,7 +97,7 @@ def nats_server_own() -> Iterator[NatsServer]:
 
 
 @pytest.fixture(scope="session")
-def _stopped_postgres() -> Iterator[PostgresServer]:
+def _seaway_initdb() -> Iterator[PostgresServer]:
     """What every other one begins as: ``initdb`` takes longer than most tests."""
     from seaway.embedded.postgres import PostgresServer
 
@@ -106,16 +107,18 @@ def _stopped_postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def postgres_server_own(_stopped_postgres: PostgresServer) -> Iterator[PostgresServer]:
+def seaway_postgres_server_own(
+    _seaway_initdb: PostgresServer,
+) -> Iterator[PostgresServer]:
     """A running PostgreSQL of this test alone, to be stopped, killed and started again."""
     from seaway.embedded.postgres import PostgresServer
 
-    with _running(PostgresServer(trust_roles=True, like=_stopped_postgres)) as server:
+    with _running(PostgresServer(trust_roles=True, like=_seaway_initdb)) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def postgres_databases() -> Iterator[Databases]:
+def seaway_postgres_databases() -> Iterator[Databases]:
     """The PostgreSQL that the tests of a session share (``SEAWAY_TEST_POSTGRES``, or our own)."""
     from seaway.testing.databases import databases
 
@@ -124,38 +127,40 @@ def postgres_databases() -> Iterator[Databases]:
 
 
 @pytest.fixture
-def postgres_url(postgres_databases: Databases) -> Iterator[str]:
+def seaway_postgres_url(seaway_postgres_databases: Databases) -> Iterator[str]:
     """The URL of a fresh PostgreSQL database with Seaway's tables."""
-    name = postgres_databases.create()
-    yield postgres_databases.url(name)
-    postgres_databases.leave(name)
+    name = seaway_postgres_databases.create()
+    yield seaway_postgres_databases.url(name)
+    seaway_postgres_databases.leave(name)
 
 
 @pytest.fixture
-def empty_postgres_url(postgres_databases: Databases) -> Iterator[str]:
+def seaway_empty_postgres_url(seaway_postgres_databases: Databases) -> Iterator[str]:
     """The URL of a fresh PostgreSQL database with nothing in it."""
-    name = postgres_databases.create(tables=False)
-    yield postgres_databases.url(name)
-    postgres_databases.leave(name)
+    name = seaway_postgres_databases.create(tables=False)
+    yield seaway_postgres_databases.url(name)
+    seaway_postgres_databases.leave(name)
 
 
 @pytest.fixture
-def context_name() -> str:
+def seaway_context_name() -> str:
     """A context that no other test uses."""
     return f"t{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture
-async def broker(nats_server: NatsServer, context_name: str) -> AsyncIterator[JetStreamBroker]:
-    """A connection to the shared server; the streams of ``context_name`` go at the end."""
+async def seaway_broker(
+    seaway_nats_server: NatsServer, seaway_context_name: str
+) -> AsyncIterator[JetStreamBroker]:
+    """A connection to the shared server; the streams of ``seaway_context_name`` go at the end."""
     from seaway.brokers.jetstream import connect
     from seaway.config import NatsSettings
 
-    connected = await connect(NatsSettings(url=nats_server.url))
+    connected = await connect(NatsSettings(url=seaway_nats_server.url))
     try:
         yield connected
         for info in await connected.admin.streams():
-            if info.name.startswith(context_name.upper()):
+            if info.name.startswith(seaway_context_name.upper()):
                 await connected.admin.delete_stream(info.name)
     finally:
         await connected.close()

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nkeys
-
 from seaway.config import WEB_SCHEMES, NatsSettings, ServerUrl
 from seaway.errors import ConfigError
 
@@ -196,6 +194,8 @@ def _check_file(setting: str, path: Path) -> None:
 
 
 def _pair(setting: str, seed: str) -> Any:
+    import nkeys  # With a library of its own, which most have no use for.
+
     try:
         return nkeys.from_seed(bytearray(seed.encode()))
     except (nkeys.NkeysError, ValueError, IndexError):

@@ -368,7 +368,7 @@ class BrokerConformance(SubscriptionConformance):
         assert not plain.subject_messages
         assert await broker.admin.stream(f"{stream}X", subjects=">") is None
 
-    @pytest.mark.since("2.10", "creating that does not update")
+    @pytest.mark.seaway_since("2.10", "creating that does not update")
     async def test_refusals_say_why(self, broker: Broker, context: str, stream: str) -> None:
         admin = broker.admin
         no_stream = api.STREAM_NOT_FOUND

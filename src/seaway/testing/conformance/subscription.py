@@ -37,7 +37,7 @@ EXCLUSIVE = {
     "priority_groups": ["seaway"],
     "priority_timeout": nanoseconds(TURN),
 }
-REWINDS = pytest.mark.since("2.14", "giving out again what was on its way")
+REWINDS = pytest.mark.seaway_since("2.14", "giving out again what was on its way")
 
 
 class SubscriptionConformance:
@@ -195,7 +195,7 @@ class SubscriptionConformance:
 
     # ----------------------------------------------------------------- taking turns
 
-    @pytest.mark.since("2.11", "exclusive durables")
+    @pytest.mark.seaway_since("2.11", "exclusive durables")
     async def test_one_subscription_of_an_exclusive_durable_is_given_messages(
         self, broker: Broker, context: str, stream: str
     ) -> None:
@@ -217,7 +217,7 @@ class SubscriptionConformance:
             assert (one.standby, one.gaps) == (False, 1)
             assert (other.standby, other.gaps) == (True, 0)
 
-    @pytest.mark.since("2.11", "exclusive durables")
+    @pytest.mark.seaway_since("2.11", "exclusive durables")
     async def test_who_leaves_an_exclusive_durable_is_followed_at_once(
         self, broker: Broker, context: str, stream: str
     ) -> None:
@@ -235,7 +235,7 @@ class SubscriptionConformance:
                 assert payloads(await waiting) == [b"2", b"3"]
             assert (other.standby, other.gaps) == (False, 1)
 
-    @pytest.mark.since("2.11", "exclusive durables")
+    @pytest.mark.seaway_since("2.11", "exclusive durables")
     async def test_the_next_of_an_exclusive_durable_has_what_was_given_back(
         self, broker: Broker, context: str, stream: str
     ) -> None:
@@ -251,7 +251,7 @@ class SubscriptionConformance:
             assert list(await other.ack(*found)) == [True, True]
             assert (await consumer(broker, stream)).num_ack_pending == 0
 
-    @pytest.mark.since("2.11", "exclusive durables")
+    @pytest.mark.seaway_since("2.11", "exclusive durables")
     async def test_an_exclusive_delivery_is_the_stored_message(
         self, broker: Broker, context: str, stream: str
     ) -> None:
