@@ -88,7 +88,7 @@ def run(handle: BaseDatabaseWrapper, work: Work[T]) -> T:
     """See ``protocols.Writer``. But for SQLite one round trip a query."""
     engine = known_engine(handle)
     if engine is not None and engine is not SQLITE:
-        return carried_out(work(engine), partial(_rows, handle))
+        return carried_out(work(engine), partial(rows_of_cursor, handle))
     handle.validate_thread_sharing()
     below = handle.connection
     if sqlite_handles.must_begin(below):
@@ -96,7 +96,8 @@ def run(handle: BaseDatabaseWrapper, work: Work[T]) -> T:
     return carried_out(work(SQLITE), partial(sqlite_handles.rows, below))
 
 
-def _rows(handle: BaseDatabaseWrapper, query: Query) -> Sequence[Row]:
+def rows_of_cursor(handle: BaseDatabaseWrapper, query: Query) -> Sequence[Row]:
+    """What ``query`` gives, through a cursor of Django's."""
     with handle.cursor() as cursor:
         cursor.execute(named(query.statement, "%({})s"), by_name(*query.parameters))
         found: Sequence[Row] = cursor.fetchall() if query.gives else ()

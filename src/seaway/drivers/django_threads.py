@@ -36,7 +36,7 @@ class DjangoSession:
         self.handle = handle
         self.engine = engine
         self._block: Atomic | None = None
-        self._cut = False
+        self._cut = self._interrupted = False
 
     @property
     def lost(self) -> bool:
@@ -72,10 +72,7 @@ class DjangoSession:
     async def rows(self, query: Query) -> Sequence[Row]:
         if self.engine is SQLITE:
             return sqlite_handles.rows(self.handle.connection, query)
-        with self.handle.cursor() as cursor:
-            cursor.execute(named(query.statement, "%({})s"), by_name(*query.parameters))
-            found: Sequence[Row] = cursor.fetchall() if query.gives else ()
-            return found
+        return driver.rows_of_cursor(self.handle, query)
 
     async def commit(self) -> None:
         if self.handle.needs_rollback:
@@ -88,14 +85,21 @@ class DjangoSession:
 
     async def roll_back(self) -> None:
         try:
-            self._run(UNDO)
+            if not self._interrupted or self.handle.connection.in_transaction:
+                self._run(UNDO)
         finally:
             self._leave(undone=True)
 
     def interrupt(self) -> None:
-        """See ``protocols.ThreadSession``. On SQLite it is let be: Django's connection is in
-        autocommit below."""
-        ending.interrupt(self.handle.connection)
+        """See ``protocols.ThreadSession``. SQLite ends the whole transaction of a write that it
+        interrupts, and the next one would commit by itself: Django is told first that the block
+        must be rolled back, and then refuses statements."""
+        if self.engine is not SQLITE:
+            ending.interrupt(self.handle.connection)
+            return
+        self._interrupted = self.handle.needs_rollback = True
+        with suppress(Exception):
+            self.handle.connection.interrupt()
 
     def cut(self) -> None:
         """See ``protocols.ThreadSession``."""

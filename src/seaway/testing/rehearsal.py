@@ -58,7 +58,8 @@ class Rehearsal:
         end, or fails and waits for its next attempt for longer.
         """
         async with asyncio.timeout(within.total_seconds()):
-            while await self._waiting():
+            # Twice: a handler that commits between two looks moves what it wrote behind the first.
+            while await self._waiting() or await self._waiting():
                 await asyncio.sleep(_LOOK)
 
     async def letters(self) -> Sequence[Letter]:
