@@ -118,7 +118,9 @@ class Carried(Generic[T]):
         try:
             return await self._waiter
         except asyncio.CancelledError:
-            if not self.finished:
+            if not self._waiter.cancelled():
+                self._waiter.exception()  # Seen: it came together with the cancellation.
+            elif not self.finished:
                 self._waiter = self._loop.create_future()
                 await to_its_end(self._given_up())
             raise
