@@ -112,7 +112,8 @@ def ask(port: int, path: str, **body: str) -> Any:
 @pytest.mark.parametrize("framework", ["fastapi", "starlette"])
 def test_requests_and_handlers_in_one_web_application(shell: Shell, framework: str) -> None:
     port = free_port()
-
+    if framework == "fastapi":
+        shell.run(sys.executable, "case_orm.py")
     serve = [sys.executable, "-m", "uvicorn", f"case_api_{framework}:api", "--port", str(port)]
     with shell.running(*serve, ends_by=signal.SIGINT, code=0):
         shell.until(lambda: reachable(port), "requests are taken")
@@ -132,8 +133,10 @@ def test_requests_and_handlers_in_one_web_application(shell: Shell, framework: s
 
 def test_requests_write_and_a_process_beside_them_handles(shell: Shell) -> None:
     port = free_port()
+    shell.run(sys.executable, "case_orm.py")
     web = [sys.executable, "-m", "flask", "--app", "case_api_flask", "run", "--port", str(port)]
-    with shell.running(*web, ends_by=signal.SIGINT, code=0), shell.running(*RUN):
+    handle = [*SEAWAY, "run", "case_api_flask:app"]
+    with shell.running(*web, ends_by=signal.SIGINT, code=0), shell.running(*handle):
         shell.until(lambda: reachable(port), "requests are taken")
         ids = [ask(port, "/cases", title=title)["id"] for title in ("Broken window", "Lost key")]
         paths = [f"/cases/{case_id}/tasks" for case_id in ids]
