@@ -212,6 +212,11 @@ class Registration:
     written: Callable[..., Any] | None = None
     """The handler as it was registered."""
 
+    @property
+    def code(self) -> Callable[..., Any]:
+        """What its user wrote."""
+        return self.written or self.handler
+
     def read(self, item: InHand) -> Any:
         """The event for the handler; ``DecodeError`` where the payload is not one."""
         message, metadata = item.incoming.message, item.metadata
@@ -260,7 +265,7 @@ class HandlerTable:
     def written(self) -> list[Callable[..., Any]]:
         """The handlers as they were registered."""
         raw = [] if self._raw is None else [self._raw]
-        return [one.written or one.handler for one in (*self._typed.values(), *raw)]
+        return [one.code for one in (*self._typed.values(), *raw)]
 
     def __len__(self) -> int:
         return len(self._typed) + (self._raw is not None)
