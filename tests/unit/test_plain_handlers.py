@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from consuming import DURABLE, EVENTS, SUBJECT, Bench, consumer, message, until
+from seaway import Seaway
 from seaway import headers as h
 from seaway.consumer import Consumer, Delivery
 from seaway.errors import AlreadyProcessed, Poison, Retry
@@ -20,8 +21,10 @@ from seaway.events import RawEvent
 from seaway.monitor.metrics import Activity, activity_exposition
 from seaway.naming import Durable
 from seaway.retry import Backoff
+from seaway.stores.sqlite.store import SqliteStore
 from seaway.telemetry import LoopBlocked, ThreadsLost
-from seaway.testing.memory_store import MemoryTransaction
+from seaway.testing.memory_store import MemoryStore, MemoryTransaction
+from seaway.testing.rehearsal import rehearsal
 
 SHORT = timedelta(milliseconds=50)
 LONG = timedelta(seconds=1)
@@ -265,3 +268,27 @@ async def test_events_that_an_async_handler_does_not_await_are_its_failure(bench
     await ended(bench)
     assert "write await delivery.add" in str(bench.signals)
     assert "written" in bench.store.effects
+
+
+@pytest.mark.parametrize("on", ["memory", "sqlite"])
+async def test_a_rehearsal_serves_plain_handlers(on: str, tmp_path: Path) -> None:
+    consumer = {"stream": "MEMO_EVENTS", "durable": DURABLE}
+    app = Seaway.from_config({"contexts": ["memo"], "consumers": [consumer]})
+    handles: list[str] = []
+
+    @app.consumer("case_mgmt", from_context="memo").handler(RawEvent)
+    def handle(event: RawEvent, delivery: Delivery) -> None:
+        handles.append(type(delivery.tx).__name__)
+        if event.subject == SUBJECT:
+            delivery.add(RawEvent("memo.event.case_shut.v1", b"{}"))
+
+    store: Any = MemoryStore()
+    if on == "sqlite":
+        store = await SqliteStore.open(tmp_path / "app.db")
+        await store.schema.upgrade()
+    async with rehearsal(app, store) as stage:
+        await stage.publish(RawEvent(SUBJECT, b"{}"))
+        await stage.settled()
+    assert stage.outcomes == {"handled": 2}
+    assert handles == [{"memory": "MemoryTransaction", "sqlite": "Connection"}[on]] * 2
+    await store.close()
