@@ -14,14 +14,14 @@ COMPILE := $(LOCKER)/bin/uv pip compile --quiet --universal --python-version 3.1
 	--custom-compile-command 'make lock'
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 # Tests start hundreds of commands: without bytecode each of them would compile the package anew.
-test test-sqlalchemy20: export PYTHONDONTWRITEBYTECODE :=
+test test-sqlalchemy20 test-django6: export PYTHONDONTWRITEBYTECODE :=
 # What some tests need and no wheel has; Debian keeps daemons in /usr/sbin.
 TOOLS  := promtool pgbouncer
 LACKED := $(shell PATH="$$PATH:/usr/sbin"; for tool in $(TOOLS); do command -v $$tool >/dev/null || echo $$tool; done)
 MARKS  := $(if $(LACKED),-m 'not ($(shell echo $(LACKED) | sed 's/ / or /g'))')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test drills test-sqlalchemy20 matrix check lint types imports docs bench lock dist clean
+.PHONY: help install demo test drills test-sqlalchemy20 test-django6 matrix check lint types imports docs bench lock dist clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -55,6 +55,14 @@ test-sqlalchemy20: ## Run the tests of SQLAlchemy's handles on SQLAlchemy 2.0
 		tests/integration/test_outbox_sqlalchemy.py tests/integration/test_alembic.py \
 		tests/conformance/test_inbox_conformance.py tests/integration/test_inbox_faults.py \
 		-k 'Alchemy or alchemy or alembic' $(ARGS)
+
+test-django6: ## Run the tests of Django on Django 6, which needs Python 3.12 (PYTHON=python3.13)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12) and "Django 6 needs Python 3.12: make test-django6 PYTHON=python3.12")'
+	@$(MAKE) --no-print-directory VENV=.venv-django6 install
+	$(PYTEST:$(BIN)%=.venv-django6/bin%) tests/integration/test_django_app.py \
+		tests/integration/test_django_settings.py tests/integration/test_django_handlers.py \
+		tests/integration/test_outbox_drivers.py tests/integration/test_inbox_consumer.py \
+		tests/acceptance/test_django_example.py -k 'django or Django' $(ARGS)
 
 matrix: $(STAMP) ## Run what speaks to a nats-server on all of 2.9 to 2.15 (ARGS="2.10.26" for one)
 	$(BIN)/python tests/matrix.py $(ARGS)
@@ -103,6 +111,6 @@ dist: $(STAMP) ## Build wheel and sdist
 	$(BIN)/python -m hatchling build
 
 clean: ## Remove everything that make made
-	rm -rf $(VENV) .venv-sqlalchemy20 $(PEERS) $(DOCS) $(LOCKER) .servers dist build site .cache
+	rm -rf $(VENV) .venv-sqlalchemy20 .venv-django6 $(PEERS) $(DOCS) $(LOCKER) .servers dist build site .cache
 	rm -rf .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

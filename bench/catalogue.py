@@ -111,6 +111,20 @@ EFFECTS = (
         subject="seaway, 16 workers",
     ),
     Group(
+        "consume-plain",
+        "The same with plain handlers in 16 threads, psycopg",
+        (RATE,),
+        (
+            Contender("seaway, plain", "contenders.effects:plain_single", 20_000, True),
+            Contender("seaway, plain, batch 100", "contenders.effects:plain_batched", 50_000, True),
+            Contender("seaway, plain, SQLAlchemy", "contenders.effects:alchemy", 20_000, True),
+            Contender("seaway, async, psycopg", "contenders.effects:async_psycopg", 20_000, True),
+            Contender("seaway, async, asyncpg", "contenders.effects:postgres_single", 20_000, True),
+            Contender("bare: psycopg, 16 threads", "contenders.effects:bare_threads", 20_000, True),
+        ),
+        subject="seaway, plain",
+    ),
+    Group(
         "consume-sqlite",
         "Inbox row and one insert for each event, SQLite",
         (RATE,),

@@ -1,37 +1,35 @@
 """Flask: requests write cases. Another process publishes their events and handles them.
 
+python case_orm.py
 flask --app case_api_flask run
-seaway run case_service:app
+seaway run case_api_flask:app
 """
 
-import sqlite3
+from collections.abc import Callable
 
-from case_service import TABLES, open_case
-from flask import Flask, g, request
+from case_orm import Sessions, Task, app, open_case
+from flask import Flask, request
+from sqlalchemy import select
+
+from seaway import Delivery
 
 api = Flask(__name__)
 
 
-def database() -> sqlite3.Connection:
-    if "db" not in g:
-        g.db = sqlite3.connect("cases.db")
-        g.db.executescript(TABLES)
-    return g.db
-
-
-@api.teardown_appcontext
-def close(_: BaseException | None) -> None:
-    if "db" in g:
-        g.db.close()
+@app.middleware
+def in_context(delivery: Delivery, call_next: Callable[[], None]) -> None:
+    with api.app_context():  # a handler may use current_app, and what hangs on it
+        call_next()
 
 
 @api.post("/cases")
 def create_case() -> tuple[dict[str, str], int]:
-    case_id = open_case(database(), request.json["title"])  # case and event, committed together
+    with Sessions.begin() as session:  # commits the case and its event, or neither
+        case_id = open_case(session, request.json["title"])
     return {"id": case_id}, 201
 
 
 @api.get("/cases/<case_id>/tasks")
 def tasks(case_id: str) -> list[str]:
-    query = "SELECT what FROM tasks WHERE case_id = ?"
-    return [what for (what,) in database().execute(query, (case_id,))]
+    with Sessions() as session:
+        return list(session.scalars(select(Task.what).where(Task.case_id == case_id)))

@@ -23,6 +23,7 @@ from seaway.config import NatsSettings
 from seaway.consumer import Consumer
 from seaway.contracts import Store
 from seaway.dead_letters import DeadLetters
+from seaway.inbox.threads import Threads
 from seaway.naming import Durable
 from seaway.telemetry import Delivered, Signal, Telemetry
 
@@ -86,7 +87,11 @@ async def _pull(job: Job, pending: int) -> Prepared:
 
 
 async def consume(
-    consumer: Consumer, broker: JetStreamBroker, store: Store | None, events: int
+    consumer: Consumer,
+    broker: JetStreamBroker,
+    store: Store | None,
+    events: int,
+    threads: Threads | None = None,
 ) -> None:
     """Run ``consumer`` until it told of every event's outcome."""
     stop, seen, telemetry = asyncio.Event(), 0, Telemetry()
@@ -102,6 +107,7 @@ async def consume(
     await consumer.run(
         broker,
         store=store,
+        threads=threads,
         outbox=None,
         dead_letters=DeadLetters(broker),
         telemetry=telemetry,
@@ -113,7 +119,11 @@ async def consume(
 
 @asynccontextmanager
 async def prepared(
-    job: Job, pending: int, consumer: Consumer, store: Store | None = None
+    job: Job,
+    pending: int,
+    consumer: Consumer,
+    store: Store | None = None,
+    threads: Threads | None = None,
 ) -> Prepared:
     """A run of ``consumer`` over the filled stream."""
     async with filled(job, pending) as connection:
@@ -123,7 +133,7 @@ async def prepared(
 
         async def run() -> Figures:
             watch = Stopwatch()
-            await consume(consumer, broker, store, job.events)
+            await consume(consumer, broker, store, job.events, threads)
             await stream.consumed(connection, str(DURABLE), job.events)
             return rate(job.events, watch.seconds())
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seaway.app import Seaway
-    from seaway.consumer import Consumer, ConsumerOptions, Delivery
+    from seaway.consumer import Consumer, ConsumerOptions, Delivery, Depends
     from seaway.errors import (
         AlreadyProcessed,
         ConfigError,
@@ -35,6 +35,7 @@ __all__ = [
     "ConsumerOptions",
     "DecodeError",
     "Delivery",
+    "Depends",
     "NotFound",
     "Outbox",
     "OutsideTransaction",

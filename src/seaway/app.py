@@ -8,27 +8,30 @@ connections close), whichever part ended first, and raises what ended it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
 )
-from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from seaway import logs
-from seaway.config import Settings, load_settings, settings_from_mapping
+from seaway.config import Lacking, Settings, application_settings, completed, lacking
 from seaway.connections import Connected
 from seaway.consumer import Consumer, ConsumerOptions
+from seaway.consumer.callables import place_of
+from seaway.consumer.middleware import Middleware, check
 from seaway.consumer.options import whole
+from seaway.consumer.wiring import Overrides
 from seaway.contracts import Broker, Store
 from seaway.dead_letters import DeadLetters, Releaser, Sweeper
 from seaway.errors import ConfigError, SeawayError
 from seaway.events import registry
-from seaway.inbox import inbox_of
+from seaway.inbox import inbox_of, threads_of
 from seaway.monitor import MetricsApp, serving
 from seaway.naming import Durable, events_stream
 from seaway.outbox import Outbox
@@ -37,56 +40,48 @@ from seaway.relay import Relay
 from seaway.telemetry import log_signal, logger
 from seaway.upkeep import Forgetting, Presence
 
-_root_options: ContextVar[tuple[Path | None, Mapping[str, Any]]] = ContextVar(
-    "root options of the command line", default=(None, {})
-)
-
-
-@contextmanager
-def root_options(config: Path | None, flags: Mapping[str, Any]) -> Iterator[None]:
-    """What ``from_config`` does inside is done with these, so that whatever an application derives
-    from its settings when it is imported (outbox, consumers, engines) is derived from them."""
-    token = _root_options.set((config, flags))
-    try:
-        yield
-    finally:
-        _root_options.reset(token)
+M = TypeVar("M", bound=Middleware)
 
 
 class Seaway(Connected):
     """A service's events: its outbox, its relay, its consumers.
 
-    Building one does no I/O; entering it (``async with``) connects, ``run`` works until told to
-    stop. ``wait``: keep trying where server or database are away at the start, instead of raising
-    ``BrokerUnavailable`` or ``StoreUnavailable``; said once in the log.
+    Without ``settings``: those of the file where ``seaway`` itself looks for one, and where there
+    is none, what the environment says, else the defaults. Then code names streams and durables
+    alone, which is enough for ``seaway run --dev``, for ``rehearsal`` and for whoever only writes.
+
+    Building one does no I/O but for that file; entering it (``async with``) connects, ``run`` works
+    until told to stop. ``wait``: keep trying where server or database are away at the start,
+    instead of raising ``BrokerUnavailable`` or ``StoreUnavailable``; said once in the log.
     """
 
-    def __init__(self, settings: Settings, *, wait: bool = False) -> None:
+    def __init__(self, settings: Settings | None = None, *, wait: bool = False) -> None:
+        heeded = False
+        if settings is None:
+            settings, heeded = application_settings(None, required=False)
         super().__init__(settings, wait=wait)
         self.outbox = Outbox(**settings.for_writers)
         self.consumers: dict[str, Consumer] = {}
+        self._middleware: tuple[Middleware, ...] = ()
+        self._overrides: Overrides = {}
         self._logs = False
         self._metrics: MetricsApp | None = None
-        self.heeds_root_options = False
+        self.heeds_root_options = heeded
         """Whether options of ``seaway run`` are in ``settings``."""
 
     @classmethod
     def from_config(
         cls, config: Path | str | Mapping[str, Any] | None = None, *, shown: str | None = None
     ) -> Self:
-        """Settings from a file, a mapping, or (``None``) where ``seaway`` itself looks for them.
-        ``shown``: what errors call a mapping.
+        """Settings from a file, a mapping, or (``None``) where ``seaway`` itself looks for them,
+        which must be there, but under ``seaway run --dev``. ``shown``: what errors call a mapping.
 
         While ``seaway run`` imports the application, its root options win over that: ``--config``
         is read in place of what is named here, ``--server`` and the like are laid over it.
         """
-        named, flags = _root_options.get()
-        if named is None and isinstance(config, Mapping):
-            made = cls(settings_from_mapping(config, flags=flags, shown=shown))
-        else:
-            path = named or (None if config is None or isinstance(config, Mapping) else config)
-            made = cls(load_settings(None if path is None else Path(path), flags=flags))
-        made.heeds_root_options = bool(named or flags)
+        settings, heeded = application_settings(config, required=True, shown=shown)
+        made = cls(settings)
+        made.heeds_root_options = heeded
         return made
 
     # ------------------------------------------------------------------ declaring
@@ -101,11 +96,12 @@ class Seaway(Connected):
     ) -> Consumer:
         """Declare a consumer of a whole context (``from_context``), or of a purpose of its own.
 
-        Durable ``{service}__from_{context}`` or ``{service}__{purpose}``; it must be in the
-        configuration, since topology is owned by the file (ADR 0003). ``options``: ``batch``,
+        Durable ``{service}__from_{context}`` or ``{service}__{purpose}``; where it runs it must be
+        in the configuration, since topology is owned by the file (ADR 0003): ``run`` refuses it
+        otherwise, before it connects, and ``seaway topology plan --app`` shows what to add.
+        ``seaway run --dev`` does without (ADR 0021). ``options``: ``batch``,
         ``workers``, ``retry``, ``tx`` and the others that ``ConsumerOptions`` describes.
-        ``ConfigError`` where one of them is wrong, where the durable is not in the configuration,
-        or is declared twice.
+        ``ConfigError`` where one of them is wrong, or where the durable is declared twice.
         """
         if (from_context is None) == (purpose is None):
             raise ConfigError(f"consumer {service!r}: give either from_context= or purpose=")
@@ -117,24 +113,93 @@ class Seaway(Connected):
         name = str(durable)
         if name in self.consumers:
             raise ConfigError(f"consumer {name} is declared twice in this application")
+        stream = "" if from_context is None else events_stream(from_context)
         found = next((known for known in self.settings.consumers if known.durable == name), None)
-        if found is None:
-            implied = self.settings.implied
-            declared = [one.durable for one in self.settings.consumers]
-            declared = [one for one in declared if one not in implied]
-            also = f"; contexts: makes {', '.join(implied)} besides" if implied else ""
-            raise ConfigError(
-                f"consumer {name} is not in {self.settings.name}",
-                hint=f"add it under consumers:, where there are now {', '.join(declared) or 'none'}"
-                + also,
-            )
-        if from_context is not None and found.stream != events_stream(from_context):
-            raise ConfigError(
-                f"consumer {name} is on {found.stream}, not on {from_context}'s stream"
-            )
-        consumer = Consumer(durable, stream=found.stream, **whole(name, options))
+        if found is not None:
+            if stream not in ("", found.stream):
+                raise ConfigError(
+                    f"consumer {name} is on {found.stream}, not on {from_context}'s stream"
+                )
+            stream = found.stream
+        consumer = Consumer(
+            durable, stream=stream, middleware=self._middleware, **whole(name, options)
+        )
         self.consumers[name] = consumer
         return consumer
+
+    def lacking(self) -> Lacking:
+        """What the code names and the settings do not: the streams of its event classes, and its
+        durables. ``ConfigError`` for a durable of whose stream neither says anything."""
+        known = {one.durable for one in self.settings.consumers}
+        unknown = {name: one for name, one in self.consumers.items() if name not in known}
+        durables = {name: one.stream or _stream_of(one) for name, one in unknown.items()}
+        return lacking(self.settings, registry.contexts, durables)
+
+    def complete(self) -> Lacking:
+        """Have the settings name what the code does; what they were lacking. For development:
+        connect after that."""
+        missing = self.lacking()
+        self.settings = completed(self.settings, missing)
+        for stream, durable in missing.consumers:
+            self.consumers[durable].stream = stream
+        return missing
+
+    def refuse_undeclared(self) -> None:
+        """``ConfigError`` where a durable of the code is not in the settings."""
+        settings = self.settings
+        known = {one.durable: one.durable in settings.implied for one in settings.consumers}
+        if undeclared := [name for name in self.consumers if name not in known]:
+            declared = [name for name, implied in known.items() if not implied]
+            implied = f"; contexts: makes {', '.join(settings.implied)} besides"
+            raise ConfigError(
+                f"consumer {', '.join(undeclared)} is not in {settings.name}",
+                hint=f"add it under consumers:, where there are now {', '.join(declared) or 'none'}"
+                f"{implied if settings.implied else ''}; `seaway topology plan --app` prints the "
+                "lines, `seaway run --dev` needs none",
+            )
+
+    def middleware(self, middleware: M) -> M:
+        """Put ``middleware`` around each call of every handler; the first that is put is outermost.
+
+        ``async def middleware(delivery, call_next)``, as a decorator or by a call; it is returned
+        as it is. It awaits ``call_next()`` once and lets its errors pass, changed or not; or
+        raises, as a handler does: ``AlreadyProcessed`` to pass over an event. Otherwise the
+        delivery fails. It runs in the delivery's transaction and must not end it. Around batch
+        handlers it is given the list, and says so: ``delivery: Delivery | list[Delivery]``. Around
+        plain handlers it waits for nothing but ``call_next()``; where all are plain it may be
+        plain too. ``ConfigError`` where it cannot stand around a handler of this application.
+        """
+        check(middleware)
+        every: tuple[Middleware, ...] = (*self._middleware, middleware)
+        for consumer in self.consumers.values():
+            consumer.surround(every)
+        self._middleware = every
+        return middleware
+
+    @contextmanager
+    def overriding(self, providers: Overrides) -> Iterator[None]:
+        """For tests: within the block another stands in for each of these providers of
+        dependencies, for the handlers that are registered by then, also within one another's.
+
+            with app.overriding({mailer: FakeMailer}): ...
+
+        ``ConfigError`` for one that no handler of this application depends on, and where another
+        asks for what nobody fills. Blocks within one another add up.
+        """
+        before, self._overrides = self._overrides, {**self._overrides, **providers}
+        try:
+            used = self._override()
+            for provider in providers:
+                if provider not in used:
+                    raise ConfigError(f"no handler here depends on {place_of(provider)}")
+            yield
+        finally:
+            self._overrides = before
+            self._override()
+
+    def _override(self) -> list[Callable[..., Any]]:
+        consumers = self.consumers.values()
+        return [one for consumer in consumers for one in consumer.override(self._overrides)]
 
     @property
     def dead_letters(self) -> DeadLetters:
@@ -174,11 +239,14 @@ class Seaway(Connected):
         Without ``stop``: until SIGINT or SIGTERM, which also end waiting for a server or a
         database. Connects by itself where nobody has. Cancelling ends at once: what was in hand is
         rolled back and comes again. The first part that fails stops the others and is raised.
-        ``ConfigError`` before anything else, where an event class names a type that is not known.
+        ``ConfigError`` before anything else, where an event class names a type that is not known,
+        or a consumer is not in the configuration.
         ``metrics``: serve ``/metrics`` of this process meanwhile, on a port of loopback, or on
         ``"HOST:PORT"``, open to whoever reaches it; ``ConfigError`` where that is not to be had.
         """
         registry.check()
+        if consumers:
+            self.refuse_undeclared()
         self.log_signals()
         async with AsyncExitStack() as stack:
             if stop is None:
@@ -286,24 +354,37 @@ def _log_failure(work: asyncio.Task[None]) -> None:
         logger.error("the application's events have stopped: %s", error, exc_info=unforeseen)
 
 
+def _stream_of(consumer: Consumer) -> str:
+    """The stream of a durable that nobody said it of: that of the events that it handles."""
+    contexts = sorted(consumer.contexts)
+    if len(contexts) == 1:
+        return events_stream(contexts[0])
+    handled = f"it handles events of {', '.join(contexts)}" if contexts else "it names no event"
+    raise ConfigError(
+        f"consumer {consumer.durable}: on which stream is not said, and {handled}",
+        hint="from_context=..., or its stream under consumers: in seaway.yaml",
+    )
+
+
 def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> Part:
     """Run ``consumer`` on ``broker``, its transactions on ``store`` or through its own handles."""
 
     async def consume(stop: asyncio.Event) -> None:
-        async with inbox_of(
-            consumer.tx,
-            store,
-            schema=app.settings.database_schema,
-            consumer=str(consumer.durable),
+        name, schema = str(consumer.durable), app.settings.database_schema
+        run = partial(
+            consumer.run,
+            broker,
+            outbox=app.outbox,
+            dead_letters=DeadLetters(broker, reader=name),
+            telemetry=app.telemetry,
             stop=stop,
-        ) as inbox:
-            await consumer.run(
-                broker,
-                store=inbox,
-                outbox=app.outbox,
-                dead_letters=DeadLetters(broker, reader=str(consumer.durable)),
-                telemetry=app.telemetry,
-                stop=stop,
-            )
+        )
+        given: dict[str, Any] = {"schema": schema, "consumer": name, "stop": stop}
+        if consumer.plain:
+            async with threads_of(consumer.tx, store, **given) as threads:
+                await run(store=store, threads=threads)
+        else:
+            async with inbox_of(consumer.tx, store, **given) as inbox:
+                await run(store=inbox)
 
     return consume

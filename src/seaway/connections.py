@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 from seaway.config import Settings
 from seaway.contracts import Broker, Store
@@ -36,7 +36,7 @@ class Connected:
     """
 
     def __init__(self, settings: Settings, *, wait: bool) -> None:
-        self.settings: Final = settings
+        self.settings = settings
         self.telemetry = Telemetry()
         self.wait = wait
         self._opened: Opened | None = None

@@ -89,6 +89,11 @@ class Registry:
         self._types[str(subject)] = event_type
         return event_type
 
+    @property
+    def contexts(self) -> list[str]:
+        """Of which contexts there are classes, in alphabetical order."""
+        return sorted({event_type.subject.context for event_type in self._types.values()})
+
     def check(self) -> None:
         """``ConfigError`` for a class whose types are not known at run time, which cannot be told
         at import: they may be defined after it."""

@@ -121,6 +121,28 @@ class Resubscribed:
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadsLost:
+    """How many threads of a consumer's plain handlers do not come back, ``lost`` of them now: their
+    deadlines have passed, their deliveries have failed, and others have taken their places.
+    ``handler``: whose thread was lost, or came back, last."""
+
+    consumer: str
+    handler: str
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoopBlocked:
+    """An async handler kept the event loop from everything else, for ``seconds``; ``place``: where
+    it was then. Said of one handler once a minute at most."""
+
+    consumer: str
+    handler: str
+    place: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Reconnected:
     """The connection to the server was lost and is back."""
 
@@ -167,6 +189,8 @@ Signal: TypeAlias = (
     | ConsumerPaused
     | ConsumerResumed
     | Resubscribed
+    | ThreadsLost
+    | LoopBlocked
     | Reconnected
     | Disconnected
     | StillWaiting
@@ -263,6 +287,21 @@ def log_signal(signal: Signal) -> None:
             _consumer.warning("%s paused: %s", consumer, reason, extra={"consumer": consumer})
         case ConsumerResumed(consumer):
             _consumer.info("%s resumed", consumer, extra={"consumer": consumer})
+        case ThreadsLost(consumer, handler, lost):
+            _consumer.warning(
+                "%s: a thread of handler %s %s, %d are lost now",
+                *(consumer, handler),
+                "does not come back from its deadline" if lost else "came back",
+                lost,
+                extra={"consumer": consumer},
+            )
+        case LoopBlocked(consumer, handler, place, seconds):
+            _consumer.warning(
+                "%s: handler %s blocked the event loop for %.1f s, at %s: have what blocks run in "
+                "asyncio.to_thread, or make the consumer's handlers plain functions (def)",
+                *(consumer, handler, seconds, place),
+                extra={"consumer": consumer},
+            )
         case StillWaiting(wait, waited):
             minutes = waited.total_seconds() / 60
             logger.warning("%s still waits after %.0f min: %s", wait.part, minutes, wait.reason)

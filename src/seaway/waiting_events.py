@@ -1,7 +1,6 @@
 """Events that wait in a dead letter queue, as a database remembers them: values. Pure.
 
-Owns: the order of a key's waiting events, which is that of their places (ADR 0010); the inbox row
-that says of a message that its letter stands for it.
+Owns: the order of a key's waiting events, which is that of their places (ADR 0010).
 """
 
 from __future__ import annotations
@@ -9,19 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 Place: TypeAlias = tuple[str, int]
 """Which message: its stream and its sequence there."""
-
-
-class Placed(Protocol):
-    """A message of a stream."""
-
-    @property
-    def place(self) -> Place: ...
-    @property
-    def event_id(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +55,3 @@ class Standing:
         own = next((one for one in found if one.event_id == event_id), None)
         first = next((one for one in found if one.event_id != event_id or not processed), None)
         return cls(processed, own, first and replace(first, processed=False))
-
-
-def letter_row(consumer: str, place: Place, event_id: str) -> tuple[str, str]:
-    """``claim``'s arguments for a message that has become a letter, whoever wrote that: nobody is
-    to read it from its stream any more. A redrive is another message, and so is what lies in the
-    same place of a stream that was made anew. The event id comes first: by that rows are kept in
-    days (ADR 0011)."""
-    stream, stream_seq = place
-    return _letters(consumer), f"{event_id}:{stream}:{stream_seq}"
-
-
-def letter_rows(consumer: str, messages: Iterable[Placed]) -> tuple[str, dict[str, Place]]:
-    """The same for several: the one consumer, and of each row which message it is about."""
-    return _letters(consumer), {
-        letter_row(consumer, one.place, one.event_id)[1]: one.place for one in messages
-    }
-
-
-def _letters(consumer: str) -> str:
-    return f"{consumer} letters"

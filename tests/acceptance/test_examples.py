@@ -112,7 +112,8 @@ def ask(port: int, path: str, **body: str) -> Any:
 @pytest.mark.parametrize("framework", ["fastapi", "starlette"])
 def test_requests_and_handlers_in_one_web_application(shell: Shell, framework: str) -> None:
     port = free_port()
-
+    if framework == "fastapi":
+        shell.run(sys.executable, "case_orm.py")
     serve = [sys.executable, "-m", "uvicorn", f"case_api_{framework}:api", "--port", str(port)]
     with shell.running(*serve, ends_by=signal.SIGINT, code=0):
         shell.until(lambda: reachable(port), "requests are taken")
@@ -130,17 +131,12 @@ def test_requests_and_handlers_in_one_web_application(shell: Shell, framework: s
     assert durable["delivered"]["consumer_seq"] == 2
 
 
-@pytest.mark.parametrize("framework", ["flask", "django"])
-def test_requests_write_and_a_process_beside_them_handles(shell: Shell, framework: str) -> None:
+def test_requests_write_and_a_process_beside_them_handles(shell: Shell) -> None:
     port = free_port()
-    serve = {
-        "flask": ["-m", "flask", "--app", "case_api_flask", "run", "--port", str(port)],
-        "django": ["case_api_django.py", "runserver", "--noreload", str(port)],
-    }
-    if framework == "django":  # finds the tables that `seaway db upgrade` has made
-        shell.run(sys.executable, "case_api_django.py", "migrate")
-    web = [sys.executable, *serve[framework]]
-    with shell.running(*web, ends_by=signal.SIGINT, code=0), shell.running(*RUN):
+    shell.run(sys.executable, "case_orm.py")
+    web = [sys.executable, "-m", "flask", "--app", "case_api_flask", "run", "--port", str(port)]
+    handle = [*SEAWAY, "run", "case_api_flask:app"]
+    with shell.running(*web, ends_by=signal.SIGINT, code=0), shell.running(*handle):
         shell.until(lambda: reachable(port), "requests are taken")
         ids = [ask(port, "/cases", title=title)["id"] for title in ("Broken window", "Lost key")]
         paths = [f"/cases/{case_id}/tasks" for case_id in ids]

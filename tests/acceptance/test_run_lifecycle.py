@@ -174,8 +174,9 @@ async def test_a_durable_that_the_server_does_not_have_is_one_line(
         await asyncio.to_thread(process.wait, 30)
     started, *_, last = service.said().splitlines()
     assert "started: relay, consumer" in started
-    assert (
-        last == f"seaway: there is no consumer {DURABLE} on {STREAM}: run `seaway topology apply`"
+    assert last == (
+        f"seaway: there is no consumer {DURABLE} on {STREAM}: run `seaway topology apply` "
+        "(in development, seaway run --dev makes it)"
     )
     assert "Traceback" not in service.said()
 

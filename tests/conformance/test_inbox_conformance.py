@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from drivers.inboxes import KINDS, Kind
+from drivers.inboxes import KINDS, PLAIN, Kind
 from seaway.contracts import InboxStore, InboxTransaction, Store
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 from seaway.events import RawEvent, new_event_id
-from seaway.inbox import inbox_for
 from seaway.stores import open_store
 from seaway.testing.conformance.inbox import (
     CONSUMER,
@@ -30,7 +29,7 @@ from seaway.testing.conformance.parking import ParkingConformance
 
 
 class TestInboxes(InboxConformance, ParkingConformance):
-    @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
+    @pytest.fixture(params=[*KINDS, *PLAIN], ids=lambda kind: kind.__name__)
     def kind(self, request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
         found: type[Kind] = request.param
         if found.engine == "sqlite":
@@ -53,8 +52,8 @@ class TestInboxes(InboxConformance, ParkingConformance):
             yield given
 
     @pytest.fixture
-    async def inbox(self, given: Any) -> AsyncIterator[InboxStore]:
-        inbox = inbox_for(given)
+    async def inbox(self, kind: Kind, given: Any, store: Store) -> AsyncIterator[InboxStore]:
+        inbox = kind.inbox(given, store)
         yield inbox
         await inbox.close()
 
@@ -196,16 +195,23 @@ class TestInboxes(InboxConformance, ParkingConformance):
         await asyncio.gather(handle(1), handle(2))
         assert await effects(store) == [1, 2]
 
-    async def test_what_was_given_stays_open(self, given: Any, inbox: InboxStore) -> None:
+    async def test_what_was_given_stays_open(
+        self, kind: Kind, given: Any, inbox: InboxStore, store: Store
+    ) -> None:
         await usable(inbox)
         await inbox.close()
-        other = inbox_for(given)
+        other = kind.inbox(given, store)
         await usable(other)
         await other.close()
 
-    async def test_the_relay_is_told_of_commits_alone(self, given: Any) -> None:
+    async def test_the_relay_is_told_of_commits_alone(
+        self, kind: Kind, given: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         told: list[int] = []
-        inbox = inbox_for(given, committed=lambda: told.append(1))
+        monkeypatch.setattr(store, "nudge", lambda: told.append(1))
+        inbox = kind.inbox(given, store)
+        await usable(inbox)
+        told.clear()
         with undone():
             async with inbox.transaction():
                 raise Undo

@@ -96,7 +96,7 @@ def test_every_command_line_in_the_docs_exists_with_its_options(page: str) -> No
 
 
 def test_the_readmes_python_is_the_example() -> None:
-    example = (EXAMPLE / "case_service.py").read_text()
+    example = (EXAMPLE / "shop.py").read_text()
     found = blocks(README, "python")
     assert found
     for block in found:

@@ -110,9 +110,9 @@ def test_the_list_of_python_names_has_all_and_says_what_each_is(pages: Path) -> 
 
 def test_a_link_out_of_the_documentation_leads_to_a_page_that_shows_it(pages: Path) -> None:
     front = (pages / "index.md").read_text()
-    assert "](code/examples/case_service.py.md)" in front
-    shown = (pages / "code" / "examples" / "case_service.py.md").read_text()
-    assert (ROOT / "examples" / "case_service.py").read_text() in shown
+    assert "](code/examples/shop.py.md)" in front
+    shown = (pages / "code" / "examples" / "shop.py.md").read_text()
+    assert (ROOT / "examples" / "shop.py").read_text() in shown
 
 
 @pytest.mark.parametrize(

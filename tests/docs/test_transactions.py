@@ -89,7 +89,9 @@ async def example(nats: NatsServer, database: str, folder: Path) -> Example:
     return Example(broker, config)
 
 
-@pytest.mark.parametrize("name", ["with_asyncpg.py", "with_psycopg.py", "with_sqlalchemy.py"])
+@pytest.mark.parametrize(
+    "name", ["with_asyncpg.py", "with_psycopg.py", "with_sqlalchemy.py", "plain_sqlalchemy.py"]
+)
 async def test_an_example_handles_on_postgresql(
     name: str, postgres_url: str, nats_server_own: NatsServer, tmp_path: Path
 ) -> None:
@@ -102,7 +104,7 @@ async def test_an_example_handles_on_postgresql(
         assert db.execute("SELECT * FROM cases").fetchall() == [("case-1", "Broken window")]
 
 
-@pytest.mark.parametrize("name", ["with_store.py", "with_aiosqlite.py"])
+@pytest.mark.parametrize("name", ["with_store.py", "with_aiosqlite.py", "plain_store.py"])
 async def test_an_example_handles_on_sqlite(
     name: str, nats_server_own: NatsServer, tmp_path: Path
 ) -> None:
@@ -134,6 +136,6 @@ def test_the_page_shows_what_runs() -> None:
     written = "\n".join(file.read_text() for file in EXAMPLES.glob("*.py"))
     page = (ROOT / "docs" / "how-to" / "transactions.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.S | re.M)
-    assert len(blocks) == 6
+    assert len(blocks) == 8
     for block in blocks:
         assert block in written

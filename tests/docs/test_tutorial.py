@@ -13,18 +13,21 @@ from pathlib import Path
 
 import pytest
 
+from seaway.embedded.process import free_port
 from shell import DEADLINE_SECONDS, SEAWAY, Shell
 
 pytestmark = pytest.mark.server
 
-PAGE = Path(__file__).parents[2] / "docs" / "tutorial" / "first-event.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "tutorial" / "first-event.md"
 FILE = re.compile(r"(Put this into|Add this to) `([\w.]+)`:\s*$")
 CHANGING = ("init", "topology apply", "db upgrade", "dlq redrive")
 """What is done once; what only looks is done until it shows what the page has."""
 
 
 def steps() -> Iterator[tuple[str, str, str]]:
-    """``("write" or "add", file, text)`` and ``("run", command, screen)``, in the page's order."""
+    """``("write" or "add", file, text)``, ``("run", command, screen)`` and, of what goes on in the
+    first terminal, ``("said", "", screen)``, in the page's order."""
     text = PAGE.read_text()
     for block in re.finditer(r"^```(\w+)\n(.*?)^```$", text, flags=re.S | re.M):
         language, body = block.groups()
@@ -35,6 +38,8 @@ def steps() -> Iterator[tuple[str, str, str]]:
             for one in body.removeprefix("$ ").split("\n$ "):
                 command, _, screen = one.partition("\n")
                 yield "run", command, screen
+        elif language == "text":
+            yield "said", "", body
         else:
             assert language == "sh", body  # the installation
 
@@ -42,6 +47,7 @@ def steps() -> Iterator[tuple[str, str, str]]:
 def plain(screen: str) -> list[str]:
     """What is the same at every run."""
     for what, word in (
+        (r"(?m)^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO seaway: ", ""),  # Not on a terminal.
         (r"[0-9a-f]{8}-[0-9a-f-]{27}", "ID"),
         (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME"),
         (r"127\.0\.0\.1:\d+", "SERVER"),
@@ -57,8 +63,7 @@ def command_of(line: str) -> list[str]:
 
 
 def test_the_tutorial(tmp_path: Path) -> None:
-    shell = Shell(tmp_path, "")
-    del shell.environment["NATS_URL"]
+    shell = Shell(tmp_path, f"nats://127.0.0.1:{free_port()}")
     shell.environment["COLUMNS"] = "200"
     done: set[str] = set()
     with ExitStack() as terminals:
@@ -67,25 +72,17 @@ def test_the_tutorial(tmp_path: Path) -> None:
                 (tmp_path / name).write_text(text)
             elif what == "add":
                 (tmp_path / name).write_text((tmp_path / name).read_text() + "\n\n" + text)
-            elif name == "seaway dev":
-                terminals.enter_context(shell.running(*command_of(f"{name} --port 0")))
-                shell.until(lambda: "Ctrl-C stops" in shell.said().replace("\n", " "), name)
-                found = re.search(r"export NATS_URL=(\S+)", shell.said())
-                assert found
-                shell.environment["NATS_URL"] = found[1]
-                assert "".join(plain(text)).replace(" ", "") == said(shell)
+            elif what == "said":
+                waits(shell, text)
             elif name.startswith("seaway run"):
                 terminals.enter_context(shell.running(*command_of(name)))
                 waits(shell, text)
             else:
                 looks(shell, name, text)
             done.add(name)
-    assert "stopped: relay, consumer shop__default" in shell.said()
-    assert {"shop.py", "fixed.json", "seaway dev", "seaway run shop:app"} <= done
-
-
-def said(shell: Shell) -> str:
-    return "".join(plain(shell.said())).replace(" ", "")
+    assert "stopped: relay, consumer shipping__from_shop" in shell.said()
+    assert {"shop.py", "fixed.json", "seaway run shop:app --dev", "seaway init shop"} <= done
+    assert (ROOT / "examples" / "shop.py").read_text().endswith((tmp_path / "shop.py").read_text())
 
 
 def waits(shell: Shell, screen: str) -> None:
@@ -103,13 +100,15 @@ def looks(shell: Shell, line: str, screen: str) -> None:
             command_of(line),
             cwd=shell.folder,
             env=shell.environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,  # In the order in which a terminal shows them.
             text=True,
             timeout=DEADLINE_SECONDS,
             check=False,
         )
-        shown = ended.stdout + ended.stderr
-        code = int("warning" in screen)  # what `seaway check` says of a letter
+        shown = ended.stdout
+        # What `seaway check` says of a letter, and `plan` of a difference.
+        code = int("warning" in screen or " plan" in line)
         return ended.returncode == code and plain(shown) == plain(screen)
 
     if line.startswith("python shop.py") or line.removeprefix("seaway ").startswith(CHANGING):

@@ -14,7 +14,7 @@ from django.db.transaction import atomic
 from django.test.utils import override_settings
 
 from drivers.framework import database
-from seaway.django import outbox
+from seaway.django import application, outbox
 from seaway.django.checks import settings_are_right
 from seaway.django.configuration import configured, url_of
 from seaway.errors import ConfigError
@@ -134,3 +134,15 @@ def test_the_command_line_stands_on_the_settings(
         with pytest.raises(CommandError, match="ended with 2"):
             call_command("seaway", "outbox", "stratus")
     assert "default" in connections
+
+
+def test_an_application_that_was_made_too_early_heeds_no_option(
+    connection: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with override_settings(SEAWAY={"contexts": ["sea"]}):
+        application.cache_clear()
+        application()
+        with pytest.raises(CommandError, match="ended with 2"):
+            call_command("seaway", "--server", "nats://127.0.0.1:1", "run")
+        application.cache_clear()
+    assert "made before the command's root options were read" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.inboxes import KINDS, Kind
+from drivers.inboxes import KINDS, PLAIN, Kind
 from seaway import Seaway
 from seaway.brokers.jetstream.pull import Pull
 from seaway.consumer import Delivery
@@ -46,7 +46,7 @@ class TaskOpened:
 SUBJECT = str(event_type_of(CaseOpened).subject)
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
+@pytest.fixture(params=[*KINDS, *PLAIN], ids=lambda kind: kind.__name__)
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     found: type[Kind] = request.param
     if found.engine == "sqlite":
@@ -121,6 +121,7 @@ async def test_effects_and_events_are_exactly_once(
         consumer = app.consumer("case_mgmt", from_context="sea", tx=given, batch=batch, workers=2)
 
         @consumer.handler(CaseOpened)
+        @kind.handler
         async def open_case(event: CaseOpened, delivery: Delivery) -> None:
             tries[event.number] += 1
             handles.add(type(delivery.tx).__name__)

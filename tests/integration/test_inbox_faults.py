@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg_pool import ConnectionPool
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.orm import sessionmaker
 
 from drivers.inboxes import KINDS, AlchemySessions, AsyncpgPool, Kind, PsycopgPool, SqlitePath
 from seaway.contracts import InboxStore, Store
@@ -25,6 +27,7 @@ from seaway.errors import (
 )
 from seaway.events import new_event_id
 from seaway.inbox import inbox_for, inbox_of
+from seaway.inbox.opening import thread_inbox_for
 from seaway.stores import open_store
 from seaway.testing.databases import Databases
 
@@ -312,8 +315,9 @@ async def test_without_a_database_it_says_so_once(
     "tx", [17, object(), AsyncpgPool, "postgresql://user@host/database", b"path"]
 )
 def test_what_gives_no_transactions_is_refused_by_name(tx: object) -> None:
-    with pytest.raises(ConfigError, match="gives no transactions"):
-        inbox_for(tx)
+    for opened in (inbox_for, thread_inbox_for):
+        with pytest.raises(ConfigError, match="gives no transactions"):
+            opened(tx)
 
 
 async def test_a_function_that_gives_something_else_is_refused() -> None:
@@ -321,10 +325,33 @@ async def test_a_function_that_gives_something_else_is_refused() -> None:
         await claims(inbox_for(lambda: 17))
 
 
+async def test_what_is_for_the_other_kind_of_handlers_is_refused_with_what_is_for_this(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    for given, wanted in (
+        (sessionmaker(), "are async, and .*sessionmaker is for plain ones .*an asyncpg Pool"),
+        (ConnectionPool(postgres_url, open=False), "psycopg AsyncConnectionPool"),
+    ):
+        with pytest.raises(ConfigError, match=wanted):
+            inbox_for(given)
+    with pytest.raises(ConfigError, match=r"are plain, and .*for async ones .*SQLAlchemy session"):
+        thread_inbox_for(async_sessionmaker())
+    with pytest.raises(ConfigError, match=r"gives a sqlite3\.Connection .*aiosqlite"):
+        await claims(inbox_for(lambda: sqlite3.connect(tmp_path / "one.db")))
+    for gives, named in ((asyncpg_connection, "to be awaited"), (lambda: 17, r"builtins\.int")):
+        with pytest.raises(ConfigError, match=rf"{named} .*a psycopg Connection"):
+            await thread_inbox_for(gives).transaction().__aenter__()
+
+
+async def asyncpg_connection() -> None: ...
+
+
 async def test_a_pool_that_is_not_open_is_refused(postgres_url: str) -> None:
     made = PsycopgPool(postgres_url)
     with pytest.raises(ConfigError, match="not open"):
         await claims(inbox_for(made.pool(postgres_url, open=False)))
+    with pytest.raises(ConfigError, match="not open"):
+        await thread_inbox_for(ConnectionPool(postgres_url, open=False)).transaction().__aenter__()
 
 
 async def test_an_engine_in_autocommit_mode_is_refused(postgres_url: str) -> None:

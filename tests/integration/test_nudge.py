@@ -10,13 +10,20 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from django.db import connections
+from django.db.transaction import atomic
+from django.test.utils import override_settings
 from sqlalchemy import create_engine, event
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool
 
+from drivers.framework import database
 from seaway.app import Seaway
+from seaway.django import application
+from seaway.django import outbox as django_outbox
 from seaway.embedded.nats_server import NatsServer
 from seaway.events import RawEvent
+from seaway.stores import open_configured
 from seaway.testing.conformance.store import claim_all
 
 pytestmark = pytest.mark.server
@@ -36,8 +43,6 @@ async def app(tmp_path: Path, nats_server: NatsServer) -> AsyncIterator[Seaway]:
         }
     )
     async with app:
-        from seaway.stores import open_configured
-
         store = await open_configured(app.settings)
         await store.schema.upgrade()
         await store.close()
@@ -92,3 +97,28 @@ def test_after_its_loop_has_ended_it_does_nothing(tmp_path: Path, nats_server: N
 
     asyncio.run(connect())
     app.nudge()
+
+
+async def test_djangos_outbox_tells_the_relay_of_its_own_process(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    url = f"sqlite:///{tmp_path}/app.db"
+    said = {"nats": {"url": nats_server.url}, "outbox": {"poll": "60s"}, "contexts": ["sea"]}
+
+    def work() -> None:
+        with atomic():
+            django_outbox.add(RawEvent("sea.event.case_moved.v1", b"{}"))
+        connections.close_all()
+
+    with database(url), override_settings(SEAWAY=said):
+        application.cache_clear()
+        async with await open_configured(application().settings) as made:  # type: ignore[attr-defined]
+            await made.schema.upgrade()
+        async with application() as app:
+            store = await app.open_store()
+            await claim_all(store)
+            waiting = asyncio.create_task(store.wait(FOREVER))
+            await asyncio.to_thread(work)
+            await asyncio.wait_for(waiting, 10)
+            assert len(await claim_all(store)) == 1
+        application.cache_clear()

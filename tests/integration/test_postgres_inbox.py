@@ -15,10 +15,10 @@ import pytest
 
 from seaway.errors import ConfigError
 from seaway.events import new_event_id
+from seaway.inbox.letters import letter_row
 from seaway.stores.postgres import PostgresStore
 from seaway.stores.postgres.retention import first_id
 from seaway.testing.databases import Database, Databases
-from seaway.waiting_events import letter_row
 
 CONSUMER = "case_mgmt__from_sea"
 DAY = timedelta(days=1)

@@ -21,11 +21,11 @@ from seaway.config import settings_from_mapping
 from seaway.contracts import JSON, ConsumerInfo, Incoming, Message, Stored, StoredMessage
 from seaway.dead_letters import DeadLetters, Letter, Sweeper
 from seaway.embedded.nats_server import NatsServer
+from seaway.inbox.letters import letter_row
 from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX, SWEEPER_DURABLE
 from seaway.stores.sqlite import SqliteStore
 from seaway.telemetry import DeadLettered, Signal, Telemetry
 from seaway.testing.drills.foreign import Publication, foreign_client
-from seaway.waiting_events import letter_row
 
 pytestmark = pytest.mark.server
 TIMEOUT = timedelta(seconds=5)

@@ -121,14 +121,17 @@ def test_without_options_the_application_is_as_it_is_written(service: Path) -> N
     assert destination_of(module) == Destination("events", notify=True)
 
 
-def test_a_durable_that_the_other_file_lacks_is_named_with_that_file(service: Path) -> None:
+async def test_a_durable_that_the_other_file_lacks_is_named_with_that_file(service: Path) -> None:
     (service / "less.yaml").write_text("contexts: [sea]\n")
     said = (
         r"case_mgmt__from_sea is not in less\.yaml \(add it under consumers:, where there are now "
-        r"none; contexts: makes sea__default besides\)"
+        r"none; contexts: makes sea__default besides; `seaway topology plan --app` prints the lines"
     )
+    app = loaded(service, '"other.yaml"', Flags(Path("less.yaml"))).app
     with pytest.raises(ConfigError, match=said):
-        loaded(service, '"other.yaml"', Flags(Path("less.yaml")))
+        await app.run()  # and connects to nothing
+    # What only publishes has no durable to miss.
+    assert app.lacking().mapping["consumers"] == [CONSUMER]
 
 
 def test_settings_that_options_cannot_reach_are_an_error_with_the_way_out(service: Path) -> None:

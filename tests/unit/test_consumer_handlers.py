@@ -79,23 +79,46 @@ def test_a_second_handler_is_refused_and_both_are_named(kind: type[Any]) -> None
     assert re.search(rf"first \({here}:\d+\) and .*second \({here}:\d+\)", str(refused.value))
 
 
-def test_a_plain_function_is_refused_with_the_way_out() -> None:
-    def handle(event: CaseOpened, delivery: Delivery) -> None: ...
+def test_a_consumers_handlers_are_all_of_one_kind() -> None:
+    def plain(event: CaseOpened, delivery: Delivery) -> None: ...
+    async def other(event: RawEvent, delivery: Delivery) -> None: ...
 
-    with pytest.raises(ConfigError, match=r"handle \(.*:\d+\) is not async .*to_thread"):
-        consumer().handler(CaseOpened)(cast("Any", handle))
+    one, two = consumer(), consumer()
+    assert one.handler(CaseOpened)(plain) is plain
+    with pytest.raises(ConfigError, match=r"plain \(.*:\d+\) is plain, .*other \(.*\) is async"):
+        one.handler(RawEvent)(other)
+    two.handler(RawEvent)(other)
+    with pytest.raises(ConfigError, match=r"plain \(.*:\d+\) is plain, .*other \(.*\) is async"):
+        two.handler(CaseOpened)(plain)
+    assert (one.plain, two.plain) == (True, False)
+
+
+def test_a_function_that_yields_handles_nothing() -> None:
+    def handle(event: CaseOpened, delivery: Delivery) -> Any:
+        yield
+
+    with pytest.raises(ConfigError, match=r"handle \(.*:\d+\) yields"):
+        consumer().handler(CaseOpened)(handle)
 
 
 async def none() -> None: ...
-async def one(event: CaseOpened) -> None: ...
 async def three(event: CaseOpened, delivery: Delivery, more: str) -> None: ...
-async def keyword(event: CaseOpened, *, delivery: Delivery) -> None: ...
+async def keyword(*, event: CaseOpened, delivery: Delivery) -> None: ...
 async def rest(*args: Any) -> None: ...
 
 
-@pytest.mark.parametrize("handle", [none, one, three, keyword, rest])
-def test_a_handler_takes_two_parameters(handle: Any) -> None:
-    with pytest.raises(ConfigError, match=r"takes two: .event: CaseOpened, delivery: Delivery"):
+@pytest.mark.parametrize(
+    ("handle", "says"),
+    [
+        (none, "takes no event"),
+        (three, "nobody fills more: str"),
+        (keyword, "takes no event"),
+        (rest, "takes no event"),
+    ],
+)
+def test_a_handler_whose_parameters_nobody_fills_is_refused(handle: Any, says: str) -> None:
+    wanted = f"{handle.__name__} .*{says} .a handler takes .event: CaseOpened, delivery: Delivery"
+    with pytest.raises(ConfigError, match=wanted):
         consumer().handler(CaseOpened)(handle)
 
 
@@ -110,7 +133,7 @@ def test_a_wrong_delivery_is_refused() -> None:
     async def handle(event: CaseOpened, delivery: str) -> None: ...
 
     with pytest.raises(ConfigError, match="delivery is annotated str, but is given Delivery"):
-        consumer().handler(CaseOpened)(handle)  # type: ignore[arg-type]
+        consumer().handler(CaseOpened)(handle)
 
 
 def test_annotations_that_only_the_type_checker_sees_are_left_to_it() -> None:

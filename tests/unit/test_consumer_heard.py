@@ -16,9 +16,9 @@ from seaway.consumer import Consumer, Delivery
 from seaway.consumer.outcomes import _KINDS
 from seaway.errors import AlreadyProcessed, ConfigError, Poison, Retry
 from seaway.events import RawEvent, event
+from seaway.inbox.letters import letter_row
 from seaway.naming import Durable
 from seaway.retry import Backoff
-from seaway.waiting_events import letter_row
 
 AT_ONCE = Backoff(SOON, SOON)
 V1, V2 = "memo.event.order_placed.v1", "memo.event.order_placed.v2"

@@ -13,9 +13,9 @@ from consuming import DURABLE, EVENTS, SOON, Bench, consumer, message, note, unt
 from seaway.consumer import Delivery
 from seaway.errors import BrokerUnavailable, CannotRewind, Retry
 from seaway.events import RawEvent
+from seaway.inbox.letters import letter_row
 from seaway.telemetry import ConsumerPaused
 from seaway.testing.memory_broker import MemoryBroker
-from seaway.waiting_events import letter_row
 
 
 @pytest.fixture
@@ -81,6 +81,46 @@ async def test_what_a_letter_stands_for_takes_no_effect(bench: Bench, looked_up:
     await until(lambda: bench.events.acked == [1, 2, 3])
     await bench.finish()
     assert list(bench.store.effects) == ["e1", "e3"]
+
+
+async def test_what_another_process_had_rewound_may_be_a_letter(bench: Bench) -> None:
+    """It comes as if for the first time; only the numbers of deliveries say that it does not."""
+    calls: list[str] = []
+    go_on = asyncio.Event()
+
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        calls.append(delivery.event_id)
+        await go_on.wait()
+        await note(event, delivery)
+
+    async with bench.store.transaction() as tx:
+        await tx.claim(*letter_row(DURABLE, (EVENTS, 2), "e2"))
+    bench.start(consumer(handle))
+    await bench.events.publish(message("e1"), message("e2"))
+    await until(lambda: calls == ["e1"])
+    await bench.events.deliver_to_another(1)
+    bench.events.rewound_elsewhere()
+    go_on.set()
+    await until(lambda: 2 in bench.events.acked)
+    await bench.finish()
+    assert set(bench.store.effects) == {"e1"}
+    assert bench.letters.stored == [("e2", "exhausted")]
+
+
+async def test_what_was_rewound_before_this_process_began_may_be_a_letter(bench: Bench) -> None:
+    await bench.events.publish(*(message(f"e{number}") for number in range(1, 5)))
+    async with MemoryBroker.subscribe(bench.broker, EVENTS, DURABLE) as other:
+        given = await other.next(4, timeout=SOON)
+        await other.ack(given[0])
+    async with bench.store.transaction() as tx:
+        await tx.claim(DURABLE, "e1")
+        await tx.claim(*letter_row(DURABLE, (EVENTS, 3), "e3"))
+    bench.events.rewound_elsewhere()
+    bench.start(consumer(note))
+    await until(lambda: bench.events.acked == [2, 3, 4])
+    await bench.finish()
+    assert set(bench.store.effects) == {"e2", "e4"}
+    assert bench.letters.stored == [("e3", "exhausted")]
 
 
 async def test_after_a_gap_what_was_lost_on_the_way_comes_first(bench: Bench) -> None:

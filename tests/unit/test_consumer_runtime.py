@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,14 +25,14 @@ from consuming import (
     until,
 )
 from seaway.consumer import Consumer, Delivery
-from seaway.contracts import Message
+from seaway.contracts import InboxTransaction, Message
 from seaway.errors import AlreadyProcessed, ConfigError, NotFound, Poison, Retry, StoreUnavailable
 from seaway.events import RawEvent, current_chain, event
+from seaway.inbox.letters import letter_row
 from seaway.naming import Durable
 from seaway.retry import Backoff, RetryPolicy
 from seaway.telemetry import ConsumerPaused, ConsumerResumed, DeadLettered, Delivered
 from seaway.testing.memory_broker import MemoryBroker
-from seaway.waiting_events import letter_row
 
 
 @pytest.fixture
@@ -571,8 +572,8 @@ def _row_of(stream_seq: int) -> tuple[str, list[str]]:
     return consumer, [row]
 
 
-async def test_a_letter_is_not_acknowledged_before_the_inbox_knows_of_it(bench: Bench) -> None:
-    """What is neither pending nor known would be waited for after a crash."""
+async def test_a_letter_is_not_stored_before_the_inbox_knows_of_it(bench: Bench) -> None:
+    """Somebody else who is given the message meanwhile would handle it."""
 
     async def handle(event: RawEvent, delivery: Delivery) -> None:
         bench.store.away = 1_000_000
@@ -580,14 +581,64 @@ async def test_a_letter_is_not_acknowledged_before_the_inbox_knows_of_it(bench: 
 
     bench.start(consumer(handle))
     await bench.events.publish(message("e1"))
-    await until(lambda: bool(bench.letters.stored))
     await until(lambda: [wait.about for wait in bench.telemetry.waits] == ["dead letters"])
+    assert bench.letters.stored == []
     assert bench.events.acked == []
     bench.store.away = 0
     await until(lambda: bench.events.acked == [1])
     await bench.finish()
     assert bench.letters.stored == [("e1", "poison")], "one letter, however long that took"
     assert await bench.store.claimed(*_row_of(1))
+
+
+async def test_what_took_effect_elsewhere_meanwhile_becomes_no_letter(bench: Bench) -> None:
+    """This process stood still after its handler had failed, and another one was given it."""
+    other, decided = bench.store.transaction, asyncio.Event()
+
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        bench.store.transaction = meanwhile  # type: ignore[method-assign]
+        raise Poison("bad")
+
+    @asynccontextmanager
+    async def meanwhile() -> AsyncIterator[InboxTransaction]:
+        bench.store.transaction = other  # type: ignore[method-assign]
+        async with other() as tx:
+            await tx.claim(DURABLE, "e1")
+        decided.set()
+        async with other() as tx:
+            yield tx
+
+    bench.start(consumer(handle))
+    await bench.events.publish(message("e1"))
+    await until(lambda: bench.events.acked == [1])
+    await bench.finish()
+    assert decided.is_set()
+    assert bench.letters.stored == []
+    assert bench.outcomes() == ["already_processed"]
+
+
+async def test_what_others_decided_while_nothing_ran_here_has_no_effect(bench: Bench) -> None:
+    """A first delivery that this process slept through: its letter may be there by now."""
+    await bench.events.configure(ack_wait=50_000_000)
+
+    async def handle(event: RawEvent, delivery: Delivery) -> None:
+        calls.append(delivery.event_id)
+        stand_still()
+        await note(event, delivery)
+
+    def stand_still() -> None:
+        time.sleep(0.2)
+
+    calls: list[str] = []
+    async with bench.store.transaction() as tx:
+        await tx.claim(*letter_row(DURABLE, (EVENTS, 1), "e1"))
+    await bench.events.publish(message("e1"))
+    bench.start(consumer(handle))
+    await until(lambda: bench.letters.stored == [("e1", "exhausted")])
+    await until(lambda: bench.events.acked == [1])
+    await bench.finish()
+    assert calls[:1] == ["e1"]
+    assert bench.store.effects == {}
 
 
 async def test_a_letter_of_what_lay_there_before_stands_for_nothing(bench: Bench) -> None:
@@ -612,3 +663,5 @@ async def test_what_comes_again_after_its_letter_takes_no_effect(bench: Bench) -
     await until(lambda: sorted(bench.events.acked) == [1, 2])
     await bench.finish()
     assert set(bench.store.effects) == {"e2"}
+    # Who decided that may have ended before it was stored: the queue takes it once.
+    assert bench.letters.stored == [("e1", "exhausted")]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from dataclasses import dataclass
+    from typing import Annotated
 
     from seaway import Consumer, Delivery, RawEvent
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     class Closed:
         case_id: str
 
+    def take(ids: list[str]) -> None: ...
+
     def agree(consumer: Consumer) -> None:
         @consumer.handler(Opened)
         async def one(event: Opened, delivery: Delivery) -> None: ...
@@ -31,18 +34,38 @@ if TYPE_CHECKING:
         @consumer.batch_handler(Opened)
         async def lists(events: list[Opened], deliveries: list[Delivery]) -> None: ...
 
+        @consumer.handler(Opened)
+        async def alone(event: Opened) -> None: ...
+
+        @consumer.handler(Opened)
+        async def more(
+            event: Opened, delivery: Delivery, thing: Annotated[int, "said"]
+        ) -> None: ...
+
         @consumer.batch_handler(Opened)
         async def wider(events: Sequence[Opened], deliveries: Sequence[Delivery]) -> None: ...
+
+        @consumer.handler(Opened)
+        def plain(event: Opened, delivery: Delivery) -> None:
+            take(delivery.add(event))
+            plain(event, delivery)
+
+        @consumer.batch_handler(Opened)
+        def plain_lists(events: list[Opened], deliveries: list[Delivery]) -> None: ...
 
     def disagree(consumer: Consumer) -> None:
         @consumer.handler(Opened)  # type: ignore[arg-type]
         async def other(event: Closed, delivery: Delivery) -> None: ...
 
         @consumer.handler(Opened)  # type: ignore[arg-type]
-        def plain(event: Opened, delivery: Delivery) -> None: ...
+        def plain(event: Closed, delivery: Delivery) -> None: ...
+
+        @consumer.handler(Opened)  # type: ignore[type-var]
+        def gives(event: Opened, delivery: Delivery) -> int:
+            return 1
 
         @consumer.handler(Opened)  # type: ignore[arg-type]
-        async def few(event: Opened) -> None: ...
+        async def none() -> None: ...
 
         @consumer.handler(Opened)  # type: ignore[arg-type]
         async def lists(events: list[Opened], deliveries: list[Delivery]) -> None: ...
@@ -53,5 +76,9 @@ if TYPE_CHECKING:
         @consumer.batch_handler(Opened)  # type: ignore[arg-type]
         async def single(event: Opened, delivery: Delivery) -> None: ...
 
-        @consumer.batch_handler(Opened)  # type: ignore[arg-type]
-        async def one_delivery(events: list[Opened], delivery: Delivery) -> None: ...
+    async def call_it(consumer: Consumer, event: Opened, delivery: Delivery) -> None:
+        @consumer.handler(Opened)
+        async def handle(event: Opened, delivery: Delivery, *, thing: int = 0) -> None: ...
+
+        await handle(event, delivery, thing=1)
+        await handle(event, delivery, thing="1")  # type: ignore[arg-type]

@@ -131,6 +131,7 @@ def test_all_else_begins_with_seaway_and_ends_in_a_unit() -> None:
         "_bool",
         "_code",
         "_processes",
+        "_threads",
         "_waits",
     )
     assert names

@@ -21,7 +21,7 @@ from seaway.brokers.jetstream.client import SturdyClient, Transport
 
 SOURCES = Path(__file__).parents[2] / "src" / "seaway"
 CLIENT = "brokers/jetstream/client.py"
-DOCUMENTED = {"_exit"}
+DOCUMENTED = {"_exit", "_current_frames"}
 OTHERS = {"_conn"}
 """Beside the NATS client's: aiosqlite's connection in its thread."""
 

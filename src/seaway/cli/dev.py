@@ -24,7 +24,7 @@ from seaway.demo.log import XES, Columns
 from seaway.demo.plan import Options, decide_plan
 from seaway.demo.run import Outcome, Run
 from seaway.demo.view import Progress, View, report
-from seaway.embedded.nats_server import NatsCluster, NatsServer
+from seaway.embedded.nats_server import NatsCluster, NatsServer, development_server
 from seaway.embedded.postgres import PostgresServer
 from seaway.embedded.process import PortTaken
 from seaway.errors import ConfigError
@@ -99,8 +99,8 @@ async def init(
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
     printing.note(
-        f"{path} is written. Next: seaway dev, and in another terminal seaway topology apply, "
-        "seaway db upgrade."
+        f"{path} is written. Next: seaway topology plan --app MODULE:APP shows what your code "
+        "names besides; seaway run MODULE:APP --dev runs it."
     )
 
 
@@ -144,9 +144,7 @@ async def dev(
                 raise
 
         nats: NatsServer | NatsCluster = (
-            NatsCluster(cluster)
-            if cluster > 1
-            else NatsServer(store_dir=directory, port=port or None)
+            NatsCluster(cluster) if cluster > 1 else development_server(directory, port or None)
         )
         await start(nats, "--port")
         database = None
@@ -162,8 +160,8 @@ async def dev(
             if database is not None:  # What the file says need not win over the file.
                 say(f"export SEAWAY_DATABASE_URL={database}")
             printing.note(
-                "Ready. Next, in another terminal: seaway topology apply, seaway db upgrade. "
-                "Ctrl-C stops."
+                "Ready. Next, in another terminal: seaway run MODULE:APP --dev; or seaway topology "
+                "apply, seaway db upgrade. Ctrl-C stops."
             )
         await stop.wait()
 

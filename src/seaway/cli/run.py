@@ -9,26 +9,28 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, nullcontext, suppress
 from typing import Annotated
 
 import typer
 
-from seaway.app import Seaway, root_options
+from seaway.app import Seaway
 from seaway.cli import log, printing, session
 from seaway.cli.printing import Json, print_json, progress
+from seaway.config import root_options
 from seaway.contracts import Backlog, OutboxEntry
-from seaway.errors import ConfigError, StoreUnavailable
+from seaway.errors import ConfigError, NoDatabase, NotFound, StoreUnavailable
 from seaway.monitor import Activity, serving
 from seaway.parts import run_parts, stop_on_signals
 from seaway.upkeep import Presence
+from seaway.waiting import done_before
 from seaway.words import counted
 
 
-def load_application(target: str, flags: session.Flags) -> Seaway:
+def load_application(target: str, flags: session.Flags, *, required: bool = True) -> Seaway:
     """Import ``module:attribute``, its settings under ``flags``; ``ConfigError`` says which half is
-    wrong, or that the flags do not reach it."""
+    wrong, or that the flags do not reach it. Not ``required``: it needs no file."""
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
         raise ConfigError(
@@ -36,7 +38,7 @@ def load_application(target: str, flags: session.Flags) -> Seaway:
         )
     sys.path.insert(0, "")
     try:
-        with root_options(flags.config, flags.overrides):
+        with root_options(flags.config, flags.overrides, required=required):
             found = getattr(importlib.import_module(module_name), attribute, None)
     except ModuleNotFoundError as error:
         if error.name != module_name and not module_name.startswith(f"{error.name}."):
@@ -47,6 +49,11 @@ def load_application(target: str, flags: session.Flags) -> Seaway:
     if not isinstance(found, Seaway):
         raise ConfigError(f"{target!r} is {type(found).__name__}, not a Seaway application")
     if (flags.config or flags.overrides) and not found.heeds_root_options:
+        if flags.project is not None and target == flags.project.application:
+            raise ConfigError(
+                "the application was made before the command's root options were read",
+                hint="let nothing import a module of handlers when Django starts (models, ready)",
+            )
         raise ConfigError(
             f"the settings of {target!r} are in its own code, so root options cannot change them",
             hint="make it with Seaway.from_config(...)",
@@ -63,6 +70,14 @@ async def run_application(
             metavar="MODULE:APP", help="Where the Seaway object is; a Django project has one."
         ),
     ] = None,
+    dev: Annotated[
+        bool,
+        typer.Option(
+            "--dev",
+            help="First bring up, on this machine, what it needs: a server, streams, durables, "
+            "tables.",
+        ),
+    ] = False,
     relay: Annotated[bool, typer.Option(help="Run the relay too.")] = True,
     consumers: Annotated[bool, typer.Option(help="Run the consumers.")] = True,
     sweeper: Annotated[bool, typer.Option(help="Sweep exhausted messages into the DLQ.")] = True,
@@ -83,10 +98,36 @@ async def run_application(
                 "MODULE:APP is missing", hint="name the application, like shop.events:app"
             )
         target = flags.project.application
-    application = load_application(target, flags)
+    application = load_application(target, flags, required=not dev)
     log.set_up(log_level, log_format)  # After the import: what the application set up stands.
     application.wait = True
-    await application.run(relay=relay, consumers=consumers, sweeper=sweeper, metrics=metrics)
+    async with AsyncExitStack() as running:
+        stop = running.enter_context(stop_on_signals())
+        if dev and not await done_before(stop, _bring_up(application, running)):
+            return
+        with nullcontext() if dev else _way_in():
+            await application.run(
+                stop, relay=relay, consumers=consumers, sweeper=sweeper, metrics=metrics
+            )
+
+
+async def _bring_up(application: Seaway, running: AsyncExitStack) -> None:
+    from seaway.cli.development import bring_up  # Production does without embedded servers.
+
+    await bring_up(application, running)
+
+
+@contextmanager
+def _way_in() -> Iterator[None]:
+    """What is not there at all may be a first day's."""
+    way = "in development, seaway run --dev makes it"
+    try:
+        yield
+    except NoDatabase as error:
+        error.hint = error.hint or way
+        raise
+    except NotFound as error:
+        raise NotFound(f"{error} ({way})") from error
 
 
 # ------------------------------------------------------------------------------- relay

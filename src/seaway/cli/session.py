@@ -22,7 +22,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
 import typer
 
 from seaway.cli import printing
-from seaway.config import Settings, load_settings, parse_duration, settings_from_mapping
+from seaway.config import (
+    DEVELOPMENT_FILE,
+    Settings,
+    load_settings,
+    parse_duration,
+    settings_from_mapping,
+)
 from seaway.contracts import Broker, Store
 from seaway.errors import ConfigError, NotPermitted, SeawayError, TransientError
 from seaway.headers import parse_time
@@ -63,12 +69,14 @@ def flags(ctx: typer.Context) -> Flags:
 
 
 def settings(ctx: typer.Context, *, required: bool = True) -> Settings:
-    """The settings that flags, file and environment give; ``ConfigError`` otherwise, and where
-    there is no file and one is ``required``."""
+    """The settings that flags, file and environment give; where there is no file, those that
+    ``seaway run --dev`` brought up here. ``ConfigError`` otherwise, where one is ``required``."""
     given = flags(ctx)
     if given.config is None and (project := given.project) is not None:
         return settings_from_mapping(project.settings(), flags=given.overrides, shown=project.shown)
-    return load_settings(given.config, flags=given.overrides, required=required)
+    return load_settings(
+        given.config, flags=given.overrides, required=required, otherwise=DEVELOPMENT_FILE
+    )
 
 
 # ------------------------------------------------------------------------------- options

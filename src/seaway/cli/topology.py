@@ -17,6 +17,8 @@ import yaml
 from seaway import topology
 from seaway.cli import printing, session
 from seaway.cli.printing import Column, Json, print_json, print_list, say
+from seaway.cli.run import load_application
+from seaway.config import DEFAULT_FILE, Lacking, Settings
 from seaway.contracts import BrokerAdmin
 from seaway.topology import ROLES, Change, Rights, rights
 from seaway.words import counted
@@ -49,16 +51,54 @@ _COLUMNS: Sequence[Column[Change]] = (
 
 
 @app.command()
-def plan(ctx: typer.Context, as_json: Json = False) -> None:
-    """Show what differs. Exit 0: nothing, 1: something."""
-    found = session.run(_planned(ctx))
+def plan(
+    ctx: typer.Context,
+    application: Annotated[
+        str | None,
+        typer.Option(
+            "--app",
+            metavar="MODULE:APP",
+            help="Show first what this application names and the file does not.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what differs. Exit 0: nothing, 1: something.
+
+    With --app, and always in a Django project, what the application's code names has to be in the
+    file first: while it is not, the lines to add are shown, and no server is asked.
+    """
+    configured, missing = session.run(_wanted(ctx, application))
+    if missing:
+        with session.verdict(1):
+            _show_lacking(missing, application or "the code", configured, as_json)
+    found = session.run(_planned(configured))
     with session.verdict(0 if found.empty else 1):
         _show(found, as_json)
 
 
-async def _planned(ctx: typer.Context) -> topology.Plan:
-    async with _compared(ctx) as (found, _):
+async def _wanted(ctx: typer.Context, application: str | None) -> tuple[Settings, Lacking]:
+    flags = session.flags(ctx)
+    if application is None and flags.project is not None:
+        application = flags.project.application
+    if application is None:
+        return session.settings(ctx), Lacking()
+    made = load_application(application, flags, required=False)
+    return made.settings, made.lacking()
+
+
+async def _planned(configured: Settings) -> topology.Plan:
+    async with _compared(configured) as (found, _):
         return found
+
+
+def _show_lacking(missing: Lacking, application: str, configured: Settings, as_json: bool) -> None:
+    if as_json:
+        print_json({"lacking": missing.mapping})
+        return
+    file = configured.source or f"{DEFAULT_FILE}, which is not here (`seaway init` writes one)"
+    printing.note(f"{application} names what is not in {file}. To add:")
+    typer.echo(missing.text, nl=False)
 
 
 @app.command()
@@ -71,7 +111,7 @@ async def apply(
     as_json: Json = False,
 ) -> None:
     """Make the server as the file says. Safe to repeat."""
-    async with _compared(ctx) as (found, admin):
+    async with _compared(session.settings(ctx)) as (found, admin):
         await topology.apply(found, admin, allow_data_loss)
     _show(found, as_json)
     if found.changes:
@@ -96,9 +136,8 @@ async def export(ctx: typer.Context, as_json: Json = False) -> None:
 
 
 @asynccontextmanager
-async def _compared(ctx: typer.Context) -> AsyncIterator[tuple[topology.Plan, BrokerAdmin]]:
+async def _compared(configured: Settings) -> AsyncIterator[tuple[topology.Plan, BrokerAdmin]]:
     """What makes the server as the file says, and the server."""
-    configured = session.settings(ctx)
     async with session.open_server(configured) as broker:
         wanted = topology.desired(configured)
         yield topology.plan(wanted, await topology.actual(broker.admin, wanted)), broker.admin

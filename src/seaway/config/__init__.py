@@ -5,7 +5,13 @@ context, default). Must not know who uses them. Guarantees: what loads is cohere
 is one ``ConfigError`` with the file's line and the way out. The environment is read here alone.
 """
 
-from seaway.config.loading import DEFAULT_FILE, load_settings, settings_from_mapping
+from seaway.config.completing import Lacking, completed, lacking, written
+from seaway.config.loading import (
+    DEFAULT_FILE,
+    DEVELOPMENT_FILE,
+    load_settings,
+    settings_from_mapping,
+)
 from seaway.config.models import (
     OWN_API,
     REDRIVE_WINDOW,
@@ -17,6 +23,7 @@ from seaway.config.models import (
     Settings,
     StreamSettings,
 )
+from seaway.config.root_options import application_settings, root_options
 from seaway.config.values import (
     UNLIMITED,
     WEB_SCHEMES,
@@ -33,12 +40,14 @@ from seaway.config.values import (
 
 __all__ = [
     "DEFAULT_FILE",
+    "DEVELOPMENT_FILE",
     "OWN_API",
     "REDRIVE_WINDOW",
     "UNLIMITED",
     "WEB_SCHEMES",
     "AlertSettings",
     "ConsumerSettings",
+    "Lacking",
     "NatsSettings",
     "OutboxSettings",
     "ProfileSettings",
@@ -46,13 +55,18 @@ __all__ = [
     "ServerUrl",
     "Settings",
     "StreamSettings",
+    "application_settings",
+    "completed",
     "format_duration",
     "format_size",
     "from_nanoseconds",
+    "lacking",
     "load_settings",
     "parse_duration",
     "parse_size",
     "redact_url",
+    "root_options",
     "settings_from_mapping",
     "to_nanoseconds",
+    "written",
 ]

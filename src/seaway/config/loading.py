@@ -34,6 +34,8 @@ from seaway.errors import ConfigError, InvalidName
 from seaway.words import nearest
 
 DEFAULT_FILE = "seaway.yaml"
+DEVELOPMENT_FILE = Path(".seaway", DEFAULT_FILE)
+"""What ``seaway run --dev`` brought up last in this folder."""
 _NOT_KEYS = ("source", "implied")
 _NOTHING = object()
 _SECRETS = frozenset({"password", "token", "url", "database"})
@@ -54,8 +56,10 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
     required: bool = True,
+    otherwise: Path | None = None,
 ) -> Settings:
-    """The settings of ``path``, else of ``SEAWAY_CONFIG``, else of ``./seaway.yaml``.
+    """The settings of ``path``, else of ``SEAWAY_CONFIG``, else of ``./seaway.yaml``, else of
+    ``otherwise`` where that is there.
 
     The environment wins over the file, so that what is committed can be overridden where it runs.
     ``flags`` has the file's shape (``{"nats": {"url": …}}``) and wins over both; ``None`` in it
@@ -65,10 +69,13 @@ def load_settings(
     environ = os.environ if environ is None else environ
     named = path or (Path(environ["SEAWAY_CONFIG"]) if environ.get("SEAWAY_CONFIG") else None)
     if named is None and not Path(DEFAULT_FILE).exists():
+        if otherwise is not None and otherwise.exists():
+            return _settings(read_document(otherwise, environ), environ, flags or {})
         if required:
             raise ConfigError(
                 f"there is no {DEFAULT_FILE} here",
-                hint="`seaway init` writes one; or name it with --config",
+                hint="`seaway init` writes one, `seaway run --dev` needs none; "
+                "or name it with --config",
             )
         return _settings(Document({}), environ, flags or {})
     return _settings(read_document(named or Path(DEFAULT_FILE), environ), environ, flags or {})
@@ -115,12 +122,12 @@ def _settings(document: Document, environ: Mapping[str, str], flags: Mapping[str
     streams, consumers = _implied(document, file)
     implied = tuple(one.durable for one in consumers[len(file.consumers) :])
     profile = file.profiles.get(file.profile, ProfileSettings())
-    profiled = tuple(_profiled(stream, profile) for stream in streams)
+    under_profile = tuple(profiled(stream, profile) for stream in streams)
     problems = [
         *_stream_problems(streams),
         *_consumer_problems(streams, consumers),
         *_database_problems(file),
-        *_inbox_problems(profiled, file.inbox),
+        *_inbox_problems(under_profile, file.inbox),
     ]
     if file.profile and file.profile not in file.profiles:
         problems.append(
@@ -135,11 +142,11 @@ def _settings(document: Document, environ: Mapping[str, str], flags: Mapping[str
         raise ConfigError(message, where=origin.of(place), hint=hint or None)
     inbox = file.inbox
     if inbox.retention is None:
-        inbox = InboxSettings(retention=shortest_inbox(profiled))
+        inbox = InboxSettings(retention=shortest_inbox(under_profile))
     return file.model_copy(
         update={
             "contexts": tuple(stream.context for stream in streams),
-            "streams": profiled,
+            "streams": under_profile,
             "consumers": consumers,
             "inbox": inbox,
             "source": document.name or document.shown,
@@ -148,7 +155,8 @@ def _settings(document: Document, environ: Mapping[str, str], flags: Mapping[str
     )
 
 
-def _profiled(stream: StreamSettings, profile: ProfileSettings) -> StreamSettings:
+def profiled(stream: StreamSettings, profile: ProfileSettings) -> StreamSettings:
+    """``stream`` with what ``profile`` says in its place."""
     overrides = {name: value for name, value in profile if value is not None}
     changed = stream.model_copy(update=overrides)
     if changed.max_age and changed.duplicate_window > changed.max_age:
@@ -190,17 +198,9 @@ def _implied(
             consumers.append(ConsumerSettings(stream=name, durable=durable))
     subjects = {stream.name: stream.subjects for stream in streams}
     return tuple(streams), tuple(
-        _filtered(consumer, subjects.get(consumer.stream, ()))
+        consumer.taking(subjects.get(consumer.stream, ()))
         for consumer in (*file.consumers, *consumers)
     )
-
-
-def _filtered(consumer: ConsumerSettings, subjects: tuple[str, ...]) -> ConsumerSettings:
-    if consumer.filters or not subjects:
-        return consumer
-    if len(subjects) == 1:
-        return consumer.model_copy(update={"filter_subject": subjects[0]})
-    return consumer.model_copy(update={"filter_subjects": subjects})
 
 
 Problem = tuple[Location, str, str]

@@ -265,6 +265,14 @@ class ConsumerSettings(Section):
         """What it takes, however it was written."""
         return (self.filter_subject,) if self.filter_subject else self.filter_subjects
 
+    def taking(self, subjects: tuple[str, ...]) -> ConsumerSettings:
+        """The same with ``subjects`` as its filters, where it has none."""
+        if self.filters or not subjects:
+            return self
+        if len(subjects) == 1:
+            return self.model_copy(update={"filter_subject": subjects[0]})
+        return self.model_copy(update={"filter_subjects": subjects})
+
 
 class ProfileSettings(Section):
     """What a profile says instead of every stream's own value."""

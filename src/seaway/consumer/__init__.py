@@ -10,8 +10,9 @@ One delivery's life, and the module that has it meanwhile::
                │          └── a heartbeat keeps alive all that is in hand, running or waiting
                └── what comes again meets the inbox, and what that knows of it (``standing``)
 
-``options`` and ``handlers`` say what is declared, ``outcomes`` decides what follows where a handler
-fails, ``state`` is what the others share.
+``options`` and ``handlers`` say what is declared; ``wiring`` finds out what a handler asks for,
+``dependencies`` makes that once a delivery, ``middleware`` stands around. ``outcomes`` decides what
+follows where a handler fails, ``state`` is what the others share.
 
 Authoritative: the durable on the server for what is pending, the inbox for what has taken effect.
 A crash anywhere leaves the message unacknowledged: it comes again and meets the inbox.
@@ -27,24 +28,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar, Unpack
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any, TypeVar, Unpack, cast
 
+from seaway.consumer.blocking import LostThreads, lookout
 from seaway.consumer.calling import Caller
-from seaway.consumer.handlers import BatchHandler, Delivery, Handler, HandlerTable
+from seaway.consumer.dependencies import Depends
+from seaway.consumer.handlers import Delivery, HandlerTable, Registers
 from seaway.consumer.lanes import by_source
+from seaway.consumer.middleware import Middleware
 from seaway.consumer.options import ConsumerOptions, whole
 from seaway.consumer.pulling import Puller, described
 from seaway.consumer.settling import Settler
 from seaway.consumer.state import HORIZON, Setup, State
+from seaway.consumer.wiring import Overrides
 from seaway.consumer.working import Workers
-from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter
+from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter, Store
 from seaway.errors import ConfigError
+from seaway.inbox.threads import PATIENCE, Threads
 from seaway.naming import Durable, redrive_stream, stream_context
 from seaway.retry import RetryPolicy
 from seaway.telemetry import Telemetry
 from seaway.waiting import set_within
 
-__all__ = ["Consumer", "ConsumerOptions", "Delivery"]
+__all__ = ["Consumer", "ConsumerOptions", "Delivery", "Depends"]
 
 E = TypeVar("E")
 
@@ -56,11 +64,17 @@ class Consumer:
     """A service's handlers on one durable, as ``Seaway.consumer`` makes it.
 
     ``options``: see ``ConsumerOptions``; ``ConfigError`` for one that is wrong. ``tx`` other than
-    ``"store"`` and ``None`` only ``Seaway.consumer`` can resolve.
+    ``"store"`` and ``None`` only ``Seaway.consumer`` can resolve. ``middleware``: what stands
+    around its handlers, the first outermost (``Seaway.middleware``).
     """
 
     def __init__(
-        self, durable: Durable, *, stream: str, **options: Unpack[ConsumerOptions]
+        self,
+        durable: Durable,
+        *,
+        stream: str,
+        middleware: Sequence[Middleware] = (),
+        **options: Unpack[ConsumerOptions],
     ) -> None:
         given = whole(str(durable), options)
         self.durable = durable
@@ -68,35 +82,67 @@ class Consumer:
         self.stream = stream
         self.tx = given["tx"]
         self._options = given
-        self._handlers = HandlerTable(str(durable), keeps_unknown=given["on_unknown"] == "letter")
+        self._handlers = HandlerTable(
+            str(durable), keeps_unknown=given["on_unknown"] == "letter", middleware=middleware
+        )
 
-    def handler(self, event: type[E]) -> Callable[[Handler[E]], Handler[E]]:
-        """Decorate ``async def handle(event, delivery)`` for an ``@event`` class.
+    def handler(self, event: type[E]) -> Registers[E]:
+        """Decorate ``async def handle(event, delivery)``, or ``def`` with the same parameters, for
+        an ``@event`` class.
 
-        ``RawEvent`` takes every event that no other handler here takes. The function is returned
-        as it is. ``ConfigError`` for a second handler of one event, a plain function, or an
-        annotation that says otherwise.
+        ``RawEvent`` takes every event that no other handler here takes. Also a method, a
+        ``functools.partial``, or an object with ``__call__``; the delivery may be left out, other
+        parameters have a default or ``Annotated[Thing, Depends(provider)]`` (``Depends``). Plain
+        functions run in threads, ``workers`` of them at a time; a consumer's handlers are all plain
+        or all ``async``. The function is returned as it is. ``ConfigError`` for a second handler of
+        one event, both kinds in one consumer, an annotation that says otherwise, or a parameter
+        that nobody fills.
         """
 
-        def decorate(handler: Handler[E]) -> Handler[E]:
+        def decorate(handler: Callable[..., Any]) -> Any:
             self._handlers.register(event, handler)
             return handler
 
         return decorate
 
-    def batch_handler(self, event: type[E]) -> Callable[[BatchHandler[E]], BatchHandler[E]]:
-        """Decorate ``async def handle(events: list[E], deliveries: list[Delivery])``.
+    def batch_handler(self, event: type[E]) -> Registers[list[E]]:
+        """Decorate ``async def handle(events: list[E], deliveries: list[Delivery])``, or ``def``.
 
         Both lists are in stream order by key, of one length, 1 to ``batch``, and share one
         transaction: all or nothing. Where it raises, the list is parted until the event that cannot
         be handled is a list of one. Otherwise as ``handler``.
         """
 
-        def decorate(handler: BatchHandler[E]) -> BatchHandler[E]:
+        def decorate(handler: Callable[..., Any]) -> Any:
             self._handlers.register(event, handler, takes_lists=True)
             return handler
 
         return decorate
+
+    @property
+    def contexts(self) -> set[str]:
+        """Those of the events that it has typed handlers for."""
+        return self._handlers.contexts
+
+    @property
+    def plain(self) -> bool:
+        """Whether its handlers are plain functions."""
+        return self._handlers.plain
+
+    @property
+    def handlers(self) -> HandlerTable:
+        """Which of them takes what."""
+        return self._handlers
+
+    def surround(self, middleware: Sequence[Middleware]) -> None:
+        """Put ``middleware`` around each handler, in place of what stood there; ``ConfigError``
+        where one of them cannot stand there. ``Seaway.middleware`` does that for all consumers."""
+        self._handlers.surround(middleware)
+
+    def override(self, overrides: Overrides) -> Sequence[Callable[..., Any]]:
+        """Put others in the place of providers of dependencies, instead of those that stood there;
+        every provider that a handler here depends on. ``Seaway.overriding`` does that for tests."""
+        return self._handlers.override(overrides)
 
     def handles(self, subject: str) -> bool:
         """Whether this subject is handled, or refused with a dead letter; others are ignored."""
@@ -111,9 +157,12 @@ class Consumer:
         dead_letters: DeadLetterSink,
         telemetry: Telemetry,
         stop: asyncio.Event,
+        threads: Threads | None = None,
     ) -> None:
         """Consume until ``stop`` is set, then drain.
 
+        ``threads``: those of plain handlers and the inbox that they work in; default: threads of
+        its own on a database that ``store`` opens for them, if it is a whole store.
         Running handlers get ``grace``, what was not started is nak'ed at once. Cancelling ends
         without waiting: transactions roll back, messages come again. Raises ``NotFound`` where
         the durable does not exist at the start; one that is deleted later is waited for. Heals
@@ -137,13 +186,24 @@ class Consumer:
             parks=self.parks,
             broker=broker,
             store=None if self.tx is None else store,
+            threads=None,
             outbox=outbox,
             dead_letters=dead_letters,
             telemetry=telemetry,
         )
         streams = [self.stream, redrive_stream(stream_context(self.stream))]
         try:
-            await _run(State(setup, stop), streams)
+            async with AsyncExitStack() as stack:
+                if self.plain and threads is None:
+                    inbox = None if setup.store is None else cast(Store, store).for_threads()
+                    own = Threads(str(self.durable), inbox)
+                    threads = await stack.enter_async_context(own)
+                if self.plain and threads is not None:
+                    threads.patience = min(PATIENCE, given["deadline"] or PATIENCE)
+                    setup = replace(setup, threads=threads)
+                else:
+                    stack.enter_context(lookout(self._handlers, setup.durable, telemetry))
+                await _run(State(setup, stop), streams)
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
 
@@ -154,6 +214,9 @@ async def _run(state: State, streams: Sequence[str]) -> None:
     if stop.is_set() or infos[0] is None:
         return
     state.learn(infos[0])
+    for info in infos:
+        if info is not None:
+            state.meet(info)
     state.breaker.resume("server")
     async with asyncio.TaskGroup() as tasks:
         settler = Settler(state, tasks.create_task)
@@ -167,7 +230,10 @@ async def _run(state: State, streams: Sequence[str]) -> None:
 
         puller = Puller(state, settler, pull)
         watching = tasks.create_task(caller.deadlines.watch(lambda: state.deadline))
-        tasks.create_task(_heartbeat(state, settler), name=f"{setup.durable} heartbeat")
+        lost = None
+        if setup.threads is not None:
+            lost = LostThreads(setup.durable, setup.threads, setup.telemetry)
+        tasks.create_task(_heartbeat(state, settler, lost), name=f"{setup.durable} heartbeat")
         working = [
             tasks.create_task(workers.work(), name=f"{setup.durable} worker {number}")
             for number in range(setup.workers)
@@ -188,12 +254,14 @@ async def _run(state: State, streams: Sequence[str]) -> None:
             task.cancel()
 
 
-async def _heartbeat(state: State, settler: Settler) -> None:
+async def _heartbeat(state: State, settler: Settler, lost: LostThreads | None) -> None:
     """Restart the ack timer of everything in hand, running or waiting."""
     interval = state.limits.ack_wait / 3
     while not state.drained.is_set():
         state.breaker.remind()
         settler.heard.remind()
+        if lost is not None:
+            lost.remind()
         for source, batch in by_source(state.beat()):
             await source.in_progress(*batch)
         await set_within(interval, state.drained)

@@ -3,23 +3,29 @@
 Owns: who is called with what, and until when. Guarantees: a delivery is never moved before an
 earlier one of its key, nor is it when calls are parted; a handler is cancelled at
 most a second, and at most a quarter of its deadline, late, and may take longer to end; one that
-lets a foreign cancellation escape has failed, and does not end its worker.
+lets a foreign cancellation escape has failed, and does not end its worker. Plain handlers are
+called here too, in the thread that carries their transaction: past its deadline that one cannot
+commit.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias
 
-from seaway.consumer.handlers import Delivery, HandlerTable, Registration
+from seaway.consumer.handlers import Delivery, HandlerTable, Registration, require_written
 from seaway.consumer.lanes import InHand
 from seaway.contracts import InboxTransaction, OutboxWriter
-from seaway.errors import AlreadyProcessed, DecodeError
+from seaway.errors import AlreadyProcessed, ConfigError, DecodeError
 from seaway.events import Chain, continued
+from seaway.inbox.threads import Carried
+from seaway.inside import Inside
 from seaway.telemetry import HandledAs
 from seaway.waiting_events import Place
 
@@ -64,6 +70,11 @@ class Attempt:
     conflicts: int = 0
     again: bool = False
     """Whether it was run again, alone, since others may have been the cause."""
+
+    def take_over(self, run: Attempt) -> None:
+        """What became of ``run``, which a thread may not be done with."""
+        self.at, self.began, self.item = run.at, run.began, run.item
+        self.error, self.done, self.begun = run.error, list(run.done), run.begun
 
 
 # ---------------------------------------------------------------------- grouped, and parted
@@ -161,6 +172,7 @@ class Caller:
 
     def __init__(self, outbox: OutboxWriter | None) -> None:
         self._outbox = outbox
+        self._now = asyncio.get_running_loop().time
         self.deadlines = Deadlines()
 
     async def call_all(
@@ -172,16 +184,16 @@ class Caller:
         tx: InboxTransaction | None = None,
         fresh: Collection[str] = (),
         aside: Mapping[Place, HandledAs] | None = None,
+        carried: Carried[None] | None = None,
     ) -> None:
         """Call the handlers of ``group`` in turn, each for so long at the most; what has become of
         each delivery is put into ``attempt``. Raises what one of them raises.
 
         In a transaction ``tx``: with those deliveries only whose events are ``fresh`` there, and
-        that are not set ``aside``.
+        that are not set ``aside``. ``carried``: plain handlers, in its thread; then it never
+        suspends.
         """
-        now, done, task = asyncio.get_running_loop().time, attempt.done, asyncio.current_task()
-        assert task is not None
-        seconds, left = within.total_seconds(), set(fresh)
+        now, done, seconds, left = self._now, attempt.done, within.total_seconds(), set(fresh)
         for at, call in enumerate(group):
             if tx is not None:
                 wanted = _unclaimed(call.items, left, aside or {}, done)
@@ -195,14 +207,34 @@ class Caller:
                     attempt.item = item
                     events.append(call.registration.read(item))
                 attempt.item = None
-                deadline = Deadline(self.deadlines, task, attempt.began + seconds)
-                handled = await _call(call, events, deadline=deadline, tx=tx, outbox=self._outbox)
+                until = attempt.began + seconds
+                with Inside(None if tx is None else tx.handle):
+                    if carried is None:
+                        deadline = Deadline(self.deadlines, until)
+                        handled = await _call(call, events, self._given(call, tx), deadline)
+                    else:
+                        carried.about = call.registration
+                        limit = ThreadDeadline(self.deadlines, until, carried)
+                        handled = call_plain(call, events, self._given(call, tx), limit)
             except Exception as error:
                 attempt.error = error
                 raise
             took = now() - attempt.began
             outcome: HandledAs = "handled" if handled else "already_processed"
             done += [(item, outcome, took) for item in call.items]
+
+    def _given(self, call: Call, tx: InboxTransaction | None) -> list[Delivery]:
+        return deliveries_of(call, None if tx is None else tx.handle, self._outbox)
+
+
+def deliveries_of(call: Call, handle: Any, outbox: OutboxWriter | None) -> list[Delivery]:
+    """What its handler is given beside the events."""
+    if not call.registration.takes_lists:
+        (item,) = call.items
+        return [Delivery(item.counted(), item.metadata, handle, outbox)]
+    return [
+        Delivery(item.counted(), item.metadata, handle, outbox, _chain(item)) for item in call.items
+    ]
 
 
 def _unclaimed(
@@ -223,35 +255,23 @@ def _unclaimed(
 
 
 async def _call(
-    call: Call,
-    events: list[Any],
-    *,
-    deadline: Deadline,
-    tx: InboxTransaction | None,
-    outbox: OutboxWriter | None,
+    call: Call, events: list[Any], deliveries: list[Delivery], deadline: Deadline
 ) -> bool:
     """True if the handler handled them, false if it raised ``AlreadyProcessed``.
 
     ``events``: those of the call's deliveries. Raises what the handler raises, ``TimeoutError``
     past its deadline.
     """
-    handle, registration = None if tx is None else tx.handle, call.registration
+    registration = call.registration
     # Not 0: until Python 3.13 a TaskGroup that failed in an earlier handler is counted for ever.
     cancelling = deadline.task.cancelling()
     try:
         with deadline:
             if registration.takes_lists:
-                deliveries = [
-                    Delivery(item.counted(), item.metadata, handle, outbox, _chain(item))
-                    for item in call.items
-                ]
                 await registration.handler(events, deliveries)
             else:
-                (item,) = call.items
-                with continued(_chain(item)):
-                    await registration.handler(
-                        events[0], Delivery(item.counted(), item.metadata, handle, outbox)
-                    )
+                with continued(_chain(call.items[0])):
+                    await registration.handler(events[0], deliveries[0])
     except AlreadyProcessed:
         return False
     except asyncio.CancelledError as error:
@@ -259,6 +279,43 @@ async def _call(
             raise
         # Not our cancellation: it would end this worker without a word.
         raise RuntimeError("the handler awaited something that was cancelled") from error
+    for delivery in deliveries:
+        require_written(delivery)
+    return True
+
+
+def call_plain(
+    call: Call,
+    events: list[Any],
+    deliveries: list[Delivery],
+    deadline: AbstractContextManager[None],
+) -> bool:
+    """The same in a thread."""
+    registration = call.registration
+    try:
+        with deadline:
+            if registration.takes_lists:
+                given = registration.handler(events, deliveries)
+            else:
+                with continued(_chain(call.items[0])):
+                    given = registration.handler(events[0], deliveries[0])
+    except AlreadyProcessed:
+        return False
+    except StopIteration as error:
+        # A coroutine, as is what calls us, would take it for its own end.
+        raise RuntimeError("the handler raised StopIteration") from error
+    except Exception:
+        raise
+    except BaseException as error:
+        # Meant for a process or a task, it would end neither, but the thread.
+        raise RuntimeError(f"the handler raised {type(error).__name__}") from error
+    if inspect.isawaitable(given):
+        if inspect.iscoroutine(given):
+            given.close()
+        raise ConfigError(
+            "the handler is a plain function and returned something to be awaited",
+            hint="write it as async def, or have it return nothing",
+        )
     return True
 
 
@@ -271,24 +328,26 @@ class Deadlines:
     """The deadlines of one consumer's handlers: one watcher for all that run, no timer for each."""
 
     def __init__(self) -> None:
-        self.open: set[Deadline] = set()
+        self.open: set[Deadline | ThreadDeadline] = set()
 
     async def watch(self, length: Callable[[], timedelta]) -> None:
         """Cancel whoever is late, until cancelled. ``length``: how long a handler may run now."""
         now = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(min(_LOOK_SECONDS, length().total_seconds() / 4))
-            for deadline in self.open:
+            for deadline in tuple(self.open):  # Threads come and go meanwhile.
                 deadline.look(now())
 
 
 class Deadline:
-    """Entered by ``task``, which runs a handler; left with ``TimeoutError`` where it was late:
-    after ``until``, by the event loop's clock."""
+    """Entered by the task that runs a handler; left with ``TimeoutError`` where it was late: after
+    ``until``, by the event loop's clock."""
 
     __slots__ = ("_cancelling", "_deadlines", "_passed", "_until", "task")
 
-    def __init__(self, deadlines: Deadlines, task: asyncio.Task[Any], until: float) -> None:
+    def __init__(self, deadlines: Deadlines, until: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         self._deadlines = deadlines
         self._until = until
         self._passed = False
@@ -317,3 +376,41 @@ class Deadline:
         if now >= self._until and not self._passed:
             self._passed = True
             self.task.cancel()
+
+
+class ThreadDeadline:
+    """The same for a plain handler, entered by its thread: what was late cannot commit, whatever
+    the handler made of it."""
+
+    __slots__ = ("_carried", "_deadlines", "_over", "_passed", "_until")
+
+    def __init__(self, deadlines: Deadlines, until: float, carried: Carried[None]) -> None:
+        self._deadlines = deadlines
+        self._until = until
+        self._carried = carried
+        self._passed = self._over = False
+
+    def __enter__(self) -> None:
+        self._deadlines.open.add(self)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._deadlines.open.discard(self)
+        with self._carried.lock:
+            self._over = True
+        if self._passed:
+            raise TimeoutError from error
+
+    def look(self, now: float) -> None:
+        """Revoke its transaction, once, where it is late."""
+        if now < self._until:
+            return
+        with self._carried.lock:
+            if self._over or self._passed:
+                return
+            self._passed = self._carried.revoke_locked()
+        self._carried.expire()

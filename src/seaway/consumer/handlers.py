@@ -2,33 +2,65 @@
 
 Owns: which function takes which subject, and what becomes of a subject that none takes: an unknown
 version of an event that is handled here is refused, another event is ignored. Guarantees: what mypy
-cannot see (a second handler for the same event, a plain function, an annotation that says another
-class) is a ``ConfigError`` at import.
+cannot see (a second handler for the same event, plain and ``async`` ones beside each other, an
+annotation that says another class, a parameter that nobody fills) is a ``ConfigError`` at import.
 """
 
 from __future__ import annotations
 
 import inspect
-import typing
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from seaway.consumer.callables import place_of
 from seaway.consumer.lanes import InHand
+from seaway.consumer.middleware import Middleware, surrounded
+from seaway.consumer.wiring import Overrides, Wired, wire
 from seaway.contracts import Incoming, OutboxWriter
 from seaway.errors import ConfigError, DecodeError
 from seaway.events import Chain, EventType, RawEvent, continued, event_type_of, unknown_version
 from seaway.headers import Metadata
-from seaway.words import counted
 
 E = TypeVar("E")
+P = ParamSpec("P")
+R = TypeVar("R", bound=Awaitable[None] | None)
+
+
+class Added(list[str]):
+    """The ids of the events that ``Delivery.add`` wrote, in order.
+
+    A plain handler has them at once. An ``async`` handler awaits this, and has them then.
+    """
+
+    __slots__ = ("_writing",)
+
+    def __init__(self, written: list[str] | Awaitable[list[str]]) -> None:
+        self._writing: Awaitable[list[str]] | None = None
+        if isinstance(written, list):
+            super().__init__(written)
+        else:
+            self._writing = written
+
+    def __await__(self) -> Generator[Any, None, list[str]]:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            self[:] = yield from writing.__await__()
+        return self
+
+    def forgotten(self) -> bool:
+        """Whether nobody awaited it, so that nothing is written, nor will be."""
+        writing, self._writing = self._writing, None
+        if inspect.iscoroutine(writing):
+            writing.close()
+        return writing is not None
 
 
 class Delivery:
     """One attempt to handle one event. Valid only while its handler runs."""
 
-    __slots__ = ("_chain", "_incoming", "_metadata", "_outbox", "_tx")
+    __slots__ = ("_added", "_chain", "_incoming", "_metadata", "_outbox", "_tx")
 
     def __init__(
         self,
@@ -44,6 +76,7 @@ class Delivery:
         self._tx = tx
         self._outbox = outbox
         self._chain = chain
+        self._added: list[Added] = []
 
     def __repr__(self) -> str:
         return (
@@ -121,36 +154,63 @@ class Delivery:
             raise ConfigError(f"{self.consumer} has no database: its deliveries have no tx")
         return self._tx
 
-    async def add(
+    def add(
         self,
         *events: object,
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> list[str]:
+    ) -> Added:
         """Write events to the outbox in this delivery's transaction; their ids in order.
 
-        They carry this event's correlation, and its id as their causation.
+        They carry this event's correlation, and its id as their causation. An ``async`` handler
+        awaits it (``ids = await delivery.add(...)``): one that does not has failed, with nothing
+        written. In a plain handler the events are written when it returns. Raises what
+        ``Outbox.add`` does. Not idempotent, but undone with the delivery.
         """
         if self._outbox is None:
             raise ConfigError(f"{self.consumer} has no outbox")
         with continued(self._chain):
-            added = self._outbox.add(self.tx, *events, key=key, headers=headers)
-            return await added if inspect.isawaitable(added) else added
+            added = Added(self._outbox.add(self.tx, *events, key=key, headers=headers))
+        self._added.append(added)
+        return added
 
 
-Handler: TypeAlias = Callable[[E, Delivery], Awaitable[None]]
-BatchHandler: TypeAlias = Callable[[list[E], list[Delivery]], Awaitable[None]]
+def require_written(delivery: Delivery) -> None:
+    """``ConfigError`` where its handler, which has returned, added events and did not await it."""
+    if not delivery._added:
+        return
+    if [added for added in delivery._added if added.forgotten()]:
+        raise ConfigError(
+            f"the handler of {delivery.subject} added events and did not await them, so they are "
+            "not written",
+            hint="write await delivery.add(...)",
+        )
+
+
+class Registers(Protocol[E]):
+    """Takes a handler whose first parameter is an ``E``, and gives it back as it is."""
+
+    def __call__(self, handler: Callable[Concatenate[E, P], R]) -> Callable[Concatenate[E, P], R]:
+        """Register it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
     """A handler, and how its event is read; ``event_type`` ``None``: raw."""
 
-    handler: Callable[[Any, Any], Awaitable[None]]
+    handler: Callable[[Any, Any], Any]
+    """What is called: with its dependencies, and the middleware around it."""
     event_type: EventType[Any] | None
     takes_lists: bool = False
+    plain: bool = False
+    """Whether it is no coroutine function, so that it runs in a thread."""
     refusal: DecodeError | None = None
     """Why its events become dead letters; then there is no handler for them."""
+    wired: Wired | None = None
+    """The same without middleware."""
+    written: Callable[..., Any] | None = None
+    """The handler as it was registered."""
 
     def read(self, item: InHand) -> Any:
         """The event for the handler; ``DecodeError`` where the payload is not one."""
@@ -173,44 +233,125 @@ class Registration:
 
 
 class HandlerTable:
-    """The handlers of one consumer. ``keeps_unknown``: it refuses what it would ignore."""
+    """The handlers of one consumer. ``keeps_unknown``: it refuses what it would ignore.
+    ``middleware``: what stands around each of them."""
 
-    def __init__(self, consumer: str, *, keeps_unknown: bool = False) -> None:
+    def __init__(
+        self,
+        consumer: str,
+        *,
+        keeps_unknown: bool = False,
+        middleware: Sequence[Middleware] = (),
+    ) -> None:
         self._consumer = consumer
         self._keeps_unknown = keeps_unknown
+        self._middleware = tuple(middleware)
         self._typed: dict[str, Registration] = {}
         self._versions: dict[str, list[int]] = {}
         """Those that are handled, by the subject without its version."""
         self._raw: Registration | None = None
+        self._first: Registration | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether its handlers are plain functions: all of them are, or none."""
+        return self._first is not None and self._first.plain
+
+    def written(self) -> list[Callable[..., Any]]:
+        """The handlers as they were registered."""
+        raw = [] if self._raw is None else [self._raw]
+        return [one.written or one.handler for one in (*self._typed.values(), *raw)]
 
     def __len__(self) -> int:
         return len(self._typed) + (self._raw is not None)
 
+    @property
+    def contexts(self) -> set[str]:
+        """Those of the events that have a typed handler."""
+        return {subject.partition(".")[0] for subject in self._typed}
+
     def register(
-        self,
-        event: type[Any],
-        handler: Callable[[Any, Any], Awaitable[None]],
-        *,
-        takes_lists: bool = False,
+        self, event: type[Any], handler: Callable[..., Any], *, takes_lists: bool = False
     ) -> None:
-        """Tie ``handler`` to ``event``, an ``@event`` class or ``RawEvent`` for all others."""
-        place = _place(handler)
+        """Tie ``handler`` to ``event``, an ``@event`` class or ``RawEvent`` for all others.
+
+        ``ConfigError`` for what cannot be: a second handler of an event, a signature that does not
+        fit, a plain handler beside an ``async`` one.
+        """
         event_type = None if event is RawEvent else event_type_of(event)
         subject = "RawEvent" if event_type is None else str(event_type.subject)
         known = self._raw if event_type is None else self._typed.get(subject)
         if known is not None:
+            assert known.written is not None
             raise ConfigError(
                 f"{self._consumer} has two handlers for {subject}: "
-                f"{_place(known.handler)} and {place}"
+                f"handler {place_of(known.written)} and handler {place_of(handler)}"
             )
-        _check_signature(event, handler, place, takes_lists=takes_lists)
-        registration = Registration(handler, event_type, takes_lists)
+        registration = self._registration(handler, event_type, takes_lists, None)
+        if self._first is None:
+            self._first = registration
+        elif self._first.plain != registration.plain:
+            assert self._first.written is not None
+            here, there = place_of(handler), place_of(self._first.written)
+            plain, waits = (here, there) if registration.plain else (there, here)
+            raise ConfigError(
+                f"{self._consumer} mixes kinds of handlers: handler {plain} is plain, "
+                f"handler {waits} is async",
+                hint="make all of a consumer's handlers the same kind, or declare a consumer of "
+                "its own for the others (purpose=)",
+            )
         if event_type is None:
             self._raw = registration
         else:
             self._typed[subject] = registration
             versions = self._versions.setdefault(subject.rpartition(".")[0], [])
             versions.append(event_type.subject.version)
+
+    def surround(self, middleware: Sequence[Middleware]) -> None:
+        """Put ``middleware`` around each handler, in place of what stood there."""
+        typed = {subject: self._around(one, middleware) for subject, one in self._typed.items()}
+        raw = None if self._raw is None else self._around(self._raw, middleware)
+        self._typed, self._raw, self._middleware = typed, raw, tuple(middleware)
+
+    def override(self, overrides: Overrides) -> list[Callable[..., Any]]:
+        """Put others in the place of providers, instead of those that stood there; the providers
+        that any handler depends on, as they are written."""
+        typed = {subject: self._anew(one, overrides) for subject, one in self._typed.items()}
+        raw = None if self._raw is None else self._anew(self._raw, overrides)
+        self._typed, self._raw = typed, raw
+        every = [*typed.values(), *([raw] if raw else [])]
+        return [provider for one in every if one.wired for provider in one.wired.used]
+
+    def _anew(self, known: Registration, overrides: Overrides) -> Registration:
+        assert known.written is not None
+        return self._registration(known.written, known.event_type, known.takes_lists, overrides)
+
+    def _registration(
+        self,
+        handler: Callable[..., Any],
+        event_type: EventType[Any] | None,
+        takes_lists: bool,
+        overrides: Overrides | None,
+    ) -> Registration:
+        given = (RawEvent if event_type is None else event_type.cls, Delivery)
+        wired = wire(handler, given, takes_lists=takes_lists, overrides=overrides)
+        made = Registration(
+            *(wired.call, event_type, takes_lists, wired.plain), wired=wired, written=handler
+        )
+        return self._around(made, self._middleware)
+
+    def _around(self, one: Registration, middleware: Sequence[Middleware]) -> Registration:
+        assert one.wired is not None
+        assert one.written is not None
+        call = surrounded(
+            one.wired.call,
+            middleware,
+            place=f"handler {place_of(one.written)}",
+            plain=one.wired.plain,
+            delivery=Delivery,
+            takes_lists=one.takes_lists,
+        )
+        return replace(one, handler=call)
 
     def handles(self, subject: str) -> bool:
         """Whether it is handled, or refused; all other events are ignored."""
@@ -234,54 +375,3 @@ class HandlerTable:
 
 async def _nobody(event: Any, delivery: Any) -> None:
     raise AssertionError("what is refused reaches no handler")
-
-
-def _check_signature(
-    event: type[Any], handler: Callable[..., Any], place: str, *, takes_lists: bool
-) -> None:
-    if not inspect.iscoroutinefunction(handler):
-        raise ConfigError(
-            f"{place} is not async", hint="write async def; call blocking code in asyncio.to_thread"
-        )
-    parameters = list(inspect.signature(handler).parameters.values())
-    positional = [
-        parameter
-        for parameter in parameters
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    if len(parameters) != 2 or len(positional) != 2:
-        wanted = (
-            f"a batch handler takes two: (events: list[{event.__name__}], "
-            "deliveries: list[Delivery])"
-            if takes_lists
-            else f"a handler takes two: (event: {event.__name__}, delivery: Delivery)"
-        )
-        raise ConfigError(f"{place} takes {counted(len(parameters), 'parameter')}", hint=wanted)
-    try:
-        hints = typing.get_type_hints(handler)
-    except Exception:
-        # Names that exist only for the type checker: it has checked them.
-        return
-    expected: tuple[type[Any], type[Any]] = (event, Delivery)
-    for parameter, given in zip(positional, expected, strict=True):
-        said = hints.get(parameter.name, Any)
-        if said is Any or (_is_list_of(said, given) if takes_lists else said is given):
-            continue
-        raise ConfigError(
-            f"{place}: {parameter.name} is annotated {_name(said)}, "
-            f"but is given {f'list[{given.__name__}]' if takes_lists else given.__name__}"
-        )
-
-
-def _is_list_of(said: Any, given: type[Any]) -> bool:
-    return typing.get_origin(said) in (list, Sequence) and typing.get_args(said) == (given,)
-
-
-def _name(said: Any) -> str:
-    return str(said) if typing.get_origin(said) else str(getattr(said, "__name__", said))
-
-
-def _place(handler: Callable[..., Any]) -> str:
-    code = getattr(handler, "__code__", None)
-    where = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
-    return f"handler {getattr(handler, '__qualname__', handler)}{where}"

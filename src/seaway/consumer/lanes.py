@@ -37,10 +37,14 @@ class InHand:
     """When its ack timer was last known to run."""
     suspect: bool = False
     """It was on its way when a process or a connection ended: it may have ended the process."""
+    doubted: bool = False
+    """Others may have been given it before, though the server says that it is the first time."""
     tries: int = 0
     """How often it was tried by now, this time included, as far as that is noted."""
     noted: bool = False
     """Whether this time is."""
+    decided: bool = False
+    """It becomes a letter, as somebody has decided: there is no effect to be."""
     falls: int = 0
     """How many outages of the database began while it was at work alone."""
     place: Place = field(init=False)

@@ -21,13 +21,14 @@ class ConsumerOptions(TypedDict, total=False):
     all are rolled back, and what was before and after it is worked on again without it. On SQLite,
     where one transaction writes at a time, 50 to 100 pays."""
     workers: int
-    """1: how many transactions at a time."""
+    """1: how many transactions at a time; of plain handlers, each in a thread."""
     ordering: Literal["key", "none"]
     """``"key"``: events of one ordering key one after the other, in stream order; ``"none"``: each
     for itself."""
     deadline: timedelta | None
     """10 x ``ack_wait``: how long a handler may run before it is cancelled and retried; its message
-    is kept alive meanwhile."""
+    is kept alive meanwhile. A plain handler cannot be cancelled: its statement is ended, it cannot
+    commit, and a thread that is not back after as long again (5 s at the most) is replaced."""
     grace: timedelta
     """30 s: how long running handlers may go on after a stop."""
     retry: Backoff | RetryPolicy | None
@@ -42,9 +43,11 @@ class ConsumerOptions(TypedDict, total=False):
     said once a type; ``"letter"``: it becomes a dead letter, ``undecodable``. An unknown version of
     an event that has a handler always does. ``RawEvent`` takes them all."""
     tx: object
-    """What ``delivery.tx`` is. ``"store"``: a connection of the configured database; a pool, an
-    engine or sessions on that same database, as ``inbox_for`` takes them; ``None``: no database,
-    and effects at least once."""
+    """What ``delivery.tx`` is. ``"store"``: a connection of the configured database (in plain
+    handlers a ``sqlite3.Connection``, on PostgreSQL a psycopg ``Connection``); a pool, an engine or
+    sessions on that same database, or a function that gives connections to it, asynchronous ones
+    for ``async`` handlers and synchronous ones for plain handlers, else ``ConfigError`` at the
+    start; ``None``: no database, and effects at least once."""
 
 
 _DEFAULTS = ConsumerOptions(

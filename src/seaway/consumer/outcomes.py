@@ -23,6 +23,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from seaway import logs
+from seaway.consumer.callables import name_of
 from seaway.consumer.handlers import HandlerTable
 from seaway.consumer.lanes import InHand
 from seaway.consumer.state import Limits
@@ -139,8 +140,8 @@ class Heard:
             logger.debug("%s: %s: %r", self._durable, item.event_id, error)
             return
         found = self._handlers.find(item.subject)
-        handler = None if found is None else found.handler
-        name = str(getattr(handler, "__qualname__", handler))
+        handler = None if found is None else found.written
+        name = str(handler) if handler is None else name_of(handler)
         place = innermost(error, str(getattr(handler, "__module__", "")))
         kind: _Kind = (name, type(error).__name__, *place)
         if kind not in self._kinds and len(self._kinds) >= _KINDS:

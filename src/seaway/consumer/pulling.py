@@ -143,7 +143,8 @@ class Puller:
                 await set_within(OUTAGE.delay(attempt), state.stop)
                 continue
             else:
-                state.rewound[stream] = max(upto or 0, state.rewound_upto(stream))
+                if upto:
+                    state.rewind(stream, upto)
             return gaps
         return -1
 

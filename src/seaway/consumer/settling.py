@@ -2,7 +2,7 @@
 
     committed ──> ack
     failed ──────> nak, its lane awaits it
-    to be buried ──store──> letter ──> the inbox knows ──> ack
+    to be buried ──> the inbox decides ──store──> letter ──> the inbox knows ──> ack
                       └─ not taken: kept in hand and alive, its lane waits, others go on;
                          tried again
 
@@ -29,16 +29,18 @@ from seaway import logs
 from seaway.consumer.calling import Done, Failure
 from seaway.consumer.lanes import InHand, by_source
 from seaway.consumer.outcomes import Bury, Heard, Lapsed, TryAgain, decide
-from seaway.consumer.standing import await_return, note, note_failure, note_letter
+from seaway.consumer.standing import Ended, await_return, note
 from seaway.consumer.state import OUTAGE, Spawn, State
 from seaway.contracts import DeadLetterReason, Incoming, Subscription
-from seaway.errors import ConfigError, SeawayError, StoreRefused
+from seaway.errors import ConfigError, SeawayError
+from seaway.inbox.letters import note_stored, to_letter
 from seaway.logs import without_ours
 from seaway.telemetry import DeadLettered, Delivered, HandledAs
 from seaway.waiting import set_within
 
 logger = logs.logger("seaway.consumer")
 
+_DECIDED = "a process decided that it becomes a letter, and may have ended before that was stored"
 _AT_A_TIME = 10
 """Among how many that wait the pauses are as long as for one."""
 
@@ -63,18 +65,21 @@ class Settler:
         Waits while more than ``max_ack_pending`` acks are unconfirmed. Those that wait behind a
         letter of their key are buried instead.
         """
-        parked = []
+        buried = []
         for one in done:
             item, outcome, took = one
             if outcome == "parked":
-                parked.append(Burial(item, "parked", None, took))
+                buried.append(Burial(item, "parked", None, took))
+                continue
+            if outcome == "dead_lettered":
+                buried.append(Burial(item, "exhausted", Ended(_DECIDED), took))
                 continue
             if outcome == "ignored":
                 self.heard.ignored(item)
             self._state.lanes.done(item)
             self._unasked.append(one)
         self._ask_if_due()
-        for burial in parked:
+        for burial in buried:
             await self.burials.bury(burial)
         await self._at_most(self._state.limits.max_ack_pending)
 
@@ -178,6 +183,10 @@ class Burial:
     reason: DeadLetterReason
     error: BaseException | None
     took: float
+    decided: bool = False
+    """Whether the inbox knows of it."""
+    needed: bool = True
+    """Whether there is a letter to be stored."""
     letter: int | None = None
     attempts: int = 0
     due: float = 0.0
@@ -270,7 +279,9 @@ class Burials:
     async def _store(self, burial: Burial) -> None:
         """The letter, and the rows that tell of it."""
         setup, item = self._state.setup, burial.item
-        if burial.letter is None and await self._is_to_be_buried(burial):
+        if not burial.decided:
+            await self._decide(burial)
+        if burial.needed and burial.letter is None:
             try:
                 burial.letter = await setup.dead_letters.store(
                     item.counted(), reason=burial.reason, error=burial.error
@@ -279,25 +290,15 @@ class Burials:
                 # About this message, not about the application.
                 raise SeawayError(str(error)) from error
         if burial.letter is not None and setup.store is not None:
-            try:
-                await note_letter(setup.store, item, burial.letter, parks=setup.parks)
-            except StoreRefused as refusal:
-                # Its letter is stored: no row stands beside it, and none is needed for its effect.
-                logger.warning("%s: %s is noted in no row: %s", self._durable, item.place, refusal)
+            await note_stored(setup.store, item.incoming, burial.letter, parks=setup.parks)
 
-    async def _is_to_be_buried(self, burial: Burial) -> bool:
-        """Let the later events of its key know of it where they wait behind it; false where it has
-        taken effect after all."""
-        setup, item = self._state.setup, burial.item
-        if setup.store is None or not setup.parks or burial.reason == "parked":
-            return True
-        try:
-            # The row before the letter: nobody can redrive or discard what has no row yet.
-            return await note_failure(setup.store, item)
-        except StoreRefused as refusal:
-            # No event of such a key can be handled, so none overtakes it.
-            logger.warning("%s: nothing waits for %s: %s", self._durable, item.place, refusal)
-            return True
+    async def _decide(self, burial: Burial) -> None:
+        setup = self._state.setup
+        if setup.store is not None:
+            incoming = burial.item.incoming
+            reason = await to_letter(setup.store, incoming, burial.reason, parks=setup.parks)
+            burial.needed, burial.reason = reason is not None, reason or burial.reason
+        burial.decided = True
 
     def _told(self, burial: Burial) -> None:
         item, error = burial.item, burial.error

@@ -27,14 +27,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from seaway import logs
 from seaway.consumer.lanes import InHand
 from seaway.consumer.state import State
-from seaway.contracts import InboxStore, InboxTransaction, Incoming
+from seaway.contracts import InboxStore, InboxTransaction, Incoming, ThreadInbox
 from seaway.errors import (
     ConfigError,
     SeawayError,
@@ -43,8 +43,10 @@ from seaway.errors import (
     TransactionConflict,
 )
 from seaway.events import new_event_id
+from seaway.inbox.letters import letter_rows
+from seaway.inbox.threads import Threads
 from seaway.telemetry import HandledAs
-from seaway.waiting_events import Place, Standing, letter_row, letter_rows
+from seaway.waiting_events import Place, Standing
 
 logger = logs.logger("seaway.consumer")
 
@@ -178,24 +180,37 @@ def admission(standing: Standing, *, event_id: str, place: int, redriven: bool) 
 
 
 async def set_aside(
-    state: State, tx: InboxTransaction, items: Sequence[InHand], again: Sequence[InHand]
+    state: State, tx: InboxTransaction, items: Sequence[InHand]
 ) -> dict[Place, HandledAs]:
-    """How those end that are not to be handled in ``tx``, the transaction of the effects.
-    ``again``: those of the ``items`` that come again."""
+    """How those end that are not to be handled in ``tx``, the transaction of the effects."""
     aside: dict[Place, HandledAs] = {}
     if state.setup.parks:
         keys = await tx.parked_keys(state.setup.durable, {item.key for item in items})
         for item in items:
             if item.key in keys and (found := await _admitted(tx, item)) != "handle":
                 aside[item.place] = "parked" if found == "wait" else "already_processed"
-    if again:
-        # The claim also keeps letters from being written for them during this transaction.
-        consumer, rows = letter_rows(state.setup.durable, (item.incoming for item in again))
-        fresh = await tx.claim_many(consumer, list(rows))
-        for row, place in rows.items():
-            if row not in fresh:
-                aside.setdefault(place, "already_processed")
+    for item in items:
+        if item.decided:
+            aside.setdefault(item.place, "dead_lettered")
     return aside
+
+
+class Decided(SeawayError):
+    """Some of the transaction's events become letters, and have no effect; those know it now."""
+
+
+async def unless_decided(state: State, tx: InboxTransaction, items: Sequence[InHand]) -> None:
+    """``Decided`` where one of them becomes a letter; else none can any more, once ``tx`` has
+    committed."""
+    if not items:
+        return
+    consumer, rows = letter_rows(state.setup.durable, (item.incoming for item in items))
+    new = {rows[row] for row in await tx.claim_many(consumer, list(rows))}
+    decided = [item for item in items if item.place not in new]
+    for item in decided:
+        item.decided = True
+    if decided:
+        raise Decided("it becomes a letter")
 
 
 async def _admitted(tx: InboxTransaction, item: InHand) -> Admission:
@@ -208,29 +223,6 @@ async def _admitted(tx: InboxTransaction, item: InHand) -> Admission:
     elif found == "handle" and standing.own is not None:
         await tx.release(consumer, [event_id])
     return found
-
-
-async def note_failure(store: InboxStore, item: InHand) -> bool:
-    """Let the later events of its key wait; false where it has taken effect after all."""
-    incoming, event_id = item.incoming, item.event_id
-    if await store.claimed(incoming.consumer, [event_id]):
-        return False
-    place = 0 if incoming.redriven else incoming.stream_seq
-    async with store.transaction() as tx:
-        await tx.park(incoming.consumer, event_id, item.key, place=place, failed=True)
-    return True
-
-
-async def note_letter(store: InboxStore, item: InHand, letter: int, *, parks: bool) -> None:
-    """The letter is stored. Not before this may the message be acknowledged: what is neither
-    pending at the server nor known to the inbox would be waited for."""
-    consumer, event_id = item.incoming.consumer, item.event_id
-    async with store.transaction() as tx:
-        await tx.claim(*letter_row(consumer, item.place, event_id))
-        if parks:
-            await tx.set_letter(consumer, event_id, letter)
-        else:
-            await tx.release(consumer, [event_id])  # Redriven it is tried anew.
 
 
 # ---------------------------------------------------------------------- whether it is there
@@ -246,11 +238,23 @@ async def away(store: InboxStore | None, durable: str) -> StoreUnavailable | Non
     since a full disk may not be met before that. The row that it leaves in the inbox is forgotten
     with the others. ``ConfigError`` where no waiting would help.
     """
-    if store is None:
-        return None
+    return None if store is None else await _away(_probe(store, durable))
+
+
+async def away_in(threads: Threads, inbox: ThreadInbox, durable: str) -> StoreUnavailable | None:
+    """The same for what gives plain handlers their transactions."""
+    return await _away(threads.carry(lambda _: _probe(inbox, durable)))
+
+
+async def _probe(store: InboxStore | ThreadInbox, durable: str) -> None:
+    async with store.transaction() as tx:
+        await tx.claim(f"{durable} probe", new_event_id())
+
+
+async def _away(probing: Coroutine[Any, Any, None]) -> StoreUnavailable | None:
     try:
-        async with asyncio.timeout(_ANSWER_SECONDS), store.transaction() as tx:
-            await tx.claim(f"{durable} probe", new_event_id())
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            await probing
     except TransactionConflict:
         return None
     except StoreUnavailable as error:

@@ -10,7 +10,7 @@ import asyncio
 import math
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeAlias
 
 from seaway.consumer.handlers import HandlerTable
@@ -24,6 +24,7 @@ from seaway.contracts import (
     OutboxWriter,
     Subscription,
 )
+from seaway.inbox.threads import Threads
 from seaway.retry import Backoff, RetryPolicy
 from seaway.telemetry import ConsumerPaused, ConsumerResumed, Telemetry
 from seaway.waiting import set_within
@@ -34,6 +35,8 @@ HORIZON = timedelta(milliseconds=250)
 little enough for a stopping process to give back."""
 _MOMENT = timedelta(milliseconds=250)
 _BELIEF = 0.1
+_CLOCKS_DIFFER = timedelta(minutes=1)
+"""Ours and the server's, at most."""
 
 Trouble: TypeAlias = Literal["server", "database", "downstream"]
 """The first heals where it is met; the others are probed."""
@@ -62,6 +65,9 @@ class Setup:
     """Later events wait behind a failed one of their key."""
     broker: Broker
     store: InboxStore | None
+    threads: Threads | None
+    """Of plain handlers, and where their transactions come from. Then ``store`` has what else is
+    noted."""
     outbox: OutboxWriter | None
     dead_letters: DeadLetterSink
     telemetry: Telemetry
@@ -216,6 +222,11 @@ class State:
         self.rewound: dict[str, int] = {}
         """By stream: the last sequence that a process which has died may have tried before the
         rewind."""
+        self._counted: dict[str, int] = {}
+        """By stream: the number of the newest delivery that is known of. Lower ones come where
+        another process had the server rewind, or the server has lost some of what it knew."""
+        self._doubted_upto: dict[str, int] = {}
+        self._doubted_until: dict[str, datetime] = {}
         self._arrived = self._beaten = -math.inf
         """``_arrived``: the earliest time at which a delivery that is taken in now can have reached
         this process. ``_beaten``: the time of the last heartbeat."""
@@ -228,6 +239,18 @@ class State:
             max_ack_pending=info.max_ack_pending or 1000,
         )
         self._arrived = self._beaten = self.now()
+
+    def meet(self, info: ConsumerInfo) -> None:
+        """Begin with one stream of the durable. Where its deliveries were counted anew, what comes
+        next may have been given out before."""
+        self._counted[info.stream] = info.consumer_seq
+        if info.consumer_seq < info.stream_seq:
+            self._doubted_upto[info.stream] = info.stream_seq + self.limits.max_ack_pending
+
+    def rewind(self, stream: str, upto: int) -> None:
+        """The server rewound for us, and gives out anew what it had up to there."""
+        self._counted[stream] = 0
+        self.rewound[stream] = max(upto, self.rewound_upto(stream))
 
     @property
     def deadline(self) -> timedelta:
@@ -257,20 +280,34 @@ class State:
         """Put deliveries into their lanes. ``settled``: those of them that are known to be."""
         if not batch:
             return
-        upto, arrived, push = self.rewound_upto(batch[0].stream), self._arrived, self.lanes.push
+        stream, arrived, push = batch[0].stream, self._arrived, self.lanes.push
+        if batch[0].consumer_seq <= self._counted.get(stream, 0):
+            self._doubted_until[stream] = datetime.now(UTC) + _CLOCKS_DIFFER
+        self._counted[stream] = batch[-1].consumer_seq
+        upto, doubted_upto = self.rewound_upto(stream), self._doubted_upto.get(stream, 0)
+        doubted_until = self._doubted_until.get(stream)
         for incoming in batch:
             suspect = incoming.stream_seq <= upto and incoming.place not in settled
-            push(InHand(incoming, source, arrived, suspect))
+            doubted = incoming.stream_seq <= doubted_upto or (
+                doubted_until is not None and incoming.stored_at <= doubted_until
+            )
+            push(InHand(incoming, source, arrived, suspect, doubted))
         self.wake.set()
 
     def rewound_upto(self, stream: str) -> int:
         """What ``rewound`` says of it; 0 where that says nothing."""
         return self.rewound.get(stream, 0)
 
-    def comes_again(self, incoming: Incoming) -> bool:
-        """Whether it was given out before: it may have become a letter then, or be given up by the
-        server while we are at it."""
-        return incoming.deliveries > 1 or incoming.stream_seq <= self.rewound_upto(incoming.stream)
+    def comes_again(self, item: InHand) -> bool:
+        """Whether it may have been given to others as well: it may have become a letter then, or
+        be given up by the server while we are at it."""
+        stream, stream_seq = item.place
+        given_before = item.doubted or item.incoming.deliveries > 1
+        return given_before or stream_seq <= self.rewound_upto(stream) or self.left(item)
+
+    def left(self, item: InHand) -> bool:
+        """Whether nobody here has kept it alive: nothing ran in this process."""
+        return self.now() - item.alive >= self.limits.ack_wait.total_seconds()
 
     def beat(self) -> list[InHand]:
         """What is in hand and may be kept alive. A last delivery whose timer has run out is not:
@@ -287,8 +324,7 @@ class State:
     def lapsed(self, item: InHand) -> bool:
         """Whether it is a last delivery that nobody here has kept alive: a letter takes its place,
         and no effect may."""
-        last = self.limits.is_last(item.incoming.deliveries)
-        return last and self.now() - item.alive >= self.limits.ack_wait.total_seconds()
+        return self.limits.is_last(item.incoming.deliveries) and self.left(item)
 
     # ------------------------------------------------------------------ who waits for what
 

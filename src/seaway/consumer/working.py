@@ -37,9 +37,21 @@ from seaway.consumer.calling import (
 from seaway.consumer.lanes import InHand
 from seaway.consumer.outcomes import Lapsed, is_downstream, is_verdict
 from seaway.consumer.settling import Settler
-from seaway.consumer.standing import away, given_up, look_after, must_be_alone, note, set_aside
+from seaway.consumer.standing import (
+    Decided,
+    away,
+    away_in,
+    given_up,
+    look_after,
+    must_be_alone,
+    note,
+    set_aside,
+    unless_decided,
+)
 from seaway.consumer.state import State
+from seaway.contracts import InboxTransaction
 from seaway.errors import ConfigError, SessionLost, StoreUnavailable, TransactionConflict
+from seaway.inbox.threads import Abandoned, Carried, Threads
 from seaway.waiting import set_within
 
 _SLICE_SECONDS = 0.0005
@@ -149,8 +161,8 @@ class Workers:
 
     async def _database_is_back(self) -> bool:
         """Found out by a transaction of our own: no delivery is spent on it."""
-        breaker, setup = self._state.breaker, self._state.setup
-        found = await away(setup.store, setup.durable)
+        breaker = self._state.breaker
+        found = await self._transactor.away()
         if found is None:
             breaker.resume("database")
             return True
@@ -214,6 +226,8 @@ class Transactor:
         while True:
             try:
                 await self._transaction(group, attempt)
+            except Decided:
+                continue
             except StoreUnavailable as error:
                 if await self._runs_again(group, attempt, error, results):
                     continue
@@ -226,26 +240,78 @@ class Transactor:
             return []
 
     async def _transaction(self, group: Group, attempt: Attempt) -> None:
-        durable, store = self._setup.durable, self._setup.store
+        store, threads = self._setup.store, self._setup.threads
         attempt.done, attempt.begun, attempt.error = [], False, None
-        if store is None:
+        if threads is not None:
+            await self._in_a_thread(group, attempt, threads)
+        elif store is None:
             await self._caller.call_all(group, attempt, within=self._state.deadline)
-            return
-        items = items_of(group)
-        async with store.transaction() as tx:
-            attempt.begun = True
-            again = [item for item in items if self._state.comes_again(item.incoming)]
-            aside = await set_aside(self._state, tx, items, again)
-            fresh = await tx.claim_many(
-                durable, [item.event_id for item in items if item.place not in aside]
-            )
-            if tried := [item.event_id for item in again if item.place not in aside]:
-                await tx.release(durable, tried)  # How often they were tried counts no more.
-            await self._caller.call_all(
-                *(group, attempt), within=self._state.deadline, tx=tx, fresh=fresh, aside=aside
-            )
-            if any(self._state.lapsed(item) for item in items):
-                raise Lapsed("its last delivery was not kept alive")
+        else:
+            async with store.transaction() as tx:
+                await self._within(tx, group, attempt)
+
+    async def _in_a_thread(self, group: Group, attempt: Attempt, threads: Threads) -> None:
+        """The same for plain handlers."""
+        run, inbox = Attempt(), threads.inbox
+
+        async def work(carried: Carried[None]) -> None:
+            if inbox is None:
+                within = self._state.deadline
+                await self._caller.call_all(group, run, within=within, carried=carried)
+                return
+            async with inbox.transaction() as tx:
+                with carried.through(tx):
+                    await self._within(tx, group, run, carried)
+
+        try:
+            await threads.carry(work)
+        except Abandoned as error:
+            attempt.take_over(run)
+            attempt.error = error
+            raise
+        except BaseException:
+            attempt.take_over(run)
+            raise
+        attempt.take_over(run)
+
+    async def _within(
+        self,
+        tx: InboxTransaction,
+        group: Group,
+        attempt: Attempt,
+        carried: Carried[None] | None = None,
+    ) -> None:
+        """The body of the transaction ``tx``."""
+        durable, items = self._setup.durable, items_of(group)
+        attempt.begun = True
+        aside = await set_aside(self._state, tx, items)
+        wanted = [item for item in items if item.place not in aside]
+        fresh = await tx.claim_many(durable, [item.event_id for item in wanted])
+        wanted = [item for item in wanted if item.event_id in fresh]
+        again = [item for item in wanted if self._state.comes_again(item)]
+        await unless_decided(self._state, tx, again)
+        if again:  # How often they were tried counts no more.
+            await tx.release(durable, [item.event_id for item in again])
+        await self._caller.call_all(
+            *(group, attempt),
+            within=self._state.deadline,
+            tx=tx,
+            fresh=fresh,
+            aside=aside,
+            carried=carried,
+        )
+        if any(self._state.lapsed(item) for item in items):
+            raise Lapsed("its last delivery was not kept alive")
+        late = [item for item in wanted if item not in again and self._state.left(item)]
+        await unless_decided(self._state, tx, late)
+
+    async def away(self) -> StoreUnavailable | None:
+        """See ``standing.away``; also where plain handlers' transactions come from."""
+        setup = self._setup
+        found = await away(setup.store, setup.durable)
+        if found is None and (threads := setup.threads) is not None and threads.inbox is not None:
+            found = await away_in(threads, threads.inbox, setup.durable)
+        return found
 
     # ------------------------------------------------------------------ where one fails
 
@@ -284,7 +350,7 @@ class Transactor:
             return False
         # If no transaction could even be opened, no delivery is at fault, and a probe would tell no
         # more.
-        found = await away(store, self._setup.durable) if attempt.begun else error
+        found = await self.away() if attempt.begun else error
         if found is not None:
             results.outage = found
             if attempt.begun and len(items) == 1 and items[0].fell() >= _FALLS:

@@ -32,6 +32,8 @@ from seaway.contracts.inbox import (
     InboxTransaction,
     OutboxWriter,
     ParkingStore,
+    ThreadInbox,
+    ThreadTransaction,
 )
 from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
@@ -57,6 +59,7 @@ from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
 __all__ = [
     "GIVEN_UP",
     "JSON",
+    "REWINDS_SINCE",
     "SILENT",
     "Backlog",
     "Broker",
@@ -79,7 +82,6 @@ __all__ = [
     "ParkingStore",
     "Phase",
     "ProcessStore",
-    "REWINDS_SINCE",
     "PublishOutcome",
     "Refused",
     "SchemaChange",
@@ -90,6 +92,8 @@ __all__ = [
     "StoredMessage",
     "StreamInfo",
     "Subscription",
+    "ThreadInbox",
+    "ThreadTransaction",
     "Unconfirmed",
     "WhyRefused",
 ]

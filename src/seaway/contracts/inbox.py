@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol, TypeAlias
 
 from seaway.contracts.messages import Incoming
+from seaway.databases.tasks import Turns
 from seaway.waiting_events import Standing, WaitingEvent
 
 
@@ -80,6 +81,43 @@ class InboxStore(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class ThreadTransaction(InboxTransaction, Protocol):
+    """One that is worked in by a thread, and may have to be ended from another."""
+
+    def interrupt(self) -> None:
+        """From another thread: have the statement that runs now fail, soon. It may block for
+        seconds; where nothing runs, or it cannot be done, nothing happens."""
+        ...
+
+    def cut(self) -> None:
+        """From another thread, as the last resort: the connection is of no more use, so the
+        transaction cannot commit and holds no locks. What cannot be done is left undone."""
+        ...
+
+
+class ThreadInbox(Protocol):
+    """The consuming service's database for plain handlers.
+
+    Its coroutines never suspend: whoever calls them carries a whole transaction through in one
+    thread, by one ``send``. Blocking is what that thread is for.
+    """
+
+    @property
+    def turns(self) -> Turns | None:
+        """Taken on the event loop before a thread begins, where one transaction writes at a
+        time."""
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[ThreadTransaction]:
+        """As ``InboxStore.transaction``, in the calling thread."""
+        ...
+
+    async def close(self) -> None:
+        """In each thread that had a transaction, at its end: close what was opened for it there.
+        Idempotent."""
+        ...
 
 
 class ParkingStore(InboxStore, Protocol):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeAlias
 
-from seaway.contracts.inbox import ParkingStore
+from seaway.contracts.inbox import ParkingStore, ThreadInbox
 from seaway.contracts.outbox import OutboxStore
 
 Phase: TypeAlias = Literal["pre", "post"]
@@ -101,6 +101,12 @@ class Store(OutboxStore, ParkingStore, ProcessStore, Protocol):
 
     @property
     def schema(self) -> SchemaAdmin: ...
+
+    def for_threads(self) -> ThreadInbox:
+        """Its inbox for plain handlers: ``handle`` is a synchronous connection to this database.
+        To be called on the event loop, which hears of its commits. ``MissingExtra`` without a
+        driver for that; nothing is opened before the first transaction."""
+        ...
 
     async def processed(self, event_id: str) -> Mapping[str, datetime]:
         """Which consumers have this event's effects, and since when."""

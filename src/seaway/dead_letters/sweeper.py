@@ -44,10 +44,9 @@ from seaway.errors import (
     DecodeError,
     NotFound,
     SeawayError,
-    StoreRefused,
-    StoreUnavailable,
     TransientError,
 )
+from seaway.inbox.letters import note_stored, to_letter
 from seaway.naming import (
     ADVISORY_STREAM,
     MAX_DELIVERIES_PREFIX,
@@ -62,7 +61,6 @@ from seaway.naming import (
 from seaway.retry import Backoff
 from seaway.telemetry import DeadLettered, Telemetry
 from seaway.waiting import done_before, result_before, set_within
-from seaway.waiting_events import letter_row
 
 logger = logs.logger("seaway.sweeper")
 
@@ -70,7 +68,6 @@ _BATCH = 100
 _POLL = timedelta(seconds=5)
 _BACKOFF = Backoff(timedelta(milliseconds=500), timedelta(seconds=30))
 _AGAIN = timedelta(minutes=1)
-_CLAIMING = timedelta(seconds=2)
 _TURN = timedelta(milliseconds=250)
 _TURNS = 40
 _KNOWN = 1000
@@ -260,69 +257,36 @@ class Sweeper:
         return buried
 
     async def _bury(self, incoming: Incoming, reason: DeadLetterReason) -> bool:
-        """Whether a letter was written."""
-        needed = await self._claim(incoming)
-        if needed:
-            await self._store_letter(incoming, reason)
+        """Whether a letter was written.
+
+        The server delivers the message no more, so that nothing is lost if we die before there is a
+        letter: we come back to it.
+        """
+        swept = self._consumers.get(incoming.consumer)
+        decided: DeadLetterReason | None = reason
+        store = None if swept is None else self._store
+        if store is not None and swept is not None:
+            if not swept.handles(incoming.event_subject):
+                decided = None  # Nobody takes it: acknowledged, and without a row.
+            else:
+                decided = await to_letter(store, incoming, reason, parks=swept.parks)
+        if decided is not None:
+            letter = await self._letters.store(incoming, reason=decided, error=None)
+            if store is not None and swept is not None:
+                await note_stored(store, incoming, letter, parks=swept.parks)
             self._telemetry.emit(
                 DeadLettered(
-                    *(incoming.stream, incoming.consumer, incoming.event_id, reason, ""),
+                    *(incoming.stream, incoming.consumer, incoming.event_id, decided, ""),
                     correlation_id=incoming.correlation_id,
                 )
             )
         await self._forget(incoming)
-        return needed
-
-    async def _claim(self, incoming: Incoming) -> bool:
-        """Its letter stands for it from now on, and no handler may take it from the stream. False
-        where it has taken effect, and only its acknowledgement was lost.
-
-        The server delivers it no more, so that nothing is lost if we die before there is a letter:
-        we come back to it.
-        """
-        store, consumer = self._store, incoming.consumer
-        swept = self._consumers.get(consumer)
-        if store is None or swept is None:
-            return True
-        if not swept.handles(incoming.event_subject):
-            return False  # Nobody takes it: acknowledged, and without a row.
-        try:
-            # A handler that has it in hand holds its row; its process may not move.
-            async with asyncio.timeout(_CLAIMING.total_seconds()), store.transaction() as tx:
-                await tx.claim(*letter_row(consumer, incoming.place, incoming.event_id))
-                if not swept.parks:
-                    await tx.release(consumer, [incoming.event_id])  # Redriven it is tried anew.
-            return not await store.claimed(consumer, [incoming.event_id])
-        except TimeoutError as error:
-            raise StoreUnavailable(f"{consumer} is at work on {incoming.place}") from error
-        except StoreRefused as error:
-            # Then it has had no effect either, and its letter is all that there can be.
-            logger.warning("%s: %s is noted in no row: %s", consumer, incoming.place, error)
-            return True
+        return decided is not None
 
     async def _forget(self, incoming: Incoming) -> None:
         """A work queue keeps what nobody acknowledges: its letter stands for it now."""
         if incoming.stream == redrive_stream(stream_context(incoming.stream)):
             await self._broker.admin.delete_message(incoming.stream, incoming.stream_seq)
-
-    async def _store_letter(self, incoming: Incoming, reason: DeadLetterReason) -> None:
-        """The later events of its key wait, if this store is the one that remembers it."""
-        consumer, event_id = incoming.consumer, incoming.event_id
-        swept = self._consumers.get(consumer)
-        store = self._store if swept is not None and swept.parks else None
-        if store is not None:
-            place = 0 if incoming.redriven else incoming.stream_seq
-            try:
-                async with store.transaction() as tx:
-                    await tx.park(consumer, event_id, incoming.key, place=place, failed=True)
-            except StoreRefused as error:
-                # No event of such a key can be handled, so none overtakes it.
-                logger.warning("%s: nothing waits for %s: %s", consumer, incoming.place, error)
-                store = None
-        letter = await self._letters.store(incoming, reason=reason, error=None)
-        if store is not None:
-            async with store.transaction() as tx:
-                await tx.set_letter(consumer, event_id, letter)
 
     async def _is_there(self, incoming: Incoming, since: datetime) -> bool:
         """Whether the queue holds the letter, though it may have forgotten the letter's id."""

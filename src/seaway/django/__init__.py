@@ -14,13 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seaway.django.project import application, consumer
+    from seaway.drivers.django_threads import Django
 
-__all__ = ["application", "consumer"]
+__all__ = ["Django", "application", "consumer"]
 
-_PLACES = {"application": "project", "consumer": "project"}
+_PLACES = {
+    "Django": "seaway.drivers.django_threads",
+    "application": f"{__name__}.project",
+    "consumer": f"{__name__}.project",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _PLACES:
-        return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+        return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module {__name__} has no attribute {name}")

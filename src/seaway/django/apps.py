@@ -14,5 +14,6 @@ class SeawayConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Have ``manage.py check`` look at the settings."""
+        """Have ``manage.py check`` look at the settings, and connections be watched."""
         import_module("seaway.django.checks")
+        import_module("seaway.django.guard").install()

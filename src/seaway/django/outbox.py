@@ -37,7 +37,7 @@ def add(
     ``settings.SEAWAY`` says how. Everything else is ``seaway.Outbox.add``. A relay that runs in
     this process is told on commit; others find the event within ``outbox.poll``.
     """
-    added = _outbox().add(
+    added = the_outbox().add(
         connections[using],
         *events,
         key=key,
@@ -51,11 +51,12 @@ def add(
 
 
 @lru_cache(maxsize=1)
-def _outbox() -> Outbox:
+def the_outbox() -> Outbox:
+    """As ``settings.SEAWAY`` wants it."""
     return Outbox(**configured().for_writers) if given() else Outbox()
 
 
 @receiver(setting_changed)
 def _forget(*, setting: str, **_: Any) -> None:
     if setting == "SEAWAY":
-        _outbox.cache_clear()
+        the_outbox.cache_clear()

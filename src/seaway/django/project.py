@@ -26,6 +26,7 @@ from django.utils.module_loading import autodiscover_modules
 from seaway.app import Seaway
 from seaway.consumer import Consumer, ConsumerOptions
 from seaway.django.configuration import SHOWN, alias, mapping
+from seaway.drivers.django_threads import Django
 
 PLACE = f"{__name__}:discovered"
 """Where ``seaway run`` finds the application with all its consumers."""
@@ -50,6 +51,7 @@ def consumer(
 ) -> Consumer:
     """Declare a consumer in the ``handlers`` module of an installed app; ``Seaway.consumer``, but
     that its handlers work on Django's own connection, unless ``tx`` says otherwise."""
+    options.setdefault("tx", Django(alias()))
     return application().consumer(service, from_context=from_context, purpose=purpose, **options)
 
 

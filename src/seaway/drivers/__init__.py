@@ -34,15 +34,26 @@ class _Taken(NamedTuple):
     """What ``tx=`` takes of it."""
     kept: str = ""
     """The connection that a function given as ``tx=`` may make."""
+    plain_source: str = ""
+    plain_kept: str = ""
+    """The same for plain handlers."""
 
 
 _TAKEN = (
-    _Taken("sqlite3"),
+    _Taken("sqlite3", plain_kept="a sqlite3.Connection"),
     _Taken("asyncpg", "an asyncpg Pool"),
-    _Taken("psycopg", "a psycopg AsyncConnectionPool", kept="a psycopg AsyncConnection"),
+    _Taken(
+        "psycopg",
+        *("a psycopg AsyncConnectionPool", "a psycopg AsyncConnection"),
+        *("a psycopg ConnectionPool", "a psycopg Connection"),
+    ),
     _Taken("aiosqlite", kept="an aiosqlite Connection"),
-    _Taken("SQLAlchemy", "a SQLAlchemy async_sessionmaker or AsyncEngine"),
-    _Taken("Django"),
+    _Taken(
+        "SQLAlchemy",
+        "a SQLAlchemy async_sessionmaker or AsyncEngine",
+        plain_source="a SQLAlchemy sessionmaker or Engine",
+    ),
+    _Taken("Django", plain_source="Django(using=...)"),
 )
 _DRIVERS = [each.shown for each in _TAKEN]
 HANDLES_TAKEN = (
@@ -53,6 +64,9 @@ SOURCES_TAKEN = ", ".join(each.source for each in _TAKEN if each.source)
 """What ``tx=`` takes, but for functions and paths."""
 KEPT_TAKEN = " or ".join(each.kept for each in _TAKEN if each.kept)
 """What a function given as ``tx=`` may give."""
+PLAIN_SOURCES_TAKEN = ", ".join(each.plain_source for each in _TAKEN if each.plain_source)
+PLAIN_KEPT_TAKEN = " or ".join(each.plain_kept for each in _TAKEN if each.plain_kept)
+"""The same for plain handlers."""
 
 
 def driver_entry(table: str, found: type) -> Any:

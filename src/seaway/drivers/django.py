@@ -1,7 +1,8 @@
 """Django: its connections by alias, and the proxy of the default one.
 
 On PostgreSQL statements run through a cursor of Django's, so its instrumentation sees them. On
-SQLite they run on the driver's connection below. Other databases are refused by name.
+SQLite they run on the driver's connection below. Other databases are refused by name. Connections
+of plain handlers are in ``django_threads``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 from django.db import DatabaseError, InterfaceError
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.transaction import TransactionManagementError
 
 from seaway import drivers
 from seaway.databases import sqlstates
@@ -27,6 +29,8 @@ T = TypeVar("T")
 
 def refusal(error: BaseException) -> Refusal | None:
     """See ``protocols.Errors``."""
+    if isinstance(error, TransactionManagementError):
+        return Refusal.ABORTED
     if not isinstance(error, DatabaseError | InterfaceError):
         return sqlite_handles.refusal(error)
     cause = error.__cause__
@@ -51,9 +55,9 @@ MEANS = Errors(refusal, translated, "an inner block of atomic()")
 
 def require_transaction(handle: BaseDatabaseWrapper) -> None:
     """See ``protocols.Writer``. ``atomic()`` opens one, and so does switching autocommit off."""
-    vendor = getattr(handle, "vendor", None)
-    if vendor is None or _known(vendor, getattr(handle, "Database", None)) is None:
-        raise protocols.unsupported(f"Django's {vendor or 'handle without a database'}")
+    if known_engine(handle) is None:
+        vendor = getattr(handle, "vendor", "handle without a database")
+        raise protocols.unsupported(f"Django's {vendor}")
     if handle.needs_rollback:
         raise protocols.aborted(MEANS.undoing)
     if not handle.in_atomic_block and (handle.connection is None or handle.autocommit):
@@ -63,6 +67,12 @@ def require_transaction(handle: BaseDatabaseWrapper) -> None:
         )
     if handle.closed_in_transaction:
         raise protocols.closed("it was closed inside its transaction")
+
+
+def known_engine(handle: BaseDatabaseWrapper) -> Engine | None:
+    """Of the database below; ``ConfigError`` for one over a driver that nobody explains."""
+    vendor = getattr(handle, "vendor", None)
+    return None if vendor is None else _known(vendor, getattr(handle, "Database", None))
 
 
 @lru_cache(maxsize=32)
@@ -76,9 +86,9 @@ def _known(vendor: str, driver: Any) -> Engine | None:
 
 def run(handle: BaseDatabaseWrapper, work: Work[T]) -> T:
     """See ``protocols.Writer``. But for SQLite one round trip a query."""
-    engine = _known(handle.vendor, getattr(handle, "Database", None))
+    engine = known_engine(handle)
     if engine is not None and engine is not SQLITE:
-        return carried_out(work(engine), partial(_rows, handle))
+        return carried_out(work(engine), partial(rows_of_cursor, handle))
     handle.validate_thread_sharing()
     below = handle.connection
     if sqlite_handles.must_begin(below):
@@ -86,7 +96,8 @@ def run(handle: BaseDatabaseWrapper, work: Work[T]) -> T:
     return carried_out(work(SQLITE), partial(sqlite_handles.rows, below))
 
 
-def _rows(handle: BaseDatabaseWrapper, query: Query) -> Sequence[Row]:
+def rows_of_cursor(handle: BaseDatabaseWrapper, query: Query) -> Sequence[Row]:
+    """What ``query`` gives, through a cursor of Django's."""
     with handle.cursor() as cursor:
         cursor.execute(named(query.statement, "%({})s"), by_name(*query.parameters))
         found: Sequence[Row] = cursor.fetchall() if query.gives else ()

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from seaway import drivers
 from seaway.databases.tasks import to_its_end
-from seaway.drivers.protocols import SHOWN, Errors, Session, Sessions
+from seaway.drivers.protocols import SHOWN, Errors, Session, Sessions, serves_threads
 from seaway.errors import ConfigError
 
 
@@ -121,11 +121,14 @@ class FunctionSessions:
                 raise
             raise found from error
         sessions_over = drivers.driver_entry("KEPT", type(first))
-        if sessions_over is None:
+        sessions = None if sessions_over is None else sessions_over(self._connections)
+        if sessions is None or serves_threads(sessions):
+            if sessions is not None:
+                first.close()
             raise ConfigError(
                 f"the function given as tx= gives a {drivers.name(type(first))}",
-                hint=f"it has to give {drivers.KEPT_TAKEN}",
+                hint=f"for async handlers it has to give {drivers.KEPT_TAKEN}",
             )
         await self._connections.give_back(first)
         # Another task may have come first, and has its turn with what that one made.
-        return self._sessions or sessions_over(self._connections)
+        return self._sessions or sessions

@@ -5,6 +5,10 @@
     KEPT      a connection's type ──> Sessions over a function that makes such
     MEANS     what its errors mean
 
+Sessions of asynchronous drivers are for ``async`` handlers, ``ThreadSessions`` of the others for
+plain ones: the same protocol, by coroutines that never suspend, in the thread that runs them. An
+object that is ``ThreadSessions`` itself may be given as ``tx=``.
+
 Types are given as text, module and qualified name (``"asyncpg.pool.Pool"``). Must not import a
 driver. What is said of a handle that cannot be used as it is stands at the end, in words that are
 the same for every driver.
@@ -14,12 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard
 
 from seaway.databases import engines
 from seaway.databases.engines import Engine
 from seaway.databases.queries import Query, Row, Work
 from seaway.databases.refusals import Refusal
+from seaway.databases.tasks import Turns
 from seaway.errors import ConfigError, OutsideTransaction, SeawayError
 
 SHOWN = "the consumer's database"
@@ -145,6 +150,56 @@ class Sessions(Protocol):
         ...
 
 
+class ThreadSession(Session, Protocol):
+    """A session of a synchronous driver. Its coroutines never suspend: they block.
+
+    All of a session is called in one thread, from ``take`` to ``give_back``, but for the two below,
+    which another thread calls while that one may be inside any of the others. So a connection that
+    knows its thread (sqlite3's, Django's) is kept for the thread that made it.
+    """
+
+    def interrupt(self) -> None:
+        """Have the statement that runs now fail (PostgreSQL: a cancel request; SQLite: its
+        interrupt). May block for seconds; raises nothing. What is interrupted may be the whole
+        transaction: ``roll_back`` after it does not fail with ``ENDED``."""
+        ...
+
+    def cut(self) -> None:
+        """Take the connection away from a thread that does not come back: nothing commits on it any
+        more, and the database drops its locks. As far as the driver lets that be done; raises
+        nothing. ``lost`` afterwards."""
+        ...
+
+
+class ThreadSessions(Protocol):
+    """``Sessions`` of a synchronous driver: ``take`` and ``give_back`` in the thread of the
+    transaction, ``close`` once in each thread at its end."""
+
+    plain: bool
+    """True: they are for plain handlers."""
+
+    @property
+    def turns(self) -> Turns | None:
+        """Of a database with one writer: taken on the event loop before the thread begins.
+        ``None`` for others, and before the first session tells."""
+        ...
+
+    @property
+    def errors(self) -> Errors: ...
+
+    @property
+    def shown(self) -> str: ...
+
+    async def take(self) -> ThreadSession: ...
+
+    async def give_back(self, session: Any, *, failed: bool) -> None: ...
+
+    async def close(self) -> None:
+        """Close what was opened for the calling thread; what is the user's stays open.
+        Idempotent."""
+        ...
+
+
 class Source(Protocol):
     """Connections that are taken and given back, and whose they are."""
 
@@ -159,9 +214,31 @@ class Source(Protocol):
     async def close(self) -> None: ...
 
 
+def serves_threads(found: object) -> TypeGuard[ThreadSessions]:
+    """Whether these are ``ThreadSessions``."""
+    return getattr(type(found), "plain", None) is True
+
+
+class Keeper(Protocol):
+    """``Source`` for threads: each connection stays with the thread that made it."""
+
+    def take(self) -> Any:
+        """The calling thread's own."""
+        ...
+
+    def give_back(self, connection: Any, *, lost: bool = False) -> None:
+        """Nothing is open on it any more. ``lost``: it is of no more use."""
+        ...
+
+    def close(self) -> None:
+        """Close the calling thread's."""
+        ...
+
+
 Handles: TypeAlias = Mapping[str, Writer]
-Sources: TypeAlias = Mapping[str, Callable[[Any], Sessions]]
-Kept: TypeAlias = Mapping[str, Callable[[Source], Sessions]]
+Sources: TypeAlias = Mapping[str, Callable[[Any], "Sessions | ThreadSessions"]]
+Kept: TypeAlias = Mapping[str, Callable[[Any], "Sessions | ThreadSessions"]]
+"""Over a ``Source``, or for ``ThreadSessions`` over a ``Keeper``."""
 
 # ------------------------------------------------------------------- what is said of a handle
 

@@ -1,11 +1,11 @@
-"""psycopg: connections and cursors of both kinds, asynchronous pools, and functions that connect.
+"""psycopg: connections and cursors of both kinds, pools, and functions that connect.
 
 Statements of ours run through a cursor of their own, so the caller's row factory, cursor class and
 pending results are left alone. In pipeline mode a writer waits for what was sent before: an error
 of an earlier statement is raised as it is, and only then is the transaction's state known.
 
 A consumer's connection is begun as it begins itself: by its first statement, or where it is in
-autocommit mode by a BEGIN.
+autocommit mode by a BEGIN. Those of plain handlers are in ``psycopg_threads``.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ from seaway.drivers.protocols import (
     Writer,
     translating,
 )
+from seaway.drivers.psycopg_threads import PooledKeeper, PsycopgThreadSessions
 from seaway.errors import ConfigError, SeawayError
 
 if TYPE_CHECKING:
-    from psycopg_pool import AsyncConnectionPool
+    from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 T = TypeVar("T")
 
@@ -243,6 +244,11 @@ def over_pool(pool: AsyncConnectionPool[Any]) -> PsycopgSessions:
     return PsycopgSessions(_Pooled(pool))
 
 
+def over_plain_pool(pool: ConnectionPool[Any]) -> PsycopgThreadSessions:
+    """Sessions of a ``psycopg_pool.ConnectionPool``."""
+    return PsycopgThreadSessions(MEANS, PooledKeeper(pool))
+
+
 _WRITER = Writer(MEANS, require_transaction, run)
 _ASYNC_WRITER = Writer(MEANS, require_transaction, run_async)
 
@@ -252,5 +258,11 @@ HANDLES: Handles = {
     "psycopg.AsyncConnection": _ASYNC_WRITER,
     "psycopg.AsyncCursor": _ASYNC_WRITER,
 }
-SOURCES: Sources = {"psycopg_pool.pool_async.AsyncConnectionPool": over_pool}
-KEPT: Kept = {"psycopg.AsyncConnection": PsycopgSessions}
+SOURCES: Sources = {
+    "psycopg_pool.pool_async.AsyncConnectionPool": over_pool,
+    "psycopg_pool.pool.ConnectionPool": over_plain_pool,
+}
+KEPT: Kept = {
+    "psycopg.AsyncConnection": PsycopgSessions,
+    "psycopg.Connection": partial(PsycopgThreadSessions, MEANS),
+}

@@ -8,7 +8,7 @@ statement of these.
 
 A consumer's session begins, nests and commits as SQLAlchemy has it, so pending objects are flushed
 with the commit and a savepoint undoes them too. On SQLite its transactions take turns, since it has
-one writer.
+one writer. Those of plain handlers are in ``sqlalchemy_threads``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from sqlalchemy import AdaptedConnection, Connection, CursorResult, TextClause, text
+from sqlalchemy import Engine as PlainEngine
 from sqlalchemy.exc import (
     DBAPIError,
     InterfaceError,
@@ -29,7 +30,7 @@ from sqlalchemy.exc import (
     TimeoutError,
     UnboundExecutionError,
 )
-from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from seaway import drivers
 from seaway.databases import engines, sqlstates
@@ -49,7 +50,7 @@ from seaway.databases.queries import (
 from seaway.databases.refusals import Refusal
 from seaway.databases.tasks import Turns, to_its_end
 from seaway.drivers import protocols, sqlite_handles
-from seaway.drivers.protocols import SHOWN, Errors, Handles, Sources, Writer
+from seaway.drivers.protocols import SHOWN, Errors, Handles, Sources, ThreadSessions, Writer
 from seaway.errors import ConfigError, SeawayError, StoreUnavailable
 
 if TYPE_CHECKING:  # Without greenlet it cannot be imported, and nobody comes with any of these.
@@ -188,7 +189,7 @@ def _connection(handle: Handle) -> Connection:
 
 def _rows(connection: Connection, query: Query) -> Sequence[Row]:
     with _usable():
-        found = connection.execute(*_as_text(query))
+        found = connection.execute(*as_text(query))
     return found.all() if query.gives else ()
 
 
@@ -210,14 +211,15 @@ async def _run_below(work: Work[T], db: Any) -> T:
     return await awaited(work(SQLITE), partial(sqlite_handles.awaited_rows, db))
 
 
-def _as_text(query: Query) -> tuple[TextClause, Mapping[str, Any]]:
+def as_text(query: Query) -> tuple[TextClause, Mapping[str, Any]]:
+    """A statement and its parameters as SQLAlchemy takes them."""
     if isinstance(query.parameters, Mapping):
-        return _text(query.statement), query.parameters
-    return _text(named(query.statement, ":{}")), by_name(*query.parameters)
+        return compiled(query.statement), query.parameters
+    return compiled(named(query.statement, ":{}")), by_name(*query.parameters)
 
 
 @lru_cache(maxsize=128)
-def _text(statement: str) -> TextClause:
+def compiled(statement: str) -> TextClause:
     """The same object each time: SQLAlchemy keeps what it compiled of it."""
     return text(statement)
 
@@ -246,15 +248,11 @@ class AlchemySession:
         else:
             self._connection = await connecting
         try:
-            await self.handle.execute(_text(SAVE))
+            await self.handle.execute(compiled(SAVE))
         except DBAPIError as error:
             if self.engine is SQLITE or refusal(error) is not Refusal.ENDED:
                 raise
-            raise ConfigError(
-                "the engine of tx= is in autocommit mode, so effects and inbox row cannot be "
-                "committed together",
-                hint="use one whose isolation level is not AUTOCOMMIT",
-            ) from error
+            raise autocommit() from error
 
     async def touched(self, query: Query) -> int:
         return (await self._execute(query)).rowcount
@@ -269,7 +267,7 @@ class AlchemySession:
     async def _commit(self) -> None:
         while (nested := self.handle.get_nested_transaction()) is not None:
             await nested.commit()
-        await self.handle.execute(_text(RELEASE))
+        await self.handle.execute(compiled(RELEASE))
         await self.handle.commit()
 
     async def roll_back(self) -> None:
@@ -277,19 +275,19 @@ class AlchemySession:
 
     async def _roll_back(self) -> None:
         try:
-            await self.handle.execute(_text(UNDO))
+            await self.handle.execute(compiled(UNDO))
         finally:
             await self.handle.rollback()
 
     async def _execute(self, query: Query) -> CursorResult[Any]:
-        return cast("CursorResult[Any]", await self.handle.execute(*_as_text(query)))
+        return cast("CursorResult[Any]", await self.handle.execute(*as_text(query)))
 
     async def _begin_writing(self, connection: AsyncConnection) -> None:
         # The driver begins with the first change, if ever: our savepoint would be the whole
         # transaction then, and its release the commit.
         below: Any = (await connection.get_raw_connection()).driver_connection
         if not below.in_transaction:
-            await self.handle.execute(_text("BEGIN IMMEDIATE"))
+            await self.handle.execute(compiled("BEGIN IMMEDIATE"))
 
 
 class AlchemySessions:
@@ -303,7 +301,7 @@ class AlchemySessions:
 
     async def take(self) -> AlchemySession:
         handle = self._make()
-        session = AlchemySession(handle, _engine_of(handle))
+        session = AlchemySession(handle, engine_of(handle))
         if session.engine is SQLITE:
             await self._turns.take()
         return session
@@ -326,7 +324,8 @@ def over_engine(engine: AsyncEngine) -> AlchemySessions:
     return AlchemySessions(async_sessionmaker(engine, expire_on_commit=False))
 
 
-def _engine_of(session: AsyncSession) -> Engine:
+def engine_of(session: AsyncSession | Session) -> Engine:
+    """Of the one database that ``session`` is for; ``ConfigError`` where there is no such."""
     try:
         dialect = session.get_bind().dialect
     except UnboundExecutionError as error:
@@ -337,6 +336,15 @@ def _engine_of(session: AsyncSession) -> Engine:
             hint=f"it takes {engines.SHOWN}",
         )
     return engine
+
+
+def autocommit() -> ConfigError:
+    """What is said to sessions that cannot have a transaction."""
+    return ConfigError(
+        "the engine of tx= is in autocommit mode, so effects and inbox row cannot be committed "
+        "together",
+        hint="use one whose isolation level is not AUTOCOMMIT",
+    )
 
 
 def _unbound() -> ConfigError:
@@ -353,6 +361,16 @@ async def _close(session: AsyncSession) -> None:
         await session.invalidate()
 
 
+def _for_threads(make: sessionmaker[Session] | scoped_session[Session]) -> ThreadSessions:
+    from seaway.drivers.sqlalchemy_threads import AlchemyThreadSessions
+
+    return AlchemyThreadSessions(make)
+
+
+def _over_plain_engine(engine: PlainEngine) -> ThreadSessions:
+    return _for_threads(sessionmaker(engine, expire_on_commit=False))
+
+
 _WRITER = Writer(MEANS, require_transaction, run)
 _ASYNC_WRITER = Writer(MEANS, require_transaction, run_async)
 
@@ -367,4 +385,7 @@ HANDLES: Handles = {
 SOURCES: Sources = {
     "sqlalchemy.ext.asyncio.session.async_sessionmaker": AlchemySessions,
     "sqlalchemy.ext.asyncio.engine.AsyncEngine": over_engine,
+    "sqlalchemy.orm.session.sessionmaker": _for_threads,
+    "sqlalchemy.orm.scoping.scoped_session": _for_threads,
+    "sqlalchemy.engine.base.Engine": _over_plain_engine,
 }

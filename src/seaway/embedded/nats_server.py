@@ -14,10 +14,11 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Sequence
+import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from seaway.embedded.process import (
     START_SECONDS,
@@ -27,6 +28,26 @@ from seaway.embedded.process import (
     write_private,
 )
 from seaway.errors import ConfigError, MissingExtra
+
+FOR_DEVELOPMENT = f"seaway-dev-{os.getuid()}"
+"""What a server is called that ``seaway dev`` or ``seaway run --dev`` of this user started: others
+of his may use it. Whatever else listens on a port is somebody else's."""
+
+_GREETING_SECONDS = 2.0
+
+
+def greeting(port: int) -> Mapping[str, Any]:
+    """What the server on that port of loopback says of itself (``server_name``, ``version``); empty
+    for what does not greet as a nats-server."""
+    with (
+        contextlib.suppress(OSError, ValueError),
+        socket.create_connection(("127.0.0.1", port), timeout=_GREETING_SECONDS) as connection,
+        connection.makefile("rb") as said,
+    ):
+        verb, _, text = said.readline(1 << 16).partition(b" ")
+        found = json.loads(text) if verb == b"INFO" else {}
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def find_binary() -> Path:
@@ -84,10 +105,11 @@ class NatsServer(ServerProcess):
     def _command(self) -> Sequence[str]:
         for stale in self.directory.glob("*.ports"):
             stale.unlink()
+        self._port = self._port or free_port()
         config = self.directory / "server.conf"
         write_private(config, self._extra)
         return [
-            *(str(find_binary()), "-a", "127.0.0.1", "-p", str(self._port or -1)),
+            *(str(find_binary()), "-a", "127.0.0.1", "-p", str(self._port)),
             *("-c", str(config), "-l", str(self._log), "--ports_file_dir", str(self.directory)),
             *(("-js", "-sd", str(self.directory)) if self._jetstream else ()),
             *(("-n", self.name) if self.name else ()),
@@ -106,6 +128,13 @@ class NatsServer(ServerProcess):
                 url = json.loads(file.read_text())["nats"][0]
                 return int(url.rpartition(":")[2])
         return None
+
+
+def development_server(store_dir: Path | None, port: int | None) -> NatsServer:
+    """A server that is called ``FOR_DEVELOPMENT``. Its streams may say how large they get without
+    that being free on a developer's disk now."""
+    room = "jetstream { max_file_store: 100TB }\n"
+    return NatsServer(store_dir, port, extra_config=room, name=FOR_DEVELOPMENT)
 
 
 class NatsCluster:

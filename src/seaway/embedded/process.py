@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -30,6 +32,10 @@ from seaway.errors import ConfigError, SeawayError
 
 START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
+_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST_PORT = 10_000
+_FEW = 1_000
+_TRIES = 20
 _PR_SET_PDEATHSIG = 1
 
 
@@ -37,11 +43,26 @@ class PortTaken(ConfigError):
     """The port that a server was to have is somebody else's."""
 
 
+class FolderTaken(ConfigError):
+    """The folder that a server was to have is another's, which runs."""
+
+
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of loopback that nobody listens on now.
+
+    Where there is room, none of those that the system gives to outgoing connections: one of these
+    would be taken before its server listens, or while that is down.
+    """
+    first = 0
+    with contextlib.suppress(OSError, ValueError):
+        first = int(_OUTGOING.read_text().split()[0])
+    others = range(_LOWEST_PORT, first)
+    tries = [secrets.choice(others) for _ in range(_TRIES)] if len(others) > _FEW else []
+    for port in (*tries, 0):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise SeawayError("no TCP port of loopback is free")
 
 
 class ServerProcess(ABC):
@@ -49,7 +70,8 @@ class ServerProcess(ABC):
 
     ``store_dir`` keeps its data there (default: a temporary folder, removed at the end); ``port``:
     default a free one, kept over ``stop``/``kill`` and ``start``. Raises ``PortTaken`` for a port
-    that is, ``SeawayError`` with the log's end where it does not start. The plain methods
+    that is, ``FolderTaken`` for a ``store_dir`` that another runs in, ``ConfigError`` for one that
+    cannot be used, ``SeawayError`` with the log's end where it does not start. The plain methods
     ``launch`` and ``terminate`` do the same without an event loop.
     """
 
@@ -62,6 +84,7 @@ class ServerProcess(ABC):
         self._temporary: Path | None = None
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
+        self._held: int | None = None
 
     @property
     def port(self) -> int:
@@ -114,8 +137,15 @@ class ServerProcess(ABC):
             return
         if self._port is not None:
             _refuse_taken(self._port)
-        # Others may pass, since a server inside may run as somebody else; they see no names.
-        self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._take_folder()
+        try:
+            self._process = self._started()
+            self._wait_until_ready(self._process)
+        except BaseException:
+            self.terminate(graceful=False)
+            raise
+
+    def _started(self) -> subprocess.Popen[bytes]:
         command, owner = self._command(), self._owner()
 
         def in_child() -> None:
@@ -127,7 +157,7 @@ class ServerProcess(ABC):
                 ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
         with open(self._log, "ab", opener=_private) as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -135,16 +165,37 @@ class ServerProcess(ABC):
                 cwd=self.directory,
                 preexec_fn=in_child,
             )
+
+    def _take_folder(self) -> None:
+        """Make its folder; one that it was given is no other server's until it has ended, since
+        two would write over each other's files."""
         try:
-            self._wait_until_ready(self._process)
-        except BaseException:
-            self.terminate(graceful=False)
-            raise
+            # Others may pass, since a server inside may run as somebody else; they see no names.
+            self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+            if self._given_dir is None:
+                return
+            lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ConfigError(f"{self.directory} cannot be used: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise FolderTaken(
+                f"another server runs in {self.directory}", hint="stop it, or name another folder"
+            ) from None
+        self._held = lock
+
+    def _leave_folder(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            os.close(held)
 
     def terminate(self, *, graceful: bool = True) -> None:
         """Stop it; not graceful: SIGKILL, to all of its processes. Idempotent."""
         process, self._process = self._process, None
         if process is None:
+            self._leave_folder()
             return
         with contextlib.suppress(ProcessLookupError):
             if graceful:
@@ -157,6 +208,7 @@ class ServerProcess(ABC):
         except subprocess.TimeoutExpired:
             self._tell(process.pid, signal.SIGKILL)
             process.wait()
+        self._leave_folder()
 
     def remove(self) -> None:
         """Remove the folder that it made for itself. Idempotent."""

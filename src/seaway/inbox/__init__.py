@@ -7,6 +7,6 @@ Guarantees: what ``contracts.InboxStore`` says, whichever the handle; nothing of
 closed; an unknown object is refused by name, never guessed at.
 """
 
-from seaway.inbox.opening import inbox_for, inbox_of
+from seaway.inbox.opening import inbox_for, inbox_of, threads_of
 
-__all__ = ["inbox_for", "inbox_of"]
+__all__ = ["inbox_for", "inbox_of", "threads_of"]

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 from seaway.databases import times
 from seaway.databases.engines import Engine
 from seaway.databases.queries import Row, Statements
 from seaway.databases.refusals import Refusal, causes, session_lost
+from seaway.databases.tasks import Turns
 from seaway.drivers.protocols import (
     Session,
     Sessions,
+    ThreadSession,
+    ThreadSessions,
     ended_by_body,
     nothing_committed,
     translating,
@@ -42,9 +45,9 @@ class Transaction(Generic[H]):
 
     def __init__(
         self,
-        sessions: Sessions,
+        sessions: Sessions | ThreadSessions,
         sql_of: Callable[[Engine], Statements],
-        committed: Callable[[], None] | None,
+        committed: Callable[[], object] | None,
     ) -> None:
         self._sessions = sessions
         self._shown = sessions.shown
@@ -114,6 +117,14 @@ class Transaction(Generic[H]):
         except Exception as error:
             return self._errors.refusal(error) is not Refusal.ENDED
         return True
+
+    def interrupt(self) -> None:
+        """See ``contracts.ThreadTransaction``."""
+        cast(ThreadSession, self._session).interrupt()
+
+    def cut(self) -> None:
+        """See ``contracts.ThreadTransaction``."""
+        cast(ThreadSession, self._session).cut()
 
     @property
     def handle(self) -> H:
@@ -210,9 +221,9 @@ class Inbox(Generic[H]):
 
     def __init__(
         self,
-        sessions: Sessions,
+        sessions: Sessions | ThreadSessions,
         schema: str | None = None,
-        committed: Callable[[], None] | None = None,
+        committed: Callable[[], object] | None = None,
     ) -> None:
         self._sessions = sessions
         self._schema = schema
@@ -242,6 +253,17 @@ class Inbox(Generic[H]):
         if found is None:
             found = self._sql[engine.name] = Statements(engine, self._schema)
         return found
+
+
+class ThreadInbox(Inbox[H]):
+    """``contracts.ThreadInbox``, over sessions of a synchronous driver."""
+
+    _sessions: ThreadSessions
+
+    @property
+    def turns(self) -> Turns | None:
+        """See ``contracts.ThreadInbox``."""
+        return self._sessions.turns
 
 
 def parked(row: Sequence[Any]) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ from seaway.telemetry import (
     RelayPaused,
     RelayResumed,
     Signal,
+    ThreadsLost,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Activity:
         default_factory=lambda: defaultdict(float)
     )
     dead_letters: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    lost_threads: dict[tuple[str], int] = field(default_factory=dict)
     parked: int = 0
     reconnects: int = 0
     disconnects: int = 0
@@ -64,6 +66,8 @@ class Activity:
                 self.handling_seconds[stream, consumer] += took.total_seconds()
             case DeadLettered(stream=stream, consumer=consumer, reason=reason):
                 self.dead_letters[stream, consumer, reason] += 1
+            case ThreadsLost(consumer=consumer, lost=lost):
+                self.lost_threads[consumer,] = lost
             case RelayPaused():
                 self.relay_paused = True
             case RelayResumed():
@@ -235,6 +239,8 @@ def _of_activity(did: Activity) -> Iterator[Metric]:
         for key, value in sorted(values.items()):
             family.add_metric(key, value)
         yield family
+    text = "Threads of plain handlers that do not come back from their deadline."
+    yield _gauges("seaway_lost_threads", text, ("consumer",), did.lost_threads.items())
     yield CounterMetricFamily("seaway_parked", "Events parked.", value=did.parked)
     yield CounterMetricFamily("seaway_reconnects", "Reconnections.", value=did.reconnects)
     yield CounterMetricFamily("seaway_disconnects", "Connections lost.", value=did.disconnects)

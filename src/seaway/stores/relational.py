@@ -13,15 +13,16 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from seaway.contracts import Message, Notice, OutboxEntry, Sent
 from seaway.databases import times
 from seaway.databases.engines import Engine
 from seaway.databases.queries import Row, Statements, Steps
-from seaway.drivers.protocols import Sessions
+from seaway.drivers.protocols import Sessions, ThreadSessions
 from seaway.headers import StoredHeaders
-from seaway.inbox.transaction import Inbox, Transaction, parked
+from seaway.inbox.transaction import Inbox, ThreadInbox, Transaction, parked
 from seaway.waiting import set_within
 from seaway.waiting_events import WaitingEvent
 
@@ -62,6 +63,7 @@ class RelationalStore(ABC, Generic[H]):
 
     def __init__(self, sessions: Sessions, schema: str | None, *, poll: timedelta) -> None:
         self._sql = Statements(self.engine, schema)
+        self._schema_name = schema
         self._transactions: Inbox[H] = Inbox(sessions, schema, self.nudge)
         self._longest_poll = poll
         self._nudge = asyncio.Event()
@@ -205,6 +207,16 @@ class RelationalStore(ABC, Generic[H]):
     def transaction(self) -> Transaction[H]:
         """A transaction; whether another may be open at the same time, ``capabilities`` say."""
         return self._transactions.transaction()
+
+    @abstractmethod
+    def for_threads(self) -> ThreadInbox[Any]:
+        """See ``contracts.Store``."""
+
+    def _for_threads(self, sessions: ThreadSessions) -> ThreadInbox[Any]:
+        loop = asyncio.get_running_loop()
+        return ThreadInbox(
+            sessions, self._schema_name, partial(loop.call_soon_threadsafe, self.nudge)
+        )
 
     async def processed(self, event_id: str) -> Mapping[str, datetime]:
         """Which consumers have this event's effects, and since when."""

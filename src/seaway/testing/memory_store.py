@@ -165,6 +165,13 @@ class MemoryTransaction:
             )
             self._next_position += 1
 
+    def interrupt(self) -> None:
+        """Nothing here runs long."""
+
+    def cut(self) -> None:
+        """Take no more events of a thread that does not come back."""
+        self._open = False
+
     def end(self) -> tuple[_Tables, int]:
         """Take no more writes; what was written, and the next free position."""
         self._open = False
@@ -226,6 +233,30 @@ class MemoryLease:
 
     async def confirm(self) -> None:
         """It cannot be lost."""
+
+
+class MemoryThreads:
+    """``contracts.ThreadInbox`` on dictionaries."""
+
+    def __init__(self, store: MemoryStore, turns: Turns) -> None:
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+        self.turns = turns
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[MemoryTransaction]:
+        """Commit on leaving, roll back on an exception; in a thread, while the turn is taken."""
+        opened = self._store.opened()
+        try:
+            yield opened
+        except BaseException:
+            opened.end()
+            raise
+        self._store.taken(opened)
+        self._loop.call_soon_threadsafe(self._store.nudge)
+
+    async def close(self) -> None:
+        """Nothing to close."""
 
 
 class MemorySchema:
@@ -410,14 +441,26 @@ class MemoryStore:
     async def transaction(self) -> AsyncIterator[MemoryTransaction]:
         """Commit on leaving, roll back on an exception."""
         async with self._turns.own():
-            opened = MemoryTransaction(self._tables.copy(), self._next_position, self._sent)
+            begun = self.opened()
             try:
-                yield opened
+                yield begun
             except BaseException:
-                opened.end()
+                begun.end()
                 raise
-            self._tables, self._next_position = opened.end()
+            self.taken(begun)
         self.nudge()
+
+    def for_threads(self) -> MemoryThreads:
+        """Its transactions for plain handlers."""
+        return MemoryThreads(self, self._turns)
+
+    def opened(self) -> MemoryTransaction:
+        """A transaction, for whoever has the turn; ``taken`` over, it is committed."""
+        return MemoryTransaction(self._tables.copy(), self._next_position, self._sent)
+
+    def taken(self, ended: MemoryTransaction) -> None:
+        """Commit."""
+        self._tables, self._next_position = ended.end()
 
     async def processed(self, event_id: str) -> Mapping[str, datetime]:
         """Which consumers have this event's effects, and since when."""

@@ -58,7 +58,8 @@ class Rehearsal:
         end, or fails and waits for its next attempt for longer.
         """
         async with asyncio.timeout(within.total_seconds()):
-            while await self._waiting():
+            # Twice: a handler that commits between two looks moves what it wrote behind the first.
+            while await self._waiting() or await self._waiting():
                 await asyncio.sleep(_LOOK)
 
     async def letters(self) -> Sequence[Letter]:
@@ -84,9 +85,14 @@ async def rehearsal(app: Seaway, store: Store) -> AsyncIterator[Rehearsal]:
     """Relay and consumers of ``app`` on ``store``, which has its tables, and a broker in memory.
 
     ``app`` is not connected and its ``database`` not opened; a consumer with a ``tx=`` of its own
-    needs a ``store`` on that same database. What ends a consumer (a durable that
-    the configuration lacks, a handler that commits) is raised at the end of the block.
+    needs a ``store`` on that same database. Where there is no configuration at all, code alone
+    says which streams and durables there are; where there is one, a durable that it lacks is a
+    ``ConfigError``. What ends a consumer (a handler that commits) is raised at the end of the
+    block.
     """
+    if app.settings.source is None and not app.settings.streams:
+        app.complete()
+    app.refuse_undeclared()
     broker, stop = MemoryBroker(), asyncio.Event()
     wanted = topology.desired(app.settings)
     found = await topology.actual(broker.admin, wanted)

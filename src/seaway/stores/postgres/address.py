@@ -16,6 +16,7 @@ import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
@@ -23,6 +24,8 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 from seaway.errors import ConfigError
 
 FORM = "postgresql://user:password@host:5432/database"
+_AS_LIBPQ = {"database": "dbname", "timeout": "connect_timeout", "ssl": "sslmode"}
+"""asyncpg's names that libpq has others for."""
 _TRUE, _FALSE = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off"})
 _FILES = ("sslrootcert", "sslcert", "sslkey")
 _PASSED_ON = {
@@ -155,6 +158,21 @@ def password_for(address: Address, environ: Mapping[str, str]) -> str | None:
             if all(field in ("*", own) for field, own in zip(fields, place, strict=True)):
                 return password or None
     return None
+
+
+def libpq_options(address: Address) -> dict[str, Any]:
+    """What libpq is told of ``address``; what is left out it finds as it always does."""
+    given = dict(options_of(address))
+    (settings, dsn) = (given.pop(name, {}) for name in ("server_settings", "dsn"))
+    options = {_AS_LIBPQ.get(name, name): _listed(value) for name, value in given.items()}
+    if "connect_timeout" in options:
+        options["connect_timeout"] = max(2, ceil(float(options["connect_timeout"])))
+    files = dict(parse_qsl(urlsplit(str(dsn)).query)) if dsn else {}
+    return {**options, **settings, **files}
+
+
+def _listed(value: object) -> Any:
+    return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
 def options_of(address: Address) -> dict[str, Any]:

@@ -100,6 +100,7 @@ class Pool:
         self._pool = pool
         self._schema = schema
         self.opened = Opened(address.shown)
+        self.address = address
         self.shown = address.shown
         self._chains = not address.pgbouncer  # Its server connections are for everybody.
         self._begun: list[_Begun] = []

@@ -20,6 +20,8 @@ from seaway.databases.engines import POSTGRES
 from seaway.databases.queries import Query, Row, Statements, Steps, awaited
 from seaway.drivers.asyncpg import Pooled as Handle
 from seaway.drivers.asyncpg import touched
+from seaway.errors import MissingExtra
+from seaway.inbox.transaction import ThreadInbox
 from seaway.stores.postgres.address import parse
 from seaway.stores.postgres.begins import RESHARDING
 from seaway.stores.postgres.lease import (
@@ -121,6 +123,14 @@ class PostgresStore(RelationalStore[Handle]):
         if self._listener is not None:
             await self._listener.close()
         await self._pool.close()
+
+    def for_threads(self) -> ThreadInbox[Any]:
+        """See ``contracts.Store``: psycopg's connections, one a thread."""
+        try:
+            from seaway.stores.postgres.threads import StoreThreadSessions
+        except ModuleNotFoundError as error:
+            raise MissingExtra("psycopg", "a plain handler on PostgreSQL") from error
+        return self._for_threads(StoreThreadSessions(self._pool.address))
 
     async def now(self) -> datetime:
         """What the server's clock says: it dates every row."""

@@ -92,22 +92,30 @@ async def connect(
     are ours. Cancelled, it leaves nothing open."""
 
     def connector() -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            f"{path.as_uri()}?mode={'rwc' if create else 'rw'}",
-            uri=True,
-            timeout=busy_timeout.total_seconds(),
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        try:
-            _prepare(connection, read_only=read_only, create=create)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        made = made_now(path, busy_timeout=busy_timeout, read_only=read_only, create=create)
+        made.isolation_level = None
+        return made
 
     with translating(str(path)):
         return await opened(connector, lambda ready: Connection(ready, path))
+
+
+def made_now(
+    path: Path, *, busy_timeout: timedelta, read_only: bool = False, create: bool = False
+) -> sqlite3.Connection:
+    """The same at once, for any thread. It begins transactions as Python does by default."""
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode={'rwc' if create else 'rw'}",
+        uri=True,
+        timeout=busy_timeout.total_seconds(),
+        check_same_thread=False,
+    )
+    try:
+        _prepare(connection, read_only=read_only, create=create)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _prepare(connection: sqlite3.Connection, *, read_only: bool, create: bool) -> None:

@@ -23,12 +23,22 @@ from seaway.databases.engines import SQLITE
 from seaway.databases.queries import Query, Row, Statements, Steps, carried_out
 from seaway.databases.sqlite_codes import translating
 from seaway.databases.tasks import Turns, to_its_end
+from seaway.drivers.keeping import Kept
+from seaway.drivers.sqlite3 import SqliteThreadSessions
 from seaway.errors import ConfigError
+from seaway.inbox.transaction import ThreadInbox
 from seaway.process import running_time
 from seaway.stores import file_of
 from seaway.stores.relational import RelationalStore
 from seaway.stores.schema import Migration, SqlSchema, migrations, split
-from seaway.stores.sqlite.connection import Connection, WriterSessions, checked, connect, read
+from seaway.stores.sqlite.connection import (
+    Connection,
+    WriterSessions,
+    checked,
+    connect,
+    made_now,
+    read,
+)
 from seaway.stores.sqlite.lease import Pulse, SqliteLease, read_pulse, relay_lock
 
 T = TypeVar("T")
@@ -53,10 +63,12 @@ class SqliteStore(RelationalStore[Connection]):
         *,
         keep_sent: bool,
         poll: timedelta,
+        busy_timeout: timedelta,
     ) -> None:
         self._turns = Turns()
         super().__init__(WriterSessions(writer, self._turns, str(path)), None, poll=poll)
         self.path = path
+        self._busy_timeout = busy_timeout
         self._writer = writer
         self._reader = reader
         self._keep_sent = keep_sent
@@ -97,7 +109,9 @@ class SqliteStore(RelationalStore[Connection]):
             failed.push_async_callback(writer.close)
             reader = await connecting(read_only=True)
             failed.push_async_callback(reader.close)
-            store = cls(path, writer, reader, keep_sent=keep_sent, poll=poll)
+            store = cls(
+                *(path, writer, reader), keep_sent=keep_sent, poll=poll, busy_timeout=busy_timeout
+            )
             await store._look_for_the_newest()
             failed.pop_all()
             return store
@@ -119,6 +133,12 @@ class SqliteStore(RelationalStore[Connection]):
                 await self._reader.close()
             finally:
                 await self._writer.close()
+
+    def for_threads(self) -> ThreadInbox[Any]:
+        """See ``contracts.Store``: connections of the standard library, one a thread. Their
+        transactions and the store's take turns."""
+        made = partial(made_now, self.path, busy_timeout=self._busy_timeout)
+        return self._for_threads(SqliteThreadSessions(Kept(made), self._turns, str(self.path)))
 
     async def now(self) -> datetime:
         """Our own clock: whoever writes dates the rows."""

@@ -18,9 +18,18 @@ from typing import Any
 
 import pytest
 
-from seaway.contracts import InboxStore, OutboxEntry, Store
+from seaway.contracts import (
+    DeadLetterReason,
+    InboxStore,
+    Incoming,
+    Message,
+    OutboxEntry,
+    Store,
+    StoredMessage,
+)
 from seaway.errors import ConfigError, TransactionConflict
 from seaway.events import RawEvent, new_event_id
+from seaway.inbox.letters import letter_row, note_stored, to_letter
 from seaway.outbox import Outbox
 
 SUBJECT = "sea.event.case_created.v1"
@@ -85,6 +94,13 @@ def _cancelled_at(turn: int, work: Coroutine[Any, Any, None]) -> Generator[Any, 
             given, step = (yield waited_for), work.send
         except BaseException as error:
             given, step = error, work.throw
+
+
+def given(event_id: str, stream_seq: int) -> Incoming:
+    """A message as it is given to the consumer."""
+    message = Message(SUBJECT, b"{}", {"Nats-Msg-Id": event_id})
+    stored = StoredMessage(message, "SEA_EVENTS", stream_seq, datetime.now(UTC))
+    return Incoming.read(stored, CONSUMER, deliveries=1)
 
 
 class InboxConformance:
@@ -199,6 +215,44 @@ class InboxConformance:
             *(count(wanted if turn % 2 else wanted[::-1]) for turn in range(10))
         )
         assert sorted(counted) == [3 * turn for turn in range(1, 11)]
+
+    async def test_a_message_becomes_a_letter_or_takes_effect(self, inbox: InboxStore) -> None:
+        refused, handled = given("e1", 1), given("e2", 2)
+        assert await to_letter(inbox, refused, "poison", parks=False) == "poison"
+        # By whoever comes to it before the letter is stored; the queue takes it once.
+        assert await to_letter(inbox, refused, "exhausted", parks=False) == "poison"
+        consumer, row = letter_row(CONSUMER, refused.place, "e1")
+        async with inbox.transaction() as tx:
+            assert await tx.claim_many(consumer, [row]) == set(), "so no effect is committed"
+            assert await tx.claim(CONSUMER, "e1"), "its redrive is another message"
+        await note_stored(inbox, refused, 7, parks=False)
+        again = given("e3", 1)  # In the same place of a stream that was made anew.
+        assert await to_letter(inbox, again, "parked", parks=False) == "parked"
+        await note_stored(inbox, again, 8, parks=False)
+        assert await to_letter(inbox, again, "poison", parks=False) is None
+        async with inbox.transaction() as tx:
+            assert await tx.claim(CONSUMER, "e2")
+        assert await to_letter(inbox, handled, "poison", parks=False) is None
+
+    @pytest.mark.parametrize("ends", ["commit", "rollback"])
+    async def test_a_decision_waits_for_the_handler_that_has_the_event_in_hand(
+        self, inbox: InboxStore, store: Store, ends: str
+    ) -> None:
+        message = given("e1", 1)
+        deciding: asyncio.Task[DeadLetterReason | None] | None = None
+        with nullcontext() if ends == "commit" else undone():
+            async with inbox.transaction() as tx:
+                assert await tx.claim(CONSUMER, "e1")
+                deciding = asyncio.ensure_future(to_letter(inbox, message, "poison", parks=False))
+                consumer, row = letter_row(CONSUMER, message.place, "e1")
+                while store.capabilities.concurrent_transactions and not await store.claimed(
+                    consumer, [row]
+                ):
+                    assert not deciding.done()
+                if ends == "rollback":
+                    raise Undo
+        assert deciding is not None
+        assert await deciding == (None if ends == "commit" else "poison")
 
     async def test_a_cancelled_transaction_leaves_nothing(
         self, inbox: InboxStore, store: Store

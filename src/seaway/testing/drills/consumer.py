@@ -24,7 +24,7 @@ from seaway.testing.drills import evidence, service
 from seaway.testing.drills.command import carry_out
 from seaway.testing.drills.evidence import examine
 from seaway.testing.drills.faults import Faults
-from seaway.testing.drills.service import Temper
+from seaway.testing.drills.service import Handlers, Temper
 from seaway.testing.drills.stage import servers, write
 
 _WITHOUT_EFFECT = """
@@ -54,6 +54,7 @@ class Plan:
     slow: float = 0.001
     deadly: int = 1
     """Events whose handling kills the process, every time."""
+    handlers: Handlers = "async"
     exclusive: bool = False
     """The durable's setting. The faults then strike the process that is at work."""
     nodes: int = 1
@@ -130,7 +131,9 @@ async def run(
             return service.at_work(stage) if plan.exclusive else one
 
         await stage.start_relay()
-        await service.start(stage, plan.processes, plan.temper, workers=plan.workers)
+        await service.start(
+            stage, plan.processes, plan.temper, workers=plan.workers, handlers=plan.handlers
+        )
         numbers = iter(range(plan.events))
         writing = asyncio.create_task(write(stage, numbers, keys=plan.keys, seed=plan.seed))
         try:
@@ -163,7 +166,7 @@ def main() -> int:
     options = (
         *("events", "keys", "processes", "workers", "kills", "stops"),
         *("nats-restarts", "postgres-restarts", "nodes", "deadly", "exclusive", "max-deliver"),
-        "seed",
+        *("handlers", "seed"),
     )
     return carry_out(Plan(), options, run, about=__doc__)
 

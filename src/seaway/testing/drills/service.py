@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -24,11 +25,14 @@ from seaway.proof.faults import draw
 from seaway.proof.ledger import take_effect
 from seaway.proof.stage import Stage
 from seaway.proof.supervisor import Child
+from seaway.testing.drills.plain import PLAIN
 from seaway.testing.drills.stage import CONTEXT
 
 SERVICE = "worker"
 DURABLE = Durable.from_context(SERVICE, CONTEXT)
 
+Handlers: TypeAlias = Literal["async", "sqlalchemy", "django"]
+"""What they work with: the application's store, or one of ``plain.PLAIN``."""
 Kind: TypeAlias = Literal["plain", "poison", "transient", "slow", "deadly"]
 
 _FAILING_DELIVERIES = 2
@@ -71,8 +75,8 @@ class Temper:
             chance -= share
         return "plain"
 
-    async def show(self, number: int, delivery: Delivery) -> None:
-        """Behave so on this delivery: raise, take long, die, or nothing."""
+    def show(self, number: int, delivery: Delivery) -> float:
+        """Behave so on this delivery: raise, die, or say how many seconds it has to take."""
         match self.kind(number):
             case "poison":
                 raise Poison(f"number {number} can never be handled")
@@ -81,18 +85,20 @@ class Temper:
                     raise Unreachable("the register did not answer")
                 raise Retry("the register is busy", after=timedelta(milliseconds=100))
             case "slow" if delivery.deliveries == 1:
-                await asyncio.sleep(self.slow_seconds)
+                return self.slow_seconds
             case "deadly":
                 os.kill(os.getpid(), signal.SIGKILL)
-            case _:
-                await asyncio.sleep(self.work_seconds)
+        return self.work_seconds
 
 
-async def start(stage: Stage, processes: int, temper: Temper, *, workers: int) -> None:
+async def start(
+    stage: Stage, processes: int, temper: Temper, *, workers: int, handlers: Handlers = "async"
+) -> None:
     """Handle from now on, in so many processes."""
     notes = _notes(stage)
     notes.mkdir()
     told: dict[str, Any] = {"temper": asdict(temper), "notes": str(notes), "workers": workers}
+    told["handlers"] = handlers
     for number in range(1, processes + 1):
         await stage.start_service(f"{SERVICE} {number}", declare, **told)
 
@@ -125,15 +131,33 @@ def _notes(stage: Stage) -> Path:
     return stage.folder / "calls"
 
 
-def declare(app: Seaway, *, temper: Mapping[str, Any], notes: str, workers: int) -> None:
+def declare(
+    app: Seaway, *, temper: Mapping[str, Any], notes: str, workers: int, handlers: Handlers
+) -> None:
     """Tie the handler to the durable; it notes its calls in ``notes``, a file for each process."""
-    consumer = app.consumer(SERVICE, from_context=CONTEXT, workers=workers)
     shown = Temper(**temper)
     note = os.open(Path(notes, str(os.getpid())), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    @consumer.handler(RawEvent)
-    async def handle(event: RawEvent, delivery: Delivery) -> None:
+    def begun(event: RawEvent, delivery: Delivery) -> tuple[int, float]:
         os.write(note, f"{delivery.event_id}\n".encode())
         number = int(event.json()["number"])
-        await shown.show(number, delivery)
-        await take_effect(delivery, number)
+        return number, shown.show(number, delivery)
+
+    if handlers == "async":
+        consumer = app.consumer(SERVICE, from_context=CONTEXT, workers=workers)
+
+        @consumer.handler(RawEvent)
+        async def handle(event: RawEvent, delivery: Delivery) -> None:
+            number, seconds = begun(event, delivery)
+            await asyncio.sleep(seconds)
+            await take_effect(delivery, number)
+
+        return
+    tx, effect = PLAIN[handlers](app.settings.database)
+    consumer = app.consumer(SERVICE, from_context=CONTEXT, workers=workers, tx=tx)
+
+    @consumer.handler(RawEvent)
+    def handle_plain(event: RawEvent, delivery: Delivery) -> None:
+        number, seconds = begun(event, delivery)
+        time.sleep(seconds)
+        effect(delivery, number)

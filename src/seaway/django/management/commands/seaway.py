@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import REMAINDER, ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,12 @@ class Command(BaseCommand):
     help = "Run a command of Seaway: run, relay, check, dlq, outbox, topology, db and the others."
     requires_system_checks = ()
 
-    def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("arguments", nargs=REMAINDER, help="manage.py seaway --help lists them")
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """For ``call_command``, which parses: no option is Django's, all is handed on."""
+        parser = CommandParser(add_help=False, prefix_chars="\0", **kwargs)
+        parser.add_argument("arguments", nargs="*")
+        parser.set_defaults(force_color=False, no_color=False)
+        return parser
 
     def run_from_argv(self, argv: list[str]) -> None:
         """From a shell: ``--settings`` and ``--pythonpath`` are Django's, all else is ours."""

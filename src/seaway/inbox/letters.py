@@ -1,0 +1,149 @@
+"""How a message ends as a dead letter: first that is decided in the inbox, then it is done.
+
+    to_letter ──row──> the queue has it ──> note_stored ──row──> ack
+
+Owns: the rows that say so of one message (not of its event: a redrive is another message, and
+so is what lies in the same place of a stream that was made anew). Guarantees: of a decision and an
+effect only one commits, however long a process stands still between any two of its steps. Whoever
+comes to such a message later stores the letter, if that was not done, and acknowledges.
+
+What a handler is given again writes the decision's row in the transaction of its effects, so a
+decision waits for it, or it for a decision. What it is given for the first time writes its event's
+row only: so a decision asks for that row too, and waits for whoever has it in hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from typing import Protocol, get_args
+
+from seaway import logs
+from seaway.contracts import DeadLetterReason, InboxStore, Incoming
+from seaway.errors import StoreRefused, StoreUnavailable, TransactionConflict
+from seaway.waiting_events import Place
+
+logger = logs.logger("seaway.consumer")
+
+_WAIT_SECONDS = 2.0
+"""For a handler that has the message in hand: its process may not move."""
+
+_REASONS: tuple[DeadLetterReason, ...] = get_args(DeadLetterReason)
+
+
+class Placed(Protocol):
+    """A message of a stream."""
+
+    @property
+    def place(self) -> Place: ...
+    @property
+    def event_id(self) -> str: ...
+
+
+def letter_row(consumer: str, place: Place, event_id: str) -> tuple[str, str]:
+    """``claim``'s arguments for a message that becomes a letter: no effect of it may be committed
+    any more. The event id comes first: by that rows are kept in days (ADR 0011)."""
+    stream, stream_seq = place
+    return f"{consumer} letters", f"{event_id}:{stream}:{stream_seq}"
+
+
+def letter_rows(consumer: str, messages: Iterable[Placed]) -> tuple[str, dict[str, Place]]:
+    """The same for several: the one consumer, and of each row which message it is about."""
+    name, _ = letter_row(consumer, ("", 0), "")
+    return name, {letter_row(consumer, one.place, one.event_id)[1]: one.place for one in messages}
+
+
+def _noted(consumer: str, what: str) -> str:
+    """Under what the same row says more: why, and that the queue had the letter, which may have
+    been redriven or discarded since."""
+    return f"{consumer} letters {what}"
+
+
+class _Undone(Exception):
+    """Ends a transaction that was to change nothing."""
+
+
+async def to_letter(
+    store: InboxStore, incoming: Incoming, reason: DeadLetterReason, *, parks: bool
+) -> DeadLetterReason | None:
+    """Decide that ``incoming`` becomes a letter, unless it has taken effect. Idempotent.
+
+    Gives the reason under which the letter is to be stored, that of whoever decided first; ``None``
+    where none is: it was stored, or has taken effect.
+
+    ``parks``: later events of its key wait behind it from now on, by a row that is written before
+    the letter: nobody can redrive or discard what has no row yet. What is ``parked`` has one.
+    ``StoreUnavailable`` also where a handler that has it in hand does not end.
+    """
+    try:
+        async with asyncio.timeout(_WAIT_SECONDS):
+            while True:
+                with contextlib.suppress(TransactionConflict):
+                    return await _decided(store, incoming, reason, parks=parks)
+    except TimeoutError as error:
+        raise StoreUnavailable(f"{incoming.consumer} is at work on {incoming.place}") from error
+    except StoreRefused as refusal:
+        # No effect with such an id or key can be committed either: its letter is all there can be.
+        _say(incoming, refusal)
+    return reason
+
+
+async def _decided(
+    store: InboxStore, incoming: Incoming, reason: DeadLetterReason, *, parks: bool
+) -> DeadLetterReason | None:
+    consumer, event_id = incoming.consumer, incoming.event_id
+    name, row = letter_row(consumer, incoming.place, event_id)
+    async with store.transaction() as tx:
+        if new := await tx.claim(name, row):
+            await tx.claim(_noted(consumer, reason), row)
+        if not parks:
+            await tx.release(consumer, [event_id])  # Redriven it is tried anew.
+    if await _has_effect(store, consumer, event_id):
+        return None
+    if not new:
+        if await store.claimed(_noted(consumer, "stored"), [row]):
+            return None
+        reason = await _first_reason(store, consumer, row) or reason
+    if parks and reason != "parked":
+        place = 0 if incoming.redriven else incoming.stream_seq
+        async with store.transaction() as tx:
+            await tx.park(consumer, event_id, incoming.key, place=place, failed=True)
+    return reason
+
+
+async def _first_reason(store: InboxStore, consumer: str, row: str) -> DeadLetterReason | None:
+    for reason in _REASONS:
+        if await store.claimed(_noted(consumer, reason), [row]):
+            return reason
+    return None
+
+
+async def _has_effect(store: InboxStore, consumer: str, event_id: str) -> bool:
+    """Once nobody has its row in hand: a claim waits for that, and a question does not."""
+    new = False
+    try:
+        async with store.transaction() as tx:
+            if new := await tx.claim(consumer, event_id):
+                raise _Undone
+    except _Undone:
+        pass
+    return not new
+
+
+async def note_stored(store: InboxStore, incoming: Incoming, letter: int, *, parks: bool) -> None:
+    """The letter is stored, as number ``letter`` of its queue. Not before this may the message be
+    acknowledged. Idempotent."""
+    consumer, event_id = incoming.consumer, incoming.event_id
+    _, row = letter_row(consumer, incoming.place, event_id)
+    try:
+        async with store.transaction() as tx:
+            await tx.claim(_noted(consumer, "stored"), row)
+            if parks:
+                await tx.set_letter(consumer, event_id, letter)
+    except StoreRefused as refusal:
+        _say(incoming, refusal)
+
+
+def _say(incoming: Incoming, refusal: StoreRefused) -> None:
+    logger.warning("%s: %s is noted in no row: %s", incoming.consumer, incoming.place, refusal)
