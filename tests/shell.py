@@ -18,6 +18,11 @@ SEAWAY = [sys.executable, "-m", "seaway"]
 DEADLINE_SECONDS = 60.0
 
 
+def busy() -> float:
+    """How many processes there are for each core; a bound in seconds is for a machine at rest."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 class Shell:
     """Knows the server by ``NATS_URL`` alone; nothing of the machine's own Seaway and NATS."""
 

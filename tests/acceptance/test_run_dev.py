@@ -38,6 +38,14 @@ def folder(path: Path, port: int | None = None) -> Shell:
     return Shell(path, f"nats://127.0.0.1:{port or free_port()}")
 
 
+def files(package: Path) -> set[str]:
+    return {
+        str(one.relative_to(package))
+        for one in package.rglob("*.*")
+        if "__pycache__" not in one.parts
+    }
+
+
 def installed(shell: Shell, site: Path) -> None:
     """Have the shell use what a wheel brings, and nothing of the repository."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(site)]
@@ -49,9 +57,8 @@ def installed(shell: Shell, site: Path) -> None:
     found = shell.run(sys.executable, "-c", "import seaway; print(seaway.__file__)")
     assert found.startswith(str(site))
     package = ROOT / "src" / "seaway"
-    kept = {str(one.relative_to(package)) for one in package.rglob("*.*")}
-    brought = {str(one.relative_to(site / "seaway")) for one in (site / "seaway").rglob("*.*")}
-    assert {one for one in kept if not one.endswith((".pyc", ".pyo"))} == brought
+    kept, brought = files(package), files(site / "seaway")
+    assert kept == brought
 
 
 def place(shell: Shell, order: str, item: str) -> None:

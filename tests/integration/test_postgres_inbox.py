@@ -19,6 +19,7 @@ from seaway.inbox.letters import letter_row
 from seaway.stores.postgres import PostgresStore
 from seaway.stores.postgres.retention import first_id
 from seaway.testing.databases import Database, Databases
+from shell import busy
 
 CONSUMER = "case_mgmt__from_sea"
 DAY = timedelta(days=1)
@@ -243,7 +244,7 @@ async def test_claims_go_on_while_days_are_dropped(
     assert int(database.run(young)) == len(taken)
     left = [name for name in map(named, days) if name in partitions(database)]
     assert len(left) < len(days)
-    assert max(waits) < 3
+    assert max(waits) < 3 * busy()
 
 
 async def test_a_handler_that_takes_minutes_keeps_no_day_from_being_emptied(
@@ -262,7 +263,7 @@ async def test_a_handler_that_takes_minutes_keeps_no_day_from_being_emptied(
         while not dropping.done():
             assert await claim(store, new_event_id()) == [True]
         await dropping
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 10 * busy()
         assert name in partitions(database)
         assert await store.processed(event_id) == {}
         assert named(today() + DAY) in partitions(database)

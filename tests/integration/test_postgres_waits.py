@@ -24,6 +24,7 @@ from seaway.stores.schema import Migration, migrations
 from seaway.telemetry import Telemetry
 from seaway.testing.conformance.inbox import add_in, ids
 from seaway.testing.conformance.store import add, claim_all
+from shell import busy
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 SUBJECT = "sea.event.case_moved.v1"
@@ -104,7 +105,7 @@ async def test_a_settlement_gives_up_in_time(
             began = time.monotonic()
             with pytest.raises(StoreUnavailable, match=r"VACUUM FULL.*pg_blocking_pids"):
                 await lease.settle([Sent(entry, "SEA_EVENTS", 1)])
-            assert time.monotonic() - began < 4
+            assert time.monotonic() - began < 4 * busy()
         await lease.settle([Sent(entry, "SEA_EVENTS", 1)])
     assert (await store.backlog()).count == 0
 
