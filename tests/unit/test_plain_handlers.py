@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +18,8 @@ from seaway import Seaway
 from seaway import headers as h
 from seaway.consumer import Consumer, Delivery
 from seaway.consumer.blocking import Lookout
-from seaway.errors import AlreadyProcessed, Poison, Retry
+from seaway.drivers.keeping import Kept
+from seaway.errors import AlreadyProcessed, ConfigError, Poison, Retry
 from seaway.events import RawEvent
 from seaway.monitor.metrics import Activity, activity_exposition
 from seaway.naming import Durable
@@ -304,3 +307,13 @@ async def test_a_rehearsal_serves_plain_handlers(on: str, tmp_path: Path) -> Non
     assert stage.outcomes == {"handled": 2}
     assert handles == [{"memory": "MemoryTransaction", "sqlite": "Connection"}[on]] * 2
     await store.close()
+
+
+def test_one_connection_for_two_threads_is_refused() -> None:
+    one = sqlite3.connect(":memory:", check_same_thread=False)
+    kept = Kept(lambda: one)
+    assert kept.take() is one
+    assert kept.take() is one
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ConfigError, match="one connection to two"):
+        pool.submit(kept.take).result()
+    kept.close()
