@@ -317,3 +317,22 @@ def test_one_connection_for_two_threads_is_refused() -> None:
     with ThreadPoolExecutor(1) as pool, pytest.raises(ConfigError, match="one connection to two"):
         pool.submit(kept.take).result()
     kept.close()
+
+
+async def test_keys_keep_their_order_over_a_stop_and_a_start(bench: Bench) -> None:
+    """What was not started goes back and comes again, each event takes effect once."""
+    order: dict[str | None, list[str]] = {}
+
+    def handle(event: RawEvent, delivery: Delivery) -> None:
+        delivery.tx.effects[delivery.event_id] = delivery.deliveries
+        order.setdefault(delivery.key, []).append(delivery.event_id)
+
+    events = [f"e{number:02}" for number in range(60)]
+    await bench.events.publish(*(message(one, f"case-{int(one[1:]) % 3}") for one in events))
+    for half in (20, 60):
+        bench.stop = asyncio.Event()
+        bench.start(plain(handle, workers=4))
+        await until(lambda half=half: len(bench.store.effects) >= half)  # type: ignore[misc]
+        await ended(bench)
+    assert sorted(bench.store.effects) == events
+    assert [order[f"case-{n}"] for n in range(3)] == [events[n::3] for n in range(3)]
