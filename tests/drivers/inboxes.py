@@ -381,17 +381,19 @@ KINDS: tuple[type[Kind], ...] = (
     SqliteFunction,
 )
 
-PLAIN: tuple[type[Kind], ...] = (
+PLAIN: tuple[type[PlainKind], ...] = (
     PlainPsycopgPool,
-    PlainPsycopgFunction,
     PlainPostgresStore,
     PlainAlchemySessions,
-    PlainAlchemyScoped,
     PlainAlchemySqliteEngine,
     PlainSqliteFunction,
-    PlainSqlitePath,
     PlainSqliteStore,
-    DjangoPostgres,
-    DjangoSqlite,
 )
 """Those for plain handlers."""
+
+PLAIN_TOO: tuple[type[PlainKind], ...] = (
+    PlainPsycopgFunction,
+    PlainAlchemyScoped,
+    PlainSqlitePath,
+)
+"""Others, which lead to the same sessions."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.inboxes import KINDS, PLAIN, Kind
+from drivers.inboxes import KINDS, PLAIN, PLAIN_TOO, Kind
 from seaway import Seaway
 from seaway.brokers.jetstream.pull import Pull
 from seaway.consumer import Delivery
@@ -46,7 +46,7 @@ class TaskOpened:
 SUBJECT = str(event_type_of(CaseOpened).subject)
 
 
-@pytest.fixture(params=[*KINDS, *PLAIN], ids=lambda kind: kind.__name__)
+@pytest.fixture
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     found: type[Kind] = request.param
     if found.engine == "sqlite":
@@ -103,7 +103,15 @@ def payload(number: int) -> bytes:
     return b'{"number":%d}' % number
 
 
-@pytest.mark.parametrize("batch", [1, 10])
+@pytest.mark.parametrize(
+    ("kind", "batch"),
+    [
+        *((kind, batch) for kind in KINDS for batch in (1, 10)),
+        *((kind, 1) for kind in PLAIN_TOO),
+        *((kind, 10) for kind in PLAIN),
+    ],
+    indirect=["kind"],
+)
 async def test_effects_and_events_are_exactly_once(
     kind: Kind, app: Seaway, lost_acks: list[int], batch: int
 ) -> None:

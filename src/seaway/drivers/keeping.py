@@ -41,6 +41,9 @@ class Kept(Generic[C]):
     def __init__(self, connect: Callable[[], C]) -> None:
         self._connect = connect
         self._own = threading.local()
+        self._lock = threading.Lock()
+        self._out: dict[int, C] = {}
+        """Those of all threads."""
         self._losses = 0
 
     def take(self) -> C:
@@ -50,8 +53,20 @@ class Kept(Generic[C]):
         known: C | None = getattr(self._own, "connection", None)
         if known is None:
             self._own.since = self._losses
-            known = self._own.connection = self._connect()
+            known = self._own.connection = self._made()
         return known
+
+    def _made(self) -> C:
+        made = self._connect()
+        with self._lock:
+            if id(made) not in self._out:
+                self._out[id(made)] = made
+                return made
+        raise ConfigError(
+            "the function given as tx= gives one connection to two threads, whose transactions "
+            "would be one",
+            hint="have it make a connection each time that it is called",
+        )
 
     def give_back(self, connection: C, *, lost: bool = False) -> None:
         """Nothing is open on it any more. ``lost``: it is of no more use, nor are those of other
@@ -64,6 +79,8 @@ class Kept(Generic[C]):
         """Close the calling thread's. Idempotent."""
         connection: C | None = self._own.__dict__.pop("connection", None)
         if connection is not None:
+            with self._lock:
+                self._out.pop(id(connection), None)
             connection.close()
 
 
