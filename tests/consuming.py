@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import wraps
 from typing import Any
 
 from seaway.consumer import Consumer, Delivery
@@ -21,12 +23,12 @@ from seaway.contracts import (
 )
 from seaway.errors import BrokerUnavailable, StoreUnavailable
 from seaway.events import RawEvent
-from seaway.inbox.threads import Threads
+from seaway.inbox.threads import Threads, carried_through
 from seaway.naming import Durable
 from seaway.outbox import Outbox
 from seaway.telemetry import Delivered, Signal, Telemetry
 from seaway.testing.memory_broker import MemoryAdmin, MemoryBroker, _MemoryPull
-from seaway.testing.memory_store import MemoryStore
+from seaway.testing.memory_store import MemoryStore, MemoryThreads
 from seaway.testing.memory_streams import MemoryConsumer
 
 DURABLE = "case_mgmt__from_memo"
@@ -52,6 +54,23 @@ def consumer(
     made = Consumer(Durable.parse(DURABLE), stream=EVENTS, **options)
     made.handler(RawEvent)(handle)
     return made
+
+
+async def execute(tx: Any, sql: str) -> None:
+    """On a handle of either kind."""
+    done = tx.execute(sql)
+    if inspect.isawaitable(done):
+        await done
+
+
+def carrying(handle: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """``handle``, which waits for nothing, as a plain handler."""
+
+    @wraps(handle)
+    def plain(event: Any, delivery: Any) -> None:
+        carried_through(handle(event, delivery))
+
+    return plain
 
 
 async def note(event: RawEvent, delivery: Delivery) -> None:
@@ -256,16 +275,34 @@ class FragileStore(MemoryStore):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
+        async with self.failing(super().transaction()) as tx:
+            yield tx
+
+    def for_threads(self) -> MemoryThreads:
+        return _FragileThreads(self, self._turns)
+
+    @asynccontextmanager
+    async def failing(self, transaction: AbstractAsyncContextManager[Any]) -> AsyncIterator[Any]:
         self.begun += 1
         if self.away:
             self.away -= 1
             raise StoreUnavailable("locked")
-        async with super().transaction() as tx:
+        async with transaction as tx:
             yield tx
             if self.commit_errors:
                 raise self.commit_errors.popleft()
             if tx.effects.get("unfit"):
                 raise ValueError("refused at the commit")
+
+
+class _FragileThreads(MemoryThreads):
+    """The same for plain handlers."""
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        assert isinstance(self._store, FragileStore)
+        async with self._store.failing(super().transaction()) as tx:
+            yield tx
 
 
 @dataclass

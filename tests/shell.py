@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import sqlite3
 import subprocess
@@ -15,19 +14,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from seaway.embedded.process import reachable
-
 SEAWAY = [sys.executable, "-m", "seaway"]
 DEADLINE_SECONDS = 60.0
-
-
-def own_port() -> int:
-    """A port that stays free until it is used, and between two uses: the kernel gives those below
-    32768 to nobody who asks for any, and each worker of a run has some for itself."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 10
-    first = 20_000 + 1000 * worker
-    ports = random.sample(range(first, first + 1000), 1000)
-    return next(port for port in ports if not reachable(port))
 
 
 class Shell:

@@ -19,9 +19,9 @@ from seaway.brokers import jetstream
 from seaway.cli.development import bring_up
 from seaway.config import NatsSettings, load_settings
 from seaway.embedded.nats_server import NatsServer, development_server
-from seaway.embedded.process import reachable
+from seaway.embedded.process import free_port, reachable
 from seaway.errors import ConfigError
-from shell import SEAWAY, Shell, own_port
+from shell import SEAWAY, Shell
 
 pytestmark = pytest.mark.server
 
@@ -35,7 +35,7 @@ def folder(path: Path, port: int | None = None) -> Shell:
     """One file, and a port of one's own."""
     path.mkdir(exist_ok=True)
     shutil.copy(SHOP, path / "shop.py")
-    return Shell(path, f"nats://127.0.0.1:{port or own_port()}")
+    return Shell(path, f"nats://127.0.0.1:{port or free_port()}")
 
 
 def installed(shell: Shell, site: Path) -> None:
@@ -123,7 +123,7 @@ def test_one_file_and_one_command_until_a_file_is_wanted(
 
 
 def test_a_file_is_heeded_and_changes_nothing_that_another_made(tmp_path: Path) -> None:
-    one, port = folder(tmp_path / "one"), own_port()
+    one, port = folder(tmp_path / "one"), free_port()
     one.environment["NATS_URL"] = f"nats://127.0.0.1:{port}"
     (one.folder / "seaway.yaml").write_text(
         "streams: [{name: SHOP_EVENTS, max_age: 1d, replicas: 3}]\n"  # production's replicas
@@ -139,7 +139,7 @@ def test_a_file_is_heeded_and_changes_nothing_that_another_made(tmp_path: Path) 
         info = one.json("stream", "info", "SHOP_EVENTS")
         assert info["config"]["max_age"] == 86_400 * 10**9
         # One folder is one server's.
-        one.environment["NATS_URL"] = f"nats://127.0.0.1:{own_port()}"
+        one.environment["NATS_URL"] = f"nats://127.0.0.1:{free_port()}"
         said = one.ended(*RUN, code=2).stderr
         assert "another --dev runs in .seaway, on another port" in said
         assert "Traceback" not in said

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from shell import DEADLINE_SECONDS, SEAWAY, Shell, own_port
+from seaway.embedded.process import free_port
+from shell import DEADLINE_SECONDS, SEAWAY, Shell
 
 pytestmark = pytest.mark.server
 
@@ -62,7 +63,7 @@ def command_of(line: str) -> list[str]:
 
 
 def test_the_tutorial(tmp_path: Path) -> None:
-    shell = Shell(tmp_path, f"nats://127.0.0.1:{own_port()}")
+    shell = Shell(tmp_path, f"nats://127.0.0.1:{free_port()}")
     shell.environment["COLUMNS"] = "200"
     done: set[str] = set()
     with ExitStack() as terminals:

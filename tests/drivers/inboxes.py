@@ -7,7 +7,7 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from functools import partial, wraps
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import aiosqlite
@@ -20,13 +20,13 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import scoped_session, sessionmaker
 
+from consuming import carrying
 from drivers.framework import database
 from drivers.threads import AcrossThreads, ThreadHandle
 from seaway.contracts import InboxStore, Store
 from seaway.drivers.django_threads import Django
 from seaway.inbox import inbox_for
 from seaway.inbox.opening import thread_inbox_for
-from seaway.inbox.threads import carried_through
 
 
 class Kind(ABC):
@@ -207,11 +207,7 @@ class PlainKind(Kind):
     plain = True
 
     def handler(self, handle: Callable[..., Coroutine[Any, Any, None]]) -> Any:
-        @wraps(handle)
-        def plain(event: Any, delivery: Any) -> None:
-            carried_through(handle(event, delivery))
-
-        return plain
+        return carrying(handle)
 
     def inbox(self, given: Any, store: Store) -> InboxStore:
         tell = partial(asyncio.get_running_loop().call_soon_threadsafe, lambda: store.nudge())

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from consuming import carrying, execute
 from seaway.brokers.jetstream import JetStreamBroker, connect
 from seaway.config import NatsSettings, settings_from_mapping
 from seaway.consumer import Consumer, Delivery
@@ -127,7 +128,7 @@ class Bench:
 
 
 async def take(event: CaseMoved, delivery: Delivery) -> None:
-    await delivery.tx.execute("INSERT INTO effects VALUES (?)", (event.number,))
+    await execute(delivery.tx, f"INSERT INTO effects VALUES ({event.number:d})")  # noqa: S608
 
 
 @pytest.fixture
@@ -161,12 +162,11 @@ async def bench(nats_server_own: NatsServer, tmp_path: Path) -> AsyncIterator[Be
 Handle = Callable[[CaseMoved, Delivery], Awaitable[None]]
 
 
-@pytest.mark.parametrize("batch", [1, 20])
-async def test_every_way_that_a_delivery_ends(bench: Bench, batch: int) -> None:
+@pytest.mark.parametrize(("batch", "plain"), [(1, False), (20, False), (1, True), (20, True)])
+async def test_every_way_that_a_delivery_ends(bench: Bench, batch: int, plain: bool) -> None:
     consumer = bench.consumer(batch=batch)
     tries: Counter[int] = Counter()
 
-    @consumer.handler(CaseMoved)
     async def handle(event: CaseMoved, delivery: Delivery) -> None:
         tries[event.number] += 1
         await take(event, delivery)
@@ -180,6 +180,7 @@ async def test_every_way_that_a_delivery_ends(bench: Bench, batch: int) -> None:
             case 6:
                 raise AlreadyProcessed
 
+    consumer.handler(CaseMoved)(carrying(handle) if plain else handle)
     await bench.publish(*range(20))
     await bench.publish(100, X_Event_Id="id-7")  # the same event under another message id
     foreign = [

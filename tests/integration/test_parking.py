@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from consuming import carrying, execute
 from seaway import topology
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.config import settings_from_mapping
@@ -71,6 +72,7 @@ class Line:
         self.telemetry.subscribe(self.signals.append)
         self.bad: set[str] = set()
         self.calls = 0
+        self.plain = False
         self.entered: Callable[[str], Awaitable[None]] | None = None
 
     async def open(self) -> None:
@@ -113,17 +115,17 @@ class Line:
             **options,
         )
 
-        @made.handler(RawEvent)
         async def handle(event: RawEvent, delivery: Delivery) -> None:
             if self.entered is not None:
                 await self.entered(delivery.event_id)
             # A second effect of one event would be refused by the database.
             self.calls += 1
             row = f"('{delivery.event_id}', '{delivery.key}', {self.calls})"
-            await delivery.tx.execute(f"INSERT INTO effect VALUES {row}")  # noqa: S608 - our ids
+            await execute(delivery.tx, f"INSERT INTO effect VALUES {row}")  # noqa: S608 - our ids
             if delivery.event_id in self.bad:
                 raise Poison(f"{delivery.event_id} is refused")
 
+        made.handler(RawEvent)(carrying(handle) if self.plain else handle)
         return made
 
     @asynccontextmanager
@@ -218,11 +220,14 @@ async def line(broker: JetStreamBroker, context_name: str, store: Store) -> Line
     return made
 
 
-@pytest.mark.parametrize("options", [{}, {"batch": 10}, {"workers": 4}])
+@pytest.mark.parametrize(
+    ("options", "plain"),
+    [({}, False), ({"batch": 10}, False), ({"workers": 4}, False), ({"workers": 4}, True)],
+)
 async def test_later_events_wait_and_follow_in_order_when_it_is_redriven(
-    line: Line, options: dict[str, Any]
+    line: Line, options: dict[str, Any], plain: bool
 ) -> None:
-    line.bad = {"a2"}
+    line.bad, line.plain = {"a2"}, plain
     async with line.running(**options):
         await line.publish("a", "a1", "a2", "a3", "a4", "a5")
         await line.publish("b", "b1", "b2")

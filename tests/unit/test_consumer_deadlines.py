@@ -25,7 +25,7 @@ async def deadlines() -> AsyncIterator[Deadlines]:
 def due(deadlines: Deadlines, *, within: timedelta = SHORT) -> Deadline:
     """One for this task."""
     until = asyncio.get_running_loop().time() + within.total_seconds()
-    return Deadline(deadlines, until)
+    return Deadline(deadlines, task(), until)
 
 
 def task() -> asyncio.Task[object]:

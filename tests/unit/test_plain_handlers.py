@@ -12,14 +12,19 @@ from typing import Any
 
 import pytest
 
-from consuming import SUBJECT, Bench, consumer, message, until
+from consuming import DURABLE, EVENTS, SUBJECT, Bench, consumer, message, until
+from seaway import Seaway
 from seaway import headers as h
-from seaway.consumer import Delivery
+from seaway.consumer import Consumer, Delivery
 from seaway.errors import AlreadyProcessed, Poison, Retry
 from seaway.events import RawEvent
 from seaway.monitor.metrics import Activity, activity_exposition
+from seaway.naming import Durable
+from seaway.retry import Backoff
+from seaway.stores.sqlite.store import SqliteStore
 from seaway.telemetry import LoopBlocked, ThreadsLost
-from seaway.testing.memory_store import MemoryTransaction
+from seaway.testing.memory_store import MemoryStore, MemoryTransaction
+from seaway.testing.rehearsal import rehearsal
 
 SHORT = timedelta(milliseconds=50)
 LONG = timedelta(seconds=1)
@@ -74,6 +79,48 @@ async def test_effects_events_and_chain_are_those_of_a_thread(bench: Bench, batc
         assert cause in handled
         assert entry.event_id in ids[str(cause)]
     assert len(await bench.store.entries()) == 2 * len(handled)
+
+
+async def test_a_plain_batch_handlers_list_is_parted_until_the_bad_one_is_alone(
+    bench: Bench,
+) -> None:
+    calls: list[list[str]] = []
+    made = Consumer(Durable.parse(DURABLE), stream=EVENTS, batch=8, retry=Backoff(AT_ONCE))
+
+    @made.batch_handler(RawEvent)
+    def handle(events: list[RawEvent], deliveries: list[Delivery]) -> None:
+        calls.append([one.event_id for one in deliveries])
+        for one in deliveries:
+            one.tx.effects[one.event_id] = len(calls)
+            one.add(RawEvent(SUBJECT, b"{}"))
+            if one.event_id == "e3":
+                raise Poison("cannot be")
+
+    await bench.events.publish(*(message(f"e{n}") for n in range(1, 9)))
+    bench.start(made)
+    await until(lambda: len(bench.outcomes()) == 8)
+    await ended(bench)
+    assert bench.outcomes("e3") == ["dead_lettered"]
+    assert set(bench.store.effects) == {f"e{n}" for n in (1, 2, 4, 5, 6, 7, 8)}
+    assert ["e3"] in calls
+    causes = [entry.message.headers[h.CAUSATION_ID] for entry in await bench.store.entries()]
+    assert sorted(causes) == sorted(bench.store.effects)
+
+
+async def test_without_a_database_a_handler_runs_again_past_its_deadline(bench: Bench) -> None:
+    go, calls = threading.Event(), list[int]()
+
+    def handle(event: RawEvent, delivery: Delivery) -> None:
+        calls.append(delivery.deliveries)
+        if delivery.deliveries == 1:
+            go.wait()
+
+    await bench.events.publish(message("e1"))
+    bench.start(plain(handle, tx=None, deadline=SHORT, retry=None))
+    await until(lambda: bench.outcomes() == ["retried", "handled"])
+    go.set()
+    await ended(bench)
+    assert calls == [1, 2]
 
 
 async def test_a_handler_past_its_deadline_commits_nothing_whatever_it_does(
@@ -221,3 +268,27 @@ async def test_events_that_an_async_handler_does_not_await_are_its_failure(bench
     await ended(bench)
     assert "write await delivery.add" in str(bench.signals)
     assert "written" in bench.store.effects
+
+
+@pytest.mark.parametrize("on", ["memory", "sqlite"])
+async def test_a_rehearsal_serves_plain_handlers(on: str, tmp_path: Path) -> None:
+    consumer = {"stream": "MEMO_EVENTS", "durable": DURABLE}
+    app = Seaway.from_config({"contexts": ["memo"], "consumers": [consumer]})
+    handles: list[str] = []
+
+    @app.consumer("case_mgmt", from_context="memo").handler(RawEvent)
+    def handle(event: RawEvent, delivery: Delivery) -> None:
+        handles.append(type(delivery.tx).__name__)
+        if event.subject == SUBJECT:
+            delivery.add(RawEvent("memo.event.case_shut.v1", b"{}"))
+
+    store: Any = MemoryStore()
+    if on == "sqlite":
+        store = await SqliteStore.open(tmp_path / "app.db")
+        await store.schema.upgrade()
+    async with rehearsal(app, store) as stage:
+        await stage.publish(RawEvent(SUBJECT, b"{}"))
+        await stage.settled()
+    assert stage.outcomes == {"handled": 2}
+    assert handles == [{"memory": "MemoryTransaction", "sqlite": "Connection"}[on]] * 2
+    await store.close()

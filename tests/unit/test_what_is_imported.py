@@ -14,7 +14,8 @@ import pytest
 
 DRIVERS = {"aiosqlite", "alembic", "asyncpg", "django", "psycopg", "sqlalchemy"}
 SERVERS = {"nats", "nkeys", "prometheus_client", "starlette", "uvicorn"}
-COMMANDS = {"rich", "typer", "yaml"}
+SCREEN = {"rich"}
+COMMANDS = {"typer", "yaml", *SCREEN}
 WORK = {f"seaway.{room}" for room in ("app", "consumer", "inbox", "relay")}
 BROKER = {"seaway.brokers.jetstream"}
 ALL = {"asyncio", *DRIVERS, *SERVERS, *COMMANDS, *WORK, *BROKER, "pydantic", "seaway.stores.sqlite"}
@@ -36,12 +37,12 @@ def loaded(code: str) -> set[str]:
         ("import seaway.testing.plugin", ALL),
         ("from seaway import Outbox, RawEvent, event", ALL - {"pydantic"}),
         ("import seaway.app", DRIVERS | COMMANDS - {"yaml"} | {"nkeys", "prometheus_client"}),
-        ("import seaway.cli.db", DRIVERS | SERVERS | WORK | BROKER),
-        ("import seaway.cli.outbox", DRIVERS | SERVERS | WORK - {"seaway.inbox"} | BROKER),
-        ("import seaway.cli.topology", DRIVERS | SERVERS | WORK),
-        ("import seaway.cli.dlq", DRIVERS | SERVERS | WORK),
-        ("import seaway.cli.streams", DRIVERS | SERVERS | WORK),
-        ("import seaway.cli.check", DRIVERS | {"nkeys", "prometheus_client"} | WORK),
+        ("import seaway.cli.db", DRIVERS | SERVERS | SCREEN | WORK | BROKER),
+        ("import seaway.cli.outbox", DRIVERS | SERVERS | SCREEN | WORK | BROKER),
+        ("import seaway.cli.topology", DRIVERS | SERVERS | SCREEN | WORK),
+        ("import seaway.cli.dlq", DRIVERS | SERVERS | SCREEN | WORK - {"seaway.inbox"}),
+        ("import seaway.cli.streams", DRIVERS | SERVERS | SCREEN | WORK),
+        ("import seaway.cli.check", DRIVERS | SCREEN | {"nkeys", "prometheus_client"} | WORK),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -242,7 +242,7 @@ async def demo(
             print_json(outcome.as_json())
         else:
             took = outcome.took_seconds
-            printing.out.print(report(found, faults=outcome.faults, took_seconds=took))
+            printing.out().print(report(found, faults=outcome.faults, took_seconds=took))
 
 
 async def _demo(options: Options, named: Path | None, *, keep: bool) -> Outcome:
@@ -270,6 +270,6 @@ async def _run(options: Options, folder: Folder) -> Outcome:
     about = f"log {Path(plan.log).name}" if plan.log else "simulated case management"
     title = f"{about}: {plan.cases:,} cases, {plan.events:,} events"
     progress = Progress(title, plan.events)
-    with View(printing.err, progress) as view:
+    with View(printing.err(), progress) as view:
         view.say(f"{title}, in {folder.path}")
         return await Run(folder, plan, options, progress, view).go()

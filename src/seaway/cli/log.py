@@ -82,7 +82,7 @@ def set_up(level: LogLevel | None, form: LogFormat | None) -> None:
         handler.setFormatter(JsonLines())
         printing.note, printing.complain = logger.info, logger.error
     elif sys.stderr.isatty():
-        handler = Screen(console=printing.err, show_path=False)
+        handler = Screen(console=printing.err(), show_path=False)
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler.setFormatter(logging.Formatter(_LINE, "%Y-%m-%d %H:%M:%S"))

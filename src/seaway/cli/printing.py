@@ -15,41 +15,56 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import typer
-from rich.cells import cell_len
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress
-from rich.table import Table
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 T = TypeVar("T")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
-# In a pipe a line is as long as it is: what reads it may be looking for an id.
 _ENDLESS = 1_000_000
-out = Console(highlight=False, width=None if sys.stdout.isatty() else _ENDLESS)
-err = Console(stderr=True, highlight=False)
+"""In a pipe a line is as long as it is: what reads it may be looking for an id."""
 
 _GAP = "  "
 _LEAST_WORDS = 24
 """Below that many columns, words are not worth folding."""
 
 
+@cache
+def out() -> Console:
+    """Stdout with styles; made, and its library loaded, when something is to have one."""
+    from rich.console import Console
+
+    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _ENDLESS)
+
+
+@cache
+def err() -> Console:
+    """Stderr, likewise."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, emoji=False)
+
+
 def say(text: str, style: str | None = None) -> None:
     """One line of data for people, as long as it is: what is to be copied must not be folded."""
-    out.print(printable(text), style=style, markup=False, soft_wrap=True)
+    if style is None:
+        typer.echo(printable(text))
+    else:
+        out().print(printable(text), style=style, markup=False, soft_wrap=True)
 
 
 def _note_on_stderr(text: str) -> None:
-    err.print(printable(text), markup=False, soft_wrap=True)
+    typer.echo(printable(text), err=True)
 
 
 def _complain_on_stderr(text: str) -> None:
-    err.print(f"seaway: {printable(text)}", style="red", markup=False, soft_wrap=True)
+    err().print(f"seaway: {printable(text)}", style="red", markup=False, soft_wrap=True)
 
 
 note: Callable[[str], None] = _note_on_stderr
@@ -66,8 +81,10 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
     The block is given a call that says how many more are done.
     """
-    if err.is_terminal:
-        with Progress(console=err, transient=True) as bar:
+    if sys.stderr.isatty():
+        from rich.progress import Progress
+
+        with Progress(console=err(), transient=True) as bar:
             task = bar.add_task(what, total=total)
             yield lambda count: bar.advance(task, count)
         return
@@ -121,6 +138,10 @@ def printable(text: str) -> str:
 
 def print_fields(title: str, fields: Iterable[tuple[str, str]]) -> None:
     """A titled list of names and values."""
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(
         title=escape(title),
         title_justify="left",
@@ -133,7 +154,7 @@ def print_fields(title: str, fields: Iterable[tuple[str, str]]) -> None:
     table.add_column(overflow="fold")
     for name, value in fields:
         table.add_row(name, Text(value))
-    out.print(table)
+    out().print(table)
 
 
 # ------------------------------------------------------------------------------- lists
@@ -157,11 +178,15 @@ def print_list(
     style: Callable[[T], str] = lambda _: "",
 ) -> None:
     """Print a line for each of ``items``, under the titles of ``columns``."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    terminal = out().is_terminal
     cells = [[printable(column.cell(item)) for column in columns] for item in items]
     shown, room = list(range(len(columns))), None
-    if out.is_terminal:
+    if terminal:
         widths = _widths(columns, cells)
-        shown, room = _fitting(columns, widths, out.width)
+        shown, room = _fitting(columns, widths, out().width)
     else:
         cells = [["; ".join(cell.split("\n")) for cell in row] for row in cells]
         widths = _widths(columns, cells)
@@ -172,16 +197,16 @@ def print_list(
             wide = widths[place] if room is None or not columns[place].words else room
             pad = " " * (wide - cell_len(text))
             parts.append(pad + text if columns[place].right else text + pad)
-        out.print(Text(_GAP.join(parts).rstrip(), style=style), soft_wrap=True)
+        out().print(Text(_GAP.join(parts).rstrip(), style=style), soft_wrap=True)
 
     line([columns[place].title for place in shown], "bold")
     for item, row in zip(items, cells, strict=True):
         folded = [_folded(row[place], room if columns[place].words else None) for place in shown]
         for index in range(max(map(len, folded))):
             texts = [lines[index] if index < len(lines) else "" for lines in folded]
-            line(texts, style(item) if out.is_terminal else "")
+            line(texts, style(item) if terminal else "")
     if left := [one.title for place, one in enumerate(columns) if place not in shown]:
-        err.print(
+        err().print(
             f"No room for {', '.join(left)}: a wider terminal, a pipe or --json has all.",
             style="dim",
             markup=False,
@@ -189,6 +214,8 @@ def print_list(
 
 
 def _widths(columns: Sequence[Column[T]], cells: Sequence[Sequence[str]]) -> list[int]:
+    from rich.cells import cell_len
+
     return [
         max(
             [cell_len(column.title)]

@@ -17,7 +17,6 @@ import yaml
 from seaway import topology
 from seaway.cli import printing, session
 from seaway.cli.printing import Column, Json, print_json, print_list, say
-from seaway.cli.run import load_application
 from seaway.config import DEFAULT_FILE, Lacking, Settings
 from seaway.contracts import BrokerAdmin
 from seaway.topology import ROLES, Change, Rights, rights
@@ -83,6 +82,8 @@ async def _wanted(ctx: typer.Context, application: str | None) -> tuple[Settings
         application = flags.project.application
     if application is None:
         return session.settings(ctx), Lacking()
+    from seaway.cli.run import load_application
+
     made = load_application(application, flags, required=False)
     return made.settings, made.lacking()
 

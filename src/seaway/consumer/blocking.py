@@ -91,7 +91,7 @@ class LostThreads:
 
 def _name(job: Carried[Any]) -> str:
     at: Registration | None = job.about
-    return "(none yet)" if at is None else name_of(at.written or at.handler)
+    return "(none yet)" if at is None else name_of(at.code)
 
 
 class Lookout:

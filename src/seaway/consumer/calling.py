@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
@@ -30,6 +30,8 @@ from seaway.telemetry import HandledAs
 from seaway.waiting_events import Place
 
 _LOOK_SECONDS = 1.0
+_OUTSIDE = nullcontext()
+"""Without a database nobody asks for a transaction's handle."""
 
 
 class Call(NamedTuple):
@@ -194,6 +196,8 @@ class Caller:
         suspends.
         """
         now, done, seconds, left = self._now, attempt.done, within.total_seconds(), set(fresh)
+        handle = None if tx is None else tx.handle
+        task = asyncio.current_task() if carried is None else None
         for at, call in enumerate(group):
             if tx is not None:
                 wanted = _unclaimed(call.items, left, aside or {}, done)
@@ -208,23 +212,22 @@ class Caller:
                     events.append(call.registration.read(item))
                 attempt.item = None
                 until = attempt.began + seconds
-                with Inside(None if tx is None else tx.handle):
-                    if carried is None:
-                        deadline = Deadline(self.deadlines, until)
-                        handled = await _call(call, events, self._given(call, tx), deadline)
+                deliveries = deliveries_of(call, handle, self._outbox)
+                with _OUTSIDE if tx is None else Inside(handle):
+                    if task is not None:
+                        deadline = Deadline(self.deadlines, task, until)
+                        handled = await _call(call, events, deliveries, deadline)
                     else:
+                        assert carried is not None
                         carried.about = call.registration
                         limit = ThreadDeadline(self.deadlines, until, carried)
-                        handled = call_plain(call, events, self._given(call, tx), limit)
+                        handled = call_plain(call, events, deliveries, limit)
             except Exception as error:
                 attempt.error = error
                 raise
             took = now() - attempt.began
             outcome: HandledAs = "handled" if handled else "already_processed"
             done += [(item, outcome, took) for item in call.items]
-
-    def _given(self, call: Call, tx: InboxTransaction | None) -> list[Delivery]:
-        return deliveries_of(call, None if tx is None else tx.handle, self._outbox)
 
 
 def deliveries_of(call: Call, handle: Any, outbox: OutboxWriter | None) -> list[Delivery]:
@@ -340,14 +343,12 @@ class Deadlines:
 
 
 class Deadline:
-    """Entered by the task that runs a handler; left with ``TimeoutError`` where it was late: after
-    ``until``, by the event loop's clock."""
+    """Entered by ``task``, which runs a handler; left with ``TimeoutError`` where it was late:
+    after ``until``, by the event loop's clock."""
 
     __slots__ = ("_cancelling", "_deadlines", "_passed", "_until", "task")
 
-    def __init__(self, deadlines: Deadlines, until: float) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def __init__(self, deadlines: Deadlines, task: asyncio.Task[Any], until: float) -> None:
         self._deadlines = deadlines
         self._until = until
         self._passed = False

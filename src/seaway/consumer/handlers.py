@@ -76,7 +76,7 @@ class Delivery:
         self._tx = tx
         self._outbox = outbox
         self._chain = chain
-        self._added: list[Added] = []
+        self._added: list[Added] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -171,15 +171,15 @@ class Delivery:
             raise ConfigError(f"{self.consumer} has no outbox")
         with continued(self._chain):
             added = Added(self._outbox.add(self.tx, *events, key=key, headers=headers))
+        if self._added is None:
+            self._added = []
         self._added.append(added)
         return added
 
 
 def require_written(delivery: Delivery) -> None:
     """``ConfigError`` where its handler, which has returned, added events and did not await it."""
-    if not delivery._added:
-        return
-    if [added for added in delivery._added if added.forgotten()]:
+    if delivery._added is not None and [one for one in delivery._added if one.forgotten()]:
         raise ConfigError(
             f"the handler of {delivery.subject} added events and did not await them, so they are "
             "not written",
@@ -211,6 +211,11 @@ class Registration:
     """The same without middleware."""
     written: Callable[..., Any] | None = None
     """The handler as it was registered."""
+
+    @property
+    def code(self) -> Callable[..., Any]:
+        """What its user wrote."""
+        return self.written or self.handler
 
     def read(self, item: InHand) -> Any:
         """The event for the handler; ``DecodeError`` where the payload is not one."""
@@ -260,7 +265,7 @@ class HandlerTable:
     def written(self) -> list[Callable[..., Any]]:
         """The handlers as they were registered."""
         raw = [] if self._raw is None else [self._raw]
-        return [one.written or one.handler for one in (*self._typed.values(), *raw)]
+        return [one.code for one in (*self._typed.values(), *raw)]
 
     def __len__(self) -> int:
         return len(self._typed) + (self._raw is not None)

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from seaway.consumer.callables import place_of
 from seaway.consumer.calling import (
     Attempt,
     Caller,
@@ -329,6 +330,11 @@ class Transactor:
             steps = await self._blame(call, attempt, self._state.now() - attempt.began, results)
             return [*steps, after] if after else steps
         if isinstance(error, ConfigError):
+            if attempt.begun and type(error) is ConfigError:
+                whose = ", ".join(
+                    sorted({f"handler {place_of(one.registration.code)}" for one in group})
+                )
+                raise ConfigError(f"consumer {self._setup.durable}: {whose}: {error}") from error
             raise error
         # Refused as a whole, at the commit say.
         if len(items := items_of(group)) > 1:

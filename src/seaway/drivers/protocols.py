@@ -18,14 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeGuard
 
 from seaway.databases import engines
 from seaway.databases.engines import Engine
 from seaway.databases.queries import Query, Row, Work
 from seaway.databases.refusals import Refusal
-from seaway.databases.tasks import Turns
 from seaway.errors import ConfigError, OutsideTransaction, SeawayError
+
+if TYPE_CHECKING:
+    from seaway.databases.tasks import Turns
 
 SHOWN = "the consumer's database"
 """How error messages name the database of a user's handle."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -133,7 +133,8 @@ async def inbox_of(
     if tx is None or tx == "store":
         yield store
         return
-    inbox = inbox_for(tx, schema=schema, committed=store.nudge)
+    with _naming(consumer):
+        inbox = inbox_for(tx, schema=schema, committed=store.nudge)
 
     async def through(work: _Work) -> None:
         async with inbox.transaction() as opened:
@@ -161,10 +162,8 @@ async def threads_of(
             yield threads
         return
     tell = partial(asyncio.get_running_loop().call_soon_threadsafe, store.nudge)
-    try:
+    with _naming(consumer):
         inbox = thread_inbox_for(tx, schema=schema, committed=tell)
-    except ConfigError as error:
-        raise ConfigError(f"consumer {consumer}: {error}") from error
     async with Threads(consumer, inbox) as threads:
 
         async def through(work: _Work) -> None:
@@ -181,6 +180,14 @@ async def threads_of(
 _Work: TypeAlias = Callable[[InboxTransaction], Coroutine[Any, Any, object]]
 _Through: TypeAlias = Callable[[_Work], Coroutine[Any, Any, None]]
 """Runs work in a transaction of the handlers' inbox."""
+
+
+@contextmanager
+def _naming(consumer: str) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"consumer {consumer}: {error}") from error
 
 
 def _warn_of_none(consumer: str) -> None:

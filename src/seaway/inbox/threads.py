@@ -35,6 +35,8 @@ T = TypeVar("T")
 logger = logs.logger("seaway.consumer")
 
 PATIENCE = timedelta(seconds=5)
+_CANCELLED = timedelta(seconds=1)
+"""Whoever is cancelled is to end at once, as far as that is possible."""
 _CLOSING_SECONDS = 5.0
 
 
@@ -109,23 +111,27 @@ class Carried(Generic[T]):
                 self._ending = _beside(self._open.interrupt)
         return self.revoked
 
-    def expire(self) -> None:
-        """After ``revoke``: whoever waits for the thread, waits no longer than for its patience."""
-        self._loop.call_later(self._threads.patience.total_seconds(), self._abandon)
+    def expire(self, most: timedelta = PATIENCE) -> None:
+        """After ``revoke``: whoever waits for the thread, waits no longer than its patience, and
+        ``most`` at the most."""
+        patience = min(most, self._threads.patience)
+        self._loop.call_later(patience.total_seconds(), self._abandon)
 
     async def outcome(self) -> T:
         """What came of it. Cancelled, it is revoked, or its commit has come to its end."""
         try:
             return await self._waiter
         except asyncio.CancelledError:
-            if not self.finished:
+            if not self._waiter.cancelled():
+                self._waiter.exception()  # Seen: it came together with the cancellation.
+            elif not self.finished:
                 self._waiter = self._loop.create_future()
                 await to_its_end(self._given_up())
             raise
 
     async def _given_up(self) -> None:
         if self.revoke():
-            self.expire()
+            self.expire(_CANCELLED)
         with suppress(Exception):
             await self._waiter
 
