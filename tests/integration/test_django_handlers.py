@@ -258,7 +258,7 @@ async def test_what_cannot_be_tx_is_named(app: Seaway, store: Store) -> None:
 
     def plain(event: CaseOpened, delivery: Delivery) -> None: ...
 
-    with pytest.raises(ConfigError, match=r"handlers are async.*Django.*is for plain ones"):
+    with pytest.raises(ConfigError, match=r"async, and .*Django is for plain.*tx= takes \"store\""):
         await started(app, store, handle, Django(using=ALIAS))
     with pytest.raises(ConfigError, match="DATABASES has no 'reports'"):
         await started(app, store, plain, Django(using="reports"))
