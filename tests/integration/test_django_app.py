@@ -6,9 +6,10 @@ import asyncio
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from django.core.cache import cache
@@ -19,16 +20,43 @@ from django.db.transaction import atomic
 from django.test.utils import CaptureQueriesContext, override_settings
 
 from drivers.framework import database
+from seaway import Delivery, Depends, Poison
+from seaway.consumer import Consumer
 from seaway.contracts import SchemaChange
 from seaway.databases.engines import ENGINES
 from seaway.django import outbox
+from seaway.django.testing import deliver, written
 from seaway.errors import ConfigError, OutsideTransaction
-from seaway.events import RawEvent
+from seaway.events import RawEvent, Registry, event
+from seaway.naming import Durable
 from seaway.outbox import Outbox
 from seaway.stores import open_store
 from seaway.stores.schema import migrations
 
 EVENT = RawEvent("sea.event.case_created.v1", b"{}")
+registry = Registry()
+
+
+@event(context="sea", registry=registry)
+@dataclass
+class CaseOpened:
+    title: str
+
+
+@event(context="sea", registry=registry)
+@dataclass
+class TaskAdded:
+    what: str
+
+
+closed: list[str | None] = []
+
+
+def desk(delivery: Delivery) -> Iterator[str]:
+    yield f"desk of {delivery.key}"
+    closed.append(delivery.key)
+
+
 TABLES = {"seaway_inbox", "seaway_outbox", "seaway_schema", "seaway_sent"}
 
 
@@ -214,3 +242,30 @@ def test_django_sees_one_statement(postgres_url: str) -> None:
         outbox.add(*[EVENT] * 100)
     assert len([each for each in seen if "seaway_outbox" in each["sql"]]) == 1
     assert "default" in connections
+
+
+def test_handlers_are_called_by_hand_as_a_consumer_calls_them(migrated: Any) -> None:
+    seen: list[Any] = []
+    consumer = Consumer(Durable.parse("case_mgmt__from_sea"), stream="SEA_EVENTS")
+
+    @consumer.handler(CaseOpened)
+    def handle(event: CaseOpened, delivery: Delivery, where: Annotated[str, Depends(desk)]) -> None:
+        seen.append((event.title, where, delivery.tx.in_atomic_block))
+        delivery.add(TaskAdded(event.title))
+        if not event.title:
+            raise Poison("no title")
+
+    @consumer.batch_handler(TaskAdded)
+    def handle_all(events: list[TaskAdded], deliveries: list[Delivery]) -> None:
+        seen.append(len(events))
+
+    deliver(consumer, CaseOpened("one"), TaskAdded("a"), TaskAdded("b"), key="k")
+    assert (seen, closed.pop()) == ([("one", "desk of k", True), 2], "k")
+    with pytest.raises(Poison, match="no title"):
+        deliver(consumer, CaseOpened("two"), CaseOpened(""))
+    assert written(TaskAdded) == [TaskAdded("one")]
+    (task,) = written()
+    assert (task.subject, task.json()) == ("sea.event.task_added.v1", {"what": "one"})
+    assert task.causation_id is not None
+    with pytest.raises(ConfigError, match=r"no handler of case_mgmt__from_sea takes sea.event"):
+        deliver(consumer, EVENT)

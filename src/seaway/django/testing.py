@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from django.db import connections
 from django.db.transaction import atomic
@@ -37,7 +37,11 @@ from seaway.outbox.encoding import Limits, Wishes, encode
 E = TypeVar("E")
 
 
-def written(kind: type[E] | Any = RawEvent, *, using: str | None = None) -> list[E]:
+@overload
+def written(*, using: str | None = None) -> list[RawEvent]: ...
+@overload
+def written(kind: type[E], *, using: str | None = None) -> list[E]: ...
+def written(kind: type[Any] = RawEvent, *, using: str | None = None) -> list[Any]:
     """The events of that class that lie in the outbox, in the order in which they were written.
 
     ``RawEvent``, the default, is for those of any class, with subject, key, ids and headers.

@@ -31,10 +31,10 @@ logger = logs.logger("seaway.inbox")
 
 _OUTAGE = Backoff(timedelta(milliseconds=200), timedelta(seconds=5))
 _SUPPORTED = {
-    False: f"{drivers.SOURCES_TAKEN}, a function that gives {drivers.KEPT_TAKEN}, or the path of "
-    "an SQLite file",
-    True: f"{drivers.PLAIN_SOURCES_TAKEN}, a function that gives {drivers.PLAIN_KEPT_TAKEN}, or "
-    "the path of an SQLite file",
+    False: f'"store", {drivers.SOURCES_TAKEN}, a function that gives {drivers.KEPT_TAKEN}, or the '
+    "path of an SQLite file",
+    True: f'"store", {drivers.PLAIN_SOURCES_TAKEN}, a function that gives '
+    f"{drivers.PLAIN_KEPT_TAKEN}, or the path of an SQLite file",
 }
 """By whether handlers are plain."""
 
