@@ -7,7 +7,7 @@ import logging
 
 from rich.console import Console
 
-from seaway.cli.log import Screen
+from seaway.cli.screen import Screen
 
 
 def test_a_traceback_is_not_folded() -> None:

@@ -42,6 +42,7 @@ def loaded(code: str) -> set[str]:
         ("import seaway.cli.topology", DRIVERS | SERVERS | SCREEN | WORK),
         ("import seaway.cli.dlq", DRIVERS | SERVERS | SCREEN | WORK - {"seaway.inbox"}),
         ("import seaway.cli.streams", DRIVERS | SERVERS | SCREEN | WORK),
+        ("import seaway.cli.run", DRIVERS | SCREEN | {"nkeys", "prometheus_client"} | BROKER),
         ("import seaway.cli.check", DRIVERS | SCREEN | {"nkeys", "prometheus_client"} | WORK),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

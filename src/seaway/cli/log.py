@@ -8,7 +8,6 @@ where it has handlers for some loggers of its own, what those write is theirs al
 
 from __future__ import annotations
 
-import copy
 import logging
 import sys
 from datetime import UTC, datetime
@@ -16,7 +15,6 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.logging import RichHandler
 
 from seaway import logs
 from seaway.cli import printing
@@ -82,6 +80,8 @@ def set_up(level: LogLevel | None, form: LogFormat | None) -> None:
         handler.setFormatter(JsonLines())
         printing.note, printing.complain = logger.info, logger.error
     elif sys.stderr.isatty():
+        from seaway.cli.screen import Screen
+
         handler = Screen(console=printing.err(), show_path=False)
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
@@ -104,23 +104,6 @@ def _nobody_else_shows(record: logging.LogRecord) -> bool:
             return False
         found = found.parent
     return True
-
-
-class Screen(RichHandler):
-    """For eyes. The lines of a traceback are as long as they are: folded, their paths break."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        bare = copy.copy(record)
-        bare.exc_info = bare.exc_text = bare.stack_info = None
-        super().emit(bare)
-        try:
-            if record.exc_info and not record.exc_text:
-                record.exc_text = logging.Formatter().formatException(record.exc_info)
-            for text in (record.exc_text, record.stack_info):
-                if text:
-                    self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        except Exception:
-            self.handleError(record)
 
 
 class JsonLines(logging.Formatter):
