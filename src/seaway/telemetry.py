@@ -289,7 +289,7 @@ def log_signal(signal: Signal) -> None:
             _consumer.info("%s resumed", consumer, extra={"consumer": consumer})
         case ThreadsLost(consumer, handler, lost):
             _consumer.warning(
-                "%s: a thread of handler %s %s, %d are lost now",
+                "%s: a thread of handler %s %s; %d lost now",
                 *(consumer, handler),
                 "does not come back from its deadline" if lost else "came back",
                 lost,

@@ -78,7 +78,7 @@ class LostThreads:
         """Tell of those that are still lost."""
         for job in self._threads.lost:
             name = _name(job)
-            reason = f"handler {name} does not come back from its deadline, and keeps its thread"
+            reason = f"handler {name} does not come back from its deadline: it is at {job.place}"
             self._telemetry.waiting(f"consumer {self._durable}", f"handler {name}", reason)
 
     def _note(self, job: Carried[Any]) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
@@ -68,6 +69,8 @@ class Carried(Generic[T]):
         self._ending: threading.Thread | None = None
         self.about: Any = None
         """What it is at, for whoever tells of it."""
+        self.thread = 0
+        """Its thread's identity, once that has begun."""
         self._waiter: asyncio.Future[T] = loop.create_future()
 
     # ------------------------------------------------------------------- in the thread
@@ -153,7 +156,13 @@ class Carried(Generic[T]):
         if self._tx is not None:
             _beside(self._tx.cut)
         if not self._waiter.done():
-            self._waiter.set_exception(Abandoned("its thread does not come back"))
+            self._waiter.set_exception(Abandoned(f"its thread does not come back: {self.place}"))
+
+    @property
+    def place(self) -> str:
+        """The line that its thread is at."""
+        frame = sys._current_frames().get(self.thread)
+        return "it is gone" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _beside(work: Callable[[], None]) -> threading.Thread:
@@ -187,6 +196,7 @@ class _Hand:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             result = failed = None
+            job.thread = threading.get_ident()
             try:
                 result = job.context.run(carried_through, job.work(job))
             except BaseException as error:
