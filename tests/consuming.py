@@ -37,7 +37,7 @@ SUBJECT = "memo.event.case_opened.v1"
 SOON = timedelta(milliseconds=1)
 
 
-async def until(condition: Callable[[], bool], *, within: float = 10) -> None:
+async def until(condition: Callable[[], bool], *, within: float = 30) -> None:
     """Poll until it holds."""
     async with asyncio.timeout(within):
         while not condition():

@@ -69,7 +69,7 @@ async def test_old_rows_go_while_it_runs(
         await topology.apply(topology.plan(wanted, found), app.broker.admin)
     stop = asyncio.Event()
     work = asyncio.create_task(how(app, stop))
-    async with asyncio.timeout(20), await PostgresStore.open(postgres_url) as store:
+    async with asyncio.timeout(60), await PostgresStore.open(postgres_url) as store:
         while await store.processed("SEA_EVENTS:1"):
             assert not work.done()
             await asyncio.sleep(0.05)

@@ -119,7 +119,7 @@ class Bench:
         return info.settled
 
     async def poll_settled(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await self.settled():
                 await asyncio.sleep(0.02)  # polling until the server has seen the last ack
 

@@ -126,7 +126,7 @@ async def test_started_and_stopped_again_and_again_it_leaks_nothing(service: Ser
             if turn % 2:
                 await done(service, sum(service.outcomes().values()) + 1)
             stop.set()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await task
 
     # The connection's own first subscriptions are no leak.

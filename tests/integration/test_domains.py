@@ -71,7 +71,7 @@ class Servers:
         await self.hub.start()
         await self.edge.start()
         over = NatsSettings(url=self.edge.url, jetstream_domain="hub", **self._login)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:  # Until the leaf has its hub.
                 broker = await connect(over)
                 try:

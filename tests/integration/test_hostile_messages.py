@@ -40,7 +40,7 @@ pytestmark = pytest.mark.server
 GOOD = b"good"
 
 
-async def until(holds: Callable[[], Awaitable[bool]], *, within: float = 20) -> None:
+async def until(holds: Callable[[], Awaitable[bool]], *, within: float = 60) -> None:
     async with asyncio.timeout(within):
         while not await holds():
             await asyncio.sleep(0.02)

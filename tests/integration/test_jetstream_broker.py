@@ -222,7 +222,7 @@ async def test_waiting_connects_when_the_server_comes() -> None:
     done, _ = await asyncio.wait([waiting], timeout=0.5)
     assert not done
     async with NatsServer(port=port):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             broker = await waiting
         assert broker.connected
         assert await broker.admin.streams() == []

@@ -370,7 +370,7 @@ async def test_the_backlog_estimates_rows_and_dead_rows(
     database.run(FILL.replace("START", "A").replace("COUNT", "1000").replace("DAYS", "15"))
     await forget(store)
     await claim(store, *(new_event_id() for _ in range(5)))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             backlog = await store.backlog()
             if (backlog.inbox_rows, backlog.inbox_dead_rows) == (5, 1000):

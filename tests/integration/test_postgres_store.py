@@ -238,7 +238,7 @@ async def test_a_lost_server_is_unavailable_and_heals_under_the_same_store(
 
     async def up() -> None:
         await server.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:  # Until the pool has noticed which of its connections are dead.
                 with suppress(StoreUnavailable):
                     await mortal.backlog()
@@ -314,7 +314,7 @@ async def test_a_listener_survives_a_restart_of_the_server(
 
 
 async def listening(store: PostgresStore) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while store._listener is None or not store._listener.listening:
             await asyncio.sleep(0.01)
 

@@ -74,7 +74,7 @@ class Stage:
             yield
         finally:
             stop.set()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await task
 
 
@@ -288,7 +288,7 @@ async def test_an_event_larger_than_its_whole_stream_is_parked_with_the_way_out(
         *(RawEvent(kind, b"%d" % n, key=f"k{n}") for n in range(10)),
     )
     stage = Stage(lite, broker)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await stage.relay.drain() == 10
     assert await count(broker, stream) == 10
     [parked] = stage.of(Parked)

@@ -81,7 +81,7 @@ async def running(relay: Relay) -> AsyncIterator[None]:
         yield
     finally:
         stop.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await task
 
 
@@ -212,7 +212,7 @@ async def until_forgotten(broker: JetStreamBroker, stream: str, known: Message) 
     """Poll until the stream takes an id of our own, stored after ``known``, a second time."""
     probe = Message(known.subject.replace(".v1", ".v2"), b"", {"Nats-Msg-Id": str(uuid.uuid4())})
     stored = 0
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while stored < 2:
             [outcome] = await broker.publish(stream, [probe], timeout=timedelta(seconds=5))
             assert isinstance(outcome, Stored)
@@ -389,7 +389,7 @@ async def test_drain_waits_for_the_relay_that_holds_the_lease(
             draining = asyncio.create_task(make_relay(store, broker, heard).drain())
             await asyncio.wait([draining], timeout=0.3)
             assert not draining.done()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await draining == 5
 
 

@@ -34,7 +34,7 @@ MOMENT = timedelta(milliseconds=100)
 
 async def until(there: Callable[[], Awaitable[bool]]) -> None:
     """Poll until it is so; fails after 15 seconds."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while not await there():
         assert time.monotonic() < deadline, "it never came to be"
         await asyncio.sleep(0.02)

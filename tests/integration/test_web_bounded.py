@@ -57,7 +57,7 @@ async def test_it_is_cut(state: ServerState, app: Any, sent: bytes) -> None:
         host, port = server.sockets[0].getsockname()[:2]
         _, writer = await asyncio.open_connection(host, port)
         writer.write(sent)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not state.connections:
                 await asyncio.sleep(0.01)
             while state.connections:
