@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 import pytest_asyncio
 
-from seaway.consumer.calling import Deadline, Deadlines
+from seaway.consumer.deadlines import Deadline, Deadlines
 
 SHORT = timedelta(milliseconds=20)
 

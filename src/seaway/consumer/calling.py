@@ -1,24 +1,23 @@
 """Calls of handlers: deliveries grouped into calls, each call made, and parted where it failed.
 
-Owns: who is called with what, and until when. Guarantees: a delivery is never moved before an
-earlier one of its key, nor is it when calls are parted; a handler is cancelled at
-most a second, and at most a quarter of its deadline, late, and may take longer to end; one that
-lets a foreign cancellation escape has failed, and does not end its worker. Plain handlers are
-called here too, in the thread that carries their transaction: past its deadline that one cannot
-commit.
+Owns: who is called with what; until when, ``deadlines`` says. Guarantees: a delivery is never moved
+before an earlier one of its key, nor is it when calls are parted; a handler that is cancelled may
+take longer to end; one that lets a foreign cancellation escape has failed, and does not end its
+worker. Plain handlers are called here too, in the thread that carries their transaction: past its
+deadline that one cannot commit.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias
 
+from seaway.consumer.deadlines import Deadline, Deadlines, ThreadDeadline
 from seaway.consumer.handlers import Delivery, HandlerTable, Registration, require_written
 from seaway.consumer.lanes import InHand
 from seaway.contracts import InboxTransaction, OutboxWriter
@@ -29,7 +28,6 @@ from seaway.inside import Inside
 from seaway.telemetry import HandledAs
 from seaway.waiting_events import Place
 
-_LOOK_SECONDS = 1.0
 _OUTSIDE = nullcontext()
 """Without a database nobody asks for a transaction's handle."""
 
@@ -325,93 +323,3 @@ def call_plain(
 def _chain(item: InHand) -> Chain:
     found = item.metadata
     return Chain(found.correlation_id, found.event_id, found.traceparent, found.tracestate)
-
-
-class Deadlines:
-    """The deadlines of one consumer's handlers: one watcher for all that run, no timer for each."""
-
-    def __init__(self) -> None:
-        self.open: set[Deadline | ThreadDeadline] = set()
-
-    async def watch(self, length: Callable[[], timedelta]) -> None:
-        """Cancel whoever is late, until cancelled. ``length``: how long a handler may run now."""
-        now = asyncio.get_running_loop().time
-        while True:
-            await asyncio.sleep(min(_LOOK_SECONDS, length().total_seconds() / 4))
-            for deadline in tuple(self.open):  # Threads come and go meanwhile.
-                deadline.look(now())
-
-
-class Deadline:
-    """Entered by ``task``, which runs a handler; left with ``TimeoutError`` where it was late:
-    after ``until``, by the event loop's clock."""
-
-    __slots__ = ("_cancelling", "_deadlines", "_passed", "_until", "task")
-
-    def __init__(self, deadlines: Deadlines, task: asyncio.Task[Any], until: float) -> None:
-        self._deadlines = deadlines
-        self._until = until
-        self._passed = False
-        self.task = task
-
-    def __enter__(self) -> None:
-        self._cancelling = self.task.cancelling()
-        self._deadlines.open.add(self)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._deadlines.open.remove(self)
-        if not self._passed:
-            return
-        # Cancelled from outside as well, it stays cancelled.
-        ours_alone = self.task.uncancel() <= self._cancelling
-        if ours_alone and kind is asyncio.CancelledError:
-            raise TimeoutError from error
-
-    def look(self, now: float) -> None:
-        """Cancel its task, once, where it is late."""
-        if now >= self._until and not self._passed:
-            self._passed = True
-            self.task.cancel()
-
-
-class ThreadDeadline:
-    """The same for a plain handler, entered by its thread: what was late cannot commit, whatever
-    the handler made of it."""
-
-    __slots__ = ("_carried", "_deadlines", "_over", "_passed", "_until")
-
-    def __init__(self, deadlines: Deadlines, until: float, carried: Carried[None]) -> None:
-        self._deadlines = deadlines
-        self._until = until
-        self._carried = carried
-        self._passed = self._over = False
-
-    def __enter__(self) -> None:
-        self._deadlines.open.add(self)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._deadlines.open.discard(self)
-        with self._carried.lock:
-            self._over = True
-        if self._passed:
-            raise TimeoutError from error
-
-    def look(self, now: float) -> None:
-        """Revoke its transaction, once, where it is late."""
-        if now < self._until:
-            return
-        with self._carried.lock:
-            if self._over or self._passed:
-                return
-            self._passed = self._carried.revoke_locked()
-        self._carried.expire()
