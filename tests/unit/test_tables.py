@@ -38,7 +38,7 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> Print:
             console = Console(
                 file=file, force_terminal=terminal, width=width or 1_000_000, no_color=True
             )
-            monkeypatch.setattr(printing, name, console)
+            monkeypatch.setattr(printing, name, lambda console=console: console)
         printing.print_list(COLUMNS, ROWS)
         plain = out.getvalue().replace("\x1b[1m", "").replace("\x1b[0m", "")
         return plain.splitlines(), err.getvalue()
