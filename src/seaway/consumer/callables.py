@@ -10,13 +10,13 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter
 from typing import Annotated, Any, TypeVar
 
-from seaway.errors import ConfigError, SeawayError
+from seaway.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -139,15 +139,3 @@ def _hint(said: Any, names: dict[str, Any]) -> Any:
 def shown(said: Any) -> str:
     """An annotation as somebody would write it."""
     return str(said) if typing.get_origin(said) else str(getattr(said, "__name__", said))
-
-
-def carried(work: Coroutine[Any, Any, T], waits: str = "what never waits") -> T:
-    """What ``work`` returns, which never waits: carried through here and now, in this thread.
-    ``SeawayError`` where it waits after all; ``waits``: who that is."""
-    try:
-        work.send(None)
-    except StopIteration as done:
-        value: T = done.value
-        return value
-    work.close()
-    raise SeawayError(f"{waits} waited for something: in the thread of a plain handler it cannot")

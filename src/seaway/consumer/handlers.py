@@ -224,17 +224,24 @@ class Registration:
             raise self.refusal
         if self.event_type is not None:
             return self.event_type.decode(message.payload)
-        return RawEvent(
-            subject=item.subject,
-            payload=message.payload,
-            key=metadata.key,
-            event_id=metadata.event_id,
-            correlation_id=metadata.correlation_id,
-            causation_id=metadata.causation_id,
-            occurred_at=metadata.occurred_at,
-            content_type=metadata.content_type,
-            headers=message.headers,
-        )
+        return raw_event(item.subject, message.payload, metadata, message.headers)
+
+
+def raw_event(
+    subject: str, payload: bytes, metadata: Metadata, headers: Mapping[str, str]
+) -> RawEvent:
+    """An event as it was written, with what its ``headers`` say of it (``metadata``)."""
+    return RawEvent(
+        subject=subject,
+        payload=payload,
+        key=metadata.key,
+        event_id=metadata.event_id,
+        correlation_id=metadata.correlation_id,
+        causation_id=metadata.causation_id,
+        occurred_at=metadata.occurred_at,
+        content_type=metadata.content_type,
+        headers=headers,
+    )
 
 
 class HandlerTable:

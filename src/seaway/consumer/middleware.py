@@ -24,7 +24,6 @@ from typing import Any, Self, TypeAlias
 
 from seaway.consumer.callables import (
     Unread,
-    carried,
     is_async,
     name_of,
     place_of,
@@ -35,6 +34,7 @@ from seaway.consumer.callables import (
 from seaway.consumer.dependencies import Called
 from seaway.consumer.wiring import takes
 from seaway.errors import AlreadyProcessed, ConfigError, SeawayError
+from seaway.inbox.threads import carried_through
 
 Middleware: TypeAlias = Callable[[Any, Any], Any]
 
@@ -113,7 +113,7 @@ def _around_plain(one: Middleware, inner: Called) -> Called:
     def call(event: Any, delivery: Any) -> Any:
         with _Following(one, inner, event, delivery) as following:
             if waits:
-                carried(one(delivery, following.call_carried), who)
+                carried_through(one(delivery, following.call_carried), who)
             else:
                 one(delivery, following.call_plain)
         return following.returned

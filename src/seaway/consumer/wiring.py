@@ -23,7 +23,6 @@ from typing import Any, NamedTuple, TypeAlias
 from seaway.consumer.callables import (
     Unread,
     Wanted,
-    carried,
     is_async,
     place_of,
     shown,
@@ -39,6 +38,7 @@ from seaway.consumer.dependencies import (
     with_dependencies,
 )
 from seaway.errors import ConfigError
+from seaway.inbox.threads import carried_through
 
 Overrides: TypeAlias = Mapping[Callable[..., Any], Callable[..., Any]]
 """What stands in for a provider, in a test."""
@@ -85,7 +85,7 @@ def wire(
     used = tuple(plan.used)
     if not plain:
         return Wired(whole, plain, used)
-    return Wired(lambda event, delivery: carried(whole(event, delivery)), plain, used)
+    return Wired(lambda event, delivery: carried_through(whole(event, delivery)), plain, used)
 
 
 # ---------------------------------------------------------------------- who fills what

@@ -24,8 +24,9 @@ from django.db.transaction import atomic
 from seaway import headers as h
 from seaway.consumer import Consumer
 from seaway.consumer.calling import Failure, call_plain, deliveries_of, plan
+from seaway.consumer.handlers import raw_event
 from seaway.consumer.lanes import InHand
-from seaway.contracts import Incoming, Message
+from seaway.contracts import Incoming, Message, StoredMessage
 from seaway.django.configuration import alias
 from seaway.django.models import OutboxEvent
 from seaway.django.outbox import the_outbox
@@ -72,13 +73,13 @@ def deliver(
     now = datetime.now(UTC)
     items = [
         InHand(
-            Incoming(
-                Message(row.subject, row.payload, json.loads(row.headers)),
-                *(consumer.stream, at, now),
-                consumer=str(consumer.durable),
-                consumer_seq=at,
+            Incoming.read(
+                StoredMessage(
+                    Message(row.subject, row.payload, json.loads(row.headers)),
+                    *(consumer.stream, at, now),
+                ),
+                str(consumer.durable),
                 deliveries=1,
-                pending=0,
             ),
             source=None,  # type: ignore[arg-type]
         )
@@ -101,16 +102,6 @@ def deliver(
                     )
 
 
-def _raw(row: OutboxEvent) -> Any:
+def _raw(row: OutboxEvent) -> RawEvent:
     found = h.Metadata.decode(row.headers, fallback_id=row.event_id)
-    return RawEvent(
-        subject=row.subject,
-        payload=bytes(row.payload),
-        key=found.key,
-        event_id=row.event_id,
-        correlation_id=found.correlation_id,
-        causation_id=found.causation_id,
-        occurred_at=found.occurred_at,
-        content_type=found.content_type,
-        headers=row.headers,
-    )
+    return raw_event(row.subject, bytes(row.payload), found, row.headers)

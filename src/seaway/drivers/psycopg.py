@@ -35,7 +35,7 @@ from seaway.drivers.protocols import (
     Writer,
     translating,
 )
-from seaway.drivers.psycopg_threads import PooledKeeper, PsycopgThreadSessions
+from seaway.drivers.psycopg_threads import PooledKeeper, PsycopgThreadSessions, rows
 from seaway.errors import ConfigError, SeawayError
 
 if TYPE_CHECKING:
@@ -120,13 +120,7 @@ def run(handle: Handle, work: Work[T]) -> T:
     with connection.pipeline() if _in_pipeline(connection) else nullcontext():
         with connection.lock:
             _settled(connection)
-        return carried_out(work(POSTGRES), partial(_rows, connection))
-
-
-def _rows(connection: Connection, query: Query) -> Sequence[Row]:
-    with psycopg.RawCursor(connection, row_factory=tuple_row) as cursor:
-        cursor.execute(query.statement.encode(), query.parameters)
-        return cursor.fetchall() if query.gives else ()
+        return carried_out(work(POSTGRES), partial(rows, connection))
 
 
 async def run_async(handle: AsyncHandle, work: Work[T]) -> T:

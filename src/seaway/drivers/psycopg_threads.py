@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
 
+def rows(connection: psycopg.Connection[Any], query: Query) -> Sequence[Row]:
+    """What the query gives. One round trip."""
+    with _cursor(connection) as cursor:
+        cursor.execute(query.statement.encode(), query.parameters)
+        return cursor.fetchall() if query.gives else ()
+
+
+def _cursor(connection: psycopg.Connection[Any]) -> psycopg.RawCursor[tuple[Any, ...]]:
+    return psycopg.RawCursor(connection, row_factory=tuple_row)
+
+
 class PsycopgThreadSession:
     """See ``protocols.ThreadSession``."""
 
@@ -40,14 +51,12 @@ class PsycopgThreadSession:
         self._run(f"{self.begins}; {SAVE}" if self.handle.autocommit else SAVE)
 
     async def touched(self, query: Query) -> int:
-        with self._cursor() as cursor:
+        with _cursor(self.handle) as cursor:
             cursor.execute(query.statement.encode(), query.parameters)
             return cursor.rowcount
 
     async def rows(self, query: Query) -> Sequence[Row]:
-        with self._cursor() as cursor:
-            cursor.execute(query.statement.encode(), query.parameters)
-            return cursor.fetchall() if query.gives else ()
+        return rows(self.handle, query)
 
     async def commit(self) -> None:
         self._run(f"{RELEASE}; COMMIT")
@@ -65,12 +74,9 @@ class PsycopgThreadSession:
         ending.cut(self.handle)
 
     def _run(self, script: str) -> None:
-        with self._cursor() as cursor:
+        with _cursor(self.handle) as cursor:
             # Prepared, it could be one statement only.
             cursor.execute(script.encode(), prepare=False)
-
-    def _cursor(self) -> psycopg.RawCursor[tuple[Any, ...]]:
-        return psycopg.RawCursor(self.handle, row_factory=tuple_row)
 
 
 class PsycopgThreadSessions:

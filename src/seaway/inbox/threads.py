@@ -301,12 +301,13 @@ async def _all_ended(hands: list[_Hand]) -> None:
     await asyncio.gather(*(hand.end() for hand in hands))
 
 
-def carried_through(work: Coroutine[Any, Any, T]) -> T:
-    """What ``work`` gives, which must not suspend."""
+def carried_through(work: Coroutine[Any, Any, T], waits: str = "what runs there") -> T:
+    """What ``work`` gives, which never waits: carried through here and now, in this thread.
+    ``SeawayError`` where it waits after all; ``waits``: who that is."""
     try:
         work.send(None)
     except StopIteration as end:
         result: T = end.value
         return result
     work.close()
-    raise RuntimeError("what runs in a thread must not wait for the event loop")
+    raise SeawayError(f"{waits} waited for something: in the thread of a plain handler it cannot")
