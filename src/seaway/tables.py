@@ -14,6 +14,8 @@ _PARTITION = re.compile(r"seaway_(sent|inbox)_(default|other|[0-9]{8})")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 TABLES = (
+    "seaway_log",
+    "seaway_places",
     "seaway_processes",
     "seaway_parked",
     "seaway_unhandled",

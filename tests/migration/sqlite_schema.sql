@@ -4,6 +4,15 @@ CREATE TABLE seaway_inbox (
     processed_at INTEGER NOT NULL,
     PRIMARY KEY (event_id, consumer)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE seaway_log (
+    entry    INTEGER PRIMARY KEY AUTOINCREMENT,
+    noted_at INTEGER NOT NULL,
+    noted_by TEXT    NOT NULL,
+    action   TEXT    NOT NULL,
+    about    TEXT    NOT NULL,
+    detail   TEXT    NOT NULL CHECK (json_valid(detail)),
+    seen_at  INTEGER
+) STRICT;
 CREATE TABLE seaway_outbox (
     position     INTEGER PRIMARY KEY AUTOINCREMENT,
     event_id     TEXT    NOT NULL UNIQUE,
@@ -16,6 +25,15 @@ CREATE TABLE seaway_outbox (
     last_error   TEXT,
     parked_at    INTEGER
 ) STRICT;
+CREATE TABLE seaway_places (
+    part       TEXT    NOT NULL,
+    stream     TEXT    NOT NULL,
+    stream_seq INTEGER NOT NULL,
+    event_id   TEXT    NOT NULL,
+    stored_at  INTEGER NOT NULL,
+    noted_at   INTEGER NOT NULL,
+    PRIMARY KEY (part, stream)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE seaway_processes (
     process  TEXT    NOT NULL,
     part     TEXT    NOT NULL,
@@ -43,7 +61,7 @@ CREATE TABLE seaway_sent (
     stream         TEXT    NOT NULL,
     stream_seq     INTEGER NOT NULL,
     sent_at        INTEGER NOT NULL
-) STRICT;
+, healed_at INTEGER) STRICT;
 CREATE TABLE seaway_unhandled (
     consumer     TEXT    NOT NULL,
     event_id     TEXT    NOT NULL,
@@ -61,6 +79,7 @@ CREATE INDEX seaway_inbox_processed_at ON seaway_inbox (processed_at);
 CREATE INDEX seaway_outbox_parked ON seaway_outbox (position) WHERE parked_at IS NOT NULL;
 CREATE INDEX seaway_sent_correlation_id ON seaway_sent (correlation_id);
 CREATE INDEX seaway_sent_event_id ON seaway_sent (event_id);
+CREATE INDEX seaway_sent_place ON seaway_sent (stream, stream_seq);
 CREATE INDEX seaway_sent_sent_at ON seaway_sent (sent_at);
 CREATE INDEX seaway_unhandled_trying ON seaway_unhandled (noted_at) WHERE state = 'trying';
 CREATE INDEX seaway_unhandled_waiting ON seaway_unhandled (consumer, ordering_key, place, event_id)

@@ -35,6 +35,7 @@ from seaway.contracts.inbox import (
     ThreadInbox,
     ThreadTransaction,
 )
+from seaway.contracts.log import KnownPlace, LogEntry, LogStore, PlaceStore
 from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
@@ -73,7 +74,10 @@ __all__ = [
     "InboxStore",
     "InboxTransaction",
     "Incoming",
+    "KnownPlace",
     "Lease",
+    "LogEntry",
+    "LogStore",
     "Message",
     "Notice",
     "OutboxEntry",
@@ -81,6 +85,7 @@ __all__ = [
     "OutboxWriter",
     "ParkingStore",
     "Phase",
+    "PlaceStore",
     "ProcessStore",
     "PublishOutcome",
     "Refused",

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeAlias
 
 from seaway.contracts.inbox import ParkingStore, ThreadInbox
+from seaway.contracts.log import LogStore, PlaceStore
 from seaway.contracts.outbox import OutboxStore
 
 Phase: TypeAlias = Literal["pre", "post"]
@@ -93,8 +94,8 @@ class ProcessStore(Protocol):
         ...
 
 
-class Store(OutboxStore, ParkingStore, ProcessStore, Protocol):
-    """One database that has both sides, its schema, and who works on it."""
+class Store(OutboxStore, ParkingStore, ProcessStore, LogStore, PlaceStore, Protocol):
+    """One database that has both sides, its schema, who works on it and what they note."""
 
     @property
     def capabilities(self) -> Capabilities: ...

@@ -2,21 +2,22 @@
 
     PostgresStore, SqliteStore ──> RelationalStore ──> stores/{engine}/statements.sql
 
-Owns: outbox rows as values, the operator's side of the outbox, the inbox, and what processes say of
-themselves. Must not know a driver: an engine's own store runs the queries, and brings what engines
-differ in (leases, partitions, how one hears of new events).
+Owns: outbox rows as values, the operator's side of the outbox, the inbox, what processes say of
+themselves and what they note. Must not know a driver: an engine's own store runs the queries, and
+brings what engines differ in (leases, partitions, how one hears of new events).
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from seaway.contracts import Message, Notice, OutboxEntry, Sent
+from seaway.contracts import KnownPlace, LogEntry, Message, Notice, OutboxEntry, Sent
 from seaway.databases import times
 from seaway.databases.engines import Engine
 from seaway.databases.queries import Row, Statements, Steps
@@ -262,6 +263,61 @@ class RelationalStore(ABC, Generic[H]):
             Notice(part, about, reason, times.span(lasts), process, times.span(silent))
             for part, about, reason, lasts, process, silent in await self._read("notices")
         ]
+
+    # ------------------------------------------------------------------- what is noted
+
+    async def note(self, *entries: LogEntry) -> None:
+        """Add entries to the log."""
+        columns = {
+            "by": [one.by for one in entries],
+            "actions": [one.action for one in entries],
+            "abouts": [one.about for one in entries],
+            "details": [json.dumps(dict(one.detail)) for one in entries],
+        }
+
+        def work() -> Steps[None]:
+            yield self._sql.of("forget_log", {}, gives=False)
+            yield self._sql.of("note", columns, gives=False)
+
+        if entries:
+            await self._write(work())
+
+    async def log(
+        self,
+        *,
+        action: str | None = None,
+        unseen: bool = False,
+        entry: int | None = None,
+        limit: int = 100,
+    ) -> Sequence[LogEntry]:
+        """Entries of the log, the newest first."""
+        given = {"action": action, "unseen": unseen, "entry": entry, "limit": limit}
+        return [
+            LogEntry(
+                *(what, about, json.loads(detail), by, number, times.moment(noted_at)),
+                None if seen_at is None else times.moment(seen_at),
+            )
+            for what, about, detail, by, number, noted_at, seen_at in await self._read(
+                "log", **given
+            )
+        ]
+
+    async def see(self, entries: Sequence[int] | None = None) -> int:
+        """Note that they are known; how many were not yet."""
+        return await self._touch("see", entries=None if entries is None else list(entries))
+
+    async def places(self, part: str) -> Sequence[KnownPlace]:
+        """What ``part`` knows, by stream."""
+        return [
+            KnownPlace(found, stream, stream_seq, event_id, times.moment(stored_at))
+            for found, stream, stream_seq, event_id, stored_at in await self._read(
+                "places", part=part
+            )
+        ]
+
+    async def know(self, place: KnownPlace) -> None:
+        """Replace what its part knew of its stream."""
+        await self._touch("know", **place._asdict())
 
     async def _touch(self, name: str, **given: Any) -> int:
         """Run the statement ``name`` in a transaction of its own; how many rows it touched."""

@@ -122,19 +122,19 @@ class SqlSchema(ABC):
     def _missing(self, applied: Mapping[int, str], phase: Phase | None) -> Sequence[Migration]:
         """What to apply, in order; ``phase``: only those that may run now.
 
-        ``ConfigError`` where that would leave one out that has to come first.
+        What one of the first phase needs, no outstanding one of the second does: that only drops
+        what older code was left with. ``ConfigError`` where one of the second phase would come
+        before those of the first that it follows.
         """
         lacking = [each for each in self._migrations if each.version not in applied]
         chosen = [each for each in lacking if phase is None or each.phase == phase]
-        for each in chosen:
-            before = [one for one in lacking if one.version < each.version and one.phase != phase]
-            if phase is not None and before:
-                raise ConfigError(
-                    f"{before[0]} must be applied before {each}",
-                    hint="seaway db upgrade, as soon as nothing older runs"
-                    if before[0].phase == "post"
-                    else "seaway db upgrade --pre",
-                )
+        if phase == "post":
+            for each in chosen:
+                before = [one for one in lacking if one.version < each.version]
+                if first := next((one for one in before if one.phase == "pre"), None):
+                    raise ConfigError(
+                        f"{first} must be applied before {each}", hint="seaway db upgrade --pre"
+                    )
         return chosen
 
     def _refuse_newer(self, recorded: Mapping[int, str]) -> None:

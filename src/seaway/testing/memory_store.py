@@ -28,6 +28,8 @@ from seaway.contracts import (
     Backlog,
     Capabilities,
     Failed,
+    KnownPlace,
+    LogEntry,
     Message,
     Notice,
     OutboxEntry,
@@ -286,6 +288,8 @@ class MemoryStore:
         self._tables = _Tables()
         self._sent: list[tuple[datetime, Sent]] = []
         self._processes: dict[str, tuple[datetime, Sequence[Notice]]] = {}
+        self._log: list[LogEntry] = []
+        self._places: dict[tuple[str, str], KnownPlace] = {}
         self._next_position = 1
         self._turns = Turns()
         self._changed = asyncio.Event()
@@ -533,6 +537,48 @@ class MemoryStore:
             for process, (at, said) in sorted(self._processes.items())
             for one in sorted(said, key=lambda one: (one.part, -one.lasts))
         ]
+
+    # ------------------------------------------------------------------- what is noted
+
+    async def note(self, *entries: LogEntry) -> None:
+        """Add entries to the log."""
+        now = datetime.now(UTC)
+        for one in entries:
+            self._log.append(replace(one, entry=len(self._log) + 1, noted_at=now, seen_at=None))
+
+    async def log(
+        self,
+        *,
+        action: str | None = None,
+        unseen: bool = False,
+        entry: int | None = None,
+        limit: int = 100,
+    ) -> Sequence[LogEntry]:
+        """Entries of the log, the newest first."""
+        return [
+            one
+            for one in reversed(self._log)
+            if action in (None, one.action)
+            and entry in (None, one.entry)
+            and not (unseen and one.seen_at)
+        ][:limit]
+
+    async def see(self, entries: Sequence[int] | None = None) -> int:
+        """Note that they are known; how many were not yet."""
+        now, count = datetime.now(UTC), 0
+        for place, one in enumerate(self._log):
+            if one.seen_at is None and (entries is None or one.entry in entries):
+                self._log[place] = replace(one, seen_at=now)
+                count += 1
+        return count
+
+    async def places(self, part: str) -> Sequence[KnownPlace]:
+        """What ``part`` knows, by stream."""
+        return sorted(one for one in self._places.values() if one.part == part)
+
+    async def know(self, place: KnownPlace) -> None:
+        """Replace what its part knew of its stream."""
+        self._places[place.part, place.stream] = place
 
     def nudge(self) -> None:
         """End ``wait`` now."""

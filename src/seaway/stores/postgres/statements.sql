@@ -215,6 +215,39 @@ SELECT part, about, reason, greatest(clock_timestamp() - since_at, interval '0')
        greatest(clock_timestamp() - seen_at, interval '0')
 FROM seaway_processes ORDER BY process, part, since_at LIMIT 1000
 
+-- ------------------------------------------------------------ what is noted
+
+-- name: forget_log
+DELETE FROM seaway_log WHERE noted_at < clock_timestamp() - interval '400 days'
+
+-- name: note
+INSERT INTO seaway_log (noted_by, action, about, detail)
+SELECT n.noted_by, n.action, n.about, n.detail::json
+FROM unnest(:by::text[], :actions::text[], :abouts::text[], :details::text[])
+    WITH ORDINALITY n (noted_by, action, about, detail, place)
+ORDER BY n.place
+
+-- name: log
+SELECT action, about, detail::text, noted_by, entry, noted_at, seen_at
+FROM seaway_log
+WHERE (:action::text IS NULL OR action = :action) AND (:entry::bigint IS NULL OR entry = :entry)
+  AND (NOT :unseen::boolean OR seen_at IS NULL)
+ORDER BY entry DESC LIMIT :limit
+
+-- name: see
+UPDATE seaway_log SET seen_at = clock_timestamp()
+WHERE seen_at IS NULL AND (:entries::bigint[] IS NULL OR entry = ANY (:entries))
+
+-- name: places
+SELECT part, stream, stream_seq, event_id, stored_at FROM seaway_places
+WHERE part = :part ORDER BY stream
+
+-- name: know
+INSERT INTO seaway_places (part, stream, stream_seq, event_id, stored_at)
+VALUES (:part, :stream, :stream_seq, :event_id, :stored_at)
+ON CONFLICT (part, stream) DO UPDATE SET stream_seq = excluded.stream_seq,
+    event_id = excluded.event_id, stored_at = excluded.stored_at, noted_at = excluded.noted_at
+
 -- ------------------------------------------------------------ the schema
 
 -- name: has_versions

@@ -284,6 +284,40 @@ JOIN json_each(:reasons) r ON r.key = p.key JOIN json_each(:lasts) l ON l.key = 
 SELECT part, about, reason, max(0, :now - since_at), process, max(0, :now - seen_at)
 FROM seaway_processes ORDER BY process, part, since_at LIMIT 1000
 
+-- ------------------------------------------------------------ what is noted
+
+-- name: forget_log
+DELETE FROM seaway_log WHERE noted_at < :now - 400 * 86400000000
+
+-- name: note
+INSERT INTO seaway_log (noted_at, noted_by, action, about, detail)
+SELECT :now, b.value, a.value, o.value, d.value
+FROM json_each(:by) b JOIN json_each(:actions) a ON a.key = b.key
+JOIN json_each(:abouts) o ON o.key = b.key JOIN json_each(:details) d ON d.key = b.key
+ORDER BY b.key
+
+-- name: log
+SELECT action, about, detail, noted_by, entry, noted_at, seen_at
+FROM seaway_log
+WHERE (:action IS NULL OR action = :action) AND (:entry IS NULL OR entry = :entry)
+  AND (NOT :unseen OR seen_at IS NULL)
+ORDER BY entry DESC LIMIT :limit
+
+-- name: see
+UPDATE seaway_log SET seen_at = :now
+WHERE seen_at IS NULL
+  AND (:entries IS NULL OR entry IN (SELECT value FROM json_each(:entries)))
+
+-- name: places
+SELECT part, stream, stream_seq, event_id, stored_at FROM seaway_places
+WHERE part = :part ORDER BY stream
+
+-- name: know
+INSERT INTO seaway_places (part, stream, stream_seq, event_id, stored_at, noted_at)
+VALUES (:part, :stream, :stream_seq, :event_id, :stored_at, :now)
+ON CONFLICT (part, stream) DO UPDATE SET stream_seq = excluded.stream_seq,
+    event_id = excluded.event_id, stored_at = excluded.stored_at, noted_at = excluded.noted_at
+
 -- ------------------------------------------------------------ the schema
 
 -- name: create_versions

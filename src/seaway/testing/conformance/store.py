@@ -30,6 +30,7 @@ from seaway.testing.conformance.inbox import (
     ids,
     undone,
 )
+from seaway.testing.conformance.noting import NotingConformance
 from seaway.testing.conformance.parking import ParkingConformance
 from seaway.testing.conformance.processes import ProcessesConformance
 
@@ -75,7 +76,9 @@ def later() -> datetime:
     return datetime.now(UTC) + timedelta(hours=1)
 
 
-class StoreConformance(InboxConformance, ParkingConformance, ProcessesConformance):
+class StoreConformance(
+    InboxConformance, ParkingConformance, ProcessesConformance, NotingConformance
+):
     """Fixtures to give: ``store``; and ``reopen`` where ``capabilities.shared``."""
 
     @pytest.fixture

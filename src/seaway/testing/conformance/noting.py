@@ -1,0 +1,62 @@
+"""The suite of ``contracts.LogStore`` and ``contracts.PlaceStore``: what is noted for later."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from seaway.contracts import KnownPlace, LogEntry, Store
+
+HEALED = LogEntry("healed", "SEA_EVENTS", {"events": [{"id": "a", "was": 900, "is": 501}]}, "h:1")
+ODD = LogEntry("set back", "süd '; -- % $1 :p", {"text": "\"'\\ \n ü", "none": None}, "")
+STORED = datetime(2026, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
+
+
+class NotingConformance:
+    """Fixtures to give: ``store``."""
+
+    async def test_what_was_done_is_read_newest_first_as_it_was_noted(self, store: Store) -> None:
+        await store.note()
+        assert list(await store.log()) == []
+        await store.note(HEALED, ODD)
+        await store.note(replace(HEALED, about="ORDER_EVENTS"))
+        third, second, first = await store.log()
+        for one, given in ((first, HEALED), (second, ODD)):
+            assert (one.action, one.about, one.detail, one.by) == (
+                *(given.action, given.about, given.detail, given.by),
+            )
+            assert one.noted_at is not None
+            assert abs(datetime.now(UTC) - one.noted_at) < timedelta(minutes=1)
+            assert one.seen_at is None
+        assert first.entry < second.entry < third.entry
+        assert [one.about for one in await store.log(action="healed")] == [
+            *("ORDER_EVENTS", "SEA_EVENTS")
+        ]
+        assert await store.log(limit=1) == [third]
+        assert await store.log(entry=second.entry) == [second]
+        assert list(await store.log(entry=third.entry + 100)) == []
+
+    async def test_what_is_known_is_not_told_any_more(self, store: Store) -> None:
+        await store.note(HEALED, ODD, HEALED)
+        third, second, first = await store.log()
+        assert await store.see([second.entry, third.entry + 100]) == 1
+        assert await store.see([second.entry]) == 0
+        assert [one.entry for one in await store.log(unseen=True)] == [third.entry, first.entry]
+        assert await store.see([]) == 0
+        assert await store.see() == 2
+        assert list(await store.log(unseen=True)) == []
+        assert all(one.seen_at is not None for one in await store.log())
+
+    async def test_a_part_knows_one_place_of_each_stream(self, store: Store) -> None:
+        assert list(await store.places("case_mgmt__from_sea")) == []
+        place = KnownPlace("case_mgmt__from_sea", "SEA_EVENTS", 9, "an id", STORED)
+        await store.know(place._replace(stream_seq=3))
+        await store.know(place)
+        await store.know(place._replace(stream="SEA_DLQ", stream_seq=2**40))
+        await store.know(place._replace(part="other"))
+        assert list(await store.places("case_mgmt__from_sea")) == [
+            *(place._replace(stream="SEA_DLQ", stream_seq=2**40), place)
+        ]
+        await store.know(place._replace(stream_seq=1, event_id="after it was set back"))
+        [_, lower] = await store.places("case_mgmt__from_sea")
+        assert (lower.stream_seq, lower.event_id) == (1, "after it was set back")
