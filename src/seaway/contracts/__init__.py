@@ -35,7 +35,7 @@ from seaway.contracts.inbox import (
     ThreadInbox,
     ThreadTransaction,
 )
-from seaway.contracts.log import KnownPlace, LogEntry, LogStore, PlaceStore
+from seaway.contracts.log import KnownPlace, LogEntry, LogStore, Notes, PlaceStore
 from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
@@ -79,6 +79,7 @@ __all__ = [
     "LogEntry",
     "LogStore",
     "Message",
+    "Notes",
     "Notice",
     "OutboxEntry",
     "OutboxStore",
