@@ -39,12 +39,15 @@ from seaway.contracts.log import KnownPlace, LogEntry, LogStore, Notes, PlaceSto
 from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
+    LOST,
     Backlog,
     Failed,
     Lease,
+    Loss,
     OutboxEntry,
     OutboxStore,
     Sent,
+    SentPlace,
 )
 from seaway.contracts.store import (
     SILENT,
@@ -52,6 +55,7 @@ from seaway.contracts.store import (
     Notice,
     Phase,
     ProcessStore,
+    RelayStore,
     SchemaChange,
     Store,
 )
@@ -60,6 +64,7 @@ from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
 __all__ = [
     "GIVEN_UP",
     "JSON",
+    "LOST",
     "REWINDS_SINCE",
     "SILENT",
     "Backlog",
@@ -78,6 +83,7 @@ __all__ = [
     "Lease",
     "LogEntry",
     "LogStore",
+    "Loss",
     "Message",
     "Notes",
     "Notice",
@@ -90,8 +96,10 @@ __all__ = [
     "ProcessStore",
     "PublishOutcome",
     "Refused",
+    "RelayStore",
     "SchemaChange",
     "Sent",
+    "SentPlace",
     "ServerInfo",
     "Store",
     "Stored",
