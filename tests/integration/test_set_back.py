@@ -20,8 +20,10 @@ from seaway.brokers.jetstream import JetStreamBroker, connect
 from seaway.brokers.jetstream.api import Api
 from seaway.config import NatsSettings, settings_from_mapping
 from seaway.contracts import Message, Stored
+from seaway.dead_letters import DeadLetters, Letter
 from seaway.embedded.nats_server import NatsServer
-from seaway.errors import BrokerUnavailable
+from seaway.errors import BrokerUnavailable, Poison, SeawayError
+from seaway.inbox.letters import note_discarded
 from seaway.stores.sqlite import SqliteStore
 from seaway.telemetry import SetBack
 
@@ -32,8 +34,10 @@ TIMEOUT = timedelta(seconds=5)
 KEPT, ALL = 30, 60
 
 
-def event(number: int) -> Message:
+def event(number: int, *, again: bool = False) -> Message:
     headers = {"Nats-Msg-Id": f"e{number}", "X-Ordering-Key": f"k{number % 3}"}
+    if again:
+        headers["X-Healed-From"] = str(number + 1)
     return Message(SUBJECT, b"%d" % number, headers)
 
 
@@ -44,6 +48,8 @@ class Bench:
         self.server = server
         self.folder = folder
         self.handled: list[str] = []
+        self.on_failure: Literal["continue", "park"] = "continue"
+        self.poison: set[str] = set()
         self.told: list[SetBack] = []
         self.settings = settings_from_mapping(
             {
@@ -61,11 +67,13 @@ class Bench:
         actual = await topology.actual(self.broker.admin, wanted)
         await topology.apply(topology.plan(wanted, actual), self.broker.admin)
 
-    async def publish(self, *numbers: int) -> None:
+    async def publish(self, *numbers: int, again: bool = False) -> None:
         async with asyncio.timeout(30):
             for number in numbers:
                 while True:
-                    [one] = await self.broker.publish(STREAM, [event(number)], timeout=TIMEOUT)
+                    [one] = await self.broker.publish(
+                        STREAM, [event(number, again=again)], timeout=TIMEOUT
+                    )
                     if isinstance(one, Stored):
                         break
                     await asyncio.sleep(0.05)
@@ -80,8 +88,11 @@ class Bench:
 
         async def handle(event: RawEvent, delivery: Delivery) -> None:
             self.handled.append(delivery.event_id)
+            if delivery.event_id in self.poison:
+                raise Poison("no")
 
-        app.consumer("case_mgmt", from_context="sea").handler(RawEvent)(handle)
+        declared = app.consumer("case_mgmt", from_context="sea", on_failure=self.on_failure)
+        declared.handler(RawEvent)(handle)
         work = asyncio.create_task(app.run(stop, relay=False))
         try:
             yield
@@ -235,3 +246,96 @@ async def test_a_purge_sets_nothing_back(bench: Bench) -> None:
         await bench.publish(KEPT)
         await bench.until_handled(KEPT + 1)
     assert bench.told == []
+
+
+# ------------------------------------------------------------------ letters
+
+
+async def letters(bench: Bench) -> dict[str, Letter]:
+    found = await DeadLetters(bench.broker).list()
+    assert len({one.event_id for one in found}) == len(found)
+    return {one.event_id: one for one in found}
+
+
+async def until_letters(bench: Bench, *event_ids: str) -> dict[str, Letter]:
+    async def there() -> bool:
+        with contextlib.suppress(SeawayError):
+            return set(await letters(bench)) == set(event_ids)
+        return False
+
+    await until(there)
+    return await letters(bench)
+
+
+@pytest.mark.parametrize("first", ["published", "looked"])
+async def test_a_letter_that_its_queue_lost_is_made_again(bench: Bench, first: str) -> None:
+    """Of an event that its stream has lost as well, and that a relay publishes again."""
+    bench.poison = {"e2", f"e{KEPT + 1}"}
+    async with bench.at_work():
+        await bench.publish(*range(KEPT))
+        await until_letters(bench, "e2")
+    await bench.copy()
+    async with bench.at_work():
+        await bench.publish(*range(KEPT, ALL))
+        before = await until_letters(bench, *bench.poison)
+        await bench.until_settled()
+    await bench.put_back("all")
+    lost = [ALL, *range(KEPT, ALL)]
+    if first == "published":
+        await bench.publish(*lost, again=True)
+    async with bench.at_work():
+        if first == "looked":
+            await bench.publish(*lost, again=True)
+        after = await until_letters(bench, *bench.poison)
+        await bench.until_settled()
+    assert Counter(bench.handled) == Counter(f"e{n}" for n in range(ALL + 1))
+    made = after[f"e{KEPT + 1}"]
+    assert made.stream_seq == KEPT + 3
+    assert (made.reason, before[made.event_id].reason) == ("poison", "poison")
+    assert "the queue had lost this letter" in made.error.lower()
+    async with await SqliteStore.open(bench.folder / "app.db") as store:
+        [noted] = await store.log(action="relettered")
+    assert noted.detail["ids"] == [f"e{KEPT + 1}"]
+
+
+async def test_what_waits_behind_a_lost_letter_goes_on_waiting_in_its_order(bench: Bench) -> None:
+    """And so does what was on its way as a redrive: it is a letter again. What was discarded stays
+    away."""
+    bench.on_failure, bench.poison = "park", {"e30", "e31", "e32"}
+    async with bench.at_work():
+        await bench.publish(*range(KEPT))
+        await bench.until_handled(KEPT)
+    await bench.copy()
+    async with bench.at_work():
+        await bench.publish(*range(KEPT, KEPT + 6))
+        before = await until_letters(bench, *(f"e{n}" for n in range(KEPT, KEPT + 6)))
+    queue = DeadLetters(bench.broker)
+    await queue.redrive(before["e31"])
+    async with await SqliteStore.open(bench.folder / "app.db") as store:
+        await note_discarded(store, DURABLE, before["e32"])
+        await queue.discard(before["e32"])
+    await bench.put_back("all")
+    await bench.publish(ALL + 2, *range(KEPT, KEPT + 6), again=True)
+    async with bench.at_work():
+        left = {"e30", "e31", "e33", "e34"}
+        after = await until_letters(bench, *left)
+        await bench.until_settled()
+        # Behind the discarded one of its key, whose turn it is.
+        await bench.until_handled(KEPT + 5)
+        assert {one.event_id: one.reason for one in after.values()} == {
+            "e30": "poison",
+            "e31": "poison",
+            "e33": "parked",
+            "e34": "parked",
+        }
+        bench.poison.clear()
+        for name in ("e30", "e31"):
+            await queue.redrive(after[name])
+        await until_letters(bench)
+    counted = Counter(bench.handled)
+    assert {name for name, count in counted.items() if count > 1} == {"e30", "e31"}
+    assert "e32" in counted
+    assert counted.keys() == {f"e{n}" for n in (*range(KEPT + 6), ALL + 2)}
+    for key in range(2):
+        mine = [name for name in bench.handled if name in (f"e{30 + key}", f"e{33 + key}")]
+        assert mine == [f"e{30 + key}", f"e{30 + key}", f"e{33 + key}"]

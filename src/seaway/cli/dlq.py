@@ -26,7 +26,8 @@ from seaway.cli.printing import (
 )
 from seaway.contracts import DeadLetterReason, Message
 from seaway.dead_letters import DeadLetters, Letter, Selection
-from seaway.errors import ConfigError, NotFound
+from seaway.errors import ConfigError, NotFound, SeawayError, StoreRefused
+from seaway.inbox.letters import note_discarded
 from seaway.words import counted
 
 app = typer.Typer(help="Dead letters: list, show, redrive, discard.", no_args_is_help=True)
@@ -309,10 +310,26 @@ async def discard(
             session.confirm(f"Remove {counted(len(chosen), 'dead letter')} for good?")
         # Whoever waits is free to go as soon as nothing is before it: the last ones first.
         chosen.sort(key=lambda letter: (not letter.waits, -letter.stream_seq))
+        await _note_discarded(ctx, chosen)
         done = [letter for letter in chosen if await queue.discard(letter)]
     gone = {letter.id for letter in done}
     left = [letter for letter in waiting if letter.id not in gone]
     _report(_with_behind(done, left), "discarded", as_json)
+
+
+async def _note_discarded(ctx: typer.Context, letters: Sequence[Letter]) -> None:
+    """In the database, if that is at hand: a queue that loses its end makes none of them again."""
+    known = [letter for letter in letters if not letter.problem]
+    try:
+        async with session.open_database(ctx) as store:
+            for letter in known:
+                with contextlib.suppress(StoreRefused):
+                    await note_discarded(store, letter.consumer, letter)
+    except SeawayError as error:
+        printing.note(
+            f"Not noted in the database: {printable(str(error))}. Should the server lose what the "
+            "queue holds, they may come back."
+        )
 
 
 def _report(found: Sequence[Behind], what: str, as_json: bool) -> None:

@@ -45,6 +45,9 @@ class InHand:
     """Whether this time is."""
     decided: bool = False
     """It becomes a letter, as somebody has decided: there is no effect to be."""
+    lettered: bool | None = None
+    """Published again, it was a letter in the place that it had before: whether that is stored,
+    else it was decided."""
     void: bool = False
     """Its stream has lost it, and may hold another event in its place: it is not settled there."""
     falls: int = 0

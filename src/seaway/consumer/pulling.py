@@ -17,10 +17,11 @@ from datetime import timedelta
 from seaway import logs
 from seaway.consumer.looking import Places
 from seaway.consumer.settling import Settler
-from seaway.consumer.standing import settled
+from seaway.consumer.standing import lettered, settled
 from seaway.consumer.state import OUTAGE, Spawn, State
 from seaway.contracts import ConsumerInfo, Incoming, Subscription
 from seaway.errors import ApiError, BrokerUnavailable, CannotRewind, NotFound, NotPermitted
+from seaway.headers import HEALED
 from seaway.telemetry import Resubscribed
 from seaway.waiting import set_within
 
@@ -204,7 +205,13 @@ class Puller:
         state = self._state
         upto = state.rewound_upto(batch[0].stream) if batch else 0
         again = [one for one in batch if one.stream_seq <= upto]
-        state.take_in(batch, source, await settled(state, again) if again else ())
+        healed = [one for one in batch if HEALED in one.message.headers and not one.redriven]
+        state.take_in(
+            batch,
+            source,
+            await settled(state, again) if again else (),
+            await lettered(state, healed) if healed else {},
+        )
 
     async def _drain_on_stop(self, source: Subscription) -> None:
         await self._state.stop.wait()

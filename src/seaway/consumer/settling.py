@@ -21,6 +21,7 @@ comes behind it: that bounds how many there can be, also where the queue takes n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -34,7 +35,9 @@ from seaway.consumer.state import OUTAGE, Spawn, State
 from seaway.contracts import DeadLetterReason, Incoming, Subscription
 from seaway.errors import ConfigError, SeawayError
 from seaway.inbox.letters import note_stored, to_letter
+from seaway.inbox.places import note_last
 from seaway.logs import without_ours
+from seaway.naming import dlq_stream, stream_context
 from seaway.telemetry import DeadLettered, Delivered, HandledAs
 from seaway.waiting import set_within
 
@@ -301,6 +304,10 @@ class Burials:
                 raise SeawayError(str(error)) from error
         if burial.letter is not None and setup.store is not None:
             await note_stored(setup.store, item.incoming, burial.letter, parks=setup.parks)
+        if burial.letter is not None and setup.notes is not None:
+            with contextlib.suppress(SeawayError):  # The sweeper notes it some seconds later.
+                queue = dlq_stream(stream_context(item.incoming.stream))
+                await note_last(setup.notes, queue, burial.letter, item.event_id)
 
     async def _decide(self, burial: Burial) -> None:
         setup = self._state.setup

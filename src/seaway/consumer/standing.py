@@ -27,14 +27,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal, TypeAlias
 
 from seaway import logs
 from seaway.consumer.lanes import InHand
-from seaway.consumer.state import State
-from seaway.contracts import InboxStore, InboxTransaction, Incoming, ThreadInbox
+from seaway.consumer.state import OUTAGE, State
+from seaway.contracts import InboxRows, InboxStore, InboxTransaction, Incoming, ThreadInbox
 from seaway.errors import (
     ConfigError,
     SeawayError,
@@ -43,9 +43,10 @@ from seaway.errors import (
     TransactionConflict,
 )
 from seaway.events import new_event_id
-from seaway.inbox.letters import letter_rows
+from seaway.inbox.letters import letter_rows, letters_of, note_moved, stored_of
 from seaway.inbox.threads import Threads
 from seaway.telemetry import HandledAs
+from seaway.waiting import set_within
 from seaway.waiting_events import Place, Standing
 
 logger = logs.logger("seaway.consumer")
@@ -120,6 +121,35 @@ async def _settled(durable: str, store: InboxStore, messages: Sequence[Incoming]
     }
 
 
+async def lettered(state: State, messages: Sequence[Incoming]) -> Mapping[Place, bool]:
+    """Those of the messages, published again by a relay, that were letters in the places where they
+    were lost; whether the queue has had them. Asked until the database is there, or the stop."""
+    setup, attempt = state.setup, 0
+    while setup.store is not None and setup.notes is not None and not state.stop.is_set():
+        try:
+            return await _lettered(setup.durable, setup.store, setup.notes, messages)
+        except StoreRefused:
+            break  # No row can be about one of them. The others are found out when it is handled.
+        except StoreUnavailable:
+            attempt += 1
+            await set_within(OUTAGE.delay(attempt), state.stop)
+    return {}
+
+
+async def _lettered(
+    durable: str, store: InboxStore, notes: InboxRows, messages: Sequence[Incoming]
+) -> Mapping[Place, bool]:
+    places = {one.event_id: one.place for one in messages}
+    known = await letters_of(notes, durable, places)
+    if not known:
+        return {}
+    stored = await stored_of(store, durable, [row for rows in known.values() for row in rows])
+    for one in messages:
+        if not stored.isdisjoint(known.get(one.event_id, ())):
+            await note_moved(store, one)
+    return {places[event_id]: not stored.isdisjoint(rows) for event_id, rows in known.items()}
+
+
 # ---------------------------------------------------------------------- given back
 
 
@@ -187,11 +217,15 @@ async def set_aside(
     if state.setup.parks:
         keys = await tx.parked_keys(state.setup.durable, {item.key for item in items})
         for item in items:
+            if item.lettered is not None:
+                continue  # It waits, or was let go, as the event that it was.
             if item.key in keys and (found := await _admitted(tx, item)) != "handle":
                 aside[item.place] = "parked" if found == "wait" else "already_processed"
     for item in items:
-        if item.decided:
+        if item.decided or item.lettered is False:
             aside.setdefault(item.place, "dead_lettered")
+        elif item.lettered:
+            aside[item.place] = "already_processed"
     return aside
 
 

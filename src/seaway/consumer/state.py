@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeAlias
@@ -34,6 +34,7 @@ from seaway.waiting_events import Place
 HORIZON = timedelta(milliseconds=250)
 """What waits in hand should be started within this: several round trips to a distant server, and
 little enough for a stopping process to give back."""
+_NONE: Mapping[Place, bool] = {}
 _MOMENT = timedelta(milliseconds=250)
 _BELIEF = 0.1
 _CLOCKS_DIFFER = timedelta(minutes=1)
@@ -292,9 +293,14 @@ class State:
         return self.pace.startable(workers, ack_wait=self.limits.ack_wait)
 
     def take_in(
-        self, batch: Sequence[Incoming], source: Subscription, settled: Collection[Place] = ()
+        self,
+        batch: Sequence[Incoming],
+        source: Subscription,
+        settled: Collection[Place] = (),
+        lettered: Mapping[Place, bool] = _NONE,
     ) -> None:
-        """Put deliveries into their lanes. ``settled``: those of them that are known to be."""
+        """Put deliveries into their lanes. ``settled``: those of them that are known to be;
+        ``lettered``: those that are letters already, and whether these are stored."""
         if not batch:
             return
         stream, arrived, push = batch[0].stream, self._arrived, self.lanes.push
@@ -311,7 +317,10 @@ class State:
             doubted = incoming.stream_seq <= doubted_upto or (
                 doubted_until is not None and incoming.stored_at <= doubted_until
             )
-            push(InHand(incoming, source, arrived, suspect, doubted))
+            item = InHand(incoming, source, arrived, suspect, doubted)
+            if lettered:
+                item.lettered = lettered.get(incoming.place)
+            push(item)
         self.wake.set()
 
     def rewound_upto(self, stream: str) -> int:

@@ -26,8 +26,10 @@ from seaway.contracts.broker import (
     WhyRefused,
 )
 from seaway.contracts.inbox import (
+    LAST_ID,
     DeadLetterReason,
     DeadLetterSink,
+    InboxRows,
     InboxStore,
     InboxTransaction,
     OutboxWriter,
@@ -62,6 +64,8 @@ from seaway.contracts.store import (
 from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
 
 __all__ = [
+    "LAST_ID",
+    "InboxRows",
     "GIVEN_UP",
     "JSON",
     "LOST",

@@ -120,6 +120,21 @@ class ThreadInbox(Protocol):
         ...
 
 
+LAST_ID = "\U0010ffff"
+"""No event id comes after it."""
+
+
+class InboxRows(Protocol):
+    """An inbox that can be read through."""
+
+    async def inbox_rows(
+        self, consumer: str, *, after: str = "", before: str = LAST_ID, limit: int = 1000
+    ) -> Sequence[str]:
+        """Of the consumer's inbox rows between two event ids, both left out, the first ``limit``:
+        their event ids, in order of their bytes. Between near ids it reads no others."""
+        ...
+
+
 class ParkingStore(InboxStore, Protocol):
     """An inbox that says which events its consumers have parked."""
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
+from seaway.contracts.inbox import InboxRows
+
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
@@ -76,5 +78,5 @@ class PlaceStore(Protocol):
         ...
 
 
-class Notes(PlaceStore, LogStore, Protocol):
-    """Where both are: an application's own database."""
+class Notes(PlaceStore, LogStore, InboxRows, Protocol):
+    """Where they are, beside the inbox: an application's own database."""

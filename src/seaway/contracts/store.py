@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeAlias
 
 from seaway.contracts.inbox import ParkingStore, ThreadInbox
-from seaway.contracts.log import LogStore, PlaceStore
+from seaway.contracts.log import LogStore, Notes
 from seaway.contracts.outbox import OutboxStore
 
 Phase: TypeAlias = Literal["pre", "post"]
@@ -94,7 +94,7 @@ class ProcessStore(Protocol):
         ...
 
 
-class Store(OutboxStore, ParkingStore, ProcessStore, LogStore, PlaceStore, Protocol):
+class Store(OutboxStore, ParkingStore, ProcessStore, Notes, Protocol):
     """One database that has both sides, its schema, who works on it and what they note."""
 
     @property

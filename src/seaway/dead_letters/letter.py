@@ -40,6 +40,8 @@ _CONTROL = re.compile(r"nats-", re.IGNORECASE)
 """Headers of JetStream's own: an id, an expectation, a batch, a TTL or a schedule belongs to the
 publication that it came with, and would act on the letter."""
 
+_NOT_THE_EVENTS = (h.DLQ_PREFIX.lower(), h.HEALED.lower())
+
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _REASONS = get_args(DeadLetterReason)
 _TOLD = 80
@@ -97,6 +99,11 @@ class Letter:
         context = stream_context(self.stored.stream)
         own = (events_stream(context), redrive_stream(context))
         return self.stream in own and self.stream_seq > 0
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Where its event lay."""
+        return self.stream, self.stream_seq
 
     @property
     def id(self) -> str:
@@ -270,7 +277,7 @@ def carried(headers: Mapping[str, str]) -> dict[str, str]:
     if key := headers.get(h.ORDERING_KEY):
         headers = {**headers, h.ORDERING_KEY: h.usable_key(key)}
     for name, value in headers.items():
-        if _CONTROL.match(name) or name.lower().startswith(h.DLQ_PREFIX.lower()):
+        if _CONTROL.match(name) or name.lower().startswith(_NOT_THE_EVENTS):
             continue
         try:
             h.check_header(name, value)

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 from seaway import logs
-from seaway.contracts import Broker, ParkingStore
+from seaway.contracts import Broker, ParkingStore, PlaceStore
 from seaway.dead_letters.letter import Letter, Selection
 from seaway.dead_letters.queue import DeadLetters
 from seaway.errors import ApiError, NotFound, SeawayError, TransientError
+from seaway.inbox.places import is_whole
 from seaway.naming import dlq_stream, redrive_stream, stream_context
 from seaway.retry import Backoff
 from seaway.telemetry import Delivered, Signal, Telemetry
@@ -35,13 +37,17 @@ _UNDER_WAY = timedelta(minutes=1)
 """How long a row without a letter is taken for one whose letter is being written."""
 
 
+class ReleasedStore(ParkingStore, PlaceStore, Protocol):
+    """The application's own database."""
+
+
 class Releaser:
     """For one parking consumer; any number of processes may run one."""
 
     def __init__(
         self,
         broker: Broker,
-        store: ParkingStore,
+        store: ReleasedStore,
         *,
         consumer: str,
         stream: str,
@@ -146,7 +152,9 @@ class Releaser:
 
     async def _find(self, heads: list[WaitingEvent]) -> int:
         """What became of rows whose letters are not where they were; how many rows changed."""
-        changed = 0
+        changed, kept = 0, (self._queue, self._redrives)
+        if not await is_whole(self._broker.admin, self._store, *kept):
+            return 0  # Their letters are lost, and made again: nobody discarded them.
         # In this order: a redrive is stored before its letter goes, a letter before its redrive.
         on_its_way = await self._letters.redriven(self._context, self._consumer)
         lost = [head for head in heads if head.event_id not in on_its_way]
@@ -155,6 +163,8 @@ class Releaser:
         if await self._broker.admin.stream(self._queue) is None:
             raise NotFound(f"there is no stream {self._queue}: run `seaway topology apply`")
         found = await self._letters.of_consumer(self._context, self._consumer)
+        if not await is_whole(self._broker.admin, self._store, *kept):
+            return 0
         # Those of somebody else's making stand for nobody.
         letters = {letter.event_id: letter for letter in found if letter.has_place}
         for head in lost:

@@ -15,12 +15,14 @@ What another service's durable gave up on is left to that service's own sweeper,
 took effect and who is to wait; some seconds later to whoever has it.
 
 At start it also looks for what no advisory says (``unreported``), and once a minute again while
-some of that may still be on its way to a handler.
+some of that may still be on its way to a handler; and every few seconds whether a queue has lost
+letters (``relettering``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -32,21 +34,23 @@ from seaway import logs
 from seaway.contracts import (
     Broker,
     DeadLetterReason,
-    InboxStore,
     Incoming,
     Subscription,
 )
 from seaway.dead_letters.queue import DeadLetters
-from seaway.dead_letters.unreported import Swept, Unreported
+from seaway.dead_letters.relettering import Relettering
+from seaway.dead_letters.unreported import Swept, SweptStore, Unreported
 from seaway.errors import (
     ApiError,
     ConfigError,
     DecodeError,
     NotFound,
     SeawayError,
+    StoreRefused,
     TransientError,
 )
 from seaway.inbox.letters import note_stored, to_letter
+from seaway.inbox.places import note_last
 from seaway.naming import (
     ADVISORY_STREAM,
     MAX_DELIVERIES_PREFIX,
@@ -125,7 +129,7 @@ class Sweeper:
         self,
         broker: Broker,
         *,
-        store: InboxStore | None = None,
+        store: SweptStore | None = None,
         consumers: Mapping[str, Swept] | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
@@ -136,12 +140,18 @@ class Sweeper:
         self._unreported = (
             None if store is None else Unreported(broker, self._letters, store, self._consumers)
         )
+        self._telemetry = telemetry or Telemetry()
+        self._relettering = (
+            None
+            if store is None
+            else Relettering(broker, self._letters, store, store, self._consumers, self._telemetry)
+        )
         self._look_again = math.inf
+        self._relettered = -math.inf
         self._domain: str | None = None
         self._postponed: set[int] = set()
         self._others: dict[int, float] = {}
         """When an advisory about another service's durable was first given to us, to be settled."""
-        self._telemetry = telemetry or Telemetry()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Sweep until ``stop``. Heals outages by itself; says once where the stream is missing."""
@@ -149,6 +159,8 @@ class Sweeper:
         while not stop.is_set():
             try:
                 # Whole streams may be read: a stop does not wait for that.
+                if not await done_before(stop, self.reletter()):
+                    return
                 if not await done_before(stop, self.sweep_unreported()):
                     return
                 attempt, said = 0, False
@@ -167,6 +179,8 @@ class Sweeper:
         while (batch := await result_before(stop, source.next(_BATCH, timeout=_POLL))) is not None:
             for incoming in batch:
                 await self._settle(source, incoming)
+            with contextlib.suppress(TransientError, ApiError, NotFound):  # Soon again.
+                await done_before(stop, self.reletter())
             due = asyncio.get_running_loop().time() >= self._look_again
             if due and self._unreported is not None and self._unreported.undecided:
                 await done_before(stop, self.sweep_unreported())
@@ -245,6 +259,16 @@ class Sweeper:
         else:
             await self._bury(incoming, advisory.reason)
 
+    async def reletter(self) -> int:
+        """Make the letters again that a queue has lost, if it is some seconds since the last time;
+        how many."""
+        now = asyncio.get_running_loop().time()
+        if self._relettering is None or now < self._relettered + _POLL.total_seconds() / 2:
+            return 0
+        made = await self._relettering.look()
+        self._relettered = now
+        return made
+
     async def sweep_unreported(self) -> int:
         """Bury what durables gave up on without an advisory; how many letters were written."""
         self._look_again = asyncio.get_running_loop().time() + _AGAIN.total_seconds()
@@ -274,6 +298,9 @@ class Sweeper:
             letter = await self._letters.store(incoming, reason=decided, error=None)
             if store is not None and swept is not None:
                 await note_stored(store, incoming, letter, parks=swept.parks)
+                queue = dlq_stream(stream_context(incoming.stream))
+                with contextlib.suppress(StoreRefused):  # It may have an id that no row can hold.
+                    await note_last(store, queue, letter, incoming.event_id)
             self._telemetry.emit(
                 DeadLettered(
                     *(incoming.stream, incoming.consumer, incoming.event_id, decided, ""),

@@ -21,9 +21,10 @@ from datetime import datetime
 from typing import Protocol
 
 from seaway import headers as h
-from seaway.contracts import Broker, ConsumerInfo, InboxStore, Incoming, StoredMessage
+from seaway.contracts import Broker, ConsumerInfo, InboxStore, Incoming, Notes, StoredMessage
 from seaway.dead_letters.queue import DeadLetters
 from seaway.errors import StoreRefused
+from seaway.inbox.places import what_became_of
 from seaway.naming import (
     ADVISORY_STREAM,
     SWEEPER,
@@ -47,6 +48,10 @@ class Swept(Protocol):
         ...
 
 
+class SweptStore(InboxStore, Notes, Protocol):
+    """The application's own database."""
+
+
 class Unreported:
     """Looks through the event stream of each of ``consumers``, and that of its redrives."""
 
@@ -54,7 +59,7 @@ class Unreported:
         self,
         broker: Broker,
         letters: DeadLetters,
-        store: InboxStore,
+        store: SweptStore,
         consumers: Mapping[str, Swept],
     ) -> None:
         self._admin = broker.admin
@@ -80,6 +85,9 @@ class Unreported:
 
     async def _of(self, consumer: ConsumerInfo, made: str) -> AsyncGenerator[Incoming]:
         stream, name = consumer.key
+        if await self._has_lost(consumer):
+            self.undecided = True  # What it is past has not been given to it.
+            return
         mark = f"{stream} {made}"
         looked = not made or bool(await self._store.claimed(_marked(name), [mark]))
         known: set[str] | None = None
@@ -100,6 +108,15 @@ class Unreported:
         if not looked and not undecided:
             async with self._store.transaction() as tx:
                 await tx.claim(_marked(name), mark)
+
+    async def _has_lost(self, consumer: ConsumerInfo) -> bool:
+        """Whether the stream has lost what the durable was given, and it was not set back yet."""
+        stream, name = consumer.key
+        held = await self._admin.stream(stream)
+        if held is None or consumer.stream_seq > held.last_seq:
+            return True
+        known = {one.stream: one for one in await self._store.places(name)}.get(stream)
+        return known is not None and bool(await what_became_of(self._admin, known, held))
 
     async def _has_effect(self, consumer: str, found: StoredMessage) -> bool:
         try:

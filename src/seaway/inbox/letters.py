@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol, get_args
 
 from seaway import logs
-from seaway.contracts import DeadLetterReason, InboxStore, Incoming
+from seaway.contracts import DeadLetterReason, InboxRows, InboxStore, Incoming
 from seaway.errors import StoreRefused, StoreUnavailable, TransactionConflict
 from seaway.waiting_events import Place
 
@@ -52,6 +52,34 @@ def letter_rows(consumer: str, messages: Iterable[Placed]) -> tuple[str, dict[st
     """The same for several: the one consumer, and of each row which message it is about."""
     name, _ = letter_row(consumer, ("", 0), "")
     return name, {letter_row(consumer, one.place, one.event_id)[1]: one.place for one in messages}
+
+
+async def letters_of(
+    notes: InboxRows, consumer: str, event_ids: Collection[str]
+) -> dict[str, list[str]]:
+    """Those of the events that were decided to become letters, wherever they lay: the rows that say
+    so."""
+    found: dict[str, list[str]] = {}
+    name, _ = letter_row(consumer, ("", 0), "")
+    after, before = f"{min(event_ids)}:", f"{max(event_ids)};"
+    while rows := await notes.inbox_rows(name, after=after, before=before):
+        for row in rows:
+            event_id, _ = read_row(row)
+            if event_id in event_ids:
+                found.setdefault(event_id, []).append(row)
+        after = rows[-1]
+    return found
+
+
+async def stored_of(store: InboxStore, consumer: str, rows: Collection[str]) -> set[str]:
+    """Of these rows, those whose letter the queue has had."""
+    return await store.claimed(_noted(consumer, "stored"), rows) if rows else set()
+
+
+def read_row(row: str) -> tuple[str, Place]:
+    """The event and the message that a letter's row is about."""
+    event_id, stream, stream_seq = row.rsplit(":", 2)
+    return event_id, (stream, int(stream_seq))
 
 
 def _noted(consumer: str, what: str) -> str:
@@ -143,6 +171,64 @@ async def note_stored(store: InboxStore, incoming: Incoming, letter: int, *, par
                 await tx.set_letter(consumer, event_id, letter)
     except StoreRefused as refusal:
         _say(incoming, refusal)
+
+
+async def note_moved(store: InboxStore, incoming: Incoming) -> None:
+    """The event, whose letter the queue has had, lies in another place now. Idempotent."""
+    name, row = letter_row(incoming.consumer, incoming.place, incoming.event_id)
+    async with store.transaction() as tx:
+        for noted in (name, _noted(incoming.consumer, "stored")):
+            await tx.claim(noted, row)
+
+
+async def note_again(
+    store: InboxStore, incoming: Incoming, letter: int, reason: DeadLetterReason, *, parks: bool
+) -> None:
+    """The letter that the queue had lost is there again, as number ``letter``. ``incoming`` may lie
+    in another place than when it was decided."""
+    consumer, event_id = incoming.consumer, incoming.event_id
+    name, row = letter_row(consumer, incoming.place, event_id)
+    async with store.transaction() as tx:
+        for noted in (name, _noted(consumer, reason), _noted(consumer, "stored")):
+            await tx.claim(noted, row)
+        if parks:
+            await tx.set_letter(consumer, event_id, letter)
+
+
+async def note_discarded(store: InboxStore, consumer: str, message: Placed) -> None:
+    """Somebody gave it up for good: it is not made again, should its queue lose that. Idempotent.
+    ``message``: what the letter is of."""
+    _, row = letter_row(consumer, message.place, message.event_id)
+    async with store.transaction() as tx:
+        await tx.claim(_noted(consumer, "discarded"), row)
+
+
+async def lost_letters(
+    store: InboxStore, notes: InboxRows, consumer: str, there: Collection[str]
+) -> dict[str, list[str]]:
+    """The events that had a letter and have neither effect nor are ``there``, nor were discarded:
+    their rows."""
+    lost: dict[str, list[str]] = {}
+    given_up: set[str] = set()
+    after = ""
+    while rows := await notes.inbox_rows(_noted(consumer, "stored"), after=after):
+        after = rows[-1]
+        by_event: dict[str, list[str]] = {}
+        for row in rows:
+            by_event.setdefault(read_row(row)[0], []).append(row)
+        gone = [event_id for event_id in by_event if event_id not in there]
+        effects = await store.claimed(consumer, gone) if gone else set()
+        discarded = await store.claimed(_noted(consumer, "discarded"), rows)
+        given_up |= {read_row(row)[0] for row in discarded}
+        for event_id in gone:
+            if event_id not in effects:
+                lost.setdefault(event_id, []).extend(by_event[event_id])
+    return {event_id: rows for event_id, rows in lost.items() if event_id not in given_up}
+
+
+async def reason_of(store: InboxStore, consumer: str, row: str) -> DeadLetterReason:
+    """Why it became a letter."""
+    return await _first_reason(store, consumer, row) or "exhausted"
 
 
 def _say(incoming: Incoming, refusal: StoreRefused) -> None:

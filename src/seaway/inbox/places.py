@@ -13,9 +13,20 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from seaway.contracts import BrokerAdmin, KnownPlace, LogEntry, StoredMessage, StreamInfo
+from seaway.contracts import (
+    BrokerAdmin,
+    KnownPlace,
+    LogEntry,
+    PlaceStore,
+    StoredMessage,
+    StreamInfo,
+)
+
+LETTERS = "letters"
+"""As which part the last places of queues of dead letters and of redrives are noted."""
 
 
 async def what_became_of(admin: BrokerAdmin, known: KnownPlace, held: StreamInfo) -> str:
@@ -36,3 +47,25 @@ def is_at(found: StoredMessage, known: KnownPlace) -> bool:
 def entry(action: str, about: str, detail: Mapping[str, Any]) -> LogEntry:
     """What is noted of it, as done by this process."""
     return LogEntry(action, about, detail, f"{socket.gethostname()}:{os.getpid()}")
+
+
+async def is_whole(admin: BrokerAdmin, notes: PlaceStore, *streams: str) -> bool:
+    """Whether each of them still holds what it is known to have held last, as far as that can be
+    told. False: letters may be lacking that nobody has taken out."""
+    known = {one.stream: one for one in await notes.places(LETTERS)}
+    for stream in streams:
+        if (place := known.get(stream)) is None:
+            continue
+        held = await admin.stream(stream)
+        if held is not None and place.stream_seq > held.last_seq:
+            return False
+        found = await admin.get(stream, place.stream_seq)
+        # Of one that had gone when it was noted no event is known.
+        if found is not None and found.event_id != place.event_id:
+            return False
+    return True
+
+
+async def note_last(notes: PlaceStore, stream: str, stream_seq: int, event_id: str) -> None:
+    """The last that a queue, or a stream of redrives, is known to have stored."""
+    await notes.know(KnownPlace(LETTERS, stream, stream_seq, event_id, datetime.now(UTC)))

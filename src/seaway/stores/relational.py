@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from seaway.contracts import KnownPlace, LogEntry, Message, Notice, OutboxEntry, Sent
+from seaway.contracts import LAST_ID, KnownPlace, LogEntry, Message, Notice, OutboxEntry, Sent
 from seaway.databases import times
 from seaway.databases.engines import Engine
 from seaway.databases.queries import Row, Statements, Steps
@@ -228,6 +228,13 @@ class RelationalStore(ABC, Generic[H]):
         """Those of them that have the consumer's inbox row."""
         found = await self._read("claimed", consumer=consumer, event_ids=list(event_ids))
         return {event_id for (event_id,) in found}
+
+    async def inbox_rows(
+        self, consumer: str, *, after: str = "", before: str = LAST_ID, limit: int = 1000
+    ) -> Sequence[str]:
+        """What the consumer's inbox rows are about, in order."""
+        given = {"consumer": consumer, "after": after, "before": before, "limit": limit}
+        return [event_id for (event_id,) in await self._read("inbox_rows", **given)]
 
     async def parked_heads(self, consumer: str) -> Sequence[WaitingEvent]:
         """The first parked event of each key, by key."""

@@ -25,6 +25,7 @@ from typing import Any
 from seaway import headers as h
 from seaway.contracts import (
     GIVEN_UP,
+    LAST_ID,
     LOST,
     Backlog,
     Capabilities,
@@ -524,6 +525,13 @@ class MemoryStore:
     async def claimed(self, consumer: str, event_ids: Collection[str]) -> set[str]:
         """Those of them that have the consumer's inbox row."""
         return {one for one in event_ids if (consumer, one) in self._tables.inbox}
+
+    async def inbox_rows(
+        self, consumer: str, *, after: str = "", before: str = LAST_ID, limit: int = 1000
+    ) -> Sequence[str]:
+        """What the consumer's inbox rows are about, in order."""
+        rows = (one for name, one in self._tables.inbox if name == consumer)
+        return sorted(one for one in rows if after < one < before)[:limit]
 
     async def forget(self, before: datetime) -> None:
         """Drop inbox rows written before then."""

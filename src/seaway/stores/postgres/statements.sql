@@ -120,6 +120,11 @@ RETURNING event_id, tries
 -- name: claimed
 SELECT event_id FROM seaway_inbox WHERE consumer = :consumer AND event_id = ANY (CAST(:event_ids AS text[]))
 
+-- name: inbox_rows
+SELECT event_id FROM seaway_inbox
+WHERE consumer = :consumer AND event_id > :after AND event_id < :before
+ORDER BY event_id LIMIT :limit
+
 -- name: processed
 SELECT consumer, (extract(epoch FROM processed_at) * 1000000)::bigint FROM seaway_inbox WHERE event_id = :event_id ORDER BY consumer
 

@@ -223,6 +223,11 @@ RETURNING event_id, tries
 SELECT event_id FROM seaway_inbox
 WHERE consumer = :consumer AND event_id IN (SELECT value FROM json_each(:event_ids))
 
+-- name: inbox_rows
+SELECT event_id FROM seaway_inbox
+WHERE consumer = :consumer AND event_id > :after AND event_id < :before
+ORDER BY event_id LIMIT :limit
+
 -- name: processed
 SELECT consumer, processed_at FROM seaway_inbox WHERE event_id = :event_id ORDER BY consumer
 

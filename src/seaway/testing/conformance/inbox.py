@@ -309,6 +309,24 @@ class InboxConformance:
         assert await inbox.claimed(CONSUMER, {"e2"}) == set()
         assert await inbox.claimed(CONSUMER, []) == set()
 
+    async def test_a_consumers_rows_are_read_through_in_order(
+        self, inbox: InboxStore, store: Store
+    ) -> None:
+        new = [f"{new_event_id()}:SEA_EVENTS:{number}" for number in range(3)]
+        odd = ["A", "a", "b'; --", "e\u00e9:1"]
+        async with inbox.transaction() as tx:
+            await tx.claim_many(CONSUMER, [*odd, *new])
+            await tx.claim("another__from_sea", "aa")
+        every = [*new, *odd]
+        assert list(await store.inbox_rows(CONSUMER)) == every
+        assert list(await store.inbox_rows(CONSUMER, limit=4)) == every[:4]
+        assert list(await store.inbox_rows(CONSUMER, after=every[3], limit=2)) == every[4:6]
+        first, _, _ = new[0].partition(":")
+        assert list(await store.inbox_rows(CONSUMER, after=f"{first}:", before=f"{first};")) == [
+            new[0]
+        ]
+        assert list(await store.inbox_rows("nobody__from_sea")) == []
+
     async def test_one_transaction_after_another_has_its_own_time_and_end(
         self, inbox: InboxStore, store: Store
     ) -> None:

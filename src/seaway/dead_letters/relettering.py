@@ -1,0 +1,179 @@
+"""Dead letters and redrives that their streams have lost are made again, as letters (ADR 0024).
+
+Whoever stores a letter says so in the inbox, and how far a queue has come is noted. Where a queue,
+or a stream of redrives, does not hold any more what it held last, each event with such a row, and
+without effect, letter or redrive, becomes a letter again: of the event as it lies in its stream
+now. What was discarded stays away, where the discarding was noted.
+
+Owns: those notes. Guarantees: nothing is made again while nothing was lost; whoever dies half way,
+or comes second, changes nothing: the letter's id is the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+
+from seaway import logs
+from seaway.contracts import (
+    Broker,
+    InboxStore,
+    Incoming,
+    Notes,
+    StoredMessage,
+)
+from seaway.dead_letters.queue import DeadLetters
+from seaway.dead_letters.unreported import Swept
+from seaway.errors import SeawayError
+from seaway.inbox.letters import lost_letters, note_again, read_row, reason_of
+from seaway.inbox.places import LETTERS, entry, is_whole, note_last
+from seaway.naming import SWEEPER, dlq_stream, redrive_stream, stream_context
+from seaway.retry import Backoff
+from seaway.telemetry import Relettered, Telemetry
+
+logger = logs.logger("seaway.sweeper")
+
+
+_PAUSES = Backoff(timedelta(seconds=5), timedelta(minutes=10))
+_ATTEMPTS = 12
+"""For about an hour."""
+_CLOCKS_DIFFER = timedelta(minutes=10)
+_EPOCH = datetime(1970, 1, 2, tzinfo=UTC)
+_MOST_IDS = 1000
+
+
+class LostLetter(SeawayError):
+    """The queue had lost this letter: it was made again from its event."""
+
+
+def kept_in(stream: str) -> tuple[str, str]:
+    """The queue and the stream of redrives of an event stream's context."""
+    context = stream_context(stream)
+    return dlq_stream(context), redrive_stream(context)
+
+
+class Relettering:
+    """For the consumers of one application; ``store`` is their inbox."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        letters: DeadLetters,
+        store: InboxStore,
+        notes: Notes,
+        consumers: Mapping[str, Swept],
+        telemetry: Telemetry,
+    ) -> None:
+        self._admin = broker.admin
+        self._letters = letters
+        self._store = store
+        self._notes = notes
+        self._consumers = consumers
+        self._telemetry = telemetry
+        self._now = asyncio.get_running_loop().time
+        self._attempts: dict[str, int] = {}
+        self._due: dict[str, float] = {}
+        """By event stream: how often events of lost letters were not found, and when to look
+        again."""
+
+    async def look(self) -> int:
+        """Make again what is lost; how many letters. Look again after an error."""
+        made = 0
+        for stream in dict.fromkeys(one.stream for one in self._consumers.values()):
+            if not await is_whole(self._admin, self._notes, *kept_in(stream)):
+                if self._now() < self._due.get(stream, 0.0):
+                    continue
+                lacking: dict[str, set[str]] = {}
+                for name, swept in self._consumers.items():
+                    if swept.stream == stream:
+                        made += await self._make_again(name, swept, lacking)
+                if lacking and await self._waits(stream, lacking):
+                    continue  # What is noted says what is lost.
+            self._attempts.pop(stream, None)
+            for kept in kept_in(stream):
+                await self._note_end(kept)
+        return made
+
+    async def _waits(self, stream: str, lacking: Mapping[str, Collection[str]]) -> bool:
+        """Whether to look again for events whose letters are lost, and that the stream has lost as
+        well: their relay publishes them again, if it can."""
+        attempt = self._attempts[stream] = self._attempts.get(stream, 0) + 1
+        if attempt <= _ATTEMPTS:
+            self._due[stream] = self._now() + _PAUSES.delay(attempt).total_seconds()
+            return True
+        queue, _ = kept_in(stream)
+        for name, ids in lacking.items():
+            logger.error(
+                "%s has lost %d dead letters of %s, whose events %s does not hold any more: %s",
+                *(queue, len(ids), name, stream, ", ".join(sorted(ids)[:10])),
+            )
+            detail = {"consumer": name, "letters": len(ids), "ids": sorted(ids)[:_MOST_IDS]}
+            await self._notes.note(entry("letters lost", queue, detail))
+        return False
+
+    async def _note_end(self, stream: str) -> None:
+        """After its letters were made again: before, what is noted says what is lost."""
+        held = await self._admin.stream(stream)
+        if held is None or not held.last_seq:
+            return
+        known = {one.stream: one for one in await self._notes.places(LETTERS)}.get(stream)
+        found = await self._admin.get(stream, held.last_seq)
+        event_id = found.event_id if found else ""
+        if known is None or (known.stream_seq, known.event_id) != (held.last_seq, event_id):
+            await note_last(self._notes, stream, held.last_seq, event_id)
+
+    async def _make_again(self, name: str, swept: Swept, lacking: dict[str, set[str]]) -> int:
+        """How many. Into ``lacking``, those whose events are not in their stream."""
+        queue, redrives = kept_in(swept.stream)
+        if await self._admin.stream(queue) is None or await self._admin.stream(redrives) is None:
+            return 0
+        context = stream_context(swept.stream)
+        # In this order: a redrive that fails becomes a letter before it goes from here.
+        there = await self._letters.redriven(context, name)
+        there |= {one.event_id for one in await self._letters.of_consumer(context, name)}
+        lost = await lost_letters(self._store, self._notes, name, there)
+        made: list[str] = []
+        try:
+            async for event_id, found in self._events(swept.stream, lost):
+                incoming = Incoming.read(found, name, deliveries=0)
+                reason = await reason_of(self._store, name, lost[event_id][0])
+                letter = await self._letters.store(incoming, reason=reason, error=LostLetter())
+                await note_again(self._store, incoming, letter, reason, parks=swept.parks)
+                made.append(event_id)
+        finally:
+            if made:
+                detail = {"consumer": name, "letters": len(made), "ids": made[:_MOST_IDS]}
+                await self._notes.note(entry("relettered", queue, detail))
+                self._telemetry.emit(Relettered(queue, name, len(made)))
+        if gone := lost.keys() - set(made):
+            lacking[name] = gone
+        return len(made)
+
+    async def _events(
+        self, stream: str, lost: Mapping[str, Collection[str]]
+    ) -> AsyncIterator[tuple[str, StoredMessage]]:
+        """The lost letters' events, where they were or wherever they lie now."""
+        elsewhere: set[str] = set()
+        for event_id, rows in lost.items():
+            for at, stream_seq in (read_row(row)[1] for row in rows):
+                found = await self._admin.get(stream, stream_seq) if at == stream else None
+                if found is not None and found.event_id == event_id:
+                    yield event_id, found
+                    break
+            else:
+                elsewhere.add(event_id)
+        if not elsewhere:
+            return
+        # Published again after the last letter was noted.
+        noted = [one.stored_at for one in await self._notes.places(LETTERS)]
+        since = min(noted, default=_EPOCH) - _CLOCKS_DIFFER
+        reading = self._admin.read(stream, from_time=since, headers_only=True, reader=SWEEPER)
+        async with aclosing(reading):
+            async for one in reading:
+                if one.event_id in elsewhere:
+                    elsewhere.discard(one.event_id)
+                    whole = await self._admin.get(*one.place)
+                    if whole is not None:
+                        yield one.event_id, whole
