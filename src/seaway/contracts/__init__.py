@@ -35,7 +35,7 @@ from seaway.contracts.inbox import (
     ThreadInbox,
     ThreadTransaction,
 )
-from seaway.contracts.log import KnownPlace, LogEntry, LogStore
+from seaway.contracts.log import KnownPlace, LogEntry, LogStore, Notes, PlaceStore
 from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
@@ -84,6 +84,7 @@ __all__ = [
     "LogStore",
     "Loss",
     "Message",
+    "Notes",
     "Notice",
     "OutboxEntry",
     "OutboxWriter",
