@@ -16,6 +16,7 @@ from seaway.contracts.broker import (
     REWINDS_SINCE,
     Broker,
     BrokerAdmin,
+    Granted,
     Held,
     PublishOutcome,
     Refused,
@@ -56,6 +57,7 @@ from seaway.contracts.store import (
     Store,
 )
 from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
+from seaway.contracts.vitals import OpenTransaction, SentPlace, Vitals, VitalStore
 
 __all__ = [
     "GIVEN_UP",
@@ -70,6 +72,7 @@ __all__ = [
     "DeadLetterReason",
     "DeadLetterSink",
     "Failed",
+    "Granted",
     "Held",
     "InboxStore",
     "InboxTransaction",
@@ -80,6 +83,7 @@ __all__ = [
     "LogStore",
     "Message",
     "Notice",
+    "OpenTransaction",
     "OutboxEntry",
     "OutboxStore",
     "OutboxWriter",
@@ -91,6 +95,7 @@ __all__ = [
     "Refused",
     "SchemaChange",
     "Sent",
+    "SentPlace",
     "ServerInfo",
     "Store",
     "Stored",
@@ -100,5 +105,7 @@ __all__ = [
     "ThreadInbox",
     "ThreadTransaction",
     "Unconfirmed",
+    "VitalStore",
+    "Vitals",
     "WhyRefused",
 ]

@@ -36,6 +36,8 @@ from seaway.contracts import (
     Phase,
     SchemaChange,
     Sent,
+    SentPlace,
+    Vitals,
 )
 from seaway.databases.tasks import Turns
 from seaway.errors import ConfigError, OutsideTransaction
@@ -511,6 +513,19 @@ class MemoryStore:
             "seaway_unhandled": sum(at < processed for _, at in self._tables.tried.values()),
         }
         return {table: count for table, count in counts.items() if count}
+
+    async def vitals(self, streams: Mapping[str, datetime] | None = None) -> Vitals:
+        """What is known of a process' own memory: where its events went."""
+        last: dict[str, SentPlace] = {}
+        before: dict[str, SentPlace] = {}
+        for at, done in self._sent:
+            if streams is None or done.given_up or done.stream not in streams:
+                continue
+            place = SentPlace(done.stream_seq, done.entry.event_id, at)
+            last[done.stream] = max(last.get(done.stream, place), place)
+            if at < streams[done.stream]:
+                before.setdefault(done.stream, place)
+        return Vitals(datetime.now(UTC), last_sent=last, sent_before=before)
 
     # ------------------------------------------------------------------- the processes
 
