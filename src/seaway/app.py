@@ -38,7 +38,7 @@ from seaway.outbox import Outbox
 from seaway.parts import Part, run_parts, stop_on_signals
 from seaway.relay import Relay
 from seaway.telemetry import log_signal, logger
-from seaway.upkeep import Forgetting, Presence
+from seaway.upkeep import Forgetting, Presence, process_name
 
 M = TypeVar("M", bound=Middleware)
 
@@ -223,6 +223,8 @@ class Seaway(Connected):
             on_parked=outbox.on_parked,
             stream_grace=outbox.stream_grace,
             way_to=self.settings.way_to,
+            heal=outbox.heal,
+            by=process_name(),
         )
 
     async def run(

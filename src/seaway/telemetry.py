@@ -67,6 +67,48 @@ class Parked:
 
 
 @dataclass(frozen=True, slots=True)
+class Healed:
+    """The stream had lost ``events`` that it had acknowledged, on places between ``first`` and
+    ``last``; they are on it again. ``made_anew``: the stream is another one of the same name."""
+
+    stream: str
+    events: int
+    first: int
+    last: int
+    made_anew: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NotHealed:
+    """The stream may have lost what it acknowledged, and that cannot be published again; why.
+    ``events``: how many are known to be lost for good."""
+
+    stream: str
+    reason: str
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetBack:
+    """A durable was set back to ``to_seq``: its stream had lost what it counted as given out, and
+    holds other messages there now."""
+
+    stream: str
+    consumer: str
+    to_seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relettered:
+    """A dead letter queue had lost letters of the consumer; they were made again."""
+
+    stream: str
+    consumer: str
+    letters: int
+
+
+@dataclass(frozen=True, slots=True)
 class Delivered:
     """A delivery has ended; ``deliveries`` > 1 is a redelivery."""
 
@@ -184,6 +226,10 @@ Signal: TypeAlias = (
     | RelayPaused
     | RelayResumed
     | Parked
+    | Healed
+    | NotHealed
+    | SetBack
+    | Relettered
     | Delivered
     | DeadLettered
     | ConsumerPaused
@@ -275,6 +321,27 @@ def log_signal(signal: Signal) -> None:
         case Parked(event_id, subject, error):
             known = {"event_id": event_id}
             _relay.error("event %s (%s) is parked: %s", event_id, subject, error, extra=known)
+        case Healed(stream, events, first, last, made_anew):
+            _relay.error(
+                "%s had lost %d events that it had acknowledged, on its places %d to %d%s; "
+                "they are published again",
+                *(stream, events, first, last),
+                ": it was made anew" if made_anew else "",
+            )
+        case NotHealed(stream, reason, _):
+            _relay.error("%s: not all that it lost can be published again: %s", stream, reason)
+        case SetBack(stream, consumer, to_seq, reason):
+            _consumer.error(
+                "%s was set back to %d of %s: %s",
+                *(consumer, to_seq, stream, reason),
+                extra={"consumer": consumer},
+            )
+        case Relettered(stream, consumer, letters):
+            _consumer.error(
+                "%s had lost %d dead letters of %s; they were made again",
+                *(stream, letters, consumer),
+                extra={"consumer": consumer},
+            )
         case DeadLettered(_, consumer, event_id, reason, error_type, error):
             why = ": ".join(text for text in (error_type, error) if text)
             known = {"event_id": event_id, "consumer": consumer}

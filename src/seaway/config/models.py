@@ -293,7 +293,8 @@ class AlertSettings(Section):
 
 class OutboxSettings(Section):
     """How the outbox is written, and how its relay works. ``retention`` 0 keeps no sent event;
-    ``shards`` ``None`` leaves the database's number."""
+    ``shards`` ``None`` leaves the database's number; ``heal``: what a stream acknowledged and has
+    lost is published again."""
 
     retention: Duration = timedelta(days=7)
     max_message_bytes: Annotated[Size, Field(ge=1)] = 1 << 20
@@ -304,6 +305,7 @@ class OutboxSettings(Section):
     shards: Annotated[StrictInt, Field(ge=1, le=1024)] | None = None
     on_parked: Literal["wait", "pass"] = "wait"
     stream_grace: Period = timedelta(minutes=10)
+    heal: StrictBool = True
 
 
 class InboxSettings(Section):

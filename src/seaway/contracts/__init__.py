@@ -40,12 +40,15 @@ from seaway.contracts.log import KnownPlace, LogEntry, LogStore, PlaceStore
 from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
+    LOST,
     Backlog,
     Failed,
     Lease,
+    Loss,
     OutboxEntry,
     OutboxStore,
     Sent,
+    SentPlace,
 )
 from seaway.contracts.store import (
     SILENT,
@@ -53,17 +56,20 @@ from seaway.contracts.store import (
     Notice,
     Phase,
     ProcessStore,
+    RelayStore,
     SchemaChange,
     Store,
 )
 from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
-from seaway.contracts.vitals import OpenTransaction, SentPlace, Vitals, VitalStore
+from seaway.contracts.vitals import Acknowledged, OpenTransaction, Vitals, VitalStore
 
 __all__ = [
     "GIVEN_UP",
     "JSON",
+    "LOST",
     "REWINDS_SINCE",
     "SILENT",
+    "Acknowledged",
     "Backlog",
     "Broker",
     "BrokerAdmin",
@@ -81,6 +87,7 @@ __all__ = [
     "Lease",
     "LogEntry",
     "LogStore",
+    "Loss",
     "Message",
     "Notice",
     "OpenTransaction",
@@ -93,6 +100,7 @@ __all__ = [
     "ProcessStore",
     "PublishOutcome",
     "Refused",
+    "RelayStore",
     "SchemaChange",
     "Sent",
     "SentPlace",

@@ -246,6 +246,13 @@ class Broker(Protocol):
     @property
     def admin(self) -> BrokerAdmin: ...
 
+    @property
+    def epoch(self) -> int:
+        """How often the connection was lost by now: what the server said in one epoch may not be so
+        in the next, where it can be another one, or have gone back to an earlier state of itself.
+        """
+        ...
+
     async def publish(
         self,
         stream: str,
@@ -253,6 +260,7 @@ class Broker(Protocol):
         *,
         timeout: timedelta,
         after: asyncio.Future[bool] | None = None,
+        epoch: int | None = None,
     ) -> Sequence[PublishOutcome]:
         """One outcome a message, in the order given. All messages belong to ``stream``.
 
@@ -263,7 +271,8 @@ class Broker(Protocol):
         may say nothing; a process that was itself stopped for longer sends nothing more. ``after``:
         nothing is stored until this future is done, and nothing at all if it gives false (all are
         ``Held``); messages may be made ready meanwhile. It must be a future, since it is awaited
-        more than once. Never raises for what happens to a message.
+        more than once. ``epoch``: nothing is sent in another one. Never raises for what happens to
+        a message.
         """
         ...
 

@@ -142,6 +142,10 @@ class Store(OutboxStore, ParkingStore, ProcessStore, LogStore, PlaceStore, Vital
         ...
 
 
+class RelayStore(OutboxStore, LogStore, Protocol):
+    """What a relay needs of a database."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """Where stores honestly differ. The conformance suite reads it, and so may callers."""

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
 
-class SentPlace(NamedTuple):
+class Acknowledged(NamedTuple):
     """Where a sent event lies on its stream, and when that was noted, by the database's clock."""
 
     stream_seq: int
@@ -51,11 +51,13 @@ class Vitals:
     misplaced: Mapping[str, int] = field(default_factory=dict)
     """By such a table: how many rows of those days lie in the default partition, up to 1000. While
     they do, the day cannot get its own."""
-    last_sent: Mapping[str, SentPlace] = field(default_factory=dict)
+    last_sent: Mapping[str, Acknowledged] = field(default_factory=dict)
     """By stream: its highest place of a sent event."""
-    sent_before: Mapping[str, SentPlace] = field(default_factory=dict)
+    sent_before: Mapping[str, Acknowledged] = field(default_factory=dict)
     """By stream: the place of an event that was sent before the given time, and that was not
     published again since."""
+    lost: Mapping[str, int] = field(default_factory=dict)
+    """By stream: how many events are noted as lost by it, and not published again yet."""
 
 
 class VitalStore(Protocol):

@@ -140,7 +140,7 @@ def duplicate_window(found: Gathered, _: Limits) -> Iterator[Seen]:
 
 def cannot_heal(found: Gathered, limits: Limits) -> Iterator[Seen]:
     outbox = found.settings.outbox
-    heals = getattr(outbox, "heal", True)
+    heals = outbox.heal
     replicas = {one.name: one.replicas for one in found.settings.streams}
     replicas |= {one.name: one.replicas for one in _events(found)}
     single = sorted(name for name, count in replicas.items() if count == 1)
@@ -184,6 +184,8 @@ def behind(found: Gathered, _: Limits) -> Iterator[Seen]:
     if found.vitals is None:
         return
     made_anew = found.vitals.sent_before
+    for name, count in found.vitals.lost.items():
+        yield Seen("SW-212", name, {"stream": name, "count": counted(count, "event")})
     for one in _events(found):
         last = found.vitals.last_sent.get(one.name)
         if (lost := made_anew.get(one.name)) is not None:

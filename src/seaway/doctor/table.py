@@ -227,6 +227,16 @@ ENTRIES: Sequence[Entry] = (
         "{next}",
         check="stream_subjects_full",
     ),
+    Entry(
+        "SW-212",
+        "What a stream lost waits to be sent again",
+        _WARNING,
+        ("server", "database"),
+        "{count} that {stream} had acknowledged and lost",
+        "A relay has found that they are gone. They have no effect anywhere until it, or another "
+        "one, has sent them again.",
+        "run a relay (seaway relay); where one runs, its log says what it waits for",
+    ),
     # ------------------------------------------------------------------ durables
     Entry(
         "SW-301",

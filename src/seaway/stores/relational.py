@@ -18,13 +18,13 @@ from functools import partial
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from seaway.contracts import (
+    Acknowledged,
     KnownPlace,
     LogEntry,
     Message,
     Notice,
     OutboxEntry,
     Sent,
-    SentPlace,
     Vitals,
 )
 from seaway.databases import times
@@ -334,14 +334,18 @@ class RelationalStore(ABC, Generic[H]):
 
     async def vitals(self, streams: Mapping[str, datetime] | None = None) -> Vitals:
         """Where events went; of itself, an engine's own store may say more."""
-        last: dict[str, SentPlace] = {}
-        before: dict[str, SentPlace] = {}
+        last: dict[str, Acknowledged] = {}
+        before: dict[str, Acknowledged] = {}
+        lost: dict[str, int] = {}
         for stream, made in (streams or {}).items():
             given = {"stream": stream, "before": made}
-            for name, found in (("last_sent", last), ("sent_before", before)):
+            for name, found in (("newest_place", last), ("place_before", before)):
                 for stream_seq, event_id, at in await self._read(name, **given):
-                    found[stream] = SentPlace(stream_seq, event_id, times.moment(at))
-        return Vitals(await self.now(), last_sent=last, sent_before=before)
+                    found[stream] = Acknowledged(stream_seq, event_id, times.moment(at))
+            ((waiting,),) = await self._read("waits_to_heal", stream=stream)
+            if waiting:
+                lost[stream] = waiting
+        return Vitals(await self.now(), last_sent=last, sent_before=before, lost=lost)
 
     async def _touch(self, name: str, **given: Any) -> int:
         """Run the statement ``name`` in a transaction of its own; how many rows it touched."""

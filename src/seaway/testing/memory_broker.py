@@ -36,6 +36,7 @@ from seaway.contracts import (
     StoredMessage,
     StreamInfo,
     Subscription,
+    Unconfirmed,
 )
 from seaway.errors import BrokerUnavailable, InvalidName, NotFound
 from seaway.naming import OPERATOR, check_subject, covers, overlap
@@ -60,6 +61,7 @@ class MemoryBroker:
         self._max_payload = max_payload_bytes
         self._news = asyncio.Event()
         self._closed = False
+        self.epoch = 0
         self._admin = MemoryAdmin(self)
 
     @property
@@ -74,10 +76,13 @@ class MemoryBroker:
         *,
         timeout: timedelta,
         after: asyncio.Future[bool] | None = None,
+        epoch: int | None = None,
     ) -> Sequence[PublishOutcome]:
         """See ``contracts.Broker.publish``; answers at once."""
         if after is not None and not await after:
             return [Held()] * len(messages)
+        if epoch not in (None, self.epoch):
+            return [Unconfirmed("the connection is another one")] * len(messages)
         outcomes: list[PublishOutcome] = []
         blocked: set[str] = set()
         for message in messages:

@@ -127,14 +127,17 @@ WHERE (:event_ids::uuid[] IS NULL OR event_id = ANY (:event_ids))
 ORDER BY sent_at DESC, position DESC
 LIMIT :limit
 
--- name: last_sent
+-- name: newest_place
 SELECT stream_seq, event_id::text, sent_at FROM seaway_sent
 WHERE stream = :stream AND stream_seq > 0 ORDER BY stream_seq DESC LIMIT 1
 
--- name: sent_before
+-- name: place_before
 -- Of one stream, by its index; in the days before then alone, where there are days.
 SELECT stream_seq, event_id::text, sent_at FROM seaway_sent
 WHERE stream = :stream AND stream_seq > 0 AND sent_at < :before AND healed_at IS NULL LIMIT 1
+
+-- name: waits_to_heal
+SELECT count(*) FROM seaway_sent WHERE stream = :stream AND stream_seq <= -2
 
 -- ------------------------------------------------------------ the inbox
 
