@@ -16,6 +16,7 @@ from seaway.contracts.broker import (
     REWINDS_SINCE,
     Broker,
     BrokerAdmin,
+    Granted,
     Held,
     PublishOutcome,
     Refused,
@@ -59,6 +60,7 @@ from seaway.contracts.store import (
     Store,
 )
 from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
+from seaway.contracts.vitals import Acknowledged, OpenTransaction, Vitals, VitalStore
 
 __all__ = [
     "GIVEN_UP",
@@ -66,6 +68,7 @@ __all__ = [
     "LOST",
     "REWINDS_SINCE",
     "SILENT",
+    "Acknowledged",
     "Backlog",
     "Broker",
     "BrokerAdmin",
@@ -74,6 +77,7 @@ __all__ = [
     "DeadLetterReason",
     "DeadLetterSink",
     "Failed",
+    "Granted",
     "Held",
     "InboxStore",
     "InboxTransaction",
@@ -86,6 +90,7 @@ __all__ = [
     "Message",
     "Notes",
     "Notice",
+    "OpenTransaction",
     "OutboxEntry",
     "OutboxWriter",
     "ParkingStore",
@@ -106,5 +111,7 @@ __all__ = [
     "ThreadInbox",
     "ThreadTransaction",
     "Unconfirmed",
+    "VitalStore",
+    "Vitals",
     "WhyRefused",
 ]
