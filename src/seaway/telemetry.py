@@ -89,26 +89,6 @@ class NotHealed:
 
 
 @dataclass(frozen=True, slots=True)
-class SetBack:
-    """A durable was set back to ``to_seq``: its stream had lost what it counted as given out, and
-    holds other messages there now."""
-
-    stream: str
-    consumer: str
-    to_seq: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Relettered:
-    """A dead letter queue had lost letters of the consumer; they were made again."""
-
-    stream: str
-    consumer: str
-    letters: int
-
-
-@dataclass(frozen=True, slots=True)
 class Delivered:
     """A delivery has ended; ``deliveries`` > 1 is a redelivery."""
 
@@ -254,8 +234,6 @@ Signal: TypeAlias = (
     | ConsumerPaused
     | ConsumerResumed
     | Resubscribed
-    | SetBack
-    | Relettered
     | ThreadsLost
     | LoopBlocked
     | Reconnected
@@ -351,18 +329,6 @@ def log_signal(signal: Signal) -> None:
             )
         case NotHealed(stream, reason, _):
             _relay.error("%s: not all that it lost can be published again: %s", stream, reason)
-        case SetBack(stream, consumer, to_seq, reason):
-            _consumer.error(
-                "%s was set back to %d of %s: %s",
-                *(consumer, to_seq, stream, reason),
-                extra={"consumer": consumer},
-            )
-        case Relettered(stream, consumer, letters):
-            _consumer.error(
-                "%s had lost %d dead letters of %s; they were made again",
-                *(stream, letters, consumer),
-                extra={"consumer": consumer},
-            )
         case DeadLettered(_, consumer, event_id, reason, error_type, error):
             why = ": ".join(text for text in (error_type, error) if text)
             known = {"event_id": event_id, "consumer": consumer}
