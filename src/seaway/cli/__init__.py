@@ -50,6 +50,11 @@ _COMMANDS = {
         "check:check",
         "Judge server, streams, consumers and outbox. Exit 0 ok, 1 warning, 2 critical, 3 unknown.",
     ),
+    "doctor": (
+        "doctor:doctor",
+        "Find what is wrong, or will be, across server, streams, database and code; and what mends "
+        "it.",
+    ),
     "serve": (
         "serve:serve",
         "Serve the dashboard, /healthz, /readyz and /metrics until Ctrl-C.",

@@ -33,6 +33,7 @@ from seaway.testing.conformance.inbox import (
 from seaway.testing.conformance.noting import NotingConformance
 from seaway.testing.conformance.parking import ParkingConformance
 from seaway.testing.conformance.processes import ProcessesConformance
+from seaway.testing.conformance.vitals import VitalsConformance
 
 Reopen = Callable[[], Awaitable[Store]]
 
@@ -77,7 +78,11 @@ def later() -> datetime:
 
 
 class StoreConformance(
-    InboxConformance, ParkingConformance, ProcessesConformance, NotingConformance
+    InboxConformance,
+    ParkingConformance,
+    ProcessesConformance,
+    NotingConformance,
+    VitalsConformance,
 ):
     """Fixtures to give: ``store``; and ``reopen`` where ``capabilities.shared``."""
 
