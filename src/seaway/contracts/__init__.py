@@ -35,7 +35,7 @@ from seaway.contracts.inbox import (
     ThreadInbox,
     ThreadTransaction,
 )
-from seaway.contracts.log import KnownPlace, LogEntry, LogStore, PlaceStore
+from seaway.contracts.log import KnownPlace, LogEntry, LogStore
 from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
@@ -45,7 +45,6 @@ from seaway.contracts.outbox import (
     Lease,
     Loss,
     OutboxEntry,
-    OutboxStore,
     Sent,
     SentPlace,
 )
@@ -87,11 +86,9 @@ __all__ = [
     "Message",
     "Notice",
     "OutboxEntry",
-    "OutboxStore",
     "OutboxWriter",
     "ParkingStore",
     "Phase",
-    "PlaceStore",
     "ProcessStore",
     "PublishOutcome",
     "Refused",
