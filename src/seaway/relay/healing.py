@@ -7,15 +7,14 @@ out again. Or the stream was deleted, and made anew. What it acknowledged is in 
     look: does the last place of ours still hold that event?
       ├─ yes ──────────────────────────────────────────────> sound
       ├─ nothing lies there, and the end is not before it ──> sound: deleted, expired, consumed
-      └─ no ──> find the first that is lost ──> lose (noted in one step) ──> publish again ──> heal
+      └─ no ──> find the last intact one ──> lose what is above it (noted in one step)
+                   ──> find what lies on the stream after all ──> publish the rest again ──> heal
 
-Owns: the looks, the search, and the events on their way back. Must not know when to look, nor what
+Owns: the looks, and the events on their way back. Must not know when to look, nor what
 waits meanwhile. Guarantees: what is lost goes again in outbox order, under its own id, before
 anything newer of the same shards; once its loss is noted, it is found by whoever has the shards
 next; what lies on the stream already is not sent again; what somebody deleted or purged, or what
 expired, never is: the stream's end has not gone back by that (ADR 0023).
-
-A stream loses its tail, never its middle: below a place that holds its event, all is as it was.
 """
 
 from __future__ import annotations
@@ -41,7 +40,6 @@ from seaway.contracts import (
     Sent,
     SentPlace,
     Stored,
-    StreamInfo,
     Unconfirmed,
 )
 from seaway.errors import (
@@ -55,6 +53,7 @@ from seaway.errors import (
 from seaway.naming import RELAY
 from seaway.relay import decisions
 from seaway.relay.decisions import Cause
+from seaway.relay.intact import holds, last_intact
 from seaway.relay.memory import StreamMemory
 from seaway.relay.stored import CLOCK_SKEW, look
 from seaway.telemetry import Healed, NotHealed, Telemetry
@@ -63,8 +62,6 @@ from seaway.words import counted
 logger = logs.logger("seaway.relay")
 
 _CHUNK = 1000
-_MOST_SILENT = 64
-"""Places in a row at which nothing lies, until no more is asked."""
 
 
 @dataclass(slots=True)
@@ -122,7 +119,7 @@ class Healing:
     ) -> None:
         """Note what is lost, if one of these places does not hold its event any more."""
         for place in places:
-            if place is None or await self._holds(stream, place) is not False:
+            if place is None or await holds(self.broker.admin, stream, place) is not False:
                 continue
             # Another relay may have noted it meanwhile.
             known = await lease.last_sent(stream, upto=place.stream_seq, of_all=True)
@@ -153,15 +150,6 @@ class Healing:
             memory.searched = True
         return await self._publish_lost(stream, memory, lease, stop, epoch, made_anew=made_anew)
 
-    async def _holds(self, stream: str, place: SentPlace) -> bool | None:
-        """Whether its event lies there; ``None``: nothing does, and that tells nothing."""
-        admin = self.broker.admin
-        stored = await admin.get(stream, place.stream_seq)
-        if stored is not None:
-            return h.identity(stored.message.headers, fallback_id="") == place.event_id
-        info = await admin.stream(stream)
-        return False if info is not None and info.last_seq < place.stream_seq else None
-
     # ------------------------------------------------------------------ the loss
 
     async def _lose(self, stream: str, memory: StreamMemory, lease: Lease, last: SentPlace) -> None:
@@ -172,7 +160,10 @@ class Healing:
             return
         lowest = await lease.first_sent(stream)
         above = min(
-            [await self._last_intact(stream, lease, info, of_all=each) for each in (True, False)]
+            [
+                await last_intact(self.broker.admin, lease, info, of_all=each)
+                for each in (True, False)
+            ]
         )
         memory.searched = False
         loss = await lease.lose(stream, above=above)
@@ -195,46 +186,6 @@ class Healing:
                 "not on it is published again",
                 *(stream, counted(loss.events, "event"), loss.first, loss.last),
             )
-
-    async def _last_intact(
-        self, stream: str, lease: Lease, info: StreamInfo, *, of_all: bool
-    ) -> int:
-        """The highest place below which nothing of the lease's shards (``of_all``: of all) is lost.
-
-        First down from the stream's end in steps that double, then between the lowest that is lost
-        and the highest that is not by halves. What is gone from its place says nothing: with
-        nothing else to be seen, only what lies beyond the end is lost.
-        """
-        intact, lost = info.first_seq - 1, info.last_seq + 1
-        at, step, silent = info.last_seq, 1, 0
-        while at > intact:
-            place = await lease.last_sent(stream, upto=at, of_all=of_all)
-            if place is None or place.stream_seq <= intact:
-                break
-            holds = await self._holds(stream, place)
-            if holds:
-                intact = place.stream_seq
-                break
-            if holds is False:
-                lost, silent = place.stream_seq, 0
-            elif (silent := silent + 1) > _MOST_SILENT:
-                break
-            at, step = place.stream_seq - step, step * 2
-        while lost - intact > 1:
-            middle = (intact + lost) // 2
-            place = await lease.last_sent(stream, upto=middle, of_all=of_all)
-            holds, left = True, _MOST_SILENT
-            while place is not None and place.stream_seq > intact and left:
-                holds, left = await self._holds(stream, place), left - 1
-                if holds is not None:
-                    break
-                below = place.stream_seq - 1
-                place = await lease.last_sent(stream, upto=below, of_all=of_all)
-            if holds is False and place is not None:
-                lost = place.stream_seq
-            else:
-                intact = middle
-        return lost - 1
 
     async def _find(
         self,

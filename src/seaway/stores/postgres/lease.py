@@ -30,7 +30,7 @@ from seaway.databases.tasks import to_its_end
 from seaway.drivers.asyncpg import Pooled as Handle
 from seaway.drivers.asyncpg import translating
 from seaway.errors import SchemaMismatch
-from seaway.stores.postgres.begins import LEASE, READING, SETTLING
+from seaway.stores.postgres.begins import LEASE, LOOKING, SETTLING
 from seaway.stores.postgres.pool import Pool
 from seaway.stores.relational import entry_of_row
 from seaway.stores.relational import sent as sent_of_row
@@ -218,7 +218,7 @@ class PostgresLease:
     ) -> Sequence[Row]:
         share = self._share
         shards = None if of_all else share.filter
-        async with self._pool.transaction(READING) as connection:
+        async with self._pool.transaction(LOOKING) as connection:
             return await connection.fetch(self._sql[name], stream, shards, share.shards, *given)
 
     async def keep_alive(self) -> None:
