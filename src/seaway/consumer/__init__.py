@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, TypeVar, Unpack, cast
@@ -42,7 +42,7 @@ from seaway.consumer.middleware import Middleware
 from seaway.consumer.options import ConsumerOptions, whole
 from seaway.consumer.pulling import Puller, described
 from seaway.consumer.settling import Settler
-from seaway.consumer.state import HORIZON, Setup, State
+from seaway.consumer.state import HORIZON, Pace, Setup, State
 from seaway.consumer.wiring import Overrides
 from seaway.consumer.working import Workers
 from seaway.contracts import Broker, DeadLetterSink, InboxStore, Notes, OutboxWriter, Store
@@ -83,6 +83,7 @@ class Consumer:
         self.stream = stream
         self.tx = given["tx"]
         self._options = given
+        self._state: State | None = None
         self._handlers = HandlerTable(
             str(durable), keeps_unknown=given["on_unknown"] == "letter", middleware=middleware
         )
@@ -149,6 +150,17 @@ class Consumer:
         """Whether this subject is handled, or refused with a dead letter; others are ignored."""
         return self._handlers.handles(subject)
 
+    def figures(self) -> Mapping[str, float]:
+        """How it works, and how fast it has been since it runs here: ``workers``, ``batch``, the
+        ``slowest`` transaction (handlers and commit), and by now ``seconds`` for a delivery."""
+        pace = Pace() if self._state is None else self._state.pace
+        return {
+            "workers": self._options["workers"],
+            "batch": self._options["batch"],
+            "slowest": round(pace.slowest, 3),
+            "seconds": round(pace.seconds, 6),
+        }
+
     async def run(
         self,
         broker: Broker,
@@ -208,7 +220,8 @@ class Consumer:
                     setup = replace(setup, threads=threads)
                 else:
                     stack.enter_context(lookout(self._handlers, setup.durable, telemetry))
-                await _run(State(setup, stop), streams)
+                self._state = State(setup, stop)
+                await _run(self._state, streams)
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
 

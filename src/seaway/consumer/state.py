@@ -187,9 +187,18 @@ class Pace:
 
     def __init__(self) -> None:
         self._seconds: float | None = None
+        self.slowest = 0.0
+        """In seconds, of whole transactions."""
+
+    @property
+    def seconds(self) -> float:
+        """The estimate; 0 before anything is known."""
+        return self._seconds or 0.0
 
     def note(self, seconds: float, deliveries: int) -> None:
         """A transaction of so many ``deliveries`` took a worker so many ``seconds``."""
+        if seconds > self.slowest:
+            self.slowest = seconds
         sample, known = seconds / deliveries, self._seconds
         if known is None or sample > known:
             self._seconds = sample

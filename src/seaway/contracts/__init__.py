@@ -16,6 +16,7 @@ from seaway.contracts.broker import (
     REWINDS_SINCE,
     Broker,
     BrokerAdmin,
+    Granted,
     Held,
     PublishOutcome,
     Refused,
@@ -47,7 +48,6 @@ from seaway.contracts.outbox import (
     Lease,
     Loss,
     OutboxEntry,
-    OutboxStore,
     Sent,
     SentPlace,
 )
@@ -62,6 +62,7 @@ from seaway.contracts.store import (
     Store,
 )
 from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
+from seaway.contracts.vitals import Acknowledged, OpenTransaction, Vitals, VitalStore
 
 __all__ = [
     "LAST_ID",
@@ -71,6 +72,7 @@ __all__ = [
     "LOST",
     "REWINDS_SINCE",
     "SILENT",
+    "Acknowledged",
     "Backlog",
     "Broker",
     "BrokerAdmin",
@@ -79,6 +81,7 @@ __all__ = [
     "DeadLetterReason",
     "DeadLetterSink",
     "Failed",
+    "Granted",
     "Held",
     "InboxStore",
     "InboxTransaction",
@@ -91,8 +94,8 @@ __all__ = [
     "Message",
     "Notes",
     "Notice",
+    "OpenTransaction",
     "OutboxEntry",
-    "OutboxStore",
     "OutboxWriter",
     "ParkingStore",
     "Phase",
@@ -113,5 +116,7 @@ __all__ = [
     "ThreadInbox",
     "ThreadTransaction",
     "Unconfirmed",
+    "VitalStore",
+    "Vitals",
     "WhyRefused",
 ]

@@ -165,6 +165,17 @@ class ServerInfo:
         return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else ()
 
 
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What the user of a connection may publish and subscribe to, as its server says. Filters;
+    ``None``: everything that is not in ``deny_*``."""
+
+    publish: tuple[str, ...] | None = None
+    subscribe: tuple[str, ...] | None = None
+    deny_publish: tuple[str, ...] = ()
+    deny_subscribe: tuple[str, ...] = ()
+
+
 class BrokerAdmin(Protocol):
     """Streams, consumers and stored messages. What is made or changed is given as JetStream's own
     configuration: whatever the server knows can be in it.
@@ -174,6 +185,11 @@ class BrokerAdmin(Protocol):
     """
 
     async def server_info(self) -> ServerInfo: ...
+    async def granted(self) -> Granted:
+        """What this connection's user may do. ``NotPermitted`` where he may not ask that,
+        ``BrokerUnavailable`` where the server does not say it."""
+        ...
+
     async def streams(self) -> Sequence[StreamInfo]: ...
     async def stream(self, name: str, *, subjects: str | None = None) -> StreamInfo | None:
         """``subjects``: with the count of messages of each that it matches; for streams of not too

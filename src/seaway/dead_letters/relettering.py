@@ -146,7 +146,7 @@ class Relettering:
             if made:
                 detail = {"consumer": name, "letters": len(made), "ids": made[:_MOST_IDS]}
                 await self._notes.note(entry("relettered", queue, detail))
-                self._telemetry.emit(Relettered(queue, name, len(made)))
+                self._telemetry.emit(Relettered(queue, len(made)))
         if gone := lost.keys() - set(made):
             lacking[name] = gone
         return len(made)

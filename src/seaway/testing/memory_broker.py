@@ -25,6 +25,7 @@ from seaway.brokers.jetstream import api
 from seaway.contracts import (
     JSON,
     ConsumerInfo,
+    Granted,
     Held,
     Incoming,
     Message,
@@ -326,6 +327,9 @@ class MemoryAdmin:
 
     async def server_info(self) -> ServerInfo:
         return ServerInfo("memory", True, self._broker._max_payload, "memory", None, "memory://")
+
+    async def granted(self) -> Granted:
+        return Granted()
 
     # ------------------------------------------------------------------ streams
 

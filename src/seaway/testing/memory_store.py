@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from seaway.contracts import (
     GIVEN_UP,
     LAST_ID,
     LOST,
+    Acknowledged,
     Backlog,
     Capabilities,
     Failed,
@@ -40,6 +42,7 @@ from seaway.contracts import (
     SchemaChange,
     Sent,
     SentPlace,
+    Vitals,
 )
 from seaway.databases.tasks import Turns
 from seaway.errors import ConfigError, OutsideTransaction
@@ -240,7 +243,9 @@ class MemoryLease:
     async def confirm(self) -> None:
         """It cannot be lost."""
 
-    async def last_sent(self, stream: str, *, upto: int | None = None) -> SentPlace | None:
+    async def last_sent(
+        self, stream: str, *, upto: int | None = None, of_all: bool = False
+    ) -> SentPlace | None:
         """The highest place of a sent event."""
         places = [
             SentPlace(done.entry.event_id, done.stream_seq)
@@ -267,6 +272,11 @@ class MemoryLease:
                 self._store.kept[index] = at, done._replace(stream_seq=LOST - done.stream_seq)
         return Loss(len(places), min(places, default=0), max(places, default=0))
 
+    async def lost_since(self, stream: str) -> datetime | None:
+        """When the first lost event was settled."""
+        kept = self._store.kept
+        return min((at for at, done in kept if done.stream == stream and done.lost), default=None)
+
     async def lost(self, stream: str, *, limit: int) -> Sequence[Sent]:
         """The first of the lost events, in outbox order."""
         lost = (done for _, done in self._store.kept if done.stream == stream and done.lost)
@@ -277,7 +287,7 @@ class MemoryLease:
         wanted, lost = set(event_ids), await self.lost(stream, limit=len(self._store.kept))
         return [done for done in lost if done.entry.event_id in wanted]
 
-    async def heal(self, sent: Sequence[Sent]) -> None:
+    async def heal(self, sent: Sequence[Sent], *, again: bool = True) -> None:
         """Note where they lie now."""
         places = {one.entry.event_id: one for one in sent}
         for index, (at, done) in enumerate(self._store.kept):
@@ -566,6 +576,23 @@ class MemoryStore:
             "seaway_unhandled": sum(at < processed for _, at in self._tables.tried.values()),
         }
         return {table: count for table, count in counts.items() if count}
+
+    async def vitals(self, streams: Mapping[str, datetime] | None = None) -> Vitals:
+        """What is known of a process' own memory: where its events went."""
+        last: dict[str, Acknowledged] = {}
+        before: dict[str, Acknowledged] = {}
+        lost: Counter[str] = Counter()
+        for at, done in self.kept:
+            if streams is None or done.stream not in streams:
+                continue
+            lost[done.stream] += done.stream_seq < GIVEN_UP
+            if done.stream_seq < 1:
+                continue
+            place = Acknowledged(done.stream_seq, done.entry.event_id, at)
+            last[done.stream] = max(last.get(done.stream, place), place)
+            if at < streams[done.stream]:
+                before.setdefault(done.stream, place)
+        return Vitals(datetime.now(UTC), last_sent=last, sent_before=before, lost=+lost)
 
     # ------------------------------------------------------------------- the processes
 

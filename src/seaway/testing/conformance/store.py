@@ -30,9 +30,11 @@ from seaway.testing.conformance.inbox import (
     ids,
     undone,
 )
+from seaway.testing.conformance.losing import LosingConformance
 from seaway.testing.conformance.noting import NotingConformance
 from seaway.testing.conformance.parking import ParkingConformance
 from seaway.testing.conformance.processes import ProcessesConformance
+from seaway.testing.conformance.vitals import VitalsConformance
 
 Reopen = Callable[[], Awaitable[Store]]
 
@@ -77,7 +79,12 @@ def later() -> datetime:
 
 
 class StoreConformance(
-    InboxConformance, ParkingConformance, ProcessesConformance, NotingConformance
+    InboxConformance,
+    ParkingConformance,
+    ProcessesConformance,
+    NotingConformance,
+    VitalsConformance,
+    LosingConformance,
 ):
     """Fixtures to give: ``store``; and ``reopen`` where ``capabilities.shared``."""
 
