@@ -163,25 +163,6 @@ class Resubscribed:
 
 
 @dataclass(frozen=True, slots=True)
-class SetBack:
-    """A durable gives out anew from ``to_seq`` on: its stream has lost what it had given out, and
-    holds something else there. What took effect is not handled again."""
-
-    stream: str
-    consumer: str
-    to_seq: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Relettered:
-    """So many dead letters that their queue had lost are there again."""
-
-    stream: str
-    letters: int
-
-
-@dataclass(frozen=True, slots=True)
 class ThreadsLost:
     """How many threads of a consumer's plain handlers do not come back, ``lost`` of them now: their
     deadlines have passed, their deliveries have failed, and others have taken their places.
@@ -247,8 +228,6 @@ Signal: TypeAlias = (
     | Parked
     | Healed
     | NotHealed
-    | SetBack
-    | Relettered
     | Delivered
     | DeadLettered
     | ConsumerPaused
@@ -375,17 +354,6 @@ def log_signal(signal: Signal) -> None:
             _consumer.warning("%s paused: %s", consumer, reason, extra={"consumer": consumer})
         case ConsumerResumed(consumer):
             _consumer.info("%s resumed", consumer, extra={"consumer": consumer})
-        case SetBack(stream, consumer, to_seq, reason):
-            _consumer.error(
-                "%s is set back to %s:%d, since the stream has lost what came after: %s",
-                *(consumer, stream, to_seq, reason),
-                extra={"consumer": consumer},
-            )
-        case Relettered(stream, letters):
-            _consumer.error(
-                "%s had lost %d dead letters: they are there again, made from their events",
-                *(stream, letters),
-            )
         case ThreadsLost(consumer, handler, lost):
             _consumer.warning(
                 "%s: a thread of handler %s %s; %d lost now",

@@ -36,7 +36,7 @@ from seaway.contracts.inbox import (
     ThreadInbox,
     ThreadTransaction,
 )
-from seaway.contracts.log import KnownPlace, LogEntry, LogStore, Notes, PlaceStore
+from seaway.contracts.log import KnownPlace, LogEntry, LogStore, Notes, Unseen
 from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
@@ -111,6 +111,7 @@ __all__ = [
     "ThreadInbox",
     "ThreadTransaction",
     "Unconfirmed",
+    "Unseen",
     "VitalStore",
     "Vitals",
     "WhyRefused",
