@@ -112,9 +112,12 @@ async def seen(
 
 def _line(one: LogEntry) -> str:
     """What its detail says in short: its figures and words, without its lists."""
-    return ", ".join(
-        f"{name} {value}" for name, value in one.detail.items() if not isinstance(value, list)
-    )
+    said = {
+        name.replace("_", " "): value
+        for name, value in one.detail.items()
+        if not isinstance(value, list) and value not in (False, None)
+    }
+    return "; ".join(name if value is True else f"{name}: {value}" for name, value in said.items())
 
 
 def _as_json(one: LogEntry) -> dict[str, Any]:
