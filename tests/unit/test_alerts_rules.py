@@ -84,6 +84,9 @@ def test_the_alerts_fire_above_their_thresholds_and_not_at_them(tmp_path: Path) 
         ("SeawayConsumerAckPending", f"consumer_ack_pending{labels}", "100", "101"),
         # 50 and 52 a minute, sampled every 15 s.
         ("SeawayConsumerRedeliveries", f"consumer_redelivery_count{labels}", "0+12.5", "0+13"),
+        ("SeawayLost", 'seaway_log_unseen_entries{action="healed"}', "0", "1"),
+        ("SeawayAuditMissing", 'seaway_audit_missing_events{stream="SEA_EVENTS"}', "0", "1"),
+        ("SeawayAuditNoEffect", f"seaway_audit_no_effect_events{labels}", "0", "1"),
     ]
     tests: list[dict[str, Any]] = [
         {

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from seaway.config import AlertSettings, settings_from_mapping
-from seaway.contracts import Backlog, ConsumerInfo, LogEntry, ServerInfo, StreamInfo
+from seaway.contracts import Backlog, ConsumerInfo, ServerInfo, StreamInfo, Unseen
 from seaway.monitor import (
     Finding,
     Sample,
@@ -182,9 +182,8 @@ def test_the_watch_holds_the_implied_streams() -> None:
 
 def test_what_nobody_has_seen_is_told_by_kind() -> None:
     unseen = (
-        LogEntry("not healed", "SEA_EVENTS", {"events": 0, "reason": "older"}, entry=9),
-        LogEntry("healed", "SEA_EVENTS", {"events": 2}, entry=8),
-        LogEntry("healed", "SEA_EVENTS", {"events": 40}, entry=7),
+        Unseen("healed", "SEA_EVENTS", 2, 42, 8, ""),
+        Unseen("not healed", "SEA_EVENTS", 1, 0, 9, "older"),
     )
     report = evaluate(replace(WELL, unseen=unseen), ALERTS)
     assert [(one.subject, one.message, one.next_move) for one in report.problems] == [

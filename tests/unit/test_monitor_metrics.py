@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from seaway.config import AlertSettings
-from seaway.contracts import Backlog, ConsumerInfo, Notice, ServerInfo, StreamInfo
+from seaway.contracts import Backlog, ConsumerInfo, Notice, ServerInfo, StreamInfo, Unseen
 from seaway.monitor import (
     Activity,
     Sample,
@@ -25,11 +25,15 @@ from seaway.telemetry import (
     DeadLettered,
     Delivered,
     Disconnected,
+    Healed,
+    NotHealed,
     Parked,
     Reconnected,
     Relayed,
     RelayPaused,
     RelayResumed,
+    Relettered,
+    SetBack,
     Telemetry,
 )
 
@@ -75,6 +79,10 @@ SAMPLE = Sample(
             Notice("relay", process="b"),
             Notice("sweeper", process="a", silent=60 * SECOND),
         ),
+        unseen=(
+            Unseen("healed", "SEA_EVENTS", 2, 500, 8, ""),
+            Unseen("healed", "BANK_EVENTS", 1, 4, 9, ""),
+        ),
     ),
     {CONSUMER.key: 5},
 )
@@ -89,6 +97,11 @@ def busy() -> Activity:
         telemetry.emit(Delivered("SEA_EVENTS", "sea__default", "id", "s", outcome, 1, SECOND))
     telemetry.emit(DeadLettered("SEA_EVENTS", "sea__default", "id", "exhausted", "E"))
     telemetry.emit(Parked("id", "s", "e"))
+    telemetry.emit(Healed("SEA_EVENTS", 500, 501, 1000, made_anew=False))
+    telemetry.emit(NotHealed("SEA_EVENTS", "older than outbox.retention", 7))
+    telemetry.emit(NotHealed("SEA_EVENTS", "nobody knows how many", 0))
+    telemetry.emit(SetBack("SEA_EVENTS", "sea__default", 501, "it lies beyond the stream's end"))
+    telemetry.emit(Relettered("SEA_DLQ", 3))
     telemetry.emit(Disconnected("r"))
     telemetry.emit(Reconnected("u"))
     telemetry.emit(RelayPaused("full"))
@@ -144,7 +157,7 @@ def test_all_else_begins_with_seaway_and_ends_in_a_unit() -> None:
         for label in sample.labels
     }
     assert labels <= {
-        "stream", "consumer", "context", "outcome", "reason", "check", "subject", "part",
+        "stream", "consumer", "context", "outcome", "reason", "check", "subject", "part", "action",
     }  # fmt: skip
 
 
@@ -166,6 +179,11 @@ def test_dead_rows_are_left_out_where_the_database_has_none() -> None:
 
 def test_what_was_seen_and_done_is_counted() -> None:
     found = samples(exposition(SAMPLE, busy()))
+    assert found['seaway_log_unseen_entries{action="healed"}'] == 3
+    assert found['seaway_healed_events_total{stream="SEA_EVENTS"}'] == 500
+    assert found['seaway_unhealed_losses_total{stream="SEA_EVENTS"}'] == 8
+    assert found['seaway_set_backs_total{consumer="sea__default",stream="SEA_EVENTS"}'] == 1
+    assert found['seaway_relettered_total{stream="SEA_DLQ"}'] == 3
     assert found["seaway_outbox_events"] == 4
     assert found["seaway_outbox_parked_events"] == 1
     assert found["seaway_outbox_oldest_age_seconds"] == 9

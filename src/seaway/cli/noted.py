@@ -19,6 +19,9 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+_MOST = 2**63 - 1
+"""The largest number that a database takes."""
+
 _COLUMNS: Sequence[Column[LogEntry]] = (
     Column("ENTRY", lambda one: str(one.entry), right=True),
     Column("NOTED AT", lambda one: f"{one.noted_at:%Y-%m-%d %H:%M:%S}"),
@@ -40,7 +43,7 @@ async def list_entries(
     unseen: Annotated[
         bool, typer.Option("--unseen", help="Only what nobody has said to know.")
     ] = False,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 100,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=_MOST)] = 100,
     as_json: Json = False,
 ) -> None:
     """What was done, the newest first; kept for 400 days."""
@@ -56,7 +59,7 @@ async def list_entries(
 @session.runs
 async def show(
     ctx: typer.Context,
-    entry: Annotated[int, typer.Argument(metavar="ENTRY", help="Its number.")],
+    entry: Annotated[int, typer.Argument(metavar="ENTRY", help="Its number.", max=_MOST)],
     as_json: Json = False,
 ) -> None:
     """All of one entry, ids included; exits 1 where there is none of that number."""
@@ -87,27 +90,34 @@ async def show(
 async def seen(
     ctx: typer.Context,
     entries: Annotated[
-        list[int] | None, typer.Argument(metavar="[ENTRY]...", help="Their numbers.")
+        list[int] | None, typer.Argument(metavar="[ENTRY]...", help="Their numbers.", max=_MOST)
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every entry until now.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say that entries are known: seaway check tells of them no more."""
+    """Say that entries are known: seaway check tells of them no more. Exit 1: the log lacks one."""
     if bool(entries) == everything:
         raise ConfigError("give the numbers of entries, or --all")
     async with session.open_database(ctx) as store:
+        unknown = [one for one in entries or () if not await store.log(entry=one)]
         count = await store.see(entries or None)
-    if as_json:
-        print_json({"seen": count})
-    else:
+    with session.verdict(1 if unknown else 0):
+        if as_json:
+            print_json({"seen": count, "unknown": unknown})
+            return
+        for one in unknown:
+            printing.note(f"the log has no entry {one}: seaway log list")
         printing.note(f"{counted(count, 'entry', 'entries')} seen.")
 
 
 def _line(one: LogEntry) -> str:
     """What its detail says in short: its figures and words, without its lists."""
-    return ", ".join(
-        f"{name} {value}" for name, value in one.detail.items() if not isinstance(value, list)
-    )
+    said = {
+        name.replace("_", " "): value
+        for name, value in one.detail.items()
+        if not isinstance(value, list) and value not in (False, None)
+    }
+    return "; ".join(name if value is True else f"{name}: {value}" for name, value in said.items())
 
 
 def _as_json(one: LogEntry) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from seaway.contracts.inbox import (
     ThreadTransaction,
 )
 from seaway.contracts.log import KnownPlace, LogEntry, LogStore, Notes, PlaceStore
+from seaway.contracts.log import KnownPlace, LogEntry, LogStore, Notes, Unseen
 from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
@@ -116,6 +117,7 @@ __all__ = [
     "ThreadInbox",
     "ThreadTransaction",
     "Unconfirmed",
+    "Unseen",
     "VitalStore",
     "Vitals",
     "WhyRefused",

@@ -29,6 +29,18 @@ class LogEntry:
     seen_at: datetime | None = None
 
 
+class Unseen(NamedTuple):
+    """Entries of one action about one thing that nobody has seen: how many, and of how many
+    ``events`` their details say; the last of them, and its ``reason``."""
+
+    action: str
+    about: str
+    entries: int
+    events: int
+    entry: int
+    reason: str
+
+
 class LogStore(Protocol):
     """A short table of what was done, kept for 400 days."""
 
@@ -46,6 +58,11 @@ class LogStore(Protocol):
         limit: int = 100,
     ) -> Sequence[LogEntry]:
         """Entries, the newest first: of one action, those that nobody has seen, one of them."""
+        ...
+
+    async def unseen(self) -> Sequence[Unseen]:
+        """What nobody has seen, by action and what it is about: however many ids it has, a few
+        rows."""
         ...
 
     async def see(self, entries: Sequence[int] | None = None) -> int:

@@ -87,6 +87,19 @@ def alert_rules(alerts: AlertSettings) -> str:
             "See what it was, and say that it is known: seaway log list; seaway log seen --all",
         ),
         _rule(
+            "SeawayAuditMissing",
+            "seaway_audit_missing_events > 0",
+            "Committed events that are not on {{ $labels.stream }}: {{ $value }}",
+            "Which they are, and whether they can be mended: seaway audit; seaway audit --mend",
+            severity="critical",
+        ),
+        _rule(
+            "SeawayAuditNoEffect",
+            "seaway_audit_no_effect_events > 0",
+            "Events without an effect or a letter of {{ $labels.consumer }}: {{ $value }}",
+            "Nothing waits for them either. Which they are: seaway audit; seaway audit --mend",
+        ),
+        _rule(
             "SeawayDeadLetters",
             "seaway_dead_letter_messages > 0",
             "Dead letters in {{ $labels.context }}: {{ $value }}",

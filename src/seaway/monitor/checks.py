@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from seaway.config import AlertSettings
-from seaway.contracts import REWINDS_SINCE, ConsumerInfo, LogEntry, StreamInfo
+from seaway.contracts import REWINDS_SINCE, ConsumerInfo, StreamInfo
 from seaway.monitor import standstill
 from seaway.monitor.findings import WORST_LAST, Finding, Report, State, judge
 from seaway.monitor.sampler import Sample, recent_rates
@@ -205,21 +205,16 @@ def _outbox(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _log(snapshot: Snapshot) -> Iterator[Finding]:
     """What was done by itself and nobody has said to know: one finding for each kind and thing."""
-    kinds: dict[tuple[str, str], list[LogEntry]] = {}
-    for one in snapshot.unseen:
-        kinds.setdefault((one.action, one.about), []).append(one)
-    for (action, about), entries in sorted(kinds.items()):
-        events = sum(int(one.detail.get("events") or 0) for one in entries)
+    for action, about, entries, events, entry, reason in snapshot.unseen:
         said = f" {counted(events, 'event')}" if events else ""
-        reason = str(entries[0].detail.get("reason") or "")
         yield judge(
             "log",
             f"{about}/{action}",
-            len(entries),
+            entries,
             0,
             None,
             f"{about}: {action}{said}{': ' if reason else ''}{reason}",
-            f"seaway log show {entries[0].entry}; once it is known: seaway log seen --all",
+            f"seaway log show {entry}; once it is known: seaway log seen --all",
         )
 
 

@@ -181,7 +181,9 @@ def _of_sample(sample: Sample) -> Iterator[Metric]:
     yield _gauges("seaway_stream_fill_ratio", text, _STREAM, fill)
     letters = (((context,), count) for context, count in sorted(snapshot.dead_letters.items()))
     yield _gauges("seaway_dead_letter_messages", "Dead letters waiting.", ("context",), letters)
-    unseen = Counter((one.action,) for one in snapshot.unseen)
+    unseen: Counter[tuple[str]] = Counter()
+    for one in snapshot.unseen:
+        unseen[one.action,] += one.entries
     text = "Entries of the log that nobody has said to know."
     yield _gauges("seaway_log_unseen_entries", text, ("action",), sorted(unseen.items()))
     if snapshot.processes is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -26,6 +27,7 @@ from seaway.contracts import (
     Notice,
     OutboxEntry,
     Sent,
+    Unseen,
     Vitals,
 )
 from seaway.databases import times
@@ -293,7 +295,7 @@ class RelationalStore(ABC, Generic[H]):
             "by": [one.by for one in entries],
             "actions": [one.action for one in entries],
             "abouts": [one.about for one in entries],
-            "details": [json.dumps(dict(one.detail)) for one in entries],
+            "details": [_json(one.detail) for one in entries],
         }
 
         def work() -> Steps[None]:
@@ -321,6 +323,13 @@ class RelationalStore(ABC, Generic[H]):
             for what, about, detail, by, number, noted_at, seen_at in await self._read(
                 "log", **given
             )
+        ]
+
+    async def unseen(self) -> Sequence[Unseen]:
+        """What nobody has seen, by action and what it is about."""
+        return [
+            Unseen(action, about, entries, events, entry, _text(reason))
+            for action, about, entries, events, entry, reason in await self._read("unseen")
         ]
 
     async def see(self, entries: Sequence[int] | None = None) -> int:
@@ -370,3 +379,14 @@ class RelationalStore(ABC, Generic[H]):
             return int(count)
 
         return await self._write(work())
+
+
+def _json(detail: Mapping[str, Any]) -> str:
+    """``detail`` without NUL, of which PostgreSQL reads nothing."""
+    return re.sub(r"(?<!\\)((?:\\\\)*)\\u0000", r"\1\\ufffd", json.dumps(dict(detail)))
+
+
+def _text(value: str | None) -> str:
+    """A text of JSON; empty for what is none."""
+    found = None if value is None else json.loads(value)
+    return found if isinstance(found, str) else ""

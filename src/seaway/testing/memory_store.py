@@ -42,6 +42,7 @@ from seaway.contracts import (
     SchemaChange,
     Sent,
     SentPlace,
+    Unseen,
     Vitals,
 )
 from seaway.databases.tasks import Turns
@@ -644,6 +645,23 @@ class MemoryStore:
             and entry in (None, one.entry)
             and not (unseen and one.seen_at)
         ][:limit]
+
+    async def unseen(self) -> Sequence[Unseen]:
+        """What nobody has seen, by action and what it is about."""
+        found: dict[tuple[str, str], list[LogEntry]] = {}
+        for one in self._log:
+            if one.seen_at is None:
+                found.setdefault((one.action, one.about), []).append(one)
+        events = {
+            key: [e for one in some if isinstance(e := one.detail.get("events"), int)]
+            for key, some in found.items()
+        }
+        last = {key: some[-1].detail.get("reason") for key, some in found.items()}
+        reasons = {key: one if isinstance(one, str) else "" for key, one in last.items()}
+        return [
+            Unseen(*key, len(some), sum(events[key]), some[-1].entry, reasons[key])
+            for key, some in sorted(found.items())
+        ]
 
     async def see(self, entries: Sequence[int] | None = None) -> int:
         """Note that they are known; how many were not yet."""

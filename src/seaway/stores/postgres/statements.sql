@@ -277,6 +277,14 @@ WHERE (:action::text IS NULL OR action = :action) AND (:entry::bigint IS NULL OR
   AND (NOT :unseen::boolean OR seen_at IS NULL)
 ORDER BY entry DESC LIMIT :limit
 
+-- name: unseen
+SELECT action, about, count(*),
+       coalesce(sum(CASE WHEN json_typeof(detail -> 'events') = 'number'
+                         THEN (detail -> 'events')::text::numeric END), 0)::bigint,
+       max(entry), (array_agg((detail -> 'reason')::text ORDER BY entry DESC))[1]
+FROM seaway_log WHERE seen_at IS NULL
+GROUP BY action, about ORDER BY action, about
+
 -- name: see
 UPDATE seaway_log SET seen_at = clock_timestamp()
 WHERE seen_at IS NULL AND (:entries::bigint[] IS NULL OR entry = ANY (:entries))

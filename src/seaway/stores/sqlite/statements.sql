@@ -371,6 +371,14 @@ WHERE (:action IS NULL OR action = :action) AND (:entry IS NULL OR entry = :entr
   AND (NOT :unseen OR seen_at IS NULL)
 ORDER BY entry DESC LIMIT :limit
 
+-- name: unseen
+SELECT action, about, count(*),
+       sum(CASE WHEN json_type(detail, '$.events') = 'integer'
+                THEN json_extract(detail, '$.events') ELSE 0 END),
+       max(entry), json_quote(json_extract(detail, '$.reason'))
+FROM seaway_log WHERE seen_at IS NULL
+GROUP BY action, about ORDER BY action, about
+
 -- name: see
 UPDATE seaway_log SET seen_at = :now
 WHERE seen_at IS NULL

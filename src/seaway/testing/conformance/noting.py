@@ -42,9 +42,20 @@ class NotingConformance:
         assert await store.see([second.entry, third.entry + 100]) == 1
         assert await store.see([second.entry]) == 0
         assert [one.entry for one in await store.log(unseen=True)] == [third.entry, first.entry]
+        for events, reason in ((40, "\x00 'older' ü"), (2, ["none"]), (None, None)):
+            lost = LogEntry("not healed", ODD.about, {"events": events, "reason": reason})
+            await store.note(lost, ODD)
+            last = (await store.log(action="not healed"))[0].entry
+            healed, not_healed, set_back = await store.unseen()
+            assert healed == ("healed", "SEA_EVENTS", 2, 0, third.entry, "")
+            said = reason if isinstance(reason, str) else ""
+            assert not_healed[3:5] == (40 if events == 40 else 42, last)
+            assert not_healed.reason.replace("\0", "\ufffd") == said.replace("\0", "\ufffd")
+            assert (set_back.action, set_back.about) == ("set back", ODD.about)
+        assert (not_healed.entries, set_back.entries) == (3, 3)
         assert await store.see([]) == 0
-        assert await store.see() == 2
-        assert list(await store.log(unseen=True)) == []
+        assert await store.see() == 8
+        assert list(await store.log(unseen=True)) == [] == list(await store.unseen())
         assert all(one.seen_at is not None for one in await store.log())
 
     async def test_a_part_knows_one_place_of_each_stream(self, store: Store) -> None:
