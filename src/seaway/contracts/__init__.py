@@ -38,8 +38,7 @@ from seaway.contracts.inbox import (
     ThreadInbox,
     ThreadTransaction,
 )
-from seaway.contracts.log import KnownPlace, LogEntry, LogStore, Notes, PlaceStore
-from seaway.contracts.log import KnownPlace, LogEntry, LogStore, Notes, Unseen
+from seaway.contracts.log import KnownPlace, LogEntry, LogStore, Notes, PlaceStore, Unseen
 from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
