@@ -397,6 +397,7 @@ def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> 
             dead_letters=DeadLetters(broker, reader=name),
             telemetry=app.telemetry,
             stop=stop,
+            notes=store,
         )
         given: dict[str, Any] = {"schema": schema, "consumer": name, "stop": stop}
         if consumer.plain:

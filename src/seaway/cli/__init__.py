@@ -69,6 +69,10 @@ _COMMANDS = {
     ),
     "db": ("db:app", "Seaway's own tables in your database."),
     "outbox": ("outbox:app", "The outbox: add events, see and retry what waits."),
+    "log": (
+        "noted:app",
+        "What was done that somebody must know of: healed, set back, made again.",
+    ),
     "stream": ("streams:app", "Look at streams."),
     "consumer": ("streams:consumers", "Look at consumers."),
     "dlq": ("dlq:app", "Dead letters: list, show, redrive, discard."),

@@ -36,7 +36,7 @@ from seaway.contracts.inbox import (
     ThreadInbox,
     ThreadTransaction,
 )
-from seaway.contracts.log import KnownPlace, LogEntry, LogStore, PlaceStore
+from seaway.contracts.log import KnownPlace, LogEntry, LogStore, Notes
 from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
@@ -46,7 +46,6 @@ from seaway.contracts.outbox import (
     Lease,
     Loss,
     OutboxEntry,
-    OutboxStore,
     Sent,
     SentPlace,
 )
@@ -89,14 +88,13 @@ __all__ = [
     "LogStore",
     "Loss",
     "Message",
+    "Notes",
     "Notice",
     "OpenTransaction",
     "OutboxEntry",
-    "OutboxStore",
     "OutboxWriter",
     "ParkingStore",
     "Phase",
-    "PlaceStore",
     "ProcessStore",
     "PublishOutcome",
     "Refused",

@@ -108,16 +108,20 @@ class Subscription(Protocol):
         """
         ...
 
-    async def rewind(self) -> int | None:
+    async def rewind(self, to: int | None = None) -> int | None:
         """Have the server give out again, in stream order and before anything newer, all that the
         durable has sent and nobody has acknowledged. For the beginning, and after a gap.
+
+        ``to``: everything from this sequence on, whatever was acknowledged or lies beyond the
+        stream's end, and whoever else is given the durable's messages.
 
         The last sequence that may have been handed out before, 0 where nothing was on its way.
         ``None``, and nothing is done, where others are given the durable's messages: theirs would
         come twice. Numbers of deliveries begin at 1 again. It may bring what was acknowledged,
         behind what was not; what was handed out before can still be settled.
 
-        ``CannotRewind`` where it never works: no right, a server before 2.14.
+        ``CannotRewind`` where it never works: no right, a server before 2.14, and ``to`` where the
+        durable does not begin with the stream's first message.
         ``BrokerUnavailable`` where it may the next time. Idempotent.
         """
         ...

@@ -330,7 +330,14 @@ class RelationalStore(ABC, Generic[H]):
 
     async def know(self, place: KnownPlace) -> None:
         """Replace what its part knew of its stream."""
-        await self._touch("know", **place._asdict())
+        given = {
+            "part": place.part,
+            "stream": place.stream,
+            "stream_seq": place.stream_seq,
+            "event_id": place.event_id,
+            "stored_at": place.stored_at,
+        }
+        await self._touch("know", **given)
 
     async def vitals(self, streams: Mapping[str, datetime] | None = None) -> Vitals:
         """Where events went; of itself, an engine's own store may say more."""

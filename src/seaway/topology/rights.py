@@ -141,6 +141,9 @@ class _Needs:
             yield f"{self._api}CONSUMER.MSG.NEXT.{stream}.{durable}"
             # What was on its way when a process ended is given out again at once.
             yield f"{self._api}CONSUMER.RESET.{stream}.{durable}"
+            # Whether the stream still holds what it was given out of it.
+            yield f"{self._api}STREAM.MSG.GET.{stream}"
+            yield from self._read(stream, durable)
             if consumer.exclusive:
                 yield f"{self._api}CONSUMER.UNPIN.{stream}.{durable}"
             yield from self._acks(f"{stream}.{durable}")
@@ -149,9 +152,6 @@ class _Needs:
         yield f"{self._api}STREAM.MSG.GET.{queue}"
         if self._parking:
             yield from self._read(queue, durable)
-            yield from self._read(redrives, durable)
-            # A letter by reference.
-            yield f"{self._api}STREAM.MSG.GET.{consumer.stream}"
             yield naming.redrive_filter(context, durable)
             yield f"{self._api}STREAM.MSG.DELETE.{queue}"
 
