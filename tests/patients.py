@@ -18,6 +18,8 @@ from seaway.monitor import Database, Station
 TIMEOUT = timedelta(seconds=30)
 PROMPT = Limits(open_transaction=timedelta(0), dead_rows=0, dead_rows_each=0.5)
 """Thresholds that a test reaches at once."""
+CALM = Limits(open_transaction=timedelta(days=1), connections=0.99)
+"""On a database server that other tests have at the same time."""
 
 
 async def until(there: Callable[[], Awaitable[bool]]) -> None:
@@ -35,6 +37,7 @@ class Patient:
     store: Store
     context: str
     monitoring: str | None = None
+    limits: Limits | None = None
     mapping: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -120,7 +123,7 @@ class Patient:
             declared=declared,
             roles=roles,
         )
-        return diagnose(found, limits=limits)
+        return diagnose(found, limits=limits or self.limits)
 
     async def ill(self, **given: Any) -> Mapping[str, str]:
         """What was seen, by code; of several, the last."""

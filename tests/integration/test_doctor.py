@@ -143,6 +143,7 @@ async def test_a_lag_that_ends_in_a_loss(patient: Patient) -> None:
     patient.mapping["alerts"] = {"stream_messages_pending": 0, "consumer_ack_pending": 0}
     patient.mapping["alerts"]["consumer_redelivery_count"] = "0/min"
     patient.mapping["streams"][0]["max_msgs"] = 10
+    patient.mapping["consumers"][0]["max_deliver"] = 1_000_000
     await patient.apply()
     await patient.publish(9)
     await patient.take(1)
@@ -409,6 +410,8 @@ async def test_a_stream_that_came_back_as_it_was_before(
         assert "5 events that" in (await patient.ill())["SW-212"]
         await write_and_relay(patient, 1)
         await patient.take(6)
+        assert set(await patient.ill()) == {"SW-405"}
+        assert await store.see()
         assert await patient.ill() == {}
         # Made anew, long after events were sent.
         with contextlib.closing(sqlite3.connect(tmp_path / "app.db")) as db, db:
@@ -418,6 +421,7 @@ async def test_a_stream_that_came_back_as_it_was_before(
         assert "was acknowledged 1h" in (await patient.ill())["SW-209"]
         await write_and_relay(patient, 1)
         await patient.take(12)
+        await store.see()
         assert await patient.ill() == {}
 
 

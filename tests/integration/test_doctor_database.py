@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from patients import PROMPT, Patient, until
+from patients import CALM, PROMPT, Patient, until
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.contracts import Notice, Store
 from seaway.drivers.asyncpg import Pooled
@@ -29,7 +29,7 @@ async def store(postgres_url: str) -> AsyncIterator[PostgresStore]:
 async def patient(
     broker: JetStreamBroker, store: Store, context_name: str
 ) -> AsyncIterator[Patient]:
-    made = Patient(broker, store, context_name)
+    made = Patient(broker, store, context_name, limits=CALM)
     await made.apply()
     yield made
     await broker.admin.delete_stream(ADVISORY_STREAM)

@@ -60,7 +60,7 @@ from seaway.contracts.store import (
     Store,
 )
 from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
-from seaway.contracts.vitals import Acknowledged, OpenTransaction, Vitals, VitalStore
+from seaway.contracts.vitals import Acknowledged, OpenTransaction, Vitals
 
 __all__ = [
     "GIVEN_UP",
@@ -111,7 +111,6 @@ __all__ = [
     "ThreadInbox",
     "ThreadTransaction",
     "Unconfirmed",
-    "VitalStore",
     "Vitals",
     "WhyRefused",
 ]
