@@ -62,7 +62,7 @@ from seaway.contracts.store import (
     Store,
 )
 from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
-from seaway.contracts.vitals import Acknowledged, OpenTransaction, Vitals, VitalStore
+from seaway.contracts.vitals import Acknowledged, OpenTransaction, Vitals
 
 __all__ = [
     "LAST_ID",

@@ -7,11 +7,9 @@ reason; what ``seaway check`` judges is judged by the same code (``monitor``), a
     gather (asks, judges nothing) ──> rules (judge, ask nothing) ──> table (words) ──> report
 """
 
-from seaway.doctor.gather import Clock, Declared, Gathered, check_monitoring, gather
+from seaway.doctor.gather import Declared, Gathered, check_monitoring, gather
 from seaway.doctor.report import (
-    Ailment,
     Diagnosis,
-    Unexamined,
     diagnose,
     explained,
     grouped,
@@ -26,14 +24,11 @@ from seaway.doctor.table import BY_CODE, ENTRIES, Entry, Weight
 __all__ = [
     "BY_CODE",
     "ENTRIES",
-    "Ailment",
-    "Clock",
     "Declared",
     "Diagnosis",
     "Entry",
     "Gathered",
     "Limits",
-    "Unexamined",
     "Weight",
     "check_monitoring",
     "diagnose",

@@ -337,4 +337,4 @@ def _made(seen: Snapshot) -> Mapping[str, datetime]:
     }
 
 
-__all__ = ["Clock", "Declared", "Gathered", "check_monitoring", "gather"]
+__all__ = ["Declared", "Gathered", "check_monitoring", "gather"]

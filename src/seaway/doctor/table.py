@@ -393,6 +393,17 @@ ENTRIES: Sequence[Entry] = (
         "{next}",
         check="outbox",
     ),
+    Entry(
+        "SW-405",
+        "Something was mended that nobody has seen",
+        None,
+        ("database",),
+        "{message}",
+        "Seaway sent events again, set a durable back, or wrote letters again, since a server had "
+        "lost what it acknowledged. That server should be looked at.",
+        "{next}",
+        check="log",
+    ),
     # ------------------------------------------------------------------ inbox
     Entry(
         "SW-501",
