@@ -25,6 +25,7 @@ from seaway.contracts.broker import (
     Unconfirmed,
     WhyRefused,
 )
+from seaway.contracts.history import HistoryStore, InboxRow, Kept, Unhandled
 from seaway.contracts.inbox import (
     DeadLetterReason,
     DeadLetterSink,
@@ -71,9 +72,12 @@ __all__ = [
     "DeadLetterSink",
     "Failed",
     "Held",
+    "HistoryStore",
+    "InboxRow",
     "InboxStore",
     "InboxTransaction",
     "Incoming",
+    "Kept",
     "KnownPlace",
     "Lease",
     "LogEntry",
@@ -100,5 +104,6 @@ __all__ = [
     "ThreadInbox",
     "ThreadTransaction",
     "Unconfirmed",
+    "Unhandled",
     "WhyRefused",
 ]
