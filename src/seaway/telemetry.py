@@ -67,6 +67,28 @@ class Parked:
 
 
 @dataclass(frozen=True, slots=True)
+class Healed:
+    """The stream had lost ``events`` that it had acknowledged, on places between ``first`` and
+    ``last``; they are on it again. ``made_anew``: the stream is another one of the same name."""
+
+    stream: str
+    events: int
+    first: int
+    last: int
+    made_anew: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NotHealed:
+    """The stream may have lost what it acknowledged, and that cannot be published again; why.
+    ``events``: how many are known to be lost for good."""
+
+    stream: str
+    reason: str
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
 class Delivered:
     """A delivery has ended; ``deliveries`` > 1 is a redelivery."""
 
@@ -118,6 +140,25 @@ class Resubscribed:
     stream: str
     consumer: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetBack:
+    """A durable gives out anew from ``to_seq`` on: its stream has lost what it had given out, and
+    holds something else there. What took effect is not handled again."""
+
+    stream: str
+    consumer: str
+    to_seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relettered:
+    """So many dead letters that their queue had lost are there again."""
+
+    stream: str
+    letters: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +225,10 @@ Signal: TypeAlias = (
     | RelayPaused
     | RelayResumed
     | Parked
+    | Healed
+    | NotHealed
+    | SetBack
+    | Relettered
     | Delivered
     | DeadLettered
     | ConsumerPaused
@@ -275,6 +320,15 @@ def log_signal(signal: Signal) -> None:
         case Parked(event_id, subject, error):
             known = {"event_id": event_id}
             _relay.error("event %s (%s) is parked: %s", event_id, subject, error, extra=known)
+        case Healed(stream, events, first, last, made_anew):
+            _relay.error(
+                "%s had lost %d events that it had acknowledged, on its places %d to %d%s; "
+                "they are published again",
+                *(stream, events, first, last),
+                ": it was made anew" if made_anew else "",
+            )
+        case NotHealed(stream, reason, _):
+            _relay.error("%s: not all that it lost can be published again: %s", stream, reason)
         case DeadLettered(_, consumer, event_id, reason, error_type, error):
             why = ": ".join(text for text in (error_type, error) if text)
             known = {"event_id": event_id, "consumer": consumer}
@@ -287,6 +341,17 @@ def log_signal(signal: Signal) -> None:
             _consumer.warning("%s paused: %s", consumer, reason, extra={"consumer": consumer})
         case ConsumerResumed(consumer):
             _consumer.info("%s resumed", consumer, extra={"consumer": consumer})
+        case SetBack(stream, consumer, to_seq, reason):
+            _consumer.error(
+                "%s is set back to %s:%d, since the stream has lost what came after: %s",
+                *(consumer, stream, to_seq, reason),
+                extra={"consumer": consumer},
+            )
+        case Relettered(stream, letters):
+            _consumer.error(
+                "%s had lost %d dead letters: they are there again, made from their events",
+                *(stream, letters),
+            )
         case ThreadsLost(consumer, handler, lost):
             _consumer.warning(
                 "%s: a thread of handler %s %s; %d lost now",

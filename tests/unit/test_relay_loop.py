@@ -54,6 +54,7 @@ class ScriptedBroker:
         self.published: list[list[str]] = []
         self.reads = self.looks = 0
         self.window = window
+        self.epoch = 0
         self.before_publish: Callable[[], Awaitable[None]] | None = None
 
     @property
@@ -93,6 +94,7 @@ class ScriptedBroker:
         *,
         timeout: timedelta,
         after: asyncio.Future[bool] | None = None,
+        epoch: int | None = None,
     ) -> Sequence[PublishOutcome]:
         self.given.append([message.headers["Nats-Msg-Id"] for message in messages])
         self.news.set()
@@ -148,6 +150,10 @@ class _TroubledLease:
         self._store = store
         self.shards = lease.shards
         self.find = lease.find
+        self.last_sent, self.first_sent = lease.last_sent, lease.first_sent
+        self.lose, self.lost, self.find_lost = lease.lose, lease.lost, lease.find_lost
+        self.lost_since = lease.lost_since
+        self.heal, self.sent_streams = lease.heal, lease.sent_streams
 
     async def confirm(self) -> None:
         self._store.fault("confirm")

@@ -284,16 +284,19 @@ class ProfileSettings(Section):
 
 
 class AlertSettings(Section):
-    """Thresholds; above them is an alert."""
+    """Thresholds; above them is an alert. ``metadata``: they are also written into the metadata of
+    durables, where NATS' own tools look for them."""
 
     stream_messages_pending: Annotated[StrictInt, Field(ge=0)] = 1000
     consumer_ack_pending: Annotated[StrictInt, Field(ge=0)] = 100
     consumer_redelivery_count: RateField = Rate(50, timedelta(minutes=1))
+    metadata: StrictBool = True
 
 
 class OutboxSettings(Section):
     """How the outbox is written, and how its relay works. ``retention`` 0 keeps no sent event;
-    ``shards`` ``None`` leaves the database's number."""
+    ``shards`` ``None`` leaves the database's number; ``heal``: what a stream acknowledged and has
+    lost is published again."""
 
     retention: Duration = timedelta(days=7)
     max_message_bytes: Annotated[Size, Field(ge=1)] = 1 << 20
@@ -304,6 +307,7 @@ class OutboxSettings(Section):
     shards: Annotated[StrictInt, Field(ge=1, le=1024)] | None = None
     on_parked: Literal["wait", "pass"] = "wait"
     stream_grace: Period = timedelta(minutes=10)
+    heal: StrictBool = True
 
 
 class InboxSettings(Section):

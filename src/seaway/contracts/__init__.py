@@ -16,6 +16,7 @@ from seaway.contracts.broker import (
     REWINDS_SINCE,
     Broker,
     BrokerAdmin,
+    Granted,
     Held,
     PublishOutcome,
     Refused,
@@ -25,7 +26,7 @@ from seaway.contracts.broker import (
     Unconfirmed,
     WhyRefused,
 )
-from seaway.contracts.history import HistoryStore, InboxRow, Kept, Unhandled
+from seaway.contracts.history import InboxRow, Kept, Unhandled
 from seaway.contracts.inbox import (
     DeadLetterReason,
     DeadLetterSink,
@@ -36,16 +37,18 @@ from seaway.contracts.inbox import (
     ThreadInbox,
     ThreadTransaction,
 )
-from seaway.contracts.log import KnownPlace, LogEntry, LogStore, PlaceStore
+from seaway.contracts.log import KnownPlace, LogEntry, LogStore, Notes
 from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
+    LOST,
     Backlog,
     Failed,
     Lease,
+    Loss,
     OutboxEntry,
-    OutboxStore,
     Sent,
+    SentPlace,
 )
 from seaway.contracts.store import (
     SILENT,
@@ -53,16 +56,20 @@ from seaway.contracts.store import (
     Notice,
     Phase,
     ProcessStore,
+    RelayStore,
     SchemaChange,
     Store,
 )
 from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
+from seaway.contracts.vitals import Acknowledged, OpenTransaction, Vitals, VitalStore
 
 __all__ = [
     "GIVEN_UP",
     "JSON",
+    "LOST",
     "REWINDS_SINCE",
     "SILENT",
+    "Acknowledged",
     "Backlog",
     "Broker",
     "BrokerAdmin",
@@ -71,8 +78,8 @@ __all__ = [
     "DeadLetterReason",
     "DeadLetterSink",
     "Failed",
+    "Granted",
     "Held",
-    "HistoryStore",
     "InboxRow",
     "InboxStore",
     "InboxTransaction",
@@ -82,19 +89,22 @@ __all__ = [
     "Lease",
     "LogEntry",
     "LogStore",
+    "Loss",
     "Message",
+    "Notes",
     "Notice",
+    "OpenTransaction",
     "OutboxEntry",
-    "OutboxStore",
     "OutboxWriter",
     "ParkingStore",
     "Phase",
-    "PlaceStore",
     "ProcessStore",
     "PublishOutcome",
     "Refused",
+    "RelayStore",
     "SchemaChange",
     "Sent",
+    "SentPlace",
     "ServerInfo",
     "Store",
     "Stored",
@@ -105,5 +115,7 @@ __all__ = [
     "ThreadTransaction",
     "Unconfirmed",
     "Unhandled",
+    "VitalStore",
+    "Vitals",
     "WhyRefused",
 ]

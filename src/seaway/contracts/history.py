@@ -59,12 +59,12 @@ class Unhandled(NamedTuple):
 class HistoryStore(Protocol):
     """The looking side of outbox and inbox, by event."""
 
-    async def kept(self, event_ids: Sequence[str]) -> Sequence[Kept]:
+    async def history(self, event_ids: Sequence[str]) -> Sequence[Kept]:
         """Those of them that the outbox has, or had within retention. Ids that are no UUID are
         none of an outbox's."""
         ...
 
-    async def kept_of(
+    async def history_of(
         self, correlation_id: str, *, after: int = 0, limit: int = 10_000
     ) -> Sequence[Kept]:
         """The events of one chain, with the one that started it, by position, from behind

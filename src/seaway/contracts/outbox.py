@@ -31,6 +31,8 @@ class OutboxEntry(NamedTuple):
 
 
 GIVEN_UP = -1
+LOST = -2
+"""``LOST - place`` stands for a place that its stream has lost."""
 
 
 class Sent(NamedTuple):
@@ -45,6 +47,27 @@ class Sent(NamedTuple):
     def given_up(self) -> bool:
         """Whether it was discarded, and never published."""
         return self.stream_seq == GIVEN_UP
+
+    @property
+    def lost(self) -> int | None:
+        """The place where its stream acknowledged it and has it no more, until it is published
+        again; ``None``: it is not lost."""
+        return LOST - self.stream_seq if self.stream_seq <= LOST else None
+
+
+class SentPlace(NamedTuple):
+    """Where on its stream a sent event lies, as far as the stream said."""
+
+    event_id: str
+    stream_seq: int
+
+
+class Loss(NamedTuple):
+    """How many sent events a stream has lost, and between which of its places (inclusive)."""
+
+    events: int
+    first: int
+    last: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +133,44 @@ class Lease(Protocol):
     async def settle(self, sent: Sequence[Sent], failed: Sequence[Failed] = ()) -> None:
         """Take sent entries out of the outbox, record failures. Durable when the call returns
         or, at the latest, when the lease is left without an error. Idempotent."""
+        ...
+
+    async def last_sent(
+        self, stream: str, *, upto: int | None = None, of_all: bool = False
+    ) -> SentPlace | None:
+        """Of what retention keeps of its shards (``of_all``: of all), that with the highest place
+        on ``stream``; none above ``upto``. Given up and lost ones have no place."""
+        ...
+
+    async def first_sent(self, stream: str) -> int | None:
+        """The lowest place on ``stream`` that retention keeps, of whichever shard."""
+        ...
+
+    async def sent_streams(self) -> Sequence[str]:
+        """The streams that anything of what retention keeps was sent to, or is lost by."""
+        ...
+
+    async def lose(self, stream: str, *, above: int) -> Loss:
+        """Note that all sent events above this place are lost, whichever their shards, at once and
+        for good: until they are healed, whoever has their shards finds them so. Idempotent."""
+        ...
+
+    async def lost_since(self, stream: str) -> datetime | None:
+        """When the first of its shards' lost events was settled, by the clock that dates the
+        outbox; ``None``: none is lost."""
+        ...
+
+    async def lost(self, stream: str, *, limit: int) -> Sequence[Sent]:
+        """The first of its shards' lost events, in outbox order."""
+        ...
+
+    async def find_lost(self, stream: str, event_ids: Sequence[str]) -> Sequence[Sent]:
+        """Those of ``event_ids`` that are lost, of its shards."""
+        ...
+
+    async def heal(self, sent: Sequence[Sent], *, again: bool = True) -> None:
+        """Note that lost events lie in these places now, or are given up; ``again`` false: that
+        they are not lost after all. Durable when it returns. Idempotent."""
         ...
 
 

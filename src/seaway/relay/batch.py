@@ -19,9 +19,10 @@ from seaway.contracts import Broker, Held, Lease, OutboxEntry, Refused, Unconfir
 from seaway.errors import ApiError, NotFound, TransientError
 from seaway.process import running_time
 from seaway.relay import decisions
-from seaway.relay.decisions import Kept, Sorted, Verdict
+from seaway.relay.decisions import Cause, Kept, Sorted, Verdict
+from seaway.relay.healing import Healing
 from seaway.relay.memory import StreamMemory, Troubles
-from seaway.relay.stored import Found, look, settle_stored
+from seaway.relay.stored import CLOCK_SKEW, Found, look, settle_stored
 from seaway.retry import Backoff
 from seaway.telemetry import Relayed, Telemetry
 
@@ -30,8 +31,6 @@ FENCE = timedelta(seconds=5)
 REACH = 4
 """For each second spent on entries that cannot be published, a turn gets this many seconds for
 those behind them."""
-CLOCK_SKEW = timedelta(minutes=1)
-"""How far the database's clock may be ahead of the server's when ids are looked up."""
 
 
 @dataclass(slots=True)
@@ -61,6 +60,18 @@ class Turn:
     """Subjects of which something was stored, where some have no room."""
     found: set[str] = field(default_factory=set)
     """Their stream was found to hold their ids, perhaps after they were claimed."""
+    doubts: int = 0
+    """How often a stream's end was seen to have gone back."""
+    quiet: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while all that was acknowledged is settled, but for what is with the broker now."""
+
+    def __post_init__(self) -> None:
+        self.quiet.set()
+
+    @property
+    def news(self) -> int:
+        """How much was learnt that batches made ready before do not know."""
+        return len(self.found) + self.doubts
 
     @property
     def progress(self) -> bool:
@@ -122,15 +133,15 @@ class Batch:
         """Whether what was made ready is, or will be, stored; else it has to be begun anew."""
         return self.allowed is None or await self.allowed
 
-    async def follows(self, before: Batch, turn: Turn, found: int) -> bool:
+    async def follows(self, before: Batch, turn: Turn, news: int) -> bool:
         """Whether it may be stored as it was made ready: once the one before it is, whole.
 
-        Otherwise it is made ready again: something failed, ids were found on the stream since
-        (``found``: how many had been when it was sorted out), or it is too old.
+        Otherwise it is made ready again: something failed, ids were found on the stream since or
+        its end went back (``news``: what the turn knew when it was sorted out), or it is too old.
         """
         verdicts = await before.verdicts
         whole = not before.parts.unroutable and all(verdict.whole for verdict in verdicts)
-        return whole and len(turn.found) == found and not self.old and not turn.stop.is_set()
+        return whole and turn.news == news and not self.old and not turn.stop.is_set()
 
 
 async def give_up(batches: Iterable[Batch]) -> None:
@@ -156,6 +167,8 @@ class Publishing:
     timeout: timedelta
     backoff: Backoff
     way_to: Callable[[str], str]
+    healing: Healing | None
+    """``None``: nobody looks for what a stream has lost."""
 
     def begin(self, turn: Turn, batch: Batch, behind: Batch | None = None) -> Batch:
         """Hand a batch to the broker, ``behind`` the one that it follows, where it does."""
@@ -169,7 +182,7 @@ class Publishing:
         turn.keys |= set(batch.parts.held)
         batch.allowed = None
         if behind is not None:
-            follows = batch.follows(behind, turn, len(turn.found))
+            follows = batch.follows(behind, turn, turn.news)
             batch.allowed = asyncio.create_task(follows)
         batch.verdicts = asyncio.create_task(self._publish(turn, batch))
         return batch
@@ -191,6 +204,9 @@ class Publishing:
         self, turn: Turn, batch: Batch, stream: str, shares: Sequence[Sequence[OutboxEntry]]
     ) -> Sequence[Verdict]:
         entries = [entry for share in shares for entry in share]
+        waits = await self._heal(turn, batch, stream)
+        if waits is not None:
+            return [Verdict(stream, kept=[Kept(entry, waits) for entry in entries])]
         try:
             found = await self._look_up(turn, batch, stream, entries)
         except (TransientError, ApiError) as error:
@@ -213,22 +229,41 @@ class Publishing:
         verdicts = await asyncio.gather(
             *(self._publish_share(turn, batch, stream, share) for share in shares)
         )
+        if doubt := await self._doubt(turn, stream):
+            left = [entry for share in shares for entry in share]
+            verdicts = [Verdict(stream, kept=[Kept(entry, doubt) for entry in left])]
+            self._learn(verdicts[0], complete=False)
         return [*verdicts, *also]
+
+    async def _doubt(self, turn: Turn, stream: str) -> Cause | None:
+        """Where the stream's end went back, note what it has lost before anything newer is
+        settled: in the places of what is lost, that would look as if it were sound. Why that cannot
+        be done now; what was published is left in the outbox then, and found on the stream."""
+        memory, healing = self.streams[stream], self.healing
+        if healing is None or memory.doubted is None:
+            return None
+        await turn.quiet.wait()
+        return await healing.doubt(stream, memory, turn.lease)
 
     async def _publish_share(
         self, turn: Turn, batch: Batch, stream: str, share: Sequence[OutboxEntry]
     ) -> Verdict:
         began, verdict, left = time.monotonic(), Verdict(stream), share
+        memory = self.streams[stream]
         while left:
+            before = memory.last
             outcomes = await self.broker.publish(
                 stream,
                 [entry.message for entry in left],
                 timeout=self.timeout,
                 after=batch.allowed,
+                epoch=None if self.healing is None else memory.epoch,
             )
             if not await batch.is_allowed():
                 return Verdict(stream)
             part = decisions.judge(stream, left, outcomes, max_attempts=self.max_attempts)
+            if part.sent and not memory.acknowledged(part.sent, before=before):
+                turn.doubts += 1
             part, left = await self._looked_at(part)
             verdict = decisions.joined(verdict, part) if verdict.sent or verdict.failed else part
             if left and batch.old:
@@ -236,6 +271,51 @@ class Publishing:
         verdict = await self._explained(verdict)
         self._learn(verdict, complete=batch.complete and not batch.parts.skipped)
         return replace(verdict, took=timedelta(seconds=time.monotonic() - began))
+
+    async def _heal(self, turn: Turn, batch: Batch, stream: str) -> Cause | Held | None:
+        """Why nothing of the stream may be sent: what it has lost goes first. ``None``: it may."""
+        memory, healing = self.streams[stream], self.healing
+        if healing is None or memory.is_sound(self.broker.epoch):
+            return None
+        if batch.allowed is not None and not await batch.allowed:
+            return None  # Nothing of it will be sent as it is.
+        # What was acknowledged and is not settled yet would be overlooked.
+        await turn.quiet.wait()
+        return await self._look(healing, turn, stream)
+
+    async def look(self, turn: Turn, streams: Iterable[str]) -> None:
+        """See whether the streams hold what they acknowledged, and have them do so."""
+        if self.healing is None:
+            return
+        now = time.monotonic()
+        to_see = [
+            stream
+            for stream in streams
+            if not self.streams[stream].is_sound(self.broker.epoch)
+            and self.streams[stream].rests_until <= now
+        ]
+        await asyncio.gather(*(self._look(self.healing, turn, stream) for stream in to_see))
+
+    async def _look(self, healing: Healing, turn: Turn, stream: str) -> Cause | Held | None:
+        memory = self.streams[stream]
+        if memory.is_sound(self.broker.epoch):
+            return None
+        waits = await healing.look(stream, memory, turn.lease, turn.stop)
+        now = time.monotonic()
+        if waits is None:
+            if memory.unhealed:
+                memory.unhealed = False
+                memory.worked(complete=False)
+                self.troubles.ended(stream, now=now)
+        elif not isinstance(waits, Held):
+            turn.streams.add(stream)
+            memory.unhealed = True
+            memory.stumbled(waits, progress=False, now=now, backoff=self.backoff)
+            text = decisions.reason(stream, waits, self.way_to)
+            topic = decisions.topic(stream, waits)
+            alone = isinstance(waits, Refused)
+            self.troubles.began(stream, topic=topic, reason=text, now=now, alone=alone)
+        return waits
 
     async def _looked_at(self, verdict: Verdict) -> tuple[Verdict, Sequence[OutboxEntry]]:
         """The verdict without what the stream knew by its id, and what may be published now."""

@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Literal
 
-from seaway.contracts import Broker, OutboxStore
+from seaway.contracts import Broker, Lease, RelayStore
 from seaway.errors import TransientError
 from seaway.process import running_time
 from seaway.relay import decisions
 from seaway.relay.batch import Batch, Publishing, Turn, give_up
 from seaway.relay.decisions import Verdict
+from seaway.relay.healing import Healing
 from seaway.relay.memory import StreamMemory, Troubles, next_due
 from seaway.retry import Backoff
 from seaway.telemetry import Parked, Relayed, Telemetry
@@ -34,6 +35,8 @@ MOST_LANES = 4
 """Of how many shards a claim takes a batch: so many are in flight at a time."""
 MOST_UNDER_WAY = 2
 """Batches with the broker: one that is stored, one that is made ready."""
+LOOK_AGAIN = timedelta(seconds=1)
+"""After that long a stream is looked at again: whether it still holds what it acknowledged."""
 PRUNE_EVERY = timedelta(minutes=10)
 DEFAULT_BACKOFF = Backoff(base=timedelta(milliseconds=100), cap=timedelta(seconds=5))
 
@@ -47,12 +50,13 @@ class Relay:
     entries are parked. ``publish_timeout``: how long to wait for
     acknowledgements. ``backoff``: the pauses while nothing can be published, and before a refused
     message is tried again. ``way_to``: what is said of a missing stream, and is its events' error
-    when they are parked. An instance is used by one task at a time.
+    when they are parked. ``heal``: publish again what a stream acknowledged and has lost; ``by``:
+    who does so, for the log. An instance is used by one task at a time.
     """
 
     def __init__(
         self,
-        store: OutboxStore,
+        store: RelayStore,
         broker: Broker,
         *,
         telemetry: Telemetry,
@@ -64,6 +68,8 @@ class Relay:
         publish_timeout: timedelta = timedelta(seconds=5),
         backoff: Backoff = DEFAULT_BACKOFF,
         way_to: Callable[[str], str] = decisions.WAY_TO,
+        heal: bool = True,
+        by: str = "",
     ) -> None:
         self._store = store
         self._telemetry = telemetry
@@ -84,7 +90,11 @@ class Relay:
             timeout=publish_timeout,
             backoff=backoff,
             way_to=way_to,
+            healing=Healing(broker, store, telemetry, publish_timeout, keeps=bool(retention), by=by)
+            if heal
+            else None,
         )
+        self._shards: frozenset[str] = frozenset()
         self._resting_keys: dict[str, float] = {}
         self._look_at = 0.0
         """When to look again at what lies behind entries that cannot go."""
@@ -146,6 +156,7 @@ class Relay:
                 await set_within(FREE_LEASE_POLL, stop)
                 return None
             self._forget_after_a_gap(lease.shards)
+            await self._look_again(lease)
             turn = Turn(
                 lease,
                 stop,
@@ -162,6 +173,7 @@ class Relay:
                 },
             )
             try:
+                await self._publishing.look(turn, tuple(self._streams))
                 await self._lead(turn)
             except BaseException:
                 # Published but unsettled: only the stream knows which.
@@ -212,6 +224,7 @@ class Relay:
     async def _end(self, batch: Batch, turn: Turn) -> Sequence[Verdict]:
         """Its verdicts, and what they mean for the rest of the turn."""
         verdicts = await batch.verdicts
+        turn.quiet.clear()
         turn.waiting += batch.parts.skipped
         if batch.parts.unroutable:
             verdicts = [*verdicts, Verdict("", failed=batch.parts.unroutable)]
@@ -248,8 +261,10 @@ class Relay:
         sent = [each for verdict in verdicts for each in verdict.sent]
         failed = [each for verdict in verdicts for each in verdict.failed]
         if not sent and not failed:
+            turn.quiet.set()
             return
         await turn.lease.settle(sent, failed)
+        turn.quiet.set()
         turn.settled += len(sent)
         turn.failed += len(failed)
         now = time.monotonic()
@@ -289,6 +304,18 @@ class Relay:
             if window is None or now - led_at > window.total_seconds() / 2:
                 memory.suspected()
 
+    async def _look_again(self, lease: Lease) -> None:
+        """Have each stream looked at again after a while, and under other shards: a new leader is
+        not heard of, and what others published of these is not known here."""
+        shards = frozenset(lease.shards)
+        anew, self._shards = self._shards != shards, shards
+        if anew:
+            for stream in await lease.sent_streams():
+                self._streams[stream].searched = False
+        for memory in self._streams.values():
+            if anew or running_time() - memory.looked_at > LOOK_AGAIN.total_seconds():
+                memory.to_look()
+
     def _silence(self) -> bool:
         """Whether nothing answers at all, so that looking at other entries is in vain."""
         return bool(self._streams) and all(s.silent for s in self._streams.values())
@@ -298,6 +325,8 @@ class Relay:
             backlog = await self._store.backlog()
             return backlog.count == backlog.parked
         if turn.progress or turn.waiting or not turn.exhausted:
+            return False
+        if any(memory.unhealed for memory in self._streams.values()):
             return False
         return decisions.drained(await self._store.backlog())
 

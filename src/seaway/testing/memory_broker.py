@@ -25,6 +25,7 @@ from seaway.brokers.jetstream import api
 from seaway.contracts import (
     JSON,
     ConsumerInfo,
+    Granted,
     Held,
     Incoming,
     Message,
@@ -35,6 +36,7 @@ from seaway.contracts import (
     StoredMessage,
     StreamInfo,
     Subscription,
+    Unconfirmed,
 )
 from seaway.errors import BrokerUnavailable, InvalidName, NotFound
 from seaway.naming import OPERATOR, check_subject, covers, overlap
@@ -59,6 +61,7 @@ class MemoryBroker:
         self._max_payload = max_payload_bytes
         self._news = asyncio.Event()
         self._closed = False
+        self.epoch = 0
         self._admin = MemoryAdmin(self)
 
     @property
@@ -73,10 +76,13 @@ class MemoryBroker:
         *,
         timeout: timedelta,
         after: asyncio.Future[bool] | None = None,
+        epoch: int | None = None,
     ) -> Sequence[PublishOutcome]:
         """See ``contracts.Broker.publish``; answers at once."""
         if after is not None and not await after:
             return [Held()] * len(messages)
+        if epoch not in (None, self.epoch):
+            return [Unconfirmed("the connection is another one")] * len(messages)
         outcomes: list[PublishOutcome] = []
         blocked: set[str] = set()
         for message in messages:
@@ -263,8 +269,13 @@ class _MemoryPull:
             reply=f"{stream.name}.{self._durable}.{seq}",
         )
 
-    async def rewind(self) -> int | None:
+    async def rewind(self, to: int | None = None) -> int | None:
         stream, consumer = self._broker._find(self._stream, self._durable)
+        if to is not None:
+            upto = consumer.delivered_seq
+            stream.set_back(consumer, to)
+            self._broker._tell()
+            return upto
         if consumer.pinned is not self if consumer.exclusive else consumer.waiting:
             return None
         upto = consumer.delivered_seq if consumer.out else 0
@@ -316,6 +327,9 @@ class MemoryAdmin:
 
     async def server_info(self) -> ServerInfo:
         return ServerInfo("memory", True, self._broker._max_payload, "memory", None, "memory://")
+
+    async def granted(self) -> Granted:
+        return Granted()
 
     # ------------------------------------------------------------------ streams
 

@@ -14,13 +14,13 @@ class MemoryHistory:
     """What ``MemoryStore`` knows of single events."""
 
     _tables: Any
-    _sent: list[tuple[datetime, Sent]]
+    kept: list[tuple[datetime, Sent]]
 
     def in_order(self) -> list[OutboxEntry]:
         """All unsettled entries, oldest first."""
         raise NotImplementedError
 
-    def _kept(self) -> list[Kept]:
+    def _history(self) -> list[Kept]:
         found: list[Kept] = []
         parked: dict[str, str] = {}
         for one in self.in_order():
@@ -28,21 +28,21 @@ class MemoryHistory:
             if one.parked_at:
                 parked.setdefault(one.key, one.event_id)
             found.append(_of(one, (behind, None, 0, None, None)))
-        for at, done in self._sent:
+        for at, done in self.kept:
             found.append(_of(done.entry, (None, done.stream, done.stream_seq, at, None)))
         return found
 
-    async def kept(self, event_ids: Sequence[str]) -> Sequence[Kept]:
+    async def history(self, event_ids: Sequence[str]) -> Sequence[Kept]:
         """Those of them that the outbox has or had."""
-        return [one for one in self._kept() if one.event_id in event_ids]
+        return [one for one in self._history() if one.event_id in event_ids]
 
-    async def kept_of(
+    async def history_of(
         self, correlation_id: str, *, after: int = 0, limit: int = 10_000
     ) -> Sequence[Kept]:
         """The events of one chain, by position."""
         found = [
             one
-            for one in self._kept()
+            for one in self._history()
             if one.headers.get(h.CORRELATION_ID) == correlation_id and one.position > after
         ]
         return sorted(found, key=lambda one: one.position)[:limit]

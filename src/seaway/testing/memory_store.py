@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -25,17 +26,22 @@ from typing import Any
 from seaway import headers as h
 from seaway.contracts import (
     GIVEN_UP,
+    LOST,
+    Acknowledged,
     Backlog,
     Capabilities,
     Failed,
     KnownPlace,
     LogEntry,
+    Loss,
     Message,
     Notice,
     OutboxEntry,
     Phase,
     SchemaChange,
     Sent,
+    SentPlace,
+    Vitals,
 )
 from seaway.databases.tasks import Turns
 from seaway.errors import ConfigError, OutsideTransaction
@@ -237,6 +243,57 @@ class MemoryLease:
     async def confirm(self) -> None:
         """It cannot be lost."""
 
+    async def last_sent(
+        self, stream: str, *, upto: int | None = None, of_all: bool = False
+    ) -> SentPlace | None:
+        """The highest place of a sent event."""
+        places = [
+            SentPlace(done.entry.event_id, done.stream_seq)
+            for _, done in self._store.kept
+            if done.stream == stream and 0 < done.stream_seq <= (upto or done.stream_seq)
+        ]
+        return max(places, key=lambda one: one.stream_seq, default=None)
+
+    async def first_sent(self, stream: str) -> int | None:
+        """The lowest place that retention keeps."""
+        places = [done.stream_seq for _, done in self._store.kept if done.stream == stream]
+        return min((place for place in places if place > 0), default=None)
+
+    async def sent_streams(self) -> Sequence[str]:
+        """The streams that anything was sent to."""
+        return sorted({done.stream for _, done in self._store.kept if not done.given_up})
+
+    async def lose(self, stream: str, *, above: int) -> Loss:
+        """Note that they are lost."""
+        places = []
+        for index, (at, done) in enumerate(self._store.kept):
+            if done.stream == stream and done.stream_seq > above:
+                places.append(done.stream_seq)
+                self._store.kept[index] = at, done._replace(stream_seq=LOST - done.stream_seq)
+        return Loss(len(places), min(places, default=0), max(places, default=0))
+
+    async def lost_since(self, stream: str) -> datetime | None:
+        """When the first lost event was settled."""
+        kept = self._store.kept
+        return min((at for at, done in kept if done.stream == stream and done.lost), default=None)
+
+    async def lost(self, stream: str, *, limit: int) -> Sequence[Sent]:
+        """The first of the lost events, in outbox order."""
+        lost = (done for _, done in self._store.kept if done.stream == stream and done.lost)
+        return sorted(lost, key=lambda done: done.entry.position)[:limit]
+
+    async def find_lost(self, stream: str, event_ids: Sequence[str]) -> Sequence[Sent]:
+        """Those of ``event_ids`` that are lost."""
+        wanted, lost = set(event_ids), await self.lost(stream, limit=len(self._store.kept))
+        return [done for done in lost if done.entry.event_id in wanted]
+
+    async def heal(self, sent: Sequence[Sent], *, again: bool = True) -> None:
+        """Note where they lie now."""
+        places = {one.entry.event_id: one for one in sent}
+        for index, (at, done) in enumerate(self._store.kept):
+            if done.lost and (healed := places.get(done.entry.event_id)):
+                self._store.kept[index] = at, healed._replace(entry=done.entry)
+
 
 class MemoryThreads:
     """``contracts.ThreadInbox`` on dictionaries."""
@@ -287,7 +344,7 @@ class MemoryStore(MemoryHistory):
         self.version = 0
         self.seen: int | None = None
         self._tables: _Tables = _Tables()
-        self._sent: list[tuple[datetime, Sent]] = []
+        self.kept: list[tuple[datetime, Sent]] = []
         self._processes: dict[str, tuple[datetime, Sequence[Notice]]] = {}
         self._log: list[LogEntry] = []
         self._places: dict[tuple[str, str], KnownPlace] = {}
@@ -354,7 +411,7 @@ class MemoryStore(MemoryHistory):
                 held = outbox.get(done.entry.event_id)
                 if held is not None and held.position == done.entry.position:
                     del outbox[held.event_id]
-                    self._sent.append((now, done._replace(entry=held)))
+                    self.kept.append((now, done._replace(entry=held)))
             for failure in failed:
                 held = outbox.get(failure.entry.event_id)
                 if held is not None and held.attempts == failure.entry.attempts:
@@ -414,13 +471,13 @@ class MemoryStore(MemoryHistory):
                 del self._tables.outbox[entry.event_id]
                 why = f"{reason} (its error: {entry.last_error})" if entry.last_error else reason
                 kept = entry._replace(last_error=None, parked_at=None)
-                self._sent.append((datetime.now(UTC), Sent(kept, why, GIVEN_UP)))
+                self.kept.append((datetime.now(UTC), Sent(kept, why, GIVEN_UP)))
         self.nudge()
         return [entry.event_id for entry in gone]
 
     async def discarded(self, *, limit: int = 100) -> Sequence[Sent]:
         """The entries that were given up, newest first."""
-        return [done for _, done in reversed(self._sent) if done.given_up][:limit]
+        return [done for _, done in reversed(self.kept) if done.given_up][:limit]
 
     async def sent(
         self, *, event_id: str | None = None, correlation_id: str | None = None, limit: int = 100
@@ -428,7 +485,7 @@ class MemoryStore(MemoryHistory):
         """Settled entries, newest first."""
         return [
             done
-            for _, done in reversed(self._sent)
+            for _, done in reversed(self.kept)
             if (event_id is None or done.entry.event_id == event_id)
             and (
                 correlation_id is None
@@ -438,7 +495,7 @@ class MemoryStore(MemoryHistory):
 
     async def prune(self, before: datetime) -> None:
         """Forget what was settled before then."""
-        self._sent = [(at, done) for at, done in self._sent if at >= before]
+        self.kept = [(at, done) for at, done in self.kept if at >= before]
 
     # ------------------------------------------------------------------- the inbox
 
@@ -461,7 +518,7 @@ class MemoryStore(MemoryHistory):
 
     def opened(self) -> MemoryTransaction:
         """A transaction, for whoever has the turn; ``taken`` over, it is committed."""
-        return MemoryTransaction(self._tables.copy(), self._next_position, self._sent)
+        return MemoryTransaction(self._tables.copy(), self._next_position, self.kept)
 
     def taken(self, ended: MemoryTransaction) -> None:
         """Commit."""
@@ -507,11 +564,28 @@ class MemoryStore(MemoryHistory):
     async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
         """How many rows ``prune`` and ``forget`` would remove."""
         counts = {
-            "seaway_sent": sum(at < sent for at, _ in self._sent),
+            "seaway_sent": sum(at < sent for at, _ in self.kept),
             "seaway_inbox": sum(at < processed for at in self._tables.inbox.values()),
             "seaway_unhandled": sum(at < processed for _, at in self._tables.tried.values()),
         }
         return {table: count for table, count in counts.items() if count}
+
+    async def vitals(self, streams: Mapping[str, datetime] | None = None) -> Vitals:
+        """What is known of a process' own memory: where its events went."""
+        last: dict[str, Acknowledged] = {}
+        before: dict[str, Acknowledged] = {}
+        lost: Counter[str] = Counter()
+        for at, done in self.kept:
+            if streams is None or done.stream not in streams:
+                continue
+            lost[done.stream] += done.stream_seq < GIVEN_UP
+            if done.stream_seq < 1:
+                continue
+            place = Acknowledged(done.stream_seq, done.entry.event_id, at)
+            last[done.stream] = max(last.get(done.stream, place), place)
+            if at < streams[done.stream]:
+                before.setdefault(done.stream, place)
+        return Vitals(datetime.now(UTC), last_sent=last, sent_before=before, lost=+lost)
 
     # ------------------------------------------------------------------- the processes
 

@@ -33,6 +33,10 @@ class JetStreamBroker:
         self.publish = Publisher(connection).publish
 
     @property
+    def epoch(self) -> int:
+        return self._connection.epoch
+
+    @property
     def connected(self) -> bool:
         """Whether the connection is up now."""
         return self._connection.connected

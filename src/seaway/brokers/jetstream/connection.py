@@ -143,15 +143,18 @@ class Connection:
 
     # ------------------------------------------------------------------ sending
 
-    async def send(self, frames: Iterable[bytes], *, timeout: timedelta) -> int:
+    async def send(
+        self, frames: Iterable[bytes], *, timeout: timedelta, epoch: int | None = None
+    ) -> int:
         """Send prepared ``frames`` (see ``wire``) in order; how many the socket was given.
 
         Fewer than all where there is no connection, where it was lost on the way (the rest is not
-        sent on another), or where the server took nothing for ``timeout``; ``away`` says why.
+        sent on another) or is not that of ``epoch`` any more, or where the server took nothing for
+        ``timeout``; ``away`` says why.
         Takes from ``frames`` as it goes, and gives the loop a turn every 64 KiB.
         """
         self.opened.refuse_in_fork()
-        epoch, sent = self.epoch, 0
+        epoch, sent = self.epoch if epoch is None else epoch, 0
         with contextlib.suppress(OSError):  # A TimeoutError is one.
             async with asyncio.timeout(timeout.total_seconds()):
                 for chunk in wire.chunks(frames, _CHUNK_BYTES):

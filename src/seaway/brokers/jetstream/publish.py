@@ -89,6 +89,7 @@ class Publisher:
         *,
         timeout: timedelta,
         after: asyncio.Future[bool] | None = None,
+        epoch: int | None = None,
     ) -> list[PublishOutcome]:
         """See ``contracts.Broker.publish``."""
         gap = Gap(2 * timeout)  # A batch waits twice at the most: to be sent, to be answered.
@@ -97,7 +98,7 @@ class Publisher:
             piece, outcomes = Piece(), None
             gap.check_and_restart()
             if len(messages) > 1 and self._may_be_atomic(stream) and not cut.stands_alone():
-                outcomes = await self._atomic(stream, cut, piece, timeout, after, gap)
+                outcomes = await self._atomic(stream, cut, piece, timeout, after, gap, epoch)
             if after is not None and not await _given(after, gap):
                 return [Held()] * len(messages)
             after = None
@@ -106,7 +107,7 @@ class Publisher:
                 # may have our right to publish.
                 outcomes = [Unconfirmed("this process was stopped")] * len(piece.places)
             if outcomes is None:
-                outcomes = await self._one_by_one(stream, cut, piece, timeout)
+                outcomes = await self._one_by_one(stream, cut, piece, timeout, epoch)
             if not piece.places or not cut.settle(piece, outcomes):
                 break
         if (denials := self._connection.denials).known:
@@ -116,12 +117,13 @@ class Publisher:
         return cut.outcomes
 
     async def _one_by_one(
-        self, stream: str, cut: Cut, piece: Piece, timeout: timedelta
+        self, stream: str, cut: Cut, piece: Piece, timeout: timedelta, epoch: int | None
     ) -> Sequence[PublishOutcome]:
         if not piece.messages:
             deque(cut.draw(piece), maxlen=0)
         width = NARROW if stream in self._tight else WINDOW
-        outcomes = await Window(self._connection, cut, piece, width=width).publish(timeout=timeout)
+        window = Window(self._connection, cut, piece, width=width, epoch=epoch)
+        outcomes = await window.publish(timeout=timeout)
         if any(isinstance(one, Refused) and one.full for one in outcomes):
             self._tight.add(stream)
         elif outcomes and all(isinstance(one, Stored) for one in outcomes):
@@ -141,6 +143,7 @@ class Publisher:
         timeout: timedelta,
         after: asyncio.Future[bool] | None,
         gap: Gap,
+        epoch: int | None,
     ) -> Sequence[PublishOutcome] | None:
         """Outcomes; ``None``: nothing was stored, and a window will tell which message is why,
         unless ``after`` gives false."""
@@ -148,17 +151,19 @@ class Publisher:
         with connection.ask(1, piece.concerned) as asked:
             batch, reply = wire.Batch(uuid.uuid4().hex), asked.replies[0].encode()
             if after is not None:
-                epoch = connection.epoch
-                sent = await connection.send(batch.members(cut.draw(piece)), timeout=timeout)
+                within = connection.epoch if epoch is None else epoch
+                send = partial(connection.send, timeout=timeout, epoch=within)
+                sent = await send(batch.members(cut.draw(piece)))
                 whole = sent + 1 == len(piece.messages)
                 if not await _given(after, gap):
-                    if whole and connection.epoch == epoch:
-                        await connection.send([batch.drop()], timeout=timeout)
+                    if whole:
+                        await send([batch.drop()])
                     return None
-                if whole and connection.epoch == epoch:
-                    sent += await connection.send([batch.commit(reply)], timeout=timeout)
+                if whole:
+                    sent += await send([batch.commit(reply)])
             else:
-                sent = await connection.send(batch.whole(cut.draw(piece), reply), timeout=timeout)
+                frames = batch.whole(cut.draw(piece), reply)
+                sent = await connection.send(frames, timeout=timeout, epoch=epoch)
             last = len(piece.messages)
             if last == 0:
                 return []
@@ -322,8 +327,11 @@ class Window:
            └──(the stream is ill) ──> Held    └──> Unconfirmed, or Refused(heals): no more goes
     """
 
-    def __init__(self, connection: Connection, cut: Cut, piece: Piece, *, width: int) -> None:
+    def __init__(
+        self, connection: Connection, cut: Cut, piece: Piece, *, width: int, epoch: int | None
+    ) -> None:
         self._connection = connection
+        self._epoch = epoch
         self._cut = cut
         self._messages = piece.messages
         self._width = width
@@ -380,7 +388,7 @@ class Window:
             frames.append(wire.single(self._messages[index], reply.encode()))
         if not heads:
             return
-        sent = await self._connection.send(frames, timeout=timeout)
+        sent = await self._connection.send(frames, timeout=timeout, epoch=self._epoch)
         for index in heads[sent:]:
             self._connection.forget(self._in_flight.pop(index, ""))
             self._outcomes[index] = unheard(str(self._connection.away()))

@@ -19,20 +19,24 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import groupby
 from typing import NamedTuple
 from uuid import UUID
 
-from seaway.contracts import Failed, OutboxEntry, Sent
+from seaway.contracts import Failed, Loss, OutboxEntry, Sent, SentPlace
+from seaway.databases.queries import Row
 from seaway.databases.tasks import to_its_end
 from seaway.drivers.asyncpg import Pooled as Handle
 from seaway.drivers.asyncpg import translating
 from seaway.errors import SchemaMismatch
-from seaway.stores.postgres.begins import LEASE, SETTLING
+from seaway.stores.postgres.begins import LEASE, LOOKING, SETTLING
 from seaway.stores.postgres.pool import Pool
 from seaway.stores.relational import entry_of_row
+from seaway.stores.relational import sent as sent_of_row
 
 _KEEP_ALIVE_SECONDS = 0.5
+_LAST_PLACE = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +164,62 @@ class PostgresLease:
         async with self._turn:
             with translating(self._pool.shown):
                 await self._connection.execute("SELECT 1")
+
+    async def last_sent(
+        self, stream: str, *, upto: int | None = None, of_all: bool = False
+    ) -> SentPlace | None:
+        """The highest place of its shards' sent events; one look into an index for each day."""
+        highest = _LAST_PLACE if upto is None else upto
+        found = await self._of_shards("last_sent", stream, highest, of_all=of_all)
+        return SentPlace(*found[0]) if found else None
+
+    async def first_sent(self, stream: str) -> int | None:
+        """The lowest place that retention keeps."""
+        (place,) = await self._pool.row(self._sql["first_sent"], stream)
+        return None if place is None else int(place)
+
+    async def sent_streams(self) -> Sequence[str]:
+        """The streams that anything was sent to."""
+        return [stream for (stream,) in await self._pool.rows(self._sql["sent_streams"])]
+
+    async def lose(self, stream: str, *, above: int) -> Loss:
+        """One write transaction."""
+        async with self._pool.transaction(SETTLING) as connection:
+            [found] = await connection.fetch(self._sql["lose"], stream, above)
+        return Loss(*found)
+
+    async def lost_since(self, stream: str) -> datetime | None:
+        """When the first of its shards' lost events was settled."""
+        [(since,)] = await self._of_shards("lost_since", stream)
+        return since  # type: ignore[no-any-return]
+
+    async def lost(self, stream: str, *, limit: int) -> Sequence[Sent]:
+        """The first of its shards' lost events, in outbox order."""
+        return [sent_of_row(row) for row in await self._of_shards("lost", stream, limit)]
+
+    async def find_lost(self, stream: str, event_ids: Sequence[str]) -> Sequence[Sent]:
+        """Those of ``event_ids`` that are lost, of its shards."""
+        found = await self._of_shards("find_lost", stream, uuids(event_ids))
+        return [sent_of_row(row) for row in found]
+
+    async def heal(self, sent: Sequence[Sent], *, again: bool = True) -> None:
+        """One short write transaction, durable when it returns. Idempotent."""
+        async with self._pool.transaction(SETTLING) as connection:
+            await connection.execute(
+                self._sql["heal"],
+                uuids(each.entry.event_id for each in sent),
+                [each.stream for each in sent],
+                numbers(each.stream_seq for each in sent),
+                again,
+            )
+
+    async def _of_shards(
+        self, name: str, stream: str, *given: object, of_all: bool = False
+    ) -> Sequence[Row]:
+        share = self._share
+        shards = None if of_all else share.filter
+        async with self._pool.transaction(LOOKING) as connection:
+            return await connection.fetch(self._sql[name], stream, shards, share.shards, *given)
 
     async def keep_alive(self) -> None:
         """Speak up for as long as the publishing takes, and let go of the tables that were read.

@@ -110,6 +110,64 @@ UPDATE seaway_outbox
 SET attempts = $2 + 1, last_error = $3, parked_at = CASE WHEN $4::boolean THEN clock_timestamp() END
 WHERE position = $1 AND attempts = $2
 
+-- name: last_sent
+SELECT s.event_id::text, s.stream_seq FROM seaway_sent s
+WHERE s.stream = $1 AND s.stream_seq BETWEEN 1 AND $4
+  AND ($2::integer[] IS NULL OR ((hashtextextended(s.ordering_key, 0) & 2147483647) % $3::integer) = ANY ($2))
+ORDER BY s.stream_seq DESC LIMIT 1
+
+-- name: first_sent
+SELECT min(stream_seq) FROM seaway_sent WHERE stream = $1 AND stream_seq > 0
+
+-- name: sent_streams
+-- One look into the index for each of them, however many events they have. What was given up has
+-- the reason there, any number of them.
+WITH RECURSIVE streams (stream) AS (
+    SELECT min(s.stream) FROM seaway_sent s WHERE s.stream_seq <> -1
+    UNION ALL
+    SELECT (
+        SELECT min(s.stream) FROM seaway_sent s
+        WHERE s.stream > streams.stream AND s.stream_seq <> -1
+    ) FROM streams WHERE streams.stream IS NOT NULL
+)
+SELECT stream FROM streams WHERE stream IS NOT NULL
+
+-- name: lose
+WITH lost AS (
+    UPDATE seaway_sent s SET stream_seq = -2 - s.stream_seq
+    WHERE s.stream = $1 AND s.stream_seq > $2
+    RETURNING -2 - s.stream_seq AS place
+)
+SELECT count(*), coalesce(min(place), 0), coalesce(max(place), 0) FROM lost
+
+-- name: lost_since
+SELECT min(s.sent_at) FROM seaway_sent s
+WHERE s.stream = $1 AND s.stream_seq <= -2
+  AND ($2::integer[] IS NULL OR ((hashtextextended(s.ordering_key, 0) & 2147483647) % $3::integer) = ANY ($2))
+
+-- name: lost
+SELECT s.position, s.event_id::text, s.subject, s.payload, s.headers::text,
+       greatest(least(s.added_at, '9999-12-30Z'), '0001-01-02Z'), s.attempts, NULL::text,
+       NULL::timestamptz, 0, s.stream, s.stream_seq
+FROM seaway_sent s
+WHERE s.stream = $1 AND s.stream_seq <= -2
+  AND ($2::integer[] IS NULL OR ((hashtextextended(s.ordering_key, 0) & 2147483647) % $3::integer) = ANY ($2))
+ORDER BY s.position LIMIT $4
+
+-- name: find_lost
+SELECT s.position, s.event_id::text, s.subject, s.payload, s.headers::text,
+       greatest(least(s.added_at, '9999-12-30Z'), '0001-01-02Z'), s.attempts, NULL::text,
+       NULL::timestamptz, 0, s.stream, s.stream_seq
+FROM seaway_sent s
+WHERE s.event_id = ANY ($4::uuid[]) AND s.stream = $1 AND s.stream_seq <= -2
+  AND ($2::integer[] IS NULL OR ((hashtextextended(s.ordering_key, 0) & 2147483647) % $3::integer) = ANY ($2))
+
+-- name: heal
+UPDATE seaway_sent s SET stream = g.stream, stream_seq = g.stream_seq,
+    healed_at = CASE WHEN $4::boolean THEN clock_timestamp() ELSE s.healed_at END
+FROM unnest($1::uuid[], $2::text[], $3::text::bigint[]) AS g (event_id, stream, stream_seq)
+WHERE s.event_id = g.event_id AND s.stream_seq <= -2
+
 -- name: divided
 SELECT FROM seaway_relay WHERE shards = $1
 

@@ -11,21 +11,25 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from seaway.contracts import Failed, OutboxEntry, Sent
+from seaway.contracts import Failed, Loss, OutboxEntry, Sent, SentPlace
 from seaway.databases import times
 from seaway.databases.engines import SQLITE
-from seaway.databases.queries import Query, Statements
+from seaway.databases.queries import Query, Row, Statements
 from seaway.databases.sqlite_codes import primary_code, translated, translating
 from seaway.databases.tasks import to_its_end
 from seaway.stores.relational import entry_of_row
+from seaway.stores.relational import sent as sent_of_row
 from seaway.stores.sqlite.connection import Connection, read
 
 _SQL = Statements(SQLITE)
+_LAST_PLACE = 2**63 - 1
 
 Write = Callable[[Callable[[sqlite3.Connection], None]], Awaitable[None]]
 Pulse = tuple[int, int]
@@ -95,6 +99,72 @@ class SqliteLease:
 
     async def confirm(self) -> None:
         """It cannot be lost: the operating system holds the lock for as long as we live."""
+
+    async def last_sent(
+        self, stream: str, *, upto: int | None = None, of_all: bool = False
+    ) -> SentPlace | None:
+        """The highest place of a sent event; one look into an index."""
+        highest = _LAST_PLACE if upto is None else upto
+        found = await self._read("last_sent", stream=stream, upto=highest)
+        return SentPlace(*found[0]) if found else None
+
+    async def first_sent(self, stream: str) -> int | None:
+        """The lowest place that retention keeps."""
+        [(place,)] = await self._read("first_sent", stream=stream)
+        return None if place is None else int(place)
+
+    async def sent_streams(self) -> Sequence[str]:
+        """The streams that anything was sent to."""
+        return [stream for (stream,) in await self._read("sent_streams")]
+
+    async def lose(self, stream: str, *, above: int) -> Loss:
+        """One write transaction."""
+        given = {"stream": stream, "above": above}
+        found: list[Row] = []
+
+        def work(db: sqlite3.Connection) -> None:
+            found[:] = read(db, _SQL.of("to_lose", given))
+            db.execute(_SQL["lose"], given)
+
+        await self._write(work)
+        return Loss(*found[0])
+
+    async def lost_since(self, stream: str) -> datetime | None:
+        """When the first lost event was settled."""
+        [(since,)] = await self._read("lost_since", stream=stream)
+        return None if since is None else times.moment(since)
+
+    async def lost(self, stream: str, *, limit: int) -> Sequence[Sent]:
+        """The first of the lost events, in outbox order."""
+        return [sent_of_row(row) for row in await self._read("lost", stream=stream, limit=limit)]
+
+    async def find_lost(self, stream: str, event_ids: Sequence[str]) -> Sequence[Sent]:
+        """Those of ``event_ids`` that are lost."""
+        found = await self._read("find_lost", stream=stream, event_ids=list(event_ids))
+        return [sent_of_row(row) for row in found]
+
+    async def heal(self, sent: Sequence[Sent], *, again: bool = True) -> None:
+        """One short write transaction, durable when it returns. Idempotent."""
+        now = times.now()
+        places = [
+            {
+                "event_id": each.entry.event_id,
+                "stream": each.stream,
+                "stream_seq": each.stream_seq,
+                "again": again,
+                "now": now,
+            }
+            for each in sent
+        ]
+        await self._write(lambda db: _many(db, _SQL["heal"], places))
+
+    async def _read(self, name: str, **given: Any) -> Sequence[Row]:
+        with translating(self._path):
+            return await self._reader.run(partial(read, query=_SQL.of(name, given)))
+
+
+def _many(db: sqlite3.Connection, statement: str, given: Sequence[Mapping[str, Any]]) -> None:
+    db.executemany(statement, given)
 
 
 Page = tuple[Pulse, list[tuple[OutboxEntry, str]]]

@@ -154,6 +154,69 @@ WHERE position IN (SELECT position FROM seaway_sent WHERE sent_at < :before LIMI
 -- name: overdue_sent
 SELECT count(*) FROM seaway_sent WHERE sent_at < :before
 
+-- name: newest_place
+SELECT stream_seq, event_id, sent_at FROM seaway_sent
+WHERE stream = :stream AND stream_seq > 0 ORDER BY stream_seq DESC LIMIT 1
+
+-- name: place_before
+-- Of one stream, by its index; in the days before then alone, where there are days.
+SELECT stream_seq, event_id, sent_at FROM seaway_sent
+WHERE stream = :stream AND stream_seq > 0 AND sent_at < :before AND healed_at IS NULL LIMIT 1
+
+-- name: waits_to_heal
+SELECT count(*) FROM seaway_sent WHERE stream = :stream AND stream_seq <= -2
+
+-- ------------------------------------------------------------ what a stream has lost
+
+-- name: last_sent
+SELECT event_id, stream_seq FROM seaway_sent
+WHERE stream = :stream AND stream_seq BETWEEN 1 AND :upto
+ORDER BY stream_seq DESC LIMIT 1
+
+-- name: first_sent
+SELECT min(stream_seq) FROM seaway_sent WHERE stream = :stream AND stream_seq > 0
+
+-- name: lose
+UPDATE seaway_sent SET stream_seq = -2 - stream_seq
+WHERE stream = :stream AND stream_seq > :above
+
+-- name: sent_streams
+WITH RECURSIVE streams (stream) AS (
+    SELECT min(s.stream) FROM seaway_sent s WHERE s.stream_seq <> -1
+    UNION ALL
+    SELECT (
+        SELECT min(s.stream) FROM seaway_sent s
+        WHERE s.stream > streams.stream AND s.stream_seq <> -1
+    ) FROM streams WHERE streams.stream IS NOT NULL
+)
+SELECT stream FROM streams WHERE stream IS NOT NULL
+
+-- name: to_lose
+SELECT count(*), coalesce(min(stream_seq), 0), coalesce(max(stream_seq), 0) FROM seaway_sent
+WHERE stream = :stream AND stream_seq > :above
+
+-- name: lost_since
+SELECT min(sent_at) FROM seaway_sent WHERE stream = :stream AND stream_seq <= -2
+
+-- name: lost
+SELECT position, event_id, subject, payload, headers, added_at, attempts, NULL, NULL,
+       stream, stream_seq
+FROM seaway_sent
+WHERE stream = :stream AND stream_seq <= -2
+ORDER BY position LIMIT :limit
+
+-- name: find_lost
+SELECT position, event_id, subject, payload, headers, added_at, attempts, NULL, NULL,
+       stream, stream_seq
+FROM seaway_sent
+WHERE event_id IN (SELECT value FROM json_each(:event_ids))
+  AND stream = :stream AND stream_seq <= -2
+
+-- name: heal
+UPDATE seaway_sent SET stream = :stream, stream_seq = :stream_seq,
+    healed_at = CASE WHEN :again THEN :now ELSE healed_at END
+WHERE event_id = :event_id AND stream_seq <= -2
+
 -- ------------------------------------------------------------ the inbox
 
 -- name: claim

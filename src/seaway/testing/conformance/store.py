@@ -30,9 +30,11 @@ from seaway.testing.conformance.inbox import (
     ids,
     undone,
 )
+from seaway.testing.conformance.losing import LosingConformance
 from seaway.testing.conformance.noting import NotingConformance
 from seaway.testing.conformance.parking import ParkingConformance
 from seaway.testing.conformance.processes import ProcessesConformance
+from seaway.testing.conformance.vitals import VitalsConformance
 
 Reopen = Callable[[], Awaitable[Store]]
 
@@ -77,7 +79,12 @@ def later() -> datetime:
 
 
 class StoreConformance(
-    InboxConformance, ParkingConformance, ProcessesConformance, NotingConformance
+    InboxConformance,
+    ParkingConformance,
+    ProcessesConformance,
+    NotingConformance,
+    VitalsConformance,
+    LosingConformance,
 ):
     """Fixtures to give: ``store``; and ``reopen`` where ``capabilities.shared``."""
 
@@ -438,15 +445,15 @@ class StoreConformance(
         (second,) = await add(store, correlation_id=first, causation_id=first)
         await send(store)
         (third,) = await add(store, correlation_id=first)
-        chain = await store.kept_of(first)
+        chain = await store.history_of(first)
         assert [one.event_id for one in chain] == [first, second, third]
         assert [one.stream is None for one in chain] == [False, False, True]
         assert chain[0].sent_at is not None
         assert chain[0].healed_at is None
         assert chain[1].headers[h.CAUSATION_ID] == first
-        pages = await store.kept_of(first, after=chain[0].position, limit=1)
+        pages = await store.history_of(first, after=chain[0].position, limit=1)
         assert [one.event_id for one in pages] == [second]
-        assert [one.event_id for one in await store.kept([third, "no uuid"])] == [third]
+        assert [one.event_id for one in await store.history([third, "no uuid"])] == [third]
         async with store.transaction() as tx:
             await tx.claim("case_mgmt__from_sea", first)
             await tx.claim("case_mgmt__from_sea letters", f"{second}:SEA_EVENTS:2")
