@@ -66,7 +66,9 @@ def moved(page: Path) -> str:
 
 
 def shown(file: Path) -> str:
-    """A page that shows a file of code, or what is in a folder of it."""
+    """A page that shows a file of code, or what is in a folder of it; a picture is itself."""
+    if file.suffix == ".svg":
+        return file.read_text()
     title = f"# `{file.relative_to(ROOT)}`\n\n"
     if file.is_dir():
         return title + "".join(

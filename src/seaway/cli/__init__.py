@@ -55,6 +55,10 @@ _COMMANDS = {
         "Find what is wrong, or will be, across server, streams, database and code; and what mends "
         "it.",
     ),
+    "trace": (
+        "trace:trace",
+        "Show what became of an event, or of all that one request caused.",
+    ),
     "serve": (
         "serve:serve",
         "Serve the dashboard, /healthz, /readyz and /metrics until Ctrl-C.",

@@ -26,6 +26,7 @@ from seaway.contracts.broker import (
     Unconfirmed,
     WhyRefused,
 )
+from seaway.contracts.history import InboxRow, Kept, Unhandled
 from seaway.contracts.inbox import (
     LAST_ID,
     DeadLetterReason,
@@ -83,9 +84,11 @@ __all__ = [
     "Failed",
     "Granted",
     "Held",
+    "InboxRow",
     "InboxStore",
     "InboxTransaction",
     "Incoming",
+    "Kept",
     "KnownPlace",
     "Lease",
     "LogEntry",
@@ -117,6 +120,7 @@ __all__ = [
     "ThreadTransaction",
     "Unconfirmed",
     "Unseen",
+    "Unhandled",
     "VitalStore",
     "Vitals",
     "WhyRefused",

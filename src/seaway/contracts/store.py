@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeAlias
 
+from seaway.contracts.history import HistoryStore
 from seaway.contracts.inbox import ParkingStore, ThreadInbox
 from seaway.contracts.log import LogStore, Notes
 from seaway.contracts.outbox import OutboxStore
@@ -109,7 +110,7 @@ class ProcessStore(Protocol):
         ...
 
 
-class Store(OutboxStore, ParkingStore, ProcessStore, Notes, VitalStore, Protocol):
+class Store(OutboxStore, ParkingStore, ProcessStore, Notes, VitalStore, HistoryStore, Protocol):
     """One database that has both sides, its schema, who works on it and what they note."""
 
     @property

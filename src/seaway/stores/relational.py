@@ -21,12 +21,15 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from seaway.contracts import (
     LAST_ID,
     Acknowledged,
+    InboxRow,
+    Kept,
     KnownPlace,
     LogEntry,
     Message,
     Notice,
     OutboxEntry,
     Sent,
+    Unhandled,
     Unseen,
     Vitals,
 )
@@ -63,6 +66,21 @@ def sent(row: Row) -> Sent:
     """A row of ``seaway_sent``: an entry, its stream and sequence."""
     *columns, stream, stream_seq = row
     return Sent(entry_of_row(columns), stream, stream_seq)
+
+
+def _kept(row: Row) -> Kept:
+    found = Kept(*row)
+    return found._replace(
+        headers=StoredHeaders(row[4]),
+        added_at=times.moment(found.added_at),
+        parked_at=_moment(found.parked_at),
+        sent_at=_moment(found.sent_at),
+        healed_at=_moment(found.healed_at),
+    )
+
+
+def _moment(value: Any) -> datetime | None:
+    return None if value is None else times.moment(value)
 
 
 class RelationalStore(ABC, Generic[H]):
@@ -261,6 +279,34 @@ class RelationalStore(ABC, Generic[H]):
         """Remove its row, unless it has another letter by now; whether that was done."""
         given = {"consumer": event.consumer, "event_id": event.event_id, "letter": event.letter}
         return bool(await self._touch("drop_parked", **given))
+
+    # ------------------------------------------------------------------- what became of an event
+
+    async def history(self, event_ids: Sequence[str]) -> Sequence[Kept]:
+        """Those of them that the outbox has, or had within retention."""
+        return [_kept(row) for row in await self._read("kept", event_ids=self._known(event_ids))]
+
+    async def history_of(
+        self, correlation_id: str, *, after: int = 0, limit: int = 10_000
+    ) -> Sequence[Kept]:
+        """The events of one chain, by position."""
+        given = {"correlation_id": correlation_id, "first": self._known([correlation_id])}
+        found = await self._read("kept_of", **given, after=after, limit=limit)
+        return [_kept(row) for row in found]
+
+    async def rows_of(self, event_ids: Sequence[str]) -> Sequence[InboxRow]:
+        """Every row of these events."""
+        found = await self._read("rows_of", event_ids=list(event_ids))
+        return [InboxRow(consumer, row, times.moment(at)) for consumer, row, at in found]
+
+    async def unhandled(self, event_ids: Sequence[str]) -> Sequence[Unhandled]:
+        """What is noted of these events besides the inbox."""
+        return [
+            Unhandled(consumer, event_id, bool(waiting), tries, letter, times.moment(at), behind)
+            for consumer, event_id, waiting, tries, letter, at, behind in await self._read(
+                "unhandled", event_ids=list(event_ids)
+            )
+        ]
 
     # ------------------------------------------------------------------- the processes
 

@@ -49,6 +49,7 @@ from seaway.databases.tasks import Turns
 from seaway.errors import ConfigError, OutsideTransaction
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
 from seaway.outbox.writing import Destination, register
+from seaway.testing.memory_history import MemoryHistory
 from seaway.waiting_events import Standing, WaitingEvent
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -335,7 +336,7 @@ class MemorySchema:
         """Always as it should be."""
 
 
-class MemoryStore:
+class MemoryStore(MemoryHistory):
     """``contracts.Store`` for tests. One event loop, one process."""
 
     capabilities = Capabilities(durable=False, shared=False, concurrent_transactions=False)
@@ -344,7 +345,7 @@ class MemoryStore:
         self.schema = MemorySchema()
         self.version = 0
         self.seen: int | None = None
-        self._tables = _Tables()
+        self._tables: _Tables = _Tables()
         self.kept: list[tuple[datetime, Sent]] = []
         self._processes: dict[str, tuple[datetime, Sequence[Notice]]] = {}
         self._log: list[LogEntry] = []

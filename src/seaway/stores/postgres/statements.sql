@@ -242,6 +242,64 @@ ORDER BY w.ordering_key
 DELETE FROM seaway_unhandled
 WHERE consumer = :consumer AND event_id = :event_id AND state = 'waiting' AND letter IS NOT DISTINCT FROM :letter
 
+-- ------------------------------------------------------------ what became of an event
+
+-- name: kept
+SELECT o.position, o.event_id::text, o.subject, o.ordering_key, o.headers::text,
+       greatest(least(o.added_at, '9999-12-30Z'), '0001-01-02Z'), o.attempts, o.last_error, o.parked_at,
+       CASE WHEN o.parked_at IS NULL THEN (
+           SELECT p.event_id::text FROM seaway_outbox p
+           WHERE p.parked_at IS NOT NULL AND p.ordering_key = o.ordering_key AND p.position < o.position
+           ORDER BY p.position LIMIT 1
+       ) END, NULL::text, 0::bigint, NULL::timestamptz, NULL::timestamptz
+FROM seaway_outbox o WHERE o.event_id = ANY (:event_ids::uuid[])
+UNION ALL
+SELECT position, event_id::text, subject, ordering_key, headers::text,
+       greatest(least(added_at, '9999-12-30Z'), '0001-01-02Z'), attempts, NULL, NULL, NULL,
+       stream, stream_seq, sent_at, healed_at
+FROM seaway_sent WHERE event_id = ANY (:event_ids::uuid[])
+
+-- name: kept_of
+-- What another program wrote there for headers may be no object.
+SELECT * FROM (
+    SELECT o.position, o.event_id::text, o.subject, o.ordering_key, o.headers::text,
+           greatest(least(o.added_at, '9999-12-30Z'), '0001-01-02Z'), o.attempts, o.last_error,
+           o.parked_at,
+           CASE WHEN o.parked_at IS NULL THEN (
+               SELECT p.event_id::text FROM seaway_outbox p
+               WHERE p.parked_at IS NOT NULL AND p.ordering_key = o.ordering_key
+                 AND p.position < o.position
+               ORDER BY p.position LIMIT 1
+           ) END, NULL::text, 0::bigint, NULL::timestamptz, NULL::timestamptz
+    FROM seaway_outbox o
+    WHERE CASE WHEN json_typeof(o.headers) = 'object'
+               THEN o.headers ->> 'X-Correlation-Id' END = :correlation_id::text
+    UNION ALL
+    SELECT position, event_id::text, subject, ordering_key, headers::text,
+           greatest(least(added_at, '9999-12-30Z'), '0001-01-02Z'), attempts, NULL, NULL, NULL,
+           stream, stream_seq, sent_at, healed_at
+    FROM seaway_sent WHERE correlation_id = :correlation_id OR event_id = ANY (:first::uuid[])
+) k
+WHERE k.position > :after ORDER BY k.position LIMIT :limit
+
+-- name: rows_of
+-- A row of a letter begins with its event's id and a colon, which a semicolon follows.
+SELECT i.consumer, i.event_id, i.processed_at
+FROM unnest(:event_ids::text[]) e JOIN seaway_inbox i ON i.event_id = e
+UNION ALL
+SELECT i.consumer, i.event_id, i.processed_at
+FROM unnest(:event_ids::text[]) e
+JOIN seaway_inbox i ON i.event_id > (e || ':') COLLATE "C" AND i.event_id < (e || ';') COLLATE "C"
+
+-- name: unhandled
+SELECT u.consumer, u.event_id, u.state = 'waiting', u.tries, u.letter, u.noted_at,
+       CASE WHEN u.state = 'waiting' THEN nullif((
+           SELECT f.event_id FROM seaway_unhandled f
+           WHERE f.consumer = u.consumer AND f.ordering_key = u.ordering_key AND f.state = 'waiting'
+           ORDER BY f.place, f.event_id LIMIT 1
+       ), u.event_id) END
+FROM seaway_unhandled u WHERE u.event_id = ANY (:event_ids::text[])
+
 -- ------------------------------------------------------------ the processes
 
 -- name: forget_process

@@ -337,6 +337,60 @@ ORDER BY w.ordering_key
 DELETE FROM seaway_unhandled
 WHERE consumer = :consumer AND event_id = :event_id AND state = 'waiting' AND letter IS :letter
 
+-- ------------------------------------------------------------ what became of an event
+
+-- name: kept
+SELECT o.position, event_id, subject, ordering_key, headers, added_at, attempts, last_error, parked_at,
+       CASE WHEN parked_at IS NULL THEN (
+           SELECT p.event_id FROM seaway_outbox p
+           WHERE p.parked_at IS NOT NULL AND p.ordering_key = o.ordering_key AND p.position < o.position
+           ORDER BY p.position LIMIT 1
+       ) END, NULL, 0, NULL, NULL
+FROM seaway_outbox o WHERE event_id IN (SELECT value FROM json_each(:event_ids))
+UNION ALL
+SELECT position, event_id, subject, ordering_key, headers, added_at, attempts, NULL, NULL, NULL,
+       stream, stream_seq, sent_at, healed_at
+FROM seaway_sent WHERE event_id IN (SELECT value FROM json_each(:event_ids))
+
+-- name: kept_of
+-- What another program wrote there for headers may be no object.
+SELECT * FROM (
+    SELECT o.position, event_id, subject, ordering_key, headers, added_at, attempts, last_error,
+           parked_at,
+           CASE WHEN parked_at IS NULL THEN (
+               SELECT p.event_id FROM seaway_outbox p
+               WHERE p.parked_at IS NOT NULL AND p.ordering_key = o.ordering_key
+                 AND p.position < o.position
+               ORDER BY p.position LIMIT 1
+           ) END, NULL, 0, NULL, NULL
+    FROM seaway_outbox o
+    WHERE CASE WHEN json_type(headers) = 'object'
+               THEN json_extract(headers, '$."X-Correlation-Id"') END = :correlation_id
+    UNION ALL
+    SELECT position, event_id, subject, ordering_key, headers, added_at, attempts, NULL, NULL, NULL,
+           stream, stream_seq, sent_at, healed_at
+    FROM seaway_sent WHERE correlation_id = :correlation_id
+)
+WHERE position > :after ORDER BY position LIMIT :limit
+
+-- name: rows_of
+-- A row of a letter begins with its event's id and a colon, which a semicolon follows.
+SELECT i.consumer, i.event_id, i.processed_at
+FROM json_each(:event_ids) e JOIN seaway_inbox i ON i.event_id = e.value
+UNION ALL
+SELECT i.consumer, i.event_id, i.processed_at
+FROM json_each(:event_ids) e
+JOIN seaway_inbox i ON i.event_id > e.value || ':' AND i.event_id < e.value || ';'
+
+-- name: unhandled
+SELECT u.consumer, u.event_id, u.state = 'waiting', u.tries, u.letter, u.noted_at,
+       CASE WHEN u.state = 'waiting' THEN nullif((
+           SELECT f.event_id FROM seaway_unhandled f
+           WHERE f.consumer = u.consumer AND f.ordering_key = u.ordering_key AND f.state = 'waiting'
+           ORDER BY f.place, f.event_id LIMIT 1
+       ), u.event_id) END
+FROM seaway_unhandled u WHERE u.event_id IN (SELECT value FROM json_each(:event_ids))
+
 -- ------------------------------------------------------------ the processes
 
 -- name: forget_process

@@ -440,6 +440,39 @@ class StoreConformance(
         chain = await store.sent(correlation_id=first)
         assert sorted(sent.entry.event_id for sent in chain) == sorted([first, second])
 
+    async def test_what_became_of_an_event_is_found_by_its_id_and_chain(self, store: Store) -> None:
+        (first,) = await add(store)
+        (second,) = await add(store, correlation_id=first, causation_id=first)
+        await send(store)
+        (third,) = await add(store, correlation_id=first)
+        chain = await store.history_of(first)
+        assert [one.event_id for one in chain] == [first, second, third]
+        assert [one.stream is None for one in chain] == [False, False, True]
+        assert chain[0].sent_at is not None
+        assert chain[0].healed_at is None
+        assert chain[1].headers[h.CAUSATION_ID] == first
+        pages = await store.history_of(first, after=chain[0].position, limit=1)
+        assert [one.event_id for one in pages] == [second]
+        assert [one.event_id for one in await store.history([third, "no uuid"])] == [third]
+        async with store.transaction() as tx:
+            await tx.claim("case_mgmt__from_sea", first)
+            await tx.claim("case_mgmt__from_sea letters", f"{second}:SEA_EVENTS:2")
+            await tx.claim("case_mgmt__from_sea", f"{second}0")
+            await tx.trying("analytics__from_sea", [first])
+            for place, one in enumerate([second, third]):
+                await tx.park("case_mgmt__from_sea", one, "case-1", place=place, failed=not place)
+        rows = await store.rows_of([first, second])
+        assert sorted((one.consumer, one.event_id) for one in rows) == [
+            ("case_mgmt__from_sea", first),
+            ("case_mgmt__from_sea letters", f"{second}:SEA_EVENTS:2"),
+        ]
+        noted = {one.event_id: one for one in await store.unhandled([first, second, third])}
+        assert (noted[first].waiting, noted[first].tries) == (False, 1)
+        assert (noted[second].waiting, noted[second].behind) == (True, None)
+        assert (noted[third].waiting, noted[third].behind) == (True, second)
+        assert not await store.unhandled([])
+        assert not await store.rows_of([])
+
     async def test_sent_entries_are_pruned(self, store: Store) -> None:
         await add(store)
         before = datetime.now(UTC)

@@ -1,0 +1,1 @@
+"""What became of events, told from every station that still knows."""
