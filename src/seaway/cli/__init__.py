@@ -50,6 +50,11 @@ _COMMANDS = {
         "check:check",
         "Judge server, streams, consumers and outbox. Exit 0 ok, 1 warning, 2 critical, 3 unknown.",
     ),
+    "doctor": (
+        "doctor:doctor",
+        "Find what is wrong, or will be, across server, streams, database and code; and what mends "
+        "it.",
+    ),
     "serve": (
         "serve:serve",
         "Serve the dashboard, /healthz, /readyz and /metrics until Ctrl-C.",
@@ -64,7 +69,10 @@ _COMMANDS = {
     ),
     "db": ("db:app", "Seaway's own tables in your database."),
     "outbox": ("outbox:app", "The outbox: add events, see and retry what waits."),
-    "log": ("noted:app", "What was done that somebody must know of: healed, set back."),
+    "log": (
+        "noted:app",
+        "What was done that somebody must know of: healed, set back, made again.",
+    ),
     "stream": ("streams:app", "Look at streams."),
     "consumer": ("streams:consumers", "Look at consumers."),
     "dlq": ("dlq:app", "Dead letters: list, show, redrive, discard."),

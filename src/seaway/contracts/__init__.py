@@ -16,6 +16,7 @@ from seaway.contracts.broker import (
     REWINDS_SINCE,
     Broker,
     BrokerAdmin,
+    Granted,
     Held,
     PublishOutcome,
     Refused,
@@ -35,7 +36,7 @@ from seaway.contracts.inbox import (
     ThreadInbox,
     ThreadTransaction,
 )
-from seaway.contracts.log import KnownPlace, LogEntry, LogStore
+from seaway.contracts.log import KnownPlace, LogEntry, LogStore, Notes
 from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
@@ -59,6 +60,7 @@ from seaway.contracts.store import (
     Store,
 )
 from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
+from seaway.contracts.vitals import Acknowledged, OpenTransaction, Vitals, VitalStore
 
 __all__ = [
     "GIVEN_UP",
@@ -66,6 +68,7 @@ __all__ = [
     "LOST",
     "REWINDS_SINCE",
     "SILENT",
+    "Acknowledged",
     "Backlog",
     "Broker",
     "BrokerAdmin",
@@ -74,6 +77,7 @@ __all__ = [
     "DeadLetterReason",
     "DeadLetterSink",
     "Failed",
+    "Granted",
     "Held",
     "InboxStore",
     "InboxTransaction",
@@ -84,7 +88,9 @@ __all__ = [
     "LogStore",
     "Loss",
     "Message",
+    "Notes",
     "Notice",
+    "OpenTransaction",
     "OutboxEntry",
     "OutboxWriter",
     "ParkingStore",
@@ -105,5 +111,7 @@ __all__ = [
     "ThreadInbox",
     "ThreadTransaction",
     "Unconfirmed",
+    "VitalStore",
+    "Vitals",
     "WhyRefused",
 ]

@@ -55,7 +55,7 @@ class Activity:
     healed: Counter[tuple[str]] = field(default_factory=Counter)
     unhealed: Counter[tuple[str]] = field(default_factory=Counter)
     set_back: Counter[tuple[str, str]] = field(default_factory=Counter)
-    relettered: Counter[tuple[str, str]] = field(default_factory=Counter)
+    relettered: Counter[tuple[str]] = field(default_factory=Counter)
     lost_threads: dict[tuple[str], int] = field(default_factory=dict)
     parked: int = 0
     reconnects: int = 0
@@ -80,8 +80,8 @@ class Activity:
                 self.unhealed[stream,] += max(events, 1)
             case SetBack(stream=stream, consumer=consumer):
                 self.set_back[stream, consumer] += 1
-            case Relettered(stream=stream, consumer=consumer, letters=letters):
-                self.relettered[stream, consumer] += letters
+            case Relettered(stream=stream, letters=letters):
+                self.relettered[stream,] += letters
             case ThreadsLost(consumer=consumer, lost=lost):
                 self.lost_threads[consumer,] = lost
             case RelayPaused():
@@ -274,7 +274,7 @@ def _of_activity(did: Activity) -> Iterator[Metric]:
         (
             "seaway_relettered",
             "Dead letters that their queue had lost, made again.",
-            _CONSUMER,
+            _STREAM,
             did.relettered,
         ),
     ):

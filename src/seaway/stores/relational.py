@@ -17,7 +17,16 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from seaway.contracts import KnownPlace, LogEntry, Message, Notice, OutboxEntry, Sent
+from seaway.contracts import (
+    Acknowledged,
+    KnownPlace,
+    LogEntry,
+    Message,
+    Notice,
+    OutboxEntry,
+    Sent,
+    Vitals,
+)
 from seaway.databases import times
 from seaway.databases.engines import Engine
 from seaway.databases.queries import Row, Statements, Steps
@@ -89,6 +98,10 @@ class RelationalStore(ABC, Generic[H]):
     async def _write(self, steps: Steps[T]) -> T:
         """``steps`` in a transaction of their own. A query that gives no rows is answered with one
         row: how many it touched."""
+
+    @abstractmethod
+    async def now(self) -> datetime:
+        """What the time is by the clock that dates the rows."""
 
     @abstractmethod
     async def _news(self) -> bool:
@@ -317,7 +330,29 @@ class RelationalStore(ABC, Generic[H]):
 
     async def know(self, place: KnownPlace) -> None:
         """Replace what its part knew of its stream."""
-        await self._touch("know", **place._asdict())
+        given = {
+            "part": place.part,
+            "stream": place.stream,
+            "stream_seq": place.stream_seq,
+            "event_id": place.event_id,
+            "stored_at": place.stored_at,
+        }
+        await self._touch("know", **given)
+
+    async def vitals(self, streams: Mapping[str, datetime] | None = None) -> Vitals:
+        """Where events went; of itself, an engine's own store may say more."""
+        last: dict[str, Acknowledged] = {}
+        before: dict[str, Acknowledged] = {}
+        lost: dict[str, int] = {}
+        for stream, made in (streams or {}).items():
+            given = {"stream": stream, "before": made}
+            for name, found in (("newest_place", last), ("place_before", before)):
+                for stream_seq, event_id, at in await self._read(name, **given):
+                    found[stream] = Acknowledged(stream_seq, event_id, times.moment(at))
+            ((waiting,),) = await self._read("waits_to_heal", stream=stream)
+            if waiting:
+                lost[stream] = waiting
+        return Vitals(await self.now(), last_sent=last, sent_before=before, lost=lost)
 
     async def _touch(self, name: str, **given: Any) -> int:
         """Run the statement ``name`` in a transaction of its own; how many rows it touched."""

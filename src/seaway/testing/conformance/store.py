@@ -34,6 +34,7 @@ from seaway.testing.conformance.losing import LosingConformance
 from seaway.testing.conformance.noting import NotingConformance
 from seaway.testing.conformance.parking import ParkingConformance
 from seaway.testing.conformance.processes import ProcessesConformance
+from seaway.testing.conformance.vitals import VitalsConformance
 
 Reopen = Callable[[], Awaitable[Store]]
 
@@ -82,6 +83,7 @@ class StoreConformance(
     ParkingConformance,
     ProcessesConformance,
     NotingConformance,
+    VitalsConformance,
     LosingConformance,
 ):
     """Fixtures to give: ``store``; and ``reopen`` where ``capabilities.shared``."""
