@@ -6,7 +6,8 @@ stream acknowledged it; events of one ordering key reach the stream in outbox or
 number of relays runs; an outage never uses up an entry's attempts.
 
 Who is authoritative: the outbox for what must be published and in which order, the stream for what
-has been. The relay itself remembers nothing that it could not lose.
+has been, and what the outbox keeps of that for what the stream has lost since. The relay itself
+remembers nothing that it could not lose.
 
     an entry                                      the relay
 
@@ -44,12 +45,15 @@ What happens when ...
 | ... between publishing and acknowledgement | the same ids are sent again: duplicates there |
 | ... between acknowledgement and settling | likewise |
 | ... and that is longer ago than the stream remembers ids | the stream is asked first (below) |
+| the stream lost what it acknowledged, or was made anew | that is published again, before |
+| | anything newer; what is no longer kept is told |
 | the process is stopped (SIGSTOP) and goes on later | what it claimed is sent only under a lease |
 | | that is confirmed anew; where it is lost, nothing |
 
 An entry is claimed and settled in ``loop``, is on its way to its stream in ``batch``, and what
 becomes of it is said in ``decisions``. Beside them: what a stream has already (``stored``), what is
-remembered of a stream and told of its troubles (``memory``).
+remembered of a stream and told of its troubles (``memory``), what a stream has lost (``healing``,
+``intact``).
 
 A stream forgets ids after its duplicate window. Where an entry could have been sent longer ago
 than that (the first entries of a relay's life, after any trouble, after a long gap between two

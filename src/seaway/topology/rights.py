@@ -126,7 +126,8 @@ class _Needs:
         for stream in self._settings.streams:
             yield naming.events_filter(stream.context)
             yield from self._read(stream.name, naming.RELAY)
-            # What lies there under the id of one event, where the stream knows it.
+            # What lies there under the id of one event, where the stream knows it, and whether it
+            # still holds what it acknowledged.
             yield f"{self._api}STREAM.MSG.GET.{stream.name}"
 
     def _consumer(self) -> Iterable[str]:
