@@ -46,6 +46,8 @@ drills: $(STAMP) ## All fault drills at full size, one after the other; SEED=...
 	$(BIN)/python -m seaway.testing.drills.relay --seed $(SEED)
 	$(BIN)/python -m seaway.testing.drills.consumer --seed $(SEED)
 	$(BIN)/python -m seaway.testing.drills.deploy --seed $(SEED)
+	$(BIN)/python -m seaway.testing.drills.amnesia --seed $(SEED)
+	$(BIN)/python -m seaway.testing.drills.amnesia --nodes 3 --seed $(SEED)
 	$(BIN)/python -m seaway.testing.drills.hostile --database postgres --seed $(SEED)
 	$(BIN)/python -m seaway.testing.drills.hostile --database sqlite --seed $(SEED)
 

@@ -16,7 +16,7 @@ import random
 import signal
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -173,12 +173,16 @@ async def _play(
     """Write, break, and wait for the rest; what has struck."""
     struck, written = Counter[str](), 0
     chance = random.Random(plan.seed)
+    strikes = plan.strikes(chance)
+    to_come = deque(strikes)
 
     async def keep_pace(ids: Mapping[int, str]) -> None:
         # What waits in the outbox, not what took effect: without healing that stays behind.
         nonlocal written
         written += len(ids)
-        while (await stage.store.backlog()).count > max(200, plan.events // 20):
+        while to_come and written / plan.events > to_come[0].share:
+            await asyncio.sleep(_LOOK)
+        while (await stage.store.backlog()).count > plan.events // 20:
             await asyncio.sleep(_LOOK)
 
     async def share() -> Mapping[str, float]:
@@ -198,6 +202,7 @@ async def _play(
                 named = [child for name, child in children if name.startswith(who)]
                 chance.choice(named).send(signal.SIGKILL)
         struck[one.fault] += 1
+        to_come.popleft()
 
     await stage.store.reshard(plan.shards)
     for number in range(1, plan.relays + 1):
@@ -208,7 +213,8 @@ async def _play(
         write(stage, numbers, keys=plan.keys, seed=plan.seed, then=keep_pace)
     )
     try:
-        await strike(plan.strikes(chance), share, carry_out, patience=plan.quiet)
+        await strike(strikes, share, carry_out, patience=plan.quiet)
+        to_come.clear()
         await writing
         said("no fault is left; waiting for the rest")
         more = (lambda: _endless(stage),) if plan.heal else ()
