@@ -25,6 +25,7 @@ from seaway.contracts.broker import (
     Unconfirmed,
     WhyRefused,
 )
+from seaway.contracts.history import Committed
 from seaway.contracts.inbox import (
     DeadLetterReason,
     DeadLetterSink,
@@ -71,6 +72,7 @@ __all__ = [
     "Broker",
     "BrokerAdmin",
     "Capabilities",
+    "Committed",
     "ConsumerInfo",
     "DeadLetterReason",
     "DeadLetterSink",

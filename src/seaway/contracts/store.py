@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeAlias
 
+from seaway.contracts.history import HistoryStore
 from seaway.contracts.inbox import ParkingStore, ThreadInbox
 from seaway.contracts.log import LogStore, PlaceStore
 from seaway.contracts.outbox import OutboxStore
@@ -94,7 +95,7 @@ class ProcessStore(Protocol):
         ...
 
 
-class Store(OutboxStore, ParkingStore, ProcessStore, LogStore, PlaceStore, Protocol):
+class Store(OutboxStore, ParkingStore, ProcessStore, LogStore, PlaceStore, HistoryStore, Protocol):
     """One database that has both sides, its schema, who works on it and what they note."""
 
     @property
