@@ -183,11 +183,11 @@ class _Watched:
         assert isinstance(self._inner, _MemoryPull)
         self._inner.gaps += 1
 
-    async def rewind(self) -> int | None:
+    async def rewind(self, to: int | None = None) -> int | None:
         if self._durable.rewinding:
             raise self._durable.rewinding.popleft()
         self._durable.rewound += 1
-        return await self._inner.rewind()
+        return await self._inner.rewind(to)
 
     async def drain(self) -> None:
         await self._inner.drain()

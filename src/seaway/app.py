@@ -278,9 +278,26 @@ class Seaway(Connected):
                 )
                 parts.append(sweep.run)
                 names.append("sweeper")
-            parts.append(Presence(store, self.telemetry, names).run)
+            figures = {part: partial(self._figures, part, store, tuple(names)) for part in names}
+            parts.append(Presence(store, self.telemetry, names, figures).run)
             with self.announced(names):
                 await run_parts(parts, stop)
+
+    def _figures(self, part: str, store: Store, parts: Sequence[str]) -> Mapping[str, float]:
+        """Of one of ``parts``, all of which share the connections of ``store``."""
+        found = self.consumers.get(part.removeprefix("consumer "))
+        figures = {} if found is None else found.figures()
+        most = store.capabilities.connections
+        if most is None:
+            return figures
+        sharing = [
+            one
+            for name, one in self.consumers.items()
+            if f"consumer {name}" in parts and not one.plain and one.tx == "store"
+        ]
+        workers = sum(int(one.figures()["workers"]) for one in sharing)
+        others = 2 * ("relay" in parts) + 1  # Its lease; and whoever tells and forgets.
+        return {**figures, "connections": most, "needs": workers + others}
 
     def log_signals(self) -> None:
         """Have the log say what an operator wants to know of this application: pauses, parked
@@ -380,6 +397,7 @@ def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> 
             dead_letters=DeadLetters(broker, reader=name),
             telemetry=app.telemetry,
             stop=stop,
+            notes=store,
         )
         given: dict[str, Any] = {"schema": schema, "consumer": name, "stop": stop}
         if consumer.plain:

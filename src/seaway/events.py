@@ -94,6 +94,11 @@ class Registry:
         """Of which contexts there are classes, in alphabetical order."""
         return sorted({event_type.subject.context for event_type in self._types.values()})
 
+    @property
+    def subjects(self) -> list[str]:
+        """Those that classes stand for, in alphabetical order."""
+        return sorted(self._types)
+
     def check(self) -> None:
         """``ConfigError`` for a class whose types are not known at run time, which cannot be told
         at import: they may be defined after it."""

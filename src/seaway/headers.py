@@ -35,6 +35,8 @@ OCCURRED_AT = "X-Occurred-At"
 CONTENT_TYPE = "Content-Type"
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
+HEALED = "X-Healed-From"
+"""On what was published again since its stream had lost it: the sequence that it had there."""
 
 DLQ_PREFIX = "X-Dlq-"
 DLQ_STREAM = "X-Dlq-Stream"

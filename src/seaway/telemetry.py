@@ -89,26 +89,6 @@ class NotHealed:
 
 
 @dataclass(frozen=True, slots=True)
-class SetBack:
-    """A durable was set back to ``to_seq``: its stream had lost what it counted as given out, and
-    holds other messages there now."""
-
-    stream: str
-    consumer: str
-    to_seq: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Relettered:
-    """A dead letter queue had lost letters of the consumer; they were made again."""
-
-    stream: str
-    consumer: str
-    letters: int
-
-
-@dataclass(frozen=True, slots=True)
 class Delivered:
     """A delivery has ended; ``deliveries`` > 1 is a redelivery."""
 
@@ -160,6 +140,25 @@ class Resubscribed:
     stream: str
     consumer: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetBack:
+    """A durable gives out anew from ``to_seq`` on: its stream has lost what it had given out, and
+    holds something else there. What took effect is not handled again."""
+
+    stream: str
+    consumer: str
+    to_seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relettered:
+    """So many dead letters that their queue had lost are there again."""
+
+    stream: str
+    letters: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,18 +329,6 @@ def log_signal(signal: Signal) -> None:
             )
         case NotHealed(stream, reason, _):
             _relay.error("%s: not all that it lost can be published again: %s", stream, reason)
-        case SetBack(stream, consumer, to_seq, reason):
-            _consumer.error(
-                "%s was set back to %d of %s: %s",
-                *(consumer, to_seq, stream, reason),
-                extra={"consumer": consumer},
-            )
-        case Relettered(stream, consumer, letters):
-            _consumer.error(
-                "%s had lost %d dead letters of %s; they were made again",
-                *(stream, letters, consumer),
-                extra={"consumer": consumer},
-            )
         case DeadLettered(_, consumer, event_id, reason, error_type, error):
             why = ": ".join(text for text in (error_type, error) if text)
             known = {"event_id": event_id, "consumer": consumer}
@@ -354,6 +341,17 @@ def log_signal(signal: Signal) -> None:
             _consumer.warning("%s paused: %s", consumer, reason, extra={"consumer": consumer})
         case ConsumerResumed(consumer):
             _consumer.info("%s resumed", consumer, extra={"consumer": consumer})
+        case SetBack(stream, consumer, to_seq, reason):
+            _consumer.error(
+                "%s is set back to %s:%d, since the stream has lost what came after: %s",
+                *(consumer, stream, to_seq, reason),
+                extra={"consumer": consumer},
+            )
+        case Relettered(stream, letters):
+            _consumer.error(
+                "%s had lost %d dead letters: they are there again, made from their events",
+                *(stream, letters),
+            )
         case ThreadsLost(consumer, handler, lost):
             _consumer.warning(
                 "%s: a thread of handler %s %s; %d lost now",

@@ -9,14 +9,16 @@ killed process leaves is known by its silence.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import secrets
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 
 from seaway import logs
 from seaway.contracts import SILENT, Notice, ProcessStore, Store
@@ -71,14 +73,24 @@ def process_name() -> str:
     return f"{_line(socket.gethostname(), _MOST_NAME)}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
+Figures: TypeAlias = Callable[[], Mapping[str, float]]
+"""What a part says of its work in numbers: ``workers``, ``batch``, the ``slowest`` transaction and
+``seconds`` a delivery of a consumer; ``connections``, how many to the database its process has at
+the most, and how many it ``needs`` of those. Told along, never for their own sake."""
+
+
 class Presence:
-    """Says of ``parts`` (``relay``, ``consumer case_mgmt__from_sea``) that they are at work."""
+    """Says of ``parts`` (``relay``, ``consumer case_mgmt__from_sea``) that they are at work.
+
+    ``figures``: of those that have some, by part.
+    """
 
     def __init__(
         self,
         store: ProcessStore,
         telemetry: Telemetry,
         parts: Sequence[str],
+        figures: Mapping[str, Figures] | None = None,
         *,
         look: timedelta = LOOK,
         renew: timedelta = RENEW,
@@ -86,6 +98,7 @@ class Presence:
         self._store = store
         self._telemetry = telemetry
         self._parts = parts
+        self._figures = figures or {}
         self._look = look
         self._renew = renew.total_seconds()
         self._process = process_name()
@@ -113,10 +126,18 @@ class Presence:
             (_line(wait.part, _MOST_NAME), _line(wait.about, _MOST_NAME) or "?"): wait
             for wait in self._telemetry.waits[:_MOST_WAITS]
         }
-        return [Notice(part, lasts=lasts) for part in dict.fromkeys(self._parts)] + [
+        at_work = [
+            Notice(part, reason=self._numbers(part), lasts=lasts)
+            for part in dict.fromkeys(self._parts)
+        ]
+        return at_work + [
             Notice(part, about, _line(wait.reason, _MOST_TEXT), now - wait.since)
             for (part, about), wait in waits.items()
         ]
+
+    def _numbers(self, part: str) -> str:
+        figures = self._figures.get(part)
+        return "" if figures is None else json.dumps(dict(figures()), separators=(",", ":"))
 
     async def _say(self, notices: Sequence[Notice]) -> bool:
         """Whether it was said. In a task of its own, since a driver may hang in what it began."""
@@ -146,7 +167,9 @@ class Presence:
 
 
 def _content(notices: Sequence[Notice]) -> list[Notice]:
-    return [replace(one, lasts=timedelta()) for one in notices]
+    return [
+        replace(one, lasts=timedelta(), reason=one.reason if one.waits else "") for one in notices
+    ]
 
 
 def _line(text: str, most: int) -> str:

@@ -24,7 +24,7 @@ from seaway.brokers.jetstream import JetStreamBroker
 from seaway.brokers.jetstream.wire import Frame, incoming_of
 from seaway.cli.topology import as_server
 from seaway.config import Settings, settings_from_mapping
-from seaway.contracts import Broker, Incoming, Message, Stored
+from seaway.contracts import Broker, Incoming, KnownPlace, Message, Stored
 from seaway.dead_letters import DeadLetters, Releaser
 from seaway.dead_letters.writing import write
 from seaway.embedded.nats_server import NatsServer
@@ -271,11 +271,13 @@ async def relay(desk: Desk) -> None:
 
 
 async def consumer(desk: Desk) -> None:
-    """Events, a poison one and what waits behind it; two on their way when a process died."""
+    """Events, a poison one and what waits behind it; two on their way when a process died, and one
+    that the durable would pass over."""
     app = desk.app
     app.consumer("case_mgmt", from_context="sea", on_failure="park").handler(RawEvent)(
         handler_of(desk)
     )
+    await pass_over_one(desk)
     await desk.publish(E, event("flying"))
     await desk.publish(
         R, Message(f"sea.redrive.{C}.{CASE}", b"{}", {"Nats-Msg-Id": "r", "X-Event-Id": "redriven"})
@@ -295,9 +297,22 @@ async def consumer(desk: Desk) -> None:
                 await DeadLetters(desk.broker).discard(letter)
 
         async def all_handled() -> bool:
-            return {"flying", "redriven", "letter", "fine", "behind"} <= set(desk.handled)
+            events = {"passed over", "flying", "redriven", "letter", "fine", "behind"}
+            return events <= set(desk.handled)
 
         await desk.until(all_handled)
+
+
+async def pass_over_one(desk: Desk) -> None:
+    """As after its stream has lost what it was given last."""
+    await desk.publish(E, event("known"), event("passed over"))
+    known = await desk.broker.admin.get(E, 1)
+    assert known is not None
+    async with desk.app:
+        store = await desk.app.open_store()
+        await store.know(KnownPlace(C, E, 1, known.event_id, known.stored_at))
+    async with desk.broker.subscribe(E, C) as own:
+        await own.rewind(3)
 
 
 def handler_of(desk: Desk) -> Callable[[RawEvent, Delivery], Awaitable[None]]:

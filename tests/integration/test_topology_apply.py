@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+import nats
 import pytest
 
 from seaway import topology
@@ -141,6 +143,44 @@ async def test_changes_in_place_keep_messages_positions_and_foreign_fields(
     info = await admin.consumer(file.stream, file.durable)
     assert info is not None
     assert (info.ack_floor, info.num_pending) == (4, 6)
+
+
+@pytest.mark.seaway_since("2.10", "metadata of durables")
+async def test_nats_tools_read_the_thresholds_in_the_raw_answer(
+    broker: JetStreamBroker, nats_server: NatsServer, file: File
+) -> None:
+    admin = broker.admin
+    await applied(file.topology(), admin)
+    await publish(broker, file, 3)
+    await acknowledge(broker, file, 2)
+    held = await admin.consumer(file.stream, file.durable)
+    assert held is not None
+    team = {**held.config["metadata"], "team": "sea"}
+    await admin.update_consumer(file.stream, {**held.config, "metadata": team})
+    await applied(file.topology(alerts={"stream_messages_pending": 500}), admin)
+
+    client = await nats.connect(nats_server.url)
+    try:
+        for stream in (file.stream, f"{file.context.upper()}_REDRIVE"):
+            asked = f"$JS.API.CONSUMER.INFO.{stream}.{file.durable}"
+            found = json.loads((await client.request(asked, b"")).data)
+            read = found["config"]["metadata"]
+            assert all(isinstance(value, str) for value in read.values())
+            assert {
+                name: value for name, value in read.items() if name.startswith("io.nats.monitor.")
+            } == {
+                "io.nats.monitor.enabled": "true",
+                "io.nats.monitor.unprocessed-critical": "501",
+                "io.nats.monitor.outstanding-ack-critical": "101",
+                "io.nats.monitor.redelivery-critical": "51",
+            }
+            if stream == file.stream:
+                assert (read["team"], found["ack_floor"]["stream_seq"]) == ("sea", 2)
+                assert found["config"]["max_ack_pending"] == 50
+            raw = json.loads((await client.request(f"$JS.API.STREAM.INFO.{stream}", b"")).data)
+            assert not any("monitor" in name for name in raw["config"].get("metadata", {}))
+    finally:
+        await client.close()
 
 
 async def test_what_was_set_by_hand_is_put_right(broker: JetStreamBroker, file: File) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from seaway.config import AlertSettings, settings_from_mapping
-from seaway.contracts import Backlog, ConsumerInfo, ServerInfo, StreamInfo
+from seaway.contracts import Backlog, ConsumerInfo, LogEntry, ServerInfo, StreamInfo
 from seaway.monitor import (
     Finding,
     Sample,
@@ -178,3 +178,25 @@ def test_the_watch_holds_the_implied_streams() -> None:
     watch = Watch.of(settings_from_mapping({"contexts": ["sea"]}, environ={}))
     assert watch.streams == ("SEA_EVENTS", "SEA_DLQ", "SEA_REDRIVE", ADVISORY_STREAM)
     assert all(stream == "SEA_EVENTS" for stream, _ in watch.consumers)
+
+
+def test_what_nobody_has_seen_is_told_by_kind() -> None:
+    unseen = (
+        LogEntry("not healed", "SEA_EVENTS", {"events": 0, "reason": "older"}, entry=9),
+        LogEntry("healed", "SEA_EVENTS", {"events": 2}, entry=8),
+        LogEntry("healed", "SEA_EVENTS", {"events": 40}, entry=7),
+    )
+    report = evaluate(replace(WELL, unseen=unseen), ALERTS)
+    assert [(one.subject, one.message, one.next_move) for one in report.problems] == [
+        (
+            "SEA_EVENTS/healed",
+            "SEA_EVENTS: healed 42 events",
+            "seaway log show 8; once it is known: seaway log seen --all",
+        ),
+        (
+            "SEA_EVENTS/not healed",
+            "SEA_EVENTS: not healed: older",
+            "seaway log show 9; once it is known: seaway log seen --all",
+        ),
+    ]
+    assert report.state is State.WARNING

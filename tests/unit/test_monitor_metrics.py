@@ -125,6 +125,7 @@ def test_all_else_begins_with_seaway_and_ends_in_a_unit() -> None:
         "_seconds",
         "_bytes",
         "_messages",
+        "_entries",
         "_events",
         "_rows",
         "_ratio",

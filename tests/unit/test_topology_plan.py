@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -170,6 +171,53 @@ def test_on_an_interest_stream_a_new_consumer_loses_what_waits() -> None:
     assert change.kind == "loses_data"
 
 
+def test_thresholds_of_the_file_stand_where_the_tools_look_and_nobody_elses_go() -> None:
+    alerts = {"stream_messages_pending": 0, "consumer_redelivery_count": "90/h"}
+    whole, off = wanted(alerts=alerts), wanted(alerts={**alerts, "metadata": False})
+    ours = whole.consumers["SEA_REDRIVE", "case_mgmt__from_sea"]["metadata"]
+    assert ours == {
+        "seaway.alerts": "0, 100, 90/h",
+        "io.nats.monitor.enabled": "true",
+        # Above 0 is from 1 on, and a tool takes 0 for a check that is off.
+        "io.nats.monitor.unprocessed-critical": "1",
+        "io.nats.monitor.outstanding-ack-critical": "101",
+        "io.nats.monitor.redelivery-critical": "2",
+    }
+    assert not any("metadata" in config for config in whole.streams.values())
+    assert "metadata" not in whole.consumers["SEAWAY_ADVISORIES", "seaway__sweeper"]
+
+    theirs = {"team": "sea", "_nats.ver": "2.15.1", "io.nats.monitor.last-ack-critical": "5m"}
+    by_hand = theirs | {"io.nats.monitor.unprocessed-critical": "7"}
+    key = "SEA_EVENTS", "case_mgmt__from_sea"
+
+    def after(file: Topology, held: dict[str, str], **config: Any) -> Plan:
+        state = server(file)
+        state.consumers[key].config.update(metadata=held, **config)
+        return topology.plan(file, state)
+
+    change = only(after(whole, by_hand), *key)
+    assert change.kind == "in_place"
+    assert "metadata.io.nats.monitor.unprocessed-critical: 7 -> 1" in map(str, change.differences)
+    assert change.config["metadata"] == theirs | ours
+    assert after(whole, theirs | ours).empty
+    # A durable that is made anew keeps what others wrote, but for what the server says itself.
+    anew = only(after(whole, by_hand, max_waiting=9, ack_policy="all"), *key)
+    assert (anew.replaces, "_nats.ver" in anew.config["metadata"]) == (True, False)
+    assert anew.config["metadata"]["team"] == "sea"
+    # Switched off, what we wrote goes, and what somebody wrote by hand stays.
+    assert only(after(off, theirs | ours), *key).config["metadata"] == theirs
+    assert after(off, by_hand).empty
+
+    # The way back to the file, where the durables agree.
+    assert topology.exported(server(whole)).mapping["alerts"] == alerts
+    other = a_consumer(key[0], "a__b", {**wanted().consumers[key], "durable_name": "a__b"})
+    mixed = server(whole)
+    mixed = replace(mixed, consumers={**mixed.consumers, other.key: other})
+    assert topology.exported(mixed).left_out == (
+        "alerts: its durables have several: 0, 100, 90/h; 1000, 100, 50/min",
+    )
+
+
 def test_a_backoff_set_by_hand_is_taken_off() -> None:
     state = server(wanted())
     state.consumers["SEA_EVENTS", "case_mgmt__from_sea"].config["backoff"] = [10**9]
@@ -225,6 +273,7 @@ def test_an_export_loads_back_to_an_empty_plan() -> None:
     of = wanted(
         {"max_age": "36h", "max_bytes": "unlimited", "max_msgs": 7, "compression": "s2"},
         {"filter_subjects": ["sea.event.a.*", "sea.event.b.*"], "max_waiting": 9},
+        alerts={"consumer_redelivery_count": "7/h"},
     )
     found = topology.exported(server(of))
     assert found.left_out == ()

@@ -52,8 +52,11 @@ def test_it_is_set_up_without_what_it_lacks_and_shows_that_after_its_upgrade(
     asked = {name for change in plan.changes for name in change.config}
     assert not asked & {name for name, since in SINCE.items() if since > release}
     assert topology.plan(wanted(), having(plan, release)).empty
-    [change] = topology.plan(wanted(), having(plan, (2, 12))).changes
+    assert any("alerts:" in note for note in plan.notes) == (release == (2, 9))
+    change, *durables = topology.plan(wanted(), having(plan, (2, 12))).changes
     assert list(map(str, change.differences)) == ["allow_atomic: none -> true"]
+    assert {one.kind for one in durables} == ({"in_place"} if release == (2, 9) else set())
+    assert all("metadata." in str(one) for durable in durables for one in durable.differences)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,11 @@ _COMMANDS = {
         "audit:audit",
         "Compare outbox, streams, inbox and letters by id. Exit 0 the same, 1 not, 3 unreachable.",
     ),
+    "doctor": (
+        "doctor:doctor",
+        "Find what is wrong, or will be, across server, streams, database and code; and what mends "
+        "it.",
+    ),
     "serve": (
         "serve:serve",
         "Serve the dashboard, /healthz, /readyz and /metrics until Ctrl-C.",
@@ -68,6 +73,10 @@ _COMMANDS = {
     ),
     "db": ("db:app", "Seaway's own tables in your database."),
     "outbox": ("outbox:app", "The outbox: add events, see and retry what waits."),
+    "log": (
+        "noted:app",
+        "What was done that somebody must know of: healed, set back, made again.",
+    ),
     "stream": ("streams:app", "Look at streams."),
     "consumer": ("streams:consumers", "Look at consumers."),
     "dlq": ("dlq:app", "Dead letters: list, show, redrive, discard."),

@@ -73,6 +73,7 @@ profiles:
 #   stream_messages_pending: 1000
 #   consumer_ack_pending: 100
 #   consumer_redelivery_count: 50/min
+#   metadata: true  # also written where the nats CLI's checks look for thresholds
 """
 
 

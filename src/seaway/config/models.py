@@ -284,11 +284,13 @@ class ProfileSettings(Section):
 
 
 class AlertSettings(Section):
-    """Thresholds; above them is an alert."""
+    """Thresholds; above them is an alert. ``metadata``: they are also written into the metadata of
+    durables, where NATS' own tools look for them."""
 
     stream_messages_pending: Annotated[StrictInt, Field(ge=0)] = 1000
     consumer_ack_pending: Annotated[StrictInt, Field(ge=0)] = 100
     consumer_redelivery_count: RateField = Rate(50, timedelta(minutes=1))
+    metadata: StrictBool = True
 
 
 class OutboxSettings(Section):

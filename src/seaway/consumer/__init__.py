@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, TypeVar, Unpack, cast
@@ -37,14 +37,15 @@ from seaway.consumer.calling import Caller
 from seaway.consumer.dependencies import Depends
 from seaway.consumer.handlers import Delivery, HandlerTable, Registers
 from seaway.consumer.lanes import by_source
+from seaway.consumer.looking import Places
 from seaway.consumer.middleware import Middleware
 from seaway.consumer.options import ConsumerOptions, whole
 from seaway.consumer.pulling import Puller, described
 from seaway.consumer.settling import Settler
-from seaway.consumer.state import HORIZON, Setup, State
+from seaway.consumer.state import HORIZON, Pace, Setup, State
 from seaway.consumer.wiring import Overrides
 from seaway.consumer.working import Workers
-from seaway.contracts import Broker, DeadLetterSink, InboxStore, OutboxWriter, Store
+from seaway.contracts import Broker, DeadLetterSink, InboxStore, Notes, OutboxWriter, Store
 from seaway.errors import ConfigError
 from seaway.inbox.threads import PATIENCE, Threads
 from seaway.naming import Durable, redrive_stream, stream_context
@@ -82,6 +83,7 @@ class Consumer:
         self.stream = stream
         self.tx = given["tx"]
         self._options = given
+        self._state: State | None = None
         self._handlers = HandlerTable(
             str(durable), keeps_unknown=given["on_unknown"] == "letter", middleware=middleware
         )
@@ -148,6 +150,17 @@ class Consumer:
         """Whether this subject is handled, or refused with a dead letter; others are ignored."""
         return self._handlers.handles(subject)
 
+    def figures(self) -> Mapping[str, float]:
+        """How it works, and how fast it has been since it runs here: ``workers``, ``batch``, the
+        ``slowest`` transaction (handlers and commit), and by now ``seconds`` for a delivery."""
+        pace = Pace() if self._state is None else self._state.pace
+        return {
+            "workers": self._options["workers"],
+            "batch": self._options["batch"],
+            "slowest": round(pace.slowest, 3),
+            "seconds": round(pace.seconds, 6),
+        }
+
     async def run(
         self,
         broker: Broker,
@@ -158,11 +171,14 @@ class Consumer:
         telemetry: Telemetry,
         stop: asyncio.Event,
         threads: Threads | None = None,
+        notes: Notes | None = None,
     ) -> None:
         """Consume until ``stop`` is set, then drain.
 
         ``threads``: those of plain handlers and the inbox that they work in; default: threads of
         its own on a database that ``store`` opens for them, if it is a whole store.
+        ``notes``: the application's own database, to note there how far each stream has come; only
+        then is it noticed where one has lost what was given out.
         Running handlers get ``grace``, what was not started is nak'ed at once. Cancelling ends
         without waiting: transactions roll back, messages come again. Raises ``NotFound`` where
         the durable does not exist at the start; one that is deleted later is waited for. Heals
@@ -186,6 +202,7 @@ class Consumer:
             parks=self.parks,
             broker=broker,
             store=None if self.tx is None else store,
+            notes=notes,
             threads=None,
             outbox=outbox,
             dead_letters=dead_letters,
@@ -203,7 +220,8 @@ class Consumer:
                     setup = replace(setup, threads=threads)
                 else:
                     stack.enter_context(lookout(self._handlers, setup.durable, telemetry))
-                await _run(State(setup, stop), streams)
+                self._state = State(setup, stop)
+                await _run(self._state, streams)
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
 
@@ -228,7 +246,9 @@ async def _run(state: State, streams: Sequence[str]) -> None:
             pulling.add(task := tasks.create_task(work))
             return task
 
-        puller = Puller(state, settler, pull)
+        places = Places(state)
+        puller = Puller(state, settler, places, pull)
+        tasks.create_task(places.keep(), name=f"{setup.durable} places")
         watching = tasks.create_task(caller.deadlines.watch(lambda: state.deadline))
         lost = None
         if setup.threads is not None:

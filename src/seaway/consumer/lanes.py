@@ -45,6 +45,8 @@ class InHand:
     """Whether this time is."""
     decided: bool = False
     """It becomes a letter, as somebody has decided: there is no effect to be."""
+    void: bool = False
+    """Its stream has lost it, and may hold another event in its place: it is not settled there."""
     falls: int = 0
     """How many outages of the database began while it was at work alone."""
     place: Place = field(init=False)
@@ -144,7 +146,7 @@ class Lanes:
         if not self._awaited and not self._stuck:
             return self.count(source)
         still = (*self.blocked(), *self._stuck.values())
-        return self.count(source) - sum(item.source is source for item in still)
+        return self.count(source) - sum(item.source is source and not item.void for item in still)
 
     def push(self, item: InHand) -> None:
         """Take a delivery in."""
@@ -220,8 +222,11 @@ class Lanes:
 
     def isolate(self, item: InHand) -> None:
         """It was taken, and is put back: nothing is started before it, nor while it is at work."""
-        self._alone[item.place] = item
         lane = self._lane_of(item)
+        if item.void:
+            self._leave(lane)
+            return
+        self._alone[item.place] = item
         self._queues.setdefault(lane, deque()).appendleft(item)
         self._leave(lane)
 
@@ -243,6 +248,18 @@ class Lanes:
             if not queue:
                 del self._queues[self._lane_of(item)]
 
+    def void(self, stream: str, first: int) -> None:
+        """Of a stream that has lost what it held from ``first`` on: what has not been started is
+        dropped, what runs goes on, and neither stands in the way of what lies there now."""
+        for item in self:
+            if item.place[0] == stream and item.place[1] >= first:
+                item.void = True
+                self.drop(item)
+        for awaited in tuple(self._awaited.values()):
+            for place in tuple(awaited):
+                if place[0] == stream and place[1] >= first:
+                    self.release(place)
+
     def stick(self, item: InHand) -> None:
         """It was taken and stays in hand until it is ``done`` or put back: its lane waits."""
         self._stuck[item.place] = item
@@ -250,7 +267,7 @@ class Lanes:
     def await_return(self, item: InHand, until: float) -> None:
         """It was given back and will come again; ``overdue`` after ``until``."""
         self.done(item)
-        if self._ordered:
+        if self._ordered and not item.void:
             awaited = Awaited(item.incoming, item.source, until)
             self._awaited.setdefault(self._lane_of(item), {})[item.place] = awaited
 
@@ -274,7 +291,8 @@ class Lanes:
         for item in reversed(tuple(items)):
             lane = self._lane_of(item)
             self._stuck.pop(item.place, None)
-            _insert(self._queues.setdefault(lane, deque()), item)
+            if not item.void:
+                _insert(self._queues.setdefault(lane, deque()), item)
             self._leave(lane)
 
     @property
@@ -299,7 +317,8 @@ class Lanes:
         return {self._lane_of(item) for item in self._stuck.values()}
 
     def _forget(self, item: InHand) -> None:
-        if self._in_hand.pop(item.place, None) is not None:
+        if self._in_hand.get(item.place) is item:
+            del self._in_hand[item.place]
             self._alone.pop(item.place, None)
             self._suspects -= item.suspect
             source = id(item.source)

@@ -3,7 +3,8 @@
 Owns: the subscription of each stream. Knows nothing of handlers. Guarantees: a subscription that
 goes silent while the durable has something to give, and one whose durable is deleted, is made anew
 and told of; what came over the old one is settled there. Where one begins, or may have lost
-something, the server gives that out again before anything newer (ADR 0014).
+something, the server gives that out again before anything newer (ADR 0014), and also what its
+stream has lost and holds again (ADR 0024).
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from seaway import logs
+from seaway.consumer.looking import Places
 from seaway.consumer.settling import Settler
 from seaway.consumer.standing import settled
 from seaway.consumer.state import OUTAGE, Spawn, State
 from seaway.contracts import ConsumerInfo, Incoming, Subscription
-from seaway.errors import BrokerUnavailable, CannotRewind, NotFound
+from seaway.errors import ApiError, BrokerUnavailable, CannotRewind, NotFound, NotPermitted
 from seaway.telemetry import Resubscribed
 from seaway.waiting import set_within
 
@@ -26,6 +28,8 @@ logger = logs.logger("seaway.consumer")
 
 POLL = timedelta(seconds=5)
 """How long a pull waits for a message."""
+_WOULD_PASS_OVER = "this durable passes over what lies there now, from"
+_WAY_OUT = "or delete the durable and run `seaway topology apply`: what took effect is not repeated"
 STALL = timedelta(seconds=15)
 """How long nothing may come, while something is there and there is room for it."""
 
@@ -33,12 +37,13 @@ STALL = timedelta(seconds=15)
 class Puller:
     """Pulls one consumer's streams. ``spawn`` starts a task that pulls."""
 
-    def __init__(self, state: State, settler: Settler, spawn: Spawn) -> None:
+    def __init__(self, state: State, settler: Settler, places: Places, spawn: Spawn) -> None:
         self._state = state
+        self._places = places
         self._durable = state.setup.durable
         self._settler = settler
         self._spawn = spawn
-        self._said = ""
+        self._said: set[str] = set()
         self._bringing = 0
         self._fewer = asyncio.Event()
 
@@ -51,7 +56,8 @@ class Puller:
                     attempt = 0
                     await self._bring(stream, source)
                     if not state.stop.is_set():
-                        self._tell(stream, "stalled")
+                        lost = stream in self._places.suspicious
+                        self._tell(stream, "lost" if lost else "stalled")
                         self._spawn(self.pull(stream))
                     await self._settled(source)
                     return
@@ -83,6 +89,7 @@ class Puller:
                 else:
                     await self._settler.refuse(source, batch)
         finally:
+            state.look_into(source, source.gaps)  # Nothing comes over it any more.
             self._bringing -= 1
             self._fewer.set()
 
@@ -96,6 +103,8 @@ class Puller:
                 if gaps != source.gaps:
                     gaps = await self._rewind(stream, source)
                     continue
+                if stream in self._places.suspicious:
+                    return gaps
                 # What waits behind an awaited or stuck delivery does not count: that one must be
                 # able to come.
                 capacity = state.capacity
@@ -125,37 +134,71 @@ class Puller:
             draining.cancel()
 
     async def _rewind(self, stream: str, source: Subscription) -> int:
-        """Have the server send unacknowledged messages again before newer ones, if it can. Returns
-        the number of gaps dealt with, -1 if the consumer stops. Needs an inbox, to skip what took
-        effect."""
+        """Have the server send what the stream has lost and holds again, and unacknowledged
+        messages before newer ones, if it can. Returns the number of gaps dealt with, -1 if the
+        consumer stops."""
         state, attempt = self._state, 0
-        if state.setup.store is None or not state.setup.ordered:
-            return source.gaps
         while not state.stop.is_set():
             gaps = source.gaps
             try:
-                upto = None if source.standby else await source.rewind()
-            except CannotRewind as error:
-                self._say(str(error))
+                if not source.standby and not await self._set_back(stream, source):
+                    await self._give_out_again(stream, source)
+            except (NotPermitted, ApiError) as error:
+                self._say(f"what {stream} has lost is not looked for: {error}")
+                self._places.hold(stream)
+                await self._give_out_again(stream, source)
             except BrokerUnavailable as error:
                 attempt += 1
                 state.breaker.pause("server", str(error))
                 await set_within(OUTAGE.delay(attempt), state.stop)
                 continue
-            else:
-                if upto:
-                    state.rewind(stream, upto)
+            state.look_into(source, gaps)
             return gaps
         return -1
 
-    def _say(self, why: str) -> None:
-        if why != self._said:
-            self._said = why
-            logger.warning(
-                "%s: what was on its way when a process or a connection ended comes only after "
-                "ack_wait, and newer events of its key before it: %s",
-                *(self._durable, why),
+    async def _set_back(self, stream: str, source: Subscription) -> bool:
+        """Whether the durable was: it would have passed over what its stream holds in the place of
+        what it has lost."""
+        places = self._places
+        lost = await places.look(stream)
+        if lost is None or lost.to is None:
+            if lost is not None:
+                places.forget(lost, stream, upto=0)
+            places.go_on(stream)
+            return False
+        try:
+            upto = await source.rewind(lost.to)
+        except CannotRewind as error:
+            places.forget(lost, stream, upto=0)
+            places.hold(stream)
+            self._say(
+                f"{stream} has lost what was given out ({lost.reason}), and {_WOULD_PASS_OVER} "
+                f"{lost.to} on: {error}; {_WAY_OUT}"
             )
+            return False
+        places.forget(lost, stream, upto=upto or 0)
+        await places.was_set_back(lost, stream, lost.to)
+        places.go_on(stream)
+        return True
+
+    async def _give_out_again(self, stream: str, source: Subscription) -> None:
+        """What is on its way. Needs an inbox, to skip what took effect."""
+        state = self._state
+        if state.setup.store is None or not state.setup.ordered:
+            return
+        try:
+            if upto := await source.rewind():
+                state.rewind(stream, upto)
+        except CannotRewind as error:
+            self._say(
+                "what was on its way when a process or a connection ended comes only after "
+                f"ack_wait, and newer events of its key before it: {error}"
+            )
+
+    def _say(self, what: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            logger.warning("%s: %s", self._durable, what)
 
     async def _take_in(self, source: Subscription, batch: Sequence[Incoming]) -> None:
         state = self._state

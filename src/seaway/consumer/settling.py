@@ -93,7 +93,9 @@ class Settler:
     async def _ask(self, asked: list[Done]) -> None:
         """Acknowledge, and see it confirmed."""
         try:
-            for source, batch in by_source(item for item, _, _ in asked):
+            for source, batch in by_source(item for item, _, _ in asked if not item.void):
+                if source.gaps != self._state.looked_at(source):
+                    batch = await self._still_there(source, asked)
                 await source.ack(*batch)
         finally:
             self._asked.remove(asked)
@@ -101,6 +103,12 @@ class Settler:
             for item, outcome, took in asked:
                 self._tell(item, outcome, took)
         self._ask_if_due()
+
+    async def _still_there(self, source: Subscription, asked: list[Done]) -> list[Incoming]:
+        """After a gap the places of what came before it may be others'; those that are not."""
+        if not await self._state.sure(source):
+            return []
+        return [item.incoming for item, _, _ in asked if item.source is source and not item.void]
 
     def owes(self, source: Subscription) -> bool:
         """Whether acks over ``source`` wait for their confirmation."""
@@ -138,7 +146,8 @@ class Settler:
                     await note(state, item)
                 # Awaited first: without a delay it may be back before the nak returns.
                 await_return(state, item, delay)
-                await item.source.nak(item.incoming, delay=delay)
+                if not item.void:
+                    await item.source.nak(item.incoming, delay=delay)
                 self._tell(item, "retried", failure.took, error)
 
     # ------------------------------------------------------------------ giving back
@@ -271,7 +280,8 @@ class Burials:
                     exc_info=None if isinstance(error, SeawayError) else error,
                 )
             return False
-        await item.source.ack(item.incoming)
+        if not item.void and await state.sure(item.source) and not item.void:
+            await item.source.ack(item.incoming)
         state.lanes.done(item)
         self._told(burial)
         return True

@@ -21,6 +21,7 @@ from seaway.contracts import (
     DeadLetterSink,
     InboxStore,
     Incoming,
+    Notes,
     OutboxWriter,
     Subscription,
 )
@@ -65,6 +66,8 @@ class Setup:
     """Later events wait behind a failed one of their key."""
     broker: Broker
     store: InboxStore | None
+    notes: Notes | None
+    """Where places and what was done are noted: the application's own database."""
     threads: Threads | None
     """Of plain handlers, and where their transactions come from. Then ``store`` has what else is
     noted."""
@@ -183,9 +186,18 @@ class Pace:
 
     def __init__(self) -> None:
         self._seconds: float | None = None
+        self.slowest = 0.0
+        """In seconds, of whole transactions."""
+
+    @property
+    def seconds(self) -> float:
+        """The estimate; 0 before anything is known."""
+        return self._seconds or 0.0
 
     def note(self, seconds: float, deliveries: int) -> None:
         """A transaction of so many ``deliveries`` took a worker so many ``seconds``."""
+        if seconds > self.slowest:
+            self.slowest = seconds
         sample, known = seconds / deliveries, self._seconds
         if known is None or sample > known:
             self._seconds = sample
@@ -225,6 +237,11 @@ class State:
         self._counted: dict[str, int] = {}
         """By stream: the number of the newest delivery that is known of. Lower ones come where
         another process had the server rewind, or the server has lost some of what it knew."""
+        self.newest: dict[str, Incoming] = {}
+        """By stream: the last message that is known to have been there."""
+        self._looked_at: dict[int, int] = {}
+        """By subscription: how many of its gaps were looked into."""
+        self._looks: list[asyncio.Event] = []
         self._doubted_upto: dict[str, int] = {}
         self._doubted_until: dict[str, datetime] = {}
         self._arrived = self._beaten = -math.inf
@@ -246,6 +263,15 @@ class State:
         self._counted[info.stream] = info.consumer_seq
         if info.consumer_seq < info.stream_seq:
             self._doubted_upto[info.stream] = info.stream_seq + self.limits.max_ack_pending
+
+    def set_back(self, stream: str, to: int, upto: int) -> None:
+        """The stream has lost what it held from ``to`` on, and the server gives out anew what lies
+        there now; of that, a process that has died may have tried what is not beyond ``upto``."""
+        self._counted[stream] = 0
+        self.rewound[stream] = upto
+        self.newest.pop(stream, None)
+        self.lanes.void(stream, to)
+        self.go_on()
 
     def rewind(self, stream: str, upto: int) -> None:
         """The server rewound for us, and gives out anew what it had up to there."""
@@ -284,6 +310,9 @@ class State:
         if batch[0].consumer_seq <= self._counted.get(stream, 0):
             self._doubted_until[stream] = datetime.now(UTC) + _CLOCKS_DIFFER
         self._counted[stream] = batch[-1].consumer_seq
+        newest = self.newest.get(stream)
+        if newest is None or batch[-1].stored_at > newest.stored_at:
+            self.newest[stream] = batch[-1]
         upto, doubted_upto = self.rewound_upto(stream), self._doubted_upto.get(stream, 0)
         doubted_until = self._doubted_until.get(stream)
         for incoming in batch:
@@ -325,6 +354,34 @@ class State:
         """Whether it is a last delivery that nobody here has kept alive: a letter takes its place,
         and no effect may."""
         return self.limits.is_last(item.incoming.deliveries) and self.left(item)
+
+    # ------------------------------------------------------------------ what was lost
+
+    def look_into(self, source: Subscription, gaps: int) -> None:
+        """So many of its gaps were looked into: what came before them is still there, or void."""
+        self._looked_at[id(source)] = gaps
+        for look in self._looks:
+            look.set()
+
+    def looked_at(self, source: Subscription) -> int:
+        """How many of its gaps were looked into."""
+        return self._looked_at.get(id(source), source.gaps)
+
+    async def sure(self, source: Subscription) -> bool:
+        """Return when its last gap was looked into; False where nobody does that: what came before
+        may be another event's place by now, and is not to be acknowledged."""
+        look, until = asyncio.Event(), self.now() + self.limits.ack_wait.total_seconds()
+        self._looks.append(look)
+        try:
+            while source.gaps != self.looked_at(source):
+                left = timedelta(seconds=until - self.now())
+                if self.stop.is_set() or left <= timedelta():
+                    return False
+                look.clear()
+                await set_within(left, look, self.stop)
+            return True
+        finally:
+            self._looks.remove(look)
 
     # ------------------------------------------------------------------ who waits for what
 

@@ -16,6 +16,7 @@ from seaway.contracts.broker import (
     REWINDS_SINCE,
     Broker,
     BrokerAdmin,
+    Granted,
     Held,
     PublishOutcome,
     Refused,
@@ -36,7 +37,7 @@ from seaway.contracts.inbox import (
     ThreadInbox,
     ThreadTransaction,
 )
-from seaway.contracts.log import KnownPlace, LogEntry, LogStore, PlaceStore
+from seaway.contracts.log import KnownPlace, LogEntry, LogStore, Notes
 from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
@@ -46,7 +47,6 @@ from seaway.contracts.outbox import (
     Lease,
     Loss,
     OutboxEntry,
-    OutboxStore,
     Sent,
     SentPlace,
 )
@@ -61,6 +61,7 @@ from seaway.contracts.store import (
     Store,
 )
 from seaway.contracts.streams import JSON, ConsumerInfo, StreamInfo
+from seaway.contracts.vitals import Acknowledged, OpenTransaction, Vitals, VitalStore
 
 __all__ = [
     "GIVEN_UP",
@@ -68,6 +69,7 @@ __all__ = [
     "LOST",
     "REWINDS_SINCE",
     "SILENT",
+    "Acknowledged",
     "Backlog",
     "Broker",
     "BrokerAdmin",
@@ -77,6 +79,7 @@ __all__ = [
     "DeadLetterReason",
     "DeadLetterSink",
     "Failed",
+    "Granted",
     "Held",
     "InboxStore",
     "InboxTransaction",
@@ -87,13 +90,13 @@ __all__ = [
     "LogStore",
     "Loss",
     "Message",
+    "Notes",
     "Notice",
+    "OpenTransaction",
     "OutboxEntry",
-    "OutboxStore",
     "OutboxWriter",
     "ParkingStore",
     "Phase",
-    "PlaceStore",
     "ProcessStore",
     "PublishOutcome",
     "Refused",
@@ -110,5 +113,7 @@ __all__ = [
     "ThreadInbox",
     "ThreadTransaction",
     "Unconfirmed",
+    "VitalStore",
+    "Vitals",
     "WhyRefused",
 ]

@@ -108,16 +108,20 @@ class Subscription(Protocol):
         """
         ...
 
-    async def rewind(self) -> int | None:
+    async def rewind(self, to: int | None = None) -> int | None:
         """Have the server give out again, in stream order and before anything newer, all that the
         durable has sent and nobody has acknowledged. For the beginning, and after a gap.
+
+        ``to``: everything from this sequence on, whatever was acknowledged or lies beyond the
+        stream's end, and whoever else is given the durable's messages.
 
         The last sequence that may have been handed out before, 0 where nothing was on its way.
         ``None``, and nothing is done, where others are given the durable's messages: theirs would
         come twice. Numbers of deliveries begin at 1 again. It may bring what was acknowledged,
         behind what was not; what was handed out before can still be settled.
 
-        ``CannotRewind`` where it never works: no right, a server before 2.14.
+        ``CannotRewind`` where it never works: no right, a server before 2.14, and ``to`` where the
+        durable does not begin with the stream's first message.
         ``BrokerUnavailable`` where it may the next time. Idempotent.
         """
         ...
@@ -161,6 +165,17 @@ class ServerInfo:
         return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else ()
 
 
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What the user of a connection may publish and subscribe to, as its server says. Filters;
+    ``None``: everything that is not in ``deny_*``."""
+
+    publish: tuple[str, ...] | None = None
+    subscribe: tuple[str, ...] | None = None
+    deny_publish: tuple[str, ...] = ()
+    deny_subscribe: tuple[str, ...] = ()
+
+
 class BrokerAdmin(Protocol):
     """Streams, consumers and stored messages. What is made or changed is given as JetStream's own
     configuration: whatever the server knows can be in it.
@@ -170,6 +185,11 @@ class BrokerAdmin(Protocol):
     """
 
     async def server_info(self) -> ServerInfo: ...
+    async def granted(self) -> Granted:
+        """What this connection's user may do. ``NotPermitted`` where he may not ask that,
+        ``BrokerUnavailable`` where the server does not say it."""
+        ...
+
     async def streams(self) -> Sequence[StreamInfo]: ...
     async def stream(self, name: str, *, subjects: str | None = None) -> StreamInfo | None:
         """``subjects``: with the count of messages of each that it matches; for streams of not too

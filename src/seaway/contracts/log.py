@@ -74,3 +74,7 @@ class PlaceStore(Protocol):
     async def know(self, place: KnownPlace) -> None:
         """Replace what its part knew of its stream, whether that was higher or lower."""
         ...
+
+
+class Notes(PlaceStore, LogStore, Protocol):
+    """Where both are: an application's own database."""

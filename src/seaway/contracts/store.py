@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,6 +12,7 @@ from seaway.contracts.history import HistoryStore
 from seaway.contracts.inbox import ParkingStore, ThreadInbox
 from seaway.contracts.log import LogStore, PlaceStore
 from seaway.contracts.outbox import OutboxStore
+from seaway.contracts.vitals import VitalStore
 
 Phase: TypeAlias = Literal["pre", "post"]
 """Of a rolling upgrade: before the first new process, or after the last old one."""
@@ -56,8 +58,8 @@ class Notice:
     """A part of a process is at work or, where it names ``about``, waits for that.
 
     ``part``: ``relay``, ``consumer case_mgmt__from_sea``, ``sweeper``. ``about``, ``reason``: as
-    in ``telemetry.Wait``. ``lasts``: for how long by now, and ``silent``: how long ago it was said;
-    both are spans, since clocks differ.
+    in ``telemetry.Wait``; one that waits for nothing may say its ``figures`` there. ``lasts``: for
+    how long by now, and ``silent``: how long ago it was said; both are spans, since clocks differ.
     """
 
     part: str
@@ -77,6 +79,19 @@ class Notice:
         """Whether it says of a wait."""
         return bool(self.about)
 
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """What it says of its work in numbers, by name (``upkeep.Figures``); empty where it says
+        none, or an older Seaway wrote it."""
+        if self.waits or not self.reason:
+            return {}
+        try:
+            said = json.loads(self.reason)
+        except ValueError:
+            return {}
+        pairs = said.items() if isinstance(said, dict) else ()
+        return {name: float(one) for name, one in pairs if isinstance(one, int | float)}
+
 
 class ProcessStore(Protocol):
     """A short table of who works on this database. Best effort: nothing depends on it."""
@@ -95,7 +110,16 @@ class ProcessStore(Protocol):
         ...
 
 
-class Store(OutboxStore, ParkingStore, ProcessStore, LogStore, PlaceStore, HistoryStore, Protocol):
+class Store(
+    OutboxStore,
+    ParkingStore,
+    ProcessStore,
+    LogStore,
+    PlaceStore,
+    HistoryStore,
+    VitalStore,
+    Protocol,
+):
     """One database that has both sides, its schema, who works on it and what they note."""
 
     @property
@@ -147,3 +171,6 @@ class Capabilities:
     pruned_by: timedelta = timedelta()
     """How much longer than asked for settled events and inbox rows may be kept, since they go in
     bulk."""
+    connections: int | None = None
+    """How many connections this store opens at the most, those of plain handlers not counted;
+    ``None``: nobody has to share them."""

@@ -81,6 +81,12 @@ def alert_rules(alerts: AlertSettings) -> str:
             "Their keys wait behind them. seaway outbox list --parked; seaway outbox retry",
         ),
         _rule(
+            "SeawayLost",
+            "seaway_log_unseen_entries > 0",
+            "What a server lost, by what was done about it ({{ $labels.action }}): {{ $value }}",
+            "See what it was, and say that it is known: seaway log list; seaway log seen --all",
+        ),
+        _rule(
             "SeawayDeadLetters",
             "seaway_dead_letter_messages > 0",
             "Dead letters in {{ $labels.context }}: {{ $value }}",

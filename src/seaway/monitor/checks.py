@@ -17,6 +17,7 @@ Owns: what is ok, a warning or critical. Pure. Must not know how a report is sho
 | outbox_parked               | any                   |                                   |
 | outbox                      | (unknown: the database is away)                          ||
 | dead_letters                | any                   |                                   |
+| log                         | an entry nobody saw   |                                   |
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from seaway.config import AlertSettings
-from seaway.contracts import REWINDS_SINCE, ConsumerInfo, StreamInfo
+from seaway.contracts import REWINDS_SINCE, ConsumerInfo, LogEntry, StreamInfo
 from seaway.monitor import standstill
 from seaway.monitor.findings import WORST_LAST, Finding, Report, State, judge
 from seaway.monitor.sampler import Sample, recent_rates
@@ -48,6 +49,7 @@ def evaluate(
     seconds nothing has happened to a durable, as far as was watched (``Sample.unmoved``).
     """
     found = [*_server(snapshot), *_outbox(snapshot), *standstill.waiting(snapshot)]
+    found += _log(snapshot)
     if snapshot.server_error is None:
         found += _missing(snapshot)
         for stream in snapshot.streams:
@@ -199,6 +201,26 @@ def _outbox(snapshot: Snapshot) -> Iterator[Finding]:
         f"{counted(parked, 'event is', 'events are')} parked",
         "seaway outbox list --parked; seaway outbox retry",
     )
+
+
+def _log(snapshot: Snapshot) -> Iterator[Finding]:
+    """What was done by itself and nobody has said to know: one finding for each kind and thing."""
+    kinds: dict[tuple[str, str], list[LogEntry]] = {}
+    for one in snapshot.unseen:
+        kinds.setdefault((one.action, one.about), []).append(one)
+    for (action, about), entries in sorted(kinds.items()):
+        events = sum(int(one.detail.get("events") or 0) for one in entries)
+        said = f" {counted(events, 'event')}" if events else ""
+        reason = str(entries[0].detail.get("reason") or "")
+        yield judge(
+            "log",
+            f"{about}/{action}",
+            len(entries),
+            0,
+            None,
+            f"{about}: {action}{said}{': ' if reason else ''}{reason}",
+            f"seaway log show {entries[0].entry}; once it is known: seaway log seen --all",
+        )
 
 
 def _dead_letters(snapshot: Snapshot) -> Iterator[Finding]:

@@ -20,11 +20,15 @@ from seaway.telemetry import (
     DeadLettered,
     Delivered,
     Disconnected,
+    Healed,
+    NotHealed,
     Parked,
     Reconnected,
     Relayed,
     RelayPaused,
     RelayResumed,
+    Relettered,
+    SetBack,
     Signal,
     ThreadsLost,
 )
@@ -48,6 +52,10 @@ class Activity:
         default_factory=lambda: defaultdict(float)
     )
     dead_letters: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    healed: Counter[tuple[str]] = field(default_factory=Counter)
+    unhealed: Counter[tuple[str]] = field(default_factory=Counter)
+    set_back: Counter[tuple[str, str]] = field(default_factory=Counter)
+    relettered: Counter[tuple[str]] = field(default_factory=Counter)
     lost_threads: dict[tuple[str], int] = field(default_factory=dict)
     parked: int = 0
     reconnects: int = 0
@@ -66,6 +74,14 @@ class Activity:
                 self.handling_seconds[stream, consumer] += took.total_seconds()
             case DeadLettered(stream=stream, consumer=consumer, reason=reason):
                 self.dead_letters[stream, consumer, reason] += 1
+            case Healed(stream=stream, events=events):
+                self.healed[stream,] += events
+            case NotHealed(stream=stream, events=events):
+                self.unhealed[stream,] += max(events, 1)
+            case SetBack(stream=stream, consumer=consumer):
+                self.set_back[stream, consumer] += 1
+            case Relettered(stream=stream, letters=letters):
+                self.relettered[stream,] += letters
             case ThreadsLost(consumer=consumer, lost=lost):
                 self.lost_threads[consumer,] = lost
             case RelayPaused():
@@ -169,6 +185,9 @@ def _of_sample(sample: Sample) -> Iterator[Metric]:
     yield gauges("seaway_stream_fill_ratio", text, _STREAM, fill)
     letters = (((context,), count) for context, count in sorted(snapshot.dead_letters.items()))
     yield gauges("seaway_dead_letter_messages", "Dead letters waiting.", ("context",), letters)
+    unseen = Counter((one.action,) for one in snapshot.unseen)
+    text = "Entries of the log that nobody has said to know."
+    yield gauges("seaway_log_unseen_entries", text, ("action",), sorted(unseen.items()))
     if snapshot.processes is not None:
         yield from _of_processes(snapshot.processes)
     if snapshot.outbox is not None or snapshot.outbox_error is not None:
@@ -238,6 +257,30 @@ def _of_activity(did: Activity) -> Iterator[Metric]:
         ("seaway_deliveries", "Deliveries ended.", outcome, did.deliveries),
         ("seaway_handling_seconds", "Time spent on deliveries.", _CONSUMER, did.handling_seconds),
         ("seaway_dead_letters", "Letters stored.", reason, did.dead_letters),
+        (
+            "seaway_healed_events",
+            "Events that their stream had lost, published again.",
+            _STREAM,
+            did.healed,
+        ),
+        (
+            "seaway_unhealed_losses",
+            "What a stream lost that could not be published again.",
+            _STREAM,
+            did.unhealed,
+        ),
+        (
+            "seaway_set_backs",
+            "Times a durable was set back, since its stream had lost messages.",
+            _CONSUMER,
+            did.set_back,
+        ),
+        (
+            "seaway_relettered",
+            "Dead letters that their queue had lost, made again.",
+            _STREAM,
+            did.relettered,
+        ),
     ):
         family = CounterMetricFamily(name, text, labels=labels)
         for key, value in sorted(values.items()):

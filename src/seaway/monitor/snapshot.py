@@ -24,6 +24,7 @@ from seaway.contracts import (
     Broker,
     BrokerAdmin,
     ConsumerInfo,
+    LogEntry,
     Notice,
     ServerInfo,
     Store,
@@ -37,6 +38,7 @@ T = TypeVar("T")
 WITHIN = timedelta(seconds=5)
 """How long server and database may take to answer, each."""
 _MOST_SUBJECTS = 1000
+_MOST_ENTRIES = 100
 _GRACE_SECONDS = 0.25
 """For a question that can be taken back, such as a statement that waits for a lock."""
 _ANEW_SECONDS = 30.0
@@ -108,6 +110,8 @@ class Snapshot:
     """What those at work on the database say of themselves; ``None``: that could not be asked."""
     dead_letters: Mapping[str, int] = field(default_factory=dict)
     """Letters by context."""
+    unseen: tuple[LogEntry, ...] = ()
+    """What was done that nobody has said to know, the newest first; not more than a hundred."""
 
     def stream(self, name: str) -> StreamInfo | None:
         """The stream of this name, if it was there."""
@@ -157,6 +161,7 @@ async def take_snapshot(
         outbox_error=outbox_error,
         tables_unfit="tables_unfit" in seen,
         processes=seen.get("processes"),
+        unseen=seen.get("unseen", ()),
         dead_letters={
             naming.stream_context(stream.name): stream.messages
             for stream in streams
@@ -181,6 +186,8 @@ async def _ask_database(
         # First, and kept whatever follows: it says why the outbox cannot be asked.
         with contextlib.suppress(ConfigError):  # It is not there, or we may not read it.
             seen["processes"] = tuple(await opened.store.notices())
+        with contextlib.suppress(ConfigError):
+            seen["unseen"] = tuple(await opened.store.log(unseen=True, limit=_MOST_ENTRIES))
         seen["outbox"] = await (await opened.verified()).backlog()
 
     if database is None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -37,6 +37,7 @@ from seaway.contracts import (
     LogEntry,
     LogStore,
     Loss,
+    Message,
     Refused,
     Sent,
     SentPlace,
@@ -241,7 +242,7 @@ class Healing:
                 return Held()
             await lease.confirm()
             outcomes = await self.broker.publish(
-                stream, [one.entry.message for one in lost], timeout=self.timeout, epoch=epoch
+                stream, [_again(one) for one in lost], timeout=self.timeout, epoch=epoch
             )
             there: list[Sent] = []
             known: list[tuple[Any, int]] = []
@@ -354,6 +355,12 @@ class Healing:
             logger.warning(
                 "seaway_log has no entry of what was %s on %s: %s", action, stream, error
             )
+
+
+def _again(one: Sent) -> Message:
+    """Whoever had given it up in its old place knows it by that."""
+    message = one.entry.message
+    return replace(message, headers={**message.headers, h.HEALED: str(one.lost or 0)})
 
 
 def _place(one: SentPlace) -> int:

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from seaway.contracts import (
+    Acknowledged,
     Committed,
     KnownPlace,
     LogEntry,
@@ -26,6 +27,7 @@ from seaway.contracts import (
     OutboxEntry,
     Sent,
     SentPlace,
+    Vitals,
 )
 from seaway.contracts.history import place_of
 from seaway.databases import times
@@ -102,6 +104,10 @@ class RelationalStore(ABC, Generic[H]):
     async def _write(self, steps: Steps[T]) -> T:
         """``steps`` in a transaction of their own. A query that gives no rows is answered with one
         row: how many it touched."""
+
+    @abstractmethod
+    async def now(self) -> datetime:
+        """What the time is by the clock that dates the rows."""
 
     @abstractmethod
     async def _news(self) -> bool:
@@ -330,7 +336,29 @@ class RelationalStore(ABC, Generic[H]):
 
     async def know(self, place: KnownPlace) -> None:
         """Replace what its part knew of its stream."""
-        await self._touch("know", **place._asdict())
+        given = {
+            "part": place.part,
+            "stream": place.stream,
+            "stream_seq": place.stream_seq,
+            "event_id": place.event_id,
+            "stored_at": place.stored_at,
+        }
+        await self._touch("know", **given)
+
+    async def vitals(self, streams: Mapping[str, datetime] | None = None) -> Vitals:
+        """Where events went; of itself, an engine's own store may say more."""
+        last: dict[str, Acknowledged] = {}
+        before: dict[str, Acknowledged] = {}
+        lost: dict[str, int] = {}
+        for stream, made in (streams or {}).items():
+            given = {"stream": stream, "before": made}
+            for name, found in (("newest_place", last), ("place_before", before)):
+                for stream_seq, event_id, at in await self._read(name, **given):
+                    found[stream] = Acknowledged(stream_seq, event_id, times.moment(at))
+            ((waiting,),) = await self._read("waits_to_heal", stream=stream)
+            if waiting:
+                lost[stream] = waiting
+        return Vitals(await self.now(), last_sent=last, sent_before=before, lost=lost)
 
     # ------------------------------------------------------------------- what is compared
 

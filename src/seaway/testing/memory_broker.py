@@ -25,6 +25,7 @@ from seaway.brokers.jetstream import api
 from seaway.contracts import (
     JSON,
     ConsumerInfo,
+    Granted,
     Held,
     Incoming,
     Message,
@@ -268,8 +269,13 @@ class _MemoryPull:
             reply=f"{stream.name}.{self._durable}.{seq}",
         )
 
-    async def rewind(self) -> int | None:
+    async def rewind(self, to: int | None = None) -> int | None:
         stream, consumer = self._broker._find(self._stream, self._durable)
+        if to is not None:
+            upto = consumer.delivered_seq
+            stream.set_back(consumer, to)
+            self._broker._tell()
+            return upto
         if consumer.pinned is not self if consumer.exclusive else consumer.waiting:
             return None
         upto = consumer.delivered_seq if consumer.out else 0
@@ -321,6 +327,9 @@ class MemoryAdmin:
 
     async def server_info(self) -> ServerInfo:
         return ServerInfo("memory", True, self._broker._max_payload, "memory", None, "memory://")
+
+    async def granted(self) -> Granted:
+        return Granted()
 
     # ------------------------------------------------------------------ streams
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from seaway import headers as h
 from seaway.contracts import (
     GIVEN_UP,
     LOST,
+    Acknowledged,
     Backlog,
     Capabilities,
     Committed,
@@ -40,6 +42,7 @@ from seaway.contracts import (
     SchemaChange,
     Sent,
     SentPlace,
+    Vitals,
 )
 from seaway.contracts.history import place_of
 from seaway.databases.tallies import Tally, Window, tallied
@@ -561,6 +564,23 @@ class MemoryStore:
             "seaway_unhandled": sum(at < processed for _, at in self._tables.tried.values()),
         }
         return {table: count for table, count in counts.items() if count}
+
+    async def vitals(self, streams: Mapping[str, datetime] | None = None) -> Vitals:
+        """What is known of a process' own memory: where its events went."""
+        last: dict[str, Acknowledged] = {}
+        before: dict[str, Acknowledged] = {}
+        lost: Counter[str] = Counter()
+        for at, done in self.kept:
+            if streams is None or done.stream not in streams:
+                continue
+            lost[done.stream] += done.stream_seq < GIVEN_UP
+            if done.stream_seq < 1:
+                continue
+            place = Acknowledged(done.stream_seq, done.entry.event_id, at)
+            last[done.stream] = max(last.get(done.stream, place), place)
+            if at < streams[done.stream]:
+                before.setdefault(done.stream, place)
+        return Vitals(datetime.now(UTC), last_sent=last, sent_before=before, lost=+lost)
 
     # ------------------------------------------------------------------- the processes
 

@@ -225,6 +225,17 @@ class MemoryStream:
             consumer.delivered_seq, consumer.consumer_seq = consumer.cursor - 1, 0
             consumer.out.clear()
 
+    def set_back(self, consumer: MemoryConsumer, to: int) -> None:
+        """Give out from there on, whatever was settled."""
+        consumer.cursor, consumer.delivered_seq, consumer.consumer_seq = to, to - 1, 0
+        consumer.out.clear()
+
+    def lose(self, last_seq: int) -> None:
+        """As after a power failure: what came after that one was never stored."""
+        self.messages = {seq: one for seq, one in self.messages.items() if seq <= last_seq}
+        self.ids = {name: (seq, at) for name, (seq, at) in self.ids.items() if seq <= last_seq}
+        self.last_seq = last_seq
+
     def pending(self, consumer: MemoryConsumer) -> list[int]:
         """What waits to be delivered for the first time."""
         return [

@@ -7,7 +7,7 @@ is dropped; what was written is read back; applying again after a crash complete
 """
 
 from seaway.topology.compare import Change, Plan, ServerState, plan
-from seaway.topology.rights import ROLES, Rights, rights
+from seaway.topology.rights import ROLES, Rights, lacking_rights, rights
 from seaway.topology.server import actual, apply, export, exported
 from seaway.topology.shape import Topology, desired
 
@@ -23,6 +23,7 @@ __all__ = [
     "desired",
     "export",
     "exported",
+    "lacking_rights",
     "plan",
     "rights",
 ]

@@ -8,7 +8,7 @@ the config to send holds every other field as the server has it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
@@ -16,6 +16,7 @@ from seaway import naming
 from seaway.config import from_nanoseconds
 from seaway.contracts import JSON, ConsumerInfo, StreamInfo
 from seaway.errors import ConfigError
+from seaway.topology import thresholds
 from seaway.topology.fields import absent, names, shown
 from seaway.topology.fields import field as known
 from seaway.topology.shape import ConsumerKey, Topology, for_server, keeps_positions
@@ -139,6 +140,9 @@ def plan(desired: Topology, actual: ServerState) -> Plan:
     ``ConfigError`` where the file asks for what this server is too old for, and where the position
     of a durable that has to be made again cannot be read.
     """
+    unwatched = () < actual.release < thresholds.SINCE and any(
+        config.get("metadata") for config in desired.consumers.values()
+    )
     desired, single = for_server(desired, actual.release, actual.clustered)
     streams: list[Change] = []
     replaced: set[str] = set()
@@ -165,13 +169,21 @@ def plan(desired: Topology, actual: ServerState) -> Plan:
         (*streams, *consumers),
         tuple(_unmanaged(desired, actual)),
         dict(desired.replicas_of),
-        (
-            f"one replica instead of the default of 3, since this server is no cluster: "
-            f"{', '.join(single)}. Where it becomes one, plan shows the difference",
-        )
-        if single
-        else (),
+        tuple(_notes(single, unwatched)),
     )
+
+
+def _notes(single: Sequence[str], unwatched: bool) -> Iterator[str]:
+    if single:
+        yield (
+            f"one replica instead of the default of 3, since this server is no cluster: "
+            f"{', '.join(single)}. Where it becomes one, plan shows the difference"
+        )
+    if unwatched:
+        yield (
+            "alerts: are not written into the metadata of durables, which nats-server keeps since "
+            "2.10"
+        )
 
 
 def _position(owner: StreamInfo, durable: str) -> int | None:
@@ -200,12 +212,22 @@ def differences(
     for name, value in wanted.items():
         if name in _NOT_COMPARED:
             continue
+        if name == "metadata":
+            yield from _metadata(value, kept.get(name) or {})
+            continue
         if not _same(name, value, kept.get(name)):
             yield name, kept.get(name), value
     if wanted.keys() & _FILTERS:
         new, old = _filters(wanted), _filters(kept) or list(subjects)
         if set(new) != set(old):
             yield "filter_subjects", old, new
+
+
+def _metadata(wanted: JSON, kept: JSON) -> Iterator[tuple[str, Any, Any]]:
+    whole = thresholds.merged(wanted, kept)
+    for name in sorted(whole.keys() | kept.keys()):
+        if whole.get(name) != kept.get(name):
+            yield f"metadata.{name}", kept.get(name), whole.get(name)
 
 
 def _filters(config: JSON) -> list[str]:
@@ -281,7 +303,13 @@ def _consumer_change(
         for name, old, new in differences(wanted, info.config, subjects=owner.subjects)
     )
     merged = {**_without(info.config, _FILTERS), **_without(wanted, _BIRTH)}
-    return _changed(*info.key, found, wanted, merged)
+    change = _changed(*info.key, found, wanted, merged)
+    if change is None or "metadata" not in wanted:
+        return change
+    whole = thresholds.merged(wanted["metadata"], info.config.get("metadata"))
+    if change.replaces:
+        whole = thresholds.without_the_servers_own(whole)
+    return replace(change, config={**change.config, "metadata": whole})
 
 
 def _without(config: JSON, names: Iterable[str]) -> JSON:

@@ -84,6 +84,7 @@ CONSUMER: Sequence[Field] = (
     Field("opt_start_seq", cost="birth", exported=False),
     Field("opt_start_time", cost="birth", exported=False),
     Field("inactive_threshold", unit="duration", exported=False),
+    Field("metadata", since=(2, 10), exported=False),
 )
 FIELDS: Mapping[str, Field] = {one.name: one for one in (*STREAM, *CONSUMER)}
 

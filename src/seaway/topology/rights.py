@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias, get_args
 
 from seaway import naming
 from seaway.config import ConsumerSettings, Settings
+from seaway.contracts import Granted
 from seaway.errors import ConfigError
 from seaway.topology.shape import desired
 
@@ -55,6 +56,19 @@ def rights(
         return Rights(known)
     inbox = "_".join(("_INBOX", *((service,) if service else ()), role))
     return Rights(known, publish, (f"{inbox}.>",), inbox)
+
+
+def lacking_rights(wanted: Rights, granted: Granted) -> list[str]:
+    """Which subjects of ``wanted`` a user may not publish to, or not to all that they stand for.
+    That he hears answers, he knows by having got one."""
+    return [
+        one
+        for one in wanted.publish
+        if not (
+            granted.publish is None or any(naming.covers(wide, one) for wide in granted.publish)
+        )
+        or any(naming.overlap(denied, one) for denied in granted.deny_publish)
+    ]
 
 
 class _Needs:
@@ -127,6 +141,9 @@ class _Needs:
             yield f"{self._api}CONSUMER.MSG.NEXT.{stream}.{durable}"
             # What was on its way when a process ended is given out again at once.
             yield f"{self._api}CONSUMER.RESET.{stream}.{durable}"
+            # Whether the stream still holds what it was given out of it.
+            yield f"{self._api}STREAM.MSG.GET.{stream}"
+            yield from self._read(stream, durable)
             if consumer.exclusive:
                 yield f"{self._api}CONSUMER.UNPIN.{stream}.{durable}"
             yield from self._acks(f"{stream}.{durable}")
@@ -135,9 +152,6 @@ class _Needs:
         yield f"{self._api}STREAM.MSG.GET.{queue}"
         if self._parking:
             yield from self._read(queue, durable)
-            yield from self._read(redrives, durable)
-            # A letter by reference.
-            yield f"{self._api}STREAM.MSG.GET.{consumer.stream}"
             yield naming.redrive_filter(context, durable)
             yield f"{self._api}STREAM.MSG.DELETE.{queue}"
 

@@ -17,6 +17,7 @@ from seaway.config import settings_from_mapping
 from seaway.contracts import JSON, BrokerAdmin, ConsumerInfo, StreamInfo
 from seaway.errors import ApiError, ConfigError, SeawayError
 from seaway.naming import kind_of
+from seaway.topology import thresholds
 from seaway.topology.compare import (
     POSITION,
     Change,
@@ -188,6 +189,7 @@ def exported(state: ServerState) -> Export:
     """Event streams and their durables; dead letters, redrives and advisories are implied."""
     streams: list[JSON] = []
     consumers: list[JSON] = []
+    durables: list[JSON] = []
     left_out: list[str] = []
     for name, info in sorted(state.streams.items()):
         if kind_of(name) != "events":
@@ -216,7 +218,14 @@ def exported(state: ServerState) -> Export:
                 left_out.append(f"consumer {name} > {durable}: {reason}")
             else:
                 consumers.append(consumer)
-    return Export({"streams": streams, "consumers": consumers}, tuple(left_out))
+                durables.append(found.config)
+    mapping: JSON = {"streams": streams, "consumers": consumers}
+    alerts, why = thresholds.exported(durables)
+    if why := why or _refusal({"alerts": alerts}):
+        left_out.append(f"alerts: {why}")
+    elif alerts:
+        mapping["alerts"] = alerts
+    return Export(mapping, tuple(left_out))
 
 
 def _written(config: JSON, fields: Sequence[Field]) -> JSON:

@@ -17,6 +17,7 @@ from typing import TypeAlias
 from seaway import naming
 from seaway.config import (
     UNLIMITED,
+    AlertSettings,
     ConsumerSettings,
     Settings,
     StreamSettings,
@@ -24,6 +25,7 @@ from seaway.config import (
 )
 from seaway.contracts import JSON
 from seaway.errors import ConfigError
+from seaway.topology import thresholds
 from seaway.topology.fields import CONSUMER, FIELDS, STREAM, absent, needs
 
 ConsumerKey: TypeAlias = tuple[str, str]
@@ -44,7 +46,7 @@ _EXCLUSIVE: JSON = {
 }
 _SHARED: JSON = {"priority_policy": "none", "priority_groups": [], "priority_timeout": 0}
 
-_FOR_SPEED = frozenset({"allow_atomic"})
+_NICE_TO_HAVE = frozenset({"allow_atomic", "metadata"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +78,9 @@ def desired(settings: Settings) -> Topology:
         consumers[naming.ADVISORY_STREAM, naming.SWEEPER_DURABLE] = _sweeper()
     for consumer in settings.consumers:
         context = naming.stream_context(consumer.stream)
-        consumers[consumer.stream, consumer.durable] = _durable(consumer, consumer.filters)
-        redrive = {
-            **_durable(consumer, (naming.redrive_filter(context, consumer.durable),)),
-            "deliver_policy": "all",
-        }
+        own, redriven = consumer.filters, (naming.redrive_filter(context, consumer.durable),)
+        consumers[consumer.stream, consumer.durable] = _durable(consumer, own, settings.alerts)
+        redrive = {**_durable(consumer, redriven, settings.alerts), "deliver_policy": "all"}
         consumers[naming.redrive_stream(context), consumer.durable] = redrive
     replicas_of = {
         name: profile.replicas
@@ -169,7 +169,7 @@ def _sweeper() -> JSON:
     }
 
 
-def _durable(consumer: ConsumerSettings, filters: tuple[str, ...]) -> JSON:
+def _durable(consumer: ConsumerSettings, filters: tuple[str, ...], alerts: AlertSettings) -> JSON:
     values = {one.name: getattr(consumer, one.name) for one in CONSUMER if one.optional}
     subjects: JSON = (
         {"filter_subject": filters[0]} if len(filters) == 1 else {"filter_subjects": list(filters)}
@@ -190,6 +190,7 @@ def _durable(consumer: ConsumerSettings, filters: tuple[str, ...]) -> JSON:
         "inactive_threshold": 0,
         "deliver_subject": "",
         **(_EXCLUSIVE if consumer.exclusive else _SHARED),
+        "metadata": thresholds.metadata(alerts),
         **{name: value for name, value in values.items() if value is not None},
     }
 
@@ -225,7 +226,7 @@ def _known(release: tuple[int, ...], config: JSON, title: str) -> JSON:
     for name, one in FIELDS.items():
         if not release or release >= one.since or name not in known:
             continue
-        if name not in _FOR_SPEED and not absent(known[name]):
+        if name not in _NICE_TO_HAVE and not absent(known[name]):
             asked = "exclusive: true" if one.setting == "exclusive" else name
             raise ConfigError(
                 f"{title}: {asked} {needs(name)}, and this one is {'.'.join(map(str, release))}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -13,9 +14,20 @@ from seaway.brokers.jetstream.api import Api, consumer_info, stream_info
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.reading import Reader
 from seaway.brokers.jetstream.wire import headers, subject_text
-from seaway.contracts import JSON, ConsumerInfo, Message, ServerInfo, StoredMessage, StreamInfo
-from seaway.errors import NotFound
+from seaway.contracts import (
+    JSON,
+    ConsumerInfo,
+    Granted,
+    Message,
+    ServerInfo,
+    StoredMessage,
+    StreamInfo,
+)
+from seaway.errors import BrokerUnavailable, NotFound
 from seaway.naming import OPERATOR, covers
+
+_WHO_AM_I = "$SYS.REQ.USER.INFO"
+"""Answered since nats-server 2.10; no role's list has it, since no work needs it."""
 
 
 class JetStreamAdmin:
@@ -27,6 +39,27 @@ class JetStreamAdmin:
 
     async def server_info(self) -> ServerInfo:
         return self._connection.server_info()
+
+    async def granted(self) -> Granted:
+        answer = await self._connection.request(_WHO_AM_I)
+        try:
+            if answer.status == "503":
+                raise ValueError("nobody answers")
+            found = json.loads(answer.data)["data"].get("permissions") or {}
+            allowed = {verb: found.get(verb) or {} for verb in ("publish", "subscribe")}
+            lists = {
+                (verb, how): tuple(one.split()[0] for one in said.get(how) or ())
+                for verb, said in allowed.items()
+                for how in ("allow", "deny")
+            }
+        except (ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+            raise BrokerUnavailable(f"{_WHO_AM_I}: the server does not say it: {error}") from error
+        return Granted(
+            publish=lists["publish", "allow"] or None,
+            subscribe=lists["subscribe", "allow"] or None,
+            deny_publish=lists["publish", "deny"],
+            deny_subscribe=lists["subscribe", "deny"],
+        )
 
     # ------------------------------------------------------------------ streams
 

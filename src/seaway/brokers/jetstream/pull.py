@@ -31,7 +31,7 @@ from seaway.brokers.jetstream.admin import JetStreamAdmin
 from seaway.brokers.jetstream.api import Api
 from seaway.brokers.jetstream.connection import Connection
 from seaway.brokers.jetstream.wire import DELIVERED, Frame, incoming_of
-from seaway.contracts import REWINDS_SINCE, ConsumerInfo, Incoming
+from seaway.contracts import JSON, REWINDS_SINCE, ConsumerInfo, Incoming
 from seaway.errors import ApiError, BrokerUnavailable, CannotRewind, NotFound, NotPermitted
 from seaway.retry import Backoff
 
@@ -295,7 +295,7 @@ class Pull:
 
     # ------------------------------------------------------------------ rewinding
 
-    async def rewind(self) -> int | None:
+    async def rewind(self, to: int | None = None) -> int | None:
         # nats-server 2.14 and newer. An older one answers nothing, and is not asked; nor does one
         # answer for a durable that it does not know.
         server = self._connection.server_info()
@@ -304,6 +304,9 @@ class Pull:
                 f"nats-server {server.version} cannot do it: upgrade to 2.14 or newer"
             )
         info = await self._info()
+        if to is not None:
+            await self._reset({"seq": to})
+            return info.stream_seq
         if self._others_have(info):
             return None
         if info.num_ack_pending <= len(self._arrived):
@@ -318,15 +321,14 @@ class Pull:
         new = (one.stream_seq for one in self._arrived if one.deliveries == 1)
         upto = min(new, default=info.stream_seq + 1) - 1
         await self._reset()
-        self._arrived.clear()
         return upto
 
     def _others_have(self, info: ConsumerInfo) -> bool:
         return info.num_waiting > 0 if self._pin is None else not self._pin.held(info)
 
-    async def _reset(self) -> None:
+    async def _reset(self, body: JSON | None = None) -> None:
         try:
-            await self._api.call(f"CONSUMER.RESET.{self._name}")
+            await self._api.call(f"CONSUMER.RESET.{self._name}", body)
         except (NotPermitted, ApiError) as error:
             raise CannotRewind(str(error)) from error
         except BrokerUnavailable as error:
@@ -336,6 +338,7 @@ class Pull:
                 raise
             raise CannotRewind(f"{error}: upgrade every server to 2.14 or newer") from error
         self._unanswered = 0
+        self._arrived.clear()
 
     # ------------------------------------------------------------------ settling
 

@@ -52,13 +52,14 @@ class _Elsewhere(Exception):
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A table by day. ``moment``: the column that says a row's age; ``first``: the bound at which
-    a day begins; ``by_moment``: the bounds are of that column, so that no row of a day is younger
-    than the day."""
+    a day begins, of column ``by``; ``by_moment``: that is ``moment``, so that no row of a day is
+    younger than the day."""
 
     table: str
     moment: str
     first: Callable[[date], str]
     by_moment: bool
+    by: str
     logger: logging.Logger
 
     def name(self, day: date) -> str:
@@ -79,6 +80,12 @@ def _start(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
+def _coming(now: datetime) -> list[date]:
+    """Today and the days that follow, as far as they are made ahead."""
+    today = now.astimezone(UTC).date()
+    return [today + ahead * DAY for ahead in range(_AHEAD_DAYS + 1)]
+
+
 def first_id(day: date) -> str:
     """Where the UUIDv7s of ``day`` (UTC) begin, as text."""
     digits = f"{int(_start(day).timestamp()) * 1000:012x}"
@@ -90,9 +97,12 @@ SENT = Kept(
     "sent_at",
     lambda day: _start(day).isoformat(),
     True,
+    "sent_at",
     logs.logger("seaway.outbox"),
 )
-INBOX = Kept("seaway_inbox", "processed_at", first_id, False, logs.logger("seaway.inbox"))
+INBOX = Kept(
+    "seaway_inbox", "processed_at", first_id, False, "event_id", logs.logger("seaway.inbox")
+)
 
 
 @dataclass(slots=True)
@@ -123,6 +133,25 @@ class Retention:
         self._table = within(kept.table, schema)
         self._sql = Statements(POSTGRES, file="retention.sql")
         self._warned = False
+        self.table = kept.table
+
+    async def lacking(self) -> tuple[int, int]:
+        """How many of today and the days that follow have no partition, and how many rows of those
+        lie where a day's own cannot take them in."""
+        found = await self._look()
+        days = [day for day in _coming(found.now) if day not in found.days]
+        rows = 0
+        for name in found.others if days else ():
+            for day in days:
+                count = self._sql["misplaced"].format(
+                    name=f"{found.place}.{name}",
+                    by=self._kept.by,
+                    first=self._kept.first(day),
+                    next=self._kept.first(day + DAY),
+                )
+                ((counted,),) = await self._pool.rows(count)
+                rows += counted
+        return len(days), rows
 
     async def prune(self, before: datetime) -> None:
         """Drop the days that ended before ``before``, and make today and the two that follow.
@@ -209,8 +238,7 @@ class Retention:
         return True
 
     async def _make(self, found: _Found) -> None:
-        today = found.now.astimezone(UTC).date()
-        for day in (today + ahead * DAY for ahead in range(_AHEAD_DAYS + 1)):
+        for day in _coming(found.now):
             if day in found.days:
                 continue
             definition = self._sql["make"].format(

@@ -35,6 +35,9 @@ DROP TABLE {name}
 -- name: count
 SELECT count(*) FROM {name} WHERE {moment} < $1
 
+-- name: misplaced
+SELECT count(*) FROM (SELECT FROM {name} WHERE {by} >= '{first}' AND {by} < '{next}' LIMIT 1000) found
+
 -- name: delete
 DELETE FROM {name} t
 USING (SELECT tableoid, ctid FROM {name} WHERE {moment} < $1 LIMIT {limit}) old

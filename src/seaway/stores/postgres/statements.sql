@@ -27,6 +27,32 @@ DELETE FROM seaway_outbox WHERE event_id = ANY (CAST($1 AS uuid[]))
 -- name: now
 SELECT clock_timestamp()
 
+-- name: vitals
+-- A walsender's or another database's snapshot is told of where it has written: relays wait for that.
+-- What this user may not see of another has no xact_start.
+WITH open AS (
+    SELECT a.pid, a.application_name || coalesce(' (' || a.usename || ')', '') AS who,
+           coalesce(a.state, '') AS state, clock_timestamp() - a.xact_start AS age,
+           a.backend_xid IS NOT NULL AS writes
+    FROM pg_stat_activity a
+    WHERE a.pid <> pg_backend_pid() AND a.backend_type <> 'autovacuum worker'
+      AND (a.backend_xid IS NOT NULL
+           OR (a.backend_xmin IS NOT NULL AND a.datname = current_database()))
+    UNION ALL
+    SELECT 0, 'prepared transaction ' || p.gid || ' (' || p.owner || ')', 'prepared',
+           clock_timestamp() - p.prepared, true
+    FROM pg_prepared_xacts p
+), oldest AS (
+    SELECT * FROM open WHERE age IS NOT NULL ORDER BY age DESC LIMIT 1
+)
+SELECT clock_timestamp(),
+       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
+       current_setting('max_connections')::integer
+           - current_setting('superuser_reserved_connections')::integer,
+       (SELECT count(*) FROM open WHERE age IS NULL),
+       o.pid, o.who, o.state, o.age, o.writes
+FROM (SELECT) here LEFT JOIN oldest o ON true
+
 -- name: backlog
 SELECT (SELECT count(*) FROM seaway_outbox),
        (SELECT count(*) FROM seaway_outbox WHERE parked_at IS NOT NULL),
@@ -100,6 +126,18 @@ WHERE (:event_ids::uuid[] IS NULL OR event_id = ANY (:event_ids))
   AND (:correlation_id::text IS NULL OR correlation_id = :correlation_id OR event_id = ANY (:first::uuid[]))
 ORDER BY sent_at DESC, position DESC
 LIMIT :limit
+
+-- name: newest_place
+SELECT stream_seq, event_id::text, sent_at FROM seaway_sent
+WHERE stream = :stream AND stream_seq > 0 ORDER BY stream_seq DESC LIMIT 1
+
+-- name: place_before
+-- Of one stream, by its index; in the days before then alone, where there are days.
+SELECT stream_seq, event_id::text, sent_at FROM seaway_sent
+WHERE stream = :stream AND stream_seq > 0 AND sent_at < :before AND healed_at IS NULL LIMIT 1
+
+-- name: waits_to_heal
+SELECT count(*) FROM seaway_sent WHERE stream = :stream AND stream_seq <= -2
 
 -- ------------------------------------------------------------ the inbox
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
-from seaway.contracts import Backlog, Capabilities
+from seaway.contracts import Backlog, Capabilities, OpenTransaction, Vitals
 from seaway.databases.engines import POSTGRES
 from seaway.databases.queries import Query, Row, Statements, Steps, awaited
 from seaway.drivers.asyncpg import Pooled as Handle
@@ -107,6 +108,7 @@ class PostgresStore(RelationalStore[Handle]):
         address = parse(url)
         pool = await Pool.open(address, size=connections, schema=schema)
         store = cls(pool, schema=schema, keep_sent=keep_sent, poll=poll, listener=None)
+        store.capabilities = replace(cls.capabilities, connections=connections)
         if listen and not address.pgbouncer:
             store._listener = Listener(address, store.nudge)
         return store
@@ -213,6 +215,22 @@ class PostgresStore(RelationalStore[Handle]):
         found = {**await self._sent.overdue(sent), **await self._inbox.overdue(processed)}
         ((tried,),) = await self._read("overdue_tried", before=processed)
         return {**found, "seaway_unhandled": tried} if tried else found
+
+    async def vitals(self, streams: Mapping[str, datetime] | None = None) -> Vitals:
+        """What the server says of its sessions, which days have a partition, where events went."""
+        found = await super().vitals(streams)
+        ((clock, connections, most, hidden, pid, *open_),) = await self._read("vitals")
+        lacking = [(one.table, await one.lacking()) for one in (self._sent, self._inbox)]
+        return replace(
+            found,
+            clock=clock,
+            connections=connections,
+            most_connections=most,
+            oldest=None if pid is None else OpenTransaction(pid, *open_),
+            hidden=hidden,
+            without_a_day={table: days for table, (days, _) in lacking if days},
+            misplaced={table: rows for table, (_, rows) in lacking if rows},
+        )
 
     # ------------------------------------------------------------------- the engine's own
 

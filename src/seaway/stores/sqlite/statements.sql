@@ -154,6 +154,18 @@ WHERE position IN (SELECT position FROM seaway_sent WHERE sent_at < :before LIMI
 -- name: overdue_sent
 SELECT count(*) FROM seaway_sent WHERE sent_at < :before
 
+-- name: newest_place
+SELECT stream_seq, event_id, sent_at FROM seaway_sent
+WHERE stream = :stream AND stream_seq > 0 ORDER BY stream_seq DESC LIMIT 1
+
+-- name: place_before
+-- Of one stream, by its index; in the days before then alone, where there are days.
+SELECT stream_seq, event_id, sent_at FROM seaway_sent
+WHERE stream = :stream AND stream_seq > 0 AND sent_at < :before AND healed_at IS NULL LIMIT 1
+
+-- name: waits_to_heal
+SELECT count(*) FROM seaway_sent WHERE stream = :stream AND stream_seq <= -2
+
 -- ------------------------------------------------------------ what a stream has lost
 
 -- name: last_sent

@@ -34,6 +34,7 @@ from seaway.testing.conformance.inbox import (
 from seaway.testing.conformance.noting import NotingConformance
 from seaway.testing.conformance.parking import ParkingConformance
 from seaway.testing.conformance.processes import ProcessesConformance
+from seaway.testing.conformance.vitals import VitalsConformance
 
 Reopen = Callable[[], Awaitable[Store]]
 
@@ -83,6 +84,7 @@ class StoreConformance(
     ProcessesConformance,
     NotingConformance,
     HistoryConformance,
+    VitalsConformance,
 ):
     """Fixtures to give: ``store``; and ``reopen`` where ``capabilities.shared``."""
 

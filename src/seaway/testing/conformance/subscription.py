@@ -452,6 +452,28 @@ class SubscriptionConformance:
             assert (one.standby, other.standby) == (False, True)
 
     @REWINDS
+    async def test_set_back_it_gives_everything_from_there_on(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        """Also from beyond the stream's end, and where others are given the durable's messages."""
+        await make(broker, context, durable={})
+        await publish(broker, *events(context, 4))
+        async with (
+            broker.subscribe(stream, DURABLE) as other,
+            broker.subscribe(stream, DURABLE) as pull,
+        ):
+            await other.ack(*await receive(other, 4))
+            assert await pull.rewind(9) == 4
+            assert (await consumer(broker, stream)).stream_seq == 8
+            assert await pull.rewind(2) == 8
+            found = await receive(pull, 3)
+            assert payloads(found) == [b"1", b"2", b"3"]
+            assert [one.deliveries for one in found] == [1, 1, 1]
+            assert list(await pull.ack(*found)) == [True] * 3
+        info = await consumer(broker, stream)
+        assert (info.ack_floor, info.num_ack_pending) == (4, 0)
+
+    @REWINDS
     async def test_without_its_durable_there_is_nothing_to_rewind(
         self, broker: Broker, context: str, stream: str
     ) -> None:

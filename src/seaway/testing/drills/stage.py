@@ -44,6 +44,7 @@ async def servers(
     beside: Sequence[str] = (),
     database: str = "postgres",
     nodes: int = 1,
+    outbox: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> AsyncIterator[tuple[Stage, Mapping[str, Server]]]:
     """A stage on the context of the drills, on servers of its own: ``nats``, and ``postgres``
@@ -51,8 +52,8 @@ async def servers(
 
     ``keep``: an empty folder for the children's logs, which otherwise go with the stage.
     ``beside``: other contexts. ``nodes``: more than one are a cluster whose streams are on all, and
-    ``nats`` is whichever leads the event stream. ``options``: of the durables, as in
-    ``seaway.yaml``.
+    ``nats`` is whichever leads the event stream (``Leader``). ``outbox`` and ``options``, of the
+    durables: as in ``seaway.yaml``.
     """
     async with AsyncExitStack() as stack:
         folder = keep or Path(
@@ -72,19 +73,20 @@ async def servers(
         content = configuration(
             nats.url, url, (CONTEXT, *beside), durables, replicas=nodes, **options
         )
+        content = {**content, "outbox": dict(outbox or {})}
         stage = await stack.enter_async_context(
             opened(folder / "seaway.yaml", content, CONTEXT, said)
         )
-        running["nats"] = nats if isinstance(nats, NatsServer) else _Leader(stage, nats, said)
+        running["nats"] = nats if isinstance(nats, NatsServer) else Leader(stage, nats, said)
         yield stage, running
 
 
-class _Leader:
+class Leader:
     """Of a cluster, the server that leads the event stream when it is stopped or killed."""
 
     def __init__(self, stage: Stage, cluster: NatsCluster, said: Callable[[str], None]) -> None:
         self._stage = stage
-        self._servers = cluster.servers
+        self.servers = cluster.servers
         self._said = said
         self._struck = cluster.servers[0]
 
@@ -107,7 +109,7 @@ class _Leader:
                     break
             await asyncio.sleep(_MOMENT_SECONDS)
         self._said(f"{info.leader} leads")
-        self._struck = next(one for one in self._servers if one.name == info.leader)
+        self._struck = next(one for one in self.servers if one.name == info.leader)
 
 
 async def write(

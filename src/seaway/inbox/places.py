@@ -1,0 +1,38 @@
+"""Whether a stream still holds what it is known to have held (ADR 0024).
+
+A stream may come back as an earlier state of itself: its end is gone, and the sequences of that are
+given a second time. What lies at or below a place that is intact is intact, too.
+
+    holds our event ............. intact up to there
+    holds another, or is beyond the stream's end ... lost from there on, and perhaps before
+    holds nothing ............... deleted, purged or expired: that says nothing
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from seaway.contracts import BrokerAdmin, KnownPlace, LogEntry, StoredMessage, StreamInfo
+
+
+async def what_became_of(admin: BrokerAdmin, known: KnownPlace, held: StreamInfo) -> str:
+    """Why a place that was there is not there any more; empty where nothing says so. ``held``: its
+    stream as it is now."""
+    stream, stream_seq = known.stream, known.stream_seq
+    if stream_seq > held.last_seq:
+        return f"it had {stream}:{stream_seq}, and now ends at {held.last_seq}"
+    found = await admin.get(stream, stream_seq)
+    return "" if found is None or is_at(found, known) else f"{stream}:{stream_seq} is another now"
+
+
+def is_at(found: StoredMessage, known: KnownPlace) -> bool:
+    """Whether what lies in that place is what was known to."""
+    return (found.event_id, found.stored_at) == (known.event_id, known.stored_at)
+
+
+def entry(action: str, about: str, detail: Mapping[str, Any]) -> LogEntry:
+    """What is noted of it, as done by this process."""
+    return LogEntry(action, about, detail, f"{socket.gethostname()}:{os.getpid()}")

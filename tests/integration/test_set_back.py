@@ -1,0 +1,237 @@
+"""A stream comes back as an earlier state of itself: what was given out of it is given again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from seaway import Delivery, RawEvent, Seaway, topology
+from seaway.brokers.jetstream import JetStreamBroker, connect
+from seaway.brokers.jetstream.api import Api
+from seaway.config import NatsSettings, settings_from_mapping
+from seaway.contracts import Message, Stored
+from seaway.embedded.nats_server import NatsServer
+from seaway.errors import BrokerUnavailable
+from seaway.stores.sqlite import SqliteStore
+from seaway.telemetry import SetBack
+
+pytestmark = [pytest.mark.server, pytest.mark.seaway_since("2.14", "setting a durable back")]
+
+STREAM, DURABLE, SUBJECT = "SEA_EVENTS", "case_mgmt__from_sea", "sea.event.moved.v1"
+TIMEOUT = timedelta(seconds=5)
+KEPT, ALL = 30, 60
+
+
+def event(number: int) -> Message:
+    headers = {"Nats-Msg-Id": f"e{number}", "X-Ordering-Key": f"k{number % 3}"}
+    return Message(SUBJECT, b"%d" % number, headers)
+
+
+class Bench:
+    """An application, what its handler was called with, and a server that loses what it had."""
+
+    def __init__(self, server: NatsServer, folder: Path) -> None:
+        self.server = server
+        self.folder = folder
+        self.handled: list[str] = []
+        self.told: list[SetBack] = []
+        self.settings = settings_from_mapping(
+            {
+                "nats": {"url": server.url},
+                "database": f"sqlite:///{folder / 'app.db'}",
+                "streams": [{"name": STREAM, "subjects": ["sea.event.>"], "replicas": 1}],
+                "consumers": [{"stream": STREAM, "durable": DURABLE, "ack_wait": "60s"}],
+            },
+            environ={},
+        )
+        self.broker: JetStreamBroker
+
+    async def make(self) -> None:
+        wanted = topology.desired(self.settings)
+        actual = await topology.actual(self.broker.admin, wanted)
+        await topology.apply(topology.plan(wanted, actual), self.broker.admin)
+
+    async def publish(self, *numbers: int) -> None:
+        async with asyncio.timeout(30):
+            for number in numbers:
+                while True:
+                    [one] = await self.broker.publish(STREAM, [event(number)], timeout=TIMEOUT)
+                    if isinstance(one, Stored):
+                        break
+                    await asyncio.sleep(0.05)
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        """A process, which ends in order."""
+        app, stop = Seaway(self.settings), asyncio.Event()
+        app.telemetry.subscribe(
+            lambda one: self.told.append(one) if isinstance(one, SetBack) else None
+        )
+
+        async def handle(event: RawEvent, delivery: Delivery) -> None:
+            self.handled.append(delivery.event_id)
+
+        app.consumer("case_mgmt", from_context="sea").handler(RawEvent)(handle)
+        work = asyncio.create_task(app.run(stop, relay=False))
+        try:
+            yield
+        finally:
+            stop.set()
+            await work
+
+    async def until_handled(self, count: int) -> None:
+        async def enough() -> bool:
+            return len(set(self.handled)) >= count
+
+        await until(enough)
+
+    async def until_settled(self) -> None:
+        async def settled() -> bool:
+            info = await self.broker.admin.consumer(STREAM, DURABLE)
+            return info is not None and info.settled
+
+        await until(settled)
+
+    async def copy(self) -> None:
+        await self.server.stop()
+        shutil.copytree(self._store, self.folder / "old")
+        await self.server.start()
+
+    async def put_back(self, what: Literal["all", "messages"]) -> None:
+        """As it was at the copy; ``messages``: but the durables know what they did since."""
+        await self.server.kill()
+        if what == "all":
+            shutil.rmtree(self._store)
+            shutil.copytree(self.folder / "old", self._store)
+        else:
+            [messages] = (self.folder / "old").glob(f"**/{STREAM}/msgs")
+            there = self._store / messages.relative_to(self.folder / "old")
+            shutil.rmtree(there)
+            shutil.copytree(messages, there)
+        await self.server.start()
+
+    @property
+    def _store(self) -> Path:
+        return self.server.directory / "jetstream"
+
+    async def move(self, seq: int) -> None:
+        """The durable's state is as if it had been given everything before ``seq``."""
+        body = {"seq": seq}
+        api, call = Api(self.broker.admin._connection), f"CONSUMER.RESET.{STREAM}.{DURABLE}"
+
+        async def moved() -> bool:
+            with contextlib.suppress(BrokerUnavailable):
+                return bool(await api.call(call, body))
+            return False
+
+        await until(moved)
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(60):
+        while not await holds():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def bench(nats_server_own: NatsServer, tmp_path: Path) -> AsyncIterator[Bench]:
+    made = Bench(nats_server_own, tmp_path)
+    made.broker = await connect(NatsSettings(url=nats_server_own.url))
+    try:
+        await made.make()
+        async with await SqliteStore.open(tmp_path / "app.db") as store:
+            await store.schema.upgrade()
+        yield made
+    finally:
+        await made.broker.close()
+
+
+@pytest.mark.parametrize("what", ["all", "messages"])
+@pytest.mark.parametrize("first", ["published", "looked"])
+async def test_what_is_published_again_has_its_effects_once(
+    bench: Bench, what: Literal["all", "messages"], first: str
+) -> None:
+    """And what had none is not passed over, whichever comes first. Others of the lost places than
+    before: what the relay of another service had been quicker with."""
+    async with bench.at_work():
+        await bench.publish(*range(KEPT))
+        await bench.until_handled(KEPT)
+    await bench.copy()
+    async with bench.at_work():
+        await bench.publish(*range(KEPT, ALL))
+        await bench.until_handled(ALL)
+        await bench.until_settled()
+    await bench.put_back(what)
+    lost = [ALL, ALL + 1, *range(KEPT, ALL)]
+    if first == "published":
+        await bench.publish(*lost)
+        if what == "messages":
+            await bench.move(ALL + 1)  # As on a cluster, whose durables are not its streams.
+    elif what == "messages":
+        await bench.move(ALL + 1)
+    async with bench.at_work():
+        if first == "looked":
+            await bench.publish(*lost)
+        await bench.until_handled(ALL + 2)
+        await bench.until_settled()
+    assert Counter(bench.handled) == Counter(f"e{n}" for n in range(ALL + 2))
+    if what == "messages":
+        assert {one.to_seq for one in bench.told} == {KEPT + 1}
+        async with await SqliteStore.open(bench.folder / "app.db") as store:
+            [noted, *_] = await store.log(action="set back")
+        assert noted.about == DURABLE
+        assert json.loads(json.dumps(noted.detail))["to_seq"] == KEPT + 1
+    else:
+        assert bench.told == []
+
+
+@pytest.mark.parametrize("what", ["all", "messages"])
+async def test_a_process_that_lives_on_takes_no_new_event_for_an_old_one(
+    bench: Bench, what: Literal["all", "messages"]
+) -> None:
+    async with bench.at_work():
+        await bench.publish(*range(KEPT))
+        await bench.until_handled(KEPT)
+        await bench.copy()
+        await bench.publish(*range(KEPT, ALL))
+        await bench.until_handled(ALL)
+        await bench.put_back(what)
+        await bench.publish(ALL, ALL + 1, *range(KEPT, ALL))
+        await bench.until_handled(ALL + 2)
+        await bench.until_settled()
+    assert Counter(bench.handled) == Counter(f"e{n}" for n in range(ALL + 2))
+
+
+async def test_a_stream_that_was_made_anew_is_handled_from_its_beginning(bench: Bench) -> None:
+    async with bench.at_work():
+        await bench.publish(*range(KEPT))
+        await bench.until_handled(KEPT)
+        await bench.until_settled()
+        await bench.broker.admin.delete_stream(STREAM)
+        await bench.make()
+        await bench.publish(KEPT, *range(KEPT))
+        await bench.until_handled(KEPT + 1)
+        await bench.until_settled()
+    assert Counter(bench.handled) == Counter(f"e{n}" for n in range(KEPT + 1))
+
+
+async def test_a_purge_sets_nothing_back(bench: Bench) -> None:
+    async with bench.at_work():
+        await bench.publish(*range(KEPT))
+        await bench.until_handled(KEPT)
+        await bench.until_settled()
+    await Api(bench.broker.admin._connection).call(f"STREAM.PURGE.{STREAM}")
+    async with bench.at_work():
+        await bench.publish(KEPT)
+        await bench.until_handled(KEPT + 1)
+    assert bench.told == []
