@@ -25,7 +25,8 @@ from seaway.errors import ConfigError
 from seaway.events import RawEvent, new_event_id
 from seaway.history.audit import Audit
 from seaway.history.following import Follower
-from seaway.monitor import Database, Station
+from seaway.history.gauges import families
+from seaway.monitor import Database, Sample, Snapshot, Station, exposition
 from seaway.outbox import Outbox
 from seaway.stores import open_store
 
@@ -179,9 +180,10 @@ async def test_each_difference_is_named_and_what_can_be_mended_is_mended(room: R
     foreign = new_event_id()
     place = await room.publish(Message(room.subject, b"{}", {"Nats-Msg-Id": foreign}))
     odd = await room.publish(Message(room.subject, b"{}", {"Nats-Msg-Id": "no uuid"}))
-    twice = await room.publish(
-        Message(room.subject, b"{}", {"Nats-Msg-Id": new_event_id(), "X-Event-Id": ids[4]})
-    )
+    twice = await room.publish(Message(room.subject, b"{}", {"X-Event-Id": ids[4]}))
+    for event_id in (ids[5], copied := new_event_id()):
+        named = {"Nats-Msg-Id": f"copy:{event_id}", "X-Event-Id": event_id}
+        await room.publish(Message(room.subject, b"{}", named))
     async with room.store.transaction() as tx:
         await tx.claim(room.durable, ids[2])
     letter = Message(
@@ -210,6 +212,7 @@ async def test_each_difference_is_named_and_what_can_be_mended_is_mended(room: R
             ("twice", ids[4]),
             ("foreign", foreign),
             ("foreign", "no uuid"),
+            ("foreign", copied),
             ("no_effect", foreign),
             ("effect_and_letter", ids[2]),
             ("letter_without_event", letter.headers["X-Event-Id"]),
@@ -262,6 +265,10 @@ async def test_a_stream_that_lost_its_tail_is_mended_and_followed(room: Room) ->
     assert follower.report.streams[0].proven is not None
     assert proven is not None
     assert follower.report.streams[0].proven < proven
+    text = exposition(Sample(Snapshot(datetime.now(UTC))), more=families(follower.report))
+    assert f'seaway_audit_missing_events{{stream="{room.stream}"}} 5.0' in text
+    assert f'no_effect_events{{consumer="{room.durable}",stream="{room.stream}"}} 0.0' in text
+    assert "seaway_audit_up_bool 1.0" in text
     mended = await room.run("audit", "--mend", "--yes")
     assert mended.code == 0, mended
     again = await follower.look()

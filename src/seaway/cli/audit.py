@@ -119,6 +119,8 @@ def _figures(report: Report) -> Sequence[str]:
         if one.written:
             waits = f", {one.waiting} wait in the outbox" if one.waiting else ""
             lines.append(f"  outbox: {one.committed} published{waits}{_proven(one.proven)}")
+        if one.copies:
+            lines.append(f"  sent again on purpose, under ids of their own: {one.copies}")
         for each in one.consumers:
             lines.append(f"  {each.durable}: {each.events} to be done{_proven(each.proven)}")
             lines += [

@@ -247,7 +247,7 @@ class _Looking:
         self._report.streams.append(figures)
         with self._progress(f"reading {name}", max(0, info.last_seq - first + 1)) as advance:
             await read.read(admin, name, first, info.last_seq, reader=reader, advance=advance)
-        figures.events = read.events
+        figures.events, figures.copies = read.events, len(read.copies)
         return Seen(
             info=info,
             context=context,
@@ -296,6 +296,7 @@ class _Looking:
                 _merge(sent, await store.tally_sent(name, first, last, seen.read.window))
                 advance(last - first + 1)
         figures.committed = sum(one.events for one in sent.values())
+        await comparing.copies(store, seen, self._report)
         await comparing.outbox(
             broker, store, seen, sent, self._report, self._audit.reader, self._progress
         )

@@ -106,6 +106,23 @@ async def outbox(
     await _unexpected(broker, store, seen, apart, report)
 
 
+async def copies(store: Store, seen: Seen, report: Report) -> None:
+    """Of what was sent again on purpose, what was never committed."""
+    there = {
+        event_id: one
+        for event_id, one in seen.read.copies.items()
+        if one.stream_seq >= seen.first_sent
+    }
+    for ids in _some(there):
+        known = await store.committed(ids)
+        for event_id in ids:
+            at = millisecond(event_id)
+            if event_id not in known and (at is None or at >= seen.since_sent):
+                one = there[event_id]
+                note = "this database's outbox never had it"
+                report.add(_of(one, "foreign", _written(event_id, one), note))
+
+
 async def _missing(broker: Broker, store: Store, seen: Seen, apart: _Apart, report: Report) -> None:
     name = seen.info.name
     lacking = [one for one in apart.sent if one not in apart.stored]

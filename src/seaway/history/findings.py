@@ -90,6 +90,8 @@ class StreamFigures:
     written: bool = False
     committed: int = 0
     waiting: int = 0
+    copies: int = 0
+    """Messages that bring an event a second time on purpose, under an id of their own."""
     proven: datetime | None = None
     consumers: list[ConsumerFigures] = field(default_factory=list)
 
@@ -157,6 +159,7 @@ def _stream_json(report: Report, one: StreamFigures) -> dict[str, Any]:
         "written_here": one.written,
         "committed": one.committed,
         "waiting": one.waiting,
+        "copies": one.copies,
         "proven_until": format_time(one.proven) if one.proven else None,
         **{kind: report.of(kind, one.stream) for kind in SAID if kind not in OF_CONSUMERS},
         "consumers": [

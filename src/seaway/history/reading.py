@@ -21,6 +21,8 @@ from seaway.history.stations import Taker, between, is_copy
 SAMPLES = 100
 """Ids of each event type that are kept from the begin of a part, and as many from its end."""
 
+COPIES = 10_000
+
 
 @dataclass(slots=True)
 class Sampled:
@@ -44,11 +46,13 @@ class Sampled:
 
 
 class StreamRead:
-    """What was counted. ``parts``: places at which a part of the stream begins."""
+    """What was counted. ``parts``: places at which a part of the stream begins. Copies that were
+    sent on purpose are not counted, but named in ``copies``, ``COPIES`` of them at the most."""
 
     def __init__(self, parts: Iterable[int], window: Window, marked: Collection[str] = ()) -> None:
         self.window = window
         self.events = 0
+        self.copies: dict[str, StoredMessage] = {}
         self.marked: set[str] = set()
         """Those of the ``marked`` ids that are there."""
         self._wanted = marked
@@ -69,7 +73,7 @@ class StreamRead:
         reader: str,
         advance: Callable[[int], None],
     ) -> None:
-        """Count what lies in ``first..last``. Copies that an operator sent to all are left out."""
+        """Count what lies in ``first..last``."""
         part = 0
         async with aclosing(between(admin, stream, first, last, reader)) as messages:
             async for one in messages:
@@ -82,10 +86,12 @@ class StreamRead:
         event_id, place = one.event_id, one.stream_seq
         if event_id in self._wanted:
             self.marked.add(event_id)
-        if is_copy(one):
-            return
         bucket = self.window.bucket(event_id)
         if bucket == OUTSIDE:
+            return
+        if is_copy(one):
+            if len(self.copies) < COPIES:
+                self.copies[event_id] = one
             return
         self.events += 1
         number = self._subjects.setdefault(one.message.subject, len(self._subjects))

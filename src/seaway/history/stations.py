@@ -22,9 +22,11 @@ CHUNK = 20_000
 
 
 def is_copy(stored: StoredMessage) -> bool:
-    """Whether it was sent to everybody again, by ``seaway dlq redrive --to all``."""
+    """Whether it was sent again on purpose, as ``seaway dlq redrive --to all`` does: a message with
+    an id of its own, and the event's beside it. A first publication has one id."""
     found = stored.message.headers
-    return h.EVENT_ID in found and found.get(h.MSG_ID, "").startswith("republish:")
+    own = found.get(h.MSG_ID)
+    return bool(own) and h.EVENT_ID in found and own != stored.event_id
 
 
 @dataclass(slots=True)
