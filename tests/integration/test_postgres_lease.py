@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
@@ -93,12 +93,55 @@ async def test_shares_are_fair_and_do_not_overlap(peers: list[PostgresStore]) ->
 async def _lead_one_shard(store: PostgresStore, everybody: asyncio.Barrier) -> list[str]:
     """Take leases in turns, as relays do, until this one is a single shard; keep that one until
     everybody has one."""
+
+    async def claim(lease: Lease) -> list[str]:
+        claimed = ids(await lease.claim(1000))
+        await everybody.wait()
+        return claimed
+
+    return await _with_one_shard(store, claim)
+
+
+async def test_a_loss_is_noted_for_all_shards_and_found_by_whoever_has_them(
+    peers: list[PostgresStore],
+) -> None:
+    await peers[0].reshard(2)
+    added = await add(peers[0], *keyed(40))
+    await settle_all(peers[0])
+    both = asyncio.Barrier(2)
+    noted = asyncio.Event()
+
+    async def lose(lease: Lease) -> list[str]:
+        last = await lease.last_sent("SEA_EVENTS", of_all=True)
+        assert last is not None
+        assert last.event_id == added[-1]
+        await both.wait()
+        if not noted.is_set():
+            noted.set()
+            assert (await lease.lose("SEA_EVENTS", above=0)).events == 40
+        await both.wait()
+        lost = await lease.lost("SEA_EVENTS", limit=100)
+        mine = ids([one.entry for one in lost])
+        assert mine == [one for one in added if one in mine]
+        found = await lease.find_lost("SEA_EVENTS", added)
+        assert sorted(ids([one.entry for one in found])) == sorted(mine)
+        assert (await lease.lost_since("SEA_EVENTS") is None) == (not mine)
+        await lease.heal(lost)
+        return mine
+
+    one, other = await asyncio.wait_for(
+        asyncio.gather(*(_with_one_shard(peer, lose) for peer in peers[:2])), 20
+    )
+    assert sorted([*one, *other]) == sorted(added)
+
+
+async def _with_one_shard(
+    store: PostgresStore, work: Callable[[Lease], Awaitable[list[str]]]
+) -> list[str]:
     while True:
         async with store.lease() as lease:
             if lease is not None and len(lease.shards) == 1:
-                claimed = ids(await lease.claim(1000))
-                await everybody.wait()
-                return claimed
+                return await work(lease)
             # Inside, so that the others see that somebody wants a share.
             await asyncio.sleep(0.02)  # polling, within the caller's deadline
 

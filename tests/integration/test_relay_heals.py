@@ -6,7 +6,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,9 +18,13 @@ from seaway.config import NatsSettings
 from seaway.contracts import LogEntry, Message, Store
 from seaway.embedded.nats_server import NatsServer
 from seaway.events import RawEvent
-from seaway.relay import Relay
+from seaway.relay import Relay, healing, loop
+from seaway.relay.healing import Healing
+from seaway.relay.memory import StreamMemory
 from seaway.stores import open_store
-from seaway.telemetry import Healed, NotHealed, Signal, Telemetry
+from seaway.stores.postgres import PostgresStore
+from seaway.stores.postgres.lease import PostgresLease
+from seaway.telemetry import Healed, NotHealed, Parked, RelayPaused, Signal, Telemetry
 from seaway.testing.conformance.store import add
 from shell import busy
 
@@ -80,9 +84,11 @@ class Harbour:
         shutil.copytree(self.server.directory / "jetstream", self.copies)
         await self.server.start()
 
-    async def put_back(self) -> None:
+    async def put_back(self, config: str | None = None) -> None:
         """Kill the server, and have it find the copy."""
         await self.server.kill()
+        if config is not None:
+            self.server.reload(config)
         shutil.rmtree(self.server.directory / "jetstream")
         shutil.copytree(self.copies, self.server.directory / "jetstream")
         await self.server.start()
@@ -281,6 +287,217 @@ async def test_what_retention_does_not_keep_is_told_as_lost(harbour: Harbour) ->
     assert entry.detail["reason"] == told.reason
 
 
+async def test_what_was_deleted_or_expired_before_stays_away_when_the_tail_is_lost(
+    harbour: Harbour,
+) -> None:
+    ids = await harbour.write(100)
+    await harbour.relay()
+    async with harbour.broker() as broker:
+        await broker.admin.update_stream({**CONFIG, "max_msgs": 90})
+        await broker.admin.update_stream(CONFIG)
+        for place in (40, 99, 100):
+            assert await broker.admin.delete_message(STREAM, place)
+    await harbour.copy()
+    there = await harbour.ids()
+    tail = await harbour.write(30)
+    await harbour.relay()
+    await harbour.put_back()
+    await harbour.relay()
+    assert await harbour.ids() == [*there, *tail]
+    assert harbour.healed == 30
+    assert len(ids) - len(there) == 13
+
+
+async def test_a_stopped_healing_is_gone_on_with_by_the_next(
+    harbour: Harbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(healing, "_CHUNK", 20)
+    ids = await harbour.write(50)
+    await harbour.relay()
+    await harbour.copy()
+    ids += await harbour.write(100)
+    await harbour.relay()
+    await harbour.put_back()
+    ids += await harbour.write(5)
+    stop, telemetry = asyncio.Event(), Telemetry()
+    telemetry.subscribe(harbour.told.append)
+    telemetry.subscribe(lambda signal: stop.set() if isinstance(signal, Healed) else None)
+    async with harbour.broker() as broker:
+        await Relay(harbour.store, broker, telemetry=telemetry).run(stop)
+    assert harbour.healed == 20
+    assert await harbour.ids() == ids[:70]
+    await harbour.relay()
+    await harbour.is_whole(ids)
+    assert harbour.healed == 100
+
+
+async def test_a_full_stream_is_waited_for_and_nothing_newer_overtakes(harbour: Harbour) -> None:
+    ids = await harbour.write(30)
+    await harbour.relay()
+    await harbour.copy()
+    ids += await harbour.write(30)
+    await harbour.relay()
+    await harbour.put_back()
+    ids += await harbour.write(5)
+    telemetry, stop = Telemetry(), asyncio.Event()
+    telemetry.subscribe(harbour.told.append)
+    async with harbour.broker() as broker:
+        full = {**CONFIG, "max_msgs": 40, "discard": "new", "allow_atomic": False}
+        await broker.admin.update_stream(full)
+        work = asyncio.create_task(Relay(harbour.store, broker, telemetry=telemetry).run(stop))
+        await eventually(lambda: told(harbour, RelayPaused))
+        assert await harbour.ids() == ids[:40]
+        await broker.admin.update_stream({**full, "max_msgs": -1})
+        await eventually(lambda: drained(harbour.store))
+        stop.set()
+        await work
+    await harbour.is_whole(ids)
+    assert harbour.healed == 30
+    assert not any(isinstance(one, Parked) for one in harbour.told)
+
+
+async def test_an_end_that_goes_back_while_it_is_published_to_is_heard_from_its_answers(
+    harbour: Harbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing looks, and the connection stays: as when a cluster's stream has a new leader."""
+    monkeypatch.setattr(loop, "LOOK_AGAIN", timedelta(days=1))
+    ids = await harbour.write(80)
+    telemetry, stop = Telemetry(), asyncio.Event()
+    telemetry.subscribe(harbour.told.append)
+    async with harbour.broker() as broker:
+        relay = Relay(harbour.store, broker, telemetry=telemetry, batch=10)
+        work = asyncio.create_task(relay.run(stop))
+        await eventually(lambda: drained(harbour.store))
+        await broker.admin.delete_stream(STREAM)
+        await broker.admin.create_stream(CONFIG)
+        ids += await harbour.write(35)
+        await eventually(lambda: drained(harbour.store))
+        await eventually(lambda: told(harbour, Healed))
+        await eventually(lambda: nothing_lost(harbour.store))
+        stop.set()
+        await work
+    # What was published before the answer came precedes what was lost; nothing is twice or missing.
+    found = await harbour.on_stream()
+    assert sorted(one for _, one, _ in found) == sorted(ids)
+    assert await harbour.places() == {one: seq for seq, one, _ in found}
+    assert harbour.healed == 80
+
+
+async def test_who_may_not_look_says_so_once_and_goes_on(harbour: Harbour) -> None:
+    right = f"$JS.API.STREAM.MSG.GET.{STREAM}"
+
+    def users(denied: str) -> str:
+        rights = f'publish: {{deny: ["{denied}"]}}'
+        user = f"{{user: relay, password: pass, permissions: {{{rights}}}}}"
+        return f"authorization {{ users: [{user}] }}\nno_auth_user: relay"
+
+    ids = await harbour.write(10)
+    await harbour.relay()
+    await harbour.copy()
+    ids += await harbour.write(10)
+    await harbour.relay()
+    await harbour.put_back(users(right))
+    ids += await harbour.write(5)
+    await harbour.relay()
+    ids += await harbour.write(5)
+    await harbour.relay()
+    assert await harbour.ids() == [*ids[:10], *ids[20:]]
+    told = [one for one in harbour.told if isinstance(one, NotHealed)]
+    assert {one.stream for one in told} == {STREAM}
+    assert all(right in one.reason for one in told)
+    assert len(told) == 2, "once a process"
+
+
+async def test_without_kept_events_the_loss_is_told(
+    harbour: Harbour, caplog: pytest.LogCaptureFixture
+) -> None:
+    telemetry, stop = Telemetry(), asyncio.Event()
+    telemetry.subscribe(harbour.told.append)
+    await harbour.copy()
+    async with harbour.broker() as broker:
+        relay = Relay(harbour.store, broker, telemetry=telemetry, retention=timedelta())
+        await harbour.write(20)
+        await relay.drain()
+        assert "outbox.retention is 0 and HEAL_EVENTS has one replica" in caplog.text
+        await harbour.forget()
+        await harbour.put_back()
+        new = await harbour.write(1)
+        await relay.drain(stop)
+    assert await harbour.ids() == new
+    [told] = [one for one in harbour.told if isinstance(one, NotHealed)]
+    assert "the places 1 to 20 are lost, and outbox.retention is 0" in told.reason
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+async def test_two_relays_heal_what_each_holds(harbour: Harbour) -> None:
+    store = harbour.store
+    assert isinstance(store, PostgresStore)
+    await store.reshard(4)
+    ids = await harbour.write(100)
+    await harbour.relay()
+    await harbour.copy()
+    stop = asyncio.Event()
+    telemetry = Telemetry()
+    telemetry.subscribe(harbour.told.append)
+    async with (
+        harbour.broker() as one,
+        harbour.broker() as two,
+        await PostgresStore.open(harbour.database) as second,
+    ):
+        relays = [
+            Relay(each, broker, telemetry=telemetry, batch=20)
+            for each, broker in ((store, one), (second, two))
+        ]
+        work = [asyncio.create_task(relay.run(stop)) for relay in relays]
+        for _ in range(3):
+            ids += await harbour.write(100)
+            await eventually(lambda: drained(store))
+            await harbour.put_back()
+            ids += await harbour.write(40)
+            await eventually(lambda: drained(store))
+        await store.reshard(3)
+        ids += await harbour.write(20)
+        await eventually(lambda: drained(store))
+        await eventually(lambda: nothing_lost(store))
+        stop.set()
+        await asyncio.gather(*work)
+    await harbour.is_whole(ids)
+    assert harbour.healed >= 300
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+async def test_what_a_dead_relay_would_have_healed_is_noted_by_the_other(harbour: Harbour) -> None:
+    """The one that lives has lost nothing of its own, and goes on where the lost places were."""
+    store = harbour.store
+    assert isinstance(store, PostgresStore)
+    await store.reshard(4)
+    ids = await harbour.write(14)
+    await harbour.relay()
+    await harbour.copy()
+    tail = []
+    for number in range(20):
+        tail += await add(store, RawEvent(SUBJECT, b"%d" % number), key="k3")
+    await harbour.relay()
+    await harbour.put_back()
+    telemetry, stop = Telemetry(), asyncio.Event()
+    async with harbour.broker() as broker, store.lease() as lease:
+        assert lease is not None
+        looks = Healing(broker, store, telemetry, timedelta(seconds=5), keeps=True)
+        assert isinstance(lease, PostgresLease)
+        rest = tuple({*range(4)} - {await shard_of(store, "k3")})
+        lease._share = replace(lease._share, held=rest)
+        memory = StreamMemory()
+        assert await looks.look(STREAM, memory, lease, stop) is None
+        assert await lease.lost_since(STREAM) is None, "it holds none of those"
+        for number in range(40):
+            message = Message(SUBJECT, b"", {h.MSG_ID: f"newer {number}"})
+            await broker.publish(STREAM, [message], timeout=timedelta(seconds=5))
+    await harbour.relay()
+    there = [one for one in await harbour.ids() if not one.startswith("newer")]
+    assert sorted(there) == sorted([*ids, *tail])
+    assert [one for one in there if one in tail] == tail
+
+
 async def drained(store: Store) -> bool:
     return (await store.backlog()).count == 0
 
@@ -289,3 +506,17 @@ async def eventually(true: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(60 * busy()):
         while not await true():
             await asyncio.sleep(0.05)
+
+
+async def told(harbour: Harbour, kind: type) -> bool:
+    return any(isinstance(one, kind) for one in harbour.told)
+
+
+async def nothing_lost(store: Store) -> bool:
+    return not any(one.lost for one in await store.sent(limit=100_000))
+
+
+async def shard_of(store: PostgresStore, key: str) -> int:
+    async with store.transaction() as tx:
+        found = await tx.handle.fetchval("SELECT (hashtextextended($1, 0) & 2147483647) % 4", key)
+    return int(found)

@@ -152,6 +152,7 @@ class _TroubledLease:
         self.find = lease.find
         self.last_sent, self.first_sent = lease.last_sent, lease.first_sent
         self.lose, self.lost, self.find_lost = lease.lose, lease.lost, lease.find_lost
+        self.lost_since = lease.lost_since
         self.heal, self.sent_streams = lease.heal, lease.sent_streams
 
     async def confirm(self) -> None:

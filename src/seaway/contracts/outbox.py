@@ -135,9 +135,11 @@ class Lease(Protocol):
         or, at the latest, when the lease is left without an error. Idempotent."""
         ...
 
-    async def last_sent(self, stream: str, *, upto: int | None = None) -> SentPlace | None:
-        """Of what retention keeps of its shards, that with the highest place on ``stream``; none
-        above ``upto``. Given up and lost ones have no place."""
+    async def last_sent(
+        self, stream: str, *, upto: int | None = None, of_all: bool = False
+    ) -> SentPlace | None:
+        """Of what retention keeps of its shards (``of_all``: of all), that with the highest place
+        on ``stream``; none above ``upto``. Given up and lost ones have no place."""
         ...
 
     async def first_sent(self, stream: str) -> int | None:
@@ -149,8 +151,13 @@ class Lease(Protocol):
         ...
 
     async def lose(self, stream: str, *, above: int) -> Loss:
-        """Note that its shards' sent events above this place are lost, at once and for good: until
-        they are healed, whoever has the shards finds them so. Idempotent."""
+        """Note that all sent events above this place are lost, whichever their shards, at once and
+        for good: until they are healed, whoever has their shards finds them so. Idempotent."""
+        ...
+
+    async def lost_since(self, stream: str) -> datetime | None:
+        """When the first of its shards' lost events was settled, by the clock that dates the
+        outbox; ``None``: none is lost."""
         ...
 
     async def lost(self, stream: str, *, limit: int) -> Sequence[Sent]:
@@ -161,9 +168,9 @@ class Lease(Protocol):
         """Those of ``event_ids`` that are lost, of its shards."""
         ...
 
-    async def heal(self, sent: Sequence[Sent]) -> None:
-        """Note that lost events lie in these places now, or are given up. Durable when it returns.
-        Idempotent."""
+    async def heal(self, sent: Sequence[Sent], *, again: bool = True) -> None:
+        """Note that lost events lie in these places now, or are given up; ``again`` false: that
+        they are not lost after all. Durable when it returns. Idempotent."""
         ...
 
 

@@ -22,7 +22,7 @@ from seaway.relay import decisions
 from seaway.relay.decisions import Cause, Kept, Sorted, Verdict
 from seaway.relay.healing import Healing
 from seaway.relay.memory import StreamMemory, Troubles
-from seaway.relay.stored import Found, look, settle_stored
+from seaway.relay.stored import CLOCK_SKEW, Found, look, settle_stored
 from seaway.retry import Backoff
 from seaway.telemetry import Relayed, Telemetry
 
@@ -31,8 +31,6 @@ FENCE = timedelta(seconds=5)
 REACH = 4
 """For each second spent on entries that cannot be published, a turn gets this many seconds for
 those behind them."""
-CLOCK_SKEW = timedelta(minutes=1)
-"""How far the database's clock may be ahead of the server's when ids are looked up."""
 
 
 @dataclass(slots=True)
@@ -64,6 +62,11 @@ class Turn:
     """Their stream was found to hold their ids, perhaps after they were claimed."""
     doubts: int = 0
     """How often a stream's end was seen to have gone back."""
+    quiet: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while all that was acknowledged is settled, but for what is with the broker now."""
+
+    def __post_init__(self) -> None:
+        self.quiet.set()
 
     @property
     def news(self) -> int:
@@ -226,14 +229,27 @@ class Publishing:
         verdicts = await asyncio.gather(
             *(self._publish_share(turn, batch, stream, share) for share in shares)
         )
+        if doubt := await self._doubt(turn, stream):
+            left = [entry for share in shares for entry in share]
+            verdicts = [Verdict(stream, kept=[Kept(entry, doubt) for entry in left])]
+            self._learn(verdicts[0], complete=False)
         return [*verdicts, *also]
+
+    async def _doubt(self, turn: Turn, stream: str) -> Cause | None:
+        """Where the stream's end went back, note what it has lost before anything newer is
+        settled: in the places of what is lost, that would look as if it were sound. Why that cannot
+        be done now; what was published is left in the outbox then, and found on the stream."""
+        memory, healing = self.streams[stream], self.healing
+        if healing is None or memory.doubted is None:
+            return None
+        await turn.quiet.wait()
+        return await healing.doubt(stream, memory, turn.lease)
 
     async def _publish_share(
         self, turn: Turn, batch: Batch, stream: str, share: Sequence[OutboxEntry]
     ) -> Verdict:
         began, verdict, left = time.monotonic(), Verdict(stream), share
         memory = self.streams[stream]
-        epoch = None if self.healing is None else memory.looked_in
         while left:
             before = memory.last
             outcomes = await self.broker.publish(
@@ -241,7 +257,7 @@ class Publishing:
                 [entry.message for entry in left],
                 timeout=self.timeout,
                 after=batch.allowed,
-                epoch=epoch,
+                epoch=None if self.healing is None else memory.epoch,
             )
             if not await batch.is_allowed():
                 return Verdict(stream)
@@ -263,6 +279,8 @@ class Publishing:
             return None
         if batch.allowed is not None and not await batch.allowed:
             return None  # Nothing of it will be sent as it is.
+        # What was acknowledged and is not settled yet would be overlooked.
+        await turn.quiet.wait()
         return await self._look(healing, turn, stream)
 
     async def look(self, turn: Turn, streams: Iterable[str]) -> None:

@@ -7,24 +7,23 @@ out again. Or the stream was deleted, and made anew. What it acknowledged is in 
     look: does the last place of ours still hold that event?
       ├─ yes ──────────────────────────────────────────────> sound
       ├─ nothing lies there, and the end is not before it ──> sound: deleted, expired, consumed
-      └─ no ──> find the first that is lost ──> lose (noted in one step) ──> publish again ──> heal
+      └─ no ──> find the last intact one ──> lose what is above it (noted in one step)
+                   ──> find what lies on the stream after all ──> publish the rest again ──> heal
 
-Owns: the looks, the search, and the events on their way back. Must not know when to look, nor what
+Owns: the looks, and the events on their way back. Must not know when to look, nor what
 waits meanwhile. Guarantees: what is lost goes again in outbox order, under its own id, before
 anything newer of the same shards; once its loss is noted, it is found by whoever has the shards
 next; what lies on the stream already is not sent again; what somebody deleted or purged, or what
 expired, never is: the stream's end has not gone back by that (ADR 0023).
-
-A stream loses its tail, never its middle: below a place that holds its event, all is as it was.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from seaway import headers as h
@@ -42,23 +41,28 @@ from seaway.contracts import (
     Sent,
     SentPlace,
     Stored,
-    StreamInfo,
     Unconfirmed,
 )
-from seaway.errors import ApiError, NotFound, NotPermitted, SeawayError, TransientError
+from seaway.errors import (
+    ApiError,
+    BrokerUnavailable,
+    NotFound,
+    NotPermitted,
+    SeawayError,
+    TransientError,
+)
 from seaway.naming import RELAY
 from seaway.relay import decisions
 from seaway.relay.decisions import Cause
+from seaway.relay.intact import holds, last_intact
 from seaway.relay.memory import StreamMemory
-from seaway.relay.stored import look
+from seaway.relay.stored import CLOCK_SKEW, look
 from seaway.telemetry import Healed, NotHealed, Telemetry
 from seaway.words import counted
 
 logger = logs.logger("seaway.relay")
 
 _CHUNK = 1000
-_MOST_SILENT = 64
-"""Places in a row at which nothing lies, until no more is asked."""
 
 
 @dataclass(slots=True)
@@ -79,61 +83,90 @@ class Healing:
         """Have ``stream`` hold what it acknowledged of the lease's shards.
 
         ``None``: it does, and ``memory`` knows. Else nothing new may be sent to it: why, ``Held``
-        where ``stop`` was set. To be called again then; nothing is lost by that.
+        where ``stop`` was set. To be called again then; nothing is lost by that. Only when all
+        that was acknowledged is settled.
         """
         epoch = self.broker.epoch
         try:
-            cause = await self._look(stream, memory, lease, stop, epoch)
+            await self._warn(stream)
+            places = {await lease.last_sent(stream, of_all=True), memory.doubted, memory.last}
+            await self._check(stream, memory, lease, places)
+            waits = await self._return(stream, memory, lease, stop, epoch)
         except NotPermitted as error:
             await self._not_healed(stream, f"the relay cannot see whether it lost any: {error}")
-        except (TransientError, ApiError) as error:
+            waits = None
+        except (BrokerUnavailable, ApiError) as error:
+            waits = Unconfirmed(str(error))
+        if waits is None:
+            memory.looked(epoch)
+        return waits
+
+    async def doubt(self, stream: str, memory: StreamMemory, lease: Lease) -> Cause | None:
+        """Note what is lost of a stream whose end went back; why that cannot be done now."""
+        try:
+            await self._check(stream, memory, lease, {memory.doubted})
+        except NotPermitted:
+            memory.doubted = None  # The next look says so.
+        except (BrokerUnavailable, ApiError) as error:
             return Unconfirmed(str(error))
-        else:
-            if cause is not None:
-                memory.knows = False
-                return cause
-        memory.looked(epoch)
         return None
 
-    async def _look(
-        self, stream: str, memory: StreamMemory, lease: Lease, stop: asyncio.Event, epoch: int
+    async def _check(
+        self,
+        stream: str,
+        memory: StreamMemory,
+        lease: Lease,
+        places: Collection[SentPlace | None],
+    ) -> None:
+        """Note what is lost, if one of these places does not hold its event any more."""
+        for place in places:
+            if place is None or await holds(self.broker.admin, stream, place) is not False:
+                continue
+            # Another relay may have noted it meanwhile.
+            known = await lease.last_sent(stream, upto=place.stream_seq, of_all=True)
+            if known == place or not self.keeps:
+                await self._lose(stream, memory, lease, place)
+                break
+        memory.last = memory.doubted = None
+
+    async def _return(
+        self,
+        stream: str,
+        memory: StreamMemory,
+        lease: Lease,
+        stop: asyncio.Event,
+        epoch: int,
     ) -> Cause | Held | None:
-        last, lost = memory.last, False
-        if not memory.knows:
-            stored = await lease.last_sent(stream)
-            last = max((one for one in (last, stored) if one), key=_place, default=None)
-            lost = bool(await lease.lost(stream, limit=1))
-            await self._warn(stream)
-        if last is not None and await self._holds(stream, last) is False:
-            lost |= await self._lose(stream, memory, lease, last)
-            last = None
-        if lost:
-            cause = await self._publish_lost(stream, memory, lease, stop, epoch)
-            if cause is not None:
-                return cause
-            last = await lease.last_sent(stream)
-        memory.last, memory.knows = last, True
-        return None
-
-    async def _holds(self, stream: str, place: SentPlace) -> bool | None:
-        """Whether its event lies there; ``None``: nothing does, and that tells nothing."""
-        admin = self.broker.admin
-        stored = await admin.get(stream, place.stream_seq)
-        if stored is not None:
-            return h.identity(stored.message.headers, fallback_id="") == place.event_id
-        info = await admin.stream(stream)
-        return False if info is not None and info.last_seq < place.stream_seq else None
+        """Bring back what is lost of the lease's shards, whoever noted it."""
+        since = await lease.lost_since(stream)
+        if since is None:
+            return None
+        info = await self.broker.admin.stream(stream)
+        if info is None:
+            return None
+        made_anew = h.parse_time(info.created) > since
+        if not memory.searched:
+            if not await self._find(stream, lease, since, stop, made_anew=made_anew):
+                return Held()
+            memory.searched = True
+        return await self._publish_lost(stream, memory, lease, stop, epoch, made_anew=made_anew)
 
     # ------------------------------------------------------------------ the loss
 
-    async def _lose(self, stream: str, memory: StreamMemory, lease: Lease, last: SentPlace) -> bool:
-        """Note what is lost; whether any of the lease's shards is."""
+    async def _lose(self, stream: str, memory: StreamMemory, lease: Lease, last: SentPlace) -> None:
+        """Note what is lost, of all shards: those that others hold may be held by us next, and the
+        places of what was sent since would hide it."""
         info = await self.broker.admin.stream(stream)
         if info is None:
-            return False
-        memory.last = None
+            return
         lowest = await lease.first_sent(stream)
-        above = await self._last_intact(stream, lease, info)
+        above = min(
+            [
+                await last_intact(self.broker.admin, lease, info, of_all=each)
+                for each in (True, False)
+            ]
+        )
+        memory.searched = False
         loss = await lease.lose(stream, above=above)
         if not self.keeps:
             places = f"the places {info.last_seq + 1} to {last.stream_seq}"
@@ -150,59 +183,23 @@ class Healing:
             )
         if loss.events:
             logger.warning(
-                "%s has lost %s that it had acknowledged, from its places %d to %d: they are "
-                "published again",
+                "%s may have lost %s that it had acknowledged, from its places %d to %d: what is "
+                "not on it is published again",
                 *(stream, counted(loss.events, "event"), loss.first, loss.last),
             )
-            memory.made_anew = await self._is_made_anew(stream, lease, info)
-            if info.last_seq > above:
-                await self._find(stream, lease, above, memory.made_anew)
-        return loss.events > 0
 
-    async def _last_intact(self, stream: str, lease: Lease, info: StreamInfo) -> int:
-        """The highest place below which nothing of the lease's shards is lost.
-
-        First down from the stream's end in steps that double, then between the lowest that is lost
-        and the highest that is not by halves. What is gone from its place says nothing: with
-        nothing else to be seen, only what lies beyond the end is lost.
-        """
-        intact, lost = info.first_seq - 1, info.last_seq + 1
-        at, step, silent = info.last_seq, 1, 0
-        while at > intact:
-            place = await lease.last_sent(stream, upto=at)
-            if place is None or place.stream_seq <= intact:
-                break
-            holds = await self._holds(stream, place)
-            if holds:
-                intact = place.stream_seq
-                break
-            if holds is False:
-                lost, silent = place.stream_seq, 0
-            elif (silent := silent + 1) > _MOST_SILENT:
-                break
-            at, step = place.stream_seq - step, step * 2
-        while lost - intact > 1:
-            middle = (intact + lost) // 2
-            place = await lease.last_sent(stream, upto=middle)
-            holds = True
-            while place is not None and place.stream_seq > intact:
-                holds = await self._holds(stream, place)
-                if holds is not None:
-                    break
-                place = await lease.last_sent(stream, upto=place.stream_seq - 1)
-            if holds is False and place is not None:
-                lost = place.stream_seq
-            else:
-                intact = middle
-        return lost - 1
-
-    async def _is_made_anew(self, stream: str, lease: Lease, info: StreamInfo) -> bool:
-        """Whether the stream is younger than what it has lost; only to be told."""
-        first = await lease.lost(stream, limit=1)
-        return bool(first) and h.parse_time(info.created) > first[0].entry.added_at
-
-    async def _find(self, stream: str, lease: Lease, above: int, made_anew: bool) -> None:
-        """Heal what was published again already, by a relay that was ended in the middle."""
+    async def _find(
+        self,
+        stream: str,
+        lease: Lease,
+        since: datetime,
+        stop: asyncio.Event,
+        *,
+        made_anew: bool,
+    ) -> bool:
+        """Heal what lies there: published again by a relay that was ended in the middle of it, or
+        never lost. All of that was stored after the first of it was settled, or shortly before.
+        ``False``: stopped."""
         chunk: dict[str, int] = {}
 
         async def heal() -> None:
@@ -210,15 +207,18 @@ class Healing:
             known = [(one.entry, chunk[one.entry.event_id]) for one in lost]
             seen = await look(self.broker.admin, stream, known)
             there = [
-                one._replace(stream_seq=seen.own[one.entry.event_id])
+                (one.lost, one._replace(stream_seq=seen.own[one.entry.event_id]))
                 for one in lost
                 if one.entry.event_id in seen.own
             ]
-            await self._heal(stream, lease, lost, there, made_anew=made_anew)
+            moved = [one for was, one in there if one.stream_seq != was]
+            await self._heal(stream, lease, lost, moved, made_anew=made_anew)
+            unmoved = [one for was, one in there if one.stream_seq == was]
+            await lease.heal(unmoved, again=False)
             chunk.clear()
 
         reading = self.broker.admin.read(
-            stream, from_seq=above + 1, headers_only=True, reader=RELAY
+            stream, from_time=since - CLOCK_SKEW, headers_only=True, reader=RELAY
         )
         try:
             async with aclosing(reading):
@@ -228,19 +228,30 @@ class Healing:
                         chunk[event_id] = stored.stream_seq
                     if len(chunk) == _CHUNK:
                         await heal()
+                    if stop.is_set():
+                        return False
         except NotFound:
-            return
+            return True
         await heal()
+        return True
 
     # ------------------------------------------------------------------ the way back
 
     async def _publish_lost(
-        self, stream: str, memory: StreamMemory, lease: Lease, stop: asyncio.Event, epoch: int
+        self,
+        stream: str,
+        memory: StreamMemory,
+        lease: Lease,
+        stop: asyncio.Event,
+        epoch: int,
+        *,
+        made_anew: bool,
     ) -> Cause | Held | None:
         while lost := await lease.lost(stream, limit=_CHUNK):
             if stop.is_set():
                 return Held()
             await lease.confirm()
+            memory.searched = False
             outcomes = await self.broker.publish(
                 stream, [_again(one) for one in lost], timeout=self.timeout, epoch=epoch
             )
@@ -269,8 +280,9 @@ class Healing:
                     elif event_id in seen.foreign:
                         taken = decisions.taken(one.entry, seen.foreign[event_id])
                         hopeless.append((one, taken.error))
-            await self._heal(stream, lease, lost, there, made_anew=memory.made_anew)
+            await self._heal(stream, lease, lost, there, made_anew=made_anew)
             await self._give_up(stream, lease, hopeless)
+            memory.searched = not any(isinstance(one, Unconfirmed) for one in outcomes)
             if cause is not None:
                 return cause
             if not there and not hopeless:
@@ -289,20 +301,11 @@ class Healing:
         if not there:
             return
         was = {one.entry.event_id: one.lost or 0 for one in lost}
-        ids = [[one.entry.event_id, was[one.entry.event_id], one.stream_seq] for one in there]
         places = [was[one.entry.event_id] for one in there]
         loss = Loss(len(there), min(places), max(places))
-        await self._note(
-            "healed",
-            stream,
-            {
-                "events": loss.events,
-                "first": loss.first,
-                "last": loss.last,
-                "made_anew": made_anew,
-                "moved": ids,
-            },
-        )
+        moved = [[one.entry.event_id, was[one.entry.event_id], one.stream_seq] for one in there]
+        detail = {**loss._asdict(), "made_anew": made_anew, "moved": moved}
+        await self._note("healed", stream, detail)
         await lease.heal(there)
         self.telemetry.emit(Healed(stream, *loss, made_anew))
 
@@ -361,7 +364,3 @@ def _again(one: Sent) -> Message:
     """Whoever had given it up in its old place knows it by that."""
     message = one.entry.message
     return replace(message, headers={**message.headers, h.HEALED: str(one.lost or 0)})
-
-
-def _place(one: SentPlace) -> int:
-    return one.stream_seq

@@ -224,6 +224,7 @@ class Relay:
     async def _end(self, batch: Batch, turn: Turn) -> Sequence[Verdict]:
         """Its verdicts, and what they mean for the rest of the turn."""
         verdicts = await batch.verdicts
+        turn.quiet.clear()
         turn.waiting += batch.parts.skipped
         if batch.parts.unroutable:
             verdicts = [*verdicts, Verdict("", failed=batch.parts.unroutable)]
@@ -260,8 +261,10 @@ class Relay:
         sent = [each for verdict in verdicts for each in verdict.sent]
         failed = [each for verdict in verdicts for each in verdict.failed]
         if not sent and not failed:
+            turn.quiet.set()
             return
         await turn.lease.settle(sent, failed)
+        turn.quiet.set()
         turn.settled += len(sent)
         turn.failed += len(failed)
         now = time.monotonic()
@@ -308,10 +311,10 @@ class Relay:
         anew, self._shards = self._shards != shards, shards
         if anew:
             for stream in await lease.sent_streams():
-                self._streams[stream].to_look(anew=True)
+                self._streams[stream].searched = False
         for memory in self._streams.values():
             if anew or running_time() - memory.looked_at > LOOK_AGAIN.total_seconds():
-                memory.to_look(anew=anew)
+                memory.to_look()
 
     def _silence(self) -> bool:
         """Whether nothing answers at all, so that looking at other entries is in vain."""

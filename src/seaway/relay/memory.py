@@ -47,17 +47,22 @@ class StreamMemory:
     full: dict[str, Full] = field(default_factory=dict)
     """By subject. Others of the stream go on meanwhile."""
     last: SentPlace | None = None
-    """The highest place that it acknowledged, as far as is known."""
-    knows: bool = False
-    """Whether ``last`` is that of all that was ever sent of the shards that are held."""
-    made_anew: bool = False
-    """What it lost last, it lost by being made anew."""
+    """The highest place that it acknowledged to this process since it was last looked at."""
+    doubted: SentPlace | None = None
+    """It acknowledged something below this place of ours."""
+    searched: bool = False
+    """Of what it lost and has not again, nothing lies on it: it was read for that."""
     looked_in: int | None = None
     """The epoch of the connection in which it was seen to hold what it acknowledged; ``None``: it
     may have lost some since."""
     looked_at: float = 0.0
     unhealed: bool = False
     """What it lost is not on it again."""
+
+    @property
+    def epoch(self) -> int:
+        """In which epoch something may be sent to it: none, where it has to be looked at first."""
+        return -1 if self.looked_in is None else self.looked_in
 
     def is_sound(self, epoch: int) -> bool:
         """Whether it holds what it acknowledged: seen in this epoch, and nothing said otherwise."""
@@ -67,10 +72,9 @@ class StreamMemory:
         """It holds what it acknowledged."""
         self.looked_in, self.looked_at = epoch, running_time()
 
-    def to_look(self, *, anew: bool) -> None:
-        """It may have lost what it acknowledged; ``anew``: by whomever, under other shards too."""
+    def to_look(self) -> None:
+        """It may have lost what it acknowledged."""
         self.looked_in = None
-        self.knows = self.knows and not anew
 
     def acknowledged(self, sent: Sequence[Sent], *, before: SentPlace | None) -> bool:
         """It acknowledged these, which were published after it had ``before``. Whether it went on
@@ -81,13 +85,14 @@ class StreamMemory:
             self.last = SentPlace(highest.entry.event_id, highest.stream_seq)
         if before is None or min(places) > before.stream_seq:
             return True
-        self.to_look(anew=True)
+        self.doubted = before
+        self.to_look()
         return False
 
     def suspected(self) -> None:
         """From now on, look up old entries before they are sent."""
         self.suspect, self.window = True, None
-        self.to_look(anew=True)
+        self.to_look()
 
     def stumbled(self, cause: Cause, *, progress: bool, now: float, backoff: Backoff) -> None:
         """It takes nothing at the moment; ``progress``: but did until just now."""

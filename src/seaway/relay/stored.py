@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from seaway import headers as h
 from seaway.contracts import BrokerAdmin, Failed, Lease, OutboxEntry, Sent, StoredMessage
@@ -24,6 +24,8 @@ from seaway.errors import NotFound
 from seaway.naming import RELAY
 from seaway.relay import decisions
 
+CLOCK_SKEW = timedelta(minutes=1)
+"""How far the database's clock may be ahead of the server's when ids are looked up."""
 NEAR = 100
 """Messages between two of ours that are read rather than asked for anew."""
 _CHUNK = 1000

@@ -245,7 +245,9 @@ class MemoryLease:
     async def confirm(self) -> None:
         """It cannot be lost."""
 
-    async def last_sent(self, stream: str, *, upto: int | None = None) -> SentPlace | None:
+    async def last_sent(
+        self, stream: str, *, upto: int | None = None, of_all: bool = False
+    ) -> SentPlace | None:
         """The highest place of a sent event."""
         places = [
             SentPlace(done.entry.event_id, done.stream_seq)
@@ -272,6 +274,11 @@ class MemoryLease:
                 self._store.kept[index] = at, done._replace(stream_seq=LOST - done.stream_seq)
         return Loss(len(places), min(places, default=0), max(places, default=0))
 
+    async def lost_since(self, stream: str) -> datetime | None:
+        """When the first lost event was settled."""
+        kept = self._store.kept
+        return min((at for at, done in kept if done.stream == stream and done.lost), default=None)
+
     async def lost(self, stream: str, *, limit: int) -> Sequence[Sent]:
         """The first of the lost events, in outbox order."""
         lost = (done for _, done in self._store.kept if done.stream == stream and done.lost)
@@ -282,7 +289,7 @@ class MemoryLease:
         wanted, lost = set(event_ids), await self.lost(stream, limit=len(self._store.kept))
         return [done for done in lost if done.entry.event_id in wanted]
 
-    async def heal(self, sent: Sequence[Sent]) -> None:
+    async def heal(self, sent: Sequence[Sent], *, again: bool = True) -> None:
         """Note where they lie now."""
         places = {one.entry.event_id: one for one in sent}
         for index, (at, done) in enumerate(self._store.kept):

@@ -19,6 +19,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import groupby
 from typing import NamedTuple
 from uuid import UUID
@@ -29,7 +30,7 @@ from seaway.databases.tasks import to_its_end
 from seaway.drivers.asyncpg import Pooled as Handle
 from seaway.drivers.asyncpg import translating
 from seaway.errors import SchemaMismatch
-from seaway.stores.postgres.begins import LEASE, READING, SETTLING, Begin
+from seaway.stores.postgres.begins import LEASE, LOOKING, SETTLING
 from seaway.stores.postgres.pool import Pool
 from seaway.stores.relational import entry_of_row
 from seaway.stores.relational import sent as sent_of_row
@@ -164,9 +165,12 @@ class PostgresLease:
             with translating(self._pool.shown):
                 await self._connection.execute("SELECT 1")
 
-    async def last_sent(self, stream: str, *, upto: int | None = None) -> SentPlace | None:
+    async def last_sent(
+        self, stream: str, *, upto: int | None = None, of_all: bool = False
+    ) -> SentPlace | None:
         """The highest place of its shards' sent events; one look into an index for each day."""
-        found = await self._of_shards("last_sent", stream, _LAST_PLACE if upto is None else upto)
+        highest = _LAST_PLACE if upto is None else upto
+        found = await self._of_shards("last_sent", stream, highest, of_all=of_all)
         return SentPlace(*found[0]) if found else None
 
     async def first_sent(self, stream: str) -> int | None:
@@ -180,8 +184,14 @@ class PostgresLease:
 
     async def lose(self, stream: str, *, above: int) -> Loss:
         """One write transaction."""
-        [found] = await self._of_shards("lose", stream, above, begin=SETTLING)
+        async with self._pool.transaction(SETTLING) as connection:
+            [found] = await connection.fetch(self._sql["lose"], stream, above)
         return Loss(*found)
+
+    async def lost_since(self, stream: str) -> datetime | None:
+        """When the first of its shards' lost events was settled."""
+        [(since,)] = await self._of_shards("lost_since", stream)
+        return since  # type: ignore[no-any-return]
 
     async def lost(self, stream: str, *, limit: int) -> Sequence[Sent]:
         """The first of its shards' lost events, in outbox order."""
@@ -192,7 +202,7 @@ class PostgresLease:
         found = await self._of_shards("find_lost", stream, uuids(event_ids))
         return [sent_of_row(row) for row in found]
 
-    async def heal(self, sent: Sequence[Sent]) -> None:
+    async def heal(self, sent: Sequence[Sent], *, again: bool = True) -> None:
         """One short write transaction, durable when it returns. Idempotent."""
         async with self._pool.transaction(SETTLING) as connection:
             await connection.execute(
@@ -200,16 +210,16 @@ class PostgresLease:
                 uuids(each.entry.event_id for each in sent),
                 [each.stream for each in sent],
                 numbers(each.stream_seq for each in sent),
+                again,
             )
 
     async def _of_shards(
-        self, name: str, stream: str, given: object, *, begin: Begin = READING
+        self, name: str, stream: str, *given: object, of_all: bool = False
     ) -> Sequence[Row]:
         share = self._share
-        async with self._pool.transaction(begin) as connection:
-            return await connection.fetch(
-                self._sql[name], stream, share.filter, share.shards, given
-            )
+        shards = None if of_all else share.filter
+        async with self._pool.transaction(LOOKING) as connection:
+            return await connection.fetch(self._sql[name], stream, shards, share.shards, *given)
 
     async def keep_alive(self) -> None:
         """Speak up for as long as the publishing takes, and let go of the tables that were read.

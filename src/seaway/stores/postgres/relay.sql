@@ -135,11 +135,15 @@ SELECT stream FROM streams WHERE stream IS NOT NULL
 -- name: lose
 WITH lost AS (
     UPDATE seaway_sent s SET stream_seq = -2 - s.stream_seq
-    WHERE s.stream = $1 AND s.stream_seq > $4
-      AND ($2::integer[] IS NULL OR ((hashtextextended(s.ordering_key, 0) & 2147483647) % $3::integer) = ANY ($2))
+    WHERE s.stream = $1 AND s.stream_seq > $2
     RETURNING -2 - s.stream_seq AS place
 )
 SELECT count(*), coalesce(min(place), 0), coalesce(max(place), 0) FROM lost
+
+-- name: lost_since
+SELECT min(s.sent_at) FROM seaway_sent s
+WHERE s.stream = $1 AND s.stream_seq <= -2
+  AND ($2::integer[] IS NULL OR ((hashtextextended(s.ordering_key, 0) & 2147483647) % $3::integer) = ANY ($2))
 
 -- name: lost
 SELECT s.position, s.event_id::text, s.subject, s.payload, s.headers::text,
@@ -159,7 +163,8 @@ WHERE s.event_id = ANY ($4::uuid[]) AND s.stream = $1 AND s.stream_seq <= -2
   AND ($2::integer[] IS NULL OR ((hashtextextended(s.ordering_key, 0) & 2147483647) % $3::integer) = ANY ($2))
 
 -- name: heal
-UPDATE seaway_sent s SET stream = g.stream, stream_seq = g.stream_seq, healed_at = clock_timestamp()
+UPDATE seaway_sent s SET stream = g.stream, stream_seq = g.stream_seq,
+    healed_at = CASE WHEN $4::boolean THEN clock_timestamp() ELSE s.healed_at END
 FROM unnest($1::uuid[], $2::text[], $3::text::bigint[]) AS g (event_id, stream, stream_seq)
 WHERE s.event_id = g.event_id AND s.stream_seq <= -2
 

@@ -13,6 +13,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,9 @@ class SqliteLease:
     async def confirm(self) -> None:
         """It cannot be lost: the operating system holds the lock for as long as we live."""
 
-    async def last_sent(self, stream: str, *, upto: int | None = None) -> SentPlace | None:
+    async def last_sent(
+        self, stream: str, *, upto: int | None = None, of_all: bool = False
+    ) -> SentPlace | None:
         """The highest place of a sent event; one look into an index."""
         highest = _LAST_PLACE if upto is None else upto
         found = await self._read("last_sent", stream=stream, upto=highest)
@@ -126,6 +129,11 @@ class SqliteLease:
         await self._write(work)
         return Loss(*found[0])
 
+    async def lost_since(self, stream: str) -> datetime | None:
+        """When the first lost event was settled."""
+        [(since,)] = await self._read("lost_since", stream=stream)
+        return None if since is None else times.moment(since)
+
     async def lost(self, stream: str, *, limit: int) -> Sequence[Sent]:
         """The first of the lost events, in outbox order."""
         return [sent_of_row(row) for row in await self._read("lost", stream=stream, limit=limit)]
@@ -135,7 +143,7 @@ class SqliteLease:
         found = await self._read("find_lost", stream=stream, event_ids=list(event_ids))
         return [sent_of_row(row) for row in found]
 
-    async def heal(self, sent: Sequence[Sent]) -> None:
+    async def heal(self, sent: Sequence[Sent], *, again: bool = True) -> None:
         """One short write transaction, durable when it returns. Idempotent."""
         now = times.now()
         places = [
@@ -143,6 +151,7 @@ class SqliteLease:
                 "event_id": each.entry.event_id,
                 "stream": each.stream,
                 "stream_seq": each.stream_seq,
+                "again": again,
                 "now": now,
             }
             for each in sent

@@ -195,6 +195,9 @@ SELECT stream FROM streams WHERE stream IS NOT NULL
 SELECT count(*), coalesce(min(stream_seq), 0), coalesce(max(stream_seq), 0) FROM seaway_sent
 WHERE stream = :stream AND stream_seq > :above
 
+-- name: lost_since
+SELECT min(sent_at) FROM seaway_sent WHERE stream = :stream AND stream_seq <= -2
+
 -- name: lost
 SELECT position, event_id, subject, payload, headers, added_at, attempts, NULL, NULL,
        stream, stream_seq
@@ -210,7 +213,8 @@ WHERE event_id IN (SELECT value FROM json_each(:event_ids))
   AND stream = :stream AND stream_seq <= -2
 
 -- name: heal
-UPDATE seaway_sent SET stream = :stream, stream_seq = :stream_seq, healed_at = :now
+UPDATE seaway_sent SET stream = :stream, stream_seq = :stream_seq,
+    healed_at = CASE WHEN :again THEN :now ELSE healed_at END
 WHERE event_id = :event_id AND stream_seq <= -2
 
 -- ------------------------------------------------------------ the inbox

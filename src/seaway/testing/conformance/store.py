@@ -31,6 +31,7 @@ from seaway.testing.conformance.inbox import (
     ids,
     undone,
 )
+from seaway.testing.conformance.losing import LosingConformance
 from seaway.testing.conformance.noting import NotingConformance
 from seaway.testing.conformance.parking import ParkingConformance
 from seaway.testing.conformance.processes import ProcessesConformance
@@ -85,6 +86,7 @@ class StoreConformance(
     NotingConformance,
     HistoryConformance,
     VitalsConformance,
+    LosingConformance,
 ):
     """Fixtures to give: ``store``; and ``reopen`` where ``capabilities.shared``."""
 
