@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import socket
 from collections.abc import Sequence
-from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -23,6 +22,8 @@ from seaway.history.audit import Audit, Handles
 from seaway.history.findings import SAID, Finding, Report
 from seaway.history.following import Follower
 from seaway.history.mending import MENDED, Mended, Mender
+from seaway.parts import stop_on_signals
+from seaway.waiting import done_before, set_within
 from seaway.words import counted
 
 _SHOWN = 20
@@ -76,8 +77,7 @@ async def audit(
             within=timeout,
         )
         if follow:
-            await _followed(comparing, begins, every, as_json)
-            return
+            raise typer.Exit(await _followed(comparing, begins, every, as_json))
         report = await comparing.look(since=begins, until=ends, progress=progress)
         if mend:
             code = await _mended(comparing, report, yes=yes, as_json=as_json)
@@ -162,20 +162,27 @@ def _told(one: Finding) -> str:
 
 async def _followed(
     comparing: Audit, since: datetime | None, every: timedelta, as_json: bool
-) -> None:
-    said: list[str] | None = None
-    async with aclosing(Follower(comparing, since=since).rounds(every)) as rounds:
-        async for report in rounds:
+) -> int:
+    """Until SIGINT or SIGTERM; the exit code is the last look's."""
+    follower, said = Follower(comparing, since=since), None
+
+    async def look() -> None:
+        await follower.look()
+
+    with stop_on_signals(insist=False) as stop:
+        while await done_before(stop, look()) and (report := follower.report) is not None:
+            told = [*_findings(report), *(f"not reached: {one}" for one in report.away)]
+            moments = [one.proven for one in report.streams if one.proven]
             if as_json:
                 typer.echo(json_text(report.as_json()))
-                continue
-            told = [*_findings(report), *(f"not reached: {one}" for one in report.away)]
-            if told != said:
+            elif told != said:
                 _print(report, as_json=False)
             else:
-                moments = [one.proven for one in report.streams if one.proven]
                 printing.note(f"the same{_proven(min(moments, default=None))}")
             said = told
+            if await set_within(every, stop):
+                break
+    return 0 if follower.report is None else follower.report.code
 
 
 # ------------------------------------------------------------------------------- mending

@@ -121,6 +121,7 @@ class Audit:
             raise ConfigError("the window ends before it begins")
         looking = _Looking(self, report, since, until, progress or silent)
         await looking.go()
+        report.prove()
         return report
 
     async def open_server(self, report: Report) -> Broker | None:
@@ -300,18 +301,8 @@ class _Looking:
         await comparing.outbox(
             broker, store, seen, sent, self._report, self._audit.reader, self._progress
         )
-        # What comes from a parked key waits for an operator, not for us.
-        proven = [self._report.taken_at, *([backlog.oldest_at] if backlog.oldest_at else [])]
-        figures.proven = min(proven + self._earliest(name, ""))
-
-    def _earliest(self, stream: str, consumer: str) -> list[datetime]:
-        return [
-            one.at
-            for one in self._report.findings
-            if (one.stream, one.consumer) == (stream, consumer)
-            and one.kind in ("missing", "no_effect")
-            and one.at is not None
-        ]
+        moments = [self._report.taken_at, backlog.oldest_at or self._report.taken_at]
+        figures.settled = min(moments)
 
     # ------------------------------------------------------------------- the inbox
 
@@ -337,11 +328,9 @@ class _Looking:
                 broker, store, one, done, self._audit, self._report, self._progress
             )
             for taker in one.takers:
-                if (figures_ := one.here.get(taker.durable)) is not None:
-                    behind = one.read.behind(taker)
-                    moments = [self._report.taken_at, *([behind] if behind else [])]
-                    found = self._earliest(one.info.name, taker.durable)
-                    figures_.proven = min(moments + found)
+                if taker.durable in one.here:
+                    moments = [self._report.taken_at, one.read.behind(taker)]
+                    one.here[taker.durable].settled = min(filter(None, moments))
 
     async def _processed(
         self, store: Store, seen: Sequence[Seen]

@@ -76,6 +76,8 @@ class ConsumerFigures:
     durable: str
     events: int = 0
     proven: datetime | None = None
+    settled: datetime | None = None
+    """The same, whatever was found: nothing before it is on its way."""
     ignored: dict[str, int] = field(default_factory=dict)
 
 
@@ -93,6 +95,7 @@ class StreamFigures:
     copies: int = 0
     """Messages that bring an event a second time on purpose, under an id of their own."""
     proven: datetime | None = None
+    settled: datetime | None = None
     consumers: list[ConsumerFigures] = field(default_factory=list)
 
 
@@ -114,6 +117,27 @@ class Report:
         kept = self._findings.setdefault(finding.about, [])
         if len(kept) < MOST:
             kept.append(finding)
+
+    def prove(self) -> None:
+        """Set what is proven: up to what is settled, and before any event that is lacking."""
+        first: dict[tuple[str, str], datetime] = {}
+        for one in self.findings:
+            if one.kind in ("missing", "no_effect") and one.at is not None:
+                about = one.stream, one.consumer
+                first[about] = min(one.at, first.get(about, one.at))
+        for stream in self.streams:
+            named: list[tuple[StreamFigures | ConsumerFigures, str]] = [(stream, "")]
+            named += [(one, one.durable) for one in stream.consumers]
+            for figures, name in named:
+                if (settled := figures.settled) is not None:
+                    figures.proven = min(settled, first.get((stream.stream, name), settled))
+
+    @property
+    def settled(self) -> datetime:
+        """Before that, nothing was on its way anywhere when it was compared."""
+        each = [one.settled for one in self.streams]
+        each += [one.settled for stream in self.streams for one in stream.consumers]
+        return min([self.taken_at, *(one for one in each if one is not None)])
 
     @property
     def findings(self) -> Sequence[Finding]:

@@ -1,15 +1,13 @@
 """``Follower``: an audit that goes on, and looks only at what is new.
 
-Owns: up to where each stream is proven, and the findings that are still so. Guarantees: a look
-begins a minute before what the last one had proven; it begins at the beginning where a stream is
-not what it was (made anew, gone back, more holes), and once an hour, since nothing else would find
-what was lost of what had been proven. A finding stays until another look finds it mended.
+Owns: up to where nothing was on its way, and the findings that are still so. Guarantees: a look
+begins a minute before what was on its way at the last one. It begins at the beginning where a
+stream is not what it was (made anew, gone back, more holes) and once an hour, since nothing else
+would find what was lost of what had been proven. A finding stays until a look finds it mended.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
@@ -34,7 +32,7 @@ class Follower:
         self.report: Report | None = None
         """What is so by now; ``None`` before the first look."""
         self._since = since
-        self._proven: datetime | None = None
+        self._settled: datetime | None = None
         self._whole_at: datetime | None = None
         self._shapes: dict[str, _Shape] = {}
 
@@ -43,13 +41,13 @@ class Follower:
         began = datetime.now(UTC)
         shapes = await self._shapes_now()
         whole = (
-            self._proven is None
+            self._settled is None
             or self._whole_at is None
             or began - self._whole_at >= WHOLE
             or shapes is None
             or any(_changed(self._shapes.get(name), now) for name, now in shapes.items())
         )
-        since = self._since if whole or self._proven is None else self._proven - _OVERLAP
+        since = self._since if whole or self._settled is None else self._settled - _OVERLAP
         found = await self.audit.look(since=since, progress=progress)
         if not whole and self.report is not None and since is not None:
             await self._keep(self.report, found, since)
@@ -57,21 +55,9 @@ class Follower:
             if whole:
                 self._whole_at = began
             self._shapes = shapes or {}
-            moments = [one.proven for one in found.streams if one.proven]
-            moments += [
-                each.proven for one in found.streams for each in one.consumers if each.proven
-            ]
-            self._proven = min([began, *moments])
+            self._settled = found.settled
         self.report = found
         return found
-
-    async def rounds(
-        self, every: timedelta, progress: Progress | None = None
-    ) -> AsyncGenerator[Report]:
-        """A report at once, and one ``every`` so long after the one before."""
-        while True:
-            yield await self.look(progress)
-            await asyncio.sleep(every.total_seconds())
 
     async def _shapes_now(self) -> dict[str, _Shape] | None:
         report = Report(datetime.now(UTC))
@@ -95,6 +81,7 @@ class Follower:
                 continue
             if found.away or await self._stands(one):
                 found.add(one)
+        found.prove()
 
     async def _stands(self, one: Finding) -> bool:
         report = Report(datetime.now(UTC))
