@@ -22,6 +22,9 @@ from seaway.cli import app
 from seaway.config import Rate, format_duration, format_size
 from seaway.config.models import Section, Settings
 from seaway.contracts import Backlog, ConsumerInfo, Notice, StreamInfo
+from seaway.history.findings import ConsumerFigures, StreamFigures
+from seaway.history.findings import Report as Audited
+from seaway.history.gauges import families
 from seaway.monitor import Activity, Sample, Snapshot, exposition
 from seaway.monitor.findings import Report
 from seaway.telemetry import DeadLettered, Delivered, Relayed
@@ -234,8 +237,12 @@ def metrics() -> str:
     watched = {
         one.name for one in text_string_to_metric_families(exposition(Sample(Snapshot(now))))
     }
+    figures = StreamFigures("S", now, written=True, proven=now)
+    figures.consumers.append(ConsumerFigures("d", proven=now))
+    audited = families(Audited(now, streams=[figures]))
     rows = []
-    for one in text_string_to_metric_families(exposition(sample, activity, Report(()))):
+    scrape = exposition(sample, activity, Report(()), audited)
+    for one in text_string_to_metric_families(scrape):
         name = (
             f"{one.name}_total"
             if one.type == "counter" and one.name.startswith("seaway_")

@@ -50,6 +50,10 @@ _COMMANDS = {
         "check:check",
         "Judge server, streams, consumers and outbox. Exit 0 ok, 1 warning, 2 critical, 3 unknown.",
     ),
+    "audit": (
+        "audit:audit",
+        "Compare outbox, streams, inbox and letters by id. Exit 0 the same, 1 not, 3 unreachable.",
+    ),
     "doctor": (
         "doctor:doctor",
         "Find what is wrong, or will be, across server, streams, database and code; and what mends "

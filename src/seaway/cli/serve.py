@@ -30,6 +30,12 @@ async def serve(
         list[str] | None,
         typer.Option(metavar="NAME", help="A name that browsers may reach it by; can be repeated."),
     ] = None,
+    audit: Annotated[
+        bool,
+        typer.Option(
+            "--audit", help="Keep comparing outbox, streams, inbox and letters, for /metrics."
+        ),
+    ] = False,
     log_level: log.Level = None,
     log_format: log.Format = None,
 ) -> None:
@@ -39,7 +45,7 @@ async def serve(
     names, opened = tuple(allow_host or ()), not is_loopback(host)
     hosts = (*LOOPBACK_NAMES, host, *names)
     hosts += (ANY_ADDRESS, socket.gethostname()) if opened else ()
-    live = Live(configured)
+    live = Live(configured, audit=audit)
     web = create_app(live, configured.alerts, allowed_hosts=hosts)
     try:
         from seaway.web.serving import listening, serve_until

@@ -12,6 +12,7 @@ All methods are safe to cancel: a cancelled call has either happened or not, nev
 
 from __future__ import annotations
 
+from seaway.contracts.audit import Committed
 from seaway.contracts.broker import (
     REWINDS_SINCE,
     Broker,
@@ -78,6 +79,7 @@ __all__ = [
     "Broker",
     "BrokerAdmin",
     "Capabilities",
+    "Committed",
     "ConsumerInfo",
     "DeadLetterReason",
     "DeadLetterSink",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeAlias
 
+from seaway.contracts.audit import AuditStore
 from seaway.contracts.history import HistoryStore
 from seaway.contracts.inbox import ParkingStore, ThreadInbox
 from seaway.contracts.log import LogStore, Notes
@@ -110,7 +111,16 @@ class ProcessStore(Protocol):
         ...
 
 
-class Store(OutboxStore, ParkingStore, ProcessStore, Notes, VitalStore, HistoryStore, Protocol):
+class Store(
+    OutboxStore,
+    ParkingStore,
+    ProcessStore,
+    Notes,
+    VitalStore,
+    HistoryStore,
+    AuditStore,
+    Protocol,
+):
     """One database that has both sides, its schema, who works on it and what they note."""
 
     @property

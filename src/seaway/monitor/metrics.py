@@ -99,16 +99,20 @@ class Activity:
 
 
 def exposition(
-    sample: Sample, activity: Activity | None = None, report: Report | None = None
+    sample: Sample,
+    activity: Activity | None = None,
+    report: Report | None = None,
+    more: Iterable[Metric] = (),
 ) -> str:
-    """The text of ``/metrics``; with ``report``, the state of each check as well."""
+    """The text of ``/metrics``; with ``report``, the state of each check as well, and ``more``."""
     families = list(_of_sample(sample))
     if activity is not None:
         families += _of_activity(activity)
     if report is not None:
         states = (((one.check, one.subject), one.state) for one in report.findings)
         text = "0 ok, 1 warning, 2 critical, 3 unknown."
-        families.append(_gauges("seaway_check_state_code", text, ("check", "subject"), states))
+        families.append(gauges("seaway_check_state_code", text, ("check", "subject"), states))
+    families += more
     return _text(families) + "".join(_redeliveries(sample))
 
 
@@ -152,45 +156,45 @@ _CONSUMER, _STREAM = ("stream", "consumer"), ("stream",)
 def _of_sample(sample: Sample) -> Iterator[Metric]:
     snapshot = sample.snapshot
     consumers, streams = snapshot.consumers, snapshot.streams
-    yield _gauges(
+    yield gauges(
         "stream_messages_pending",
         "Messages not yet delivered.",
         _CONSUMER,
         ((one.key, one.num_pending) for one in consumers),
     )
-    yield _gauges(
+    yield gauges(
         "consumer_ack_pending",
         "Messages delivered, not yet acknowledged.",
         _CONSUMER,
         ((one.key, one.num_ack_pending) for one in consumers),
     )
-    yield _gauges(
+    yield gauges(
         "seaway_consumer_never_pulled_bool",
         "1 while no process has ever asked the durable for messages.",
         _CONSUMER,
         ((one.key, one.never_pulled) for one in consumers),
     )
     answers = snapshot.server_error is None
-    yield _gauge("seaway_server_up_bool", "1 while the NATS server answers.", answers)
+    yield gauge("seaway_server_up_bool", "1 while the NATS server answers.", answers)
     messages = (((one.name,), one.messages) for one in streams)
-    yield _gauges("seaway_stream_messages", "Messages in the stream.", _STREAM, messages)
+    yield gauges("seaway_stream_messages", "Messages in the stream.", _STREAM, messages)
     size = (((one.name,), one.bytes) for one in streams)
-    yield _gauges("seaway_stream_bytes", "Bytes in the stream.", _STREAM, size)
+    yield gauges("seaway_stream_bytes", "Bytes in the stream.", _STREAM, size)
     fill = (((one.name,), one.fill) for one in streams)
     text = "0 to 1 of the stream's nearest limit."
-    yield _gauges("seaway_stream_fill_ratio", text, _STREAM, fill)
+    yield gauges("seaway_stream_fill_ratio", text, _STREAM, fill)
     letters = (((context,), count) for context, count in sorted(snapshot.dead_letters.items()))
-    yield _gauges("seaway_dead_letter_messages", "Dead letters waiting.", ("context",), letters)
+    yield gauges("seaway_dead_letter_messages", "Dead letters waiting.", ("context",), letters)
     unseen: Counter[tuple[str]] = Counter()
     for one in snapshot.unseen:
         unseen[one.action,] += one.entries
     text = "Entries of the log that nobody has said to know."
-    yield _gauges("seaway_log_unseen_entries", text, ("action",), sorted(unseen.items()))
+    yield gauges("seaway_log_unseen_entries", text, ("action",), sorted(unseen.items()))
     if snapshot.processes is not None:
         yield from _of_processes(snapshot.processes)
     if snapshot.outbox is not None or snapshot.outbox_error is not None:
         answers = snapshot.outbox_error is None
-        yield _gauge("seaway_database_up_bool", "1 while the outbox's database answers.", answers)
+        yield gauge("seaway_database_up_bool", "1 while the outbox's database answers.", answers)
     if snapshot.outbox is not None:
         yield from _of_outbox(snapshot.outbox, snapshot.outbox_age_seconds)
 
@@ -203,10 +207,10 @@ def _of_processes(processes: Iterable[Notice]) -> Iterator[Metric]:
         waits[one.part] += one.waits
     there = (((part,), len(names)) for part, names in at_work.items())
     text = "Processes with this part at work on the database."
-    yield _gauges("seaway_processes", text, ("part",), there)
+    yield gauges("seaway_processes", text, ("part",), there)
     waiting = (((part,), count) for part, count in waits.items())
     text = "What they say that they wait for."
-    yield _gauges("seaway_process_waits", text, ("part",), waiting)
+    yield gauges("seaway_process_waits", text, ("part",), waiting)
 
 
 def _of_outbox(backlog: Backlog, age_seconds: float) -> Iterator[Metric]:
@@ -241,7 +245,7 @@ def _of_outbox(backlog: Backlog, age_seconds: float) -> Iterator[Metric]:
         ),
     ):
         if value is not None:
-            yield _gauge(name, text, value)
+            yield gauge(name, text, value)
 
 
 def _of_activity(did: Activity) -> Iterator[Metric]:
@@ -285,21 +289,22 @@ def _of_activity(did: Activity) -> Iterator[Metric]:
             family.add_metric(key, value)
         yield family
     text = "Threads of plain handlers that do not come back from their deadline."
-    yield _gauges("seaway_lost_threads", text, ("consumer",), did.lost_threads.items())
+    yield gauges("seaway_lost_threads", text, ("consumer",), did.lost_threads.items())
     yield CounterMetricFamily("seaway_parked", "Events parked.", value=did.parked)
     yield CounterMetricFamily("seaway_reconnects", "Reconnections.", value=did.reconnects)
     yield CounterMetricFamily("seaway_disconnects", "Connections lost.", value=did.disconnects)
     paused = did.relay_paused
-    yield _gauge("seaway_relay_paused_bool", "1 while the relay cannot publish.", paused)
+    yield gauge("seaway_relay_paused_bool", "1 while the relay cannot publish.", paused)
 
 
-def _gauge(name: str, text: str, value: float) -> Metric:
+def gauge(name: str, text: str, value: float) -> Metric:
+    """A gauge without labels."""
     from prometheus_client.core import GaugeMetricFamily
 
     return GaugeMetricFamily(name, text, value=float(value))
 
 
-def _gauges(
+def gauges(
     name: str,
     text: str,
     labels: Sequence[str],

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from seaway.contracts import (
     LAST_ID,
     Acknowledged,
+    Committed,
     InboxRow,
     Kept,
     KnownPlace,
@@ -29,13 +30,16 @@ from seaway.contracts import (
     Notice,
     OutboxEntry,
     Sent,
+    SentPlace,
     Unhandled,
     Unseen,
     Vitals,
 )
+from seaway.contracts.audit import place_of
 from seaway.databases import times
 from seaway.databases.engines import Engine
 from seaway.databases.queries import Row, Statements, Steps
+from seaway.databases.tallies import Tally, Window, first_id, tallied
 from seaway.drivers.protocols import Sessions, ThreadSessions
 from seaway.headers import StoredHeaders
 from seaway.inbox.transaction import Inbox, ThreadInbox, Transaction, parked
@@ -45,6 +49,8 @@ from seaway.waiting_events import WaitingEvent
 T = TypeVar("T")
 H = TypeVar("H")
 """The type of the handle that ``transaction`` gives."""
+_PAGE = 20_000
+"""Rows that are in memory at a time, where they are counted here."""
 
 
 def entry_of_row(row: Row) -> OutboxEntry:
@@ -416,6 +422,82 @@ class RelationalStore(ABC, Generic[H]):
             if waiting:
                 lost[stream] = waiting
         return Vitals(await self.now(), last_sent=last, sent_before=before, lost=lost)
+
+    # ------------------------------------------------------------------- what is compared
+
+    async def writes(self, stream: str, context: str) -> bool:
+        """Whether any event here was sent to ``stream``, or waits for it."""
+        ((found,),) = await self._read("writes", stream=stream, prefix=f"{context}.")
+        return bool(found)
+
+    async def last_place(self, stream: str) -> int:
+        """The highest place that ``stream`` has acknowledged; 0: none is known."""
+        ((found,),) = await self._read("last_place", stream=stream)
+        return int(found)
+
+    async def tally_sent(
+        self, stream: str, first: int, last: int, window: Window
+    ) -> Mapping[int, Tally]:
+        """The sent events of these places, counted and added up."""
+        if "tally_sent" not in self._sql:  # Where the database has no such hash.
+            found = await self.sent_places(stream, first, last)
+            return tallied(((one.event_id, place_of(one)) for one in found), window)
+        rows = await self._read(
+            "tally_sent",
+            stream=stream,
+            first=first,
+            last=last,
+            since=window.since,
+            until=window.until,
+            later=window.later,
+        )
+        return {minute: Tally(count, int(total), *places) for minute, count, total, *places in rows}
+
+    async def sent_places(self, stream: str, first: int, last: int) -> Sequence[SentPlace]:
+        """The sent events of these places."""
+        found = await self._read("sent_places", stream=stream, first=first, last=last)
+        return [SentPlace(*row) for row in found]
+
+    async def committed(self, event_ids: Sequence[str]) -> Mapping[str, Committed]:
+        """What the outbox knows of them."""
+        found = await self._read("committed", event_ids=self._known(event_ids))
+        return {event_id: Committed(stream, place) for event_id, stream, place in found}
+
+    async def moved(self, event_id: str, stream: str, old: int, new: int) -> bool:
+        """Note where a sent event lies now."""
+        given = {"event_ids": self._known([event_id]), "stream": stream, "old": old, "new": new}
+        return bool(await self._touch("moved", **given))
+
+    async def has_effects(self, consumer: str) -> bool:
+        """Whether there is any row of ``consumer``."""
+        ((found,),) = await self._read("has_effects", consumer=consumer)
+        return bool(found)
+
+    async def tally_processed(self, window: Window) -> Mapping[str, Mapping[int, Tally]]:
+        """The ids with effects, of each consumer, counted and added up."""
+        first, last = first_id(window.since), first_id(window.until)
+        found: dict[str, dict[int, Tally]] = {}
+        if "tally_processed" in self._sql:
+            rows = await self._read("tally_processed", first=first, last=last)
+            for consumer, minute, count, total in rows:
+                found.setdefault(consumer, {})[minute] = Tally(count, int(total))
+            return found
+        consumer = ""
+        while True:
+            page = await self._read(
+                "processed_page", first=first, consumer=consumer, last=last, limit=_PAGE
+            )
+            ids: dict[str, list[tuple[str, int]]] = {}
+            for first, consumer in page:
+                if " " not in consumer:
+                    ids.setdefault(consumer, []).append((first, 0))
+            for name, some in ids.items():
+                known = found.setdefault(name, {})
+                for minute, tally in tallied(some, window).items():
+                    if minute >= 0:
+                        known[minute] = known.get(minute, Tally()).plus(tally)
+            if len(page) < _PAGE:
+                return {name: known for name, known in found.items() if known}
 
     async def _touch(self, name: str, **given: Any) -> int:
         """Run the statement ``name`` in a transaction of its own; how many rows it touched."""

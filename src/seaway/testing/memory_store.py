@@ -31,6 +31,7 @@ from seaway.contracts import (
     Acknowledged,
     Backlog,
     Capabilities,
+    Committed,
     Failed,
     KnownPlace,
     LogEntry,
@@ -45,6 +46,8 @@ from seaway.contracts import (
     Unseen,
     Vitals,
 )
+from seaway.contracts.audit import place_of
+from seaway.databases.tallies import Tally, Window, tallied
 from seaway.databases.tasks import Turns
 from seaway.errors import ConfigError, OutsideTransaction
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
@@ -680,6 +683,70 @@ class MemoryStore(MemoryHistory):
     async def know(self, place: KnownPlace) -> None:
         """Replace what its part knew of its stream."""
         self._places[place.part, place.stream] = place
+
+    # ------------------------------------------------------------------- what is compared
+
+    async def writes(self, stream: str, context: str) -> bool:
+        """Whether any event here was sent to ``stream``, or waits for it."""
+        waiting = any(
+            one.message.subject.startswith(f"{context}.") for one in self._tables.outbox.values()
+        )
+        return waiting or any(done.stream == stream for _, done in self.kept)
+
+    async def last_place(self, stream: str) -> int:
+        """The highest place that ``stream`` has acknowledged; 0: none is known."""
+        found = await self.sent_places(stream, 1, 1 << 62)
+        return place_of(found[-1]) if found else 0
+
+    async def tally_sent(
+        self, stream: str, first: int, last: int, window: Window
+    ) -> Mapping[int, Tally]:
+        """The sent events of these places, counted and added up."""
+        found = await self.sent_places(stream, first, last)
+        return tallied(((one.event_id, place_of(one)) for one in found), window)
+
+    async def sent_places(self, stream: str, first: int, last: int) -> Sequence[SentPlace]:
+        """The sent events of these places."""
+        found = [
+            SentPlace(done.entry.event_id, done.stream_seq)
+            for _, done in self.kept
+            if done.stream == stream and not done.given_up
+        ]
+        within = (one for one in found if first <= place_of(one) <= last)
+        return sorted(within, key=place_of)
+
+    async def committed(self, event_ids: Sequence[str]) -> Mapping[str, Committed]:
+        """What the outbox knows of them."""
+        found = {one: Committed("", 0) for one in self._tables.outbox}
+        found |= {
+            done.entry.event_id: Committed(done.stream, done.stream_seq) for _, done in self.kept
+        }
+        return {one: found[one] for one in event_ids if one in found}
+
+    async def moved(self, event_id: str, stream: str, old: int, new: int) -> bool:
+        """Note where a sent event lies now."""
+        for index, (at, done) in enumerate(self.kept):
+            if (done.entry.event_id, done.stream, done.stream_seq) == (event_id, stream, old):
+                self.kept[index] = at, done._replace(stream_seq=new)
+                return True
+        return False
+
+    async def has_effects(self, consumer: str) -> bool:
+        """Whether there is any row of ``consumer``."""
+        return any(name == consumer for name, _ in self._tables.inbox)
+
+    async def tally_processed(self, window: Window) -> Mapping[str, Mapping[int, Tally]]:
+        """The ids with effects, of each consumer, counted and added up."""
+        ids: dict[str, list[tuple[str, int]]] = {}
+        for consumer, event_id in self._tables.inbox:
+            if " " not in consumer:
+                ids.setdefault(consumer, []).append((event_id, 0))
+        found = {}
+        for consumer, some in ids.items():
+            minutes = {m: one for m, one in tallied(some, window).items() if m >= 0}
+            if minutes:
+                found[consumer] = minutes
+        return found
 
     def nudge(self) -> None:
         """End ``wait`` now."""

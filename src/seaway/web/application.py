@@ -24,6 +24,7 @@ from seaway.config import AlertSettings
 from seaway.contracts import ConsumerInfo
 from seaway.dead_letters.letter import Letter
 from seaway.errors import ConfigError, NotFound, SeawayError
+from seaway.history.gauges import families as audit_families
 from seaway.monitor import (
     CONTENT_TYPE,
     Report,
@@ -138,7 +139,8 @@ class _Board:
     async def metrics(self, _: Request) -> Response:
         sample = await self._source.sample()
         return Response(
-            exposition(sample, self._source.activity), headers={"Content-Type": CONTENT_TYPE}
+            exposition(sample, self._source.activity, more=audit_families(self._source.audited)),
+            headers={"Content-Type": CONTENT_TYPE},
         )
 
     async def rules(self, _: Request) -> Response:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from seaway import logs
 from seaway.app import Seaway
@@ -19,10 +19,16 @@ from seaway.contracts import Broker
 from seaway.dead_letters import DeadLetters
 from seaway.dead_letters.letter import Letter
 from seaway.errors import BrokerUnavailable, SeawayError
+from seaway.history.audit import Audit
+from seaway.history.findings import SAID, Report
+from seaway.history.following import Follower
 from seaway.monitor import Activity, Sample, Sampler, Station, Watch
 from seaway.naming import WATCHER, dlq_stream
 
 logger = logs.logger("seaway")
+
+AUDIT_SECONDS = 15.0
+"""Between two looks of the audit."""
 
 
 class Source(Protocol):
@@ -34,6 +40,11 @@ class Source(Protocol):
     @property
     def history(self) -> Sequence[Sample]:
         """The latest samples, oldest first."""
+        ...
+
+    @property
+    def audited(self) -> Report | None:
+        """What the last audit found; ``None`` where none was made."""
         ...
 
     async def sample(self) -> Sample:
@@ -54,9 +65,9 @@ class Source(Protocol):
 
 
 class Live:
-    """The figures of a configuration's own server and database."""
+    """The figures of a configuration's own server and database. ``audit``: keep comparing them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, audit: bool = False) -> None:
         self.activity = Activity()
         self._settings = settings
         self._app = Seaway(settings, wait=True)
@@ -64,8 +75,15 @@ class Live:
         self._app.log_signals()
         server = Station(settings.nats.redacted_url, self._broker)
         database = database_station(settings)
-        self.stations = server, database
+        self.stations: tuple[Station[Any], ...] = server, database
         self._sampler = Sampler(server, Watch.of(settings), database)
+        self._follower: Follower | None = None
+        if audit:
+            # Stations of its own: a question that takes long must not hold up the others.
+            compared = Station(settings.nats.redacted_url, self._broker), database_station(settings)
+            self.stations += compared
+            self._follower = Follower(Audit(*compared, settings, reader=WATCHER))
+        self._auditing: asyncio.Task[None] | None = None
         self._up = False
         self._trouble = f"not connected to {settings.nats.redacted_url}"
         self._stop = asyncio.Event()
@@ -79,6 +97,11 @@ class Live:
     async def sample(self) -> Sample:
         """Server and database as they are, each by itself."""
         return await self._sampler.sample()
+
+    @property
+    def audited(self) -> Report | None:
+        """See ``Source``."""
+        return None if self._follower is None else self._follower.report
 
     async def letters(self, limit: int) -> Sequence[Letter]:
         """See ``Source``."""
@@ -105,10 +128,16 @@ class Live:
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._hold(), name="seaway-dashboard")
+        if self._follower is not None:
+            work = self._audit(self._follower)
+            self._auditing = asyncio.create_task(work, name="seaway-audit")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self._stop.set()
+        if self._auditing is not None:
+            self._auditing.cancel()
+            await asyncio.wait({self._auditing})
         if self._task is None:
             return
         if not self._up:
@@ -117,6 +146,26 @@ class Live:
             await self._task
         for station in self.stations:
             await station.close()
+
+    async def _audit(self, follower: Follower) -> None:
+        said: set[str] = set()
+        while True:
+            if self._up:
+                try:
+                    report = await follower.look()
+                except SeawayError as error:
+                    trouble = {str(error)}
+                else:
+                    trouble = {
+                        f"{count} {SAID[kind]}: {stream} {consumer}".rstrip()
+                        for (kind, stream, consumer), count in report.counts.items()
+                        if count
+                    }
+                    trouble |= set(report.away)
+                for line in sorted(trouble - said):
+                    logger.warning("audit: %s", line)
+                said = trouble
+            await asyncio.sleep(AUDIT_SECONDS if self._up else 1)
 
     async def _hold(self) -> None:
         # One task enters and leaves the application, so that its connections have one owner.

@@ -357,6 +357,69 @@ VALUES (:part, :stream, :stream_seq, :event_id, :stored_at)
 ON CONFLICT (part, stream) DO UPDATE SET stream_seq = excluded.stream_seq,
     event_id = excluded.event_id, stored_at = excluded.stored_at, noted_at = excluded.noted_at
 
+-- ------------------------------------------------------------ what is compared
+
+-- name: writes
+SELECT EXISTS (SELECT FROM seaway_sent WHERE stream = :stream)
+    OR EXISTS (SELECT FROM seaway_outbox WHERE left(subject, length(:prefix::text)) = :prefix)
+
+-- name: last_place
+SELECT coalesce(greatest(max(stream_seq), -2 - min(stream_seq)), 0) FROM seaway_sent WHERE stream = :stream
+
+-- name: tally_sent
+-- A place that its stream has lost is stored as -2 - place. The hash is as in databases/tallies.py.
+SELECT s.minute, count(*),
+       sum(('x' || encode(substr(sha256(convert_to(s.event_id, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint),
+       min(s.place), max(s.place)
+FROM (
+    SELECT r.event_id, CASE WHEN r.stream_seq < 0 THEN -2 - r.stream_seq ELSE r.stream_seq END AS place,
+           CASE WHEN r.at IS NULL THEN -1 WHEN r.at < :since::bigint THEN -2
+                WHEN r.at >= :until::bigint THEN :later::bigint ELSE r.at / 60000 END AS minute
+    FROM (
+        SELECT event_id::text AS event_id, stream_seq,
+               CASE WHEN substr(event_id::text, 15, 1) = '7'
+                    THEN ('x' || substr(event_id::text, 1, 8) || substr(event_id::text, 10, 4))::bit(48)::bigint
+               END AS at
+        FROM seaway_sent
+        WHERE stream = :stream AND (stream_seq BETWEEN :first::bigint AND :last::bigint
+                                    OR stream_seq BETWEEN -2 - :last::bigint AND -2 - :first::bigint)
+    ) r
+) s
+WHERE s.minute > -2
+GROUP BY s.minute
+
+-- name: sent_places
+SELECT event_id::text, stream_seq
+FROM seaway_sent
+WHERE stream = :stream AND (stream_seq BETWEEN :first::bigint AND :last::bigint
+                            OR stream_seq BETWEEN -2 - :last::bigint AND -2 - :first::bigint)
+ORDER BY CASE WHEN stream_seq < 0 THEN -2 - stream_seq ELSE stream_seq END
+
+-- name: committed
+SELECT event_id::text, '', 0 FROM seaway_outbox WHERE event_id = ANY (:event_ids::uuid[])
+UNION ALL
+SELECT event_id::text, stream, stream_seq FROM seaway_sent WHERE event_id = ANY (:event_ids::uuid[])
+
+-- name: moved
+UPDATE seaway_sent SET stream_seq = :new, healed_at = clock_timestamp()
+WHERE event_id = ANY (:event_ids::uuid[]) AND stream = :stream AND stream_seq = :old
+
+-- name: has_effects
+SELECT EXISTS (SELECT FROM seaway_inbox WHERE consumer = :consumer)
+
+-- name: tally_processed
+SELECT s.consumer, s.at / 60000, count(*),
+       sum(('x' || encode(substr(sha256(convert_to(s.event_id, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint)
+FROM (
+    SELECT consumer, event_id,
+           CASE WHEN event_id ~ '^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$'
+                THEN ('x' || substr(event_id, 1, 8) || substr(event_id, 10, 4))::bit(48)::bigint END AS at
+    FROM seaway_inbox
+    WHERE event_id >= :first AND event_id < :last AND strpos(consumer, ' ') = 0
+) s
+WHERE s.at IS NOT NULL
+GROUP BY s.consumer, s.at / 60000
+
 -- ------------------------------------------------------------ the schema
 
 -- name: has_versions

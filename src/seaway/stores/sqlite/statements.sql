@@ -448,6 +448,42 @@ VALUES (:part, :stream, :stream_seq, :event_id, :stored_at, :now)
 ON CONFLICT (part, stream) DO UPDATE SET stream_seq = excluded.stream_seq,
     event_id = excluded.event_id, stored_at = excluded.stored_at, noted_at = excluded.noted_at
 
+-- ------------------------------------------------------------ what is compared
+
+-- name: writes
+SELECT EXISTS (SELECT 1 FROM seaway_sent WHERE stream = :stream)
+    OR EXISTS (SELECT 1 FROM seaway_outbox WHERE substr(subject, 1, length(:prefix)) = :prefix)
+
+-- name: last_place
+SELECT coalesce(max(max(stream_seq), -2 - min(stream_seq)), 0) FROM seaway_sent WHERE stream = :stream
+
+-- name: sent_places
+-- A place that its stream has lost is stored as -2 - place.
+SELECT event_id, stream_seq
+FROM seaway_sent
+WHERE stream = :stream AND (stream_seq BETWEEN :first AND :last
+                            OR stream_seq BETWEEN -2 - :last AND -2 - :first)
+ORDER BY CASE WHEN stream_seq < 0 THEN -2 - stream_seq ELSE stream_seq END
+
+-- name: committed
+WITH given AS (SELECT value AS event_id FROM json_each(:event_ids))
+SELECT event_id, '', 0 FROM given NATURAL JOIN seaway_outbox
+UNION ALL
+SELECT event_id, stream, stream_seq FROM given NATURAL JOIN seaway_sent
+
+-- name: moved
+UPDATE seaway_sent SET stream_seq = :new, healed_at = :now
+WHERE event_id IN (SELECT value FROM json_each(:event_ids)) AND stream = :stream AND stream_seq = :old
+
+-- name: has_effects
+SELECT EXISTS (SELECT 1 FROM seaway_inbox WHERE consumer = :consumer)
+
+-- name: processed_page
+-- The key's own order: each page begins behind the last row of the one before.
+SELECT event_id, consumer FROM seaway_inbox
+WHERE (event_id, consumer) > (:first, :consumer) AND event_id < :last
+ORDER BY event_id, consumer LIMIT :limit
+
 -- ------------------------------------------------------------ the schema
 
 -- name: create_versions

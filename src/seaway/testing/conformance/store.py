@@ -21,6 +21,7 @@ from seaway import headers as h
 from seaway.contracts import Failed, InboxStore, OutboxEntry, Sent, Store
 from seaway.errors import ConfigError
 from seaway.events import RawEvent, new_event_id
+from seaway.testing.conformance.history import HistoryConformance
 from seaway.testing.conformance.inbox import (
     CONSUMER,
     SUBJECT,
@@ -83,6 +84,7 @@ class StoreConformance(
     ParkingConformance,
     ProcessesConformance,
     NotingConformance,
+    HistoryConformance,
     VitalsConformance,
     LosingConformance,
 ):
