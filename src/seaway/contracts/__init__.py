@@ -123,7 +123,6 @@ __all__ = [
     "Unconfirmed",
     "Unseen",
     "Unhandled",
-    "VitalStore",
     "Vitals",
     "WhyRefused",
 ]

@@ -304,7 +304,13 @@ class Healing:
         places = [was[one.entry.event_id] for one in there]
         loss = Loss(len(there), min(places), max(places))
         moved = [[one.entry.event_id, was[one.entry.event_id], one.stream_seq] for one in there]
-        detail = {**loss._asdict(), "made_anew": made_anew, "moved": moved}
+        detail: dict[str, Any] = {
+            "events": loss.events,
+            "first": loss.first,
+            "last": loss.last,
+            "made_anew": made_anew,
+            "moved": moved,
+        }
         await self._note("healed", stream, detail)
         await lease.heal(there)
         self.telemetry.emit(Healed(stream, *loss, made_anew))
