@@ -14,7 +14,7 @@ from seaway.history.trace.weave import Known, woven
 T = datetime(2026, 11, 24, 8, tzinfo=UTC)
 GOLDEN = """\
 order-7
-2 events, from 2026-11-24 08:00:00.000 UTC, within 40 ms
+2 events, from 2026-11-24 08:00:00.000 UTC, within 1.03 s
 
 shop.event.order_placed.v1
   a  <- asked for

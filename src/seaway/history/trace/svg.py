@@ -92,11 +92,10 @@ class _Drawing:
 
     def _head(self) -> Iterator[str]:
         trace = self._trace
-        times = [one.at for one in trace.members.values() if one.at]
         told = counted(len(trace.members), "event")
-        if times:
-            told += f" · {min(times):%Y-%m-%d} {clock(min(times))} UTC"
-            told += f" · {span(max(times) - min(times))[1:]}"
+        if trace.times is not None:
+            first, last = trace.times
+            told += f" · {first:%Y-%m-%d} {clock(first)} UTC · {span(last - first)[1:]}"
         yield f'<text x="12" y="26" class="title">{_text(_cut(trace.correlation_id, 42))}</text>'
         yield f'<text x="12" y="44" class="dim">{_text(told)}</text>'
         for name in self._lanes:

@@ -34,10 +34,9 @@ def clock(at: datetime | None) -> str:
 
 def lines(trace: Trace, *, everything: bool = False) -> Iterator[str]:
     """The head, the tree, and what could not be asked."""
-    times = [one.at for one in trace.members.values() if one.at]
     yield f"{trace.correlation_id or trace.wanted}"
-    if times:
-        first, last = min(times), max(times)
+    if trace.times is not None:
+        first, last = trace.times
         yield (
             f"{counted(len(trace.members), 'event')}, from {first:%Y-%m-%d} {clock(first)} UTC, "
             f"within {span(last - first)[1:]}"

@@ -120,6 +120,12 @@ class Trace:
     """Stations that could not be asked, and why."""
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def times(self) -> tuple[datetime, datetime] | None:
+        """When the first and the last of all steps were, as far as is known."""
+        at = [one.at for member in self.members.values() for one in member.steps if one.at]
+        return (min(at), max(at)) if at else None
+
     def as_json(self) -> dict[str, Any]:
         """All but the members."""
         return {
