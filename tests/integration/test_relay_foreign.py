@@ -20,7 +20,7 @@ from seaway.contracts import Message, OutboxEntry, Stored, StoredMessage
 from seaway.databases import times
 from seaway.events import RawEvent
 from seaway.outbox import Outbox
-from seaway.relay import Relay
+from seaway.relay import Relay, loop
 from seaway.retry import Backoff
 from seaway.stores.postgres import PostgresStore
 from seaway.stores.sqlite import SqliteStore
@@ -31,6 +31,12 @@ pytestmark = pytest.mark.server
 QUICK = Backoff(base=timedelta(milliseconds=20), cap=timedelta(milliseconds=100))
 TIMEOUT = timedelta(seconds=5)
 Writable = SqliteStore | PostgresStore
+
+
+@pytest.fixture(autouse=True)
+def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is counted here is counted on a slow machine, too."""
+    monkeypatch.setattr(loop, "LOOK_AGAIN", timedelta(hours=1))
 
 
 class Bench:
