@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from seaway import logs
 from seaway.consumer.standing import settled
@@ -154,14 +154,7 @@ class Places:
         # Without an inbox, what comes again has its effects again.
         margin = timedelta() if self._state.setup.store is None else _CLOCKS_DIFFER
         since = known.stored_at - margin
-        found = self._admin.read(
-            info.stream,
-            filter_subjects=info.filters,
-            from_time=since,
-            headers_only=True,
-            reader=self._durable,
-        )
-        async with aclosing(found):
+        async with aclosing(self._read(info, from_time=since)) as found:
             async for one in found:
                 if one.stored_at >= since:
                     return one.stream_seq
@@ -191,14 +184,7 @@ class Places:
     ) -> AsyncGenerator[Sequence[Incoming]]:
         """What it handles of that, some at a time."""
         handles, chunk = self._state.setup.handlers.handles, list[Incoming]()
-        found = self._admin.read(
-            info.stream,
-            filter_subjects=info.filters,
-            from_seq=first,
-            headers_only=True,
-            reader=self._durable,
-        )
-        async with aclosing(found):
+        async with aclosing(self._read(info, from_seq=first)) as found:
             async for one in found:
                 if one.stream_seq > upto:
                     break
@@ -209,6 +195,23 @@ class Places:
                     chunk = []
         if chunk:
             yield chunk
+
+    def _read(
+        self,
+        info: ConsumerInfo,
+        *,
+        from_seq: int | None = None,
+        from_time: datetime | None = None,
+    ) -> AsyncGenerator[StoredMessage]:
+        """What the durable is given, without payloads."""
+        return self._admin.read(
+            info.stream,
+            filter_subjects=info.filters,
+            from_seq=from_seq,
+            from_time=from_time,
+            headers_only=True,
+            reader=self._durable,
+        )
 
     async def _is_refused(self, one: Incoming) -> bool:
         """Whether no row can be about it: then it says nothing that there is none."""

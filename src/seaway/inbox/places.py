@@ -29,6 +29,15 @@ LETTERS = "letters"
 """As which part the last places of queues of dead letters and of redrives are noted."""
 
 
+async def holds(admin: BrokerAdmin, stream: str, stream_seq: int, event_id: str) -> bool | None:
+    """Whether that event lies in that place; ``None``: nothing does, and that tells nothing."""
+    found = await admin.get(stream, stream_seq)
+    if found is not None:
+        return found.event_id == event_id
+    held = await admin.stream(stream)
+    return False if held is not None and held.last_seq < stream_seq else None
+
+
 async def what_became_of(admin: BrokerAdmin, known: KnownPlace, held: StreamInfo) -> str:
     """Why a place that was there is not there any more; empty where nothing says so. ``held``: its
     stream as it is now."""
@@ -54,14 +63,9 @@ async def is_whole(admin: BrokerAdmin, notes: PlaceStore, *streams: str) -> bool
     told. False: letters may be lacking that nobody has taken out."""
     known = {one.stream: one for one in await notes.places(LETTERS)}
     for stream in streams:
-        if (place := known.get(stream)) is None:
-            continue
-        held = await admin.stream(stream)
-        if held is not None and place.stream_seq > held.last_seq:
-            return False
-        found = await admin.get(stream, place.stream_seq)
+        place = known.get(stream)
         # Of one that had gone when it was noted no event is known.
-        if found is not None and found.event_id != place.event_id:
+        if place and await holds(admin, stream, place.stream_seq, place.event_id) is False:
             return False
     return True
 

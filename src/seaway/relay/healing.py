@@ -51,10 +51,11 @@ from seaway.errors import (
     SeawayError,
     TransientError,
 )
+from seaway.inbox.places import holds
 from seaway.naming import RELAY
 from seaway.relay import decisions
 from seaway.relay.decisions import Cause
-from seaway.relay.intact import holds, last_intact
+from seaway.relay.intact import last_intact
 from seaway.relay.memory import StreamMemory
 from seaway.relay.stored import CLOCK_SKEW, look
 from seaway.telemetry import Healed, NotHealed, Telemetry
@@ -120,7 +121,10 @@ class Healing:
     ) -> None:
         """Note what is lost, if one of these places does not hold its event any more."""
         for place in places:
-            if place is None or await holds(self.broker.admin, stream, place) is not False:
+            if place is None:
+                continue
+            there = await holds(self.broker.admin, stream, place.stream_seq, place.event_id)
+            if there is not False:
                 continue
             # Another relay may have noted it meanwhile.
             known = await lease.last_sent(stream, upto=place.stream_seq, of_all=True)

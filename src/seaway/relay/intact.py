@@ -1,26 +1,17 @@
 """Up to which place a stream still holds what it acknowledged.
 
 A stream loses its tail, never its middle: below a place that holds its event, all is as it was. So
-the last intact place is found by halves. Owns: what one place tells, and the search. Guarantees:
-what is gone from its place (deleted, purged, expired, consumed) tells nothing.
+the last intact place is found by halves. Owns: the search. Guarantees: what is gone from its place
+(deleted, purged, expired, consumed) tells nothing.
 """
 
 from __future__ import annotations
 
-from seaway import headers as h
-from seaway.contracts import BrokerAdmin, Lease, SentPlace, StreamInfo
+from seaway.contracts import BrokerAdmin, Lease, StreamInfo
+from seaway.inbox.places import holds
 
 _MOST_SILENT = 64
 """Places in a row at which nothing lies, until no more is asked."""
-
-
-async def holds(admin: BrokerAdmin, stream: str, place: SentPlace) -> bool | None:
-    """Whether its event lies there; ``None``: nothing does, and that tells nothing."""
-    stored = await admin.get(stream, place.stream_seq)
-    if stored is not None:
-        return h.identity(stored.message.headers, fallback_id="") == place.event_id
-    info = await admin.stream(stream)
-    return False if info is not None and info.last_seq < place.stream_seq else None
 
 
 async def last_intact(admin: BrokerAdmin, lease: Lease, info: StreamInfo, *, of_all: bool) -> int:
@@ -36,7 +27,7 @@ async def last_intact(admin: BrokerAdmin, lease: Lease, info: StreamInfo, *, of_
         place = await lease.last_sent(stream, upto=at, of_all=of_all)
         if place is None or place.stream_seq <= intact:
             break
-        held = await holds(admin, stream, place)
+        held = await holds(admin, stream, place.stream_seq, place.event_id)
         if held:
             intact = place.stream_seq
             break
@@ -50,7 +41,7 @@ async def last_intact(admin: BrokerAdmin, lease: Lease, info: StreamInfo, *, of_
         place = await lease.last_sent(stream, upto=middle, of_all=of_all)
         held, left = True, _MOST_SILENT
         while place is not None and place.stream_seq > intact and left:
-            held, left = await holds(admin, stream, place), left - 1
+            held, left = await holds(admin, stream, place.stream_seq, place.event_id), left - 1
             if held is not None:
                 break
             below = place.stream_seq - 1

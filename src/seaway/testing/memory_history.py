@@ -1,24 +1,29 @@
-"""The looking side of the store in memory: ``contracts.HistoryStore`` over its dictionaries."""
+"""The looking side of the store in memory: what became of single events, and what is compared.
+
+``contracts.HistoryStore`` and ``contracts.AuditStore`` over its dictionaries.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from seaway import headers as h
-from seaway.contracts import InboxRow, Kept, OutboxEntry, Sent, Unhandled
+from seaway.contracts import Committed, InboxRow, Kept, OutboxEntry, Sent, SentPlace, Unhandled
+from seaway.contracts.audit import place_of
+from seaway.databases.tallies import Tally, Window, tallied
 
 
 class MemoryHistory:
-    """What ``MemoryStore`` knows of single events."""
+    """What ``MemoryStore`` knows of its events."""
 
     _tables: Any
     kept: list[tuple[datetime, Sent]]
 
     def in_order(self) -> list[OutboxEntry]:
         """All unsettled entries, oldest first."""
-        raise NotImplementedError
+        return sorted(self._tables.outbox.values(), key=lambda entry: entry.position)
 
     def _history(self) -> list[Kept]:
         found: list[Kept] = []
@@ -69,6 +74,70 @@ class MemoryHistory:
                 behind = None if first.event_id == event_id else first.event_id
                 waits = (True, 0, one.letter, one.parked_at, behind)
                 found.append(Unhandled(consumer, event_id, *waits))
+        return found
+
+    # ------------------------------------------------------------------- what is compared
+
+    async def writes(self, stream: str, context: str) -> bool:
+        """Whether any event here was sent to ``stream``, or waits for it."""
+        waiting = any(
+            one.message.subject.startswith(f"{context}.") for one in self._tables.outbox.values()
+        )
+        return waiting or any(done.stream == stream for _, done in self.kept)
+
+    async def last_place(self, stream: str) -> int:
+        """The highest place that ``stream`` has acknowledged; 0: none is known."""
+        found = await self.sent_places(stream, 1, 1 << 62)
+        return place_of(found[-1]) if found else 0
+
+    async def tally_sent(
+        self, stream: str, first: int, last: int, window: Window
+    ) -> Mapping[int, Tally]:
+        """The sent events of these places, counted and added up."""
+        found = await self.sent_places(stream, first, last)
+        return tallied(((one.event_id, place_of(one)) for one in found), window)
+
+    async def sent_places(self, stream: str, first: int, last: int) -> Sequence[SentPlace]:
+        """The sent events of these places."""
+        found = [
+            SentPlace(done.entry.event_id, done.stream_seq)
+            for _, done in self.kept
+            if done.stream == stream and not done.given_up
+        ]
+        within = (one for one in found if first <= place_of(one) <= last)
+        return sorted(within, key=place_of)
+
+    async def committed(self, event_ids: Sequence[str]) -> Mapping[str, Committed]:
+        """What the outbox knows of them."""
+        found = {one: Committed("", 0) for one in self._tables.outbox}
+        found |= {
+            done.entry.event_id: Committed(done.stream, done.stream_seq) for _, done in self.kept
+        }
+        return {one: found[one] for one in event_ids if one in found}
+
+    async def moved(self, event_id: str, stream: str, old: int, new: int) -> bool:
+        """Note where a sent event lies now."""
+        for index, (at, done) in enumerate(self.kept):
+            if (done.entry.event_id, done.stream, done.stream_seq) == (event_id, stream, old):
+                self.kept[index] = at, done._replace(stream_seq=new)
+                return True
+        return False
+
+    async def has_effects(self, consumer: str) -> bool:
+        """Whether there is any row of ``consumer``."""
+        return any(name == consumer for name, _ in self._tables.inbox)
+
+    async def tally_processed(self, window: Window) -> Mapping[str, Mapping[int, Tally]]:
+        """The ids with effects, of each consumer, counted and added up."""
+        ids: dict[str, list[tuple[str, int]]] = {}
+        for consumer, event_id in self._tables.inbox:
+            if " " not in consumer:
+                ids.setdefault(consumer, []).append((event_id, 0))
+        found = {}
+        for consumer, some in ids.items():
+            minutes = {m: one for m, one in tallied(some, window).items() if m >= 0}
+            if minutes:
+                found[consumer] = minutes
         return found
 
 

@@ -31,10 +31,7 @@ from seaway.contracts import (
     Acknowledged,
     Backlog,
     Capabilities,
-    Committed,
     Failed,
-    KnownPlace,
-    LogEntry,
     Loss,
     Message,
     Notice,
@@ -43,16 +40,14 @@ from seaway.contracts import (
     SchemaChange,
     Sent,
     SentPlace,
-    Unseen,
     Vitals,
 )
-from seaway.contracts.audit import place_of
-from seaway.databases.tallies import Tally, Window, tallied
 from seaway.databases.tasks import Turns
 from seaway.errors import ConfigError, OutsideTransaction
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
 from seaway.outbox.writing import Destination, register
 from seaway.testing.memory_history import MemoryHistory
+from seaway.testing.memory_notes import MemoryNotes
 from seaway.waiting_events import Standing, WaitingEvent
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -339,7 +334,7 @@ class MemorySchema:
         """Always as it should be."""
 
 
-class MemoryStore(MemoryHistory):
+class MemoryStore(MemoryHistory, MemoryNotes):
     """``contracts.Store`` for tests. One event loop, one process."""
 
     capabilities = Capabilities(durable=False, shared=False, concurrent_transactions=False)
@@ -351,8 +346,7 @@ class MemoryStore(MemoryHistory):
         self._tables: _Tables = _Tables()
         self.kept: list[tuple[datetime, Sent]] = []
         self._processes: dict[str, tuple[datetime, Sequence[Notice]]] = {}
-        self._log: list[LogEntry] = []
-        self._places: dict[tuple[str, str], KnownPlace] = {}
+        MemoryNotes.__init__(self)
         self._next_position = 1
         self._turns = Turns()
         self._changed = asyncio.Event()
@@ -402,10 +396,6 @@ class MemoryStore(MemoryHistory):
                 await self._changed.wait()
         except TimeoutError:
             return
-
-    def in_order(self) -> list[OutboxEntry]:
-        """All unsettled entries, oldest first."""
-        return sorted(self._tables.outbox.values(), key=lambda entry: entry.position)
 
     async def settle(self, sent: Sequence[Sent], failed: Sequence[Failed]) -> None:
         """What ``MemoryLease.settle`` does."""
@@ -624,129 +614,6 @@ class MemoryStore(MemoryHistory):
             for process, (at, said) in sorted(self._processes.items())
             for one in sorted(said, key=lambda one: (one.part, -one.lasts))
         ]
-
-    # ------------------------------------------------------------------- what is noted
-
-    async def note(self, *entries: LogEntry) -> None:
-        """Add entries to the log."""
-        now = datetime.now(UTC)
-        for one in entries:
-            self._log.append(replace(one, entry=len(self._log) + 1, noted_at=now, seen_at=None))
-
-    async def log(
-        self,
-        *,
-        action: str | None = None,
-        unseen: bool = False,
-        entry: int | None = None,
-        limit: int = 100,
-    ) -> Sequence[LogEntry]:
-        """Entries of the log, the newest first."""
-        return [
-            one
-            for one in reversed(self._log)
-            if action in (None, one.action)
-            and entry in (None, one.entry)
-            and not (unseen and one.seen_at)
-        ][:limit]
-
-    async def unseen(self) -> Sequence[Unseen]:
-        """What nobody has seen, by action and what it is about."""
-        found: dict[tuple[str, str], list[LogEntry]] = {}
-        for one in self._log:
-            if one.seen_at is None:
-                found.setdefault((one.action, one.about), []).append(one)
-        events = {
-            key: [e for one in some if isinstance(e := one.detail.get("events"), int)]
-            for key, some in found.items()
-        }
-        last = {key: some[-1].detail.get("reason") for key, some in found.items()}
-        reasons = {key: one if isinstance(one, str) else "" for key, one in last.items()}
-        return [
-            Unseen(*key, len(some), sum(events[key]), some[-1].entry, reasons[key])
-            for key, some in sorted(found.items())
-        ]
-
-    async def see(self, entries: Sequence[int] | None = None) -> int:
-        """Note that they are known; how many were not yet."""
-        now, count = datetime.now(UTC), 0
-        for place, one in enumerate(self._log):
-            if one.seen_at is None and (entries is None or one.entry in entries):
-                self._log[place] = replace(one, seen_at=now)
-                count += 1
-        return count
-
-    async def places(self, part: str) -> Sequence[KnownPlace]:
-        """What ``part`` knows, by stream."""
-        return sorted(one for one in self._places.values() if one.part == part)
-
-    async def know(self, place: KnownPlace) -> None:
-        """Replace what its part knew of its stream."""
-        self._places[place.part, place.stream] = place
-
-    # ------------------------------------------------------------------- what is compared
-
-    async def writes(self, stream: str, context: str) -> bool:
-        """Whether any event here was sent to ``stream``, or waits for it."""
-        waiting = any(
-            one.message.subject.startswith(f"{context}.") for one in self._tables.outbox.values()
-        )
-        return waiting or any(done.stream == stream for _, done in self.kept)
-
-    async def last_place(self, stream: str) -> int:
-        """The highest place that ``stream`` has acknowledged; 0: none is known."""
-        found = await self.sent_places(stream, 1, 1 << 62)
-        return place_of(found[-1]) if found else 0
-
-    async def tally_sent(
-        self, stream: str, first: int, last: int, window: Window
-    ) -> Mapping[int, Tally]:
-        """The sent events of these places, counted and added up."""
-        found = await self.sent_places(stream, first, last)
-        return tallied(((one.event_id, place_of(one)) for one in found), window)
-
-    async def sent_places(self, stream: str, first: int, last: int) -> Sequence[SentPlace]:
-        """The sent events of these places."""
-        found = [
-            SentPlace(done.entry.event_id, done.stream_seq)
-            for _, done in self.kept
-            if done.stream == stream and not done.given_up
-        ]
-        within = (one for one in found if first <= place_of(one) <= last)
-        return sorted(within, key=place_of)
-
-    async def committed(self, event_ids: Sequence[str]) -> Mapping[str, Committed]:
-        """What the outbox knows of them."""
-        found = {one: Committed("", 0) for one in self._tables.outbox}
-        found |= {
-            done.entry.event_id: Committed(done.stream, done.stream_seq) for _, done in self.kept
-        }
-        return {one: found[one] for one in event_ids if one in found}
-
-    async def moved(self, event_id: str, stream: str, old: int, new: int) -> bool:
-        """Note where a sent event lies now."""
-        for index, (at, done) in enumerate(self.kept):
-            if (done.entry.event_id, done.stream, done.stream_seq) == (event_id, stream, old):
-                self.kept[index] = at, done._replace(stream_seq=new)
-                return True
-        return False
-
-    async def has_effects(self, consumer: str) -> bool:
-        """Whether there is any row of ``consumer``."""
-        return any(name == consumer for name, _ in self._tables.inbox)
-
-    async def tally_processed(self, window: Window) -> Mapping[str, Mapping[int, Tally]]:
-        """The ids with effects, of each consumer, counted and added up."""
-        ids: dict[str, list[tuple[str, int]]] = {}
-        for consumer, event_id in self._tables.inbox:
-            if " " not in consumer:
-                ids.setdefault(consumer, []).append((event_id, 0))
-        found = {}
-        for consumer, some in ids.items():
-            minutes = {m: one for m, one in tallied(some, window).items() if m >= 0}
-            if minutes:
-                found[consumer] = minutes
-        return found
 
     def nudge(self) -> None:
         """End ``wait`` now."""

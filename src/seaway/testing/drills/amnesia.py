@@ -32,7 +32,7 @@ from seaway.proof.reconciliation import STREAM, gather
 from seaway.proof.stage import Stage
 from seaway.testing.drills import evidence, service
 from seaway.testing.drills.command import carry_out
-from seaway.testing.drills.evidence import judge
+from seaway.testing.drills.evidence import judge, without_an_end
 from seaway.testing.drills.forgetting import Forgotten, Kind, Memory
 from seaway.testing.drills.service import Temper
 from seaway.testing.drills.stage import Leader, servers, write
@@ -47,10 +47,6 @@ _MIXED: Mapping[bool, Sequence[Kind]] = {
 _FIRST, _LAST = 0.05, 0.9
 _LOOK = 0.1
 _REDRIVEN_AT_ONCE = 20
-_WITHOUT_EFFECT = """
-SELECT count(*) FROM ledger
-WHERE NOT EXISTS (SELECT 1 FROM effects WHERE effects.event_id = ledger.event_id)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +213,7 @@ async def _play(
         to_come.clear()
         await writing
         said("no fault is left; waiting for the rest")
-        more = (lambda: _endless(stage),) if plan.heal else ()
+        more = (lambda: without_an_end(stage),) if plan.heal else ()
         if left := await stage.at_rest(plan.quiet, *more):
             said(f"nothing happens any more, though something is left: {dict(left)}")
     finally:
@@ -264,12 +260,6 @@ def _nodes(server: Server) -> Sequence[NatsServer]:
         return server.servers
     assert isinstance(server, NatsServer)
     return [server]
-
-
-async def _endless(stage: Stage) -> Mapping[str, int]:
-    """What was lost may not have been looked for yet."""
-    [[without]] = await stage.rows(_WITHOUT_EFFECT)
-    return {"events without an end": max(0, without - await stage.letters())}
 
 
 def main() -> int:

@@ -13,24 +13,18 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from seaway.proof.stage import Stage
 from seaway.proof.supervisor import Child
 from seaway.testing.drills import evidence, service
 from seaway.testing.drills.command import carry_out
-from seaway.testing.drills.evidence import examine
+from seaway.testing.drills.evidence import examine, without_an_end
 from seaway.testing.drills.faults import Faults
 from seaway.testing.drills.service import Handlers, Temper
 from seaway.testing.drills.stage import servers, write
-
-_WITHOUT_EFFECT = """
-SELECT count(*) FROM ledger
-WHERE NOT EXISTS (SELECT 1 FROM effects WHERE effects.event_id = ledger.event_id)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +134,7 @@ async def run(
             struck = await plan.faults.strike(done, victim, running, patience=plan.quiet, said=said)
             await writing
             said("no fault is left; waiting for the rest")
-            if left := await stage.at_rest(plan.quiet, lambda: _endless(stage)):
+            if left := await stage.at_rest(plan.quiet, lambda: without_an_end(stage)):
                 said(f"nothing happens any more, though something is left: {dict(left)}")
         finally:
             writing.cancel()
@@ -153,12 +147,6 @@ async def run(
             exits=sum(child.exits for child in stage.supervisor.children.values()),
             seconds=round(time.monotonic() - began, 1),
         )
-
-
-async def _endless(stage: Stage) -> Mapping[str, int]:
-    """The letter of a message whose last delivery died may be on its way."""
-    [[without]] = await stage.rows(_WITHOUT_EFFECT)
-    return {"events without an end": max(0, without - await stage.letters())}
 
 
 def main() -> int:

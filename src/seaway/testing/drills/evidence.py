@@ -15,6 +15,11 @@ from seaway.proof.reconciliation import EFFECTS, LETTERS, STREAM, Evidence, gath
 from seaway.proof.stage import Stage
 from seaway.testing.drills.service import DURABLE, Temper, calls
 
+_WITHOUT_EFFECT = """
+SELECT count(*) FROM ledger
+WHERE NOT EXISTS (SELECT 1 FROM effects WHERE effects.event_id = ledger.event_id)
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
@@ -116,3 +121,10 @@ async def examine(stage: Stage, temper: Temper) -> Findings:
     """Gather and judge, once everything is at rest."""
     with closing(await gather(stage)) as evidence:
         return judge(evidence, temper, calls(stage))
+
+
+async def without_an_end(stage: Stage) -> Mapping[str, int]:
+    """What is still to come when all else is at rest: the letter of a message whose last delivery
+    died, and what a server lost and nobody has looked for yet."""
+    [[without]] = await stage.rows(_WITHOUT_EFFECT)
+    return {"events without an end": max(0, without - await stage.letters())}
