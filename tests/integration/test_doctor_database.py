@@ -118,8 +118,9 @@ async def test_dead_rows(patient: Patient, store: Store) -> None:
 
     async def vacuumed() -> bool:
         assert isinstance(store, PostgresStore)
-        async with store._pool.connection() as connection:
-            await connection.execute("VACUUM seaway_outbox")
+        connection = await store._pool.take()
+        await connection.execute("VACUUM seaway_outbox")
+        await store._pool.keep_for_next(connection)
         return not await dead()
 
     await until(dead)

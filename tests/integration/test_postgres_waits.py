@@ -127,7 +127,7 @@ async def test_nothing_that_asks_waits_without_end(store: PostgresStore, other: 
 
 @asynccontextmanager
 async def keeping_also(store: PostgresStore, table: str) -> AsyncIterator[None]:
-    async with store._pool.connection() as connection, connection.transaction():
+    async with store._pool.transaction() as connection:
         await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
         yield
 

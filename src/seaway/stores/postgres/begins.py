@@ -70,8 +70,6 @@ LEASE = Begin(
         "jit": "off",
     }
 )
-LOOKING = Begin(writes=False, settings=LEASE.settings)
-"""At the ends of an index, also of a table that was never analyzed."""
 SETTLING = Begin(
     # Less than the patience of whoever waits behind whoever waits for the whole table.
     lock=timedelta(seconds=1),

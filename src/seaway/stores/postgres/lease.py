@@ -30,7 +30,7 @@ from seaway.databases.tasks import to_its_end
 from seaway.drivers.asyncpg import Pooled as Handle
 from seaway.drivers.asyncpg import translating
 from seaway.errors import SchemaMismatch
-from seaway.stores.postgres.begins import LEASE, LOOKING, SETTLING
+from seaway.stores.postgres.begins import LEASE, SETTLING
 from seaway.stores.postgres.pool import Pool
 from seaway.stores.relational import entry_of_row
 from seaway.stores.relational import sent as sent_of_row
@@ -56,7 +56,8 @@ class Share:
 
 class PostgresLease:
     """``contracts.Lease``. Claims go over the session that holds the locks: a claim that came back
-    proves that they were held then. Settlements go over another, so that they are durable at once.
+    proves that they were held then. What is read besides goes there, too; settlements go over
+    another, so that they are durable at once.
     """
 
     def __init__(
@@ -154,9 +155,7 @@ class PostgresLease:
 
     async def find(self, event_ids: Sequence[str]) -> Sequence[OutboxEntry]:
         """Those of ``event_ids`` that are in the outbox; one short read."""
-        async with self._turn:
-            with translating(self._pool.shown):
-                found = await self._connection.fetch(self._sql["find"], uuids(event_ids))
+        found = await self._read("find", uuids(event_ids))
         return sorted(map(entry_of_row, found), key=lambda entry: entry.position)
 
     async def confirm(self) -> None:
@@ -175,12 +174,12 @@ class PostgresLease:
 
     async def first_sent(self, stream: str) -> int | None:
         """The lowest place that retention keeps."""
-        (place,) = await self._pool.row(self._sql["first_sent"], stream)
+        [(place,)] = await self._read("first_sent", stream)
         return None if place is None else int(place)
 
     async def sent_streams(self) -> Sequence[str]:
         """The streams that anything was sent to."""
-        return [stream for (stream,) in await self._pool.rows(self._sql["sent_streams"])]
+        return [stream for (stream,) in await self._read("sent_streams")]
 
     async def lose(self, stream: str, *, above: int) -> Loss:
         """One write transaction."""
@@ -218,8 +217,12 @@ class PostgresLease:
     ) -> Sequence[Row]:
         share = self._share
         shards = None if of_all else share.filter
-        async with self._pool.transaction(LOOKING) as connection:
-            return await connection.fetch(self._sql[name], stream, shards, share.shards, *given)
+        return await self._read(name, stream, shards, share.shards, *given)
+
+    async def _read(self, name: str, *given: object) -> Sequence[Row]:
+        async with self._turn:
+            with translating(self._pool.shown):
+                return await self._connection.fetch(self._sql[name], *given)
 
     async def keep_alive(self) -> None:
         """Speak up for as long as the publishing takes, and let go of the tables that were read.
@@ -244,9 +247,8 @@ async def take_shards(
     Fair: as many as there would be for each of those who hold or want some. ``outbox``: the
     table's object id. ``first``: where to begin looking.
     """
-    async with pool.connection() as connection:
+    async with pool.held(LEASE) as connection:
         with translating(pool.shown):
-            await pool.start(connection, LEASE)
             found = await connection.fetch(sql["take"], outbox, first)
         held = tuple(sorted(shard for _, _, shard in found if shard is not None))
         if found and found[0][0] is None:

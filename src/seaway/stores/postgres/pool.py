@@ -153,15 +153,6 @@ class Pool:
             raise
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Handle]:
-        """A connection of one's own; none of its transactions is open before or after."""
-        connection = await self.take()
-        try:
-            yield connection
-        finally:
-            await self.keep_for_next(connection)
-
-    @asynccontextmanager
     async def transaction(self, begin: Begin = WRITING) -> AsyncIterator[Handle]:
         """A short transaction of our own, committed on leaving without an error."""
         with translating(self.shown):
@@ -175,6 +166,16 @@ class Pool:
         try:
             yield connection
             await statement_to_its_end(connection.execute("COMMIT"))
+        finally:
+            await self.keep_for_next(connection)
+
+    @asynccontextmanager
+    async def held(self, begin: Begin) -> AsyncIterator[Handle]:
+        """A connection of one's own with a transaction, which ends when it is given back."""
+        with translating(self.shown):
+            connection = await self._started(begin)
+        try:
+            yield connection
         finally:
             await self.keep_for_next(connection)
 
