@@ -1,5 +1,9 @@
-"""Mending many dead letters: what may be done to them at once, and how that goes on or is stopped.
+"""Mending: what an operator does with many dead letters at a time.
 
-A run of redrives (``runs``) sends letters in batches, notes in the database what it means to send
-before it does, and watches what became of it.
+``Mending`` is ``DeadLetters`` with more: ``app.dead_letters`` in Python, ``seaway dlq`` at a
+terminal. Consumers and the sweeper, who only write letters, know nothing of it.
 """
+
+from seaway.mending.desk import Mending
+
+__all__ = ["Mending"]
