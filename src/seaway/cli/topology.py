@@ -181,7 +181,7 @@ async def permissions(
         str | None, typer.Option(help="Only this service's durables.", metavar="SERVICE")
     ] = None,
     parking: Annotated[
-        bool, typer.Option("--parking", help='Its consumers have on_failure="park".')
+        bool, typer.Option("--parking", help="Its consumers park, or put retries off.")
     ] = False,
     shape: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.SERVER,
 ) -> None:

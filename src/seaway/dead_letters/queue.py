@@ -21,6 +21,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Literal, Self
 
 from seaway import headers as h
@@ -35,6 +36,7 @@ from seaway.contracts import (
     StoredMessage,
 )
 from seaway.dead_letters import letter as form
+from seaway.dead_letters.later import Later
 from seaway.dead_letters.letter import Letter, Selection
 from seaway.dead_letters.sending import Sender
 from seaway.dead_letters.writing import queue_of, size_as_letter, size_of
@@ -50,6 +52,7 @@ from seaway.naming import (
     dlq_stream,
     is_subject,
     kind_of,
+    later_filter,
     redrive_filter,
     redrive_stream,
     stream_context,
@@ -69,6 +72,7 @@ class DeadLetters:
     ) -> None:
         self._broker = broker
         self._sender = Sender(broker)
+        self._later = Later(broker, self._sender)
         self._reader = reader
         self._queues = queues
 
@@ -87,6 +91,12 @@ class DeadLetters:
         duplicate window.
         """
         return await self._sender.store(incoming, reason=reason, error=error)
+
+    async def put_off(
+        self, incoming: Incoming, *, after: timedelta, error: BaseException | None
+    ) -> str:
+        """See ``contracts.DeadLetterSink``."""
+        return await self._later.put_off(incoming, after=after, error=error)
 
     async def has_letter(self, incoming: Incoming) -> bool:
         """Whether its consumer has a letter of this message. Reads headers only, of the letters of
@@ -111,14 +121,18 @@ class DeadLetters:
             return [letter async for letter in letters]
 
     async def redriven(self, context: str, consumer: str) -> set[str]:
-        """The ids of the events that are on their way to ``consumer`` as redrives."""
-        stored = self._broker.admin.read(
-            redrive_stream(context),
-            filter_subjects=[redrive_filter(context, consumer)],
-            headers_only=True,
-            reader=self._reader,
-        )
-        return {one.event_id async for one in stored}
+        """The ids of the events that are on their way to ``consumer`` as redrives, now or later."""
+        found: set[str] = set()
+        # In this order: what is sent in between was seen while it waited, or is seen afterwards.
+        for subjects in (later_filter(context, consumer), redrive_filter(context, consumer)):
+            stored = self._broker.admin.read(
+                redrive_stream(context),
+                filter_subjects=[subjects],
+                headers_only=True,
+                reader=self._reader,
+            )
+            found |= {one.event_id async for one in stored}
+        return found
 
     async def letters(
         self, selection: Selection | None = None, *, payloads: bool = True
@@ -232,16 +246,21 @@ class DeadLetters:
         *,
         payload: bytes | None = None,
         to: Literal["consumer", "all"] = "consumer",
+        at: datetime | None = None,
     ) -> None:
         """Bring one letter's event back, then take the letter out of the queue.
 
-        To the consumer that failed alone, or to all. ``payload`` replaces the event's own. Raises
+        To the consumer that failed alone, or to all. ``payload`` replaces the event's own. ``at``:
+        the server sends it then, by its own clock; until then it is among what is ``scheduled``.
+        Only to the consumer, and only where its redrive stream can (ADR 0030). Raises
         ``NotFound`` where its consumer or its payload is not there, ``ConfigError`` where it cannot
         be sent as it is or the letter is not what it says, ``BrokerUnavailable`` where it could not
         be stored; the letter stays in all cases.
         """
         if letter.problem:
             raise _only_shown(letter)
+        if at is not None and to == "all":
+            raise ConfigError(f"{letter.id}: to all it can be redriven now, and not at a time")
         letter = await self._whole(letter)
         event = await self._to_send(letter, payload)
         try:
@@ -251,11 +270,14 @@ class DeadLetters:
         except InvalidName as error:
             raise ConfigError(f"{letter.id} cannot be redriven: {error}; discard it") from error
         await self._check_receivable(letter, message, to=to)
-        outcome = await self._sender.send(stream, message)
-        if isinstance(outcome, Refused) and not outcome.heals:
-            raise ConfigError(f"{letter.id}: {stream} refused it: {outcome.description}")
-        if not isinstance(outcome, Stored):
-            raise await self._sender.refusal(stream, message, outcome)
+        if at is not None:
+            await self._later.send(letter, message, at=at)
+        else:
+            outcome = await self._sender.send(stream, message)
+            if isinstance(outcome, Refused) and not outcome.heals:
+                raise ConfigError(f"{letter.id}: {stream} refused it: {outcome.description}")
+            if not isinstance(outcome, Stored):
+                raise await self._sender.refusal(stream, message, outcome)
         await self._broker.admin.delete_message(letter.stored.stream, letter.stored.stream_seq)
 
     async def _to_send(self, letter: Letter, payload: bytes | None) -> Message:
@@ -302,6 +324,7 @@ class DeadLetters:
         payload: bytes | None = None,
         to: Literal["consumer", "all"] = "consumer",
         rate: float | None = None,
+        at: datetime | None = None,
     ) -> AsyncIterator[tuple[Letter, SeawayError | None]]:
         """``redrive`` each, at most ``rate`` a second; yields each, with the reason where it stays.
 
@@ -314,7 +337,7 @@ class DeadLetters:
                 await asyncio.sleep(max(0.0, due - loop.time()))
                 due = max(due, loop.time()) + 1 / rate
             try:
-                await self.redrive(letter, payload=payload, to=to)
+                await self.redrive(letter, payload=payload, to=to, at=at)
             except TransientError:
                 raise
             except SeawayError as error:

@@ -140,7 +140,8 @@ class Relettering:
                 incoming = Incoming.read(found, name, deliveries=0)
                 reason = await reason_of(self._store, name, lost[event_id][0])
                 letter = await self._letters.store(incoming, reason=reason, error=LostLetter())
-                await note_again(self._store, incoming, letter, reason, parks=swept.parks)
+                parks = swept.parks or reason == "parked"
+                await note_again(self._store, incoming, letter, reason, parks=parks)
                 made.append(event_id)
         finally:
             if made:

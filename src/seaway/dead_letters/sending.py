@@ -66,8 +66,10 @@ class Sender:
         info = await self._broker.admin.stream(incoming.stream)
         return info is not None and info.retention == "limits"
 
-    async def send(self, stream: str, message: Message) -> PublishOutcome:
-        """What became of one message.
+    async def send(
+        self, stream: str, message: Message, *, at: datetime | None = None, under: str = ""
+    ) -> PublishOutcome:
+        """What became of one message. ``at``: it lies ``under`` that subject until then.
 
         Its id can be foreseen: what somebody else stored under it must not stand for it. Then it
         goes under the next of its ids, the same ones whoever sends it: so it is stored once.
@@ -77,14 +79,20 @@ class Sender:
             if number > 1:
                 headers = {**message.headers, h.MSG_ID: f"{first}:{number}"}
                 message = replace(message, headers=headers)
-            [outcome] = await self._broker.publish(stream, [message], timeout=_TIMEOUT)
+            if at is None:
+                [outcome] = await self._broker.publish(stream, [message], timeout=_TIMEOUT)
+            else:
+                outcome = await self._broker.schedule(
+                    stream, message, at=at, subject=under, timeout=_TIMEOUT
+                )
             if not isinstance(outcome, Stored) or not outcome.duplicate:
                 return outcome
             try:
                 found = await self._broker.admin.get(stream, outcome.stream_seq)
             except SeawayError:
                 return outcome
-            if found is None or _is_same(found.message, message):
+            lies = message if at is None else replace(message, subject=under)
+            if found is None or _is_same(found.message, lies):
                 return outcome
         return Unconfirmed(f"others have stored messages under {_IDS} of its ids")
 

@@ -44,7 +44,8 @@ def rights(
 ) -> Rights:
     """The rights of ``role``; of its consumers, those of ``service`` alone where it is given.
 
-    ``parking``: its consumers are declared with ``on_failure="park"``, which the file does not say.
+    ``parking``: its consumers are declared with ``on_failure="park"``, or their handlers put events
+    off (``Retry(after=...)`` of a minute or more), which the file does not say.
     ``ConfigError`` for an unknown role, and for a service without a durable.
     """
     known = next((one for one in ROLES if one == role), None)
@@ -154,6 +155,7 @@ class _Needs:
         if self._parking:
             yield from self._read(queue, durable)
             yield naming.redrive_filter(context, durable)
+            yield naming.later_filter(context, durable)
             yield f"{self._api}STREAM.MSG.DELETE.{queue}"
 
     def _sweeper(self) -> Iterable[str]:
@@ -187,11 +189,17 @@ class _Needs:
             yield f"{self._api}STREAM.MSG.GET.{stream.name}"
             yield from self._read(stream.name, naming.OPERATOR)
             yield naming.events_filter(stream.context)
+            # What waits for its time: listed, and cancelled, which makes it a letter.
+            redrives = naming.redrive_stream(stream.context)
+            yield from self._read(redrives, naming.OPERATOR)
+            yield f"{self._api}STREAM.MSG.DELETE.{redrives}"
+            yield naming.dlq_filter(stream.context)
         for consumer in self._consumers:
             context = naming.stream_context(consumer.stream)
             redrives = naming.redrive_stream(context)
             yield f"{self._api}CONSUMER.INFO.{redrives}.{consumer.durable}"
             yield naming.redrive_filter(context, consumer.durable)
+            yield naming.later_filter(context, consumer.durable)
 
     def _watcher(self) -> Iterable[str]:
         for stream in desired(self._settings).streams:

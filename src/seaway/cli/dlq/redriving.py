@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, cast, get_args
 
 import typer
 
 from seaway.cli import printing, session
-from seaway.cli.dlq import options
+from seaway.cli.dlq import later, options
 from seaway.cli.dlq.reporting import Behind, report, with_behind
 from seaway.cli.printing import Json, progress
 from seaway.errors import ConfigError
@@ -37,6 +38,12 @@ async def redrive(
         str, typer.Option(help="consumer: the one that failed; all: everyone.")
     ] = "consumer",
     rate: Annotated[float | None, typer.Option(help="At most so many a second.", min=0.01)] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            help='Send them then: "tomorrow 06:00", a time, or 6h.', metavar="TIME"
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Bring events back: to the consumer that failed, and to nobody else."""
@@ -44,10 +51,15 @@ async def redrive(
     if to not in get_args(Target):
         raise ConfigError(f"--to {to!r} is neither consumer nor all")
     target = cast(Target, to)
+    if at is not None:
+        later.check(at)
+        if target == "all":
+            raise ConfigError("--at is for the consumer that failed", hint="leave --to all out")
     body = _payload(payload)
     selection = options.selection(ids, consumer, subject, reason, error_type, since, until)
     done: list[Behind] = []
     async with options.opened(ctx) as queue:
+        when = None if at is None else await later.due(queue, at)
         chosen = await options.chosen(queue, selection, everything)
         if body is not None and len(chosen) != 1:
             raise ConfigError(f"--payload is for one letter, and {len(chosen)} are selected")
@@ -61,7 +73,7 @@ async def redrive(
             return
         try:
             with progress("redriving", len(chosen)) as advance:
-                redriven = queue.redrive_all(chosen, payload=body, to=target, rate=rate)
+                redriven = queue.redrive_all(chosen, payload=body, to=target, rate=rate, at=when)
                 async for letter, error in redriven:
                     advance(1)
                     if error is None:
@@ -70,9 +82,15 @@ async def redrive(
                         printing.note(f"stays: {error}")
         finally:
             with session.unread():
-                report(done, "redriven", as_json)
+                report(done, _what(when), as_json)
     if len(done) < len(chosen):
         raise typer.Exit(1)
+
+
+def _what(when: datetime | None) -> str:
+    if when is None:
+        return "redriven"
+    return f"to be redriven at {when.astimezone():%Y-%m-%d %H:%M:%S %z}"
 
 
 def _payload(path: Path | None) -> bytes | None:

@@ -9,6 +9,7 @@ from datetime import datetime
 from seaway.contracts import ConsumerInfo, InboxRow, Kept, StoredMessage, Unhandled
 from seaway.contracts.outbox import GIVEN_UP
 from seaway.dead_letters.letter import read
+from seaway.headers import SCHEDULE, SCHEDULE_TARGET
 from seaway.history.trace.values import Member, Step, Trace, time_of
 from seaway.naming import covers
 from seaway.waiting_events import Place
@@ -124,16 +125,20 @@ def _consuming(member: Member, known: Known) -> list[Step]:
             )
         )
     for place, stored in known.redrives.get(event_id, {}).items():
-        durable = stored.message.subject.partition(".redrive.")[2].partition(".")[0]
+        headers, where = stored.message.headers, f"{place[0]}:{place[1]}"
+        subject = headers.get(SCHEDULE_TARGET) or stored.message.subject
+        durable = subject.partition(".redrive.")[2].partition(".")[0]
         lettered.add(durable)
-        steps.append(Step("redriven", stored.stored_at, _SERVER, durable, f"{place[0]}:{place[1]}"))
+        what = "redriven"
+        if SCHEDULE in headers:
+            what, where = "scheduled", f"{where} {headers[SCHEDULE].removeprefix('@')}"
+        steps.append(Step(what, stored.stored_at, _SERVER, durable, where))
     for consumer, at in rows.items():
         durable, noted, what = consumer.partition(" letters")
         if not noted:
             again = f"{durable} letters" in rows
-            steps.append(
-                Step("handled", at, _DATABASE, durable, "after it was a letter" if again else "")
-            )
+            detail = "after it was a letter, or put off" if again else ""
+            steps.append(Step("handled", at, _DATABASE, durable, detail))
         elif what == " discarded":
             steps.append(Step("discarded", at, _DATABASE, durable))
         elif (
