@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Literal
 
@@ -42,6 +42,7 @@ from seaway.errors import (
     ConfigError,
     InvalidName,
     NotFound,
+    NotPermitted,
     SeawayError,
     TransientError,
 )
@@ -84,9 +85,24 @@ class DeadLetters:
         """Return when the queue has acknowledged the letter: its sequence there.
 
         ``TransientError`` otherwise: leave the message where it is. Idempotent within the queue's
-        duplicate window.
+        duplicate window. A redrive that its stream has lost, while the letter that it was made of
+        is there again, is that letter.
         """
+        if incoming.stream == redrive_stream(stream_context(incoming.stream)):
+            with suppress(NotPermitted):  # Then there may be two.
+                if there := await self._came_back(incoming):
+                    return there
         return await self._sender.store(incoming, reason=reason, error=error)
+
+    async def _came_back(self, incoming: Incoming) -> int | None:
+        """The place of the letter of a redrive that is gone, though nobody has acknowledged it."""
+        found = await self._broker.admin.get(*incoming.place)
+        if found is not None and found.event_id == incoming.event_id:
+            return None
+        context = stream_context(incoming.stream)
+        letters = await self.of_consumer(context, incoming.consumer)
+        places = [one.stored.stream_seq for one in letters if one.event_id == incoming.event_id]
+        return max(places, default=None)
 
     async def has_letter(self, incoming: Incoming) -> bool:
         """Whether its consumer has a letter of this message. Reads headers only, of the letters of

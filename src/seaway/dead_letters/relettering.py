@@ -82,18 +82,24 @@ class Relettering:
         """Make again what is lost; how many letters. Look again after an error."""
         made = 0
         for stream in dict.fromkeys(one.stream for one in self._consumers.values()):
-            if not await is_whole(self._admin, self._notes, *kept_in(stream)):
+            # Read before that is judged: what is lost in between lies below what will be noted.
+            queue, _ = kept_in(stream)
+            ends = {kept: await self._end(kept) for kept in kept_in(stream)}
+            whole = await is_whole(self._admin, self._notes, *kept_in(stream))
+            if not whole:
                 if self._now() < self._due.get(stream, 0.0):
                     continue
                 lacking: dict[str, set[str]] = {}
                 for name, swept in self._consumers.items():
                     if swept.stream == stream:
-                        made += await self._make_again(name, swept, lacking)
+                        number, last = await self._make_again(name, swept, lacking)
+                        made += number
+                        ends[queue] = max(last, ends[queue])
                 if lacking and await self._waits(stream, lacking):
                     continue  # What is noted says what is lost.
             self._attempts.pop(stream, None)
-            for kept in kept_in(stream):
-                await self._note_end(kept)
+            for kept, end in ends.items():
+                await self._note_end(kept, *end, lower=not whole)
         return made
 
     async def _waits(self, stream: str, lacking: Mapping[str, Collection[str]]) -> bool:
@@ -113,28 +119,38 @@ class Relettering:
             await self._notes.note(entry("letters lost", queue, detail))
         return False
 
-    async def _note_end(self, stream: str) -> None:
-        """After its letters were made again: before, what is noted says what is lost."""
+    async def _end(self, stream: str) -> tuple[int, str]:
+        """Its last place, and the event there; 0 where it is not there, or has never held any."""
         held = await self._admin.stream(stream)
         if held is None or not held.last_seq:
-            return
-        known = {one.stream: one for one in await self._notes.places(LETTERS)}.get(stream)
+            return 0, ""
         found = await self._admin.get(stream, held.last_seq)
-        event_id = found.event_id if found else ""
-        if known is None or (known.stream_seq, known.event_id) != (held.last_seq, event_id):
-            await note_last(self._notes, stream, held.last_seq, event_id)
+        return held.last_seq, found.event_id if found else ""
 
-    async def _make_again(self, name: str, swept: Swept, lacking: dict[str, set[str]]) -> int:
-        """How many. Into ``lacking``, those whose events are not in their stream."""
+    async def _note_end(self, stream: str, stream_seq: int, event_id: str, *, lower: bool) -> None:
+        """After its letters were made again: before, what is noted says what is lost."""
+        known = {one.stream: one for one in await self._notes.places(LETTERS)}.get(stream)
+        if known is not None and known.stream_seq > stream_seq and not lower:
+            return
+        noted = known and (known.stream_seq, known.event_id)
+        if stream_seq and noted != (stream_seq, event_id):
+            await note_last(self._notes, stream, stream_seq, event_id)
+
+    async def _make_again(
+        self, name: str, swept: Swept, lacking: dict[str, set[str]]
+    ) -> tuple[int, tuple[int, str]]:
+        """How many, and the last one's place. Into ``lacking``, those whose events are not in their
+        stream."""
         queue, redrives = kept_in(swept.stream)
         if await self._admin.stream(queue) is None or await self._admin.stream(redrives) is None:
-            return 0
+            return 0, (0, "")
         context = stream_context(swept.stream)
         # In this order: a redrive that fails becomes a letter before it goes from here.
         there = await self._letters.redriven(context, name)
         there |= {one.event_id for one in await self._letters.of_consumer(context, name)}
         lost = await lost_letters(self._store, self._notes, name, there)
         made: list[str] = []
+        last = 0, ""
         try:
             async for event_id, found in self._events(swept.stream, lost):
                 incoming = Incoming.read(found, name, deliveries=0)
@@ -142,6 +158,7 @@ class Relettering:
                 letter = await self._letters.store(incoming, reason=reason, error=LostLetter())
                 await note_again(self._store, incoming, letter, reason, parks=swept.parks)
                 made.append(event_id)
+                last = max(last, (letter, event_id))
         finally:
             if made:
                 detail = {"consumer": name, "letters": len(made), "ids": made[:_MOST_IDS]}
@@ -149,7 +166,7 @@ class Relettering:
                 self._telemetry.emit(Relettered(queue, len(made)))
         if gone := lost.keys() - set(made):
             lacking[name] = gone
-        return len(made)
+        return len(made), last
 
     async def _events(
         self, stream: str, lost: Mapping[str, Collection[str]]

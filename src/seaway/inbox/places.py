@@ -70,6 +70,15 @@ async def is_whole(admin: BrokerAdmin, notes: PlaceStore, *streams: str) -> bool
     return True
 
 
+async def note_stored_now(
+    admin: BrokerAdmin, notes: PlaceStore, stream: str, stream_seq: int, event_id: str
+) -> None:
+    """``note_last`` of what was stored just now, while the stream still holds what it is known to
+    have held before: else that note is all that tells of a loss that nobody has looked at yet."""
+    if await is_whole(admin, notes, stream):
+        await note_last(notes, stream, stream_seq, event_id)
+
+
 async def note_last(notes: PlaceStore, stream: str, stream_seq: int, event_id: str) -> None:
     """The last that a queue, or a stream of redrives, is known to have stored."""
     await notes.know(KnownPlace(LETTERS, stream, stream_seq, event_id, datetime.now(UTC)))
