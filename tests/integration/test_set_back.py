@@ -120,17 +120,16 @@ class Bench:
         shutil.copytree(self._store, self.folder / "old")
         await self.server.start()
 
-    async def put_back(self, what: Literal["all", "messages"]) -> None:
-        """As it was at the copy; ``messages``: but the durables know what they did since."""
+    async def put_back(self, what: Literal["all", "messages", "letters"]) -> None:
+        """As it was at the copy; ``messages``: but the durables know what they did since;
+        ``letters``: the queue alone."""
+        parts = {"messages": f"**/{STREAM}/msgs", "letters": f"**/{dlq_stream('sea')}"}
         await self.server.kill()
-        if what == "all":
-            shutil.rmtree(self._store)
-            shutil.copytree(self.folder / "old", self._store)
-        else:
-            [messages] = (self.folder / "old").glob(f"**/{STREAM}/msgs")
-            there = self._store / messages.relative_to(self.folder / "old")
-            shutil.rmtree(there)
-            shutil.copytree(messages, there)
+        old = self.folder / "old"
+        [then] = [old] if what == "all" else old.glob(parts[what])
+        now = self._store / then.relative_to(old)
+        shutil.rmtree(now)
+        shutil.copytree(then, now)
         await self.server.start()
 
     @property
@@ -265,8 +264,9 @@ async def until_letters(bench: Bench, *event_ids: str) -> dict[str, Letter]:
     async def there() -> bool:
         nonlocal seen
         with contextlib.suppress(SeawayError):
-            seen = await letters(bench)
-            return set(seen) == set(event_ids)
+            found = await DeadLetters(bench.broker).list()
+            seen = {one.event_id: one for one in found}
+            return sorted(one.event_id for one in found) == sorted(event_ids)
         return False
 
     await until(there)
@@ -389,3 +389,59 @@ async def test_a_redrive_that_was_lost_in_hand_is_the_letter_that_came_back(benc
     in_hand = Incoming.read(redrive, DURABLE, deliveries=1)
     place = await queue.store(in_hand, reason="poison", error=None)
     assert (await letters(bench))["e2"].stored.stream_seq == place
+
+
+async def test_a_redrive_in_the_place_of_a_lost_one_is_another_message(bench: Bench) -> None:
+    bench.poison = {"e2"}
+    queue = DeadLetters(bench.broker)
+    async with bench.at_work():
+        await bench.publish(*range(KEPT))
+        first = (await until_letters(bench, "e2"))["e2"]
+        await queue.redrive(first)
+        second = await until_another(bench, first)
+    await bench.broker.admin.delete_stream(redrive_stream("sea"))
+    await bench.make()
+    async with bench.at_work():
+        await queue.redrive(second)
+        third = await until_another(bench, second)
+    assert (third.stream, third.stream_seq) == (second.stream, second.stream_seq)
+    assert Counter(bench.handled)["e2"] == 3
+
+
+async def until_another(bench: Bench, letter: Letter) -> Letter:
+    found = letter
+
+    async def there() -> bool:
+        nonlocal found
+        found = (await letters(bench)).get(letter.event_id, letter)
+        return found.id != letter.id
+
+    await until(there)
+    return found
+
+
+async def test_a_letter_that_came_back_goes_again_if_its_event_got_further(bench: Bench) -> None:
+    """``e2`` has taken effect since, ``e5`` has another letter, ``e8`` is on its way."""
+    bench.poison = {"e2", "e5", "e8"}
+    queue = DeadLetters(bench.broker)
+    async with bench.at_work():
+        await bench.publish(*range(KEPT))
+        before = await until_letters(bench, *bench.poison)
+    await bench.copy()
+    await bench.publish(KEPT)
+    bench.poison = {"e5", f"e{KEPT + 1}"}
+    async with bench.at_work():
+        await bench.publish(KEPT + 1)
+        await queue.redrive(before["e2"])
+        await queue.redrive(before["e5"])
+        later = await until_another(bench, before["e5"])
+        await until_letters(bench, *bench.poison)
+    await queue.redrive(before["e8"])
+    assert later.stored.stream_seq > before["e5"].stored.stream_seq
+    bench.poison = {"e8"}
+    await bench.put_back("letters")
+    await bench.publish(KEPT + 2)
+    async with bench.at_work():
+        after = await until_letters(bench, "e5", "e8", f"e{KEPT + 1}")
+    assert after["e5"].id == before["e5"].id, "there is no other any more"
+    assert after["e8"].id != before["e8"].id, "it was redriven, and failed"

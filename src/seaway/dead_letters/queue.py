@@ -126,15 +126,19 @@ class DeadLetters:
         async with aclosing(self._selected(queue, subjects, wanted, payloads=False)) as letters:
             return [letter async for letter in letters]
 
-    async def redriven(self, context: str, consumer: str) -> set[str]:
-        """The ids of the events that are on their way to ``consumer`` as redrives."""
+    async def redrives(self, context: str, consumer: str) -> Sequence[StoredMessage]:
+        """What is on its way to ``consumer`` as redrives; without payloads."""
         stored = self._broker.admin.read(
             redrive_stream(context),
             filter_subjects=[redrive_filter(context, consumer)],
             headers_only=True,
             reader=self._reader,
         )
-        return {one.event_id async for one in stored}
+        return [one async for one in stored]
+
+    async def redriven(self, context: str, consumer: str) -> set[str]:
+        """The ids of their events."""
+        return {one.event_id for one in await self.redrives(context, consumer)}
 
     async def letters(
         self, selection: Selection | None = None, *, payloads: bool = True

@@ -12,8 +12,9 @@ or comes second, changes nothing: the letter's id is the same.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from seaway import logs
@@ -24,11 +25,12 @@ from seaway.contracts import (
     Notes,
     StoredMessage,
 )
+from seaway.dead_letters.letter import Letter
 from seaway.dead_letters.queue import DeadLetters
 from seaway.dead_letters.unreported import Swept
-from seaway.errors import SeawayError
-from seaway.inbox.letters import lost_letters, note_again, read_row, reason_of
-from seaway.inbox.places import LETTERS, entry, is_whole, note_last
+from seaway.errors import NotPermitted, SeawayError
+from seaway.inbox.letters import claimed, lost_letters, note_again, read_row, reason_of, stored
+from seaway.inbox.places import LETTERS, entry, holds, is_whole, note_last
 from seaway.naming import SWEEPER, dlq_stream, redrive_stream, stream_context
 from seaway.retry import Backoff
 from seaway.telemetry import Relettered, Telemetry
@@ -40,6 +42,9 @@ _PAUSES = Backoff(timedelta(seconds=5), timedelta(minutes=10))
 _ATTEMPTS = 12
 """For about an hour."""
 _CLOCKS_DIFFER = timedelta(minutes=10)
+_SETTLED = timedelta(seconds=30)
+"""How long after a loss was seen what had been in hand may still become letters, or have effects:
+it is looked again as long."""
 _EPOCH = datetime(1970, 1, 2, tzinfo=UTC)
 _MOST_IDS = 1000
 
@@ -52,6 +57,18 @@ def kept_in(stream: str) -> tuple[str, str]:
     """The queue and the stream of redrives of an event stream's context."""
     context = stream_context(stream)
     return dlq_stream(context), redrive_stream(context)
+
+
+@dataclass(slots=True)
+class _Loss:
+    """Of a queue or its redrives: when it was seen, and what was done about it."""
+
+    seen: float
+    due: float = 0.0
+    """When to look again for events of lost letters that were not found ``attempts`` times."""
+    attempts: int = 0
+    ends: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    """The last places at the last look, and the events there."""
 
 
 class Relettering:
@@ -73,41 +90,57 @@ class Relettering:
         self._consumers = consumers
         self._telemetry = telemetry
         self._now = asyncio.get_running_loop().time
-        self._attempts: dict[str, int] = {}
-        self._due: dict[str, float] = {}
-        """By event stream: how often events of lost letters were not found, and when to look
-        again."""
+        self._losses: dict[str, _Loss] = {}
+        """By event stream."""
 
     async def look(self) -> int:
         """Make again what is lost; how many letters. Look again after an error."""
         made = 0
         for stream in dict.fromkeys(one.stream for one in self._consumers.values()):
             # Read before that is judged: what is lost in between lies below what will be noted.
-            queue, _ = kept_in(stream)
             ends = {kept: await self._end(kept) for kept in kept_in(stream)}
-            whole = await is_whole(self._admin, self._notes, *kept_in(stream))
-            if not whole:
-                if self._now() < self._due.get(stream, 0.0):
-                    continue
-                lacking: dict[str, set[str]] = {}
-                for name, swept in self._consumers.items():
-                    if swept.stream == stream:
-                        number, last = await self._make_again(name, swept, lacking)
-                        made += number
-                        ends[queue] = max(last, ends[queue])
-                if lacking and await self._waits(stream, lacking):
-                    continue  # What is noted says what is lost.
-            self._attempts.pop(stream, None)
+            if await is_whole(self._admin, self._notes, *kept_in(stream)):
+                self._losses.pop(stream, None)
+                for kept, end in ends.items():
+                    await self._note_end(kept, *end, lower=False)
+                continue
+            loss = self._losses.setdefault(stream, _Loss(self._now()))
+            if self._now() < loss.due:
+                continue
+            if await self._is_another(loss, ends):
+                loss.seen = self._now()
+            lacking: dict[str, set[str]] = {}
+            for name, swept in self._consumers.items():
+                if swept.stream == stream:
+                    made += await self._put_right(name, swept, lacking)
+            # Until then what is noted says what is lost, to any process.
+            if lacking and await self._waits(stream, loss, lacking):
+                continue
+            loss.ends = {kept: await self._end(kept) for kept in kept_in(stream)}
+            if self._now() - loss.seen < _SETTLED.total_seconds():
+                continue
+            del self._losses[stream]
             for kept, end in ends.items():
-                await self._note_end(kept, *end, lower=not whole)
+                await self._note_end(kept, *end, lower=True)
         return made
 
-    async def _waits(self, stream: str, lacking: Mapping[str, Collection[str]]) -> bool:
+    async def _is_another(self, loss: _Loss, ends: Mapping[str, tuple[int, str]]) -> bool:
+        """Whether something was lost since the last look."""
+        for kept, (stream_seq, event_id) in loss.ends.items():
+            if (stream_seq, event_id) == ends[kept] or not stream_seq:
+                continue
+            if await holds(self._admin, kept, stream_seq, event_id) is False:
+                return True
+        return False
+
+    async def _waits(
+        self, stream: str, loss: _Loss, lacking: Mapping[str, Collection[str]]
+    ) -> bool:
         """Whether to look again for events whose letters are lost, and that the stream has lost as
         well: their relay publishes them again, if it can."""
-        attempt = self._attempts[stream] = self._attempts.get(stream, 0) + 1
-        if attempt <= _ATTEMPTS:
-            self._due[stream] = self._now() + _PAUSES.delay(attempt).total_seconds()
+        loss.attempts += 1
+        if loss.attempts <= _ATTEMPTS:
+            loss.due = self._now() + _PAUSES.delay(loss.attempts).total_seconds()
             return True
         queue, _ = kept_in(stream)
         for name, ids in lacking.items():
@@ -136,21 +169,22 @@ class Relettering:
         if stream_seq and noted != (stream_seq, event_id):
             await note_last(self._notes, stream, stream_seq, event_id)
 
-    async def _make_again(
-        self, name: str, swept: Swept, lacking: dict[str, set[str]]
-    ) -> tuple[int, tuple[int, str]]:
-        """How many, and the last one's place. Into ``lacking``, those whose events are not in their
+    async def _put_right(self, name: str, swept: Swept, lacking: dict[str, set[str]]) -> int:
+        """How many letters were made. Into ``lacking``, those whose events are not in their
         stream."""
         queue, redrives = kept_in(swept.stream)
         if await self._admin.stream(queue) is None or await self._admin.stream(redrives) is None:
-            return 0, (0, "")
+            return 0
         context = stream_context(swept.stream)
-        # In this order: a redrive that fails becomes a letter before it goes from here.
-        there = await self._letters.redriven(context, name)
-        there |= {one.event_id for one in await self._letters.of_consumer(context, name)}
+        # In this order: a letter goes from here once its redrive is stored, and a redrive once it
+        # is a letter again.
+        there = {one.event_id for one in await self._letters.of_consumer(context, name)}
+        on_their_way = await self._letters.redrives(context, name)
+        letters = await self._letters.of_consumer(context, name)
+        await self._take_out(name, on_their_way, letters)
+        there |= {one.event_id for one in (*on_their_way, *letters)}
         lost = await lost_letters(self._store, self._notes, name, there)
         made: list[str] = []
-        last = 0, ""
         try:
             async for event_id, found in self._events(swept.stream, lost):
                 incoming = Incoming.read(found, name, deliveries=0)
@@ -158,7 +192,6 @@ class Relettering:
                 letter = await self._letters.store(incoming, reason=reason, error=LostLetter())
                 await note_again(self._store, incoming, letter, reason, parks=swept.parks)
                 made.append(event_id)
-                last = max(last, (letter, event_id))
         finally:
             if made:
                 detail = {"consumer": name, "letters": len(made), "ids": made[:_MOST_IDS]}
@@ -166,7 +199,29 @@ class Relettering:
                 self._telemetry.emit(Relettered(queue, len(made)))
         if gone := lost.keys() - set(made):
             lacking[name] = gone
-        return len(made), last
+        return len(made)
+
+    async def _take_out(
+        self, name: str, on_their_way: Sequence[StoredMessage], letters: Sequence[Letter]
+    ) -> None:
+        """The letters that came back though their event has got further: it has taken effect, has
+        a later letter, or is still to be redriven."""
+        newest = {one.event_id: one.id for one in letters}
+        redrives = {one.event_id: one for one in on_their_way if one.event_id in newest}
+        decided = await stored(self._store, name, redrives.values())
+        again = {one.event_id: one for one in redrives.values() if one.place not in decided}
+        done = await claimed(self._store, name, newest)
+        for one in letters:
+            redrive = again.get(one.event_id)
+            waits = redrive is not None and one.place != redrive.place
+            if one.problem or not (waits or one.event_id in done or one.id != newest[one.event_id]):
+                continue
+            try:
+                await self._letters.discard(one)
+            except NotPermitted as error:
+                logger.warning("%s came back with its queue and stays there: %s", one.id, error)
+                return
+            logger.info("%s came back with its queue and is taken out again", one.id)
 
     async def _events(
         self, stream: str, lost: Mapping[str, Collection[str]]
