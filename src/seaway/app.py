@@ -32,6 +32,7 @@ from seaway.dead_letters import DeadLetters, Releaser, Sweeper
 from seaway.errors import ConfigError, SeawayError
 from seaway.events import registry
 from seaway.inbox import inbox_of, threads_of
+from seaway.mending import Mending
 from seaway.monitor import MetricsApp, serving
 from seaway.naming import Durable, events_stream
 from seaway.outbox import Outbox
@@ -202,9 +203,9 @@ class Seaway(Connected):
         return [one for consumer in consumers for one in consumer.override(self._overrides)]
 
     @property
-    def dead_letters(self) -> DeadLetters:
+    def dead_letters(self) -> Mending:
         """The dead letter queues of the settings' contexts; where there are none, every one."""
-        return DeadLetters.configured(self.broker, self.settings)
+        return Mending.configured(self.broker, self.settings)
 
     # ------------------------------------------------------------------ running
 

@@ -21,7 +21,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, Self
 
 from seaway import headers as h
 from seaway.config import Settings
@@ -74,7 +74,7 @@ class DeadLetters:
         self._queues = queues
 
     @classmethod
-    def configured(cls, broker: Broker, settings: Settings) -> DeadLetters:
+    def configured(cls, broker: Broker, settings: Settings) -> Self:
         """Those of the contexts in ``settings``; where there are none, every one."""
         queues = [dlq_stream(stream.context) for stream in settings.streams]
         return cls(broker, queues=queues or None)

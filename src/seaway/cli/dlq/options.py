@@ -12,6 +12,7 @@ from seaway.cli import session
 from seaway.contracts import DeadLetterReason
 from seaway.dead_letters import DeadLetters, Letter, Selection
 from seaway.errors import ConfigError, NotFound
+from seaway.mending import Mending
 
 Ids = Annotated[
     list[str] | None,
@@ -53,11 +54,11 @@ def selection(
 
 
 @asynccontextmanager
-async def opened(ctx: typer.Context) -> AsyncIterator[DeadLetters]:
+async def opened(ctx: typer.Context) -> AsyncIterator[Mending]:
     """The queues of these settings."""
     configured = session.settings(ctx)
     async with session.open_server(configured) as broker:
-        yield DeadLetters.configured(broker, configured)
+        yield Mending.configured(broker, configured)
 
 
 async def chosen(letters: DeadLetters, wanted: Selection, everything: bool) -> Sequence[Letter]:

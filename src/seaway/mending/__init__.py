@@ -1,0 +1,9 @@
+"""Mending: what an operator does with many dead letters at a time.
+
+``Mending`` is ``DeadLetters`` with more: ``app.dead_letters`` in Python, ``seaway dlq`` at a
+terminal. Consumers and the sweeper, who only write letters, know nothing of it.
+"""
+
+from seaway.mending.desk import Mending
+
+__all__ = ["Mending"]
