@@ -182,7 +182,7 @@ class Relettering:
         on_their_way = await self._letters.redrives(context, name)
         letters = await self._letters.of_consumer(context, name)
         await self._take_out(name, on_their_way, letters)
-        there |= {one.event_id for one in (*on_their_way, *letters)}
+        there |= {one.event_id for one in on_their_way} | {one.event_id for one in letters}
         lost = await lost_letters(self._store, self._notes, name, there)
         made: list[str] = []
         try:
