@@ -307,9 +307,7 @@ class Burials:
         if burial.letter is not None and setup.notes is not None:
             with contextlib.suppress(SeawayError):  # The sweeper notes it some seconds later.
                 queue = dlq_stream(stream_context(item.incoming.stream))
-                await note_stored_now(
-                    *(setup.broker.admin, setup.notes, queue, burial.letter, item.event_id)
-                )
+                await note_stored_now(setup.broker.admin, setup.notes, queue, burial.letter)
 
     async def _decide(self, burial: Burial) -> None:
         setup = self._state.setup

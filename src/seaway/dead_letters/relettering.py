@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from seaway import logs
@@ -22,6 +22,7 @@ from seaway.contracts import (
     Broker,
     InboxStore,
     Incoming,
+    KnownPlace,
     Notes,
     StoredMessage,
 )
@@ -30,7 +31,7 @@ from seaway.dead_letters.queue import DeadLetters
 from seaway.dead_letters.unreported import Swept
 from seaway.errors import NotPermitted, SeawayError
 from seaway.inbox.letters import claimed, lost_letters, note_again, read_row, reason_of, stored
-from seaway.inbox.places import LETTERS, entry, holds, is_whole, note_last
+from seaway.inbox.places import LETTERS, entry, is_there, is_whole, last_place
 from seaway.naming import SWEEPER, dlq_stream, redrive_stream, stream_context
 from seaway.retry import Backoff
 from seaway.telemetry import Relettered, Telemetry
@@ -61,14 +62,15 @@ def kept_in(stream: str) -> tuple[str, str]:
 
 @dataclass(slots=True)
 class _Loss:
-    """Of a queue or its redrives: when it was seen, and what was done about it."""
+    """Of a queue or its redrives: when it was seen, over which connection, and what was done."""
 
     seen: float
+    epoch: int
     due: float = 0.0
     """When to look again for events of lost letters that were not found ``attempts`` times."""
     attempts: int = 0
-    ends: Mapping[str, tuple[int, str]] = field(default_factory=dict)
-    """The last places at the last look, and the events there."""
+    ends: Sequence[KnownPlace | None] = ()
+    """The last places at the last look."""
 
 
 class Relettering:
@@ -83,6 +85,7 @@ class Relettering:
         consumers: Mapping[str, Swept],
         telemetry: Telemetry,
     ) -> None:
+        self._broker = broker
         self._admin = broker.admin
         self._letters = letters
         self._store = store
@@ -98,17 +101,17 @@ class Relettering:
         made = 0
         for stream in dict.fromkeys(one.stream for one in self._consumers.values()):
             # Read before that is judged: what is lost in between lies below what will be noted.
-            ends = {kept: await self._end(kept) for kept in kept_in(stream)}
+            ends = [await self._end(kept) for kept in kept_in(stream)]
             if await is_whole(self._admin, self._notes, *kept_in(stream)):
                 self._losses.pop(stream, None)
-                for kept, end in ends.items():
-                    await self._note_end(kept, *end, lower=False)
+                await self._note(ends, lower=False)
                 continue
-            loss = self._losses.setdefault(stream, _Loss(self._now()))
+            loss = self._losses.get(stream)
+            if loss is None or await self._is_another(loss):
+                loss = self._losses[stream] = _Loss(self._now(), self._broker.epoch)
+            loss.ends = ends
             if self._now() < loss.due:
                 continue
-            if await self._is_another(loss, ends):
-                loss.seen = self._now()
             lacking: dict[str, set[str]] = {}
             for name, swept in self._consumers.items():
                 if swept.stream == stream:
@@ -116,22 +119,17 @@ class Relettering:
             # Until then what is noted says what is lost, to any process.
             if lacking and await self._waits(stream, loss, lacking):
                 continue
-            loss.ends = {kept: await self._end(kept) for kept in kept_in(stream)}
             if self._now() - loss.seen < _SETTLED.total_seconds():
                 continue
             del self._losses[stream]
-            for kept, end in ends.items():
-                await self._note_end(kept, *end, lower=True)
+            await self._note(ends, lower=True)
         return made
 
-    async def _is_another(self, loss: _Loss, ends: Mapping[str, tuple[int, str]]) -> bool:
-        """Whether something was lost since the last look."""
-        for kept, (stream_seq, event_id) in loss.ends.items():
-            if (stream_seq, event_id) == ends[kept] or not stream_seq:
-                continue
-            if await holds(self._admin, kept, stream_seq, event_id) is False:
-                return True
-        return False
+    async def _is_another(self, loss: _Loss) -> bool:
+        """Whether something may have been lost since the last look."""
+        if loss.epoch != self._broker.epoch:
+            return True
+        return False in [await is_there(self._admin, end) for end in loss.ends if end]
 
     async def _waits(
         self, stream: str, loss: _Loss, lacking: Mapping[str, Collection[str]]
@@ -152,22 +150,23 @@ class Relettering:
             await self._notes.note(entry("letters lost", queue, detail))
         return False
 
-    async def _end(self, stream: str) -> tuple[int, str]:
-        """Its last place, and the event there; 0 where it is not there, or has never held any."""
+    async def _end(self, stream: str) -> KnownPlace | None:
+        """Its last place; ``None`` where it is not there, or has never held any."""
         held = await self._admin.stream(stream)
         if held is None or not held.last_seq:
-            return 0, ""
-        found = await self._admin.get(stream, held.last_seq)
-        return held.last_seq, found.event_id if found else ""
+            return None
+        return await last_place(self._admin, stream, held.last_seq)
 
-    async def _note_end(self, stream: str, stream_seq: int, event_id: str, *, lower: bool) -> None:
+    async def _note(self, ends: Sequence[KnownPlace | None], *, lower: bool) -> None:
         """After its letters were made again: before, what is noted says what is lost."""
-        known = {one.stream: one for one in await self._notes.places(LETTERS)}.get(stream)
-        if known is not None and known.stream_seq > stream_seq and not lower:
-            return
-        noted = known and (known.stream_seq, known.event_id)
-        if stream_seq and noted != (stream_seq, event_id):
-            await note_last(self._notes, stream, stream_seq, event_id)
+        noted = {one.stream: one for one in await self._notes.places(LETTERS)}
+        for end in ends:
+            known = noted.get(end.stream) if end else None
+            if end is None or (known and known.stream_seq > end.stream_seq and not lower):
+                continue
+            same = known and (known.stream_seq, known.event_id) == (end.stream_seq, end.event_id)
+            if not same or (known and end.event_id and known.stored_at != end.stored_at):
+                await self._notes.know(end)
 
     async def _put_right(self, name: str, swept: Swept, lacking: dict[str, set[str]]) -> int:
         """How many letters were made. Into ``lacking``, those whose events are not in their
