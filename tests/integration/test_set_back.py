@@ -24,7 +24,7 @@ from seaway.dead_letters import DeadLetters, Letter
 from seaway.embedded.nats_server import NatsServer
 from seaway.errors import BrokerUnavailable, Poison, SeawayError
 from seaway.inbox.letters import note_discarded
-from seaway.inbox.places import note_stored_now
+from seaway.inbox.places import last_place, note_stored_now
 from seaway.naming import dlq_stream, redrive_stream
 from seaway.stores.sqlite import SqliteStore
 from seaway.telemetry import SetBack
@@ -406,6 +406,25 @@ async def test_a_redrive_in_the_place_of_a_lost_one_is_another_message(bench: Be
         third = await until_another(bench, second)
     assert (third.stream, third.stream_seq) == (second.stream, second.stream_seq)
     assert Counter(bench.handled)["e2"] == 3
+
+
+async def test_a_lost_redrive_is_a_letter_though_its_queue_remembers_that_one(
+    bench: Bench,
+) -> None:
+    """Letters have the same id however often they are made: that keeps them single."""
+    bench.poison = {"e2"}
+    queue, admin, redrives = DeadLetters(bench.broker), bench.broker.admin, redrive_stream("sea")
+    async with bench.at_work():
+        await bench.publish(*range(KEPT))
+        first = (await until_letters(bench, "e2"))["e2"]
+    await queue.redrive(first)
+    async with await SqliteStore.open(bench.folder / "app.db") as store:
+        await store.know(await last_place(admin, redrives, 1))
+    await admin.delete_stream(redrives)
+    await bench.make()
+    async with bench.at_work():
+        again = await until_another(bench, first)
+    assert again.place == first.place
 
 
 async def until_another(bench: Bench, letter: Letter) -> Letter:

@@ -80,19 +80,24 @@ class DeadLetters:
         return cls(broker, queues=queues or None)
 
     async def store(
-        self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
+        self,
+        incoming: Incoming,
+        *,
+        reason: DeadLetterReason,
+        error: BaseException | None,
+        lost: bool = False,
     ) -> int:
         """Return when the queue has acknowledged the letter: its sequence there.
 
         ``TransientError`` otherwise: leave the message where it is. Idempotent within the queue's
-        duplicate window. A redrive that its stream has lost, while the letter that it was made of
-        is there again, is that letter.
+        duplicate window; ``lost``: but for a letter that is not there any more. A redrive that its
+        stream has lost, while the letter that it was made of is there again, is that letter.
         """
         if incoming.stream == redrive_stream(stream_context(incoming.stream)):
             with suppress(NotPermitted):  # Then there may be two.
                 if there := await self._came_back(incoming):
                     return there
-        return await self._sender.store(incoming, reason=reason, error=error)
+        return await self._sender.store(incoming, reason=reason, error=error, lost=lost)
 
     async def _came_back(self, incoming: Incoming) -> int | None:
         """The place of the letter of a redrive that is gone, though nobody has acknowledged it."""

@@ -36,9 +36,17 @@ class Sender:
         self._broker = broker
 
     async def store(
-        self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
+        self,
+        incoming: Incoming,
+        *,
+        reason: DeadLetterReason,
+        error: BaseException | None,
+        lost: bool = False,
     ) -> int:
-        """The letter for a message, as much of it as its queue has room for: its sequence there."""
+        """The letter for a message, as much of it as its queue has room for: its sequence there.
+
+        ``lost``: also where its queue still remembers one that is not there any more.
+        """
         queue, _ = queue_of(incoming)
         info = await self._broker.admin.server_info()
         room, failed_at = info.max_payload_bytes, datetime.now(UTC)
@@ -47,7 +55,7 @@ class Sender:
             letter = written(room=room)
             if {PAYLOAD, HEADERS} & letter.headers.keys() and not await self._keeps(incoming):
                 letter = written(room=room, kept=False)
-            outcome = await self.send(queue, letter)
+            outcome = await self.send(queue, letter, lost=lost)
             if isinstance(outcome, Stored):
                 return outcome.stream_seq
             smaller = await self._room_of(queue, outcome)
@@ -66,8 +74,9 @@ class Sender:
         info = await self._broker.admin.stream(incoming.stream)
         return info is not None and info.retention == "limits"
 
-    async def send(self, stream: str, message: Message) -> PublishOutcome:
-        """What became of one message.
+    async def send(self, stream: str, message: Message, *, lost: bool = False) -> PublishOutcome:
+        """What became of one message. ``lost``: one that was stored under its id and is not there
+        any more does not stand for it.
 
         Its id can be foreseen: what somebody else stored under it must not stand for it. Then it
         goes under the next of its ids, the same ones whoever sends it: so it is stored once.
@@ -84,7 +93,7 @@ class Sender:
                 found = await self._broker.admin.get(stream, outcome.stream_seq)
             except SeawayError:
                 return outcome
-            if found is None or _is_same(found.message, message):
+            if _is_same(found.message, message) if found else not lost:
                 return outcome
         return Unconfirmed(f"others have stored messages under {_IDS} of its ids")
 
