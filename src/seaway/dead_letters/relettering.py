@@ -188,8 +188,8 @@ class Relettering:
             async for event_id, found in self._events(swept.stream, lost):
                 incoming = Incoming.read(found, name, deliveries=0)
                 reason = await reason_of(self._store, name, lost[event_id][0])
-                letter = await self._letters.store(
-                    incoming, reason=reason, error=LostLetter(), lost=True
+                letter = await self._letters.store_again(
+                    incoming, reason=reason, error=LostLetter()
                 )
                 await note_again(self._store, incoming, letter, reason, parks=swept.parks)
                 made.append(event_id)
