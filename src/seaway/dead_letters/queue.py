@@ -21,6 +21,7 @@ from seaway.contracts import (
     DeadLetterReason,
     Incoming,
     Message,
+    StoredMessage,
 )
 from seaway.dead_letters import letter as form
 from seaway.dead_letters.letter import Letter, Selection
