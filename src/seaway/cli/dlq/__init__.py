@@ -1,4 +1,4 @@
-"""``seaway dlq``: dead letters listed, shown, redriven, discarded."""
+"""``seaway dlq``: dead letters listed, shown, redriven, discarded, brought back."""
 
 from __future__ import annotations
 
@@ -13,3 +13,5 @@ app.command()(listing.show)
 app.command()(redriving.redrive)
 app.command()(discarding.discard)
 app.command("test")(testing.as_test)
+app.command()(discarding.restore)
+app.command()(discarding.log)
