@@ -1,4 +1,4 @@
-"""Letters and redrives on their way into their streams, one at a time.
+"""Letters and redrives on their way into their streams.
 
 Guarantees: what is called stored, is this message, and not another one under its id; the caller
 deletes or acknowledges what it came from.
@@ -6,6 +6,7 @@ deletes or acknowledges what it came from.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -14,6 +15,7 @@ from seaway import headers as h
 from seaway.contracts import (
     Broker,
     DeadLetterReason,
+    Held,
     Incoming,
     Message,
     PublishOutcome,
@@ -67,17 +69,40 @@ class Sender:
         return info is not None and info.retention == "limits"
 
     async def send(self, stream: str, message: Message) -> PublishOutcome:
-        """What became of one message.
+        """What became of one message. See ``send_all``."""
+        [outcome] = await self.send_all(stream, [message])
+        return outcome
 
-        Its id can be foreseen: what somebody else stored under it must not stand for it. Then it
-        goes under the next of its ids, the same ones whoever sends it: so it is stored once.
+    async def send_all(self, stream: str, messages: Sequence[Message]) -> list[PublishOutcome]:
+        """What became of each. Those of one key are stored in the order given; one that can never
+        be stored, or was there, holds up none of them. ``Held``: not sent, since the stream took
+        nothing more.
+
+        An id can be foreseen: what somebody else stored under it must not stand for a message. Then
+        that goes under the next of its ids, the same ones whoever sends it: so it is stored once.
         """
+        outcomes: list[PublishOutcome] = [Held()] * len(messages)
+        left = list(range(len(messages)))
+        while left:
+            some = [messages[place] for place in left]
+            found = await self._broker.publish(stream, some, timeout=_TIMEOUT)
+            held = []
+            for place, outcome in zip(left, found, strict=True):
+                if isinstance(outcome, Held):
+                    held.append(place)
+                elif isinstance(outcome, Stored) and outcome.duplicate:
+                    outcomes[place] = await self._own(stream, messages[place], outcome)
+                else:
+                    outcomes[place] = outcome
+            if len(held) == len(left) or any(map(_comes_to_nothing, found)):
+                break
+            left = held
+        return outcomes
+
+    async def _own(self, stream: str, message: Message, outcome: PublishOutcome) -> PublishOutcome:
+        """What became of a message of whose id the stream says that it is a duplicate."""
         first = message.headers.get(h.MSG_ID)  # Without one, nothing is a duplicate.
-        for number in range(1, _IDS + 1):
-            if number > 1:
-                headers = {**message.headers, h.MSG_ID: f"{first}:{number}"}
-                message = replace(message, headers=headers)
-            [outcome] = await self._broker.publish(stream, [message], timeout=_TIMEOUT)
+        for number in range(2, _IDS + 2):
             if not isinstance(outcome, Stored) or not outcome.duplicate:
                 return outcome
             try:
@@ -86,6 +111,11 @@ class Sender:
                 return outcome
             if found is None or _is_same(found.message, message):
                 return outcome
+            if number > _IDS:
+                break
+            headers = {**message.headers, h.MSG_ID: f"{first}:{number}"}
+            another = replace(message, headers=headers)
+            [outcome] = await self._broker.publish(stream, [another], timeout=_TIMEOUT)
         return Unconfirmed(f"others have stored messages under {_IDS} of its ids")
 
     async def refusal(
@@ -114,3 +144,8 @@ def _is_same(found: Message, message: Message) -> bool:
         found.headers.get(name) == message.headers.get(name)
         for name in (h.EVENT_ID, h.DLQ_STREAM, h.DLQ_STREAM_SEQUENCE, h.DLQ_CONSUMER)
     )
+
+
+def _comes_to_nothing(outcome: PublishOutcome) -> bool:
+    """Whether others of the same stream had better wait."""
+    return isinstance(outcome, Unconfirmed) or (isinstance(outcome, Refused) and outcome.heals)
