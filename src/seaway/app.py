@@ -208,7 +208,7 @@ class Seaway(Connected):
     @property
     def dead_letters(self) -> Mending:
         """The dead letter queues of the settings' contexts; where there are none, every one."""
-        return Mending.configured(self.broker, self.settings)
+        return Mending.configured(self.broker, self.settings, self.open_store)
 
     def declared(self, consumer: str) -> Consumer:
         """The consumer of that durable, by its name; ``ConfigError`` names those that there are."""
@@ -302,9 +302,8 @@ class Seaway(Connected):
                     parts.append(consuming(self, consumer, self.broker, store))
                     if consumer.parks:
                         parts.append(self._releasing(consumer, store))
-                retention = self.settings.inbox.retention
-                if self.consumers and retention:
-                    parts.append(Forgetting(store, retention).run)
+                if self.consumers:
+                    parts.append(Forgetting(store, self.settings.inbox.retention or None).run)
             if sweeper:
                 sweep = Sweeper(
                     self.broker, store=store, consumers=self.consumers, telemetry=self.telemetry

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, get_args
 
@@ -289,11 +289,24 @@ def redrive_id(letter: Letter, *, to_all: bool = False) -> str:
 def carried(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers that go on with the event: none of JetStream's, none of an earlier letter. Its
     key is the same afterwards, also where it was not usable."""
-    kept: dict[str, str] = {}
     if key := headers.get(h.ORDERING_KEY):
         headers = {**headers, h.ORDERING_KEY: h.usable_key(key)}
+    return _sendable(headers, without=_NOT_THE_EVENTS)
+
+
+def again(letter: StoredMessage, message_id: str) -> Message:
+    """What puts a letter that was taken out into its queue again, as it was: under another message
+    id, and without orders to the server, which have been carried out."""
+    headers = _sendable(letter.message.headers)
+    if h.MSG_ID in letter.message.headers:
+        headers.setdefault(h.EVENT_ID, letter.event_id)  # It has no other.
+    return replace(letter.message, headers={**headers, h.MSG_ID: message_id})
+
+
+def _sendable(headers: Mapping[str, str], *, without: tuple[str, ...] = ()) -> dict[str, str]:
+    kept: dict[str, str] = {}
     for name, value in headers.items():
-        if _CONTROL.match(name) or name.lower().startswith(_NOT_THE_EVENTS):
+        if _CONTROL.match(name) or name.lower().startswith(without):
             continue
         try:
             h.check_header(name, value)
