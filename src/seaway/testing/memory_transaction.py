@@ -121,6 +121,14 @@ class MemoryTransaction:
             self._tables.parked.pop((consumer, event_id), None)
             self._tables.tried.pop((consumer, event_id), None)
 
+    async def unclaim(self, consumer: str, event_ids: Sequence[str]) -> int:
+        """Remove their inbox rows; how many there were."""
+        rows = {(consumer, event_id) for event_id in event_ids}
+        return sum(self._tables.inbox.pop(row, None) is not None for row in rows)
+
+    async def check(self) -> None:
+        """Nothing is refused at a commit."""
+
     def insert(self, rows: Sequence[OutboxRow], *, own_ids: bool) -> None:
         """Write all rows to the outbox, or none."""
         known = set(self._tables.outbox)
