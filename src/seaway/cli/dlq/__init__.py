@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from seaway.cli.dlq import discarding, listing, redriving
+from seaway.cli.dlq import discarding, listing, redriving, testing
 
 app = typer.Typer(help="Dead letters: list, show, redrive, discard.", no_args_is_help=True)
 
@@ -14,3 +14,4 @@ app.command()(redriving.redrive)
 app.command()(discarding.discard)
 app.command()(discarding.restore)
 app.command()(discarding.log)
+app.command("test")(testing.as_test)
