@@ -383,7 +383,7 @@ async def sweeper(desk: Desk) -> None:
 
 
 async def operator(desk: Desk) -> None:
-    """Letters are seen, redriven to one and to all, and discarded; history is read."""
+    """Letters are seen, redriven to one and to all, discarded and brought back; history is read."""
     for event_id in ("one", "all", "gone"):
         await desk.letter(event_id)
     await desk.letter("apart", by_reference=True)
@@ -396,6 +396,8 @@ async def operator(desk: Desk) -> None:
         await letters.redrive(await letters.get("all"), to="all")
         assert await letters.discard(await letters.get("gone"))
         assert await letters.list() == []
+        assert len(await letters.restore("gone")) == 1
+        assert await letters.discard(await letters.get("gone"), for_good=True)
         found = [one.event_id async for one in app.broker.admin.read(E)]
         assert found == ["one", "all", "gone", "apart", "all"]
         assert await desk.messages(R) == 2

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol, get_args
 
 from seaway import logs
-from seaway.contracts import DeadLetterReason, InboxRows, InboxStore, Incoming
+from seaway.contracts import DeadLetterReason, DiscardStore, InboxRows, InboxStore, Incoming
 from seaway.errors import StoreRefused, StoreUnavailable, TransactionConflict
 from seaway.waiting_events import Place
 
@@ -195,12 +195,28 @@ async def note_again(
             await tx.set_letter(consumer, event_id, letter)
 
 
-async def note_discarded(store: InboxStore, consumer: str, message: Placed) -> None:
-    """Somebody gave it up for good: it is not made again, should its queue lose that. Idempotent.
-    ``message``: what the letter is of."""
-    _, row = letter_row(consumer, message.place, message.event_id)
+async def note_discarded(store: InboxStore, consumer: str, messages: Iterable[Placed]) -> None:
+    """Somebody gave them up: they are not made again, should their queue lose them. Idempotent.
+    ``messages``: what the letters are of."""
+    rows = [letter_row(consumer, one.place, one.event_id)[1] for one in messages]
+    try:
+        await _claim_all(store, _noted(consumer, "discarded"), rows)
+    except StoreRefused:  # One of them: no row of its letter can be there, either.
+        for row in rows:
+            with contextlib.suppress(StoreRefused):
+                await _claim_all(store, _noted(consumer, "discarded"), [row])
+
+
+async def _claim_all(store: InboxStore, consumer: str, rows: Sequence[str]) -> None:
     async with store.transaction() as tx:
-        await tx.claim(_noted(consumer, "discarded"), row)
+        for row in rows:
+            await tx.claim(consumer, row)
+
+
+async def take_back_discarded(store: DiscardStore, consumer: str, message: Placed) -> None:
+    """It is in its queue again. Idempotent."""
+    _, row = letter_row(consumer, message.place, message.event_id)
+    await store.unclaim(_noted(consumer, "discarded"), [row])
 
 
 async def lost_letters(

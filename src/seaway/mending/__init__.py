@@ -5,5 +5,6 @@ terminal. Consumers and the sweeper, who only write letters, know nothing of it.
 """
 
 from seaway.mending.desk import Mending
+from seaway.mending.discarding import Discarded, Restored
 
-__all__ = ["Mending"]
+__all__ = ["Discarded", "Mending", "Restored"]

@@ -3,20 +3,146 @@ of this package."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Self, TypeAlias
 
+from seaway.config import RESTORE_FOR, Settings
+from seaway.contracts import Broker, DiscardedLetter, LogEntry, Store
 from seaway.dead_letters import DeadLetters, Letter
+from seaway.errors import ConfigError, NotFound
+from seaway.mending import changes, discarding
+from seaway.mending.discarding import Discarded, Keeping, Restored
 from seaway.mending.runs import Transform
+from seaway.naming import OPERATOR, dlq_stream
+from seaway.process import operator
 
 if TYPE_CHECKING:
     from seaway.mending.previewing import Preview
     from seaway.mending.transforming import Mended
+    from seaway.mending.trying import Application, TriedLetter
+
+OpenDatabase: TypeAlias = Callable[[], Awaitable[Store]]
+"""Gives the application's own database, verified; the same one every time."""
 
 
 class Mending(DeadLetters):
-    """The letters of every context on this server, and what can be done to many of them."""
+    """The letters of every context on this server, and what can be done to many of them.
+
+    ``opening``: gives the database in which is noted who did what, and in which discarded letters
+    are kept for ``restore_for``.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        reader: str = OPERATOR,
+        queues: Sequence[str] | None = None,
+        opening: OpenDatabase | None = None,
+        restore_for: timedelta = RESTORE_FOR,
+    ) -> None:
+        super().__init__(broker, reader=reader, queues=queues)
+        self._opening = opening
+        self.restore_for = restore_for
+
+    @classmethod
+    def configured(
+        cls, broker: Broker, settings: Settings, opening: OpenDatabase | None = None
+    ) -> Self:
+        """Those of the contexts in ``settings``; where there are none, every one."""
+        queues = [dlq_stream(stream.context) for stream in settings.streams]
+        restore_for = settings.dead_letters.restore_for
+        return cls(broker, queues=queues or None, opening=opening, restore_for=restore_for)
+
+    async def database(self) -> Store:
+        """The application's own; ``ConfigError`` where none was given, ``StoreUnavailable`` where
+        it is away, ``SchemaMismatch`` where it lacks Seaway's tables."""
+        if self._opening is None:
+            raise ConfigError("these dead letters have no database at hand")
+        return await self._opening()
+
+    # ------------------------------------------------------------------ discarding
+
+    async def discard(
+        self, letter: Letter, *, why: str = "", by: str = "", for_good: bool = False
+    ) -> bool:
+        """``discard_all`` of one; whether it was in its queue."""
+        outcomes = self.discard_all([letter], why=why, by=by, for_good=for_good)
+        async with aclosing(outcomes):
+            return [one.removed async for one in outcomes] == [True]
+
+    async def discard_all(
+        self, letters: Sequence[Letter], *, why: str = "", by: str = "", for_good: bool = False
+    ) -> AsyncGenerator[Discarded]:
+        """Take letters out of their queues, in this order; yields each. What waits behind them is
+        handled from now on.
+
+        They can be brought back (``restore``) for ``dead_letters.restore_for``. ``by`` (default:
+        this process' user) did so, as the log says, and ``why``. Raises what ``database`` does;
+        ``for_good``: without the database, so that nothing is kept and nothing noted, and a server
+        that loses the end of a queue may bring them back. Cancelled, or ended by an error, it has
+        discarded the letters that it has yielded, and perhaps one more, which is kept. Idempotent.
+        """
+        keeping = None
+        if not for_good:
+            keeping = Keeping(await self.database(), self.restore_for, by or operator(), why)
+        outcomes = discarding.discard(self._broker.admin, letters, self.waiting, keeping)
+        async with aclosing(outcomes):
+            async for one in outcomes:
+                yield one
+
+    async def discarded(
+        self,
+        names: Collection[str] | None = None,
+        *,
+        consumer: str | None = None,
+        limit: int = 100,
+    ) -> Sequence[DiscardedLetter]:
+        """The letters that can be brought back, ``bare``, the newest first; ``names``: by ids of
+        letters or events. Asks the database alone."""
+        store = await self.database()
+        return await store.discarded_letters(names, consumer=consumer, limit=limit)
+
+    async def restore(self, letter: str, *, by: str = "") -> Sequence[Restored]:
+        """``restore_all`` of the letters of this id, or of this event: one, but for an event that
+        several consumers gave up. ``NotFound`` says what became of those that are not there."""
+        found = await self.discarded([letter])
+        if not found:
+            raise NotFound(await discarding.why_not(await self.database(), letter))
+        outcomes = self.restore_all(found, by=by)
+        async with aclosing(outcomes):
+            done = [one async for one in outcomes]
+        for one in done:
+            if one.error is not None:
+                raise one.error
+        return done
+
+    async def restore_all(
+        self, letters: Sequence[DiscardedLetter], *, by: str = ""
+    ) -> AsyncGenerator[Restored]:
+        """Bring discarded letters back into their queues, as they were; yields each, with its new
+        id, or with the error for which it stays away.
+
+        It comes too late for those that had waited behind it and have been handled meanwhile.
+        ``TransientError`` ends it: a queue or a database that is away. Idempotent, also where it is
+        done by several at once.
+        """
+        store = await self.database()
+        waiting = await self.waiting() if any(one.behind for one in letters) else ()
+        given = self._broker, store, letters, waiting
+        outcomes = discarding.restore(*given, by=by or operator())
+        async with aclosing(outcomes):
+            async for one in outcomes:
+                yield one
+
+    async def changes(self, name: str | None = None, *, limit: int = 100) -> Sequence[LogEntry]:
+        """Who did what to letters, when and why, the newest first; ``name``: to this letter or
+        event. Asks the database alone."""
+        return await changes.changes(await self.database(), name, limit=limit)
+
+    # ------------------------------------------------------------------ changed by code
 
     def mended(
         self, letters: Sequence[Letter], transform: Transform | None
@@ -39,3 +165,19 @@ class Mending(DeadLetters):
             async for one in each:
                 found.take(one)
         return found
+
+    def tried(
+        self,
+        letters: Sequence[Letter],
+        app: Application,
+        *,
+        transform: Transform | None = None,
+        within: timedelta | None = None,
+    ) -> AsyncGenerator[TriedLetter]:
+        """Each letter's event, changed by ``transform``, through the handler of ``app`` that
+        failed, in a transaction that is rolled back: which would succeed now (``trying``). ``app``:
+        the application, connected. ``within``: how long a handler may run; ``None``: its deadline,
+        or a minute. Close it where you leave it early."""
+        from seaway.mending.trying import tried_all
+
+        return tried_all(self, letters, app, transform=transform, within=within)

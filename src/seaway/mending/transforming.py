@@ -53,7 +53,8 @@ How: TypeAlias = Literal["refused", "raised", "hangs", "unusable", "invalid"]
 it gave what is no payload; ``invalid``: what it gave, the consumer could not read."""
 
 WITHIN = timedelta(seconds=10)
-_FIXED = (h.EVENT_ID, h.ORDERING_KEY)
+_FIXED = (h.EVENT_ID, h.ORDERING_KEY, h.EVENT_PLACE, h.MENDED_FROM)
+"""What a consumer knows an event by, what waits behind it, and where it came from."""
 _NOT_GIVEN = ("nats-", h.DLQ_PREFIX.lower())
 
 
@@ -317,6 +318,8 @@ def _headers(before: Mapping[str, str], given: Mapping[Any, Any]) -> dict[str, s
             raise _Stay("unusable", f"it gave {name}, which is not the event's to have")
         after[name] = value
     for name in _FIXED:
-        if after.get(name) != before.get(name):
-            raise _Stay("unusable", f"it changed {name}: an event's id and key stay")
+        if name in before and after.setdefault(name, before[name]) != before[name]:
+            raise _Stay("unusable", f"it changed {name}, which stays")
+        if name in after and name not in before:
+            raise _Stay("unusable", f"it gave {name}, which is not the event's to have")
     return after

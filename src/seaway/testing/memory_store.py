@@ -47,6 +47,7 @@ from seaway.errors import ConfigError, OutsideTransaction
 from seaway.outbox.encoding import OutboxRow, duplicate, ids_of
 from seaway.outbox.writing import Destination, register
 from seaway.testing.memory_history import MemoryHistory
+from seaway.testing.memory_mending import MemoryMending, passed
 from seaway.testing.memory_notes import MemoryNotes
 from seaway.waiting_events import Standing, WaitingEvent
 
@@ -156,6 +157,14 @@ class MemoryTransaction:
         for event_id in event_ids:
             self._tables.parked.pop((consumer, event_id), None)
             self._tables.tried.pop((consumer, event_id), None)
+
+    async def unclaim(self, consumer: str, event_ids: Sequence[str]) -> int:
+        """Remove their inbox rows; how many there were."""
+        rows = {(consumer, event_id) for event_id in event_ids}
+        return sum(self._tables.inbox.pop(row, None) is not None for row in rows)
+
+    async def check(self) -> None:
+        """Nothing is refused at a commit."""
 
     def insert(self, rows: Sequence[OutboxRow], *, own_ids: bool) -> None:
         """Write all rows to the outbox, or none."""
@@ -334,7 +343,7 @@ class MemorySchema:
         """Always as it should be."""
 
 
-class MemoryStore(MemoryHistory, MemoryNotes):
+class MemoryStore(MemoryHistory, MemoryNotes, MemoryMending):
     """``contracts.Store`` for tests. One event loop, one process."""
 
     capabilities = Capabilities(durable=False, shared=False, concurrent_transactions=False)
@@ -347,6 +356,7 @@ class MemoryStore(MemoryHistory, MemoryNotes):
         self.kept: list[tuple[datetime, Sent]] = []
         self._processes: dict[str, tuple[datetime, Sequence[Notice]]] = {}
         MemoryNotes.__init__(self)
+        MemoryMending.__init__(self)
         self._next_position = 1
         self._turns = Turns()
         self._changed = asyncio.Event()
@@ -564,8 +574,9 @@ class MemoryStore(MemoryHistory, MemoryNotes):
         return True
 
     async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
-        """How many rows ``prune`` and ``forget`` would remove."""
+        """How many rows ``prune``, ``forget`` and ``forget_discarded`` would remove."""
         counts = {
+            "seaway_discarded": sum(map(passed, self._discarded.values())),
             "seaway_sent": sum(at < sent for at, _ in self.kept),
             "seaway_inbox": sum(at < processed for at in self._tables.inbox.values()),
             "seaway_unhandled": sum(at < processed for _, at in self._tables.tried.values()),

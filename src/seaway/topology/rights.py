@@ -183,6 +183,7 @@ class _Needs:
             yield from self._read(queue, naming.OPERATOR)
             yield f"{self._api}STREAM.MSG.GET.{queue}"
             yield f"{self._api}STREAM.MSG.DELETE.{queue}"
+            yield naming.dlq_filter(stream.context)  # What was discarded is brought back.
             # A letter by reference; a replay; a redrive to all.
             yield f"{self._api}STREAM.MSG.GET.{stream.name}"
             yield from self._read(stream.name, naming.OPERATOR)

@@ -1,4 +1,4 @@
-"""``seaway dlq``: dead letters listed, shown, redriven, discarded."""
+"""``seaway dlq``: dead letters listed, shown, redriven, discarded, brought back."""
 
 from __future__ import annotations
 
@@ -12,3 +12,5 @@ app.command("ls")(listing.list_letters)
 app.command()(listing.show)
 app.command()(redriving.redrive)
 app.command()(discarding.discard)
+app.command()(discarding.restore)
+app.command()(discarding.log)

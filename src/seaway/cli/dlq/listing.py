@@ -13,6 +13,7 @@ import typer
 
 from seaway.cli import printing, session
 from seaway.cli.dlq import options
+from seaway.cli.dlq.discarding import list_discarded
 from seaway.cli.dlq.reporting import Behind, print_summaries, with_behind
 from seaway.cli.printing import Column, Json, json_value, print_json, print_list, printable
 from seaway.contracts import Message
@@ -31,10 +32,14 @@ async def list_letters(
     since: options.Since = None,
     until: options.Until = None,
     limit: Annotated[int, typer.Option(help="At most so many; 0: all.", min=0)] = 100,
+    discarded: options.Discarded = False,
     as_json: Json = False,
 ) -> None:
     """List dead letters, oldest first."""
     selection = options.selection(None, consumer, subject, reason, error_type, since, until)
+    if discarded:
+        await list_discarded(ctx, selection, limit=limit, as_json=as_json)
+        return
     async with options.opened(ctx) as queue:
         letters = await queue.list(selection, limit=limit, payloads=False)
         found = with_behind(letters, await queue.waiting(letters))

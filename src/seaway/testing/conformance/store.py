@@ -32,6 +32,7 @@ from seaway.testing.conformance.inbox import (
     undone,
 )
 from seaway.testing.conformance.losing import LosingConformance
+from seaway.testing.conformance.mending import MendingConformance
 from seaway.testing.conformance.noting import NotingConformance
 from seaway.testing.conformance.parking import ParkingConformance
 from seaway.testing.conformance.processes import ProcessesConformance
@@ -87,6 +88,7 @@ class StoreConformance(
     HistoryConformance,
     VitalsConformance,
     LosingConformance,
+    MendingConformance,
 ):
     """Fixtures to give: ``store``; and ``reopen`` where ``capabilities.shared``."""
 
