@@ -9,12 +9,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from seaway.config import RESTORE_FOR, Settings
-from seaway.contracts import Broker, DiscardedLetter, LogEntry, Store
+from seaway.contracts import Broker, DiscardedLetter, LogEntry, Run, Store
 from seaway.dead_letters import DeadLetters, Letter
 from seaway.errors import ConfigError, NotFound
 from seaway.mending import changes, discarding
 from seaway.mending.discarding import Discarded, Keeping, Restored
-from seaway.mending.runs import Transform
+from seaway.mending.past import PastRun, past_run
+from seaway.mending.redriving import RedriveRun
+from seaway.mending.runs import KIND, Plan, Transform
 from seaway.naming import OPERATOR, dlq_stream
 from seaway.process import operator
 
@@ -141,6 +143,32 @@ class Mending(DeadLetters):
         """Who did what to letters, when and why, the newest first; ``name``: to this letter or
         event. Asks the database alone."""
         return await changes.changes(await self.database(), name, limit=limit)
+
+    # ------------------------------------------------------------------ runs of redrives
+
+    async def run(self, plan: Plan, *, noted: bool = True) -> RedriveRun:
+        """A run of redrives, which goes on where the same plan was stopped.
+
+            run = await app.dead_letters.run(Plan(selection=..., canary=10))
+            async with aclosing(run.outcomes()) as outcomes:
+                async for one in outcomes:
+                    print(one.id, one.became, one.detail)
+            print(run.state, run.why)
+
+        ``noted``: in the database, whose inbox says what became of letters; raises what
+        ``database`` does. Else it cannot wait for that, nor be gone on with.
+        """
+        store = await self.database() if noted else None
+        return RedriveRun(self._broker, self, plan, store)
+
+    async def runs(self, *, limit: int = 20) -> Sequence[Run]:
+        """Runs of redrives, the newest first. Asks the database alone."""
+        return await (await self.database()).runs(KIND, limit=limit)
+
+    async def past_run(self, run: str) -> PastRun:
+        """One of them, with what has become of its letters by now. ``NotFound`` where there is
+        none of that id. Changes nothing."""
+        return await past_run(await self.database(), run, self._broker, self)
 
     # ------------------------------------------------------------------ changed by code
 
