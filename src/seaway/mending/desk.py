@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from datetime import timedelta
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from seaway.config import RESTORE_FOR, Settings
 from seaway.contracts import Broker, DiscardedLetter, LogEntry, Run, Store
@@ -14,14 +14,20 @@ from seaway.contracts.history import HistoryStore
 from seaway.dead_letters import DeadLetters, Letter
 from seaway.errors import ConfigError, NotFound
 from seaway.mending import changes, discarding
+from seaway.mending.application import Application
 from seaway.mending.discarding import Discarded, Keeping, Restored
 from seaway.mending.letter_test import LetterTest
 from seaway.mending.past import PastRun, past_run
 from seaway.mending.redriving import RedriveRun
-from seaway.mending.runs import KIND, Plan
-from seaway.mending.testing_letters import Application, Gathering, name_of
+from seaway.mending.runs import KIND, Plan, Transform
+from seaway.mending.testing_letters import Gathering, name_of
 from seaway.naming import OPERATOR, dlq_stream
 from seaway.process import operator
+
+if TYPE_CHECKING:
+    from seaway.mending.previewing import Preview
+    from seaway.mending.transforming import Mended
+    from seaway.mending.trying import TriedLetter
 
 OpenDatabase: TypeAlias = Callable[[], Awaitable[Store]]
 """Gives the application's own database, verified; the same one every time."""
@@ -196,3 +202,43 @@ class Mending(DeadLetters):
         """One of them, with what has become of its letters by now. ``NotFound`` where there is
         none of that id. Changes nothing."""
         return await past_run(await self.database(), run, self._broker, self)
+
+    # ------------------------------------------------------------------ changed by code
+
+    def mended(
+        self, letters: Sequence[Letter], transform: Transform | None
+    ) -> AsyncGenerator[Mended]:
+        """What ``transform`` makes of each letter's event, in this order; nothing is sent.
+
+        One whose event cannot be had stays, with the reason, and holds up no other;
+        ``TransientError`` ends it. Close it where you leave it early.
+        """
+        from seaway.mending.previewing import mended_all
+
+        return mended_all(self, letters, transform)
+
+    async def preview(self, letters: Sequence[Letter], transform: Transform) -> Preview:
+        """The same grouped: by what changes, or why letters stay, with one sample of each."""
+        from seaway.mending.previewing import Preview
+
+        found = Preview()
+        async with aclosing(self.mended(letters, transform)) as each:
+            async for one in each:
+                found.take(one)
+        return found
+
+    def tried(
+        self,
+        letters: Sequence[Letter],
+        app: Application,
+        *,
+        transform: Transform | None = None,
+        within: timedelta | None = None,
+    ) -> AsyncGenerator[TriedLetter]:
+        """Each letter's event, changed by ``transform``, through the handler of ``app`` that
+        failed, in a transaction that is rolled back: which would succeed now (``trying``). ``app``:
+        the application, connected. ``within``: how long a handler may run; ``None``: its deadline,
+        or a minute. Close it where you leave it early."""
+        from seaway.mending.trying import tried_all
+
+        return tried_all(self, letters, app, transform=transform, within=within)
