@@ -387,8 +387,8 @@ async def sweeper(desk: Desk) -> None:
 
 
 async def operator(desk: Desk) -> None:
-    """Letters are seen, redriven to one, to all and at a time, which is cancelled, and discarded;
-    history is read."""
+    """Letters are seen, redriven to one, to all and at a time, which is cancelled, discarded and
+    brought back; history is read."""
     for event_id in ("one", "all", "gone", "later"):
         await desk.letter(event_id)
     await desk.letter("apart", by_reference=True)
@@ -406,6 +406,8 @@ async def operator(desk: Desk) -> None:
         cancelled = await letters.cancel(waiting)
         assert await letters.discard(await letters.get(cancelled.letter))
         assert await letters.list() == []
+        assert len(await letters.restore("gone")) == 1
+        assert await letters.discard(await letters.get("gone"), for_good=True)
         found = [one.event_id async for one in app.broker.admin.read(E)]
         assert found == ["one", "all", "gone", "later", "apart", "all"]
         assert await desk.messages(R) == 2

@@ -41,6 +41,13 @@ from seaway.contracts.inbox import (
     ThreadTransaction,
 )
 from seaway.contracts.log import KnownPlace, LogEntry, LogStore, Notes, PlaceStore, Unseen
+from seaway.contracts.mending import (
+    DiscardedLetter,
+    DiscardStore,
+    Run,
+    RunItem,
+    RunState,
+)
 from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
@@ -83,6 +90,8 @@ __all__ = [
     "ConsumerInfo",
     "DeadLetterReason",
     "DeadLetterSink",
+    "DiscardStore",
+    "DiscardedLetter",
     "Failed",
     "Granted",
     "Held",
@@ -109,6 +118,9 @@ __all__ = [
     "PublishOutcome",
     "Refused",
     "RelayStore",
+    "Run",
+    "RunItem",
+    "RunState",
     "SchemaChange",
     "Sent",
     "SentPlace",

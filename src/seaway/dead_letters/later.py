@@ -26,6 +26,7 @@ from seaway.dead_letters.writing import size_as_letter, write
 from seaway.errors import LONGEST, ConfigError, SeawayError
 from seaway.naming import (
     MAX_WIRE_SUBJECT_BYTES,
+    events_stream,
     is_durable,
     is_event_of,
     later_subject,
@@ -93,9 +94,9 @@ def now_of(info: StreamInfo | None) -> datetime:
 class Later:
     """Has things sent later, over ``broker``."""
 
-    def __init__(self, broker: Broker, sender: Sender) -> None:
+    def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._sender = sender
+        self._sender = Sender(broker)
 
     async def put_off(
         self, incoming: Incoming, *, after: timedelta, error: BaseException | None
@@ -116,7 +117,9 @@ class Later:
             if message is None:
                 return "there is no room for it beside what a letter says"
             under = later_subject(context, incoming.consumer, incoming.event_id)
-            outcome = await self._sender.send(stream, message, at=now_of(info) + after, under=under)
+            outcome = await self._sender.schedule(
+                stream, message, at=now_of(info) + after, under=under
+            )
             if isinstance(outcome, Stored):
                 return ""
             return str(await self._sender.refusal(stream, replace(message, subject=under), outcome))
@@ -149,7 +152,7 @@ class Later:
         message = _fitting(replace(redrive, headers={**redrive.headers, **said, **own}), under)
         if message is None:
             raise ConfigError(f"{letter.id}: there is no room for what its redrive takes along")
-        outcome = await self._sender.send(stream, message, at=at, under=under)
+        outcome = await self._sender.schedule(stream, message, at=at, under=under)
         if not isinstance(outcome, Stored):
             raise await self._sender.refusal(stream, replace(message, subject=under), outcome)
         return now
@@ -175,10 +178,11 @@ def _retry(incoming: Incoming, error: BaseException | None, room: int) -> Messag
     if HEADERS in letter.headers or h.DLQ_REASON not in letter.headers:
         return None
     own = {
-        h.MSG_ID: f"later:{consumer}:{incoming.stream}:{incoming.stream_seq}:"
-        f"{incoming.event_id}:{incoming.deliveries}",
+        h.MSG_ID: f"later:{consumer}:{incoming.identity}:{incoming.event_id}:{incoming.deliveries}",
         h.ATTEMPTS: str(incoming.deliveries),
     }
+    if incoming.stream == events_stream(context):
+        own[h.EVENT_PLACE] = f"{incoming.stream}:{incoming.stream_seq}"
     message = Message(subject, letter.payload, {**letter.headers, **own})
     if size_as_letter(message, stream=redrive_stream(context), consumer=consumer) > room:
         return None

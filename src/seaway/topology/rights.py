@@ -173,6 +173,8 @@ class _Needs:
             queue = naming.dlq_stream(stream.context)
             yield from self._read(queue, naming.SWEEPER)
             yield f"{self._api}STREAM.MSG.GET.{queue}"
+            # Of letters that came back with a queue which was lost, those that are settled.
+            yield f"{self._api}STREAM.MSG.DELETE.{queue}"
             yield naming.dlq_filter(stream.context)
         for consumer in self._consumers:
             redrives = naming.redrive_stream(naming.stream_context(consumer.stream))
@@ -185,6 +187,7 @@ class _Needs:
             yield from self._read(queue, naming.OPERATOR)
             yield f"{self._api}STREAM.MSG.GET.{queue}"
             yield f"{self._api}STREAM.MSG.DELETE.{queue}"
+            yield naming.dlq_filter(stream.context)  # What was discarded is brought back.
             # A letter by reference; a replay; a redrive to all.
             yield f"{self._api}STREAM.MSG.GET.{stream.name}"
             yield from self._read(stream.name, naming.OPERATOR)

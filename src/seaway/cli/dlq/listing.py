@@ -13,6 +13,7 @@ import typer
 
 from seaway.cli import printing, session
 from seaway.cli.dlq import later, options
+from seaway.cli.dlq.discarding import list_discarded
 from seaway.cli.dlq.reporting import Behind, print_summaries, with_behind
 from seaway.cli.printing import Column, Json, json_value, print_json, print_list, printable
 from seaway.contracts import Message
@@ -34,10 +35,14 @@ async def list_letters(
     scheduled: Annotated[
         bool, typer.Option("--scheduled", help="What is sent later, the next one first.")
     ] = False,
+    discarded: options.Discarded = False,
     as_json: Json = False,
 ) -> None:
     """List dead letters, oldest first."""
     selection = options.selection(None, consumer, subject, reason, error_type, since, until)
+    if discarded:
+        await list_discarded(ctx, selection, limit=limit, as_json=as_json)
+        return
     async with options.opened(ctx) as queue:
         if scheduled:
             await later.print_scheduled(queue, selection, limit, as_json)
