@@ -24,10 +24,7 @@ from seaway.contracts import (
     StreamInfo,
 )
 from seaway.errors import BrokerUnavailable, NotFound
-from seaway.naming import OPERATOR, covers
-
-_WHO_AM_I = "$SYS.REQ.USER.INFO"
-"""Answered since nats-server 2.10; no role's list has it, since no work needs it."""
+from seaway.naming import OPERATOR, OWN_RIGHTS, covers
 
 
 class JetStreamAdmin:
@@ -41,7 +38,7 @@ class JetStreamAdmin:
         return self._connection.server_info()
 
     async def granted(self) -> Granted:
-        answer = await self._connection.request(_WHO_AM_I)
+        answer = await self._connection.request(OWN_RIGHTS)
         try:
             if answer.status == "503":
                 raise ValueError("nobody answers")
@@ -53,7 +50,7 @@ class JetStreamAdmin:
                 for how in ("allow", "deny")
             }
         except (ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-            raise BrokerUnavailable(f"{_WHO_AM_I}: the server does not say it: {error}") from error
+            raise BrokerUnavailable(f"{OWN_RIGHTS}: the server does not say it: {error}") from error
         return Granted(
             publish=lists["publish", "allow"] or None,
             subscribe=lists["subscribe", "allow"] or None,
