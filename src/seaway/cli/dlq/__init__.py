@@ -11,6 +11,7 @@ app = typer.Typer(help="Dead letters: list, show, redrive, discard.", no_args_is
 app.command("ls")(listing.list_letters)
 app.command()(listing.show)
 app.command()(redriving.redrive)
+app.command()(redriving.runs)
 app.command()(discarding.discard)
 app.command("test")(testing.as_test)
 app.command()(discarding.restore)
