@@ -315,14 +315,17 @@ def test_usage(said: str, arguments: tuple[str, ...], monkeypatch: pytest.Monkey
     assert said in ended.stderr
 
 
-async def test_discarding_asks_first(desk: Desk) -> None:
+async def test_discarding_asks_first_and_says_where_it_is_for_good(desk: Desk) -> None:
+    """Without a database at hand."""
     first, second = await desk.bury(b"1", b"2")
     refused = await desk.run("dlq", "discard", first.id, stdin="n\n")
     assert refused.code == 1
-    assert "for good" in refused.err
+    assert "for good: without the database nothing is kept" in refused.err
     assert len(await desk.here()) == 2
     done = await desk.run("dlq", "discard", first.id, "--yes")
     assert (done.code, "1 discarded" in done.err) == (0, True)
+    assert "For good: without the database" in done.err
+    assert "restore brings" not in done.err
     assert [one.id for one in await desk.here()] == [second.id]
 
 
@@ -415,3 +418,45 @@ async def test_a_reader_that_has_enough_may_leave(desk: Desk) -> None:
     async with asyncio.timeout(30):
         _, err = await process.communicate()
     assert (process.returncode, err) == (0, b"")
+
+
+async def test_what_was_discarded_is_listed_brought_back_and_told_who_did_it(desk: Desk) -> None:
+    first, second = await desk.bury(b"1", b"\xff\x00")
+    assert (await desk.run("db", "upgrade")).code == 0
+    asked = await desk.run("dlq", "discard", first.id, stdin="n\n")
+    assert "`seaway dlq restore` brings them back for 7d" in asked.err
+    done = await desk.run(
+        *("dlq", "discard", first.id, second.id, "--why", "a \x1b[2J test", "--by", "ann", "--yes")
+    )
+    assert "2 discarded" in done.err
+    assert "seaway dlq restore brings them back until 20" in done.err
+    assert await desk.here() == []
+
+    shown = await desk.run("dlq", "ls", "--discarded")
+    assert clean(shown.out)
+    assert all(text in shown.out for text in (first.id, second.id, "ann", "test"))
+    newest, oldest = await desk.json("dlq", "ls", "--discarded", "--json")
+    assert {newest["id"], oldest["id"]} == {first.id, second.id}
+    assert (newest["discarded_by"], newest["why"]) == ("ann", "a \x1b[2J test")
+    wrong = await desk.run("dlq", "ls", "--discarded", "--reason", "poison")
+    assert (wrong.code, "--discarded goes with" in wrong.err) == (2, True)
+
+    back = await desk.run("dlq", "restore", second.event_id, "SEA_DLQ:999")
+    assert (back.code, f"was {second.id}" in back.out) == (1, True)
+    assert "SEA_DLQ:999 stays away: there is no discarded letter SEA_DLQ:999" in back.err
+    [letter] = await desk.here()
+    assert (letter.payload, letter.event_id) == (b"\xff\x00", second.event_id)
+    twice = await desk.run("dlq", "restore", second.id)
+    assert (twice.code, f"{second.id} was restored 20" in twice.err) == (1, True)
+    [found] = await desk.json("dlq", "restore", "--all", "--json")
+    assert (found["was"], found["event_id"], found["error"]) == (first.id, first.event_id, None)
+
+    log = await desk.json("dlq", "log", first.event_id, "--json")
+    assert [one["action"] for one in log] == ["restored", "discarded"]
+    assert "@" in log[0]["by"]
+    assert (log[1]["by"], log[1]["detail"]["why"]) == ("ann", "a \x1b[2J test")
+    shown = await desk.run("dlq", "log")
+    assert clean(shown.out)
+    assert [shown.out.count(word) for word in ("discarded", "restored")] == [1, 2]
+    # Nobody has to be told of what he did.
+    assert await desk.json("log", "list", "--unseen", "--json") == []

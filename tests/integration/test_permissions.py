@@ -35,6 +35,7 @@ from seaway.events import new_event_id
 from seaway.history.audit import Audit
 from seaway.history.findings import Finding
 from seaway.history.mending import Mender
+from seaway.history.steering import forecast_pause, pause, resume
 from seaway.monitor import Database, Sampler, Station, Watch
 from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX, OPERATOR, WATCHER, covers
 from seaway.topology import Rights, lacking_rights, rights
@@ -400,7 +401,8 @@ async def sweeper(desk: Desk) -> None:
 
 
 async def operator(desk: Desk) -> None:
-    """Letters are seen, redriven to one and to all, and discarded; history is read."""
+    """Letters are seen, redriven to one and to all, discarded and brought back; history is read, a
+    durable is paused and set back."""
     for event_id in ("one", "all", "gone"):
         await desk.letter(event_id)
     await desk.letter("apart", by_reference=True)
@@ -413,9 +415,16 @@ async def operator(desk: Desk) -> None:
         await letters.redrive(await letters.get("all"), to="all")
         assert await letters.discard(await letters.get("gone"))
         assert await letters.list() == []
+        assert len(await letters.restore("gone")) == 1
+        assert await letters.discard(await letters.get("gone"), for_good=True)
         found = [one.event_id async for one in app.broker.admin.read(E)]
         assert found == ["one", "all", "gone", "apart", "all"]
         assert await desk.messages(R) == 2
+        until = datetime.now(UTC) + timedelta(hours=1)
+        planned = await forecast_pause(app.broker.admin, desk.settings, E, C, until)
+        await pause(app.broker.admin, None, planned, by="ann")
+        assert await resume(app.broker.admin, None, E, C, by="ann")
+        assert await app.broker.admin.reset_consumer(E, C)
         store = await compared(desk, OPERATOR)
         lacking = Finding(kind="no_effect", stream=E, consumer=C, event_id="gone", stream_seq=3)
         [mended] = [one async for one in Mender(app.broker, store).mend([lacking])]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, get_args
 
@@ -43,6 +43,7 @@ publication that it came with, and would act on the letter."""
 _NOT_THE_EVENTS = (h.DLQ_PREFIX.lower(), h.HEALED.lower())
 
 _NUMBER = re.compile(r"[0-9]{1,19}")
+_COUNT = re.compile(r"[0-9]{1,9}")
 _REASONS = get_args(DeadLetterReason)
 _TOLD = 80
 """How many characters of a foreign text a problem repeats."""
@@ -116,6 +117,29 @@ class Letter:
         return h.ordering_key(self.subject, self.stored.message.headers)
 
     @property
+    def event_place(self) -> tuple[str, int] | None:
+        """Where its event lies as it was written, also where this is the letter of a redrive;
+        ``None`` where nobody says. Never outside its context."""
+        events = events_stream(stream_context(self.stored.stream))
+        said = self.stored.message.headers.get(h.EVENT_PLACE, "")
+        stream, _, stream_seq = said.rpartition(":")
+        if stream == events and _NUMBER.fullmatch(stream_seq) and int(stream_seq):
+            return stream, int(stream_seq)
+        return self.place if self.stream == events and self.stream_seq > 0 else None
+
+    @property
+    def mended_from(self) -> str:
+        """Of a payload that was changed by a redrive: ``sha256:`` and the hash of the event's own;
+        empty where none was."""
+        return self.stored.message.headers.get(h.MENDED_FROM, "")[:_TOLD]
+
+    @property
+    def redrives(self) -> int:
+        """How often its event has been redriven by now; 0 where that cannot be read."""
+        text = self.stored.message.headers.get(h.REDRIVE_COUNT, "")
+        return int(text) if _COUNT.fullmatch(text) else 0
+
+    @property
     def waits(self) -> bool:
         """Whether it is here for an earlier event of its key, and did not fail itself."""
         return self.reason == "parked"
@@ -138,6 +162,7 @@ class Letter:
             "stream": self.stream,
             "stream_seq": self.stream_seq,
             "deliveries": self.deliveries,
+            "redrives": self.redrives,
             "reason": self.reason,
             "error_type": self.error_type,
             "error": self.error,
@@ -242,23 +267,27 @@ def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
     )
 
 
-def redriven(letter: Letter, event: Message, *, edited: bool, to_all: bool) -> tuple[str, Message]:
+def redriven(
+    letter: Letter, event: Message, *, edition: bytes | None, to_all: bool
+) -> tuple[str, Message]:
     """``(stream, message)`` that brings a letter's ``event`` back.
 
     To the consumer that failed alone, or, ``to_all``, to every consumer of its subject. The message
     id is fresh, or the stream would take it for a duplicate, and the same for the same letter and
-    payload, so that a repeated redrive is one. The event's identity stays. ``edited``: the payload
-    is not the event's own. ``InvalidName`` where no subject can hold the event's.
+    payload, so that a repeated redrive is one. The event's identity stays. ``edition``: what tells
+    it apart, where it is not the event as it was. ``InvalidName`` where no subject can hold it.
 
     Only for a letter without a ``problem``.
     """
-    edition = f":{hashlib.sha256(event.payload).hexdigest()[:16]}" if edited else ""
-    kind = "republish" if to_all else "redrive"
+    mark = "" if edition is None else f":{hashlib.sha256(edition).hexdigest()[:16]}"
     headers = {
         **carried(event.headers),
-        h.MSG_ID: f"{kind}:{letter.id}:{h.format_time(letter.stored.stored_at)}{edition}",
+        h.MSG_ID: redrive_id(letter, to_all=to_all) + mark,
         h.EVENT_ID: letter.event_id,
+        h.REDRIVE_COUNT: str(letter.redrives + 1),
     }
+    if letter.event_place is not None:
+        headers[h.EVENT_PLACE] = "{}:{}".format(*letter.event_place)
     context = stream_context(letter.stored.stream)
     if to_all:
         stream, subject = events_stream(context), letter.subject
@@ -270,14 +299,33 @@ def redriven(letter: Letter, event: Message, *, edited: bool, to_all: bool) -> t
     return stream, Message(subject, event.payload, headers)
 
 
+def redrive_id(letter: Letter, *, to_all: bool = False) -> str:
+    """With what the message id of every redrive of this letter begins, whatever its payload."""
+    kind = "republish" if to_all else "redrive"
+    return f"{kind}:{letter.id}:{h.format_time(letter.stored.stored_at)}"
+
+
 def carried(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers that go on with the event: none of JetStream's, none of an earlier letter. Its
     key is the same afterwards, also where it was not usable."""
-    kept: dict[str, str] = {}
     if key := headers.get(h.ORDERING_KEY):
         headers = {**headers, h.ORDERING_KEY: h.usable_key(key)}
+    return _sendable(headers, without=_NOT_THE_EVENTS)
+
+
+def again(letter: StoredMessage, message_id: str) -> Message:
+    """What puts a letter that was taken out into its queue again, as it was: under another message
+    id, and without orders to the server, which have been carried out."""
+    headers = _sendable(letter.message.headers)
+    if h.MSG_ID in letter.message.headers:
+        headers.setdefault(h.EVENT_ID, letter.event_id)  # It has no other.
+    return replace(letter.message, headers={**headers, h.MSG_ID: message_id})
+
+
+def _sendable(headers: Mapping[str, str], *, without: tuple[str, ...] = ()) -> dict[str, str]:
+    kept: dict[str, str] = {}
     for name, value in headers.items():
-        if _CONTROL.match(name) or name.lower().startswith(_NOT_THE_EVENTS):
+        if _CONTROL.match(name) or name.lower().startswith(without):
             continue
         try:
             h.check_header(name, value)

@@ -179,6 +179,8 @@ class _Needs:
             queue = naming.dlq_stream(stream.context)
             yield from self._read(queue, naming.SWEEPER)
             yield f"{self._api}STREAM.MSG.GET.{queue}"
+            # Of letters that came back with a queue which was lost, those that are settled.
+            yield f"{self._api}STREAM.MSG.DELETE.{queue}"
             yield naming.dlq_filter(stream.context)
         for consumer in self._consumers:
             redrives = naming.redrive_stream(naming.stream_context(consumer.stream))
@@ -191,18 +193,22 @@ class _Needs:
             yield from self._read(queue, naming.OPERATOR)
             yield f"{self._api}STREAM.MSG.GET.{queue}"
             yield f"{self._api}STREAM.MSG.DELETE.{queue}"
+            # What was discarded is brought back, and what has neither effect nor letter gets one.
+            yield naming.dlq_filter(stream.context)
             # A letter by reference; a replay; a redrive to all.
             yield f"{self._api}STREAM.MSG.GET.{stream.name}"
             yield from self._read(stream.name, naming.OPERATOR)
             yield naming.events_filter(stream.context)
-            # What became of events, and whether all are there; a letter of what has neither.
+            # What became of events, and whether all are there.
             yield from self._compare(stream, naming.OPERATOR)
-            yield naming.dlq_filter(stream.context)
         for consumer in self._consumers:
             context = naming.stream_context(consumer.stream)
             redrives = naming.redrive_stream(context)
             yield f"{self._api}CONSUMER.INFO.{redrives}.{consumer.durable}"
             yield naming.redrive_filter(context, consumer.durable)
+            yield f"{self._api}CONSUMER.RESET.{consumer.stream}.{consumer.durable}"
+            yield f"{self._api}CONSUMER.PAUSE.{consumer.stream}.{consumer.durable}"
+            yield f"{self._api}CONSUMER.PAUSE.{redrives}.{consumer.durable}"
 
     def _compare(self, stream: StreamSettings, reader: str) -> Iterable[str]:
         yield f"{self._api}CONSUMER.LIST.{stream.name}"
