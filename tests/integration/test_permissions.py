@@ -30,6 +30,7 @@ from seaway.dead_letters.writing import write
 from seaway.embedded.nats_server import NatsServer
 from seaway.errors import NotPermitted
 from seaway.events import new_event_id
+from seaway.history.steering import forecast_pause, pause, resume
 from seaway.monitor import Sampler, Station, Watch
 from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX, WATCHER, covers
 from seaway.topology import Rights, rights
@@ -383,7 +384,8 @@ async def sweeper(desk: Desk) -> None:
 
 
 async def operator(desk: Desk) -> None:
-    """Letters are seen, redriven to one and to all, discarded and brought back; history is read."""
+    """Letters are seen, redriven to one and to all, discarded and brought back; history is read, a
+    durable is paused and set back."""
     for event_id in ("one", "all", "gone"):
         await desk.letter(event_id)
     await desk.letter("apart", by_reference=True)
@@ -401,6 +403,11 @@ async def operator(desk: Desk) -> None:
         found = [one.event_id async for one in app.broker.admin.read(E)]
         assert found == ["one", "all", "gone", "apart", "all"]
         assert await desk.messages(R) == 2
+        until = datetime.now(UTC) + timedelta(hours=1)
+        planned = await forecast_pause(app.broker.admin, desk.settings, E, C, until)
+        await pause(app.broker.admin, None, planned, by="ann")
+        assert await resume(app.broker.admin, None, E, C, by="ann")
+        assert await app.broker.admin.reset_consumer(E, C)
 
 
 async def watcher(desk: Desk) -> None:

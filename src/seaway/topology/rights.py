@@ -195,6 +195,11 @@ class _Needs:
             redrives = naming.redrive_stream(context)
             yield f"{self._api}CONSUMER.INFO.{redrives}.{consumer.durable}"
             yield naming.redrive_filter(context, consumer.durable)
+            # What a replay, a reset or a pause has to know of it; and those.
+            yield f"{self._api}CONSUMER.INFO.{consumer.stream}.{consumer.durable}"
+            yield f"{self._api}CONSUMER.RESET.{consumer.stream}.{consumer.durable}"
+            yield f"{self._api}CONSUMER.PAUSE.{consumer.stream}.{consumer.durable}"
+            yield f"{self._api}CONSUMER.PAUSE.{redrives}.{consumer.durable}"
 
     def _watcher(self) -> Iterable[str]:
         for stream in desired(self._settings).streams:
