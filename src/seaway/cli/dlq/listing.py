@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from seaway.cli import printing, session
-from seaway.cli.dlq import options
+from seaway.cli.dlq import later, options
 from seaway.cli.dlq.discarding import list_discarded
 from seaway.cli.dlq.reporting import Behind, print_summaries, with_behind
 from seaway.cli.printing import Column, Json, json_value, print_json, print_list, printable
@@ -32,6 +32,9 @@ async def list_letters(
     since: options.Since = None,
     until: options.Until = None,
     limit: Annotated[int, typer.Option(help="At most so many; 0: all.", min=0)] = 100,
+    scheduled: Annotated[
+        bool, typer.Option("--scheduled", help="What is sent later, the next one first.")
+    ] = False,
     discarded: options.Discarded = False,
     as_json: Json = False,
 ) -> None:
@@ -41,6 +44,9 @@ async def list_letters(
         await list_discarded(ctx, selection, limit=limit, as_json=as_json)
         return
     async with options.opened(ctx) as queue:
+        if scheduled:
+            await later.print_scheduled(queue, selection, limit, as_json)
+            return
         letters = await queue.list(selection, limit=limit, payloads=False)
         found = with_behind(letters, await queue.waiting(letters))
     if as_json:

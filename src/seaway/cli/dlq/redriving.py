@@ -6,13 +6,14 @@ import shlex
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import typer
 
 from seaway.cli import printing, session
-from seaway.cli.dlq import options
+from seaway.cli.dlq import later, options
 from seaway.cli.dlq.telling import Redriven, print_forecast, print_run, print_runs
 from seaway.cli.printing import Json, print_json, printable
 from seaway.contracts import Broker
@@ -50,6 +51,10 @@ async def redrive(
         str, typer.Option(help="consumer: the one that failed; all: everyone.")
     ] = "consumer",
     rate: Annotated[float | None, typer.Option(help="At most so many a second.", min=0.01)] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(help='Send them then: "tomorrow 06:00", a time, or 6h.', metavar="TIME"),
+    ] = None,
     canary: Annotated[
         int | None,
         typer.Option(
@@ -78,6 +83,8 @@ async def redrive(
 
     if to not in get_args(Target):
         raise ConfigError(f"--to {to!r} is neither consumer nor all")
+    if at is not None:
+        later.check(at)
     plan = Plan(
         selection=options.selection(ids, consumer, subject, reason, error_type, since, until),
         to=cast(Target, to),
@@ -92,6 +99,8 @@ async def redrive(
     if plan.selection == Selection() and not everything:
         raise ConfigError("nothing is selected", hint="give ids, a filter, or --all")
     async with options.opened(ctx) as queue:
+        if at is not None:
+            plan = replace(plan, at=await later.due(queue, at))
         if plan.payload is not None:
             count = len(await queue.list(plan.selection, payloads=False))
             if count > 1:
