@@ -52,6 +52,8 @@ _METADATA = (
     h.REDRIVE_COUNT,
     h.TRACEPARENT,
     h.TRACESTATE,
+    h.EVENT_PLACE,
+    h.MENDED_FROM,
 )
 _LINE_BYTES = len(": \r\n")
 _BLOCK_BYTES = len(b"NATS/1.0\r\n\r\n")
