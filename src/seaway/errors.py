@@ -21,6 +21,7 @@ codes are matched, texts never. The docstring's first line is the message where 
     ├── StoreRefused           the database takes no such row: the event's doing, not an outage
     ├── ApiError               JetStream's API refused a request
     ├── DecodeError            a message that no retry will make readable: dead letter now
+    ├── Refuse                 raised by a transform: this letter stays in its queue
     └── HandlerSignal          raised by handlers to say how a delivery ends
         ├── AlreadyProcessed   its effects are there already: acknowledge
         ├── Poison             it will never succeed: dead letter now
@@ -171,6 +172,10 @@ class DecodeError(SeawayError):
     def __init__(self, message: str | None = None, *, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+
+
+class Refuse(SeawayError):
+    """Raised in a transform of dead letters, with the reason: this letter stays in its queue."""
 
 
 class HandlerSignal(SeawayError):

@@ -39,6 +39,12 @@ HEALED = "X-Healed-From"
 """On what was published again since its stream had lost it: the sequence that it had there."""
 REDRIVE_COUNT = "X-Redrive-Count"
 """On what was redriven: how often that was done by now. It goes on with a letter's event."""
+EVENT_PLACE = "X-Event-Place"
+"""On what was redriven: where its event lies as it was written, ``SEA_EVENTS:17``. It stays through
+any number of letters and redrives."""
+MENDED_FROM = "X-Mended-From"
+"""On what was redriven with another payload or other headers: ``sha256:`` and the hash of the
+payload as it was written. It stays likewise."""
 
 DLQ_PREFIX = "X-Dlq-"
 DLQ_STREAM = "X-Dlq-Stream"

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from datetime import timedelta
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from seaway.config import RESTORE_FOR, Settings
 from seaway.contracts import Broker, DiscardedLetter, LogEntry, Run, Store
@@ -16,9 +16,13 @@ from seaway.mending import changes, discarding
 from seaway.mending.discarding import Discarded, Keeping, Restored
 from seaway.mending.past import PastRun, past_run
 from seaway.mending.redriving import RedriveRun
-from seaway.mending.runs import KIND, Plan
+from seaway.mending.runs import KIND, Plan, Transform
 from seaway.naming import OPERATOR, dlq_stream
 from seaway.process import operator
+
+if TYPE_CHECKING:
+    from seaway.mending.previewing import Preview
+    from seaway.mending.transforming import Mended
 
 OpenDatabase: TypeAlias = Callable[[], Awaitable[Store]]
 """Gives the application's own database, verified; the same one every time."""
@@ -138,6 +142,30 @@ class Mending(DeadLetters):
         """Who did what to letters, when and why, the newest first; ``name``: to this letter or
         event. Asks the database alone."""
         return await changes.changes(await self.database(), name, limit=limit)
+
+    # ------------------------------------------------------------------ transforming
+
+    def mended(
+        self, letters: Sequence[Letter], transform: Transform | None
+    ) -> AsyncGenerator[Mended]:
+        """What ``transform`` makes of each letter's event, in this order; nothing is sent.
+
+        One whose event cannot be had stays, with the reason, and holds up no other;
+        ``TransientError`` ends it. Close it where you leave it early.
+        """
+        from seaway.mending.previewing import mended_all
+
+        return mended_all(self, letters, transform)
+
+    async def preview(self, letters: Sequence[Letter], transform: Transform) -> Preview:
+        """The same grouped: by what changes, or why letters stay, with one sample of each."""
+        from seaway.mending.previewing import Preview
+
+        found = Preview()
+        async with aclosing(self.mended(letters, transform)) as each:
+            async for one in each:
+                found.take(one)
+        return found
 
     # ------------------------------------------------------------------ runs of redrives
 
