@@ -11,7 +11,8 @@ One delivery's life, and the module that has it meanwhile::
                └── what comes again meets the inbox, and what that knows of it (``standing``)
 
 ``options`` and ``handlers`` say what is declared; ``wiring`` finds out what a handler asks for,
-``dependencies`` makes that once a delivery, ``middleware`` stands around. ``outcomes`` decides what
+``dependencies`` makes that once a delivery, ``middleware`` stands around. ``trials`` runs an event
+through all that without a delivery. ``outcomes`` decides what
 follows where a handler fails, ``state`` is what the others share.
 
 Authoritative: the durable on the server for what is pending, the inbox for what has taken effect.
@@ -27,9 +28,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, TypeVar, Unpack, cast
 
 from seaway.consumer.blocking import LostThreads, lookout
@@ -43,6 +45,7 @@ from seaway.consumer.options import ConsumerOptions, whole
 from seaway.consumer.pulling import Puller, described
 from seaway.consumer.settling import Settler
 from seaway.consumer.state import HORIZON, Pace, Setup, State
+from seaway.consumer.trials import Trials
 from seaway.consumer.wiring import Overrides
 from seaway.consumer.working import Workers
 from seaway.contracts import Broker, DeadLetterSink, InboxStore, Notes, OutboxWriter, Store
@@ -57,6 +60,8 @@ __all__ = ["Consumer", "ConsumerOptions", "Delivery", "Depends"]
 
 E = TypeVar("E")
 
+_TRIAL = timedelta(minutes=1)
+"""How long a handler may run that is only tried, where nobody says."""
 _LEAVING_SECONDS = 1.0
 """How long a subscription has to be left, also where the grace is over by then."""
 
@@ -184,13 +189,41 @@ class Consumer:
         the durable does not exist at the start; one that is deleted later is waited for. Heals
         outages of server and database itself. Raises the first thing that no retry can mend.
         """
-        if not len(self._handlers):
-            raise ConfigError(f"consumer {self.durable} has no handlers")
         if self.parks and store is None:
             raise ConfigError(f"consumer {self.durable}: on_failure='park' needs a store")
         given = self._options
+        setup = self._setup(broker, store, outbox, dead_letters, telemetry, notes)
+        streams = [self.stream, redrive_stream(stream_context(self.stream))]
+        try:
+            async with AsyncExitStack() as stack:
+                if self.plain and threads is None:
+                    inbox = None if setup.store is None else cast(Store, store).for_threads()
+                    own = Threads(str(self.durable), inbox)
+                    threads = await stack.enter_async_context(own)
+                if self.plain and threads is not None:
+                    threads.patience = min(PATIENCE, given["deadline"] or PATIENCE)
+                    setup = replace(setup, threads=threads)
+                else:
+                    stack.enter_context(lookout(self._handlers, setup.durable, telemetry))
+                self._state = State(setup, stop)
+                await _run(self._state, streams)
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    def _setup(
+        self,
+        broker: Broker,
+        store: InboxStore | None,
+        outbox: OutboxWriter | None,
+        dead_letters: DeadLetterSink,
+        telemetry: Telemetry,
+        notes: Notes | None,
+    ) -> Setup:
+        if not len(self._handlers):
+            raise ConfigError(f"consumer {self.durable} has no handlers")
+        given = self._options
         retry = given["retry"]
-        setup = Setup(
+        return Setup(
             durable=str(self.durable),
             handlers=self._handlers,
             batch=given["batch"],
@@ -208,22 +241,46 @@ class Consumer:
             dead_letters=dead_letters,
             telemetry=telemetry,
         )
-        streams = [self.stream, redrive_stream(stream_context(self.stream))]
+
+    @asynccontextmanager
+    async def trials(
+        self,
+        broker: Broker,
+        *,
+        store: InboxStore,
+        outbox: OutboxWriter | None,
+        dead_letters: DeadLetterSink,
+        telemetry: Telemetry,
+        threads: Threads | None = None,
+        within: timedelta | None = None,
+        run: str | None = None,
+    ) -> AsyncIterator[Trials]:
+        """Events through this consumer's call path, without its durable (``trials``).
+
+        Rolled back each; with the name of a ``run`` committed instead, once in that run, in place
+        of what the inbox had of them. ``within``: how long a handler may run; default: its
+        deadline, else a minute. The rest as for ``run``. ``ConfigError`` for a consumer without a
+        database: nothing could be rolled back there.
+        """
+        if self.tx is None:
+            raise ConfigError(
+                f"consumer {self.durable} has no database (tx=None), so nothing it does can be "
+                "rolled back"
+            )
+        setup = self._setup(broker, store, outbox, dead_letters, telemetry, None)
+        within = within or self._options["deadline"] or _TRIAL
+        if threads is not None:
+            threads.patience = min(PATIENCE, within)
+        made = Trials(replace(setup, threads=threads, deadline=within), run=run)
+        watching = asyncio.create_task(made.caller.deadlines.watch(lambda: made.deadline))
         try:
             async with AsyncExitStack() as stack:
-                if self.plain and threads is None:
-                    inbox = None if setup.store is None else cast(Store, store).for_threads()
-                    own = Threads(str(self.durable), inbox)
-                    threads = await stack.enter_async_context(own)
-                if self.plain and threads is not None:
-                    threads.patience = min(PATIENCE, given["deadline"] or PATIENCE)
-                    setup = replace(setup, threads=threads)
-                else:
+                stack.push_async_callback(made.close)
+                if not self.plain:
                     stack.enter_context(lookout(self._handlers, setup.durable, telemetry))
-                self._state = State(setup, stop)
-                await _run(self._state, streams)
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
+                yield made
+        finally:
+            watching.cancel()
 
 
 async def _run(state: State, streams: Sequence[str]) -> None:

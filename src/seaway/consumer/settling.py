@@ -183,6 +183,7 @@ class Settler:
                 deliveries=item.deliveries,
                 took=timedelta(seconds=took),
                 error=said,
+                raised=error,
             )
         )
 

@@ -61,6 +61,17 @@ class InboxTransaction(Protocol):
         """They wait no more, and how often they were tried counts no more. Idempotent."""
         ...
 
+    async def unclaim(self, consumer: str, event_ids: Sequence[str]) -> int:
+        """Remove their inbox rows, so that they can be claimed anew; how many there were. Waits for
+        another transaction that has one of them in hand. Idempotent."""
+        ...
+
+    async def check(self) -> None:
+        """Raise what a commit would be refused for, as far as that can be told before: what a
+        session has not written yet is written, and on PostgreSQL deferred constraints are looked
+        at."""
+        ...
+
 
 class InboxStore(Protocol):
     """The consuming service's database."""

@@ -117,6 +117,23 @@ class Letter:
         return h.ordering_key(self.subject, self.stored.message.headers)
 
     @property
+    def event_place(self) -> tuple[str, int] | None:
+        """Where its event lies as it was written, also where this is the letter of a redrive;
+        ``None`` where nobody says. Never outside its context."""
+        events = events_stream(stream_context(self.stored.stream))
+        said = self.stored.message.headers.get(h.EVENT_PLACE, "")
+        stream, _, stream_seq = said.rpartition(":")
+        if stream == events and _NUMBER.fullmatch(stream_seq) and int(stream_seq):
+            return stream, int(stream_seq)
+        return self.place if self.stream == events and self.stream_seq > 0 else None
+
+    @property
+    def mended_from(self) -> str:
+        """Of a payload that was changed by a redrive: ``sha256:`` and the hash of the event's own;
+        empty where none was."""
+        return self.stored.message.headers.get(h.MENDED_FROM, "")[:_TOLD]
+
+    @property
     def redrives(self) -> int:
         """How often its event has been redriven by now; 0 where that cannot be read."""
         text = self.stored.message.headers.get(h.REDRIVE_COUNT, "")
@@ -269,6 +286,8 @@ def redriven(
         h.EVENT_ID: letter.event_id,
         h.REDRIVE_COUNT: str(letter.redrives + 1),
     }
+    if letter.event_place is not None:
+        headers[h.EVENT_PLACE] = "{}:{}".format(*letter.event_place)
     context = stream_context(letter.stored.stream)
     if to_all:
         stream, subject = events_stream(context), letter.subject

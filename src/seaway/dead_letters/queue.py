@@ -252,6 +252,16 @@ class DeadLetters:
         """
         return await self._redriving.event(letter)
 
+    async def to_send(self, letter: Letter) -> Message:
+        """What ``redrive`` would send. Raises as that does."""
+        return await self._redriving.to_send(letter)
+
+    async def as_written(self, letter: Letter) -> Message | None:
+        """The event as its writer wrote it, however often it was redriven and mended since;
+        ``None`` where its stream does not have it any more."""
+        found = await self._redriving.as_written(letter)
+        return None if found is None else found.message
+
     async def redrive(
         self, letter: Letter, *, payload: bytes | None = None, to: Target = "consumer"
     ) -> None:

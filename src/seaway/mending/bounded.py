@@ -35,7 +35,7 @@ class DoesNotEnd(SeawayError):
 
 
 class Bounded:
-    """Calls of ``function``, one at a time. ``close`` it. ``name``: that of its threads."""
+    """Calls of ``function``, one after the other. ``close`` it. ``name``: that of its threads."""
 
     def __init__(self, function: Callable[..., Any], within: timedelta, *, name: str) -> None:
         self._function = function
@@ -43,9 +43,15 @@ class Bounded:
         self._name = name
         self._hand: _Hand | None = None
         self._hanging: list[_Hand] = []
+        self._turn = asyncio.Lock()
 
     async def __call__(self, *given: Any) -> Any:
-        """What it returns or raises; ``DoesNotEnd`` with the line that it is at."""
+        """What it returns or raises; ``DoesNotEnd`` with the line that it is at. One that waits for
+        its turn does not wait in its own time."""
+        async with self._turn:
+            return await self._called(given)
+
+    async def _called(self, given: tuple[Any, ...]) -> Any:
         self._hanging = [hand for hand in self._hanging if hand.busy]
         if len(self._hanging) >= _MOST:
             raise DoesNotEnd(f"not called: {_MOST} calls before it have not come back")

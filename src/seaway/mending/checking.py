@@ -55,7 +55,7 @@ def checked_by(
 
 def as_redriven(letter: Letter, event: Message) -> Incoming:
     """``event`` as the failed consumer would be given it: sent again, for the first time."""
-    stream, message = redriven(letter, event, edition=event.payload, to_all=False)
+    stream, message = redriven(letter, event, edition=None, to_all=False)
     return Incoming(
         message=message,
         stream=stream,

@@ -21,8 +21,11 @@ from seaway.naming import OPERATOR, dlq_stream
 from seaway.process import operator
 
 if TYPE_CHECKING:
+    from seaway.mending.application import Application
+    from seaway.mending.letter_test import LetterTest
     from seaway.mending.previewing import Preview
     from seaway.mending.transforming import Mended
+    from seaway.mending.trying import TriedLetter
 
 OpenDatabase: TypeAlias = Callable[[], Awaitable[Store]]
 """Gives the application's own database, verified; the same one every time."""
@@ -34,6 +37,9 @@ class Mending(DeadLetters):
     ``opening``: gives the database in which is noted who did what, and in which discarded letters
     are kept for ``restore_for``.
     """
+
+    application: Application | None = None
+    """Whose handlers failed, where that is known: ``app.dead_letters`` has its own."""
 
     def __init__(
         self,
@@ -143,29 +149,28 @@ class Mending(DeadLetters):
         event. Asks the database alone."""
         return await changes.changes(await self.database(), name, limit=limit)
 
-    # ------------------------------------------------------------------ transforming
+    # ------------------------------------------------------------------ as a test
 
-    def mended(
-        self, letters: Sequence[Letter], transform: Transform | None
-    ) -> AsyncGenerator[Mended]:
-        """What ``transform`` makes of each letter's event, in this order; nothing is sent.
+    async def as_test(
+        self, letter: Letter, *, redact: Sequence[str] = (), app: str | None = None
+    ) -> LetterTest:
+        """A pytest that fails as ``letter`` did, and passes once its handler is right: its text is
+        ``source``, and ``notes`` say what is not in it. Changes nothing.
 
-        One whose event cannot be had stays, with the reason, and holds up no other;
-        ``TransientError`` ends it. Close it where you leave it early.
+        ``redact``: fields of the payload whose values are replaced by others of their type, as
+        dotted paths: ``customer.name``, ``items.*.iban``. ``app``: ``module:name`` of the
+        application; default: where an imported module has it. The database is asked what the inbox
+        says of the event, if it is at hand.
+
+        ``NotFound`` where the letter or its payload has gone; ``ConfigError`` for a letter with a
+        ``problem``, one that the application has no handler for, or a field that is not there.
         """
-        from seaway.mending.previewing import mended_all
+        from seaway.mending.testing_letters import Gathering, name_of  # Handlers and their classes.
 
-        return mended_all(self, letters, transform)
-
-    async def preview(self, letters: Sequence[Letter], transform: Transform) -> Preview:
-        """The same grouped: by what changes, or why letters stay, with one sample of each."""
-        from seaway.mending.previewing import Preview
-
-        found = Preview()
-        async with aclosing(self.mended(letters, transform)) as each:
-            async for one in each:
-                found.take(one)
-        return found
+        if self.application is None:
+            raise ConfigError("no application is known", hint="use app.dead_letters")
+        app = app or name_of(self.application)
+        return await Gathering(self, self.application, app, redact, self.database).made(letter)
 
     # ------------------------------------------------------------------ runs of redrives
 
@@ -192,3 +197,43 @@ class Mending(DeadLetters):
         """One of them, with what has become of its letters by now. ``NotFound`` where there is
         none of that id. Changes nothing."""
         return await past_run(await self.database(), run, self._broker, self)
+
+    # ------------------------------------------------------------------ changed by code
+
+    def mended(
+        self, letters: Sequence[Letter], transform: Transform | None
+    ) -> AsyncGenerator[Mended]:
+        """What ``transform`` makes of each letter's event, in this order; nothing is sent.
+
+        One whose event cannot be had stays, with the reason, and holds up no other;
+        ``TransientError`` ends it. Close it where you leave it early.
+        """
+        from seaway.mending.previewing import mended_all
+
+        return mended_all(self, letters, transform)
+
+    async def preview(self, letters: Sequence[Letter], transform: Transform) -> Preview:
+        """The same grouped: by what changes, or why letters stay, with one sample of each."""
+        from seaway.mending.previewing import Preview
+
+        found = Preview()
+        async with aclosing(self.mended(letters, transform)) as each:
+            async for one in each:
+                found.take(one)
+        return found
+
+    def tried(
+        self,
+        letters: Sequence[Letter],
+        app: Application,
+        *,
+        transform: Transform | None = None,
+        within: timedelta | None = None,
+    ) -> AsyncGenerator[TriedLetter]:
+        """Each letter's event, changed by ``transform``, through the handler of ``app`` that
+        failed, in a transaction that is rolled back: which would succeed now (``trying``). ``app``:
+        the application, connected. ``within``: how long a handler may run; ``None``: its deadline,
+        or a minute. Close it where you leave it early."""
+        from seaway.mending.trying import tried_all
+
+        return tried_all(self, letters, app, transform=transform, within=within)

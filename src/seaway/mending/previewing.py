@@ -179,7 +179,7 @@ async def _event(queue: DeadLetters, letter: Letter) -> Message | Refusal:
     if letter.problem:
         return Refusal(letter.problem)
     try:
-        return await queue.event(letter)
+        return await queue.to_send(letter)
     except TransientError:
         raise
     except SeawayError as error:

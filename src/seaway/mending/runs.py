@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from seaway.contracts import Message, RunItem
 from seaway.dead_letters import Letter, Selection
@@ -69,6 +69,16 @@ class Transform(Protocol):
         ...
 
     async def __call__(self, letter: Letter, event: Message) -> Changed: ...
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A transform that says what it did."""
+
+    def told(self, letters: Sequence[str]) -> Mapping[str, Any]:
+        """Of the letters of these ids, for the log: JSON without values of payloads. Forgotten by
+        that."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

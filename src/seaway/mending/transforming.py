@@ -15,11 +15,12 @@ is told of an error (``Stays.reason``) holds nothing of a payload; ``Stays.said`
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
@@ -35,7 +36,7 @@ from seaway.errors import ConfigError, DecodeError, InvalidName, Refuse, SeawayE
 from seaway.events import event_type_of
 from seaway.mending.bounded import Bounded, DoesNotEnd
 from seaway.mending.checking import Check
-from seaway.mending.differences import Difference, differences
+from seaway.mending.differences import Difference, differences, form_of
 from seaway.mending.runs import Refusal
 
 Function: TypeAlias = Callable[[Any, Mapping[str, str]], Any]
@@ -53,7 +54,8 @@ How: TypeAlias = Literal["refused", "raised", "hangs", "unusable", "invalid"]
 it gave what is no payload; ``invalid``: what it gave, the consumer could not read."""
 
 WITHIN = timedelta(seconds=10)
-_FIXED = (h.EVENT_ID, h.ORDERING_KEY)
+_FIXED = (h.EVENT_ID, h.ORDERING_KEY, h.EVENT_PLACE, h.MENDED_FROM)
+"""What a consumer knows an event by, what waits behind it, and where it came from."""
 _NOT_GIVEN = ("nats-", h.DLQ_PREFIX.lower())
 
 
@@ -101,6 +103,7 @@ class Transforming:
         self._home = str(getattr(function, "__module__", ""))
         self._check = check
         self._calls = Bounded(function, within, name=self.name)
+        self._told: dict[str, tuple[tuple[str, ...], str]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -119,7 +122,21 @@ class Transforming:
         if found.after is None:
             assert found.stays is not None
             return found.stays
+        if found.differences:
+            was = letter.mended_from or f"sha256:{hashlib.sha256(event.payload).hexdigest()}"
+            self._told[letter.id] = form_of(found.differences), was
         return found.after
+
+    def told(self, letters: Sequence[str]) -> Mapping[str, Any]:
+        """See ``runs.Telling``: which paths were changed in which letters, and the hash of what
+        the event's own payload was."""
+        alike: dict[tuple[str, ...], list[list[str]]] = {}
+        for one in letters:
+            if (known := self._told.pop(one, None)) is not None:
+                form, was = known
+                alike.setdefault(form, []).append([one, was])
+        mended = [{"changes": list(form), "letters": some} for form, some in alike.items()]
+        return {"mended": mended} if mended else {}
 
     async def mend(self, letter: Letter, event: Message) -> Mended:
         """The same, with what is different."""
@@ -317,6 +334,8 @@ def _headers(before: Mapping[str, str], given: Mapping[Any, Any]) -> dict[str, s
             raise _Stay("unusable", f"it gave {name}, which is not the event's to have")
         after[name] = value
     for name in _FIXED:
-        if after.get(name) != before.get(name):
-            raise _Stay("unusable", f"it changed {name}: an event's id and key stay")
+        if name in before and after.setdefault(name, before[name]) != before[name]:
+            raise _Stay("unusable", f"it changed {name}, which stays")
+        if name in after and name not in before:
+            raise _Stay("unusable", f"it gave {name}, which is not the event's to have")
     return after

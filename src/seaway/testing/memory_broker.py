@@ -38,7 +38,7 @@ from seaway.contracts import (
     Subscription,
     Unconfirmed,
 )
-from seaway.errors import BrokerUnavailable, InvalidName, NotFound
+from seaway.errors import BrokerUnavailable, ConfigError, InvalidName, NotFound
 from seaway.naming import OPERATOR, check_subject, covers, overlap
 from seaway.testing.memory_streams import (
     Delivered,
@@ -50,6 +50,7 @@ from seaway.testing.memory_streams import (
     utc_now,
 )
 
+_PAUSE_LOOK_SECONDS = 0.01
 _ADVISORY = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 
 
@@ -102,6 +103,24 @@ class MemoryBroker:
             yield pull
         finally:
             pull.leave()
+
+    def hand(self, stream: str, durable: str, message: Message, *, deliveries: int) -> int:
+        """Store ``message``, of any size, as one that ``durable`` has tried before: it comes as the
+        delivery of that number. Its sequence.
+
+        ``NotFound`` where the durable is not there, ``ConfigError`` where its filter does not take
+        the subject, or the stream does not take the message or holds it already.
+        """
+        found, consumer = self._find(stream, durable)
+        if not consumer.takes(message.subject):
+            raise ConfigError(f"{durable} on {stream} is not given {message.subject}")
+        stored = found.store(message)
+        if not isinstance(stored, Stored) or stored.duplicate:
+            why = "is there already" if isinstance(stored, Stored) else stored.description
+            raise ConfigError(f"{stream} does not take the message: {why}")
+        consumer.tried[stored.stream_seq] = deliveries - 1
+        self._tell()
+        return stored.stream_seq
 
     async def close(self) -> None:
         """Refuse everything from now on. Idempotent; the streams stay readable for the test."""
@@ -197,6 +216,8 @@ class _MemoryPull:
             if taken or self.gaps != gaps or loop.time() >= deadline:
                 return taken
             due = min((sent.due for sent in consumer.out.values()), default=deadline)
+            if consumer.paused:
+                due = loop.time() + _PAUSE_LOOK_SECONDS
             consumer.waiting += 1
             try:
                 with contextlib.suppress(TimeoutError):
@@ -209,7 +230,7 @@ class _MemoryPull:
         self, stream: MemoryStream, consumer: MemoryConsumer, limit: int, now: float
     ) -> Sequence[Incoming]:
         """What can be delivered now: what comes again first, then the new."""
-        if consumer.exclusive and consumer.pinned not in (None, self):
+        if consumer.paused or (consumer.exclusive and consumer.pinned not in (None, self)):
             return []
         stream.expire(utc_now())
         if consumer.exclusive and consumer.pinned is None:
@@ -234,11 +255,11 @@ class _MemoryPull:
         for seq in fresh[: max(0, room)]:
             consumer.cursor = seq + 1
             consumer.delivered_seq = seq
-            taken.append((seq, 1))
+            taken.append((seq, 1 + consumer.tried.pop(seq, 0)))
         left = len(fresh)
         delivered: list[Incoming] = []
         for seq, deliveries in taken:
-            left -= deliveries == 1
+            left -= seq not in consumer.out
             delivered.append(self._deliver(stream, consumer, seq, deliveries, now, left))
         return delivered
 
@@ -425,6 +446,27 @@ class MemoryAdmin:
         gone = found is not None and found.consumers.pop(durable, None) is not None
         self._broker._tell()
         return gone
+
+    async def reset_consumer(self, stream: str, durable: str, to: int | None = None) -> bool:
+        with contextlib.suppress(NotFound):
+            found, consumer = self._broker._find(stream, durable)
+            if to is None:
+                found.rewind(consumer)
+            else:
+                found.set_back(consumer, to)
+            self._broker._tell()
+            return True
+        return False
+
+    async def pause_consumer(self, stream: str, durable: str, until: datetime | None) -> bool:
+        with contextlib.suppress(NotFound):
+            _, consumer = self._broker._find(stream, durable)
+            consumer.config.pop("pause_until", None)
+            if until is not None and until > utc_now():
+                consumer.config["pause_until"] = h.format_time(until)
+            self._broker._tell()
+            return True
+        return False
 
     # ------------------------------------------------------------------ messages
 

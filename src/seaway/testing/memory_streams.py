@@ -87,6 +87,8 @@ class MemoryConsumer:
     consumer_seq: int = 0
     waiting: int = 0
     out: dict[int, Delivered] = field(default_factory=dict)
+    tried: dict[int, int] = field(default_factory=dict)
+    """How often it has had what it has not looked at yet (``MemoryBroker.hand``)."""
     pinned: object = None
     """Of an exclusive durable: who is given its messages."""
     pinned_at: datetime | None = None
@@ -97,6 +99,12 @@ class MemoryConsumer:
     def exclusive(self) -> bool:
         """Whether one subscription at a time is given messages."""
         return bool(self.config.get("priority_policy") == "pinned_client")
+
+    @property
+    def paused(self) -> bool:
+        """Whether it gives nothing out now."""
+        until = self.config.get("pause_until")
+        return until is not None and h.parse_time(until) > utc_now()
 
     def takes(self, subject: str) -> bool:
         """Whether its filters let this subject through."""
@@ -315,6 +323,7 @@ class MemoryStream:
             "num_redelivered": again,
             "num_waiting": consumer.waiting,
             "num_pending": len(self.pending(consumer)),
+            "paused": consumer.paused,
             "ts": h.format_time(utc_now()),
             **groups,
         }

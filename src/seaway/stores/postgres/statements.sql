@@ -155,6 +155,12 @@ ON CONFLICT (consumer, event_id) DO UPDATE SET tries = u.tries + 1,
     noted_at = CASE WHEN u.state = 'trying' THEN excluded.noted_at ELSE u.noted_at END
 RETURNING event_id, tries
 
+-- name: unclaim
+DELETE FROM seaway_inbox WHERE consumer = :consumer AND event_id = ANY (CAST(:event_ids AS text[]))
+
+-- name: check_deferred
+SET CONSTRAINTS ALL IMMEDIATE
+
 -- name: claimed
 SELECT event_id FROM seaway_inbox WHERE consumer = :consumer AND event_id = ANY (CAST(:event_ids AS text[]))
 
@@ -439,9 +445,6 @@ DELETE FROM seaway_discarded WHERE (letter, stored_at) IN (
 
 -- name: overdue_discarded
 SELECT count(*) FROM seaway_discarded WHERE kept_until <= clock_timestamp()
-
--- name: unclaim
-DELETE FROM seaway_inbox WHERE consumer = :consumer AND event_id = ANY (:event_ids::text[])
 
 -- ------------------------------------------------------------ what is compared
 

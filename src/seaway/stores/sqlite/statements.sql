@@ -235,6 +235,10 @@ ON CONFLICT (consumer, event_id) DO UPDATE SET tries = tries + 1,
     noted_at = CASE WHEN state = 'trying' THEN excluded.noted_at ELSE noted_at END
 RETURNING event_id, tries
 
+-- name: unclaim
+DELETE FROM seaway_inbox
+WHERE consumer = :consumer AND event_id IN (SELECT value FROM json_each(:event_ids))
+
 -- name: claimed
 SELECT event_id FROM seaway_inbox
 WHERE consumer = :consumer AND event_id IN (SELECT value FROM json_each(:event_ids))
@@ -528,10 +532,6 @@ DELETE FROM seaway_discarded WHERE (letter, stored_at) IN (
 
 -- name: overdue_discarded
 SELECT count(*) FROM seaway_discarded WHERE kept_until <= :now
-
--- name: unclaim
-DELETE FROM seaway_inbox
-WHERE consumer = :consumer AND event_id IN (SELECT value FROM json_each(:event_ids))
 
 -- ------------------------------------------------------------ what is compared
 
