@@ -105,13 +105,13 @@ async def redrive(
             count = len(await queue.list(plan.selection, payloads=False))
             if count > 1:
                 raise ConfigError(f"--payload is for one letter, and {count} are selected")
-        run = await _run(queue, plan, dry_run)
+        run, not_noted = await _run(queue, plan)
         waiting = await queue.waiting() if plan.to == "consumer" else ()
         behind = Counter((one.consumer, one.key) for one in waiting)
         if dry_run:
             await _forecast(run, behind, as_json)
             return
-        await _redrive(run, behind, as_json)
+        await _redrive(run, behind, as_json, not_noted)
     if run.state != "done" or run.counts["stays"] or run.counts["gone"]:
         raise typer.Exit(1)
 
@@ -142,32 +142,39 @@ def _payload(path: Path | None) -> bytes | None:
         raise ConfigError(f"--payload {path}: {error.strerror}") from error
 
 
-async def _run(queue: Mending, plan: Plan, dry_run: bool) -> RedriveRun:
-    """Noted in the database, if that is at hand. Where outcomes are waited for, it must be."""
+async def _run(queue: Mending, plan: Plan) -> tuple[RedriveRun, str]:
+    """Noted in the database, if that is at hand; else why not. Where outcomes are waited for, it
+    must be."""
     try:
-        return await queue.run(plan)
+        return await queue.run(plan), ""
     except SeawayError as error:
         if plan.watched:
             raise
-        if not dry_run:
-            printing.note(
-                f"Not noted in the database: {printable(str(error))}. Killed in the middle, what "
-                "was sent is recognized within the stream's duplicate window only."
-            )
-    return await queue.run(plan, noted=False)
+        why = (
+            f"Not noted in the database: {printable(str(error))}. Killed in the middle, what was "
+            "sent is recognized within the stream's duplicate window only."
+        )
+        return await queue.run(plan, noted=False), why
 
 
-async def _redrive(run: RedriveRun, behind: Counter[tuple[str, str]], as_json: bool) -> None:
-    done = Redriven(behind, as_json)
+async def _redrive(
+    run: RedriveRun, behind: Counter[tuple[str, str]], as_json: bool, not_noted: str
+) -> None:
+    done, ended = Redriven(behind, as_json), False
     try:
         with printing.pace("redriving", lambda: run.doing) as show:
             async with aclosing(run.outcomes()) as outcomes:
                 async for one in outcomes:
+                    if not_noted:
+                        printing.note(not_noted)
+                        not_noted = ""
                     done.take(one)
                     show(run.counts["sent"] + run.counts["stays"] + run.counts["gone"], run.total)
+        ended = True
     finally:
-        with session.unread():
-            done.report(run)
+        if ended or run.counts:
+            with session.unread():
+                done.report(run)
 
 
 async def _forecast(run: RedriveRun, behind: Counter[tuple[str, str]], as_json: bool) -> None:
