@@ -28,7 +28,8 @@ from seaway.naming import Durable
 from seaway.outbox import Outbox
 from seaway.telemetry import Delivered, Signal, Telemetry
 from seaway.testing.memory_broker import MemoryAdmin, MemoryBroker, _MemoryPull
-from seaway.testing.memory_store import MemoryStore, MemoryThreads
+from seaway.testing.memory_inbox import MemoryThreads
+from seaway.testing.memory_store import MemoryStore
 from seaway.testing.memory_streams import MemoryConsumer
 
 DURABLE = "case_mgmt__from_memo"

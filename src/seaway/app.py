@@ -208,7 +208,9 @@ class Seaway(Connected):
     @property
     def dead_letters(self) -> Mending:
         """The dead letter queues of the settings' contexts; where there are none, every one."""
-        return Mending.configured(self.broker, self.settings, self.open_store)
+        found = Mending.configured(self.broker, self.settings, self.open_store)
+        found.application = self
+        return found
 
     def declared(self, consumer: str) -> Consumer:
         """The consumer of that durable, by its name; ``ConfigError`` names those that there are."""

@@ -31,7 +31,7 @@ from seaway.naming import ADVISORY_STREAM, Durable
 from seaway.relay import Relay
 from seaway.stores import open_store
 from seaway.telemetry import Telemetry
-from seaway.testing.conformance.store import add, fail
+from seaway.testing.conformance.outbox import add, fail
 from seaway.topology import rights
 from seaway.upkeep import Presence
 from servers import OLDER, binary

@@ -25,7 +25,7 @@ from seaway.stores import open_store
 from seaway.stores.postgres import PostgresStore
 from seaway.stores.postgres.lease import PostgresLease
 from seaway.telemetry import Healed, NotHealed, Parked, RelayPaused, Signal, Telemetry
-from seaway.testing.conformance.store import add
+from seaway.testing.conformance.outbox import add
 from shell import busy
 
 pytestmark = pytest.mark.server

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Self
 
 from seaway.config import Settings
@@ -21,6 +21,7 @@ from seaway.contracts import (
     DeadLetterReason,
     Incoming,
     Message,
+    StoredMessage,
 )
 from seaway.dead_letters import letter as form
 from seaway.dead_letters.letter import Letter, Selection
@@ -30,6 +31,7 @@ from seaway.dead_letters.writing import queue_of
 from seaway.errors import (
     ConfigError,
     NotFound,
+    NotPermitted,
     SeawayError,
     TransientError,
 )
@@ -72,9 +74,30 @@ class DeadLetters:
         """Return when the queue has acknowledged the letter: its sequence there.
 
         ``TransientError`` otherwise: leave the message where it is. Idempotent within the queue's
-        duplicate window.
+        duplicate window. A redrive that its stream has lost, while the letter that it was made of
+        is there again, is that letter.
         """
+        if incoming.stream == redrive_stream(stream_context(incoming.stream)):
+            with suppress(NotPermitted):  # Then there may be two.
+                if there := await self._came_back(incoming):
+                    return there
         return await Sender(self._broker).store(incoming, reason=reason, error=error)
+
+    async def store_again(
+        self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException
+    ) -> int:
+        """The same for a letter that its queue has lost, though it may still remember its id."""
+        return await Sender(self._broker).store(incoming, reason=reason, error=error, lost=True)
+
+    async def _came_back(self, incoming: Incoming) -> int | None:
+        """The place of the letter of a redrive that is gone, though nobody has acknowledged it."""
+        found = await self._broker.admin.get(*incoming.place)
+        if found is not None and found.event_id == incoming.event_id:
+            return None
+        context = stream_context(incoming.stream)
+        letters = await self.of_consumer(context, incoming.consumer)
+        places = [one.stored.stream_seq for one in letters if one.event_id == incoming.event_id]
+        return max(places, default=None)
 
     async def has_letter(self, incoming: Incoming) -> bool:
         """Whether its consumer has a letter of this message. Reads headers only, of the letters of
@@ -98,15 +121,19 @@ class DeadLetters:
         async with aclosing(self._selected(queue, subjects, wanted, payloads=False)) as letters:
             return [letter async for letter in letters]
 
-    async def redriven(self, context: str, consumer: str) -> set[str]:
-        """The ids of the events that are on their way to ``consumer`` as redrives."""
+    async def redrives(self, context: str, consumer: str) -> Sequence[StoredMessage]:
+        """What is on its way to ``consumer`` as redrives; without payloads."""
         stored = self._broker.admin.read(
             redrive_stream(context),
             filter_subjects=[redrive_filter(context, consumer)],
             headers_only=True,
             reader=self.reader,
         )
-        return {one.event_id async for one in stored}
+        return [one async for one in stored]
+
+    async def redriven(self, context: str, consumer: str) -> set[str]:
+        """The ids of their events."""
+        return {one.event_id for one in await self.redrives(context, consumer)}
 
     async def redriven_letters(self, context: str, after: int = 0) -> AsyncGenerator[Letter]:
         """The letters of redrives in a context's queue, ``bare``, behind a place in it."""

@@ -38,9 +38,17 @@ class Sender:
         self._broker = broker
 
     async def store(
-        self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
+        self,
+        incoming: Incoming,
+        *,
+        reason: DeadLetterReason,
+        error: BaseException | None,
+        lost: bool = False,
     ) -> int:
-        """The letter for a message, as much of it as its queue has room for: its sequence there."""
+        """The letter for a message, as much of it as its queue has room for: its sequence there.
+
+        ``lost``: also where its queue still remembers one that is not there any more.
+        """
         queue, _ = queue_of(incoming)
         info = await self._broker.admin.server_info()
         room, failed_at = info.max_payload_bytes, datetime.now(UTC)
@@ -49,7 +57,7 @@ class Sender:
             letter = written(room=room)
             if {PAYLOAD, HEADERS} & letter.headers.keys() and not await self._keeps(incoming):
                 letter = written(room=room, kept=False)
-            outcome = await self.send(queue, letter)
+            outcome = await self.send(queue, letter, lost=lost)
             if isinstance(outcome, Stored):
                 return outcome.stream_seq
             smaller = await self._room_of(queue, outcome)
@@ -68,18 +76,21 @@ class Sender:
         info = await self._broker.admin.stream(incoming.stream)
         return info is not None and info.retention == "limits"
 
-    async def send(self, stream: str, message: Message) -> PublishOutcome:
+    async def send(self, stream: str, message: Message, *, lost: bool = False) -> PublishOutcome:
         """What became of one message. See ``send_all``."""
-        [outcome] = await self.send_all(stream, [message])
+        [outcome] = await self.send_all(stream, [message], lost=lost)
         return outcome
 
-    async def send_all(self, stream: str, messages: Sequence[Message]) -> list[PublishOutcome]:
+    async def send_all(
+        self, stream: str, messages: Sequence[Message], *, lost: bool = False
+    ) -> list[PublishOutcome]:
         """What became of each. Those of one key are stored in the order given; one that can never
         be stored, or was there, holds up none of them. ``Held``: not sent, since the stream took
         nothing more.
 
         An id can be foreseen: what somebody else stored under it must not stand for a message. Then
         that goes under the next of its ids, the same ones whoever sends it: so it is stored once.
+        ``lost``: nor does one that was stored under its id and is not there any more.
         """
         outcomes: list[PublishOutcome] = [Held()] * len(messages)
         left = list(range(len(messages)))
@@ -91,7 +102,7 @@ class Sender:
                 if isinstance(outcome, Held):
                     held.append(place)
                 elif isinstance(outcome, Stored) and outcome.duplicate:
-                    outcomes[place] = await self._own(stream, messages[place], outcome)
+                    outcomes[place] = await self._own(stream, messages[place], outcome, lost)
                 else:
                     outcomes[place] = outcome
             if len(held) == len(left) or any(map(_comes_to_nothing, found)):
@@ -99,7 +110,9 @@ class Sender:
             left = held
         return outcomes
 
-    async def _own(self, stream: str, message: Message, outcome: PublishOutcome) -> PublishOutcome:
+    async def _own(
+        self, stream: str, message: Message, outcome: PublishOutcome, lost: bool
+    ) -> PublishOutcome:
         """What became of a message of whose id the stream says that it is a duplicate."""
         first = message.headers.get(h.MSG_ID)  # Without one, nothing is a duplicate.
         for number in range(2, _IDS + 2):
@@ -109,7 +122,7 @@ class Sender:
                 found = await self._broker.admin.get(stream, outcome.stream_seq)
             except SeawayError:
                 return outcome
-            if found is None or _is_same(found.message, message):
+            if _is_same(found.message, message) if found else not lost:
                 return outcome
             if number > _IDS:
                 break

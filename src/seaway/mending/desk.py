@@ -10,20 +10,23 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from seaway.config import RESTORE_FOR, Settings
 from seaway.contracts import Broker, DiscardedLetter, LogEntry, Run, Store
+from seaway.contracts.history import HistoryStore
 from seaway.dead_letters import DeadLetters, Letter
 from seaway.errors import ConfigError, NotFound
 from seaway.mending import changes, discarding
 from seaway.mending.discarding import Discarded, Keeping, Restored
+from seaway.mending.letter_test import LetterTest
 from seaway.mending.past import PastRun, past_run
 from seaway.mending.redriving import RedriveRun
 from seaway.mending.runs import KIND, Plan, Transform
+from seaway.mending.testing_letters import Application, Gathering, name_of
 from seaway.naming import OPERATOR, dlq_stream
 from seaway.process import operator
 
 if TYPE_CHECKING:
     from seaway.mending.previewing import Preview
     from seaway.mending.transforming import Mended
-    from seaway.mending.trying import Application, TriedLetter
+    from seaway.mending.trying import Handling, TriedLetter
 
 OpenDatabase: TypeAlias = Callable[[], Awaitable[Store]]
 """Gives the application's own database, verified; the same one every time."""
@@ -35,6 +38,9 @@ class Mending(DeadLetters):
     ``opening``: gives the database in which is noted who did what, and in which discarded letters
     are kept for ``restore_for``.
     """
+
+    application: Application | None = None
+    """Whose handlers failed, where that is known: ``app.dead_letters`` has its own."""
 
     def __init__(
         self,
@@ -197,7 +203,7 @@ class Mending(DeadLetters):
     def tried(
         self,
         letters: Sequence[Letter],
-        app: Application,
+        app: Handling,
         *,
         transform: Transform | None = None,
         within: timedelta | None = None,
@@ -209,3 +215,29 @@ class Mending(DeadLetters):
         from seaway.mending.trying import tried_all
 
         return tried_all(self, letters, app, transform=transform, within=within)
+
+    # ------------------------------------------------------------------ as a test
+
+    async def as_test(
+        self,
+        letter: Letter,
+        *,
+        redact: Sequence[str] = (),
+        app: str | None = None,
+        history: HistoryStore | None = None,
+    ) -> LetterTest:
+        """A pytest that fails as ``letter`` did, and passes once its handler is right: its text is
+        ``source``, and ``notes`` say what is not in it. Changes nothing.
+
+        ``redact``: fields of the payload whose values are replaced by others of their type, as
+        dotted paths: ``customer.name``, ``items.*.iban``. ``app``: ``module:name`` of the
+        application; default: where an imported module has it. ``history``: the database (``await
+        app.open_store()``), for what the inbox says of the event.
+
+        ``NotFound`` where the letter or its payload has gone; ``ConfigError`` for a letter with a
+        ``problem``, one that the application has no handler for, or a field that is not there.
+        """
+        if self.application is None:
+            raise ConfigError("no application is known", hint="use app.dead_letters")
+        app = app or name_of(self.application)
+        return await Gathering(self, self.application, app, redact, history).made(letter)

@@ -36,7 +36,7 @@ again at once; ``fails``: after as many deliveries as it has. ``ignored``: no ha
 tried here. ``stays``: a transform left it, or it has left its stream."""
 
 
-class Application(Protocol):
+class Handling(Protocol):
     """Whose handlers are tried; a connected ``Seaway``."""
 
     @property
@@ -123,7 +123,7 @@ class Outcomes:
 async def tried_all(
     queue: DeadLetters,
     letters: Sequence[Letter],
-    app: Application,
+    app: Handling,
     *,
     transform: Transform | None = None,
     within: timedelta | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from seaway.cli.dlq import discarding, listing, redriving
+from seaway.cli.dlq import discarding, listing, redriving, testing
 
 app = typer.Typer(help="Dead letters: list, show, redrive, discard.", no_args_is_help=True)
 
@@ -13,5 +13,6 @@ app.command()(listing.show)
 app.command()(redriving.redrive)
 app.command()(redriving.runs)
 app.command()(discarding.discard)
+app.command("test")(testing.as_test)
 app.command()(discarding.restore)
 app.command()(discarding.log)
