@@ -19,12 +19,12 @@ from seaway.mending.letter_test import LetterTest
 from seaway.mending.past import PastRun, past_run
 from seaway.mending.redriving import RedriveRun
 from seaway.mending.runs import KIND, Plan, Transform
-from seaway.mending.testing_letters import Application, Gathering, name_of
 from seaway.naming import OPERATOR, dlq_stream
 from seaway.process import operator
 
 if TYPE_CHECKING:
     from seaway.mending.previewing import Preview
+    from seaway.mending.testing_letters import Application
     from seaway.mending.transforming import Mended
     from seaway.mending.trying import Handling, TriedLetter
 
@@ -150,32 +150,6 @@ class Mending(DeadLetters):
         event. Asks the database alone."""
         return await changes.changes(await self.database(), name, limit=limit)
 
-    # ------------------------------------------------------------------ runs of redrives
-
-    async def run(self, plan: Plan, *, noted: bool = True) -> RedriveRun:
-        """A run of redrives, which goes on where the same plan was stopped.
-
-            run = await app.dead_letters.run(Plan(selection=..., canary=10))
-            async with aclosing(run.outcomes()) as outcomes:
-                async for one in outcomes:
-                    print(one.id, one.became, one.detail)
-            print(run.state, run.why)
-
-        ``noted``: in the database, whose inbox says what became of letters; raises what
-        ``database`` does. Else it cannot wait for that, nor be gone on with.
-        """
-        store = await self.database() if noted else None
-        return RedriveRun(self._broker, self, plan, store)
-
-    async def runs(self, *, limit: int = 20) -> Sequence[Run]:
-        """Runs of redrives, the newest first. Asks the database alone."""
-        return await (await self.database()).runs(KIND, limit=limit)
-
-    async def past_run(self, run: str) -> PastRun:
-        """One of them, with what has become of its letters by now. ``NotFound`` where there is
-        none of that id. Changes nothing."""
-        return await past_run(await self.database(), run, self._broker, self)
-
     # ------------------------------------------------------------------ changed by code
 
     def mended(
@@ -237,7 +211,36 @@ class Mending(DeadLetters):
         ``NotFound`` where the letter or its payload has gone; ``ConfigError`` for a letter with a
         ``problem``, one that the application has no handler for, or a field that is not there.
         """
+        # Consumers come with it, which no other command here waits for.
+        from seaway.mending.testing_letters import Gathering, name_of
+
         if self.application is None:
             raise ConfigError("no application is known", hint="use app.dead_letters")
         app = app or name_of(self.application)
         return await Gathering(self, self.application, app, redact, history).made(letter)
+
+    # ------------------------------------------------------------------ runs of redrives
+
+    async def run(self, plan: Plan, *, noted: bool = True) -> RedriveRun:
+        """A run of redrives, which goes on where the same plan was stopped.
+
+            run = await app.dead_letters.run(Plan(selection=..., canary=10))
+            async with aclosing(run.outcomes()) as outcomes:
+                async for one in outcomes:
+                    print(one.id, one.became, one.detail)
+            print(run.state, run.why)
+
+        ``noted``: in the database, whose inbox says what became of letters; raises what
+        ``database`` does. Else it cannot wait for that, nor be gone on with.
+        """
+        store = await self.database() if noted else None
+        return RedriveRun(self._broker, self, plan, store)
+
+    async def runs(self, *, limit: int = 20) -> Sequence[Run]:
+        """Runs of redrives, the newest first. Asks the database alone."""
+        return await (await self.database()).runs(KIND, limit=limit)
+
+    async def past_run(self, run: str) -> PastRun:
+        """One of them, with what has become of its letters by now. ``NotFound`` where there is
+        none of that id. Changes nothing."""
+        return await past_run(await self.database(), run, self._broker, self)
