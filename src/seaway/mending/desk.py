@@ -23,10 +23,10 @@ from seaway.naming import OPERATOR, dlq_stream
 from seaway.process import operator
 
 if TYPE_CHECKING:
+    from seaway.mending.application import Application
     from seaway.mending.previewing import Preview
-    from seaway.mending.testing_letters import Application
     from seaway.mending.transforming import Mended
-    from seaway.mending.trying import Handling, TriedLetter
+    from seaway.mending.trying import TriedLetter
 
 OpenDatabase: TypeAlias = Callable[[], Awaitable[Store]]
 """Gives the application's own database, verified; the same one every time."""
@@ -177,7 +177,7 @@ class Mending(DeadLetters):
     def tried(
         self,
         letters: Sequence[Letter],
-        app: Handling,
+        app: Application,
         *,
         transform: Transform | None = None,
         within: timedelta | None = None,

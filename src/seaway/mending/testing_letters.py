@@ -11,11 +11,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import TypeAdapter
 
-from seaway.config import Settings
 from seaway.consumer import Consumer
 from seaway.contracts import Message
 from seaway.contracts.history import HistoryStore
@@ -24,6 +23,7 @@ from seaway.dead_letters import DeadLetters, Letter
 from seaway.errors import ConfigError, DecodeError, NotFound, SeawayError
 from seaway.events import EventType
 from seaway.headers import format_time
+from seaway.mending.application import Application
 from seaway.mending.letter_test import Given, LetterTest, Runs, json_of, written
 from seaway.mending.redacting import Check, Redacted, named, redact
 from seaway.naming import stream_context
@@ -35,15 +35,6 @@ DJANGO = "seaway.django.project:discovered"
 _FRAME = re.compile(r'^[ |]*File "([^"\n]+)", line (\d+), in (.+)$', re.MULTILINE)
 _NAMED = 5
 """How many letters a sentence names."""
-
-
-class Application(Protocol):
-    """What is asked of a ``Seaway``."""
-
-    @property
-    def settings(self) -> Settings: ...
-    @property
-    def consumers(self) -> Mapping[str, Consumer]: ...
 
 
 @dataclass

@@ -9,18 +9,18 @@ request) happens, and ``Delivery.tried`` tells it so. One that cannot be tried h
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from seaway import logs
 from seaway.consumer import Consumer
 from seaway.consumer.trials import Trials, Tried
-from seaway.contracts import Store
 from seaway.dead_letters import DeadLetters, Letter
 from seaway.errors import ConfigError
+from seaway.mending.application import Application
 from seaway.mending.checking import as_redriven
 from seaway.mending.previewing import MOST, mended_all
 from seaway.mending.runs import Transform
@@ -34,19 +34,6 @@ effects are there, and a redrive does nothing. ``poison``, ``undecodable``: it w
 again at once; ``fails``: after as many deliveries as it has. ``ignored``: no handler takes it.
 ``waits``: an earlier event of its key has to be handled first. ``untried``: its consumer cannot be
 tried here. ``stays``: a transform left it, or it has left its stream."""
-
-
-class Handling(Protocol):
-    """Whose handlers are tried; a connected ``Seaway``."""
-
-    @property
-    def consumers(self) -> Mapping[str, Consumer]: ...
-
-    def trials(
-        self, consumer: str, *, within: timedelta | None = None
-    ) -> AbstractAsyncContextManager[Trials]: ...
-
-    async def open_store(self) -> Store: ...
 
 
 _IDS = 5
@@ -123,7 +110,7 @@ class Outcomes:
 async def tried_all(
     queue: DeadLetters,
     letters: Sequence[Letter],
-    app: Handling,
+    app: Application,
     *,
     transform: Transform | None = None,
     within: timedelta | None = None,
