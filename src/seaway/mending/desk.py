@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from seaway.config import RESTORE_FOR, Settings
 from seaway.contracts import Broker, DiscardedLetter, LogEntry, Run, Store
-from seaway.contracts.history import HistoryStore
 from seaway.dead_letters import DeadLetters, Letter
 from seaway.errors import ConfigError, NotFound
 from seaway.mending import changes, discarding
 from seaway.mending.discarding import Discarded, Keeping, Restored
-from seaway.mending.letter_test import LetterTest
 from seaway.mending.past import PastRun, past_run
 from seaway.mending.redriving import RedriveRun
 from seaway.mending.runs import KIND, Plan, Transform
@@ -24,6 +22,7 @@ from seaway.process import operator
 
 if TYPE_CHECKING:
     from seaway.mending.application import Application
+    from seaway.mending.letter_test import LetterTest
     from seaway.mending.previewing import Preview
     from seaway.mending.transforming import Mended
     from seaway.mending.trying import TriedLetter
@@ -150,6 +149,55 @@ class Mending(DeadLetters):
         event. Asks the database alone."""
         return await changes.changes(await self.database(), name, limit=limit)
 
+    # ------------------------------------------------------------------ as a test
+
+    async def as_test(
+        self, letter: Letter, *, redact: Sequence[str] = (), app: str | None = None
+    ) -> LetterTest:
+        """A pytest that fails as ``letter`` did, and passes once its handler is right: its text is
+        ``source``, and ``notes`` say what is not in it. Changes nothing.
+
+        ``redact``: fields of the payload whose values are replaced by others of their type, as
+        dotted paths: ``customer.name``, ``items.*.iban``. ``app``: ``module:name`` of the
+        application; default: where an imported module has it. The database is asked what the inbox
+        says of the event, if it is at hand.
+
+        ``NotFound`` where the letter or its payload has gone; ``ConfigError`` for a letter with a
+        ``problem``, one that the application has no handler for, or a field that is not there.
+        """
+        from seaway.mending.testing_letters import Gathering, name_of  # Handlers and their classes.
+
+        if self.application is None:
+            raise ConfigError("no application is known", hint="use app.dead_letters")
+        app = app or name_of(self.application)
+        return await Gathering(self, self.application, app, redact, self.database).made(letter)
+
+    # ------------------------------------------------------------------ runs of redrives
+
+    async def run(self, plan: Plan, *, noted: bool = True) -> RedriveRun:
+        """A run of redrives, which goes on where the same plan was stopped.
+
+            run = await app.dead_letters.run(Plan(selection=..., canary=10))
+            async with aclosing(run.outcomes()) as outcomes:
+                async for one in outcomes:
+                    print(one.id, one.became, one.detail)
+            print(run.state, run.why)
+
+        ``noted``: in the database, whose inbox says what became of letters; raises what
+        ``database`` does. Else it cannot wait for that, nor be gone on with.
+        """
+        store = await self.database() if noted else None
+        return RedriveRun(self._broker, self, plan, store)
+
+    async def runs(self, *, limit: int = 20) -> Sequence[Run]:
+        """Runs of redrives, the newest first. Asks the database alone."""
+        return await (await self.database()).runs(KIND, limit=limit)
+
+    async def past_run(self, run: str) -> PastRun:
+        """One of them, with what has become of its letters by now. ``NotFound`` where there is
+        none of that id. Changes nothing."""
+        return await past_run(await self.database(), run, self._broker, self)
+
     # ------------------------------------------------------------------ changed by code
 
     def mended(
@@ -189,58 +237,3 @@ class Mending(DeadLetters):
         from seaway.mending.trying import tried_all
 
         return tried_all(self, letters, app, transform=transform, within=within)
-
-    # ------------------------------------------------------------------ as a test
-
-    async def as_test(
-        self,
-        letter: Letter,
-        *,
-        redact: Sequence[str] = (),
-        app: str | None = None,
-        history: HistoryStore | None = None,
-    ) -> LetterTest:
-        """A pytest that fails as ``letter`` did, and passes once its handler is right: its text is
-        ``source``, and ``notes`` say what is not in it. Changes nothing.
-
-        ``redact``: fields of the payload whose values are replaced by others of their type, as
-        dotted paths: ``customer.name``, ``items.*.iban``. ``app``: ``module:name`` of the
-        application; default: where an imported module has it. ``history``: the database (``await
-        app.open_store()``), for what the inbox says of the event.
-
-        ``NotFound`` where the letter or its payload has gone; ``ConfigError`` for a letter with a
-        ``problem``, one that the application has no handler for, or a field that is not there.
-        """
-        # Consumers come with it, which no other command here waits for.
-        from seaway.mending.testing_letters import Gathering, name_of
-
-        if self.application is None:
-            raise ConfigError("no application is known", hint="use app.dead_letters")
-        app = app or name_of(self.application)
-        return await Gathering(self, self.application, app, redact, history).made(letter)
-
-    # ------------------------------------------------------------------ runs of redrives
-
-    async def run(self, plan: Plan, *, noted: bool = True) -> RedriveRun:
-        """A run of redrives, which goes on where the same plan was stopped.
-
-            run = await app.dead_letters.run(Plan(selection=..., canary=10))
-            async with aclosing(run.outcomes()) as outcomes:
-                async for one in outcomes:
-                    print(one.id, one.became, one.detail)
-            print(run.state, run.why)
-
-        ``noted``: in the database, whose inbox says what became of letters; raises what
-        ``database`` does. Else it cannot wait for that, nor be gone on with.
-        """
-        store = await self.database() if noted else None
-        return RedriveRun(self._broker, self, plan, store)
-
-    async def runs(self, *, limit: int = 20) -> Sequence[Run]:
-        """Runs of redrives, the newest first. Asks the database alone."""
-        return await (await self.database()).runs(KIND, limit=limit)
-
-    async def past_run(self, run: str) -> PastRun:
-        """One of them, with what has become of its letters by now. ``NotFound`` where there is
-        none of that id. Changes nothing."""
-        return await past_run(await self.database(), run, self._broker, self)
