@@ -13,7 +13,7 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from seaway.cli import printing, session
-from seaway.cli.dlq import later, options
+from seaway.cli.dlq import later, mending, options
 from seaway.cli.dlq.telling import Redriven, print_forecast, print_run, print_runs
 from seaway.cli.printing import Json, print_json, printable
 from seaway.contracts import Broker
@@ -26,7 +26,7 @@ from seaway.mending.runs import KIND
 
 _HOW = frozenset(
     ("dry_run", "payload", "to", "transform", "rate", "canary", "max_failures", "wait", "by")
-) | {"as_json"}
+) | {"as_json", "application", "preview", "tried", "within", "no_check"}
 """Parameters that do not say which letters."""
 
 
@@ -75,6 +75,12 @@ async def redrive(
             help="How long to wait for the next outcome, with --canary or --max-failures.",
         ),
     ] = "5m",
+    transform: mending.TransformOption = None,
+    application: mending.Application = None,
+    preview: mending.PreviewOption = False,
+    tried: mending.TryOption = False,
+    within: mending.Within = mending.WITHIN,
+    no_check: mending.NoCheck = False,
     by: options.By = None,
     as_json: Json = False,
 ) -> None:
@@ -98,9 +104,24 @@ async def redrive(
     )
     if plan.selection == Selection() and not everything:
         raise ConfigError("nothing is selected", hint="give ids, a filter, or --all")
-    async with options.opened(ctx) as queue:
+    mending.refuse(transform, payload=payload is not None, preview=preview)
+    app = mending.application_of(ctx, application) if transform or tried else None
+    async with (
+        options.opened(ctx) as queue,
+        mending.transforming(transform, app, within=within, check=not no_check) as changing,
+    ):
+        plan = replace(plan, transform=changing)
         if at is not None:
             plan = replace(plan, at=await later.due(queue, at))
+        if tried or preview or (dry_run and changing):
+            letters = await options.chosen(queue, plan.selection, everything)
+            if tried:
+                well = await mending.trial(
+                    queue, letters, app, changing, within=within, as_json=as_json
+                )
+            else:
+                well = await mending.preview(queue, letters, changing, as_json=as_json)
+            raise typer.Exit(0 if well else 1)
         if plan.payload is not None:
             count = len(await queue.list(plan.selection, payloads=False))
             if count > 1:
