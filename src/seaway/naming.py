@@ -34,6 +34,9 @@ MAX_DELIVERIES_PREFIX = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 MSG_TERMINATED_PREFIX = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED"
 ADVISORY_SUBJECTS = (f"{MAX_DELIVERIES_PREFIX}.>", f"{MSG_TERMINATED_PREFIX}.>")
 
+OWN_RIGHTS = "$SYS.REQ.USER.INFO"
+"""Where a user asks what he himself may do; answered since nats-server 2.10."""
+
 MAX_NAME_BYTES = 255
 """Longest name of a stream or durable: the server's own bound."""
 

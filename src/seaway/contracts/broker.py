@@ -74,6 +74,8 @@ class Held:
 
 REWINDS_SINCE = (2, 14)
 """The release of nats-server that can give out again what is on its way."""
+PAUSES_SINCE = (2, 11)
+"""The release of nats-server that can pause a durable."""
 
 PublishOutcome: TypeAlias = Stored | Refused | Unconfirmed | Held
 
@@ -207,6 +209,18 @@ class BrokerAdmin(Protocol):
 
     async def update_consumer(self, stream: str, config: JSON) -> ConsumerInfo: ...
     async def delete_consumer(self, stream: str, durable: str) -> bool: ...
+    async def reset_consumer(self, stream: str, durable: str, to: int | None = None) -> bool:
+        """Have a durable give out again, whoever pulls it: all from the sequence ``to`` on, or what
+        was given out and not acknowledged; deliveries are counted from 1 again. False: there is no
+        such durable. ``CannotRewind`` from a server before 2.14, and for a ``to`` before the
+        message that the durable began with."""
+        ...
+
+    async def pause_consumer(self, stream: str, durable: str, until: datetime | None) -> bool:
+        """Have a durable give nothing out until then; ``None``, or a time that has passed: have it
+        go on now. What was given out can be settled. False: there is no such durable. For a
+        server of ``PAUSES_SINCE``; an older one does not answer."""
+        ...
 
     async def get(self, stream: str, stream_seq: int) -> StoredMessage | None: ...
     async def delete_message(self, stream: str, stream_seq: int) -> bool: ...

@@ -188,6 +188,22 @@ async def _has_effect(store: InboxStore, consumer: str, event_id: str) -> bool:
     return not new
 
 
+async def reasons_of(
+    store: InboxStore, consumer: str, rows: Collection[str]
+) -> dict[str, DeadLetterReason]:
+    """Of these rows, those that are about a message that was decided to become a letter, and why;
+    one row of an older Seaway says no reason, and counts as ``exhausted``."""
+    name, _ = letter_row(consumer, ("", 0), "")
+    left = await store.claimed(name, rows) if rows else set()
+    found: dict[str, DeadLetterReason] = {}
+    for reason in _REASONS:
+        if left:
+            some = await store.claimed(_noted(consumer, reason), left)
+            found |= dict.fromkeys(some, reason)
+            left -= some
+    return found | dict.fromkeys(left, "exhausted")
+
+
 async def note_stored(store: InboxStore, incoming: Incoming, letter: int, *, parks: bool) -> None:
     """The letter is stored, as number ``letter`` of its queue. Not before this may the message be
     acknowledged. Idempotent."""

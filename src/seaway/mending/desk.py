@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from seaway.config import RESTORE_FOR, Settings
 from seaway.contracts import Broker, DiscardedLetter, LogEntry, Run, Store
-from seaway.contracts.history import HistoryStore
 from seaway.dead_letters import DeadLetters, Letter, Selection
 from seaway.dead_letters.later import Scheduled, now_of
 from seaway.errors import ConfigError, NotFound
@@ -22,11 +21,12 @@ from seaway.mending.letter_test import LetterTest
 from seaway.mending.past import PastRun, past_run
 from seaway.mending.redriving import RedriveRun
 from seaway.mending.runs import KIND, Plan, Transform
-from seaway.mending.testing_letters import Gathering, name_of
 from seaway.naming import OPERATOR, dlq_stream, redrive_stream, stream_context
 from seaway.process import operator
 
 if TYPE_CHECKING:
+    from seaway.mending.application import Application
+    from seaway.mending.letter_test import LetterTest
     from seaway.mending.previewing import Preview
     from seaway.mending.transforming import Mended
     from seaway.mending.trying import TriedLetter
@@ -186,28 +186,25 @@ class Mending(DeadLetters):
     # ------------------------------------------------------------------ as a test
 
     async def as_test(
-        self,
-        letter: Letter,
-        *,
-        redact: Sequence[str] = (),
-        app: str | None = None,
-        history: HistoryStore | None = None,
+        self, letter: Letter, *, redact: Sequence[str] = (), app: str | None = None
     ) -> LetterTest:
         """A pytest that fails as ``letter`` did, and passes once its handler is right: its text is
         ``source``, and ``notes`` say what is not in it. Changes nothing.
 
         ``redact``: fields of the payload whose values are replaced by others of their type, as
         dotted paths: ``customer.name``, ``items.*.iban``. ``app``: ``module:name`` of the
-        application; default: where an imported module has it. ``history``: the database (``await
-        app.open_store()``), for what the inbox says of the event.
+        application; default: where an imported module has it. The database is asked what the inbox
+        says of the event, if it is at hand.
 
         ``NotFound`` where the letter or its payload has gone; ``ConfigError`` for a letter with a
         ``problem``, one that the application has no handler for, or a field that is not there.
         """
+        from seaway.mending.testing_letters import Gathering, name_of  # Handlers and their classes.
+
         if self.application is None:
             raise ConfigError("no application is known", hint="use app.dead_letters")
         app = app or name_of(self.application)
-        return await Gathering(self, self.application, app, redact, history).made(letter)
+        return await Gathering(self, self.application, app, redact, self.database).made(letter)
 
     # ------------------------------------------------------------------ runs of redrives
 

@@ -51,6 +51,7 @@ from seaway.testing.memory_streams import (
     utc_now,
 )
 
+_PAUSE_LOOK_SECONDS = 0.01
 _ADVISORY = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 
 
@@ -237,6 +238,8 @@ class _MemoryPull:
             if taken or self.gaps != gaps or loop.time() >= deadline:
                 return taken
             due = min((sent.due for sent in consumer.out.values()), default=deadline)
+            if consumer.paused:
+                due = loop.time() + _PAUSE_LOOK_SECONDS
             if stream.later:
                 left = (min(stream.later.values()) - utc_now()).total_seconds()
                 due = min(due, loop.time() + max(left, 0.001))
@@ -252,7 +255,7 @@ class _MemoryPull:
         self, stream: MemoryStream, consumer: MemoryConsumer, limit: int, now: float
     ) -> Sequence[Incoming]:
         """What can be delivered now: what comes again first, then the new."""
-        if consumer.exclusive and consumer.pinned not in (None, self):
+        if consumer.paused or (consumer.exclusive and consumer.pinned not in (None, self)):
             return []
         stream.expire(utc_now())
         stream.send(utc_now())
@@ -472,6 +475,27 @@ class MemoryAdmin:
         gone = found is not None and found.consumers.pop(durable, None) is not None
         self._broker._tell()
         return gone
+
+    async def reset_consumer(self, stream: str, durable: str, to: int | None = None) -> bool:
+        with contextlib.suppress(NotFound):
+            found, consumer = self._broker._find(stream, durable)
+            if to is None:
+                found.rewind(consumer)
+            else:
+                found.set_back(consumer, to)
+            self._broker._tell()
+            return True
+        return False
+
+    async def pause_consumer(self, stream: str, durable: str, until: datetime | None) -> bool:
+        with contextlib.suppress(NotFound):
+            _, consumer = self._broker._find(stream, durable)
+            consumer.config.pop("pause_until", None)
+            if until is not None and until > utc_now():
+                consumer.config["pause_until"] = h.format_time(until)
+            self._broker._tell()
+            return True
+        return False
 
     # ------------------------------------------------------------------ messages
 

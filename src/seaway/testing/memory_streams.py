@@ -102,6 +102,12 @@ class MemoryConsumer:
         """Whether one subscription at a time is given messages."""
         return bool(self.config.get("priority_policy") == "pinned_client")
 
+    @property
+    def paused(self) -> bool:
+        """Whether it gives nothing out now."""
+        until = self.config.get("pause_until")
+        return until is not None and h.parse_time(until) > utc_now()
+
     def takes(self, subject: str) -> bool:
         """Whether its filters let this subject through."""
         one = self.config.get("filter_subject")
@@ -355,6 +361,7 @@ class MemoryStream:
             "num_redelivered": again,
             "num_waiting": consumer.waiting,
             "num_pending": len(self.pending(consumer)),
+            "paused": consumer.paused,
             "ts": h.format_time(utc_now()),
             **groups,
         }
