@@ -9,6 +9,7 @@ from datetime import datetime
 from seaway.contracts import ConsumerInfo, InboxRow, Kept, StoredMessage, Unhandled
 from seaway.contracts.outbox import GIVEN_UP
 from seaway.dead_letters.letter import Letter, read
+from seaway.headers import SCHEDULE, SCHEDULE_TARGET
 from seaway.history.trace.values import PUBLISHED, WAS_LETTER, Member, Step, Trace, time_of
 from seaway.naming import covers
 from seaway.waiting_events import Place
@@ -157,9 +158,14 @@ def _consuming(member: Member, known: Known) -> list[Step]:
         going_on.add(letter.consumer)
         steps.append(_letter(letter, f"{place[0]}:{place[1]}", behind.get(letter.consumer)))
     for place, stored in known.redrives.get(event_id, {}).items():
-        durable = stored.message.subject.partition(".redrive.")[2].partition(".")[0]
+        headers, where = stored.message.headers, f"{place[0]}:{place[1]}"
+        subject = headers.get(SCHEDULE_TARGET) or stored.message.subject
+        durable = subject.partition(".redrive.")[2].partition(".")[0]
         going_on.add(durable)
-        steps.append(Step("redriven", stored.stored_at, _SERVER, durable, f"{place[0]}:{place[1]}"))
+        what = "redriven"
+        if SCHEDULE in headers:
+            what, where = "scheduled", f"{where} {headers[SCHEDULE].removeprefix('@')}"
+        steps.append(Step(what, stored.stored_at, _SERVER, durable, where))
     for (durable, of), decided in known.decided.get(event_id, {}).items():
         if decided.discarded:
             steps.append(Step("discarded", decided.discarded, _DATABASE, durable))
