@@ -137,8 +137,8 @@ class ConsumerResumed:
 @dataclass(frozen=True, slots=True)
 class Resubscribed:
     """A consumer gave up a subscription and opened another: ``reason`` is ``stalled`` (it was
-    silent while there was something to give) or ``deleted`` (the durable was, and is there again).
-    """
+    silent while there was something to give), ``deleted`` (the durable was, and is there again) or
+    ``lost`` (the stream does not hold any more what it had given out; see ``SetBack``)."""
 
     stream: str
     consumer: str
