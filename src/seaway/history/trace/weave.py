@@ -128,6 +128,10 @@ def _consuming(member: Member, known: Known) -> list[Step]:
         lettered.add(durable)
         steps.append(Step("redriven", stored.stored_at, _SERVER, durable, f"{place[0]}:{place[1]}"))
     for consumer, at in rows.items():
+        durable, noted, what = consumer.partition(" again ")
+        if noted:
+            steps.append(Step("handled again", at, _DATABASE, durable, what))
+            continue
         durable, noted, what = consumer.partition(" letters")
         if not noted:
             again = f"{durable} letters" in rows
