@@ -41,6 +41,7 @@ _FORMS = (
     "192.0.2.1",
     "1",
 )
+_TIME = re.compile(r"[0-9-]+[T ][0-9:.]+(Z|[+-][0-9:]+)?")
 _NUMBERS = (0, 1, 2, 5, 10, 100)
 _TELLING = 4
 """A text of at least so many characters is looked for elsewhere too; shorter ones are anywhere."""
@@ -82,8 +83,9 @@ def redact(
     places: dict[Path, None] = {}
     missing: list[str] = []
     for name in fields:
-        found = [leaf for path in _matching(value, _parts(name)) for leaf in _leaves(value, path)]
-        missing += [] if found else [name]
+        paths = list(_matching(value, _parts(name)))
+        missing += [] if paths else [name]
+        found = [leaf for path in paths for leaf in _leaves(value, path)]
         new = [path for path in found if path not in places]
         places.update(dict.fromkeys(found))
         for path in new:
@@ -116,7 +118,7 @@ def _replace(
 
 def _parts(name: str) -> list[str]:
     dotted = re.sub(r"\[(\*|\d*)\]", lambda found: f".{found[1] or '*'}", name)
-    return [part.replace("\\.", ".") for part in re.split(r"(?<!\\)\.", dotted)]
+    return [part.replace("\\.", ".") for part in re.split(r"(?<!\\)\.", dotted.lstrip("."))]
 
 
 def _matching(value: Any, parts: Sequence[str], path: Path = ()) -> Iterator[Path]:
@@ -186,6 +188,8 @@ def _instead(old: Any, among: Sequence[Any]) -> Iterator[Any]:
 
 
 def _masked(text: str) -> str:
+    if _TIME.fullmatch(text):
+        return re.sub(r"\d", "1", text)
     return "".join(
         "1" if char.isdigit() else ("A" if char.isupper() else "a") if char.isalpha() else char
         for char in text

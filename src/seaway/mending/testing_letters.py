@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -45,7 +45,8 @@ class Gathering:
     application: Application
     app: str
     fields: Sequence[str]
-    history: HistoryStore | None
+    database: Callable[[], Awaitable[HistoryStore]]
+    """Asked for what the inbox knows; a ``SeawayError`` says why it is not at hand."""
     state: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -172,11 +173,10 @@ class Gathering:
             self.state.append(
                 f"Behind it {verb} {counted(len(behind), 'event')} of its key: {named}{more}."
             )
-        if self.history is not None:
-            try:
-                self.state += await _known(self.history, letter)
-            except SeawayError as error:
-                self.notes.append(f"The database was not asked: {error}")
+        try:
+            self.state += await _known(await self.database(), letter)
+        except SeawayError as error:
+            self.notes.append(f"The database was not asked: {error}")
         if letter.lacks_headers:
             self.state.append("Some of its headers are nowhere any more.")
         if (runs := self._runs(consumer)) != "django" and consumer.tx not in ("store", None):

@@ -25,10 +25,7 @@ from seaway.contracts import (
     StreamInfo,
 )
 from seaway.errors import ApiError, BrokerUnavailable, CannotRewind, NotFound
-from seaway.naming import OPERATOR, covers
-
-_WHO_AM_I = "$SYS.REQ.USER.INFO"
-"""Answered since nats-server 2.10; no role's list has it, since no work needs it."""
+from seaway.naming import OPERATOR, OWN_RIGHTS, covers
 
 
 class JetStreamAdmin:
@@ -42,7 +39,7 @@ class JetStreamAdmin:
         return self._connection.server_info()
 
     async def granted(self) -> Granted:
-        answer = await self._connection.request(_WHO_AM_I)
+        answer = await self._connection.request(OWN_RIGHTS)
         try:
             if answer.status == "503":
                 raise ValueError("nobody answers")
@@ -54,7 +51,7 @@ class JetStreamAdmin:
                 for how in ("allow", "deny")
             }
         except (ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-            raise BrokerUnavailable(f"{_WHO_AM_I}: the server does not say it: {error}") from error
+            raise BrokerUnavailable(f"{OWN_RIGHTS}: the server does not say it: {error}") from error
         return Granted(
             publish=lists["publish", "allow"] or None,
             subscribe=lists["subscribe", "allow"] or None,
@@ -167,8 +164,9 @@ class JetStreamAdmin:
         if info.retention == "workqueue":
             # A work queue admits no second reader (err_code 10084): look at each message instead.
             next_seq = from_seq or 1
+            wanted = filter_subjects[0] if len(filter_subjects) == 1 else ">"
             while next_seq <= last_seq:
-                found = await self._get(stream, {"seq": next_seq, "next_by_subj": ">"})
+                found = await self._get(stream, {"seq": next_seq, "next_by_subj": wanted})
                 if found is None or found.stream_seq > last_seq:
                     return
                 next_seq, subject = found.stream_seq + 1, found.message.subject
