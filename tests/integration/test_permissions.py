@@ -480,7 +480,7 @@ async def test_each_role_needs_its_list_and_no_more(
     try:
         if cell.role != "topology":
             await desk.set_up()
-        if cell.role in ("relay", "consumer", "sweeper"):
+        if cell.role in ("relay", "consumer", "sweeper", "operator"):
             await prepare_database(desk)
         try:
             await WORK[cell.role](desk)

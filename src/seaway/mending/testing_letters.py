@@ -11,12 +11,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import TypeAdapter
 
 from seaway.config import Settings
-from seaway.consumer import Consumer
 from seaway.contracts import Message
 from seaway.contracts.history import HistoryStore
 from seaway.databases.engines import SQLITE, of_scheme
@@ -28,6 +27,9 @@ from seaway.mending.letter_test import Given, LetterTest, Runs, json_of, written
 from seaway.mending.redacting import Check, Redacted, named, redact
 from seaway.naming import stream_context
 from seaway.words import counted
+
+if TYPE_CHECKING:
+    from seaway.consumer import Consumer
 
 DJANGO = "seaway.django.project:discovered"
 """The application of a Django project, whose tests are Django's."""
