@@ -41,7 +41,7 @@ from seaway.outbox import Outbox
 from seaway.parts import Part, run_parts, stop_on_signals
 from seaway.relay import Relay
 from seaway.telemetry import log_signal, logger
-from seaway.upkeep import Forgetting, Presence, process_name
+from seaway.upkeep import Forgetting, Presence
 from seaway.words import nearest
 
 M = TypeVar("M", bound=Middleware)
@@ -259,7 +259,6 @@ class Seaway(Connected):
             stream_grace=outbox.stream_grace,
             way_to=self.settings.way_to,
             heal=outbox.heal,
-            by=process_name(),
         )
 
     async def run(
@@ -302,7 +301,7 @@ class Seaway(Connected):
                 names += [f"consumer {name}" for name in self.consumers]
                 for consumer in self.consumers.values():
                     parts.append(consuming(self, consumer, self.broker, store))
-                    if consumer.parks:
+                    if consumer.remembers:
                         parts.append(self._releasing(consumer, store))
                 if self.consumers:
                     parts.append(Forgetting(store, self.settings.inbox.retention or None).run)
@@ -366,6 +365,8 @@ class Seaway(Connected):
             consumer=str(consumer.durable),
             stream=consumer.stream,
             telemetry=self.telemetry,
+            keys=consumer.keys,
+            parks=consumer.parks,
         ).run
 
     def metrics_app(self) -> MetricsApp:

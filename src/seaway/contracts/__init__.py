@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from seaway.contracts.audit import Committed
 from seaway.contracts.broker import (
+    PAUSES_SINCE,
     REWINDS_SINCE,
     Broker,
     BrokerAdmin,
@@ -79,6 +80,7 @@ __all__ = [
     "GIVEN_UP",
     "JSON",
     "LOST",
+    "PAUSES_SINCE",
     "REWINDS_SINCE",
     "SILENT",
     "Acknowledged",

@@ -40,7 +40,7 @@ _CONTROL = re.compile(r"nats-", re.IGNORECASE)
 """Headers of JetStream's own: an id, an expectation, a batch, a TTL or a schedule belongs to the
 publication that it came with, and would act on the letter."""
 
-_NOT_THE_EVENTS = (h.DLQ_PREFIX.lower(), h.HEALED.lower())
+_NOT_THE_EVENTS = (h.DLQ_PREFIX.lower(), h.HEALED.lower(), h.ATTEMPTS.lower())
 
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _COUNT = re.compile(r"[0-9]{1,9}")
@@ -115,6 +115,23 @@ class Letter:
     def key(self) -> str:
         """The event's ordering key."""
         return h.ordering_key(self.subject, self.stored.message.headers)
+
+    @property
+    def event_place(self) -> tuple[str, int] | None:
+        """Where its event lies as it was written, also where this is the letter of a redrive;
+        ``None`` where nobody says. Never outside its context."""
+        events = events_stream(stream_context(self.stored.stream))
+        said = self.stored.message.headers.get(h.EVENT_PLACE, "")
+        stream, _, stream_seq = said.rpartition(":")
+        if stream == events and _NUMBER.fullmatch(stream_seq) and int(stream_seq):
+            return stream, int(stream_seq)
+        return self.place if self.stream == events and self.stream_seq > 0 else None
+
+    @property
+    def mended_from(self) -> str:
+        """Of a payload that was changed by a redrive: ``sha256:`` and the hash of the event's own;
+        empty where none was."""
+        return self.stored.message.headers.get(h.MENDED_FROM, "")[:_TOLD]
 
     @property
     def redrives(self) -> int:
@@ -269,6 +286,8 @@ def redriven(
         h.EVENT_ID: letter.event_id,
         h.REDRIVE_COUNT: str(letter.redrives + 1),
     }
+    if letter.event_place is not None:
+        headers[h.EVENT_PLACE] = "{}:{}".format(*letter.event_place)
     context = stream_context(letter.stored.stream)
     if to_all:
         stream, subject = events_stream(context), letter.subject

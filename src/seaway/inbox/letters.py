@@ -31,7 +31,7 @@ from seaway.contracts import (
     StoredMessage,
 )
 from seaway.errors import StoreRefused, StoreUnavailable, TransactionConflict
-from seaway.waiting_events import Place
+from seaway.waiting_events import PUT_OFF, Place
 
 logger = logs.logger("seaway.consumer")
 
@@ -188,6 +188,22 @@ async def _has_effect(store: InboxStore, consumer: str, event_id: str) -> bool:
     return not new
 
 
+async def reasons_of(
+    store: InboxStore, consumer: str, rows: Collection[str]
+) -> dict[str, DeadLetterReason]:
+    """Of these rows, those that are about a message that was decided to become a letter, and why;
+    one row of an older Seaway says no reason, and counts as ``exhausted``."""
+    name, _ = letter_row(consumer, ("", 0), "")
+    left = await store.claimed(name, rows) if rows else set()
+    found: dict[str, DeadLetterReason] = {}
+    for reason in _REASONS:
+        if left:
+            some = await store.claimed(_noted(consumer, reason), left)
+            found |= dict.fromkeys(some, reason)
+            left -= some
+    return found | dict.fromkeys(left, "exhausted")
+
+
 async def note_stored(store: InboxStore, incoming: Incoming, letter: int, *, parks: bool) -> None:
     """The letter is stored, as number ``letter`` of its queue. Not before this may the message be
     acknowledged. Idempotent."""
@@ -200,6 +216,34 @@ async def note_stored(store: InboxStore, incoming: Incoming, letter: int, *, par
                 await tx.set_letter(consumer, event_id, letter)
     except StoreRefused as refusal:
         _say(incoming, refusal)
+
+
+async def note_put_off(store: InboxStore, incoming: Incoming, *, waits: bool) -> None:
+    """It is stored where the server sends it again later: this message has ended, as one does whose
+    letter is stored. Not before this may it be acknowledged. Idempotent.
+
+    ``waits``: later events of its key wait behind it from now on. ``StoreUnavailable`` also where a
+    handler that has it in hand does not end; ``StoreRefused`` where no row can hold it.
+    """
+    try:
+        async with asyncio.timeout(_WAIT_SECONDS):
+            while True:
+                with contextlib.suppress(TransactionConflict):
+                    return await _put_off(store, incoming, waits=waits)
+    except TimeoutError as error:
+        raise StoreUnavailable(f"{incoming.consumer} is at work on {incoming.place}") from error
+
+
+async def _put_off(store: InboxStore, incoming: Incoming, *, waits: bool) -> None:
+    consumer, event_id = incoming.consumer, incoming.event_id
+    name, row = _row_of(incoming, consumer)
+    place = 0 if incoming.redriven else incoming.stream_seq
+    async with store.transaction() as tx:
+        for noted in (name, _noted(consumer, "stored")):
+            await tx.claim(noted, row)
+        if waits:
+            await tx.park(consumer, event_id, incoming.key, place=place, failed=True)
+            await tx.set_letter(consumer, event_id, PUT_OFF)
 
 
 async def note_moved(store: InboxStore, incoming: Incoming) -> None:

@@ -23,7 +23,7 @@ from seaway.dead_letters import Selection
 from seaway.dead_letters.redriving import Place
 from seaway.errors import SeawayError, TransientError
 from seaway.mending.changes import MOST_IDS, Changed, note_changes
-from seaway.mending.runs import KIND, Plan
+from seaway.mending.runs import KIND, Plan, Telling
 from seaway.mending.watching import place_in
 from seaway.process import operator
 
@@ -138,8 +138,10 @@ class RunNotes:
     async def _tell(self, store: Store) -> None:
         some, self._sent = self._sent, []
         more = {"run": self.id, "to": self._plan.to}
-        if self._plan.transform is not None:
-            more["transform"] = self._plan.transform.name
+        if (transform := self._plan.transform) is not None:
+            more["transform"] = transform.name
+            if isinstance(transform, Telling):
+                more |= transform.told([one.id for one in some])
         await note_changes(store, "redriven", some, by=self.by, **more)
 
     async def end(self, state: RunState) -> None:

@@ -446,9 +446,6 @@ DELETE FROM seaway_discarded WHERE (letter, stored_at) IN (
 -- name: overdue_discarded
 SELECT count(*) FROM seaway_discarded WHERE kept_until <= clock_timestamp()
 
--- name: unclaim
-DELETE FROM seaway_inbox WHERE consumer = :consumer AND event_id = ANY (:event_ids::text[])
-
 -- ------------------------------------------------------------ what is compared
 
 -- name: writes

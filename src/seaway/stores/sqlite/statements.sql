@@ -533,10 +533,6 @@ DELETE FROM seaway_discarded WHERE (letter, stored_at) IN (
 -- name: overdue_discarded
 SELECT count(*) FROM seaway_discarded WHERE kept_until <= :now
 
--- name: unclaim
-DELETE FROM seaway_inbox
-WHERE consumer = :consumer AND event_id IN (SELECT value FROM json_each(:event_ids))
-
 -- ------------------------------------------------------------ what is compared
 
 -- name: writes
