@@ -315,6 +315,9 @@ class Letters:
     refused: set[str] = field(default_factory=set)
     """Events whose letters it does not take."""
     takes_nothing: bool = False
+    sends_later: bool = False
+    later: list[tuple[Incoming, timedelta]] = field(default_factory=list)
+    """What was put off, and for how long."""
 
     async def store(
         self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
@@ -326,6 +329,13 @@ class Letters:
             raise BrokerUnavailable("MEMO_DLQ did not take it")
         self.stored.append((incoming.event_id, reason))
         return len(self.stored)
+
+    async def put_off(
+        self, incoming: Incoming, *, after: timedelta, error: BaseException | None
+    ) -> str:
+        if self.sends_later:
+            self.later.append((incoming, after))
+        return "" if self.sends_later else "MEMO_REDRIVE sends nothing later"
 
 
 class Bench:

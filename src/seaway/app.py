@@ -301,7 +301,7 @@ class Seaway(Connected):
                 names += [f"consumer {name}" for name in self.consumers]
                 for consumer in self.consumers.values():
                     parts.append(consuming(self, consumer, self.broker, store))
-                    if consumer.parks:
+                    if consumer.remembers:
                         parts.append(self._releasing(consumer, store))
                 if self.consumers:
                     parts.append(Forgetting(store, self.settings.inbox.retention or None).run)
@@ -365,6 +365,8 @@ class Seaway(Connected):
             consumer=str(consumer.durable),
             stream=consumer.stream,
             telemetry=self.telemetry,
+            keys=consumer.keys,
+            parks=consumer.parks,
         ).run
 
     def metrics_app(self) -> MetricsApp:

@@ -35,6 +35,9 @@ import inspect
 from datetime import timedelta
 from typing import Literal, TypeAlias
 
+LONGEST = timedelta(days=366)
+"""The longest that anything is put off."""
+
 
 class SeawayError(Exception):
     """Seaway failed."""
@@ -191,10 +194,18 @@ class Poison(HandlerSignal):
 
 
 class Retry(HandlerSignal):
-    """Try this delivery again ``after`` a delay (default: exponential backoff, full jitter)."""
+    """Try this delivery again ``after`` a delay (default: exponential backoff, full jitter).
+
+    A negative one is none at all; more than 366 days are a ``ValueError``. One of a minute or more
+    takes no place of ``max_ack_pending`` where the server can send later (ADR 0030).
+    """
 
     def __init__(self, message: str | None = None, *, after: timedelta | None = None) -> None:
         super().__init__(message)
+        if after is not None and not isinstance(after, timedelta):
+            raise TypeError(f"Retry: after is a timedelta, like timedelta(hours=6), not {after!r}")
+        if after is not None and after > LONGEST:
+            raise ValueError(f"Retry: after is 366 days at the most, not {after.days} days")
         self.after = after
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import subprocess
@@ -224,8 +225,8 @@ async def test_a_letter_of_any_kind_can_be_shown_and_discarded(desk: Desk) -> No
         assert (clean(details.out), json.loads(details.out)["id"]) == (True, name)
     dry = await desk.run("dlq", "redrive", *names, "--dry-run")
     assert (dry.code, clean(dry.out + dry.err)) == (0, True)
-    assert len([line for line in dry.err.splitlines() if line.startswith("stays: ")]) == 8
-    assert "4 would be redriven" in dry.err
+    assert len([line for line in dry.err.splitlines() if line.startswith("stays: ")]) == 11
+    assert "1 would be redriven, 11 would stay" in dry.err
     for to in ("consumer", "all"):
         redriven = await desk.run("dlq", "redrive", *names[:-1], "--to", to)
         assert (redriven.code, clean(redriven.err)) == (1, True)
@@ -238,6 +239,58 @@ async def test_a_letter_of_any_kind_can_be_shown_and_discarded(desk: Desk) -> No
     gone = await desk.run("dlq", "discard", *names, "--yes")
     assert (gone.code, clean(gone.out)) == (0, True), gone
     assert await desk.here() == []
+
+
+@pytest.mark.seaway_since("2.12", "messages that are sent later")
+async def test_redriving_at_a_time_and_cancelling_that(desk: Desk) -> None:
+    first, second, third = await desk.bury(b"1", b"2", b"3")
+    (desk.folder / "fixed.json").write_bytes(b"33")
+    refusals = {
+        ("soon",): (2, "is no time"),
+        ("2020-01-01T00:00:00Z",): (2, "is past: by the server's clock it is"),
+        ("500d",): (1, "is more than a year from now"),
+        ("6h", "--to", "all"): (2, "leave --to all out"),
+    }
+    redriven = (desk.run("dlq", "redrive", first.id, "--at", *said) for said in refusals)
+    ended = await asyncio.gather(*redriven, desk.run("dlq", "cancel"))
+    for one, (code, why) in zip(ended, [*refusals.values(), (2, "nothing is sel")], strict=True):
+        assert (one.code, why in one.err) == (code, True), one
+    assert len(await desk.here()) == 3
+
+    later, fixed = await asyncio.gather(
+        desk.run("dlq", "redrive", first.id, second.id, "--at", "tomorrow 06:00"),
+        desk.run("dlq", "redrive", third.id, "--payload", "fixed.json", "--at", "in 400h"),
+    )
+    assert (later.code, fixed.code) == (0, 0), (later, fixed)
+    assert "2 to be redriven at" in later.err
+    assert await desk.here() == []
+    found, listed = await asyncio.gather(
+        desk.json("dlq", "ls", "--scheduled", "--json"), desk.run("dlq", "ls", "--scheduled")
+    )
+    assert [one["event_id"] for one in found][2] == third.event_id, "the next one first"
+    assert {one["event_id"] for one in found[:2]} == {first.event_id, second.event_id}
+    assert (found[0]["reason"], found[0]["at"]) == ("poison", found[1]["at"])
+    assert found[0]["id"].startswith(desk.redrives)
+    assert (listed.code, clean(listed.out)) == (0, True)
+    assert "ValueError: no" in listed.out
+
+    gone = await desk.run("dlq", "cancel", first.event_id, found[2]["id"])
+    assert gone.code == 0, gone
+    assert "2 cancelled" in gone.err
+    letters = {one.event_id: one for one in await desk.here()}
+    assert set(letters) == {first.event_id, third.event_id}
+    for letter in letters.values():
+        assert letter.id in gone.out
+        assert (letter.reason, letter.problem, letter.place[0]) == ("poison", "", desk.stream)
+    assert await desk.letters.payload(letters[third.event_id]) == b"3", "its own again"
+    twice, rest = await asyncio.gather(
+        desk.run("dlq", "cancel", first.event_id), desk.json("dlq", "ls", "--scheduled", "--json")
+    )
+    assert (twice.code, "sent, or cancelled before" in twice.err) == (1, True)
+    assert [one["event_id"] for one in rest] == [second.event_id]
+    for letter in letters.values():
+        await desk.letters.redrive(letter)
+        assert (await desk.take(desk.redrives)).event_id == letter.event_id
 
 
 async def test_redriving(desk: Desk) -> None:
@@ -392,7 +445,8 @@ async def test_replay_prints_the_history_as_json_lines(desk: Desk) -> None:
     assert [line["stream_seq"] for line in lines] == [1, 2, 3]
     assert [line.get("payload") for line in lines] == [{"n": 1}, None, {"n": "é"}]
     assert lines[1]["payload_base64"] == "/w=="
-    assert lines[0]["event_id"] == lines[0]["headers"]["Nats-Msg-Id"]
+    assert len(lines[0]["foreign_id"]) == 32
+    assert base64.b64decode(lines[0]["payload_base64"]) == b'{"n": 1}', "its blank too"
     assert [json.loads(line)["stream_seq"] for line in some.out.splitlines()] == [2]
     assert (none.code, none.out, none.err) == (0, "", "")
     assert (unknown.code, unknown.out) == (1, "")

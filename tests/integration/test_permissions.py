@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from seaway import Delivery, Poison, RawEvent, Seaway, topology
+from seaway import Delivery, Poison, RawEvent, Retry, Seaway, topology
 from seaway.brokers import jetstream
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.brokers.jetstream.wire import Frame, incoming_of
@@ -304,7 +304,9 @@ async def consumer(desk: Desk) -> None:
         await desk.take(stream)
     await desk.letter("letter")
     async with app, desk.at_work(consumers=True), releasing(desk):
-        await desk.publish(E, event("fine"), event("poison", "k"), event("behind", "k"))
+        await desk.publish(
+            E, event("fine"), event("poison", "k"), event("behind", "k"), event("later")
+        )
 
         async def parked() -> bool:
             return await desk.messages(D) == 3
@@ -316,7 +318,7 @@ async def consumer(desk: Desk) -> None:
 
         async def all_handled() -> bool:
             events = {"passed over", "flying", "redriven", "letter", "fine", "behind"}
-            return events <= set(desk.handled)
+            return events <= set(desk.handled) and await desk.messages(R) == 1
 
         await desk.until(all_handled)
 
@@ -337,6 +339,8 @@ def handler_of(desk: Desk) -> Callable[[RawEvent, Delivery], Awaitable[None]]:
     async def handle(event: RawEvent, delivery: Delivery) -> None:
         if delivery.event_id == "poison":
             raise Poison("no")
+        if delivery.event_id == "later":
+            raise Retry("not now", after=timedelta(hours=1))
         desk.handled.append(delivery.event_id)
 
     return handle
@@ -401,24 +405,29 @@ async def sweeper(desk: Desk) -> None:
 
 
 async def operator(desk: Desk) -> None:
-    """Letters are seen, redriven to one and to all, discarded and brought back; history is read, a
-    durable is paused and set back."""
-    for event_id in ("one", "all", "gone"):
+    """Letters are seen, redriven to one, to all and at a time, which is cancelled, discarded and
+    brought back; history is read, a durable is paused and set back."""
+    for event_id in ("one", "all", "gone", "later"):
         await desk.letter(event_id)
     await desk.letter("apart", by_reference=True)
     async with desk.app as app:
         letters = app.dead_letters
-        assert len(await letters.list(payloads=False)) == 4
+        assert len(await letters.list(payloads=False)) == 5
         assert await letters.payload(await letters.get("apart")) == b'{"id":"apart"}'
         await letters.redrive(await letters.get("one"))
         await letters.redrive(await letters.get("apart"))
         await letters.redrive(await letters.get("all"), to="all")
         assert await letters.discard(await letters.get("gone"))
+        at = datetime.now(UTC) + timedelta(hours=1)
+        await letters.redrive(await letters.get("later"), at=at)
+        [waiting] = await letters.scheduled()
+        cancelled = await letters.cancel(waiting)
+        assert await letters.discard(await letters.get(cancelled.letter))
         assert await letters.list() == []
         assert len(await letters.restore("gone")) == 1
         assert await letters.discard(await letters.get("gone"), for_good=True)
         found = [one.event_id async for one in app.broker.admin.read(E)]
-        assert found == ["one", "all", "gone", "apart", "all"]
+        assert found == ["one", "all", "gone", "later", "apart", "all"]
         assert await desk.messages(R) == 2
         until = datetime.now(UTC) + timedelta(hours=1)
         planned = await forecast_pause(app.broker.admin, desk.settings, E, C, until)

@@ -479,4 +479,4 @@ async def test_a_command_that_was_killed_goes_on_where_it_was(mill: Mill) -> Non
     code, out, err = await seaway(*bare, "dlq", "redrive", "--all", "--canary", "5")
     assert (code, "seaway db upgrade" in err) == (2, True), err
     code, out, err = await seaway(*bare, "dlq", "redrive", "--all")
-    assert (code, "Not noted in the database" in err, "0 redriven" in err) == (0, True, True), err
+    assert (code, "0 redriven" in err) == (0, True), err

@@ -49,8 +49,12 @@ class Desk:
 
     def __init__(self, app: Seaway, broker: MemoryBroker) -> None:
         self.broker = broker
-        self.letters = Mending(broker)
+        self.store = MemoryStore()
+        self.letters = Mending(broker, opening=self.database)
         self.letters.application = app
+
+    async def database(self) -> MemoryStore:
+        return self.store
 
     async def put(self, subject: str, payload: bytes, **headers: str) -> int:
         message = Message(subject, payload, {k.replace("_", "-"): v for k, v in headers.items()})
@@ -72,10 +76,10 @@ class Desk:
         seq = await self.put(f"gathered.dlq.{SUBJECT}", payload, **own | headers)
         return f"GATHERED_DLQ:{seq}"
 
-    async def test_of(self, letter_id: str, *redact: str, **more: Any) -> tuple[str, str]:
+    async def test_of(self, letter_id: str, *redact: str) -> tuple[str, str]:
         """Its source and its notes, each on one line."""
         letter = await self.letters.get(letter_id)
-        made = await self.letters.as_test(letter, redact=redact, app="shop:app", **more)
+        made = await self.letters.as_test(letter, redact=redact, app="shop:app")
         assert str(made) == made.source
         return " ".join(made.source.split()), " ".join(made.notes)
 
@@ -181,19 +185,20 @@ async def test_what_is_hidden_is_hidden_everywhere_or_told_of(desk: Desk) -> Non
 
 
 async def test_what_the_database_knows(desk: Desk) -> None:
-    letter, store = await desk.bury(b"{}"), MemoryStore()
-    source, _ = await desk.test_of(letter, history=store)
+    letter = await desk.bury(b"{}")
+    source, _ = await desk.test_of(letter)
     assert "The inbox has no effects of it." in source
-    async with store.transaction() as tx:
+    async with desk.store.transaction() as tx:
         await tx.claim(DURABLE, "e-1")
-    source, _ = await desk.test_of(letter, history=store)
+    source, _ = await desk.test_of(letter)
     assert "Its inbox has it as handled since " in source
 
     class Away(MemoryStore):
         async def rows_of(self, event_ids: Any) -> Any:
             raise StoreUnavailable("it is away")
 
-    source, notes = await desk.test_of(letter, history=Away())
+    desk.store = Away()
+    source, notes = await desk.test_of(letter)
     assert "inbox" not in source
     assert "The database was not asked: it is away" in notes
 

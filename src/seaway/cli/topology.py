@@ -181,7 +181,7 @@ async def permissions(
         str | None, typer.Option(help="Only this service's durables.", metavar="SERVICE")
     ] = None,
     parking: Annotated[
-        bool, typer.Option("--parking", help='Its consumers have on_failure="park".')
+        bool, typer.Option("--parking", help="Its consumers park, or put retries off.")
     ] = False,
     audit: Annotated[
         bool, typer.Option("--audit", help="Its watcher runs seaway serve --audit.")

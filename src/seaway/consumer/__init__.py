@@ -55,6 +55,7 @@ from seaway.naming import Durable, redrive_stream, stream_context
 from seaway.retry import RetryPolicy
 from seaway.telemetry import Telemetry
 from seaway.waiting import set_within
+from seaway.waiting_events import WaitingKeys
 
 __all__ = ["Consumer", "ConsumerOptions", "Delivery", "Depends"]
 
@@ -85,6 +86,7 @@ class Consumer:
         given = whole(str(durable), options)
         self.durable = durable
         self.parks = given["on_failure"] == "park"
+        self.keys = WaitingKeys(always=self.parks)
         self.stream = stream
         self.tx = given["tx"]
         self._options = given
@@ -154,6 +156,12 @@ class Consumer:
     def handles(self, subject: str) -> bool:
         """Whether this subject is handled, or refused with a dead letter; others are ignored."""
         return self._handlers.handles(subject)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it keeps the order of a key and has a database, where it can be noted that events
+        of that wait (``Releaser``)."""
+        return self._options["ordering"] == "key" and self.tx is not None
 
     def figures(self) -> Mapping[str, float]:
         """How it works, and how fast it has been since it runs here: ``workers``, ``batch``, the
@@ -233,6 +241,7 @@ class Consumer:
             grace=given["grace"],
             retry=retry if isinstance(retry, RetryPolicy) else RetryPolicy(backoff=retry),
             parks=self.parks,
+            keys=self.keys,
             broker=broker,
             store=None if self.tx is None else store,
             notes=notes,

@@ -294,6 +294,20 @@ class Broker(Protocol):
         """
         ...
 
+    async def schedule(
+        self, stream: str, message: Message, *, at: datetime, subject: str, timeout: timedelta
+    ) -> PublishOutcome:
+        """Store ``message`` under ``subject`` now; at ``at``, by its own clock, the server sends it
+        to the message's own subject, which must be one of ``stream``, too, and takes it away from
+        ``subject``. At once where that is past.
+
+        Its id (``Nats-Msg-Id``) stays behind; the other headers go along. What lies under
+        ``subject`` already is replaced; what is deleted there is not sent. Only where the stream
+        ``schedules`` (``StreamInfo``): an older server would store it, and send nothing. Never
+        raises for what happens to the message.
+        """
+        ...
+
     def subscribe(self, stream: str, durable: str) -> AbstractAsyncContextManager[Subscription]:
         """Pull from an existing durable. ``NotFound`` where stream or durable does not exist."""
         ...

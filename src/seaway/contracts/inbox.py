@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeAlias
 
 from seaway.contracts.messages import Incoming
@@ -170,6 +171,18 @@ class DeadLetterSink(Protocol):
         """Return only when the DLQ stream has acknowledged the letter: its sequence there.
         Idempotent (the letter's id is made of durable, stream, sequence and event id).
         ``TransientError`` otherwise: the caller must not settle the message."""
+        ...
+
+    async def put_off(
+        self, incoming: Incoming, *, after: timedelta, error: BaseException | None
+    ) -> str:
+        """Have the server send ``incoming`` to its consumer again ``after`` that time, as a
+        redrive; return once that is stored: the caller may settle the message then.
+
+        Empty once it is; else why it cannot be, in a few words, and then the caller has the
+        message come again as it always does. Idempotent: one at a time of an event and a
+        consumer. Raises nothing for what happens to the message.
+        """
         ...
 
 

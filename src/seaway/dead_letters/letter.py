@@ -40,7 +40,7 @@ _CONTROL = re.compile(r"nats-", re.IGNORECASE)
 """Headers of JetStream's own: an id, an expectation, a batch, a TTL or a schedule belongs to the
 publication that it came with, and would act on the letter."""
 
-_NOT_THE_EVENTS = (h.DLQ_PREFIX.lower(), h.HEALED.lower())
+_NOT_THE_EVENTS = (h.DLQ_PREFIX.lower(), h.HEALED.lower(), h.ATTEMPTS.lower())
 
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _COUNT = re.compile(r"[0-9]{1,9}")

@@ -19,6 +19,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Literal, NamedTuple, TypeAlias
 
 from seaway import headers as h
@@ -32,6 +33,7 @@ from seaway.contracts import (
     StoredMessage,
 )
 from seaway.dead_letters import letter as form
+from seaway.dead_letters.later import Later
 from seaway.dead_letters.letter import Letter
 from seaway.dead_letters.sending import Sender
 from seaway.dead_letters.writing import size_as_letter, size_of
@@ -53,7 +55,7 @@ BATCH = 500
 
 
 class Place(NamedTuple):
-    """Where a redrive was stored."""
+    """Where a redrive was stored; sequence 0: that is not known."""
 
     stream: str
     stream_seq: int
@@ -92,6 +94,7 @@ class Redriving:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._sender = Sender(broker)
+        self._later = Later(broker)
 
     async def redrive(
         self,
@@ -99,10 +102,12 @@ class Redriving:
         *,
         payload: bytes | None = None,
         to: Target = "consumer",
+        at: datetime | None = None,
     ) -> list[Place | SeawayError]:
-        """Bring their events back and remove them: where each lies then, or why it stays."""
+        """Bring their events back and remove them: where each lies then, or why it stays. ``at``:
+        as in ``send``."""
         found = await self.ready(letters, payload=payload, to=to)
-        sent = iter(await self.send([one for one in found if isinstance(one, Ready)]))
+        sent = iter(await self.send([one for one in found if isinstance(one, Ready)], at=at))
         return [next(sent) if isinstance(one, Ready) else one for one in found]
 
     async def ready(
@@ -128,11 +133,16 @@ class Redriving:
 
         return await asyncio.gather(*map(one, letters))
 
-    async def send(self, ready: Sequence[Ready]) -> list[Place | SeawayError]:
+    async def send(
+        self, ready: Sequence[Ready], *, at: datetime | None = None
+    ) -> list[Place | SeawayError]:
         """Publish each, then remove its letter: where it lies then, or why it was not stored.
 
-        Where its letter could not be removed, that is its outcome: it may be sent again.
+        Where its letter could not be removed, that is its outcome: it may be sent again. ``at``:
+        the server is to send it then, to its consumer alone; where it lies then is not known.
         """
+        if at is not None:
+            return await asyncio.gather(*(self._sent_later(one, at) for one in ready))
         by_stream: dict[str, list[int]] = {}
         for place, one in enumerate(ready):
             by_stream.setdefault(one.stream, []).append(place)
@@ -143,6 +153,17 @@ class Redriving:
             settled = await asyncio.gather(*map(self._settled, some, sent))
             outcomes.update(zip(places, settled, strict=True))
         return [outcomes[place] for place in range(len(ready))]
+
+    async def _sent_later(self, ready: Ready, at: datetime) -> Place | SeawayError:
+        letter = ready.letter
+        if ready.stream != _twin(letter)[0]:
+            return ConfigError(f"{letter.id}: at a time it can be redriven to its consumer only")
+        try:
+            await self._later.send(letter, ready.message, at=at)
+            await self.remove(letter)
+        except SeawayError as error:
+            return error
+        return Place(ready.stream, 0)
 
     async def _settled(self, ready: Ready, outcome: PublishOutcome) -> Place | SeawayError:
         letter, stream = ready.letter, ready.stream

@@ -30,7 +30,7 @@ _WEIGHTS = {
 }
 _LACKS: Mapping[tuple[int, int], str] = {
     (2, 14): "giving out again what was on its way",
-    (2, 12): "atomic batches",
+    (2, 12): "atomic batches, retries that are put off and redrives at a time",
     (2, 11): "exclusive and paused durables",
     (2, 10): "several filters of a durable, compression, positions kept over a replacement",
 }

@@ -31,7 +31,7 @@ from seaway.contracts import (
     StoredMessage,
 )
 from seaway.errors import StoreRefused, StoreUnavailable, TransactionConflict
-from seaway.waiting_events import Place
+from seaway.waiting_events import PUT_OFF, Place
 
 logger = logs.logger("seaway.consumer")
 
@@ -216,6 +216,34 @@ async def note_stored(store: InboxStore, incoming: Incoming, letter: int, *, par
                 await tx.set_letter(consumer, event_id, letter)
     except StoreRefused as refusal:
         _say(incoming, refusal)
+
+
+async def note_put_off(store: InboxStore, incoming: Incoming, *, waits: bool) -> None:
+    """It is stored where the server sends it again later: this message has ended, as one does whose
+    letter is stored. Not before this may it be acknowledged. Idempotent.
+
+    ``waits``: later events of its key wait behind it from now on. ``StoreUnavailable`` also where a
+    handler that has it in hand does not end; ``StoreRefused`` where no row can hold it.
+    """
+    try:
+        async with asyncio.timeout(_WAIT_SECONDS):
+            while True:
+                with contextlib.suppress(TransactionConflict):
+                    return await _put_off(store, incoming, waits=waits)
+    except TimeoutError as error:
+        raise StoreUnavailable(f"{incoming.consumer} is at work on {incoming.place}") from error
+
+
+async def _put_off(store: InboxStore, incoming: Incoming, *, waits: bool) -> None:
+    consumer, event_id = incoming.consumer, incoming.event_id
+    name, row = _row_of(incoming, consumer)
+    place = 0 if incoming.redriven else incoming.stream_seq
+    async with store.transaction() as tx:
+        for noted in (name, _noted(consumer, "stored")):
+            await tx.claim(noted, row)
+        if waits:
+            await tx.park(consumer, event_id, incoming.key, place=place, failed=True)
+            await tx.set_letter(consumer, event_id, PUT_OFF)
 
 
 async def note_moved(store: InboxStore, incoming: Incoming) -> None:

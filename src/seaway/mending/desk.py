@@ -5,26 +5,26 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from seaway.config import RESTORE_FOR, Settings
 from seaway.contracts import Broker, DiscardedLetter, LogEntry, Run, Store
-from seaway.contracts.history import HistoryStore
-from seaway.dead_letters import DeadLetters, Letter
+from seaway.dead_letters import DeadLetters, Letter, Selection
+from seaway.dead_letters.later import Scheduled, now_of
 from seaway.errors import ConfigError, NotFound
-from seaway.mending import changes, discarding
-from seaway.mending.application import Application
+from seaway.mending import changes, discarding, later
 from seaway.mending.discarding import Discarded, Keeping, Restored
-from seaway.mending.letter_test import LetterTest
+from seaway.mending.later import Cancelled
 from seaway.mending.past import PastRun, past_run
 from seaway.mending.redriving import RedriveRun
 from seaway.mending.runs import KIND, Plan, Transform
-from seaway.mending.testing_letters import Gathering, name_of
-from seaway.naming import OPERATOR, dlq_stream
+from seaway.naming import OPERATOR, dlq_stream, redrive_stream, stream_context
 from seaway.process import operator
 
 if TYPE_CHECKING:
+    from seaway.mending.application import Application
+    from seaway.mending.letter_test import LetterTest
     from seaway.mending.previewing import Preview
     from seaway.mending.transforming import Mended
     from seaway.mending.trying import TriedLetter
@@ -151,31 +151,58 @@ class Mending(DeadLetters):
         event. Asks the database alone."""
         return await changes.changes(await self.database(), name, limit=limit)
 
+    # ------------------------------------------------------------------ later
+
+    async def scheduled(self, selection: Selection | None = None) -> Sequence[Scheduled]:
+        """What the server is to send later, the next one first: retries that were put off, and
+        letters that were redriven ``at`` a time; each as the letter that it becomes if it is
+        cancelled, ``bare``. Ids are ``SEA_REDRIVE:17``, or event ids. Empty where nothing waits.
+        """
+        contexts = await self._contexts()
+        wanted = selection or Selection()
+        found = later.scheduled(self._broker, contexts, wanted, reader=self.reader)
+        return sorted([one async for one in found], key=lambda one: (one.at is None, one.at))
+
+    async def clock(self) -> datetime:
+        """The time by the server's clock, which it sends by; this machine's where it does not say
+        (before nats-server 2.10), or has no stream of redrives."""
+        for context in await self._contexts():
+            info = await self._broker.admin.stream(redrive_stream(context))
+            if info is not None:
+                return now_of(info)
+        return now_of(None)
+
+    async def _contexts(self) -> Sequence[str]:
+        queues = sorted(await self.count()) if self._queues is None else self._queues
+        return [stream_context(queue) for queue in queues]
+
+    async def cancel(self, waiting: Scheduled) -> Cancelled:
+        """Have one of ``scheduled`` not be sent: its event becomes a letter, which can be redriven
+        or discarded. ``NotFound`` where it waits no more; the others as ``later.cancel``."""
+        return await later.cancel(self._broker, waiting)
+
     # ------------------------------------------------------------------ as a test
 
     async def as_test(
-        self,
-        letter: Letter,
-        *,
-        redact: Sequence[str] = (),
-        app: str | None = None,
-        history: HistoryStore | None = None,
+        self, letter: Letter, *, redact: Sequence[str] = (), app: str | None = None
     ) -> LetterTest:
         """A pytest that fails as ``letter`` did, and passes once its handler is right: its text is
         ``source``, and ``notes`` say what is not in it. Changes nothing.
 
         ``redact``: fields of the payload whose values are replaced by others of their type, as
         dotted paths: ``customer.name``, ``items.*.iban``. ``app``: ``module:name`` of the
-        application; default: where an imported module has it. ``history``: the database (``await
-        app.open_store()``), for what the inbox says of the event.
+        application; default: where an imported module has it. The database is asked what the inbox
+        says of the event, if it is at hand.
 
         ``NotFound`` where the letter or its payload has gone; ``ConfigError`` for a letter with a
         ``problem``, one that the application has no handler for, or a field that is not there.
         """
+        from seaway.mending.testing_letters import Gathering, name_of  # Handlers and their classes.
+
         if self.application is None:
             raise ConfigError("no application is known", hint="use app.dead_letters")
         app = app or name_of(self.application)
-        return await Gathering(self, self.application, app, redact, history).made(letter)
+        return await Gathering(self, self.application, app, redact, self.database).made(letter)
 
     # ------------------------------------------------------------------ runs of redrives
 

@@ -21,7 +21,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from seaway.contracts import Broker, RunState, Store
@@ -67,6 +67,11 @@ class RedriveRun:
     def id(self) -> str:
         """Empty where nothing is noted."""
         return self._notes.id
+
+    @property
+    def at(self) -> datetime | None:
+        """When they are sent; ``None``: now."""
+        return self._plan.at
 
     @property
     def resumed(self) -> bool:

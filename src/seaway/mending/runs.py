@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from seaway.contracts import Message, RunItem
@@ -89,9 +89,10 @@ class Plan:
     became of each, and go on in batches that double, up to 1,000, only while they succeed.
     ``max_failures``: end once more than so many of those sent have come back as letters; alone, it
     makes a run wait for outcomes too, in batches of 1,000; with ``canary`` it is 0 by default.
-    ``patience``: how long such a run waits while nothing becomes known. ``command``: what was asked
-    for in the words of whoever did; a plan of the same words goes on with what another one left,
-    whatever its pace. By default the selection is that. ``by`` (default: this process' user)
+    ``patience``: how long such a run waits while nothing becomes known. ``at``: the server sends
+    them then, by its own clock, to their consumer; that cannot be waited for. ``command``: what was
+    asked for in the words of whoever did; a plan of the same words goes on with what another one
+    left, whatever its pace. By default the selection is that. ``by`` (default: this process' user)
     redrives.
     """
 
@@ -103,6 +104,7 @@ class Plan:
     canary: int | None = None
     max_failures: int | None = None
     patience: timedelta = timedelta(minutes=5)
+    at: datetime | None = None
     command: str = ""
     by: str = ""
 
@@ -115,6 +117,9 @@ class Plan:
             raise ConfigError(f"a rate of {self.rate} letters a second sends nothing")
         if self.watched and self.to == "all":
             raise ConfigError("what becomes of what goes to all consumers cannot be waited for")
+        if self.at is not None and (self.watched or self.to == "all"):
+            what = "waited for" if self.watched else "sent to all consumers"
+            raise ConfigError(f"what is redriven at a time cannot be {what}")
 
     @property
     def watched(self) -> bool:
@@ -132,12 +137,13 @@ class Plan:
             "transform": None if self.transform is None else self.transform.name,
             "since": None if chosen.since is None else format_time(chosen.since),
             "until": None if chosen.until is None else format_time(chosen.until),
+            **({} if self.at is None else {"at": format_time(self.at)}),
         }
 
     def same(self, noted: Mapping[str, Any]) -> bool:
         """Whether a run with what is ``noted`` of its plan did the same."""
-        names = ("what", "to", "payload", "transform")
-        return all(noted.get(name) == self.noted[name] for name in names)
+        names = ("what", "to", "payload", "transform", "at")
+        return all(noted.get(name) == self.noted.get(name) for name in names)
 
     def selected(self, noted: Mapping[str, Any]) -> Selection:
         """What such a run selects: an age of two hours is counted back from its begin."""

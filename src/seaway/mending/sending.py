@@ -130,7 +130,7 @@ class Sending:
         await self._notes.note([*(one.item for one in (*done, *stays)), *meant])
         if self._notes.store is not None:
             self.doubt(meant)
-        results = await self._redriving.send(ready)
+        results = await self._redriving.send(ready, at=self._plan.at)
         sent = [_sent(one.letter, result) for one, result in zip(ready, results, strict=True)]
         certain = [one for one in sent if not _away(one)]
         await self._notes.note([one.item for one in certain])

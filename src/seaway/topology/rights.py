@@ -49,7 +49,8 @@ def rights(
 ) -> Rights:
     """The rights of ``role``; of its consumers, those of ``service`` alone where it is given.
 
-    ``parking``: its consumers are declared with ``on_failure="park"``, which the file does not say.
+    ``parking``: its consumers are declared with ``on_failure="park"``, or their handlers put events
+    off (``Retry(after=...)`` of a minute or more), which the file does not say.
     ``audit``: its watcher compares what streams hold, as ``seaway serve --audit`` does.
     ``ConfigError`` for an unknown role, and for a service without a durable.
     """
@@ -162,6 +163,7 @@ class _Needs:
         if self._parking:
             yield from self._read(queue, durable)
             yield naming.redrive_filter(context, durable)
+            yield naming.later_filter(context, durable)
             yield f"{self._api}STREAM.MSG.DELETE.{queue}"
 
     def _sweeper(self) -> Iterable[str]:
@@ -201,6 +203,11 @@ class _Needs:
             yield naming.events_filter(stream.context)
             # What became of events, and whether all are there.
             yield from self._compare(stream, naming.OPERATOR)
+            # What waits for its time: listed, and cancelled, which makes it a letter.
+            redrives = naming.redrive_stream(stream.context)
+            yield from self._read(redrives, naming.OPERATOR)
+            yield f"{self._api}STREAM.MSG.DELETE.{redrives}"
+            yield naming.dlq_filter(stream.context)
         for consumer in self._consumers:
             context = naming.stream_context(consumer.stream)
             redrives = naming.redrive_stream(context)
@@ -209,6 +216,7 @@ class _Needs:
             yield f"{self._api}CONSUMER.RESET.{consumer.stream}.{consumer.durable}"
             yield f"{self._api}CONSUMER.PAUSE.{consumer.stream}.{consumer.durable}"
             yield f"{self._api}CONSUMER.PAUSE.{redrives}.{consumer.durable}"
+            yield naming.later_filter(context, consumer.durable)
 
     def _compare(self, stream: StreamSettings, reader: str) -> Iterable[str]:
         yield f"{self._api}CONSUMER.LIST.{stream.name}"

@@ -164,8 +164,9 @@ class JetStreamAdmin:
         if info.retention == "workqueue":
             # A work queue admits no second reader (err_code 10084): look at each message instead.
             next_seq = from_seq or 1
+            wanted = filter_subjects[0] if len(filter_subjects) == 1 else ">"
             while next_seq <= last_seq:
-                found = await self._get(stream, {"seq": next_seq, "next_by_subj": ">"})
+                found = await self._get(stream, {"seq": next_seq, "next_by_subj": wanted})
                 if found is None or found.stream_seq > last_seq:
                     return
                 next_seq, subject = found.stream_seq + 1, found.message.subject

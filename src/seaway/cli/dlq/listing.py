@@ -12,13 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from seaway.cli import printing, session
-from seaway.cli.dlq import options
+from seaway.cli.dlq import later, options
 from seaway.cli.dlq.discarding import list_discarded
+from seaway.cli.dlq.mending import print_differences
 from seaway.cli.dlq.reporting import Behind, print_summaries, with_behind
 from seaway.cli.printing import Column, Json, json_value, print_json, print_list, printable
 from seaway.contracts import Message
 from seaway.dead_letters import Letter
-from seaway.errors import ConfigError, NotFound
+from seaway.errors import ConfigError, NotFound, SeawayError
 from seaway.words import counted
 
 
@@ -32,6 +33,9 @@ async def list_letters(
     since: options.Since = None,
     until: options.Until = None,
     limit: Annotated[int, typer.Option(help="At most so many; 0: all.", min=0)] = 100,
+    scheduled: Annotated[
+        bool, typer.Option("--scheduled", help="What is sent later, the next one first.")
+    ] = False,
     discarded: options.Discarded = False,
     as_json: Json = False,
 ) -> None:
@@ -41,6 +45,9 @@ async def list_letters(
         await list_discarded(ctx, selection, limit=limit, as_json=as_json)
         return
     async with options.opened(ctx) as queue:
+        if scheduled:
+            await later.print_scheduled(queue, selection, limit, as_json)
+            return
         letters = await queue.list(selection, limit=limit, payloads=False)
         found = with_behind(letters, await queue.waiting(letters))
     if as_json:
@@ -86,8 +93,12 @@ async def show(
             event = await queue.event(letter)
         except (NotFound, ConfigError) as error:
             gone = str(error)
+        written = None
+        if letter.mended_from:
+            with contextlib.suppress(SeawayError):  # Not everybody may read events.
+                written = await queue.as_written(letter)
     if as_json:
-        print_json(_details(letter, event, gone))
+        print_json(_details(letter, event, gone) | _mended_json(letter, written))
         return
     for name, value in letter.summary().items():
         typer.echo(printable(f"{name + ':':<12} {value}"))
@@ -104,6 +115,38 @@ async def show(
         typer.echo("\nstack:\n" + re.sub("^", "  ", printable(letter.stack), flags=re.M))
     body, why = event.payload, gone if letter.by_reference else ""
     typer.echo(f"\npayload ({counted(len(body), 'byte')}):\n" + printable(why or _shown(body)))
+    if letter.mended_from:
+        _show_mended(letter, event, written)
+
+
+def _show_mended(letter: Letter, event: Message, written: Message | None) -> None:
+    """What a redrive had changed, for as long as the event is there as it was written."""
+    from seaway.mending.differences import differences
+
+    typer.echo(printable(f"\nmended: the event lies in {_place(letter)} as it was written"))
+    typer.echo(printable(f"  its payload was {letter.mended_from}"))
+    if written is None:
+        typer.echo("  it cannot be had: it is not there any more, or you may not read it")
+        return
+    was = Message(event.subject, written.payload, event.headers)
+    print_differences(differences(was, event), indent="  ")
+
+
+def _mended_json(letter: Letter, written: Message | None) -> dict[str, Any]:
+    if not letter.mended_from:
+        return {}
+    was = {} if written is None else {"payload_base64": _base64(written.payload)}
+    return {"mended": {"from": letter.mended_from, "event_place": _place(letter), **was}}
+
+
+def _place(letter: Letter) -> str:
+    return (
+        "nobody knows where" if letter.event_place is None else "{}:{}".format(*letter.event_place)
+    )
+
+
+def _base64(payload: bytes) -> str:
+    return base64.b64encode(payload).decode()
 
 
 def _shown(payload: bytes) -> str:
@@ -121,7 +164,7 @@ def _details(letter: Letter, event: Message, gone: str) -> dict[str, Any]:
     details = letter.summary() | {
         "headers": {**event.headers, **letter.stored.message.headers},
         "stack": letter.stack,
-        "payload_base64": base64.b64encode(event.payload).decode(),
+        "payload_base64": _base64(event.payload),
     }
     if gone:
         details["gone"] = gone

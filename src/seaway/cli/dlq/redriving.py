@@ -6,13 +6,14 @@ import shlex
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import typer
 
 from seaway.cli import printing, session
-from seaway.cli.dlq import options
+from seaway.cli.dlq import later, mending, options
 from seaway.cli.dlq.telling import Redriven, print_forecast, print_run, print_runs
 from seaway.cli.printing import Json, print_json, printable
 from seaway.contracts import Broker
@@ -25,7 +26,7 @@ from seaway.mending.runs import KIND
 
 _HOW = frozenset(
     ("dry_run", "payload", "to", "transform", "rate", "canary", "max_failures", "wait", "by")
-) | {"as_json"}
+) | {"as_json", "application", "preview", "tried", "within", "no_check"}
 """Parameters that do not say which letters."""
 
 
@@ -50,6 +51,10 @@ async def redrive(
         str, typer.Option(help="consumer: the one that failed; all: everyone.")
     ] = "consumer",
     rate: Annotated[float | None, typer.Option(help="At most so many a second.", min=0.01)] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(help='Send them then: "tomorrow 06:00", a time, or 6h.', metavar="TIME"),
+    ] = None,
     canary: Annotated[
         int | None,
         typer.Option(
@@ -70,6 +75,12 @@ async def redrive(
             help="How long to wait for the next outcome, with --canary or --max-failures.",
         ),
     ] = "5m",
+    transform: mending.TransformOption = None,
+    application: mending.Application = None,
+    preview: mending.PreviewOption = False,
+    tried: mending.TryOption = False,
+    within: mending.Within = mending.WITHIN,
+    no_check: mending.NoCheck = False,
     by: options.By = None,
     as_json: Json = False,
 ) -> None:
@@ -78,6 +89,8 @@ async def redrive(
 
     if to not in get_args(Target):
         raise ConfigError(f"--to {to!r} is neither consumer nor all")
+    if at is not None:
+        later.check(at)
     plan = Plan(
         selection=options.selection(ids, consumer, subject, reason, error_type, since, until),
         to=cast(Target, to),
@@ -91,18 +104,35 @@ async def redrive(
     )
     if plan.selection == Selection() and not everything:
         raise ConfigError("nothing is selected", hint="give ids, a filter, or --all")
-    async with options.opened(ctx) as queue:
+    mending.refuse(transform, payload=payload is not None, preview=preview)
+    app = mending.application_of(ctx, application) if transform or tried else None
+    async with (
+        options.opened(ctx) as queue,
+        mending.transforming(transform, app, within=within, check=not no_check) as changing,
+    ):
+        plan = replace(plan, transform=changing)
+        if at is not None:
+            plan = replace(plan, at=await later.due(queue, at))
+        if tried or preview or (dry_run and changing):
+            letters = await options.chosen(queue, plan.selection, everything)
+            if tried:
+                well = await mending.trial(
+                    queue, letters, app, changing, within=within, as_json=as_json
+                )
+            else:
+                well = await mending.preview(queue, letters, changing, as_json=as_json)
+            raise typer.Exit(0 if well else 1)
         if plan.payload is not None:
             count = len(await queue.list(plan.selection, payloads=False))
             if count > 1:
                 raise ConfigError(f"--payload is for one letter, and {count} are selected")
-        run = await _run(queue, plan, dry_run)
+        run, not_noted = await _run(queue, plan)
         waiting = await queue.waiting() if plan.to == "consumer" else ()
         behind = Counter((one.consumer, one.key) for one in waiting)
         if dry_run:
             await _forecast(run, behind, as_json)
             return
-        await _redrive(run, behind, as_json)
+        await _redrive(run, behind, as_json, not_noted)
     if run.state != "done" or run.counts["stays"] or run.counts["gone"]:
         raise typer.Exit(1)
 
@@ -133,32 +163,39 @@ def _payload(path: Path | None) -> bytes | None:
         raise ConfigError(f"--payload {path}: {error.strerror}") from error
 
 
-async def _run(queue: Mending, plan: Plan, dry_run: bool) -> RedriveRun:
-    """Noted in the database, if that is at hand. Where outcomes are waited for, it must be."""
+async def _run(queue: Mending, plan: Plan) -> tuple[RedriveRun, str]:
+    """Noted in the database, if that is at hand; else why not. Where outcomes are waited for, it
+    must be."""
     try:
-        return await queue.run(plan)
+        return await queue.run(plan), ""
     except SeawayError as error:
         if plan.watched:
             raise
-        if not dry_run:
-            printing.note(
-                f"Not noted in the database: {printable(str(error))}. Killed in the middle, what "
-                "was sent is recognized within the stream's duplicate window only."
-            )
-    return await queue.run(plan, noted=False)
+        why = (
+            f"Not noted in the database: {printable(str(error))}. Killed in the middle, what was "
+            "sent is recognized within the stream's duplicate window only."
+        )
+        return await queue.run(plan, noted=False), why
 
 
-async def _redrive(run: RedriveRun, behind: Counter[tuple[str, str]], as_json: bool) -> None:
-    done = Redriven(behind, as_json)
+async def _redrive(
+    run: RedriveRun, behind: Counter[tuple[str, str]], as_json: bool, not_noted: str
+) -> None:
+    done, ended = Redriven(behind, as_json), False
     try:
         with printing.pace("redriving", lambda: run.doing) as show:
             async with aclosing(run.outcomes()) as outcomes:
                 async for one in outcomes:
+                    if not_noted:
+                        printing.note(not_noted)
+                        not_noted = ""
                     done.take(one)
                     show(run.counts["sent"] + run.counts["stays"] + run.counts["gone"], run.total)
+        ended = True
     finally:
-        with session.unread():
-            done.report(run)
+        if ended or run.counts:
+            with session.unread():
+                done.report(run)
 
 
 async def _forecast(run: RedriveRun, behind: Counter[tuple[str, str]], as_json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, TypeAlias
 
 import typer
@@ -95,7 +96,8 @@ class Redriven:
         said = [f"{run.counts[one]} {said}" for one, said in _SAID.items() if run.counts[one]]
         if run.counts["stays"]:
             said.append(f"{run.counts['stays']} stay")
-        printing.note(f"{sent} redriven{': ' if said else ''}{', '.join(said)}.")
+        how = "redriven" if run.at is None else _then(run.at)
+        printing.note(f"{sent} {how}{': ' if said else ''}{', '.join(said)}.")
         if run.id:
             again = "; the same command goes on" if run.state == "stopped" else ""
             why = f": {run.why}" if run.why else ""
@@ -112,11 +114,15 @@ def print_forecast(found: Redriven, run: RedriveRun) -> None:
         if len(found.causes) > 1 or len(found.lines) > _SHOWN:
             print_list(_CAUSES, sorted(found.causes.items(), key=lambda one: -one[1].total()))
     stay = run.counts["stays"]
-    printing.note(
-        f"{run.counts['ready']} would be redriven{f', {stay} would stay' if stay else ''}."
-    )
+    when = "be redriven" if run.at is None else _then(run.at).removeprefix("to ")
+    ready = run.counts["ready"]
+    printing.note(f"{ready} would {when}{f', {stay} would stay' if stay else ''}.")
     if run.id:
         printing.note(f"That goes on with run {run.id}.")
+
+
+def _then(at: datetime) -> str:
+    return f"to be redriven at {at.astimezone():%Y-%m-%d %H:%M:%S %z}"
 
 
 def _cause(letter: Letter) -> Cause:

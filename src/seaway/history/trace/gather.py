@@ -17,6 +17,7 @@ from seaway import naming
 from seaway.config import Settings
 from seaway.contracts import Broker, Kept, StoredMessage
 from seaway.errors import SeawayError
+from seaway.headers import SCHEDULE_TARGET
 from seaway.history.trace.values import Member, Search, Trace, time_of
 from seaway.history.trace.weave import Known, woven
 from seaway.monitor import Database, Station
@@ -242,6 +243,8 @@ class Tracer:
         if kind == "dlq":
             context = naming.stream_context(stored.stream)
             made.subject = stored.message.subject.removeprefix(f"{context}.dlq.")
+        elif target := stored.message.headers.get(SCHEDULE_TARGET):
+            made.subject = naming.original_subject(target)
         if (member := self._member(found, event_id, made)) is None:
             return
         if kind == "dlq":

@@ -12,7 +12,7 @@ from seaway import headers as h
 
 BAD = frozenset({"dead letter", "parked", "given up", "discarded", "lost"})
 """Steps that somebody has to look at."""
-OPEN = frozenset({"waits", "tried", "on its way", "redriven", "in the outbox"})
+OPEN = frozenset({"waits", "tried", "on its way", "redriven", "scheduled", "in the outbox"})
 """Steps after which something is still to come."""
 WAS_LETTER = "was a letter"
 """And is none any more: redriven, discarded or made again, as the steps after it say."""

@@ -9,6 +9,7 @@ from datetime import datetime
 from seaway.contracts import ConsumerInfo, InboxRow, Kept, StoredMessage, Unhandled
 from seaway.contracts.outbox import GIVEN_UP
 from seaway.dead_letters.letter import Letter, read
+from seaway.headers import SCHEDULE, SCHEDULE_TARGET
 from seaway.history.trace.values import PUBLISHED, WAS_LETTER, Member, Step, Trace, time_of
 from seaway.naming import covers
 from seaway.waiting_events import Place
@@ -157,9 +158,14 @@ def _consuming(member: Member, known: Known) -> list[Step]:
         going_on.add(letter.consumer)
         steps.append(_letter(letter, f"{place[0]}:{place[1]}", behind.get(letter.consumer)))
     for place, stored in known.redrives.get(event_id, {}).items():
-        durable = stored.message.subject.partition(".redrive.")[2].partition(".")[0]
+        headers, where = stored.message.headers, f"{place[0]}:{place[1]}"
+        subject = headers.get(SCHEDULE_TARGET) or stored.message.subject
+        durable = subject.partition(".redrive.")[2].partition(".")[0]
         going_on.add(durable)
-        steps.append(Step("redriven", stored.stored_at, _SERVER, durable, f"{place[0]}:{place[1]}"))
+        what = "redriven"
+        if SCHEDULE in headers:
+            what, where = "scheduled", f"{where} {headers[SCHEDULE].removeprefix('@')}"
+        steps.append(Step(what, stored.stored_at, _SERVER, durable, where))
     for (durable, of), decided in known.decided.get(event_id, {}).items():
         if decided.discarded:
             steps.append(Step("discarded", decided.discarded, _DATABASE, durable))
@@ -173,7 +179,7 @@ def _consuming(member: Member, known: Known) -> list[Step]:
             detail = "its letter was not found: on its way, discarded, or its queue is away"
             step = Step("dead letter", decided.at, _DATABASE, durable, detail)
         steps.append(step)
-    steps += [Step("handled", at, _DATABASE, durable) for durable, at in effects.items()]
+    steps += [_handled(consumer, at) for consumer, at in effects.items()]
     there = {step.where for step in steps}
     for one in unhandled:
         if one.waiting and one.behind is not None and one.consumer not in there:
@@ -197,6 +203,12 @@ def _consuming(member: Member, known: Known) -> list[Step]:
             detail = "no row of it in the databases asked"
             steps.append(Step("settled", None, _SERVER, info.durable, detail))
     return steps
+
+
+def _handled(consumer: str, at: datetime) -> Step:
+    """``consumer``: a durable or, of a run that handled it again, that and the run."""
+    durable, again, run = consumer.partition(" again ")
+    return Step("handled again" if again else "handled", at, _DATABASE, durable, run)
 
 
 def _letter(letter: Letter, place: str, behind: str | None) -> Step:
