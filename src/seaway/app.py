@@ -41,7 +41,7 @@ from seaway.outbox import Outbox
 from seaway.parts import Part, run_parts, stop_on_signals
 from seaway.relay import Relay
 from seaway.telemetry import log_signal, logger
-from seaway.upkeep import Forgetting, Presence, process_name
+from seaway.upkeep import Forgetting, Presence
 from seaway.words import nearest
 
 M = TypeVar("M", bound=Middleware)
@@ -259,7 +259,6 @@ class Seaway(Connected):
             stream_grace=outbox.stream_grace,
             way_to=self.settings.way_to,
             heal=outbox.heal,
-            by=process_name(),
         )
 
     async def run(

@@ -39,6 +39,11 @@ def operator() -> str:
     return f"{user()}@{socket.gethostname()}"
 
 
+def this_process() -> str:
+    """``host:pid``, for people and for the log of what was done."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
 class Gap:
     """How long it is since somebody looked last; ``check_and_restart`` is a look."""
 

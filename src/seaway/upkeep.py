@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import secrets
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +21,7 @@ from typing import TypeAlias
 from seaway import logs
 from seaway.contracts import SILENT, Notice, ProcessStore, Store
 from seaway.errors import SeawayError, TransientError
+from seaway.process import this_process
 from seaway.telemetry import Telemetry
 from seaway.waiting import done_before, set_within
 
@@ -75,7 +74,7 @@ class Forgetting:
 
 def process_name() -> str:
     """``host:pid:token``; the last part tells two applications of one process apart."""
-    return f"{_line(socket.gethostname(), _MOST_NAME)}:{os.getpid()}:{secrets.token_hex(4)}"
+    return f"{this_process()}:{secrets.token_hex(4)}"
 
 
 Figures: TypeAlias = Callable[[], Mapping[str, float]]

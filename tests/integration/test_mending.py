@@ -8,7 +8,8 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 import pytest
 
 from seaway import Delivery, Depends, Poison, RawEvent, Refuse, Seaway, event, topology
+from seaway import headers as h
 from seaway.contracts import Store
 from seaway.dead_letters import Letter, Selection
 from seaway.embedded.nats_server import NatsServer
@@ -246,6 +248,43 @@ async def test_letters_are_previewed_tried_and_mended(till: Till) -> None:
     [mended] = entry.detail["mended"]
     assert mended["changes"] == ["changed amount: string -> number"]
     assert [letters[0].id, digest(body("fine"))] in mended["letters"]
+
+
+@pytest.mark.parametrize("till", ["sqlite"], indirect=True)
+async def test_what_cannot_be_mended_or_tried_holds_up_no_other(till: Till) -> None:
+    app, letters = till.app, await till.bury()
+    queue, good = app.dead_letters, letters[0]
+    headers, place = dict(good.stored.message.headers), h.DLQ_STREAM_SEQUENCE
+    headers[h.MSG_ID] = "more"
+    bad = {
+        "gone": headers | {"X-Dlq-Payload": "by-reference", place: "999", h.MSG_ID: "gone"},
+        "no handler": headers | {h.DLQ_CONSUMER: f"else__from_{till.context}", h.MSG_ID: "else"},
+        "no letter": headers | {h.DLQ_REASON: "boredom", h.MSG_ID: "none"},
+        "waits": headers | {h.DLQ_REASON: "parked", h.MSG_ID: "parked"},
+    }
+    name = good.stored.stream
+    messages = [replace(good.stored.message, headers=one) for one in bad.values()]
+    await app.broker.publish(name, messages, timeout=timedelta(seconds=5))
+    found = list(await queue.list())[len(letters) :]
+    assert len(found) == len(bad)
+    async with (
+        till.mending(to_numbers) as transform,
+        aclosing(queue.tried([*found, good], app, transform=transform)) as tried,
+    ):
+        outcomes = [(one.comes_to, one.reason) async for one in tried]
+    gone, other, none, waits, well = outcomes
+    assert gone[0] == other[0] == none[0] == "stays"
+    assert "which does not hold it any more" in gone[1]
+    assert "no class here stands for" in other[1]
+    assert "'boredom' is none of" in none[1]
+    assert (waits[0], well) == ("waits", ("succeeds", ""))
+    async with (
+        Transforming(to_numbers, check=None) as unchecked,
+        aclosing(queue.tried([found[1]], app, transform=unchecked)) as tried,
+    ):
+        [untried] = [one async for one in tried]
+    assert untried.comes_to == "untried"
+    assert f"declares no consumer else__from_{till.context}" in untried.reason
 
 
 def digest(payload: Any) -> str:

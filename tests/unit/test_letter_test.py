@@ -228,6 +228,9 @@ def test_another_of_the_same_type_that_the_class_takes() -> None:
         "small", made.value["kind"]
     ).replace("paid", made.value["plan"])
     assert set(made.places) >= {("items", 0, "iban"), ("items", 1, "amount"), ("name",)}
+    assert made.hide("2026-4711, 47110 and 4711.5 are others, 4711. is not: 'Jane\\n'") == (
+        "2026-4711, 47110 and 4711.5 are others, 1111. is not: 'Jane\\n'"
+    )
     assert ORDER["name"] == "Jane Doe"
 
 

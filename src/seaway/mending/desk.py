@@ -14,10 +14,8 @@ from seaway.dead_letters import DeadLetters, Letter, Selection
 from seaway.dead_letters.later import Scheduled, now_of
 from seaway.errors import ConfigError, NotFound
 from seaway.mending import changes, discarding, later
-from seaway.mending.application import Application
 from seaway.mending.discarding import Discarded, Keeping, Restored
 from seaway.mending.later import Cancelled
-from seaway.mending.letter_test import LetterTest
 from seaway.mending.past import PastRun, past_run
 from seaway.mending.redriving import RedriveRun
 from seaway.mending.runs import KIND, Plan, Transform

@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -56,16 +56,20 @@ class Redacted:
     places: Sequence[Path] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
     """What stood there, and what stands for it now."""
+    numbers: Collection[str] = ()
+    """Those of ``texts`` that are numbers: within a longer one they mean something else."""
     missing: Sequence[str] = ()
     """The fields that are not in it."""
 
     def hide(self, text: str) -> str:
-        """``text`` without the values that were hidden, where it repeats them."""
+        """``text``, somebody else's, without the values that were hidden, where it repeats them."""
         if text in self.texts:
             return self.texts[text]
         for old in sorted(self.texts, key=len, reverse=True):
             if len(old) >= _TELLING:
-                text = text.replace(old, self.texts[old])
+                whole = rf"(?<![\w.-])(?<!\d:){re.escape(old)}(?![\w-]|[.:]\d)"
+                found = whole if old in self.numbers else re.escape(old)
+                text = re.sub(found, lambda _, old=old: self.texts[old], text)  # type: ignore[misc]
         return text
 
 
@@ -80,6 +84,7 @@ def redact(
     """
     wrong, made = check(compact(value)), copy.deepcopy(value)
     texts: dict[str, str] = {}
+    numbers: set[str] = set()
     places: dict[Path, None] = {}
     missing: list[str] = []
     for name in fields:
@@ -96,8 +101,10 @@ def redact(
             for path in new:
                 _replace(made, path, name, _instead(_at(value, path), among), check, wrong)
         for path in new:
-            texts |= _texts(_at(value, path), _at(made, path))
-    return Redacted(made, tuple(places), texts, tuple(missing))
+            told = _texts(_at(value, path), _at(made, path))
+            texts |= told
+            numbers.update(told if not isinstance(_at(value, path), str) else ())
+    return Redacted(made, tuple(places), texts, numbers, tuple(missing))
 
 
 def _replace(

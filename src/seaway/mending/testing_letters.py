@@ -24,7 +24,7 @@ from seaway.errors import ConfigError, DecodeError, NotFound, SeawayError
 from seaway.events import EventType
 from seaway.headers import format_time
 from seaway.mending.application import Application
-from seaway.mending.letter_test import Given, LetterTest, Runs, json_of, written
+from seaway.mending.letter_test import Given, LetterTest, Runs, hide, json_of, written
 from seaway.mending.redacting import Check, Redacted, named, redact
 from seaway.naming import stream_context
 from seaway.words import counted
@@ -59,9 +59,16 @@ class Gathering:
             )
         consumer = self._consumer(letter)
         letter = await self.letters.get(letter.id)
-        given = [] if not letter.waits else await self._before(consumer, letter)
+        first = await self._before(letter) if letter.waits else None
+        given: list[Given] = []
+        if first is not None:
+            given.append(await self._given(consumer, first, f"{first.id}, which failed."))
         given.append(await self._given(consumer, letter, "It waits behind that." if given else ""))
         self._refuse_missing(given)
+        if first is not None:
+            error = ": ".join(part for part in (first.error_type, first.error) if part)
+            error = f": {hide(given, error)}" if error else ""
+            self.state.append(f"It waits behind {first.id}{error}.")
         await self._tell(letter, consumer)
         source = written(
             *(letter, given),
@@ -90,7 +97,7 @@ class Gathering:
 
     # ------------------------------------------------------------------ what is delivered
 
-    async def _before(self, consumer: Consumer, letter: Letter) -> list[Given]:
+    async def _before(self, letter: Letter) -> Letter | None:
         """Of what ``letter`` waits behind, that which failed."""
         context = stream_context(letter.stored.stream)
         own = await self.letters.of_consumer(context, letter.consumer)
@@ -101,11 +108,8 @@ class Gathering:
                 f"{letter.id} waits behind an event that has no letter any more: its test makes no "
                 "other delivery than its own, and may pass."
             )
-            return []
-        first = await self.letters.get(min(failed, key=lambda one: one.stream_seq).id)
-        error = f": {first.error_type}: {first.error}" if first.error_type else ""
-        self.state.append(f"It waits behind {first.id}{error}.")
-        return [await self._given(consumer, first, f"{first.id}, which failed.")]
+            return None
+        return await self.letters.get(min(failed, key=lambda one: one.stream_seq).id)
 
     async def _given(self, consumer: Consumer, letter: Letter, said: str) -> Given:
         event = await self._event(letter)

@@ -157,7 +157,7 @@ _IGNORED = "no handler takes it"
 def _stays(mended: Mended) -> TriedLetter:
     stays = mended.stays
     assert stays is not None
-    said = stays.said if isinstance(stays, Stays) else stays.reason
+    said = (isinstance(stays, Stays) and stays.said) or stays.reason
     return TriedLetter(mended.letter, "stays", said, stays.reason, mended=mended)
 
 

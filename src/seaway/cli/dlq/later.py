@@ -154,8 +154,9 @@ async def cancel(
                         "done."
                     )
         finally:
-            with session.unread():
-                _report(done, as_json)
+            if found:
+                with session.unread():
+                    _report(done, as_json)
     if missing:
         raise NotFound(
             f"nothing is scheduled as {', '.join(missing)}: it was sent, or cancelled before"

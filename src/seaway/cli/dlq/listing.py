@@ -19,7 +19,7 @@ from seaway.cli.dlq.reporting import Behind, print_summaries, with_behind
 from seaway.cli.printing import Column, Json, json_value, print_json, print_list, printable
 from seaway.contracts import Message
 from seaway.dead_letters import Letter
-from seaway.errors import ConfigError, NotFound
+from seaway.errors import ConfigError, NotFound, SeawayError
 from seaway.words import counted
 
 
@@ -93,7 +93,10 @@ async def show(
             event = await queue.event(letter)
         except (NotFound, ConfigError) as error:
             gone = str(error)
-        written = await queue.as_written(letter) if letter.mended_from else None
+        written = None
+        if letter.mended_from:
+            with contextlib.suppress(SeawayError):  # Not everybody may read events.
+                written = await queue.as_written(letter)
     if as_json:
         print_json(_details(letter, event, gone) | _mended_json(letter, written))
         return
@@ -123,7 +126,7 @@ def _show_mended(letter: Letter, event: Message, written: Message | None) -> Non
     typer.echo(printable(f"\nmended: the event lies in {_place(letter)} as it was written"))
     typer.echo(printable(f"  its payload was {letter.mended_from}"))
     if written is None:
-        typer.echo("  it is not there any more")
+        typer.echo("  it cannot be had: it is not there any more, or you may not read it")
         return
     was = Message(event.subject, written.payload, event.headers)
     print_differences(differences(was, event), indent="  ")
