@@ -83,7 +83,7 @@ class Journal:
         state: RunState = "done"
         try:
             yield
-        except (asyncio.CancelledError, KeyboardInterrupt):
+        except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
             state = "stopped"
             raise
         except BaseException:
