@@ -249,7 +249,7 @@ async def test_redriving_at_a_time_and_cancelling_that(desk: Desk) -> None:
         ("soon",): (2, "is no time"),
         ("2020-01-01T00:00:00Z",): (2, "is past: by the server's clock it is"),
         ("500d",): (1, "is more than a year from now"),
-        ("6h", "--to", "all"): (2, "leave --to all out"),
+        ("6h", "--to", "all"): (2, "cannot be sent to all consumers"),
     }
     redriven = (desk.run("dlq", "redrive", first.id, "--at", *said) for said in refusals)
     ended = await asyncio.gather(*redriven, desk.run("dlq", "cancel"))
