@@ -3,7 +3,8 @@
 Guarantees: reading back what was written (``writing``) gives the same; whatever somebody put into a
 queue can be read. Who may do that may not reach out of the queue's context: a letter that names
 anything but an event's subject, a stream and a durable's name of that context has a ``problem``,
-and nothing is done with it but to show and to discard it.
+and nothing is done with it but to show and to discard it. A ``foreign`` one names nothing: it lies
+among the context's events, nobody says for whom, and can go to all of them.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from seaway.contracts import DeadLetterReason, Message, StoredMessage
 from seaway.errors import InvalidName
 from seaway.naming import (
     MAX_WIRE_SUBJECT_BYTES,
-    check_filter,
-    covers,
     events_stream,
     is_durable,
     is_event_of,
@@ -35,12 +34,17 @@ SUBJECT = f"{h.DLQ_PREFIX}Subject"
 """The event's own subject, where the letter's could not hold it."""
 BY_REFERENCE = "by-reference"
 LEFT_OUT = "left-out"
+FOREIGN = "foreign"
+"""The reason of a letter that none of Seaway's headers gives one."""
 
 _CONTROL = re.compile(r"nats-", re.IGNORECASE)
 """Headers of JetStream's own: an id, an expectation, a batch, a TTL or a schedule belongs to the
 publication that it came with, and would act on the letter."""
 
 _NOT_THE_EVENTS = (h.DLQ_PREFIX.lower(), h.HEALED.lower())
+
+_KNOWN_VERSION = "1"
+"""Of a letter's form. What none is written on is of the first."""
 
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _REASONS = get_args(DeadLetterReason)
@@ -69,7 +73,10 @@ class Letter:
     failed_at: datetime
     problem: str = ""
     """Why nothing may be done with it but to show and to discard it: it cannot be read as a letter
-    of Seaway's, or names what lies outside its context."""
+    of Seaway's, or names what lies outside its context. A ``foreign`` one can be sent to all."""
+    foreign: bool = False
+    """Whether it has none of Seaway's headers, and an event's subject: another program put it
+    here, and who failed is not known."""
     bare: bool = False
     """Listed without its payload."""
 
@@ -121,6 +128,17 @@ class Letter:
         return self.reason == "parked"
 
     @property
+    def remedy(self) -> str:
+        """What can be done with one that has a ``problem``."""
+        if self.foreign:
+            return "it can be shown, discarded and redriven --to all"
+        return "it can be shown and discarded, and nothing else"
+
+    def goes(self, *, to_all: bool) -> bool:
+        """Whether it may be redriven: to the consumer that failed, or to all."""
+        return not self.problem or (self.foreign and to_all)
+
+    @property
     def payload(self) -> bytes:
         """The event's payload; empty in a letter by reference. ``ValueError`` in a ``bare`` one."""
         if self.bare:
@@ -143,45 +161,8 @@ class Letter:
             "error": self.error,
             "failed_at": h.format_time(self.failed_at),
             **({"problem": self.problem} if self.problem else {}),
+            **({"foreign": True} if self.foreign else {}),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which letters. Empty: all of them. ``ids`` are letter ids (``SEA_DLQ:17``) or event ids."""
-
-    ids: tuple[str, ...] = ()
-    consumer: str | None = None
-    subject: str | None = None
-    """The event's subject; may hold wildcards."""
-    reason: str | None = None
-    error_type: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-
-    def __post_init__(self) -> None:
-        if self.subject is not None:
-            check_filter(self.subject)
-
-    def may_take(self, stored: StoredMessage) -> bool:
-        """What two headers say, before the others are looked at: queues can be long."""
-        headers = stored.message.headers
-        return self.reason in (None, headers.get(h.DLQ_REASON, "")) and self.consumer in (
-            None,
-            headers.get(h.DLQ_CONSUMER, ""),
-        )
-
-    def takes(self, letter: Letter) -> bool:
-        """Whether ``letter`` is one of them."""
-        return (
-            (not self.ids or letter.id in self.ids or letter.event_id in self.ids)
-            and self.consumer in (None, letter.consumer)
-            and (self.subject is None or covers(self.subject, letter.subject))
-            and self.reason in (None, letter.reason)
-            and self.error_type in (None, letter.error_type, letter.error_type.rpartition(".")[2])
-            and (self.since is None or letter.failed_at >= self.since)
-            and (self.until is None or letter.failed_at < self.until)
-        )
 
 
 def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
@@ -191,7 +172,10 @@ def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
     with a ``problem``.
     """
     headers, context = stored.message.headers, stream_context(stored.stream)
-    problems = [
+    problems: list[str] = []
+    if (version := headers.get(h.DLQ_VERSION, _KNOWN_VERSION)) != _KNOWN_VERSION:
+        problems.append(f"{h.DLQ_VERSION} {version[:_TOLD]!r}: a newer Seaway may know it")
+    problems += [
         f"it has no {name}"
         for name in (h.DLQ_STREAM, h.DLQ_CONSUMER, h.DLQ_REASON, h.EVENT_ID)
         if not headers.get(name)
@@ -220,10 +204,15 @@ def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
         problems.append(f"{h.DLQ_CONSUMER} {consumer[:_TOLD]!r} is no durable's name")
     if reason not in _REASONS:
         problems.append(f"{h.DLQ_REASON} {reason[:_TOLD]!r} is none of {', '.join(_REASONS)}")
-    if not is_event_of(context, subject):
+    if not (is_event := is_event_of(context, subject)):
         problems.append(f"{subject[:_TOLD]!r} is not the subject of an event of {context}")
     if stored.event_id != headers.get(h.EVENT_ID):
         problems.append(f"its {h.EVENT_ID} cannot be an event's")
+    foreign = (
+        is_event
+        and headers.get(h.EVENT_ID) in (None, stored.event_id)
+        and not any(name.lower().startswith(h.DLQ_PREFIX.lower()) for name in headers)
+    )
     return Letter(
         stored=stored,
         event_id=stored.event_id,
@@ -232,12 +221,13 @@ def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
         stream_seq=stream_seq,
         consumer=consumer,
         deliveries=deliveries,
-        reason=reason,
+        reason=FOREIGN if foreign else reason,
         error_type=headers.get(h.DLQ_ERROR_TYPE, ""),
         error=headers.get(h.DLQ_ERROR, ""),
         stack=_unescape(headers.get(h.DLQ_ERROR_STACK, "")),
         failed_at=failed_at,
         problem=problems[0] if problems else "",
+        foreign=foreign,
         bare=bare,
     )
 
@@ -250,7 +240,7 @@ def redriven(letter: Letter, event: Message, *, edited: bool, to_all: bool) -> t
     payload, so that a repeated redrive is one. The event's identity stays. ``edited``: the payload
     is not the event's own. ``InvalidName`` where no subject can hold the event's.
 
-    Only for a letter without a ``problem``.
+    Only for a letter without a ``problem``, or, to all, a ``foreign`` one.
     """
     edition = f":{hashlib.sha256(event.payload).hexdigest()[:16]}" if edited else ""
     kind = "republish" if to_all else "redrive"

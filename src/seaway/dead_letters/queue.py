@@ -17,8 +17,7 @@ there.
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Literal, Self
@@ -35,7 +34,9 @@ from seaway.contracts import (
     StoredMessage,
 )
 from seaway.dead_letters import letter as form
-from seaway.dead_letters.letter import Letter, Selection
+from seaway.dead_letters.letter import Letter
+from seaway.dead_letters.reading import Reading, letter_places, queues_from, unread
+from seaway.dead_letters.selection import Selection
 from seaway.dead_letters.sending import Sender
 from seaway.dead_letters.writing import queue_of, size_as_letter, size_of
 from seaway.errors import (
@@ -54,8 +55,6 @@ from seaway.naming import (
     redrive_stream,
     stream_context,
 )
-
-_LETTER_ID = re.compile(r"([A-Z][A-Z0-9_]*_DLQ):([0-9]{1,19})")
 
 
 class DeadLetters:
@@ -107,7 +106,7 @@ class DeadLetters:
         queue, wanted = dlq_stream(context), Selection(consumer=consumer)
         if await self._broker.admin.stream(queue) is None:
             return ()
-        async with aclosing(self._selected(queue, subjects, wanted, payloads=False)) as letters:
+        async with aclosing(self._reading(wanted, payloads=False).of(queue, subjects)) as letters:
             return [letter async for letter in letters]
 
     async def redriven(self, context: str, consumer: str) -> set[str]:
@@ -121,43 +120,59 @@ class DeadLetters:
         return {one.event_id async for one in stored}
 
     async def letters(
-        self, selection: Selection | None = None, *, payloads: bool = True
+        self,
+        selection: Selection | None = None,
+        *,
+        payloads: bool = True,
+        after: str | None = None,
+        newest: bool = False,
+        advance: Callable[[int], None] = unread,
     ) -> AsyncGenerator[Letter]:
-        """The selected letters, oldest first in each queue. Close it where you leave it early.
+        """The selected letters: queue by queue, in each the oldest first, or the ``newest``; those
+        of letter ids in the order of these. Close it where you leave it early.
 
-        Without ``payloads``, ``bare`` ones, and the server sends headers only.
+        Without ``payloads``, ``bare`` ones, and the server sends headers only, unless the selection
+        asks for what payloads hold. ``after``: only what comes behind the letter of this id in that
+        order, whether that is there still or not. ``advance`` is told how many more were looked at.
         """
         wanted = selection or Selection()
-        if wanted.ids and all(map(_LETTER_ID.fullmatch, wanted.ids)):
-            for place in dict.fromkeys(wanted.ids):
-                stream, _, stream_seq = place.partition(":")
-                stored = await self._broker.admin.get(stream, int(stream_seq))
-                if stored is not None and wanted.takes(letter := form.read(stored)):
+        places = letter_places(wanted.ids)
+        reading = self._reading(wanted, payloads=payloads or bool(places), advance=advance)
+        if places:
+            for place in places:
+                stored = await self._broker.admin.get(*place)
+                if stored is not None and (letter := await reading.take(stored)) is not None:
                     yield letter
             return
-        for queue in sorted(await self.count()) if self._queues is None else self._queues:
-            if self._queues is not None and await self._broker.admin.stream(queue) is None:
-                continue
+        beyond: int | None = None
+        queues = await self.queues()
+        if after is not None:
+            queues, beyond = queues_from(queues, after)
+        for queue in queues:
             subjects = [f"{stream_context(queue)}.dlq.{wanted.subject}"] if wanted.subject else []
-            selected = self._selected(queue, subjects, wanted, payloads=payloads)
-            async with aclosing(selected) as letters:
+            read = reading.backwards if newest else reading.of
+            async with aclosing(read(queue, subjects, beyond)) as letters:
                 async for letter in letters:
                     yield letter
+            beyond = None
 
-    async def _selected(
-        self, queue: str, subjects: Sequence[str], wanted: Selection, *, payloads: bool
-    ) -> AsyncGenerator[Letter]:
-        """One queue's letters with these subjects (none: all), as far as they are ``wanted``."""
-        stream = self._broker.admin.read(
-            queue, filter_subjects=subjects, headers_only=not payloads, reader=self._reader
+    async def queues(self) -> Sequence[str]:
+        """The names of the queues that there are, in the order in which they are read."""
+        if self._queues is None:
+            return sorted(await self.count())
+        return [name for name in self._queues if await self._broker.admin.stream(name) is not None]
+
+    def _reading(
+        self, wanted: Selection, *, payloads: bool, advance: Callable[[int], None] = unread
+    ) -> Reading:
+        return Reading(
+            self._broker.admin,
+            self._reader,
+            wanted,
+            payloads=payloads,
+            payload_of=self.payload,
+            advance=advance,
         )
-        # Left to the garbage collector, a reader abandoned early outlives its connection.
-        async with aclosing(stream):
-            async for stored in stream:
-                if not wanted.may_take(stored):
-                    continue
-                if wanted.takes(letter := form.read(stored, bare=not payloads)):
-                    yield letter
 
     async def list(
         self, selection: Selection | None = None, *, limit: int = 0, payloads: bool = True
@@ -240,7 +255,7 @@ class DeadLetters:
         be sent as it is or the letter is not what it says, ``BrokerUnavailable`` where it could not
         be stored; the letter stays in all cases.
         """
-        if letter.problem:
+        if not letter.goes(to_all=to == "all"):
             raise _only_shown(letter)
         letter = await self._whole(letter)
         event = await self._to_send(letter, payload)
@@ -278,6 +293,8 @@ class DeadLetters:
         ``ConfigError`` where another one lies there, or it is no place of the letter's context: it
         would show or send what belongs to somebody else.
         """
+        if letter.foreign:
+            return None
         if not letter.has_place:
             raise _only_shown(letter)
         if letter.stream == redrive_stream(stream_context(letter.stored.stream)):
@@ -332,7 +349,9 @@ class DeadLetters:
         self, letter: Letter, message: Message, *, to: Literal["consumer", "all"]
     ) -> None:
         redrives = redrive_stream(stream_context(letter.stored.stream))
-        if await self._broker.admin.consumer(redrives, letter.consumer) is None:
+        # Who failed on a foreign one is not known.
+        receiver = letter.foreign or await self._broker.admin.consumer(redrives, letter.consumer)
+        if not receiver:
             raise NotFound(
                 f"{letter.id}: nobody receives redrives for {letter.consumer} on {redrives}: "
                 "declare it and run `seaway topology apply`, or discard the letter"
@@ -365,9 +384,7 @@ class DeadLetters:
 
 
 def _only_shown(letter: Letter) -> ConfigError:
-    return ConfigError(
-        f"{letter.id}: {letter.problem}; it can be shown and discarded, and nothing else"
-    )
+    return ConfigError(f"{letter.id}: {letter.problem}; {letter.remedy}")
 
 
 def _event(letter: Letter, original: StoredMessage | None) -> Message:

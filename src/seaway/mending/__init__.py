@@ -4,6 +4,8 @@
 terminal. Consumers and the sweeper, who only write letters, know nothing of it.
 """
 
+from seaway.mending.causes import Group
 from seaway.mending.desk import Mending
+from seaway.mending.pages import Page
 
-__all__ = ["Mending"]
+__all__ = ["Group", "Mending", "Page"]

@@ -3,8 +3,66 @@ of this package."""
 
 from __future__ import annotations
 
-from seaway.dead_letters import DeadLetters
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+
+from seaway.dead_letters import DeadLetters, Letter, Selection
+from seaway.dead_letters.reading import unread
+from seaway.mending import causes, pages
+from seaway.mending.causes import Group
+from seaway.mending.pages import Page
 
 
 class Mending(DeadLetters):
     """The letters of every context on this server, and what can be done to many of them."""
+
+    async def causes(
+        self, selection: Selection | None = None, *, advance: Callable[[int], None] = unread
+    ) -> Sequence[Group]:
+        """The selected letters by their cause, the most first; empty where there are none.
+
+        Reads the headers of each once, in bounded memory. ``advance`` is told how many more were
+        looked at. ``Selection(cause=...)`` takes the letters of one.
+        """
+        selected = self.letters(selection, payloads=False, advance=advance)
+        async with aclosing(selected) as letters:
+            return await causes.group(letters)
+
+    async def page(
+        self,
+        selection: Selection | None = None,
+        *,
+        limit: int = 100,
+        after: str | None = None,
+        newest: bool = False,
+        count_behind: bool = False,
+        advance: Callable[[int], None] = unread,
+    ) -> Page:
+        """At most ``limit`` (0: all) selected letters, ``bare``, in the order of ``letters``.
+
+        Give the id of the last one as ``after`` for the next page. How many wait behind each is
+        counted in queues of up to ``pages.COUNTED`` letters, or where ``count_behind`` says so:
+        that reads all of them.
+        """
+        found: list[Letter] = []
+        selected = self.letters(
+            selection, payloads=False, after=after, newest=newest, advance=advance
+        )
+        async with aclosing(selected) as letters:
+            async for letter in letters:
+                found.append(letter)
+                if limit and len(found) > limit:
+                    break
+        shown = found[:limit] if limit else found
+        held = await self.held()
+        behind = None
+        if shown and (count_behind or held <= pages.COUNTED):
+            parked = self.letters(Selection(reason="parked"), payloads=False, advance=advance)
+            async with aclosing(parked) as waiting:
+                behind = await pages.behind(shown, waiting)
+        return Page(shown, len(found) > len(shown), held, behind)
+
+    async def held(self) -> int:
+        """How many letters these queues hold."""
+        counts = await self.count()
+        return sum(counts.get(name, 0) for name in await self.queues())

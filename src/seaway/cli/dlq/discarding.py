@@ -12,22 +12,17 @@ from seaway.cli import printing, session
 from seaway.cli.dlq import options
 from seaway.cli.dlq.reporting import report, with_behind
 from seaway.cli.printing import Json, printable
-from seaway.dead_letters import Letter
+from seaway.dead_letters import Letter, Selection
 from seaway.errors import SeawayError, StoreRefused
 from seaway.inbox.letters import note_discarded
 from seaway.words import counted
 
 
 @session.runs
+@options.selecting
 async def discard(
     ctx: typer.Context,
-    ids: options.Ids = None,
-    consumer: options.Consumer = None,
-    subject: options.Subject = None,
-    reason: options.Reason = None,
-    error_type: options.ErrorType = None,
-    since: options.Since = None,
-    until: options.Until = None,
+    selected: Selection,
     everything: options.All = False,
     with_waiting: Annotated[
         bool, typer.Option("--with-waiting", help="Also those that wait behind them.")
@@ -36,10 +31,8 @@ async def discard(
     as_json: Json = False,
 ) -> None:
     """Remove dead letters for good; what waits behind them is handled, unless told otherwise."""
-
-    selection = options.selection(ids, consumer, subject, reason, error_type, since, until)
     async with options.opened(ctx) as queue:
-        chosen = list(await options.chosen(queue, selection, everything))
+        chosen = list(await options.chosen(queue, selected, everything))
         waiting = await queue.waiting(chosen)
         if with_waiting:
             known = {letter.id for letter in chosen}

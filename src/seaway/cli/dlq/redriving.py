@@ -11,21 +11,17 @@ from seaway.cli import printing, session
 from seaway.cli.dlq import options
 from seaway.cli.dlq.reporting import Behind, report, with_behind
 from seaway.cli.printing import Json, progress
+from seaway.dead_letters import Selection
 from seaway.errors import ConfigError
 
 Target: TypeAlias = Literal["consumer", "all"]
 
 
 @session.runs
+@options.selecting
 async def redrive(
     ctx: typer.Context,
-    ids: options.Ids = None,
-    consumer: options.Consumer = None,
-    subject: options.Subject = None,
-    reason: options.Reason = None,
-    error_type: options.ErrorType = None,
-    since: options.Since = None,
-    until: options.Until = None,
+    selected: Selection,
     everything: options.All = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done.")
@@ -40,24 +36,23 @@ async def redrive(
     as_json: Json = False,
 ) -> None:
     """Bring events back: to the consumer that failed, and to nobody else."""
-
     if to not in get_args(Target):
         raise ConfigError(f"--to {to!r} is neither consumer nor all")
     target = cast(Target, to)
     body = _payload(payload)
-    selection = options.selection(ids, consumer, subject, reason, error_type, since, until)
     done: list[Behind] = []
     async with options.opened(ctx) as queue:
-        chosen = await options.chosen(queue, selection, everything)
+        chosen = await options.chosen(queue, selected, everything)
         if body is not None and len(chosen) != 1:
             raise ConfigError(f"--payload is for one letter, and {len(chosen)} are selected")
         found = with_behind(chosen, await queue.waiting(chosen) if target == "consumer" else ())
         behind = {letter.id: count for letter, count in found}
         if dry_run:
             for letter in chosen:
-                if letter.problem:
+                if not letter.goes(to_all=target == "all"):
                     printing.note(f"stays: {letter.id}: {letter.problem}")
-            report([one for one in found if not one[0].problem], "would be redriven", as_json)
+            going = [one for one in found if one[0].goes(to_all=target == "all")]
+            report(going, "would be redriven", as_json)
             return
         try:
             with progress("redriving", len(chosen)) as advance:
