@@ -205,7 +205,9 @@ class Seaway(Connected):
     @property
     def dead_letters(self) -> Mending:
         """The dead letter queues of the settings' contexts; where there are none, every one."""
-        return Mending.configured(self.broker, self.settings)
+        found = Mending.configured(self.broker, self.settings)
+        found.application = self
+        return found
 
     # ------------------------------------------------------------------ running
 

@@ -9,6 +9,7 @@ On the wire a field is called as its alias says, where it has one; it is read by
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -82,6 +83,12 @@ class Codec(Generic[T]):
             raise DecodeError(f"{self.name}: {field or 'payload'}: {said}", field=field) from error
         except ValueError as error:
             raise DecodeError(f"{self.name}: payload: {error}") from error
+
+
+def compact(value: Any) -> bytes:
+    """What JSON can hold, written as events are: compact, in UTF-8. ``ValueError`` or ``TypeError``
+    for anything else."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def first_problem(error: ValidationError) -> tuple[str | None, str]:

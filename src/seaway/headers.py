@@ -37,6 +37,8 @@ TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 HEALED = "X-Healed-From"
 """On what was published again since its stream had lost it: the sequence that it had there."""
+REDRIVE_COUNT = "X-Redrive-Count"
+"""On what was redriven: how often that was done by now. It goes on with a letter's event."""
 
 DLQ_PREFIX = "X-Dlq-"
 DLQ_STREAM = "X-Dlq-Stream"

@@ -4,7 +4,8 @@ Owns: the signals (frozen dataclasses below) and their one way out, ``Telemetry.
 this process waits for now (``Telemetry.waits``). The log (``log_signal``), the metrics and the
 demo's live view are listeners. A listener must be quick and must not raise; one that raises is
 reported once and dropped, since telling must never break doing.
-Signals carry no payloads and no secrets.
+Signals carry no payloads and no secrets, but for ``Delivered.raised``: hold that no longer than you
+are told.
 """
 
 from __future__ import annotations
@@ -100,6 +101,8 @@ class Delivered:
     deliveries: int
     took: timedelta
     error: str | None = None
+    raised: BaseException | None = field(default=None, repr=False, compare=False)
+    """What ``error`` is the first line of; its frames hold the event."""
 
 
 @dataclass(frozen=True, slots=True)

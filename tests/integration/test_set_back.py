@@ -19,11 +19,13 @@ from seaway import Delivery, RawEvent, Seaway, topology
 from seaway.brokers.jetstream import JetStreamBroker, connect
 from seaway.brokers.jetstream.api import Api
 from seaway.config import NatsSettings, settings_from_mapping
-from seaway.contracts import Message, Stored
+from seaway.contracts import Incoming, Message, Stored
 from seaway.dead_letters import DeadLetters, Letter
 from seaway.embedded.nats_server import NatsServer
 from seaway.errors import BrokerUnavailable, Poison, SeawayError
 from seaway.inbox.letters import note_discarded
+from seaway.inbox.places import last_place, note_stored_now
+from seaway.naming import dlq_stream, redrive_stream
 from seaway.stores.sqlite import SqliteStore
 from seaway.telemetry import SetBack
 
@@ -118,17 +120,16 @@ class Bench:
         shutil.copytree(self._store, self.folder / "old")
         await self.server.start()
 
-    async def put_back(self, what: Literal["all", "messages"]) -> None:
-        """As it was at the copy; ``messages``: but the durables know what they did since."""
+    async def put_back(self, what: Literal["all", "messages", "letters"]) -> None:
+        """As it was at the copy; ``messages``: but the durables know what they did since;
+        ``letters``: the queue alone."""
+        parts = {"messages": f"**/{STREAM}/msgs", "letters": f"**/{dlq_stream('sea')}"}
         await self.server.kill()
-        if what == "all":
-            shutil.rmtree(self._store)
-            shutil.copytree(self.folder / "old", self._store)
-        else:
-            [messages] = (self.folder / "old").glob(f"**/{STREAM}/msgs")
-            there = self._store / messages.relative_to(self.folder / "old")
-            shutil.rmtree(there)
-            shutil.copytree(messages, there)
+        old = self.folder / "old"
+        [then] = [old] if what == "all" else old.glob(parts[what])
+        now = self._store / then.relative_to(old)
+        shutil.rmtree(now)
+        shutil.copytree(then, now)
         await self.server.start()
 
     @property
@@ -258,13 +259,18 @@ async def letters(bench: Bench) -> dict[str, Letter]:
 
 
 async def until_letters(bench: Bench, *event_ids: str) -> dict[str, Letter]:
+    seen: dict[str, Letter] = {}
+
     async def there() -> bool:
+        nonlocal seen
         with contextlib.suppress(SeawayError):
-            return set(await letters(bench)) == set(event_ids)
+            found = await DeadLetters(bench.broker).list()
+            seen = {one.event_id: one for one in found}
+            return sorted(one.event_id for one in found) == sorted(event_ids)
         return False
 
     await until(there)
-    return await letters(bench)
+    return seen  # A moment later there may be others.
 
 
 @pytest.mark.parametrize("first", ["published", "looked"])
@@ -340,3 +346,121 @@ async def test_what_waits_behind_a_lost_letter_goes_on_waiting_in_its_order(benc
     for key in range(2):
         mine = [name for name in bench.handled if name in (f"e{30 + key}", f"e{33 + key}")]
         assert mine == [f"e{30 + key}", f"e{30 + key}", f"e{33 + key}"]
+
+
+async def test_a_letter_that_comes_before_anybody_looked_hides_no_loss(bench: Bench) -> None:
+    """It may be the first to lie where the lost ones were, or beyond."""
+    bench.poison = {"e2", f"e{KEPT}"}
+    async with bench.at_work():
+        await bench.publish(*range(KEPT))
+        first = await until_letters(bench, "e2")
+    await bench.copy()
+    async with bench.at_work():
+        await bench.publish(KEPT)
+        await until_letters(bench, *bench.poison)
+    await bench.put_back("all")
+    await bench.publish(KEPT, KEPT + 1, again=True)
+    queue, admin = DeadLetters(bench.broker), bench.broker.admin
+    found = await admin.get(STREAM, KEPT + 2)
+    assert found is not None
+    incoming = Incoming.read(found, DURABLE, deliveries=1)
+    place = await queue.store(incoming, reason="poison", error=None)
+    async with await SqliteStore.open(bench.folder / "app.db") as store:
+        await note_stored_now(admin, store, dlq_stream("sea"), place)
+    bench.poison.add(found.event_id)
+    assert set(await letters(bench)) == {"e2", found.event_id}
+    async with bench.at_work():
+        after = await until_letters(bench, *bench.poison)
+    assert after["e2"].id == first["e2"].id
+
+
+async def test_a_redrive_that_was_lost_in_hand_is_the_letter_that_came_back(bench: Bench) -> None:
+    bench.poison = {"e2"}
+    async with bench.at_work():
+        await bench.publish(*range(KEPT))
+        before = await until_letters(bench, "e2")
+    await bench.copy()
+    await bench.publish(KEPT)  # The connection is there again.
+    queue, admin = DeadLetters(bench.broker), bench.broker.admin
+    await queue.redrive(before["e2"])
+    [redrive] = [one async for one in admin.read(redrive_stream("sea"))]
+    await bench.put_back("all")
+    await bench.publish(KEPT)
+    in_hand = Incoming.read(redrive, DURABLE, deliveries=1)
+    place = await queue.store(in_hand, reason="poison", error=None)
+    assert (await letters(bench))["e2"].stored.stream_seq == place
+
+
+async def test_a_redrive_in_the_place_of_a_lost_one_is_another_message(bench: Bench) -> None:
+    bench.poison = {"e2"}
+    queue = DeadLetters(bench.broker)
+    async with bench.at_work():
+        await bench.publish(*range(KEPT))
+        first = (await until_letters(bench, "e2"))["e2"]
+        await queue.redrive(first)
+        second = await until_another(bench, first)
+    await bench.broker.admin.delete_stream(redrive_stream("sea"))
+    await bench.make()
+    async with bench.at_work():
+        await queue.redrive(second)
+        third = await until_another(bench, second)
+    assert (third.stream, third.stream_seq) == (second.stream, second.stream_seq)
+    assert Counter(bench.handled)["e2"] == 3
+
+
+async def test_a_lost_redrive_is_a_letter_though_its_queue_remembers_that_one(
+    bench: Bench,
+) -> None:
+    """Letters have the same id however often they are made: that keeps them single."""
+    bench.poison = {"e2"}
+    queue, admin, redrives = DeadLetters(bench.broker), bench.broker.admin, redrive_stream("sea")
+    async with bench.at_work():
+        await bench.publish(*range(KEPT))
+        first = (await until_letters(bench, "e2"))["e2"]
+    await queue.redrive(first)
+    async with await SqliteStore.open(bench.folder / "app.db") as store:
+        await store.know(await last_place(admin, redrives, 1))
+    await admin.delete_stream(redrives)
+    await bench.make()
+    async with bench.at_work():
+        again = await until_another(bench, first)
+    assert again.place == first.place
+
+
+async def until_another(bench: Bench, letter: Letter) -> Letter:
+    found = letter
+
+    async def there() -> bool:
+        nonlocal found
+        found = (await letters(bench)).get(letter.event_id, letter)
+        return found.id != letter.id
+
+    await until(there)
+    return found
+
+
+async def test_a_letter_that_came_back_goes_again_if_its_event_got_further(bench: Bench) -> None:
+    """``e2`` has taken effect since, ``e5`` has another letter, ``e8`` is on its way."""
+    bench.poison = {"e2", "e5", "e8"}
+    queue = DeadLetters(bench.broker)
+    async with bench.at_work():
+        await bench.publish(*range(KEPT))
+        before = await until_letters(bench, *bench.poison)
+    await bench.copy()
+    await bench.publish(KEPT)
+    bench.poison = {"e5", f"e{KEPT + 1}"}
+    async with bench.at_work():
+        await bench.publish(KEPT + 1)
+        await queue.redrive(before["e2"])
+        await queue.redrive(before["e5"])
+        later = await until_another(bench, before["e5"])
+        await until_letters(bench, "e8", *bench.poison)
+    await queue.redrive(before["e8"])
+    assert later.stored.stream_seq > before["e5"].stored.stream_seq
+    bench.poison = {"e8"}
+    await bench.put_back("letters")
+    await bench.publish(KEPT + 2)
+    async with bench.at_work():
+        after = await until_letters(bench, "e5", "e8", f"e{KEPT + 1}")
+    assert after["e5"].id == before["e5"].id, "there is no other any more"
+    assert after["e8"].id != before["e8"].id, "it was redriven, and failed"

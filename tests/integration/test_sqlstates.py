@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from datetime import date, timedelta
 from typing import Any
 
 import psycopg
@@ -31,6 +32,7 @@ from seaway.inbox import inbox_for
 from seaway.outbox import Outbox
 from seaway.retry import Backoff, RetryPolicy
 from seaway.stores import open_store
+from seaway.stores.postgres.retention import first_id
 from seaway.telemetry import ConsumerPaused
 from seaway.testing.databases import Databases
 
@@ -185,6 +187,42 @@ async def test_an_inbox_is_told_what_the_table_says(kind: type[Kind] | None, url
                 await claim(code)
             assert type(raised.value) is meant, (code, raised.value)
             assert "provoked" in str(raised.value)
+
+
+@each_inbox
+async def test_a_row_whose_day_was_made_while_it_waited_is_a_conflict(
+    kind: type[Kind] | None, postgres_url: str
+) -> None:
+    """Housekeeping of another process makes a day's table while rows of that day are written."""
+    day = date(2099, 12, 31)
+    event_id = f"{first_id(day)}-7000-8000-000000000000"
+    async with (
+        inbox_over(kind, postgres_url) as inbox,
+        await psycopg.AsyncConnection.connect(postgres_url) as housekeeping,
+        await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as watching,
+    ):
+
+        async def claim() -> bool:
+            async with inbox.transaction() as tx:
+                return await tx.claim(CONSUMER, event_id)
+
+        async def waits() -> bool:
+            query = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            return await (await watching.execute(query)).fetchone() != (0,)
+
+        await housekeeping.execute("CREATE TABLE seaway_inbox_of_then (LIKE seaway_inbox)")
+        await housekeeping.execute(
+            "ALTER TABLE seaway_inbox ATTACH PARTITION seaway_inbox_of_then "
+            f"FOR VALUES FROM ('{first_id(day)}') TO ('{first_id(day + timedelta(days=1))}')"
+        )
+        claiming = asyncio.ensure_future(claim())
+        async with asyncio.timeout(30):
+            while not await waits():
+                assert not claiming.done()
+        await housekeeping.commit()
+        with pytest.raises(TransactionConflict, match="partition"):
+            await claiming
+        assert await claim()
 
 
 @each_inbox

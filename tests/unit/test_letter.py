@@ -55,7 +55,7 @@ def redriven(
     of: Letter, payload: bytes | None = None, *, to_all: bool = False
 ) -> tuple[str, Message]:
     event = Message(of.subject, of.payload if payload is None else payload, of.headers)
-    return form.redriven(of, event, edited=payload is not None, to_all=to_all)
+    return form.redriven(of, event, edition=payload, to_all=to_all)
 
 
 def stored(message: Message, seq: int = 5) -> StoredMessage:
@@ -311,7 +311,8 @@ def test_a_redriven_message_is_filed_under_its_event_s_subject() -> None:
     )
     message = write(of)
     assert message.subject == f"sea.dlq.{SUBJECT}"
-    assert message.headers[h.MSG_ID] == f"dlq:{DURABLE}:SEA_REDRIVE:17:e-1"
+    moment = "1795507200000000"  # Its place may be another redrive's, should its stream lose it.
+    assert message.headers[h.MSG_ID] == f"dlq:{DURABLE}:SEA_REDRIVE@{moment}:17:e-1"
 
 
 def test_a_message_without_an_id_is_called_by_its_place() -> None:
@@ -353,8 +354,18 @@ def test_a_redrive_goes_to_the_failed_consumer_under_a_fresh_stable_id() -> None
         "X-Correlation-Id": "c-1",
         "X-Event-Id": "e-1",
         "Nats-Msg-Id": "redrive:SEA_DLQ:5:2026-11-24T08:00:00.000000Z",
+        "X-Redrive-Count": "1",
     }
     assert redriven(of) == (stream, message)
+
+
+@pytest.mark.parametrize(("before", "after"), [("2", 3), ("-1", 1), ("9" * 10, 1), ("two", 1)])
+def test_a_redrive_is_counted_and_its_letter_says_how_often(before: str, after: int) -> None:
+    of = letter(incoming({h.MSG_ID: "e-1", h.REDRIVE_COUNT: before}, stream="SEA_REDRIVE"))
+    _, message = redriven(of)
+    again = letter(incoming(dict(message.headers), stream="SEA_REDRIVE"))
+    assert (message.headers[h.REDRIVE_COUNT], again.redrives) == (str(after), after)
+    assert again.summary()["redrives"] == after
 
 
 def test_another_payload_or_another_queue_of_the_same_name_is_another_redrive() -> None:
@@ -463,7 +474,7 @@ def test_what_somebody_put_among_the_event_s_headers_is_not_sent_again() -> None
     read = form.read(stored(replace(message, headers={**message.headers, **smuggled})))
     for to_all in (False, True):
         _, sent = redriven(read, to_all=to_all)
-        assert set(sent.headers) == {h.MSG_ID, h.EVENT_ID, h.CORRELATION_ID}
+        assert set(sent.headers) == {h.MSG_ID, h.EVENT_ID, h.CORRELATION_ID, h.REDRIVE_COUNT}
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,11 @@ class Puller:
         state = self._state
         upto = state.rewound_upto(batch[0].stream) if batch else 0
         again = [one for one in batch if one.stream_seq <= upto]
-        healed = [one for one in batch if HEALED in one.message.headers and not one.redriven]
+        healed = (
+            [one for one in batch if HEALED in one.message.headers and not one.redriven]
+            if state.setup.notes is not None
+            else ()
+        )
         state.take_in(
             batch,
             source,

@@ -35,7 +35,7 @@ from seaway.consumer.state import OUTAGE, Spawn, State
 from seaway.contracts import DeadLetterReason, Incoming, Subscription
 from seaway.errors import ConfigError, SeawayError
 from seaway.inbox.letters import note_stored, to_letter
-from seaway.inbox.places import note_last
+from seaway.inbox.places import note_stored_now
 from seaway.logs import without_ours
 from seaway.naming import dlq_stream, stream_context
 from seaway.telemetry import DeadLettered, Delivered, HandledAs
@@ -183,6 +183,7 @@ class Settler:
                 deliveries=item.deliveries,
                 took=timedelta(seconds=took),
                 error=said,
+                raised=error,
             )
         )
 
@@ -307,7 +308,7 @@ class Burials:
         if burial.letter is not None and setup.notes is not None:
             with contextlib.suppress(SeawayError):  # The sweeper notes it some seconds later.
                 queue = dlq_stream(stream_context(item.incoming.stream))
-                await note_last(setup.notes, queue, burial.letter, item.event_id)
+                await note_stored_now(setup.broker.admin, setup.notes, queue, burial.letter)
 
     async def _decide(self, burial: Burial) -> None:
         setup = self._state.setup

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from seaway import headers as h
-from seaway.naming import original_subject
+from seaway.naming import kind_of, original_subject
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,16 @@ class StoredMessage:
     def place(self) -> tuple[str, int]:
         """Which message it is: stream and sequence."""
         return self.stream, self.stream_seq
+
+    @property
+    def identity(self) -> str:
+        """The same for whatever its stream may lose: ``{stream}:{stream_seq}``. The place that a
+        lost redrive had may be given to another redrive of its event: the moment, in microseconds,
+        tells them apart, ``{stream}@{moment}:{stream_seq}``."""
+        stream = self.stream
+        if kind_of(stream) == "redrive":
+            stream = f"{stream}@{(self.stored_at - _EPOCH) // timedelta(microseconds=1)}"
+        return f"{stream}:{self.stream_seq}"
 
     @property
     def event_subject(self) -> str:

@@ -3,6 +3,7 @@
 | SQLSTATE                      | means                              | error                   |
 | ----------------------------- | ---------------------------------- | ----------------------- |
 | 40001, 40P01                  | another transaction was in the way | ``TransactionConflict`` |
+| 23514, by no constraint       | a day's table was made meanwhile   | ``TransactionConflict`` |
 | 08, 40, 53, 57, 58            | away, or not now                   | ``StoreUnavailable``    |
 | 55P03, 25006, 25P03, 25P04    | the same                           | ``StoreUnavailable``    |
 | 42P01, 42703, 42883, 42704    | not the tables of this version     | ``SchemaMismatch``      |
@@ -11,11 +12,14 @@
 | 28, 3D; 42501                 | no way in; no right                | ``ConfigError``         |
 | any other                     | the statement's own fault          | ``StoreRefused``        |
 
-25P02 says too that the transaction is aborted, 3B001 and 25P01 that it was ended. Pure: told by
-code, never by text.
+25P02 says too that the transaction is aborted, 3B001 and 25P01 that it was ended. 23514 without a
+constraint's name, of a table of ours, is the bound of a partition: a row on its way into the
+default one waited there until its day had a partition. Pure: told by code, never by text.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from seaway.databases.refusals import Refusal
 from seaway.errors import (
@@ -36,6 +40,7 @@ _SCHEMA = frozenset({"42P01", "42703", "42883", "42704", "3F000", "42P10", "2350
 _NAME_TAKEN = frozenset({"42P07", "42P06", "42710"})
 _ACCESS_CLASSES = ("28", "3D")
 _NO_RIGHT = "42501"
+_CHECK = "23514"
 _ABORTED = "25P02"
 _GONE = frozenset({"3B001", "25P01"})
 """No such savepoint, or no transaction that could have one."""
@@ -50,6 +55,16 @@ _BESIDE = {
 def code_of(error: object) -> str:
     """The SQLSTATE, whichever driver brings it; empty where the driver itself refused."""
     return str(getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or "")
+
+
+def _came_with_its_day(error: BaseException | None) -> bool:
+    """Whether the row belongs to a partition that was made while it waited."""
+    if error is None:
+        return False
+    told: Any = getattr(error, "diag", error)
+    if not hasattr(told, "table_name"):
+        return _came_with_its_day(error.__cause__)  # Of which SQLAlchemy's adapter was made.
+    return str(told.table_name or "").startswith("seaway_") and not told.constraint_name
 
 
 def is_transient(code: str) -> bool:
@@ -77,6 +92,8 @@ def translated(error: BaseException, where: str, *, away: bool = False) -> Seawa
     if is_transient(code):
         kind = TransactionConflict if code in _CONFLICTS else StoreUnavailable
         return kind(f"{where}: {said}{_BESIDE.get(code, '')} ({code})")
+    if code == _CHECK and _came_with_its_day(error):
+        return TransactionConflict(f"{where}: {said} ({code})")
     if code in _SCHEMA:
         return SchemaMismatch(
             f"{where}: Seaway's tables are missing or old ({said}): run seaway db upgrade"

@@ -47,6 +47,7 @@ _KNOWN_VERSION = "1"
 """Of a letter's form. What none is written on is of the first."""
 
 _NUMBER = re.compile(r"[0-9]{1,19}")
+_COUNT = re.compile(r"[0-9]{1,9}")
 _REASONS = get_args(DeadLetterReason)
 _TOLD = 80
 """How many characters of a foreign text a problem repeats."""
@@ -123,6 +124,12 @@ class Letter:
         return h.ordering_key(self.subject, self.stored.message.headers)
 
     @property
+    def redrives(self) -> int:
+        """How often its event has been redriven by now; 0 where that cannot be read."""
+        text = self.stored.message.headers.get(h.REDRIVE_COUNT, "")
+        return int(text) if _COUNT.fullmatch(text) else 0
+
+    @property
     def waits(self) -> bool:
         """Whether it is here for an earlier event of its key, and did not fail itself."""
         return self.reason == "parked"
@@ -156,6 +163,7 @@ class Letter:
             "stream": self.stream,
             "stream_seq": self.stream_seq,
             "deliveries": self.deliveries,
+            "redrives": self.redrives,
             "reason": self.reason,
             "error_type": self.error_type,
             "error": self.error,
@@ -232,22 +240,24 @@ def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
     )
 
 
-def redriven(letter: Letter, event: Message, *, edited: bool, to_all: bool) -> tuple[str, Message]:
+def redriven(
+    letter: Letter, event: Message, *, edition: bytes | None, to_all: bool
+) -> tuple[str, Message]:
     """``(stream, message)`` that brings a letter's ``event`` back.
 
     To the consumer that failed alone, or, ``to_all``, to every consumer of its subject. The message
     id is fresh, or the stream would take it for a duplicate, and the same for the same letter and
-    payload, so that a repeated redrive is one. The event's identity stays. ``edited``: the payload
-    is not the event's own. ``InvalidName`` where no subject can hold the event's.
+    payload, so that a repeated redrive is one. The event's identity stays. ``edition``: what tells
+    it apart, where it is not the event as it was. ``InvalidName`` where no subject can hold it.
 
     Only for a letter without a ``problem``, or, to all, a ``foreign`` one.
     """
-    edition = f":{hashlib.sha256(event.payload).hexdigest()[:16]}" if edited else ""
-    kind = "republish" if to_all else "redrive"
+    mark = "" if edition is None else f":{hashlib.sha256(edition).hexdigest()[:16]}"
     headers = {
         **carried(event.headers),
-        h.MSG_ID: f"{kind}:{letter.id}:{h.format_time(letter.stored.stored_at)}{edition}",
+        h.MSG_ID: redrive_id(letter, to_all=to_all) + mark,
         h.EVENT_ID: letter.event_id,
+        h.REDRIVE_COUNT: str(letter.redrives + 1),
     }
     context = stream_context(letter.stored.stream)
     if to_all:
@@ -258,6 +268,12 @@ def redriven(letter: Letter, event: Message, *, edited: bool, to_all: bool) -> t
     if len(subject.encode()) > MAX_WIRE_SUBJECT_BYTES:
         raise InvalidName(f"{subject[:_TOLD]}… is longer than {MAX_WIRE_SUBJECT_BYTES} bytes")
     return stream, Message(subject, event.payload, headers)
+
+
+def redrive_id(letter: Letter, *, to_all: bool = False) -> str:
+    """With what the message id of every redrive of this letter begins, whatever its payload."""
+    kind = "republish" if to_all else "redrive"
+    return f"{kind}:{letter.id}:{h.format_time(letter.stored.stored_at)}"
 
 
 def carried(headers: Mapping[str, str]) -> dict[str, str]:

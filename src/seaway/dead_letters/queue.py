@@ -5,44 +5,34 @@ Authoritative: the ``{CONTEXT}_DLQ`` stream; there is no second list anywhere.
 Listing reads the queue, oldest first: its price grows with the queue, unless letter ids are given.
 Payloads are read only where they are asked for.
 
-Redrive publishes first and removes the letter after the acknowledgement. A crash in between leaves
-the letter, and redriving it again publishes under the same message id: within the stream's
-duplicate window it is stored once, and beyond it the consumer's inbox knows the event.
-
-A letter is somebody's word. Nothing is done for one with a ``problem``; and where its event still
-lies where it says, that must be the one that it says, and goes on with the headers that it has
-there.
+What a letter's event is, and how it goes back, is ``redriving``'s.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import aclosing
-from dataclasses import replace
-from typing import Literal, Self
+from contextlib import aclosing, suppress
+from typing import Self
 
-from seaway import headers as h
 from seaway.config import Settings
 from seaway.contracts import (
     Broker,
     DeadLetterReason,
     Incoming,
     Message,
-    Refused,
-    Stored,
     StoredMessage,
 )
 from seaway.dead_letters import letter as form
 from seaway.dead_letters.letter import Letter
 from seaway.dead_letters.reading import Reading, letter_places, queues_from, unread
+from seaway.dead_letters.redriving import Pace, Redriving, Target
 from seaway.dead_letters.selection import Selection
 from seaway.dead_letters.sending import Sender
-from seaway.dead_letters.writing import queue_of, size_as_letter, size_of
+from seaway.dead_letters.writing import queue_of
 from seaway.errors import (
     ConfigError,
-    InvalidName,
     NotFound,
+    NotPermitted,
     SeawayError,
     TransientError,
 )
@@ -67,8 +57,8 @@ class DeadLetters:
         self, broker: Broker, *, reader: str = OPERATOR, queues: Sequence[str] | None = None
     ) -> None:
         self._broker = broker
-        self._sender = Sender(broker)
-        self._reader = reader
+        self._redriving = Redriving(broker)
+        self.reader = reader
         self._queues = queues
 
     @classmethod
@@ -83,9 +73,30 @@ class DeadLetters:
         """Return when the queue has acknowledged the letter: its sequence there.
 
         ``TransientError`` otherwise: leave the message where it is. Idempotent within the queue's
-        duplicate window.
+        duplicate window. A redrive that its stream has lost, while the letter that it was made of
+        is there again, is that letter.
         """
-        return await self._sender.store(incoming, reason=reason, error=error)
+        if incoming.stream == redrive_stream(stream_context(incoming.stream)):
+            with suppress(NotPermitted):  # Then there may be two.
+                if there := await self._came_back(incoming):
+                    return there
+        return await Sender(self._broker).store(incoming, reason=reason, error=error)
+
+    async def store_again(
+        self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException
+    ) -> int:
+        """The same for a letter that its queue has lost, though it may still remember its id."""
+        return await Sender(self._broker).store(incoming, reason=reason, error=error, lost=True)
+
+    async def _came_back(self, incoming: Incoming) -> int | None:
+        """The place of the letter of a redrive that is gone, though nobody has acknowledged it."""
+        found = await self._broker.admin.get(*incoming.place)
+        if found is not None and found.event_id == incoming.event_id:
+            return None
+        context = stream_context(incoming.stream)
+        letters = await self.of_consumer(context, incoming.consumer)
+        places = [one.stored.stream_seq for one in letters if one.event_id == incoming.event_id]
+        return max(places, default=None)
 
     async def has_letter(self, incoming: Incoming) -> bool:
         """Whether its consumer has a letter of this message. Reads headers only, of the letters of
@@ -109,15 +120,40 @@ class DeadLetters:
         async with aclosing(self._reading(wanted, payloads=False).of(queue, subjects)) as letters:
             return [letter async for letter in letters]
 
-    async def redriven(self, context: str, consumer: str) -> set[str]:
-        """The ids of the events that are on their way to ``consumer`` as redrives."""
+    async def redrives(self, context: str, consumer: str) -> Sequence[StoredMessage]:
+        """What is on its way to ``consumer`` as redrives; without payloads."""
         stored = self._broker.admin.read(
             redrive_stream(context),
             filter_subjects=[redrive_filter(context, consumer)],
             headers_only=True,
-            reader=self._reader,
+            reader=self.reader,
         )
-        return {one.event_id async for one in stored}
+        return [one async for one in stored]
+
+    async def redriven(self, context: str, consumer: str) -> set[str]:
+        """The ids of their events."""
+        return {one.event_id for one in await self.redrives(context, consumer)}
+
+    async def redriven_letters(self, context: str, after: int = 0) -> AsyncGenerator[Letter]:
+        """The letters of redrives in a context's queue, ``bare``, behind a place in it."""
+        queue, redrives = dlq_stream(context), redrive_stream(context)
+        stream = self._broker.admin.read(
+            queue, from_seq=after + 1, headers_only=True, reader=self.reader
+        )
+        async with aclosing(stream):
+            async for stored in stream:
+                if (letter := form.read(stored, bare=True)).stream == redrives:
+                    yield letter
+
+    async def ends(self) -> dict[str, int]:
+        """The last place of each queue; none where nothing ever lay there."""
+        if self._queues is None:
+            every = await self._broker.admin.streams()
+            found = [one for one in every if kind_of(one.name) == "dlq"]
+        else:
+            asked = [await self._broker.admin.stream(queue) for queue in self._queues]
+            found = [one for one in asked if one is not None]
+        return {one.name: one.last_seq for one in found}
 
     async def letters(
         self,
@@ -167,7 +203,7 @@ class DeadLetters:
     ) -> Reading:
         return Reading(
             self._broker.admin,
-            self._reader,
+            self.reader,
             wanted,
             payloads=payloads,
             payload_of=self.payload,
@@ -194,7 +230,7 @@ class DeadLetters:
         if len(found) > 1:
             names = ", ".join(f"{letter.id} ({letter.consumer})" for letter in found)
             raise ConfigError(f"{letter_id} has several letters: {names}", hint="name one of them")
-        return await self._whole(found[0])
+        return await self._redriving.whole(found[0])
 
     async def waiting(self, letters: Iterable[Letter] | None = None) -> Sequence[Letter]:
         """Who waits behind ``letters`` (``None``: behind any), oldest first.
@@ -220,7 +256,7 @@ class DeadLetters:
     async def payload(self, letter: Letter) -> bytes:
         """The event's payload, also of a letter by reference. ``NotFound`` where it has gone,
         ``ConfigError`` where the letter names what is not its event's."""
-        letter = await self._whole(letter)
+        letter = await self._redriving.whole(letter)
         return (await self.event(letter)).payload if letter.by_reference else letter.payload
 
     async def event(self, letter: Letter) -> Message:
@@ -229,24 +265,10 @@ class DeadLetters:
         ``NotFound`` where something of it has gone, ``ConfigError`` where the letter names what is
         not its event's.
         """
-        letter = await self._whole(letter)
-        if not letter.by_reference and not letter.headers_by_reference:
-            return _event(letter, None)
-        original = await self._original(letter)
-        if original is None:
-            what = "payload was" if letter.by_reference else "headers were"
-            raise NotFound(
-                f"{letter.id}: its {what} left in {letter.stream}:{letter.stream_seq}, which does "
-                "not hold it any more: redrive it with a --payload, or discard it"
-            )
-        return _event(letter, original)
+        return await self._redriving.event(letter)
 
     async def redrive(
-        self,
-        letter: Letter,
-        *,
-        payload: bytes | None = None,
-        to: Literal["consumer", "all"] = "consumer",
+        self, letter: Letter, *, payload: bytes | None = None, to: Target = "consumer"
     ) -> None:
         """Bring one letter's event back, then take the letter out of the queue.
 
@@ -255,143 +277,39 @@ class DeadLetters:
         be sent as it is or the letter is not what it says, ``BrokerUnavailable`` where it could not
         be stored; the letter stays in all cases.
         """
-        if not letter.goes(to_all=to == "all"):
-            raise _only_shown(letter)
-        letter = await self._whole(letter)
-        event = await self._to_send(letter, payload)
-        try:
-            stream, message = form.redriven(
-                letter, event, edited=payload is not None, to_all=to == "all"
-            )
-        except InvalidName as error:
-            raise ConfigError(f"{letter.id} cannot be redriven: {error}; discard it") from error
-        await self._check_receivable(letter, message, to=to)
-        outcome = await self._sender.send(stream, message)
-        if isinstance(outcome, Refused) and not outcome.heals:
-            raise ConfigError(f"{letter.id}: {stream} refused it: {outcome.description}")
-        if not isinstance(outcome, Stored):
-            raise await self._sender.refusal(stream, message, outcome)
-        await self._broker.admin.delete_message(letter.stored.stream, letter.stored.stream_seq)
-
-    async def _to_send(self, letter: Letter, payload: bytes | None) -> Message:
-        """What is to be redriven: the event, with ``payload`` where that is given."""
-        original = await self._original(letter)
-        if payload is not None:
-            return replace(_event(letter, original), payload=payload)
-        if original is None:
-            return await self.event(letter)
-        if not letter.by_reference and letter.payload != original.message.payload:
-            raise ConfigError(
-                f"{letter.id}: its payload is not that of {letter.stream}:{letter.stream_seq}, so "
-                "no consumer of Seaway wrote it: discard it, or say what to send with --payload"
-            )
-        return _event(letter, original)
-
-    async def _original(self, letter: Letter) -> StoredMessage | None:
-        """The event where its letter says that it lies; ``None`` where it does not any more.
-
-        ``ConfigError`` where another one lies there, or it is no place of the letter's context: it
-        would show or send what belongs to somebody else.
-        """
-        if letter.foreign:
-            return None
-        if not letter.has_place:
-            raise _only_shown(letter)
-        if letter.stream == redrive_stream(stream_context(letter.stored.stream)):
-            return None  # Which drops what is acknowledged, so that no letter refers there.
-        found = await self._broker.admin.get(letter.stream, letter.stream_seq)
-        if found is None:
-            return None
-        if (found.event_id, found.event_subject) == (letter.event_id, letter.subject):
-            return found
-        if found.stored_at > letter.stored.stored_at:
-            # The stream was made anew, or put back: its places have been given a second time.
-            return None
-        raise ConfigError(
-            f"{letter.id}: {letter.stream}:{letter.stream_seq} holds another event than its "
-            f"{letter.event_id!r}, so no consumer of Seaway wrote it: discard it"
-        )
+        [outcome] = await self._redriving.redrive([letter], payload=payload, to=to)
+        if isinstance(outcome, SeawayError):
+            raise outcome
 
     async def redrive_all(
         self,
         letters: Sequence[Letter],
         *,
         payload: bytes | None = None,
-        to: Literal["consumer", "all"] = "consumer",
+        to: Target = "consumer",
         rate: float | None = None,
     ) -> AsyncIterator[tuple[Letter, SeawayError | None]]:
         """``redrive`` each, at most ``rate`` a second; yields each, with the reason where it stays.
 
-        One that cannot be redriven does not hold up the others. ``TransientError`` ends it.
+        Those of one key go in the order given; many are on their way at a time. One that cannot be
+        redriven does not hold up the others. ``TransientError`` ends it.
         """
-        loop = asyncio.get_running_loop()
-        due = loop.time()
-        for letter in letters:
-            if rate:
-                await asyncio.sleep(max(0.0, due - loop.time()))
-                due = max(due, loop.time()) + 1 / rate
-            try:
-                await self.redrive(letter, payload=payload, to=to)
-            except TransientError:
-                raise
-            except SeawayError as error:
-                yield letter, error
-            else:
-                yield letter, None
+        pace = Pace(rate)
+        for first in range(0, len(letters), pace.batch):
+            some = letters[first : first + pace.batch]
+            await pace.turn(len(some))
+            outcomes = await self._redriving.redrive(some, payload=payload, to=to)
+            away: TransientError | None = None
+            for letter, outcome in zip(some, outcomes, strict=True):
+                if isinstance(outcome, TransientError):
+                    away = away or outcome
+                else:
+                    yield letter, outcome if isinstance(outcome, SeawayError) else None
+            if away is not None:
+                raise away
 
     async def discard(self, letter: Letter) -> bool:
         """Take one letter out of the queue for good; whether it was there."""
         return await self._broker.admin.delete_message(
             letter.stored.stream, letter.stored.stream_seq
         )
-
-    async def _check_receivable(
-        self, letter: Letter, message: Message, *, to: Literal["consumer", "all"]
-    ) -> None:
-        redrives = redrive_stream(stream_context(letter.stored.stream))
-        # Who failed on a foreign one is not known.
-        receiver = letter.foreign or await self._broker.admin.consumer(redrives, letter.consumer)
-        if not receiver:
-            raise NotFound(
-                f"{letter.id}: nobody receives redrives for {letter.consumer} on {redrives}: "
-                "declare it and run `seaway topology apply`, or discard the letter"
-            )
-        info = await self._broker.admin.server_info()
-        size, most = size_of(message), info.max_payload_bytes
-        if to == "consumer":
-            # The redrive stream keeps a message only until it is acknowledged: what could not be
-            # buried again with its payload must not go there.
-            size = size_as_letter(message, stream=redrives, consumer=letter.consumer)
-        if size > most:
-            raise ConfigError(
-                f"{letter.id}: {size} bytes are more than the server's max_payload of {most}",
-                hint="give a smaller --payload, or raise max_payload",
-            )
-        block = h.header_bytes(message.headers)
-        if block > h.HEADER_BLOCK_BYTES:
-            raise ConfigError(
-                f"{letter.id}: its {block} bytes of headers are more than the "
-                f"{h.HEADER_BLOCK_BYTES} that the server takes; discard it"
-            )
-
-    async def _whole(self, letter: Letter) -> Letter:
-        if not letter.bare:
-            return letter
-        stored = await self._broker.admin.get(letter.stored.stream, letter.stored.stream_seq)
-        if stored is None:
-            raise NotFound(f"there is no dead letter {letter.id} any more")
-        return form.read(stored)
-
-
-def _only_shown(letter: Letter) -> ConfigError:
-    return ConfigError(f"{letter.id}: {letter.problem}; {letter.remedy}")
-
-
-def _event(letter: Letter, original: StoredMessage | None) -> Message:
-    """The event as its letter has it; of the ``original``, where that is there still, its headers
-    and what the letter refers to."""
-    if original is None:
-        return Message(letter.subject, letter.payload, letter.headers)
-    payload = original.message.payload if letter.by_reference else letter.payload
-    headers = {**form.carried(original.message.headers), h.EVENT_ID: letter.event_id}
-    return Message(letter.subject, payload, headers)

@@ -12,8 +12,9 @@ or comes second, changes nothing: the letter's id is the same.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from seaway import logs
@@ -21,14 +22,16 @@ from seaway.contracts import (
     Broker,
     InboxStore,
     Incoming,
+    KnownPlace,
     Notes,
     StoredMessage,
 )
+from seaway.dead_letters.letter import Letter
 from seaway.dead_letters.queue import DeadLetters
 from seaway.dead_letters.unreported import Swept
-from seaway.errors import SeawayError
-from seaway.inbox.letters import lost_letters, note_again, read_row, reason_of
-from seaway.inbox.places import LETTERS, entry, is_whole, note_last
+from seaway.errors import NotPermitted, SeawayError
+from seaway.inbox.letters import claimed, lost_letters, note_again, read_row, reason_of, stored
+from seaway.inbox.places import LETTERS, entry, is_there, is_whole, last_place
 from seaway.naming import SWEEPER, dlq_stream, redrive_stream, stream_context
 from seaway.retry import Backoff
 from seaway.telemetry import Relettered, Telemetry
@@ -40,6 +43,9 @@ _PAUSES = Backoff(timedelta(seconds=5), timedelta(minutes=10))
 _ATTEMPTS = 12
 """For about an hour."""
 _CLOCKS_DIFFER = timedelta(minutes=10)
+_SETTLED = timedelta(seconds=30)
+"""How long after a loss was seen what had been in hand may still become letters, or have effects:
+it is looked again as long."""
 _EPOCH = datetime(1970, 1, 2, tzinfo=UTC)
 _MOST_IDS = 1000
 
@@ -54,6 +60,19 @@ def kept_in(stream: str) -> tuple[str, str]:
     return dlq_stream(context), redrive_stream(context)
 
 
+@dataclass(slots=True)
+class _Loss:
+    """Of a queue or its redrives: when it was seen, over which connection, and what was done."""
+
+    seen: float
+    epoch: int
+    due: float = 0.0
+    """When to look again for events of lost letters that were not found ``attempts`` times."""
+    attempts: int = 0
+    ends: Sequence[KnownPlace | None] = ()
+    """The last places at the last look."""
+
+
 class Relettering:
     """For the consumers of one application; ``store`` is their inbox."""
 
@@ -66,6 +85,7 @@ class Relettering:
         consumers: Mapping[str, Swept],
         telemetry: Telemetry,
     ) -> None:
+        self._broker = broker
         self._admin = broker.admin
         self._letters = letters
         self._store = store
@@ -73,35 +93,52 @@ class Relettering:
         self._consumers = consumers
         self._telemetry = telemetry
         self._now = asyncio.get_running_loop().time
-        self._attempts: dict[str, int] = {}
-        self._due: dict[str, float] = {}
-        """By event stream: how often events of lost letters were not found, and when to look
-        again."""
+        self._losses: dict[str, _Loss] = {}
+        """By event stream."""
 
     async def look(self) -> int:
         """Make again what is lost; how many letters. Look again after an error."""
         made = 0
         for stream in dict.fromkeys(one.stream for one in self._consumers.values()):
-            if not await is_whole(self._admin, self._notes, *kept_in(stream)):
-                if self._now() < self._due.get(stream, 0.0):
-                    continue
-                lacking: dict[str, set[str]] = {}
-                for name, swept in self._consumers.items():
-                    if swept.stream == stream:
-                        made += await self._make_again(name, swept, lacking)
-                if lacking and await self._waits(stream, lacking):
-                    continue  # What is noted says what is lost.
-            self._attempts.pop(stream, None)
-            for kept in kept_in(stream):
-                await self._note_end(kept)
+            # Read before that is judged: what is lost in between lies below what will be noted.
+            ends = [await self._end(kept) for kept in kept_in(stream)]
+            if await is_whole(self._admin, self._notes, *kept_in(stream)):
+                self._losses.pop(stream, None)
+                await self._note(ends, lower=False)
+                continue
+            loss = self._losses.get(stream)
+            if loss is None or await self._is_another(loss):
+                loss = self._losses[stream] = _Loss(self._now(), self._broker.epoch)
+            loss.ends = ends
+            if self._now() < loss.due:
+                continue
+            lacking: dict[str, set[str]] = {}
+            for name, swept in self._consumers.items():
+                if swept.stream == stream:
+                    made += await self._put_right(name, swept, lacking)
+            # Until then what is noted says what is lost, to any process.
+            if lacking and await self._waits(stream, loss, lacking):
+                continue
+            if self._now() - loss.seen < _SETTLED.total_seconds():
+                continue
+            del self._losses[stream]
+            await self._note(ends, lower=True)
         return made
 
-    async def _waits(self, stream: str, lacking: Mapping[str, Collection[str]]) -> bool:
+    async def _is_another(self, loss: _Loss) -> bool:
+        """Whether something may have been lost since the last look."""
+        if loss.epoch != self._broker.epoch:
+            return True
+        return False in [await is_there(self._admin, end) for end in loss.ends if end]
+
+    async def _waits(
+        self, stream: str, loss: _Loss, lacking: Mapping[str, Collection[str]]
+    ) -> bool:
         """Whether to look again for events whose letters are lost, and that the stream has lost as
         well: their relay publishes them again, if it can."""
-        attempt = self._attempts[stream] = self._attempts.get(stream, 0) + 1
-        if attempt <= _ATTEMPTS:
-            self._due[stream] = self._now() + _PAUSES.delay(attempt).total_seconds()
+        loss.attempts += 1
+        if loss.attempts <= _ATTEMPTS:
+            loss.due = self._now() + _PAUSES.delay(loss.attempts).total_seconds()
             return True
         queue, _ = kept_in(stream)
         for name, ids in lacking.items():
@@ -113,33 +150,47 @@ class Relettering:
             await self._notes.note(entry("letters lost", queue, detail))
         return False
 
-    async def _note_end(self, stream: str) -> None:
-        """After its letters were made again: before, what is noted says what is lost."""
+    async def _end(self, stream: str) -> KnownPlace | None:
+        """Its last place; ``None`` where it is not there, or has never held any."""
         held = await self._admin.stream(stream)
         if held is None or not held.last_seq:
-            return
-        known = {one.stream: one for one in await self._notes.places(LETTERS)}.get(stream)
-        found = await self._admin.get(stream, held.last_seq)
-        event_id = found.event_id if found else ""
-        if known is None or (known.stream_seq, known.event_id) != (held.last_seq, event_id):
-            await note_last(self._notes, stream, held.last_seq, event_id)
+            return None
+        return await last_place(self._admin, stream, held.last_seq)
 
-    async def _make_again(self, name: str, swept: Swept, lacking: dict[str, set[str]]) -> int:
-        """How many. Into ``lacking``, those whose events are not in their stream."""
+    async def _note(self, ends: Sequence[KnownPlace | None], *, lower: bool) -> None:
+        """After its letters were made again: before, what is noted says what is lost."""
+        noted = {one.stream: one for one in await self._notes.places(LETTERS)}
+        for end in ends:
+            known = noted.get(end.stream) if end else None
+            if end is None or (known and known.stream_seq > end.stream_seq and not lower):
+                continue
+            same = known and (known.stream_seq, known.event_id) == (end.stream_seq, end.event_id)
+            if not same or (known and end.event_id and known.stored_at != end.stored_at):
+                await self._notes.know(end)
+
+    async def _put_right(self, name: str, swept: Swept, lacking: dict[str, set[str]]) -> int:
+        """How many letters were made. Into ``lacking``, those whose events are not in their
+        stream."""
         queue, redrives = kept_in(swept.stream)
         if await self._admin.stream(queue) is None or await self._admin.stream(redrives) is None:
             return 0
         context = stream_context(swept.stream)
-        # In this order: a redrive that fails becomes a letter before it goes from here.
-        there = await self._letters.redriven(context, name)
-        there |= {one.event_id for one in await self._letters.of_consumer(context, name)}
+        # In this order: a letter goes from here once its redrive is stored, and a redrive once it
+        # is a letter again.
+        there = {one.event_id for one in await self._letters.of_consumer(context, name)}
+        on_their_way = await self._letters.redrives(context, name)
+        letters = await self._letters.of_consumer(context, name)
+        await self._take_out(name, on_their_way, letters)
+        there |= {one.event_id for one in on_their_way} | {one.event_id for one in letters}
         lost = await lost_letters(self._store, self._notes, name, there)
         made: list[str] = []
         try:
             async for event_id, found in self._events(swept.stream, lost):
                 incoming = Incoming.read(found, name, deliveries=0)
                 reason = await reason_of(self._store, name, lost[event_id][0])
-                letter = await self._letters.store(incoming, reason=reason, error=LostLetter())
+                letter = await self._letters.store_again(
+                    incoming, reason=reason, error=LostLetter()
+                )
                 await note_again(self._store, incoming, letter, reason, parks=swept.parks)
                 made.append(event_id)
         finally:
@@ -150,6 +201,28 @@ class Relettering:
         if gone := lost.keys() - set(made):
             lacking[name] = gone
         return len(made)
+
+    async def _take_out(
+        self, name: str, on_their_way: Sequence[StoredMessage], letters: Sequence[Letter]
+    ) -> None:
+        """The letters that came back though their event has got further: it has taken effect, has
+        a later letter, or is still to be redriven."""
+        newest = {one.event_id: one.id for one in letters}
+        redrives = {one.event_id: one for one in on_their_way if one.event_id in newest}
+        decided = await stored(self._store, name, redrives.values())
+        again = {one.event_id: one for one in redrives.values() if one.place not in decided}
+        done = await claimed(self._store, name, newest)
+        for one in letters:
+            redrive = again.get(one.event_id)
+            waits = redrive is not None and one.place != redrive.place
+            if one.problem or not (waits or one.event_id in done or one.id != newest[one.event_id]):
+                continue
+            try:
+                await self._letters.discard(one)
+            except NotPermitted as error:
+                logger.warning("%s came back with its queue and stays there: %s", one.id, error)
+                return
+            logger.info("%s came back with its queue and is taken out again", one.id)
 
     async def _events(
         self, stream: str, lost: Mapping[str, Collection[str]]

@@ -1,4 +1,4 @@
-"""Letters and redrives on their way into their streams, one at a time.
+"""Letters and redrives on their way into their streams.
 
 Guarantees: what is called stored, is this message, and not another one under its id; the caller
 deletes or acknowledges what it came from.
@@ -6,6 +6,7 @@ deletes or acknowledges what it came from.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -14,6 +15,7 @@ from seaway import headers as h
 from seaway.contracts import (
     Broker,
     DeadLetterReason,
+    Held,
     Incoming,
     Message,
     PublishOutcome,
@@ -36,9 +38,17 @@ class Sender:
         self._broker = broker
 
     async def store(
-        self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
+        self,
+        incoming: Incoming,
+        *,
+        reason: DeadLetterReason,
+        error: BaseException | None,
+        lost: bool = False,
     ) -> int:
-        """The letter for a message, as much of it as its queue has room for: its sequence there."""
+        """The letter for a message, as much of it as its queue has room for: its sequence there.
+
+        ``lost``: also where its queue still remembers one that is not there any more.
+        """
         queue, _ = queue_of(incoming)
         info = await self._broker.admin.server_info()
         room, failed_at = info.max_payload_bytes, datetime.now(UTC)
@@ -47,7 +57,7 @@ class Sender:
             letter = written(room=room)
             if {PAYLOAD, HEADERS} & letter.headers.keys() and not await self._keeps(incoming):
                 letter = written(room=room, kept=False)
-            outcome = await self.send(queue, letter)
+            outcome = await self.send(queue, letter, lost=lost)
             if isinstance(outcome, Stored):
                 return outcome.stream_seq
             smaller = await self._room_of(queue, outcome)
@@ -66,26 +76,59 @@ class Sender:
         info = await self._broker.admin.stream(incoming.stream)
         return info is not None and info.retention == "limits"
 
-    async def send(self, stream: str, message: Message) -> PublishOutcome:
-        """What became of one message.
+    async def send(self, stream: str, message: Message, *, lost: bool = False) -> PublishOutcome:
+        """What became of one message. See ``send_all``."""
+        [outcome] = await self.send_all(stream, [message], lost=lost)
+        return outcome
 
-        Its id can be foreseen: what somebody else stored under it must not stand for it. Then it
-        goes under the next of its ids, the same ones whoever sends it: so it is stored once.
+    async def send_all(
+        self, stream: str, messages: Sequence[Message], *, lost: bool = False
+    ) -> list[PublishOutcome]:
+        """What became of each. Those of one key are stored in the order given; one that can never
+        be stored, or was there, holds up none of them. ``Held``: not sent, since the stream took
+        nothing more.
+
+        An id can be foreseen: what somebody else stored under it must not stand for a message. Then
+        that goes under the next of its ids, the same ones whoever sends it: so it is stored once.
+        ``lost``: nor does one that was stored under its id and is not there any more.
         """
+        outcomes: list[PublishOutcome] = [Held()] * len(messages)
+        left = list(range(len(messages)))
+        while left:
+            some = [messages[place] for place in left]
+            found = await self._broker.publish(stream, some, timeout=_TIMEOUT)
+            held = []
+            for place, outcome in zip(left, found, strict=True):
+                if isinstance(outcome, Held):
+                    held.append(place)
+                elif isinstance(outcome, Stored) and outcome.duplicate:
+                    outcomes[place] = await self._own(stream, messages[place], outcome, lost)
+                else:
+                    outcomes[place] = outcome
+            if len(held) == len(left) or any(map(_comes_to_nothing, found)):
+                break
+            left = held
+        return outcomes
+
+    async def _own(
+        self, stream: str, message: Message, outcome: PublishOutcome, lost: bool
+    ) -> PublishOutcome:
+        """What became of a message of whose id the stream says that it is a duplicate."""
         first = message.headers.get(h.MSG_ID)  # Without one, nothing is a duplicate.
-        for number in range(1, _IDS + 1):
-            if number > 1:
-                headers = {**message.headers, h.MSG_ID: f"{first}:{number}"}
-                message = replace(message, headers=headers)
-            [outcome] = await self._broker.publish(stream, [message], timeout=_TIMEOUT)
+        for number in range(2, _IDS + 2):
             if not isinstance(outcome, Stored) or not outcome.duplicate:
                 return outcome
             try:
                 found = await self._broker.admin.get(stream, outcome.stream_seq)
             except SeawayError:
                 return outcome
-            if found is None or _is_same(found.message, message):
+            if _is_same(found.message, message) if found else not lost:
                 return outcome
+            if number > _IDS:
+                break
+            headers = {**message.headers, h.MSG_ID: f"{first}:{number}"}
+            another = replace(message, headers=headers)
+            [outcome] = await self._broker.publish(stream, [another], timeout=_TIMEOUT)
         return Unconfirmed(f"others have stored messages under {_IDS} of its ids")
 
     async def refusal(
@@ -114,3 +157,8 @@ def _is_same(found: Message, message: Message) -> bool:
         found.headers.get(name) == message.headers.get(name)
         for name in (h.EVENT_ID, h.DLQ_STREAM, h.DLQ_STREAM_SEQUENCE, h.DLQ_CONSUMER)
     )
+
+
+def _comes_to_nothing(outcome: PublishOutcome) -> bool:
+    """Whether others of the same stream had better wait."""
+    return isinstance(outcome, Unconfirmed) or (isinstance(outcome, Refused) and outcome.heals)

@@ -50,7 +50,7 @@ from seaway.errors import (
     TransientError,
 )
 from seaway.inbox.letters import note_stored, to_letter
-from seaway.inbox.places import note_last
+from seaway.inbox.places import note_stored_now
 from seaway.naming import (
     ADVISORY_STREAM,
     MAX_DELIVERIES_PREFIX,
@@ -300,7 +300,7 @@ class Sweeper:
                 await note_stored(store, incoming, letter, parks=swept.parks)
                 queue = dlq_stream(stream_context(incoming.stream))
                 with contextlib.suppress(StoreRefused):  # It may have an id that no row can hold.
-                    await note_last(store, queue, letter, incoming.event_id)
+                    await note_stored_now(self._broker.admin, store, queue, letter)
             self._telemetry.emit(
                 DeadLettered(
                     *(incoming.stream, incoming.consumer, incoming.event_id, decided, ""),

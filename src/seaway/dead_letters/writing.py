@@ -49,6 +49,7 @@ _METADATA = (
     h.EVENT_VERSION,
     h.CONTENT_TYPE,
     h.OCCURRED_AT,
+    h.REDRIVE_COUNT,
     h.TRACEPARENT,
     h.TRACESTATE,
 )
@@ -130,8 +131,7 @@ def write(
 
 def letter_id(incoming: Incoming) -> str:
     """The message id of the letter: the same whoever writes it, and how often."""
-    place = f"{incoming.stream}:{incoming.stream_seq}"
-    return f"dlq:{incoming.consumer}:{place}:{incoming.event_id}"
+    return f"dlq:{incoming.consumer}:{incoming.identity}:{incoming.event_id}"
 
 
 def size_of(message: Message) -> int:

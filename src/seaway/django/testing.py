@@ -14,6 +14,7 @@ one, and goes with it; a ``TransactionTestCase`` empties the outbox as it does o
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any, TypeVar, overload
@@ -22,6 +23,7 @@ from django.db import connections
 from django.db.transaction import atomic
 
 from seaway import headers as h
+from seaway.codec import compact
 from seaway.consumer import Consumer
 from seaway.consumer.calling import Failure, call_plain, deliveries_of, plan
 from seaway.consumer.handlers import raw_event
@@ -33,6 +35,7 @@ from seaway.django.outbox import the_outbox
 from seaway.errors import ConfigError
 from seaway.events import RawEvent, event_type_of
 from seaway.inside import Inside
+from seaway.naming import stream_context
 from seaway.outbox.encoding import Limits, Wishes, encode
 
 E = TypeVar("E")
@@ -65,25 +68,51 @@ def deliver(
     There is no inbox row: an event that is delivered twice is handled twice. ``ConfigError`` where
     no handler takes an event, or handlers are ``async def``.
     """
+    rows = encode(events, Wishes(key, None, None, {}), Limits(1 << 30, {}))
+    messages = [Message(row.subject, row.payload, json.loads(row.headers)) for row in rows]
+    _call(consumer, messages, 1, using)
+
+
+def redeliver(
+    consumer: Consumer,
+    subject: str,
+    payload: object,
+    *,
+    headers: Mapping[str, str] | None = None,
+    deliveries: int = 1,
+    redriven: bool = False,
+    using: str | None = None,
+) -> None:
+    """``deliver`` with one message as its stream held it, say that of a dead letter.
+
+    ``payload``: bytes as they are; anything else becomes JSON as Seaway writes it. ``headers``: as
+    on the wire, id and key among them. ``deliveries``: which delivery of it this is, from 1 on.
+    ``redriven``: it comes from the dead letter queue. ``DecodeError`` for what is not the event.
+    """
+    body = payload if isinstance(payload, bytes) else compact(payload)
+    if redriven:
+        subject = f"{stream_context(consumer.stream)}.redrive.{consumer.durable}.{subject}"
+    _call(consumer, [Message(subject, body, headers or {})], deliveries, using)
+
+
+def _call(
+    consumer: Consumer, messages: Sequence[Message], deliveries: int, using: str | None
+) -> None:
     if not consumer.plain:
         raise ConfigError(
             f"the handlers of {consumer.durable} are async: call them by `seaway.testing.rehearsal`"
         )
-    rows = encode(events, Wishes(key, None, None, {}), Limits(1 << 30, {}))
     now = datetime.now(UTC)
     items = [
         InHand(
             Incoming.read(
-                StoredMessage(
-                    Message(row.subject, row.payload, json.loads(row.headers)),
-                    *(consumer.stream, at, now),
-                ),
+                StoredMessage(message, consumer.stream, at, now),
                 str(consumer.durable),
-                deliveries=1,
+                deliveries=deliveries,
             ),
             source=None,  # type: ignore[arg-type]
         )
-        for at, row in enumerate(rows, 1)
+        for at, message in enumerate(messages, 1)
     ]
     steps, ignored = plan(items, consumer.handlers, ordered=True)
     if ignored:

@@ -100,6 +100,6 @@ class Mender:
                 return Mended(one, why="it has its letter by now")
             reason = "terminated"  # Its letter was stored, and its queue has lost it.
         error = NoEffect("acknowledged, and without effect: found by seaway audit")
-        letter = await self._letters.store(incoming, reason=reason, error=error)
+        letter = await self._letters.store_again(incoming, reason=reason, error=error)
         await note_stored(self._store, incoming, letter, parks=False)
         return Mended(one, done=f"letter {letter}, to be redriven or discarded")

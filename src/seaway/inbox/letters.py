@@ -3,9 +3,10 @@
     to_letter ──row──> the queue has it ──> note_stored ──row──> ack
 
 Owns: the rows that say so of one message (not of its event: a redrive is another message, and
-so is what lies in the same place of a stream that was made anew). Guarantees: of a decision and an
-effect only one commits, however long a process stands still between any two of its steps. Whoever
-comes to such a message later stores the letter, if that was not done, and acknowledges.
+so is what lies in the same place of a stream that was made anew; the same event may be redriven
+into the same place again, so that a redrive's row names the moment, too). Guarantees: of a decision
+and an effect only one commits, however long a process stands still between any two of its steps.
+Whoever comes to such a message later stores the letter, if that was not done, and acknowledges.
 
 What a handler is given again writes the decision's row in the transaction of its effects, so a
 decision waits for it, or it for a decision. What it is given for the first time writes its event's
@@ -17,15 +18,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Collection, Iterable
+from itertools import islice
 from typing import Protocol, get_args
 
 from seaway import logs
-from seaway.contracts import DeadLetterReason, InboxRows, InboxStore, Incoming
+from seaway.contracts import DeadLetterReason, InboxRows, InboxStore, Incoming, StoredMessage
 from seaway.errors import StoreRefused, StoreUnavailable, TransactionConflict
 from seaway.waiting_events import Place
 
 logger = logs.logger("seaway.consumer")
 
+_AT_ONCE = 500
 _WAIT_SECONDS = 2.0
 """For a handler that has the message in hand: its process may not move."""
 
@@ -42,16 +45,21 @@ class Placed(Protocol):
 
 
 def letter_row(consumer: str, place: Place, event_id: str) -> tuple[str, str]:
-    """``claim``'s arguments for a message that becomes a letter: no effect of it may be committed
-    any more. The event id comes first: by that rows are kept in days (ADR 0011)."""
+    """``claim``'s arguments for an event that becomes a letter in its place: no effect of it may be
+    committed any more. The event id comes first: by that rows are kept in days (ADR 0011)."""
     stream, stream_seq = place
     return f"{consumer} letters", f"{event_id}:{stream}:{stream_seq}"
 
 
-def letter_rows(consumer: str, messages: Iterable[Placed]) -> tuple[str, dict[str, Place]]:
-    """The same for several: the one consumer, and of each row which message it is about."""
+def _row_of(message: StoredMessage, consumer: str) -> tuple[str, str]:
+    """The same for any message."""
+    return f"{consumer} letters", f"{message.event_id}:{message.identity}"
+
+
+def letter_rows(consumer: str, messages: Iterable[StoredMessage]) -> tuple[str, dict[str, Place]]:
+    """For several: the one consumer, and of each row which message it is about."""
     name, _ = letter_row(consumer, ("", 0), "")
-    return name, {letter_row(consumer, one.place, one.event_id)[1]: one.place for one in messages}
+    return name, {_row_of(one, consumer)[1]: one.place for one in messages}
 
 
 async def letters_of(
@@ -76,10 +84,24 @@ async def stored_of(store: InboxStore, consumer: str, rows: Collection[str]) -> 
     return await store.claimed(_noted(consumer, "stored"), rows) if rows else set()
 
 
+async def stored(store: InboxStore, consumer: str, messages: Iterable[StoredMessage]) -> set[Place]:
+    """Those of the messages whose letter the queue has had."""
+    _, rows = letter_rows(consumer, messages)
+    return {rows[row] for row in await claimed(store, _noted(consumer, "stored"), rows)}
+
+
+async def claimed(store: InboxStore, consumer: str, event_ids: Collection[str]) -> set[str]:
+    """``store.claimed`` of any number of them."""
+    found, ids = set[str](), iter(event_ids)
+    while some := list(islice(ids, _AT_ONCE)):
+        found |= await store.claimed(consumer, some)
+    return found
+
+
 def read_row(row: str) -> tuple[str, Place]:
     """The event and the message that a letter's row is about."""
     event_id, stream, stream_seq = row.rsplit(":", 2)
-    return event_id, (stream, int(stream_seq))
+    return event_id, (stream.partition("@")[0], int(stream_seq))
 
 
 def _noted(consumer: str, what: str) -> str:
@@ -121,7 +143,7 @@ async def _decided(
     store: InboxStore, incoming: Incoming, reason: DeadLetterReason, *, parks: bool
 ) -> DeadLetterReason | None:
     consumer, event_id = incoming.consumer, incoming.event_id
-    name, row = letter_row(consumer, incoming.place, event_id)
+    name, row = _row_of(incoming, consumer)
     async with store.transaction() as tx:
         if new := await tx.claim(name, row):
             await tx.claim(_noted(consumer, reason), row)
@@ -163,7 +185,7 @@ async def note_stored(store: InboxStore, incoming: Incoming, letter: int, *, par
     """The letter is stored, as number ``letter`` of its queue. Not before this may the message be
     acknowledged. Idempotent."""
     consumer, event_id = incoming.consumer, incoming.event_id
-    _, row = letter_row(consumer, incoming.place, event_id)
+    _, row = _row_of(incoming, consumer)
     try:
         async with store.transaction() as tx:
             await tx.claim(_noted(consumer, "stored"), row)
@@ -175,7 +197,7 @@ async def note_stored(store: InboxStore, incoming: Incoming, letter: int, *, par
 
 async def note_moved(store: InboxStore, incoming: Incoming) -> None:
     """The event, whose letter the queue has had, lies in another place now. Idempotent."""
-    name, row = letter_row(incoming.consumer, incoming.place, incoming.event_id)
+    name, row = _row_of(incoming, incoming.consumer)
     async with store.transaction() as tx:
         for noted in (name, _noted(incoming.consumer, "stored")):
             await tx.claim(noted, row)
@@ -187,7 +209,7 @@ async def note_again(
     """The letter that the queue had lost is there again, as number ``letter``. ``incoming`` may lie
     in another place than when it was decided."""
     consumer, event_id = incoming.consumer, incoming.event_id
-    name, row = letter_row(consumer, incoming.place, event_id)
+    name, row = _row_of(incoming, consumer)
     async with store.transaction() as tx:
         for noted in (name, _noted(consumer, reason), _noted(consumer, "stored")):
             await tx.claim(noted, row)
@@ -209,7 +231,6 @@ async def lost_letters(
     """The events that had a letter and have neither effect nor are ``there``, nor were discarded:
     their rows."""
     lost: dict[str, list[str]] = {}
-    given_up: set[str] = set()
     after = ""
     while rows := await notes.inbox_rows(_noted(consumer, "stored"), after=after):
         after = rows[-1]
@@ -218,12 +239,15 @@ async def lost_letters(
             by_event.setdefault(read_row(row)[0], []).append(row)
         gone = [event_id for event_id in by_event if event_id not in there]
         effects = await store.claimed(consumer, gone) if gone else set()
-        discarded = await store.claimed(_noted(consumer, "discarded"), rows)
-        given_up |= {read_row(row)[0] for row in discarded}
         for event_id in gone:
             if event_id not in effects:
                 lost.setdefault(event_id, []).extend(by_event[event_id])
-    return {event_id: rows for event_id, rows in lost.items() if event_id not in given_up}
+    after = ""
+    while lost and (rows := await notes.inbox_rows(_noted(consumer, "discarded"), after=after)):
+        after = rows[-1]
+        for row in rows:
+            lost.pop(read_row(row)[0], None)
+    return lost
 
 
 async def reason_of(store: InboxStore, consumer: str, row: str) -> DeadLetterReason:

@@ -58,18 +58,40 @@ def entry(action: str, about: str, detail: Mapping[str, Any]) -> LogEntry:
     return LogEntry(action, about, detail, f"{socket.gethostname()}:{os.getpid()}")
 
 
+async def is_there(admin: BrokerAdmin, known: KnownPlace) -> bool | None:
+    """Whether that message still lies there; ``None``: nothing does, and that tells nothing. Not
+    the same event alone: its letter may be in that place again, and those before it not yet."""
+    found = await admin.get(known.stream, known.stream_seq)
+    if found is not None:
+        return is_at(found, known)
+    held = await admin.stream(known.stream)
+    return False if held is not None and held.last_seq < known.stream_seq else None
+
+
 async def is_whole(admin: BrokerAdmin, notes: PlaceStore, *streams: str) -> bool:
     """Whether each of them still holds what it is known to have held last, as far as that can be
     told. False: letters may be lacking that nobody has taken out."""
     known = {one.stream: one for one in await notes.places(LETTERS)}
     for stream in streams:
-        place = known.get(stream)
-        # Of one that had gone when it was noted no event is known.
-        if place and await holds(admin, stream, place.stream_seq, place.event_id) is False:
+        if stream in known and await is_there(admin, known[stream]) is False:
             return False
     return True
 
 
-async def note_last(notes: PlaceStore, stream: str, stream_seq: int, event_id: str) -> None:
-    """The last that a queue, or a stream of redrives, is known to have stored."""
-    await notes.know(KnownPlace(LETTERS, stream, stream_seq, event_id, datetime.now(UTC)))
+async def last_place(admin: BrokerAdmin, stream: str, stream_seq: int) -> KnownPlace:
+    """As the last that a queue, or a stream of redrives, is known to have stored; without an event
+    where that has gone."""
+    found = await admin.get(stream, stream_seq)
+    if found is None:
+        return KnownPlace(LETTERS, stream, stream_seq, "", datetime.now(UTC))
+    return KnownPlace(LETTERS, stream, stream_seq, found.event_id, found.stored_at)
+
+
+async def note_stored_now(
+    admin: BrokerAdmin, notes: PlaceStore, stream: str, stream_seq: int
+) -> None:
+    """Note as the last place what was stored just now, while the stream still holds what it is
+    known to have held before: else that note is all that tells of a loss that nobody has looked at
+    yet."""
+    if await is_whole(admin, notes, stream):
+        await notes.know(await last_place(admin, stream, stream_seq))

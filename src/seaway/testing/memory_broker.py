@@ -38,7 +38,7 @@ from seaway.contracts import (
     Subscription,
     Unconfirmed,
 )
-from seaway.errors import BrokerUnavailable, InvalidName, NotFound
+from seaway.errors import BrokerUnavailable, ConfigError, InvalidName, NotFound
 from seaway.naming import OPERATOR, check_subject, covers, overlap
 from seaway.testing.memory_streams import (
     Delivered,
@@ -102,6 +102,24 @@ class MemoryBroker:
             yield pull
         finally:
             pull.leave()
+
+    def hand(self, stream: str, durable: str, message: Message, *, deliveries: int) -> int:
+        """Store ``message``, of any size, as one that ``durable`` has tried before: it comes as the
+        delivery of that number. Its sequence.
+
+        ``NotFound`` where the durable is not there, ``ConfigError`` where its filter does not take
+        the subject, or the stream does not take the message or holds it already.
+        """
+        found, consumer = self._find(stream, durable)
+        if not consumer.takes(message.subject):
+            raise ConfigError(f"{durable} on {stream} is not given {message.subject}")
+        stored = found.store(message)
+        if not isinstance(stored, Stored) or stored.duplicate:
+            why = "is there already" if isinstance(stored, Stored) else stored.description
+            raise ConfigError(f"{stream} does not take the message: {why}")
+        consumer.tried[stored.stream_seq] = deliveries - 1
+        self._tell()
+        return stored.stream_seq
 
     async def close(self) -> None:
         """Refuse everything from now on. Idempotent; the streams stay readable for the test."""
@@ -234,11 +252,11 @@ class _MemoryPull:
         for seq in fresh[: max(0, room)]:
             consumer.cursor = seq + 1
             consumer.delivered_seq = seq
-            taken.append((seq, 1))
+            taken.append((seq, 1 + consumer.tried.pop(seq, 0)))
         left = len(fresh)
         delivered: list[Incoming] = []
         for seq, deliveries in taken:
-            left -= deliveries == 1
+            left -= seq not in consumer.out
             delivered.append(self._deliver(stream, consumer, seq, deliveries, now, left))
         return delivered
 

@@ -87,6 +87,8 @@ class MemoryConsumer:
     consumer_seq: int = 0
     waiting: int = 0
     out: dict[int, Delivered] = field(default_factory=dict)
+    tried: dict[int, int] = field(default_factory=dict)
+    """How often it has had what it has not looked at yet (``MemoryBroker.hand``)."""
     pinned: object = None
     """Of an exclusive durable: who is given its messages."""
     pinned_at: datetime | None = None

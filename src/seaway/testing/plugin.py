@@ -12,7 +12,9 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
 
 import pytest
 
@@ -140,6 +142,16 @@ def seaway_empty_postgres_url(seaway_postgres_databases: Databases) -> Iterator[
     name = seaway_postgres_databases.create(tables=False)
     yield seaway_postgres_databases.url(name)
     seaway_postgres_databases.leave(name)
+
+
+@pytest.fixture
+def seaway_database(tmp_path: Path) -> str:
+    """The URL of the database that a dead letter's test works in: a fresh SQLite file.
+
+    ``rehearsal`` makes Seaway's tables there. For your own, or for another database, give your
+    ``conftest.py`` a fixture of this name.
+    """
+    return f"sqlite:///{quote(str(tmp_path / 'seaway.db'))}"
 
 
 @pytest.fixture

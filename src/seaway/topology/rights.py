@@ -171,6 +171,8 @@ class _Needs:
             queue = naming.dlq_stream(stream.context)
             yield from self._read(queue, naming.SWEEPER)
             yield f"{self._api}STREAM.MSG.GET.{queue}"
+            # Of letters that came back with a queue which was lost, those that are settled.
+            yield f"{self._api}STREAM.MSG.DELETE.{queue}"
             yield naming.dlq_filter(stream.context)
         for consumer in self._consumers:
             redrives = naming.redrive_stream(naming.stream_context(consumer.stream))

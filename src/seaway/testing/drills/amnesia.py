@@ -53,7 +53,8 @@ _REDRIVEN_AT_ONCE = 20
 class Plan:
     """What to do.
 
-    ``quiet``: how long nothing may happen at the end before the rest is given up as lost.
+    ``quiet``: how long nothing may happen at the end before the rest is given up as lost. Longer
+    than the pauses after which lost letters are looked for again.
     ``patience``: for all of it.
     """
 
@@ -82,7 +83,7 @@ class Plan:
     ack_wait: timedelta = timedelta(seconds=2)
     max_deliver: int = 10
     seed: int = 0
-    quiet: timedelta = timedelta(seconds=45)
+    quiet: timedelta = timedelta(minutes=3)
     patience: timedelta = timedelta(minutes=20)
 
     @property

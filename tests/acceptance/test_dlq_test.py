@@ -1,0 +1,193 @@
+"""``seaway dlq test`` as a user has it: real letters become tests that fail, and then pass."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from seaway.brokers.jetstream import connect
+from seaway.config import NatsSettings
+from seaway.contracts import Message, Stored
+from shell import Shell
+
+if TYPE_CHECKING:
+    from seaway.embedded.nats_server import NatsServer
+
+pytestmark = pytest.mark.server
+
+HOSTILE = '\\", """); import os; os.mkdir("owned") #\u202e'
+APP = """
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+from seaway import Backoff, Delivery, Poison, Seaway, event
+
+MENDED = bool(os.environ.get("MENDED"))
+
+
+@event(context="sea")
+@dataclass
+class CaseOpened:
+    case_id: str
+    title: str | int if MENDED else str
+    owner: dict[str, str] | None = None
+
+
+app = Seaway.from_config("seaway.yaml")
+case_mgmt = app.consumer(
+    "case_mgmt",
+    from_context="sea",
+    on_failure="park",
+    retry=Backoff(timedelta(milliseconds=1), timedelta(milliseconds=2)),
+)
+
+
+@case_mgmt.handler(CaseOpened)
+async def open_case(event: CaseOpened, delivery: Delivery) -> None:
+    if not MENDED and not event.title:
+        raise Poison(f"no title for {(event.owner or {}).get('name')}")
+    if not MENDED and event.title == "slow":
+        raise RuntimeError(f"try {delivery.deliveries}, redriven {delivery.redriven}")
+    await delivery.tx.execute("INSERT INTO tasks VALUES (?, ?)", (event.case_id, str(event.title)))
+"""
+SETTINGS = """
+contexts: [sea]
+database: "sqlite:///cases.db"
+streams: [{name: SEA_EVENTS, storage: memory, replicas: 1}]
+consumers: [{stream: SEA_EVENTS, durable: case_mgmt__from_sea, max_deliver: 3}]
+"""
+CONFTEST = """
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+
+@pytest.fixture
+def seaway_database(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "cases.db")) as db:
+        db.execute("CREATE TABLE tasks (case_id TEXT, what TEXT)")
+    return f"sqlite:///{tmp_path}/cases.db"
+"""
+BESIDE = "async def test_before() -> None: ...\n"
+EVENTS = {
+    "case-1": b'{"case_id":"case-1","title":"","owner":{"name":"Jane Doe","born":"1999-12-31"}}',
+    "case-2": b'{"case_id":"case-2","title":"slow"}',
+    "case-3": b'{"case_id": "case-3", "title": 7}',
+}
+BEHIND = b'{"case_id":"case-1","title":"later"}'
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory, nats_server: NatsServer) -> Shell:
+    made = Shell(tmp_path_factory.mktemp("letters"), nats_server.url)
+    for name, text in {"cases_app.py": APP, "seaway.yaml": SETTINGS}.items():
+        (made.folder / name).write_text(text)
+    made.seaway("topology", "apply")
+    made.seaway("db", "upgrade")
+    asyncio.run(publish(nats_server.url))
+    with made.running(sys.executable, "-m", "seaway", "run", "cases_app:app"):
+        made.until(lambda: len(letters(made)) == 4, "four letters")
+        slow = next(one["id"] for one in letters(made) if one["key"] == "case-2")
+        made.seaway("dlq", "redrive", slow)
+        made.until(lambda: any(one["stream"] == "SEA_REDRIVE" for one in letters(made)), "a fifth")
+    return made
+
+
+async def publish(url: str) -> None:
+    broker = await connect(NatsSettings(url=url))
+    try:
+        subject = "sea.event.case_opened.v1"
+        wanted = [*EVENTS.items(), ("case-1", BEHIND)]
+        messages = [
+            Message(
+                *(subject, payload),
+                {"Nats-Msg-Id": f"id-{at}", "X-Ordering-Key": key, "X-Tenant": HOSTILE},
+            )
+            for at, (key, payload) in enumerate(wanted)
+        ]
+        done = await broker.publish("SEA_EVENTS", messages, timeout=timedelta(seconds=30))
+        assert all(isinstance(one, Stored) for one in done)
+    finally:
+        await broker.close()
+
+
+def letters(shell: Shell) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = shell.json("dlq", "ls")
+    return found
+
+
+def pytest_of(shell: Shell, *arguments: str, mended: bool, code: int) -> str:
+    environment, shell.environment = shell.environment, {**shell.environment}
+    if mended:
+        shell.environment["MENDED"] = "1"
+    try:
+        options = ("-q", "-W", "error", "-p", "no:cacheprovider", "--tb", "short")
+        return shell.run(sys.executable, "-m", "pytest", *options, *arguments, code=code)
+    finally:
+        shell.environment = environment
+
+
+def test_letters_fail_as_they_did_and_pass_once_mended(shell: Shell) -> None:
+    expected = {
+        ("case-1", "poison"): "Poison: no title for Aaaa Aaa",
+        ("case-2", "exhausted"): "RuntimeError: try 3, redriven True",
+        ("case-3", "undecodable"): "DecodeError: sea.event.case_opened.v1: title: Input should be",
+        ("case-1", "parked"): "Poison: no title for Jane Doe",
+    }
+    found = letters(shell)
+    assert {(one["key"], one["reason"]) for one in found} == expected.keys()
+    files = {}
+    for one in found:
+        number = one["id"].rpartition(":")[2]
+        name = files[number] = f"test_letter_{number}.py"
+        redacted = one["reason"] == "poison"
+        redact = ("--redact", "owner.name", "--redact", "owner.born") if redacted else ()
+        done = shell.ended(
+            *(sys.executable, "-m", "seaway", "dlq", "test", one["id"], "--app", "cases_app:app"),
+            *("--output", name, *redact),
+        )
+        assert name in done.stderr
+        text = " ".join((shell.folder / name).read_text().split())
+        assert "The inbox has no effects of it." in text
+        assert ("Jane" in text) != (redacted or one["key"] != "case-1")
+        assert ("waits behind" in text) == (one["reason"] == "parked")
+        assert ("Behind it waits 1 event of its key" in text) == redacted
+    (shell.folder / "conftest.py").write_text(CONFTEST)
+    (shell.folder / "test_beside.py").write_text(BESIDE)
+    (shell.folder / "test_letter_beside.py").write_text(BESIDE)
+    mode = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
+    said = pytest_of(shell, *mode, mended=False, code=1)
+    for error in expected.values():
+        assert error in said
+    assert "4 failed, 2 passed" in said
+    assert "4 passed" in pytest_of(shell, "-p", "no:asyncio", *files.values(), mended=True, code=0)
+    assert "6 passed" in pytest_of(shell, *mode, mended=True, code=0)
+    assert not (shell.folder / "owned").exists()
+    ruff = (str(Path(sys.executable).with_name("ruff")), "check", "--isolated", "--select")
+    shell.run(*ruff, "E,F,W,I,UP,B,C4,SIM,RUF,PT,ANN,S,Q,N", *files.values())
+    shell.run(ruff[0], "format", "--isolated", "--check", *files.values())
+
+
+def test_what_cannot_become_a_test_is_said(shell: Shell) -> None:
+    known = next(one["id"] for one in letters(shell) if one["key"] == "case-3")
+    (shell.folder / "empty_app.py").write_text("from seaway import Seaway\napp = Seaway()\n")
+    (shell.folder / "there.py").write_text("")
+    for arguments, code, said in (
+        ((known,), 2, "name the application: --app module:app"),
+        ((known, "--app", "empty_app:app"), 2, "empty_app:app does not declare (it declares none"),
+        ((known, "--app", "nowhere:app"), 2, "module 'nowhere' is not found"),
+        (("SEA_DLQ:99", "--app", "cases_app:app"), 1, "there is no dead letter SEA_DLQ:99"),
+        ((known, "--app", "cases_app:app", "--redact", "owner.*"), 2, "there are: case_id, title"),
+        ((known, "--app", "cases_app:app", "--output", "there.py"), 2, "is there already"),
+    ):
+        done = shell.ended(sys.executable, "-m", "seaway", "dlq", "test", *arguments, code=code)
+        assert said in done.stderr, done.stderr
+        assert not done.stdout
+    assert not (shell.folder / "there.py").read_text()
