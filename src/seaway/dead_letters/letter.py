@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, get_args
 
 from seaway import headers as h
@@ -52,7 +53,6 @@ _REASONS = get_args(DeadLetterReason)
 _TOLD = 80
 """How many characters of a foreign text a problem repeats."""
 ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
-_ESCAPED = {"\\": "\\", "n": "\n", "r": "\r"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +104,7 @@ class Letter:
     @property
     def has_place(self) -> bool:
         """Whether ``stream`` and ``stream_seq`` are a place among the events of its context."""
-        context = stream_context(self.stored.stream)
-        own = (events_stream(context), redrive_stream(context))
+        _, own = _queue(self.stored.stream)
         return self.stream in own and self.stream_seq > 0
 
     @property
@@ -179,7 +178,8 @@ def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
     What somebody else put into the queue, or a header that is not as it should be, gives a letter
     with a ``problem``.
     """
-    headers, context = stored.message.headers, stream_context(stored.stream)
+    headers, event_id = stored.message.headers, stored.event_id
+    context, own_streams = _queue(stored.stream)
     problems: list[str] = []
     if (version := headers.get(h.DLQ_VERSION, _KNOWN_VERSION)) != _KNOWN_VERSION:
         problems.append(f"{h.DLQ_VERSION} {version[:_TOLD]!r}: a newer Seaway may know it")
@@ -206,7 +206,7 @@ def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
     subject = headers.get(SUBJECT) or own
     stream, consumer = headers.get(h.DLQ_STREAM, ""), headers.get(h.DLQ_CONSUMER, "")
     reason = headers.get(h.DLQ_REASON, "")
-    if stream not in (events_stream(context), redrive_stream(context)):
+    if stream not in own_streams:
         problems.append(f"{h.DLQ_STREAM} {stream[:_TOLD]!r} is no stream of {context}'s events")
     if not is_durable(consumer):
         problems.append(f"{h.DLQ_CONSUMER} {consumer[:_TOLD]!r} is no durable's name")
@@ -214,16 +214,17 @@ def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
         problems.append(f"{h.DLQ_REASON} {reason[:_TOLD]!r} is none of {', '.join(_REASONS)}")
     if not (is_event := is_event_of(context, subject)):
         problems.append(f"{subject[:_TOLD]!r} is not the subject of an event of {context}")
-    if stored.event_id != headers.get(h.EVENT_ID):
+    if event_id != headers.get(h.EVENT_ID):
         problems.append(f"its {h.EVENT_ID} cannot be an event's")
     foreign = (
-        is_event
-        and headers.get(h.EVENT_ID) in (None, stored.event_id)
+        bool(problems)
+        and is_event
+        and headers.get(h.EVENT_ID) in (None, event_id)
         and not any(name.lower().startswith(h.DLQ_PREFIX.lower()) for name in headers)
     )
     return Letter(
         stored=stored,
-        event_id=stored.event_id,
+        event_id=event_id,
         subject=subject,
         stream=stream,
         stream_seq=stream_seq,
@@ -294,4 +295,12 @@ def carried(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _unescape(text: str) -> str:
-    return re.sub(r"\\([nr\\])", lambda match: _ESCAPED[match[1]], text)
+    parts = text.split("\\\\")
+    return "\\".join(part.replace("\\n", "\n").replace("\\r", "\r") for part in parts)
+
+
+@lru_cache(maxsize=256)
+def _queue(stream: str) -> tuple[str, tuple[str, str]]:
+    """The context of a queue, and the streams that its letters' events can lie in."""
+    context = stream_context(stream)
+    return context, (events_stream(context), redrive_stream(context))

@@ -21,6 +21,7 @@ from seaway.contracts import (
     Incoming,
     Message,
     StoredMessage,
+    StreamInfo,
 )
 from seaway.dead_letters import letter as form
 from seaway.dead_letters.letter import Letter
@@ -147,13 +148,16 @@ class DeadLetters:
 
     async def ends(self) -> dict[str, int]:
         """The last place of each queue; none where nothing ever lay there."""
-        if self._queues is None:
-            every = await self._broker.admin.streams()
-            found = [one for one in every if kind_of(one.name) == "dlq"]
-        else:
-            asked = [await self._broker.admin.stream(queue) for queue in self._queues]
-            found = [one for one in asked if one is not None]
-        return {one.name: one.last_seq for one in found}
+        return {one.name: one.last_seq for one in await self.queues()}
+
+    async def queues(self) -> Sequence[StreamInfo]:
+        """The queues that there are, in the order in which they are read."""
+        admin = self._broker.admin
+        if self._queues is not None:
+            asked = [await admin.stream(queue) for queue in self._queues]
+            return [one for one in asked if one is not None]
+        found = [one for one in await admin.streams() if kind_of(one.name) == "dlq"]
+        return sorted(found, key=lambda one: one.name)
 
     async def letters(
         self,
@@ -181,7 +185,7 @@ class DeadLetters:
                     yield letter
             return
         beyond: int | None = None
-        queues = await self.queues()
+        queues: Sequence[str] = [info.name for info in await self.queues()]
         if after is not None:
             queues, beyond = queues_from(queues, after)
         for queue in queues:
@@ -191,12 +195,6 @@ class DeadLetters:
                 async for letter in letters:
                     yield letter
             beyond = None
-
-    async def queues(self) -> Sequence[str]:
-        """The names of the queues that there are, in the order in which they are read."""
-        if self._queues is None:
-            return sorted(await self.count())
-        return [name for name in self._queues if await self._broker.admin.stream(name) is not None]
 
     def _reading(
         self, wanted: Selection, *, payloads: bool, advance: Callable[[int], None] = unread
