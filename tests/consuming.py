@@ -28,7 +28,8 @@ from seaway.naming import Durable
 from seaway.outbox import Outbox
 from seaway.telemetry import Delivered, Signal, Telemetry
 from seaway.testing.memory_broker import MemoryAdmin, MemoryBroker, _MemoryPull
-from seaway.testing.memory_store import MemoryStore, MemoryThreads
+from seaway.testing.memory_inbox import MemoryThreads
+from seaway.testing.memory_store import MemoryStore
 from seaway.testing.memory_streams import MemoryConsumer
 
 DURABLE = "case_mgmt__from_memo"
@@ -314,6 +315,9 @@ class Letters:
     refused: set[str] = field(default_factory=set)
     """Events whose letters it does not take."""
     takes_nothing: bool = False
+    sends_later: bool = False
+    later: list[tuple[Incoming, timedelta]] = field(default_factory=list)
+    """What was put off, and for how long."""
 
     async def store(
         self, incoming: Incoming, *, reason: DeadLetterReason, error: BaseException | None
@@ -325,6 +329,13 @@ class Letters:
             raise BrokerUnavailable("MEMO_DLQ did not take it")
         self.stored.append((incoming.event_id, reason))
         return len(self.stored)
+
+    async def put_off(
+        self, incoming: Incoming, *, after: timedelta, error: BaseException | None
+    ) -> str:
+        if self.sends_later:
+            self.later.append((incoming, after))
+        return "" if self.sends_later else "MEMO_REDRIVE sends nothing later"
 
 
 class Bench:

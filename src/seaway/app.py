@@ -15,6 +15,7 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
@@ -26,6 +27,7 @@ from seaway.consumer import Consumer, ConsumerOptions
 from seaway.consumer.callables import place_of
 from seaway.consumer.middleware import Middleware, check
 from seaway.consumer.options import whole
+from seaway.consumer.trials import Trials
 from seaway.consumer.wiring import Overrides
 from seaway.contracts import Broker, Store
 from seaway.dead_letters import DeadLetters, Releaser, Sweeper
@@ -39,7 +41,8 @@ from seaway.outbox import Outbox
 from seaway.parts import Part, run_parts, stop_on_signals
 from seaway.relay import Relay
 from seaway.telemetry import log_signal, logger
-from seaway.upkeep import Forgetting, Presence, process_name
+from seaway.upkeep import Forgetting, Presence
+from seaway.words import nearest
 
 M = TypeVar("M", bound=Middleware)
 
@@ -205,9 +208,38 @@ class Seaway(Connected):
     @property
     def dead_letters(self) -> Mending:
         """The dead letter queues of the settings' contexts; where there are none, every one."""
-        found = Mending.configured(self.broker, self.settings)
+        found = Mending.configured(self.broker, self.settings, self.open_store)
         found.application = self
         return found
+
+    def declared(self, consumer: str) -> Consumer:
+        """The consumer of that durable, by its name; ``ConfigError`` names those that there are."""
+        if (found := self.consumers.get(consumer)) is not None:
+            return found
+        near = nearest(consumer, self.consumers)
+        known = ", ".join(sorted(self.consumers)) or "none"
+        raise ConfigError(
+            f"this application declares no consumer {consumer}",
+            hint=f"did you mean {near}?" if near else f"it declares {known}",
+        )
+
+    @asynccontextmanager
+    async def trials(
+        self, consumer: str, *, within: timedelta | None = None, run: str | None = None
+    ) -> AsyncIterator[Trials]:
+        """Events through the call path of the consumer of that name (decode, dependencies,
+        middleware, handler, its transaction), each rolled back; connected only.
+
+            async with app.trials("billing__from_sea") as tried:
+                outcome = await tried(incoming)      # effect, letter, failed or nothing
+
+        ``within``: how long a handler may run (its deadline, else a minute). ``run``: the name of a
+        run in which each is handled again for good, once. ``ConfigError`` for a name that is not
+        declared, and for a consumer without a database.
+        """
+        found, store = self.declared(consumer), await self.open_store()
+        async with trying(self, found, self.broker, store, within=within, run=run) as made:
+            yield made
 
     # ------------------------------------------------------------------ running
 
@@ -227,7 +259,6 @@ class Seaway(Connected):
             stream_grace=outbox.stream_grace,
             way_to=self.settings.way_to,
             heal=outbox.heal,
-            by=process_name(),
         )
 
     async def run(
@@ -270,11 +301,10 @@ class Seaway(Connected):
                 names += [f"consumer {name}" for name in self.consumers]
                 for consumer in self.consumers.values():
                     parts.append(consuming(self, consumer, self.broker, store))
-                    if consumer.parks:
+                    if consumer.remembers:
                         parts.append(self._releasing(consumer, store))
-                retention = self.settings.inbox.retention
-                if self.consumers and retention:
-                    parts.append(Forgetting(store, retention).run)
+                if self.consumers:
+                    parts.append(Forgetting(store, self.settings.inbox.retention or None).run)
             if sweeper:
                 sweep = Sweeper(
                     self.broker, store=store, consumers=self.consumers, telemetry=self.telemetry
@@ -335,6 +365,8 @@ class Seaway(Connected):
             consumer=str(consumer.durable),
             stream=consumer.stream,
             telemetry=self.telemetry,
+            keys=consumer.keys,
+            parks=consumer.parks,
         ).run
 
     def metrics_app(self) -> MetricsApp:
@@ -392,22 +424,56 @@ def consuming(app: Seaway, consumer: Consumer, broker: Broker, store: Store) -> 
     """Run ``consumer`` on ``broker``, its transactions on ``store`` or through its own handles."""
 
     async def consume(stop: asyncio.Event) -> None:
-        name, schema = str(consumer.durable), app.settings.database_schema
-        run = partial(
-            consumer.run,
-            broker,
-            outbox=app.outbox,
-            dead_letters=DeadLetters(broker, reader=name),
-            telemetry=app.telemetry,
-            stop=stop,
-            notes=store,
-        )
-        given: dict[str, Any] = {"schema": schema, "consumer": name, "stop": stop}
-        if consumer.plain:
-            async with threads_of(consumer.tx, store, **given) as threads:
-                await run(store=store, threads=threads)
-        else:
-            async with inbox_of(consumer.tx, store, **given) as inbox:
-                await run(store=inbox)
+        async with _handles(app, consumer, store, stop) as handles:
+            await consumer.run(
+                broker,
+                outbox=app.outbox,
+                dead_letters=DeadLetters(broker, reader=str(consumer.durable)),
+                telemetry=app.telemetry,
+                stop=stop,
+                notes=store,
+                **handles,
+            )
 
     return consume
+
+
+@asynccontextmanager
+async def trying(
+    app: Seaway,
+    consumer: Consumer,
+    broker: Broker,
+    store: Store,
+    *,
+    within: timedelta | None = None,
+    run: str | None = None,
+) -> AsyncIterator[Trials]:
+    """``Seaway.trials`` with a broker and a store of the caller's."""
+    async with (
+        _handles(app, consumer, store, asyncio.Event()) as handles,
+        consumer.trials(
+            broker,
+            outbox=app.outbox,
+            dead_letters=DeadLetters(broker, reader=str(consumer.durable)),
+            telemetry=app.telemetry,
+            within=within,
+            run=run,
+            **handles,
+        ) as made,
+    ):
+        yield made
+
+
+@asynccontextmanager
+async def _handles(
+    app: Seaway, consumer: Consumer, store: Store, stop: asyncio.Event
+) -> AsyncIterator[dict[str, Any]]:
+    """Where the transactions of ``consumer`` come from, by the names of what it is given."""
+    name, schema = str(consumer.durable), app.settings.database_schema
+    given: dict[str, Any] = {"schema": schema, "consumer": name, "stop": stop}
+    if consumer.plain:
+        async with threads_of(consumer.tx, store, **given) as threads:
+            yield {"store": store, "threads": threads}
+    else:
+        async with inbox_of(consumer.tx, store, **given) as inbox:
+            yield {"store": inbox}

@@ -21,6 +21,7 @@ codes are matched, texts never. The docstring's first line is the message where 
     ├── StoreRefused           the database takes no such row: the event's doing, not an outage
     ├── ApiError               JetStream's API refused a request
     ├── DecodeError            a message that no retry will make readable: dead letter now
+    ├── Refuse                 raised by a transform: this letter stays in its queue
     └── HandlerSignal          raised by handlers to say how a delivery ends
         ├── AlreadyProcessed   its effects are there already: acknowledge
         ├── Poison             it will never succeed: dead letter now
@@ -33,6 +34,9 @@ from __future__ import annotations
 import inspect
 from datetime import timedelta
 from typing import Literal, TypeAlias
+
+LONGEST = timedelta(days=366)
+"""The longest that anything is put off."""
 
 
 class SeawayError(Exception):
@@ -173,6 +177,10 @@ class DecodeError(SeawayError):
         self.field = field
 
 
+class Refuse(SeawayError):
+    """Raised in a transform of dead letters, with the reason: this letter stays in its queue."""
+
+
 class HandlerSignal(SeawayError):
     """Raised in a handler to say how its delivery ends."""
 
@@ -186,10 +194,18 @@ class Poison(HandlerSignal):
 
 
 class Retry(HandlerSignal):
-    """Try this delivery again ``after`` a delay (default: exponential backoff, full jitter)."""
+    """Try this delivery again ``after`` a delay (default: exponential backoff, full jitter).
+
+    A negative one is none at all; more than 366 days are a ``ValueError``. One of a minute or more
+    takes no place of ``max_ack_pending`` where the server can send later (ADR 0030).
+    """
 
     def __init__(self, message: str | None = None, *, after: timedelta | None = None) -> None:
         super().__init__(message)
+        if after is not None and not isinstance(after, timedelta):
+            raise TypeError(f"Retry: after is a timedelta, like timedelta(hours=6), not {after!r}")
+        if after is not None and after > LONGEST:
+            raise ValueError(f"Retry: after is 366 days at the most, not {after.days} days")
         self.after = after
 
 

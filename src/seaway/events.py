@@ -99,6 +99,20 @@ class Registry:
         """Those that classes stand for, in alphabetical order."""
         return sorted(self._types)
 
+    def type_of(self, subject: str) -> EventType[Any]:
+        """Of the class that stands for ``subject``; ``DecodeError`` where none does."""
+        if (found := self._types.get(subject)) is not None:
+            return found
+        event, _, version = subject.rpartition(".v")
+        versions = [
+            one.subject.version
+            for known, one in self._types.items()
+            if known.rpartition(".v")[0] == event
+        ]
+        if versions:
+            raise unknown_version(subject, version, versions)
+        raise DecodeError(f"no class here stands for {subject}", field="subject")
+
     def check(self) -> None:
         """``ConfigError`` for a class whose types are not known at run time, which cannot be told
         at import: they may be defined after it."""

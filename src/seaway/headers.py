@@ -39,6 +39,18 @@ HEALED = "X-Healed-From"
 """On what was published again since its stream had lost it: the sequence that it had there."""
 REDRIVE_COUNT = "X-Redrive-Count"
 """On what was redriven: how often that was done by now. It goes on with a letter's event."""
+EVENT_PLACE = "X-Event-Place"
+"""On what was redriven: where its event lies as it was written, ``SEA_EVENTS:17``. It stays through
+any number of letters and redrives."""
+MENDED_FROM = "X-Mended-From"
+"""On what was redriven with another payload or other headers: ``sha256:`` and the hash of the
+payload as it was written. It stays likewise."""
+
+ATTEMPTS = "X-Attempts"
+"""On a redrive that a retry was put off to: how often its event had been tried by then."""
+SCHEDULE = "Nats-Schedule"
+SCHEDULE_TARGET = "Nats-Schedule-Target"
+"""On what the server sends later: when, and to which subject (nats-server 2.12)."""
 
 DLQ_PREFIX = "X-Dlq-"
 DLQ_STREAM = "X-Dlq-Stream"
@@ -149,6 +161,26 @@ def parse_time(text: str) -> datetime:
         return datetime.fromisoformat(text).astimezone(UTC)
     except OverflowError as error:
         raise ValueError(f"{text!r} is out of range") from error
+
+
+def format_schedule(at: datetime) -> str:
+    """``Nats-Schedule`` for a message that is sent once, at that time."""
+    return f"@at {format_time(at)}"
+
+
+def parse_schedule(text: str) -> datetime:
+    """When a message with this ``Nats-Schedule`` is sent; ``ValueError`` where it is not sent once,
+    or cannot be read."""
+    how, _, when = text.partition(" ")
+    if how != "@at":
+        raise ValueError(f"{text[:_TOLD]!r} is no time at which a message is sent once")
+    return parse_time(when)
+
+
+def attempts(headers: Mapping[str, str]) -> int:
+    """How often an event had been tried before it was put off; 0 where nothing usable says so."""
+    text = headers.get(ATTEMPTS, "")
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

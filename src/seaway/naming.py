@@ -10,11 +10,13 @@ is wrong and shows a right one; no name is ever repaired silently.
 | event stream       | ``{CONTEXT}_EVENTS`` on ``{context}.event.>``         |
 | dead letter        | ``{context}.dlq.{original_subject}`` in ``{CONTEXT}_DLQ`` |
 | redrive            | ``{context}.redrive.{durable}.{original_subject}`` in ``{CONTEXT}_REDRIVE`` |
+| redrive, later     | ``{context}.redrive.later.{durable}.{hash of the event id}``, there too |
 | durable            | ``{service}__{purpose}``, ``{service}__from_{context}`` |
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,6 +33,9 @@ ADVISORY_STREAM = "SEAWAY_ADVISORIES"
 MAX_DELIVERIES_PREFIX = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 MSG_TERMINATED_PREFIX = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED"
 ADVISORY_SUBJECTS = (f"{MAX_DELIVERIES_PREFIX}.>", f"{MSG_TERMINATED_PREFIX}.>")
+
+OWN_RIGHTS = "$SYS.REQ.USER.INFO"
+"""Where a user asks what he himself may do; answered since nats-server 2.10."""
 
 MAX_NAME_BYTES = 255
 """Longest name of a stream or durable: the server's own bound."""
@@ -194,6 +199,24 @@ def redrive_filter(context: str, durable: str | None = None) -> str:
     if durable is None:
         return f"{context}.redrive.>"
     return f"{context}.redrive.{Durable.parse(durable)}.>"
+
+
+def later_filter(context: str, durable: str | None = None) -> str:
+    """What a context's redrives lie under that are to be sent later; with a durable, those to it.
+
+    No durable can be called ``later``, so none reads them.
+    """
+    check_part(context, "context")
+    if durable is None:
+        return f"{context}.redrive.later.>"
+    return f"{context}.redrive.later.{Durable.parse(durable)}.>"
+
+
+def later_subject(context: str, durable: str, event_id: str) -> str:
+    """Under which one event waits that is sent to one durable later: a server keeps one message
+    with a time for each subject, so there is never more than one of them."""
+    token = hashlib.sha256(event_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return f"{later_filter(context, durable).removesuffix('>')}{token}"
 
 
 def stream_context(stream: str) -> str:

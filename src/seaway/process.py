@@ -5,12 +5,14 @@ laptop, a paused virtual machine): whoever held something before may have lost i
 then, and must look before it goes on. And which process opened a thing: what a fork copies of a
 connection is still the parent's. Guarantees: nothing is written to a socket that two processes
 share, and nobody waits for a thread that a fork did not copy. (What is no connection is simply made
-anew in the child: ``events`` does so with its last id.)
+anew in the child: ``events`` does so with its last id.) And whose it is.
 """
 
 from __future__ import annotations
 
+import getpass
 import os
+import socket
 import time
 from datetime import timedelta
 
@@ -22,6 +24,24 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 def running_time() -> float:
     """Seconds since some moment in the past; never goes back."""
     return time.clock_gettime(_CLOCK)
+
+
+def user() -> str:
+    """The name of the user that this process is run by."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # A container's user without a name.
+        return f"uid {os.getuid()}"
+
+
+def operator() -> str:
+    """``USER@HOST``: who is noted to have done something, unless somebody says another name."""
+    return f"{user()}@{socket.gethostname()}"
+
+
+def this_process() -> str:
+    """``host:pid``, for people and for the log of what was done."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 class Gap:

@@ -9,6 +9,10 @@ from datetime import timedelta
 
 from seaway.errors import ConfigError
 
+LATER = timedelta(minutes=1)
+"""A ``Retry(after=...)`` of so long or longer is put off: the server sends it again later, where it
+can, and nobody keeps a place for it (ADR 0030)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:

@@ -14,6 +14,9 @@ _PARTITION = re.compile(r"seaway_(sent|inbox)_(default|other|[0-9]{8})")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 TABLES = (
+    "seaway_discarded",
+    "seaway_run_items",
+    "seaway_runs",
     "seaway_log",
     "seaway_places",
     "seaway_processes",

@@ -137,8 +137,8 @@ class ConsumerResumed:
 @dataclass(frozen=True, slots=True)
 class Resubscribed:
     """A consumer gave up a subscription and opened another: ``reason`` is ``stalled`` (it was
-    silent while there was something to give) or ``deleted`` (the durable was, and is there again).
-    """
+    silent while there was something to give), ``deleted`` (the durable was, and is there again) or
+    ``lost`` (the stream does not hold any more what it had given out; see ``SetBack``)."""
 
     stream: str
     consumer: str
@@ -337,9 +337,13 @@ def log_signal(signal: Signal) -> None:
             known = {"event_id": event_id, "consumer": consumer}
             if signal.correlation_id:
                 known["correlation_id"] = signal.correlation_id
-            _consumer.error(
-                "%s: %s is a dead letter: %s %s", consumer, event_id, reason, why, extra=known
-            )
+            if reason == "parked":
+                said = "%s: %s waits in the queue behind an earlier event of its key"
+                _consumer.info(said, consumer, event_id, extra=known)
+            else:
+                _consumer.error(
+                    "%s: %s is a dead letter: %s %s", consumer, event_id, reason, why, extra=known
+                )
         case ConsumerPaused(consumer, reason):
             _consumer.warning("%s paused: %s", consumer, reason, extra={"consumer": consumer})
         case ConsumerResumed(consumer):

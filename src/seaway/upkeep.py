@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import secrets
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +21,7 @@ from typing import TypeAlias
 from seaway import logs
 from seaway.contracts import SILENT, Notice, ProcessStore, Store
 from seaway.errors import SeawayError, TransientError
+from seaway.process import this_process
 from seaway.telemetry import Telemetry
 from seaway.waiting import done_before, set_within
 
@@ -41,12 +40,15 @@ _MOST_NAME = 100
 
 
 class Forgetting:
-    """Drops inbox rows older than ``retention``, at once and then every ten minutes or so.
+    """Drops inbox rows older than ``retention`` (``None``: none), and discarded letters whose time
+    has passed, at once and then every ten minutes or so.
 
     Any number of processes may: they do not do so in step, and a store lets one at a time.
     """
 
-    def __init__(self, store: Store, retention: timedelta, *, every: timedelta = EVERY) -> None:
+    def __init__(
+        self, store: Store, retention: timedelta | None, *, every: timedelta = EVERY
+    ) -> None:
         self._store = store
         self._retention = retention
         self._every = every.total_seconds()
@@ -59,18 +61,20 @@ class Forgetting:
         said = False
         while True:
             try:
-                await self._store.forget(await self._store.before(self._retention))
+                if self._retention is not None:
+                    await self._store.forget(await self._store.before(self._retention))
+                await self._store.forget_discarded()
                 said = False
             except SeawayError as error:
                 log = inbox_logger.debug if said else inbox_logger.warning
-                log("old inbox rows stay for now: %s", error)
+                log("old rows stay for now: %s", error)
                 said = True
             await asyncio.sleep(self._every * random.uniform(1 - _JITTER, 1 + _JITTER))
 
 
 def process_name() -> str:
     """``host:pid:token``; the last part tells two applications of one process apart."""
-    return f"{_line(socket.gethostname(), _MOST_NAME)}:{os.getpid()}:{secrets.token_hex(4)}"
+    return f"{this_process()}:{secrets.token_hex(4)}"
 
 
 Figures: TypeAlias = Callable[[], Mapping[str, float]]

@@ -13,6 +13,9 @@ from typing import Any, TypeAlias
 Place: TypeAlias = tuple[str, int]
 """Which message: its stream and its sequence there."""
 
+PUT_OFF = 0
+"""In place of its letter: the event has none, and is sent again later (ADR 0030)."""
+
 
 @dataclass(frozen=True, slots=True)
 class WaitingEvent:
@@ -28,10 +31,49 @@ class WaitingEvent:
     """It is there of its own fault, until somebody redrives or discards it; else it waits behind
     an earlier one."""
     letter: int | None
-    """The letter's sequence in its queue; ``None`` until it is known to be stored."""
+    """The letter's sequence in its queue; ``None`` until it is known to be stored; ``PUT_OFF``."""
     parked_at: datetime
     processed: bool
     """Its effects are there all the same: nothing waits behind it."""
+
+
+class WaitingKeys:
+    """Whether keys of one durable may have events that wait, so that its transactions look for
+    them. Pure. ``always``: they do, whatever was found.
+
+    Somebody looks every few seconds (``kept``); in between, whoever has an event wait, or cannot
+    know what others did, says so (``doubt``). Looking costs each transaction a statement, and where
+    nothing waits there is none to be found.
+    """
+
+    def __init__(self, *, always: bool = False) -> None:
+        self._always = always
+        self._doubts = 0
+        self.kept = False
+        """Whether somebody looks, and lets go what waits."""
+        self.may_wait = always
+
+    def keep(self) -> None:
+        """Somebody looks from now on."""
+        self.kept = True
+        self.doubt()
+
+    def doubt(self) -> None:
+        """Something may wait, until a look that begins after this has found nothing."""
+        if self.kept:
+            self._doubts += 1
+            self.may_wait = True
+
+    def look(self) -> int:
+        """A look begins: what to give to ``found``."""
+        return self._doubts
+
+    def found(self, anything: bool, look: int) -> None:
+        """What that look has found."""
+        if anything:
+            self.may_wait = True
+        elif look == self._doubts:
+            self.may_wait = self._always
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from seaway import topology
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.config import settings_from_mapping
 from seaway.contracts import Message, OutboxEntry, Sent, Store, Stored
+from seaway.contracts.audit import Committed
 from seaway.dead_letters import DeadLetters
 from seaway.embedded.nats_server import NatsServer
 from seaway.errors import ConfigError
@@ -245,6 +247,43 @@ async def test_each_difference_is_named_and_what_can_be_mended_is_mended(room: R
     assert entry.detail["ids"] == [foreign]
     left = json.loads((await room.run("audit", "--json")).out)
     assert "no_effect" not in {one["kind"] for one in left["findings"]}
+
+
+async def test_what_is_under_way_is_no_finding(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What looks foreign or twice is asked for once more before it is told."""
+    ids = await room.write(2)
+    await room.relay()
+    late, copied, gone = (new_event_id() for _ in range(3))
+    copy = Message(room.subject, b"{}", {"Nats-Msg-Id": "copy", "X-Event-Id": copied})
+    again = Message(room.subject, b"{}", {"X-Event-Id": ids[0]})
+    await room.publish(Message(room.subject, b"{}", {"Nats-Msg-Id": late}))
+    taken = [await room.publish(Message(room.subject, b"{}", {"Nats-Msg-Id": gone}))]
+    taken.append(await room.publish(again))
+    await room.publish(copy)
+    found = await room.audit().look()
+    assert sorted((one.kind, one.event_id) for one in found.findings) == sorted(
+        [("foreign", late), ("foreign", copied), ("foreign", gone), ("twice", ids[0])]
+    )
+
+    ask, asked = room.store.committed, Counter[str]()
+
+    async def committed(event_ids: Sequence[str]) -> Mapping[str, Committed]:
+        """What goes on between the first time that an id is asked for and the second."""
+        known = await ask(event_ids)
+        new = [one for one in (late, copied) if one in event_ids and one not in asked]
+        asked.update(event_ids)
+        async with room.store.transaction() as tx:
+            for one in new:
+                written = Outbox().add(tx.handle, RawEvent(room.subject, b"{}", event_id=one))
+                assert written if isinstance(written, list) else await written
+        for place in taken if late in new else ():
+            assert await room.broker.admin.delete_message(room.stream, place)
+        return known
+
+    monkeypatch.setattr(room.store, "committed", committed)
+    found = await room.audit().look()
+    assert found.code == 0, found.as_json()
+    assert {asked[one] for one in (copied, gone, late)} == {2}
 
 
 async def test_a_stream_that_lost_its_tail_is_mended_and_followed(room: Room) -> None:

@@ -100,6 +100,15 @@ def test_views_write_and_the_orm_handles(project: Shell) -> None:
     assert "manage.py seaway dlq redrive SEA_DLQ:1" in letter[1]
     assert (none[0], "there is no dead letter SEA_DLQ:9" in none[1]) == (404, True)
 
+    manage(project, "seaway", "dlq", "test", "SEA_DLQ:1", "--output", "cases/test_letter_1.py")
+    failed = project.ended(sys.executable, "manage.py", "test", "cases.test_letter_1", code=1)
+    assert "seaway.errors.Poison: a case needs a title" in failed.stderr
+    handlers = project.folder / "cases" / "handlers.py"
+    handlers.write_text(
+        handlers.read_text().replace("if not event.title", "if event.title is None")
+    )
+    manage(project, "test", "cases.test_letter_1")
+
     project.environment["NATS_URL"] = f"nats://127.0.0.1:{free_port()}"
     (away,) = looked_at(project, "deadletter/")
     assert (away[0], "no NATS server answers" in away[1]) == (503, True)

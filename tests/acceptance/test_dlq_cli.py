@@ -225,8 +225,8 @@ async def test_a_letter_of_any_kind_can_be_shown_and_discarded(desk: Desk) -> No
         assert (clean(details.out), json.loads(details.out)["id"]) == (True, name)
     dry = await desk.run("dlq", "redrive", *names, "--dry-run")
     assert (dry.code, clean(dry.out + dry.err)) == (0, True)
-    assert len([line for line in dry.err.splitlines() if line.startswith("stays: ")]) == 8
-    assert "4 would be redriven" in dry.err
+    assert len([line for line in dry.err.splitlines() if line.startswith("stays: ")]) == 11
+    assert "1 would be redriven, 11 would stay" in dry.err
     for to in ("consumer", "all"):
         redriven = await desk.run("dlq", "redrive", *names[:-1], "--to", to)
         assert (redriven.code, clean(redriven.err)) == (1, True)
@@ -239,6 +239,58 @@ async def test_a_letter_of_any_kind_can_be_shown_and_discarded(desk: Desk) -> No
     gone = await desk.run("dlq", "discard", *names, "--yes")
     assert (gone.code, clean(gone.out)) == (0, True), gone
     assert await desk.here() == []
+
+
+@pytest.mark.seaway_since("2.12", "messages that are sent later")
+async def test_redriving_at_a_time_and_cancelling_that(desk: Desk) -> None:
+    first, second, third = await desk.bury(b"1", b"2", b"3")
+    (desk.folder / "fixed.json").write_bytes(b"33")
+    refusals = {
+        ("soon",): (2, "is no time"),
+        ("2020-01-01T00:00:00Z",): (2, "is past: by the server's clock it is"),
+        ("500d",): (1, "is more than a year from now"),
+        ("6h", "--to", "all"): (2, "leave --to all out"),
+    }
+    redriven = (desk.run("dlq", "redrive", first.id, "--at", *said) for said in refusals)
+    ended = await asyncio.gather(*redriven, desk.run("dlq", "cancel"))
+    for one, (code, why) in zip(ended, [*refusals.values(), (2, "nothing is sel")], strict=True):
+        assert (one.code, why in one.err) == (code, True), one
+    assert len(await desk.here()) == 3
+
+    later, fixed = await asyncio.gather(
+        desk.run("dlq", "redrive", first.id, second.id, "--at", "tomorrow 06:00"),
+        desk.run("dlq", "redrive", third.id, "--payload", "fixed.json", "--at", "in 400h"),
+    )
+    assert (later.code, fixed.code) == (0, 0), (later, fixed)
+    assert "2 to be redriven at" in later.err
+    assert await desk.here() == []
+    found, listed = await asyncio.gather(
+        desk.json("dlq", "ls", "--scheduled", "--json"), desk.run("dlq", "ls", "--scheduled")
+    )
+    assert [one["event_id"] for one in found][2] == third.event_id, "the next one first"
+    assert {one["event_id"] for one in found[:2]} == {first.event_id, second.event_id}
+    assert (found[0]["reason"], found[0]["at"]) == ("poison", found[1]["at"])
+    assert found[0]["id"].startswith(desk.redrives)
+    assert (listed.code, clean(listed.out)) == (0, True)
+    assert "ValueError: no" in listed.out
+
+    gone = await desk.run("dlq", "cancel", first.event_id, found[2]["id"])
+    assert gone.code == 0, gone
+    assert "2 cancelled" in gone.err
+    letters = {one.event_id: one for one in await desk.here()}
+    assert set(letters) == {first.event_id, third.event_id}
+    for letter in letters.values():
+        assert letter.id in gone.out
+        assert (letter.reason, letter.problem, letter.place[0]) == ("poison", "", desk.stream)
+    assert await desk.letters.payload(letters[third.event_id]) == b"3", "its own again"
+    twice, rest = await asyncio.gather(
+        desk.run("dlq", "cancel", first.event_id), desk.json("dlq", "ls", "--scheduled", "--json")
+    )
+    assert (twice.code, "sent, or cancelled before" in twice.err) == (1, True)
+    assert [one["event_id"] for one in rest] == [second.event_id]
+    for letter in letters.values():
+        await desk.letters.redrive(letter)
+        assert (await desk.take(desk.redrives)).event_id == letter.event_id
 
 
 async def test_redriving(desk: Desk) -> None:
@@ -364,14 +416,17 @@ async def test_causes_and_the_letters_of_one(desk: Desk) -> None:
     )
 
 
-async def test_discarding_asks_first(desk: Desk) -> None:
+async def test_discarding_asks_first_and_says_where_it_is_for_good(desk: Desk) -> None:
+    """Without a database at hand."""
     first, second = await desk.bury(b"1", b"2")
     refused = await desk.run("dlq", "discard", first.id, stdin="n\n")
     assert refused.code == 1
-    assert "for good" in refused.err
+    assert "for good: without the database nothing is kept" in refused.err
     assert len(await desk.here()) == 2
     done = await desk.run("dlq", "discard", first.id, "--yes")
     assert (done.code, "1 discarded" in done.err) == (0, True)
+    assert "For good: without the database" in done.err
+    assert "restore brings" not in done.err
     assert [one.id for one in await desk.here()] == [second.id]
 
 
@@ -464,3 +519,45 @@ async def test_a_reader_that_has_enough_may_leave(desk: Desk) -> None:
     async with asyncio.timeout(30):
         _, err = await process.communicate()
     assert (process.returncode, err) == (0, b"")
+
+
+async def test_what_was_discarded_is_listed_brought_back_and_told_who_did_it(desk: Desk) -> None:
+    first, second = await desk.bury(b"1", b"\xff\x00")
+    assert (await desk.run("db", "upgrade")).code == 0
+    asked = await desk.run("dlq", "discard", first.id, stdin="n\n")
+    assert "`seaway dlq restore` brings them back for 7d" in asked.err
+    done = await desk.run(
+        *("dlq", "discard", first.id, second.id, "--why", "a \x1b[2J test", "--by", "ann", "--yes")
+    )
+    assert "2 discarded" in done.err
+    assert "seaway dlq restore brings them back until 20" in done.err
+    assert await desk.here() == []
+
+    shown = await desk.run("dlq", "ls", "--discarded")
+    assert clean(shown.out)
+    assert all(text in shown.out for text in (first.id, second.id, "ann", "test"))
+    newest, oldest = await desk.json("dlq", "ls", "--discarded", "--json")
+    assert {newest["id"], oldest["id"]} == {first.id, second.id}
+    assert (newest["discarded_by"], newest["why"]) == ("ann", "a \x1b[2J test")
+    wrong = await desk.run("dlq", "ls", "--discarded", "--reason", "poison")
+    assert (wrong.code, "--discarded goes with" in wrong.err) == (2, True)
+
+    back = await desk.run("dlq", "restore", second.event_id, "SEA_DLQ:999")
+    assert (back.code, f"was {second.id}" in back.out) == (1, True)
+    assert "SEA_DLQ:999 stays away: there is no discarded letter SEA_DLQ:999" in back.err
+    [letter] = await desk.here()
+    assert (letter.payload, letter.event_id) == (b"\xff\x00", second.event_id)
+    twice = await desk.run("dlq", "restore", second.id)
+    assert (twice.code, f"{second.id} was restored 20" in twice.err) == (1, True)
+    [found] = await desk.json("dlq", "restore", "--all", "--json")
+    assert (found["was"], found["event_id"], found["error"]) == (first.id, first.event_id, None)
+
+    log = await desk.json("dlq", "log", first.event_id, "--json")
+    assert [one["action"] for one in log] == ["restored", "discarded"]
+    assert "@" in log[0]["by"]
+    assert (log[1]["by"], log[1]["detail"]["why"]) == ("ann", "a \x1b[2J test")
+    shown = await desk.run("dlq", "log")
+    assert clean(shown.out)
+    assert [shown.out.count(word) for word in ("discarded", "restored")] == [1, 2]
+    # Nobody has to be told of what he did.
+    assert await desk.json("log", "list", "--unseen", "--json") == []

@@ -17,7 +17,7 @@ from seaway.events import RawEvent, new_event_id
 from seaway.outbox import Outbox
 from seaway.stores import open_configured
 from seaway.stores.postgres import PostgresStore
-from seaway.testing.conformance.store import claim_all, fail, send
+from seaway.testing.conformance.outbox import claim_all, fail, send
 from seaway.testing.databases import Database, Databases
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "postgresql.md"

@@ -16,6 +16,7 @@ from seaway.config import load_settings
 from seaway.config.models import (
     AlertSettings,
     ConsumerSettings,
+    DeadLetterSettings,
     NatsSettings,
     OutboxSettings,
     ProfileSettings,
@@ -138,7 +139,7 @@ def test_the_reference_has_every_command() -> None:
 
 def test_the_reference_has_every_key_and_no_other() -> None:
     text = (REFERENCE / "configuration.md").read_text()
-    sections = dict(re.findall(r"^## `([a-z]+)`.*?\n(.*?)(?=^## |\Z)", text, flags=re.S | re.M))
+    sections = dict(re.findall(r"^## `([a-z_]+)`.*?\n(.*?)(?=^## |\Z)", text, flags=re.S | re.M))
     expected: dict[str, type[Section]] = {
         "nats": NatsSettings,
         "streams": StreamSettings,
@@ -146,6 +147,7 @@ def test_the_reference_has_every_key_and_no_other() -> None:
         "profiles": ProfileSettings,
         "alerts": AlertSettings,
         "outbox": OutboxSettings,
+        "dead_letters": DeadLetterSettings,
     }
     for name, section in expected.items():
         assert set(re.findall(r"^\| `([a-z_]+)` \|", sections[name], re.M)) == keys(section), name

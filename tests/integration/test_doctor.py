@@ -31,7 +31,7 @@ from seaway.naming import ADVISORY_STREAM, Durable
 from seaway.relay import Relay
 from seaway.stores import open_store
 from seaway.telemetry import Telemetry
-from seaway.testing.conformance.store import add, fail
+from seaway.testing.conformance.outbox import add, fail
 from seaway.topology import rights
 from seaway.upkeep import Presence
 from servers import OLDER, binary
@@ -459,9 +459,9 @@ accounts {{ A {{ jetstream: enabled, users: [
 async def test_what_is_synced_and_what_is_granted(store: Store, context_name: str) -> None:
     port = free_port()
     patient = Patient(None, store, context_name)  # type: ignore[arg-type]
-    needed = list(rights(patient.settings, "watcher").publish)
-    relaying = list(rights(patient.settings, "relay").publish)
-    asks = "$SYS.REQ.USER.INFO"
+    *needed, asks = rights(patient.settings, "watcher").publish
+    *relaying, same = rights(patient.settings, "relay").publish
+    assert asks == same == "$SYS.REQ.USER.INFO"
 
     def config(sync: str, *allowed: str) -> str:
         publish = "[" + ", ".join(f'"{one}"' for one in allowed) + "]"

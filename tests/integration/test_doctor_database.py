@@ -14,7 +14,7 @@ from seaway.drivers.asyncpg import Pooled
 from seaway.naming import ADVISORY_STREAM
 from seaway.stores import open_store
 from seaway.stores.postgres import PostgresStore
-from seaway.testing.conformance.store import add, send
+from seaway.testing.conformance.outbox import add, send
 
 pytestmark = pytest.mark.server
 

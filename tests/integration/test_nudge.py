@@ -24,7 +24,7 @@ from seaway.django import outbox as django_outbox
 from seaway.embedded.nats_server import NatsServer
 from seaway.events import RawEvent
 from seaway.stores import open_configured
-from seaway.testing.conformance.store import claim_all
+from seaway.testing.conformance.outbox import claim_all
 
 pytestmark = pytest.mark.server
 

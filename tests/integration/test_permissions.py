@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,22 +20,26 @@ from typing import Any
 
 import pytest
 
-from seaway import Delivery, Poison, RawEvent, Seaway, topology
+from seaway import Delivery, Poison, RawEvent, Retry, Seaway, topology
 from seaway.brokers import jetstream
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.brokers.jetstream.wire import Frame, incoming_of
 from seaway.cli.topology import as_server
 from seaway.config import Settings, settings_from_mapping
-from seaway.contracts import Broker, Incoming, KnownPlace, Message, Stored
+from seaway.contracts import Broker, Incoming, KnownPlace, Message, Sent, Store, Stored
 from seaway.dead_letters import DeadLetters, Releaser
 from seaway.dead_letters.writing import write
 from seaway.embedded.nats_server import NatsServer
 from seaway.errors import NotPermitted
 from seaway.events import new_event_id
-from seaway.monitor import Sampler, Station, Watch
-from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX, WATCHER, covers
-from seaway.topology import Rights, rights
-from shell import busy
+from seaway.history.audit import Audit
+from seaway.history.findings import Finding
+from seaway.history.mending import Mender
+from seaway.history.steering import forecast_pause, pause, resume
+from seaway.monitor import Database, Sampler, Station, Watch
+from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX, OPERATOR, WATCHER, covers
+from seaway.topology import Rights, lacking_rights, rights
+from shell import SEAWAY, Shell, busy
 
 pytestmark = pytest.mark.server
 
@@ -78,7 +84,12 @@ class Cell:
         return f"{self.role}-without-{self.missing or 'nothing'}"
 
     def rights(self) -> Rights:
-        whole = rights(settings(self.role), self.role, parking=self.role == "consumer")
+        whole = rights(
+            settings(self.role),
+            self.role,
+            parking=self.role == "consumer",
+            audit=self.role == "watcher",
+        )
         return Rights(
             whole.role,
             tuple(one for one in whole.publish if one != self.missing),
@@ -106,6 +117,13 @@ def configuration() -> str:
         block = as_server(cell.rights(), user).replace(f"${user.upper()}_PASSWORD", "pass")
         admin = f"{{user: adm{number}, password: pass}}"
         accounts.append(f"c{number} {{ jetstream: enabled, users: [ {admin}\n{block} ] }}")
+    together = [
+        as_server(rights(settings("relay"), role, audit=True), role).replace(
+            f"${role.upper()}_PASSWORD", "pass"
+        )
+        for role in ROLES
+    ]
+    accounts.append("shared { jetstream: enabled, users: [ " + "\n".join(together) + " ] }")
     return "accounts {\n" + "\n".join(accounts) + "\n}"
 
 
@@ -286,7 +304,9 @@ async def consumer(desk: Desk) -> None:
         await desk.take(stream)
     await desk.letter("letter")
     async with app, desk.at_work(consumers=True), releasing(desk):
-        await desk.publish(E, event("fine"), event("poison", "k"), event("behind", "k"))
+        await desk.publish(
+            E, event("fine"), event("poison", "k"), event("behind", "k"), event("later")
+        )
 
         async def parked() -> bool:
             return await desk.messages(D) == 3
@@ -298,7 +318,7 @@ async def consumer(desk: Desk) -> None:
 
         async def all_handled() -> bool:
             events = {"passed over", "flying", "redriven", "letter", "fine", "behind"}
-            return events <= set(desk.handled)
+            return events <= set(desk.handled) and await desk.messages(R) == 1
 
         await desk.until(all_handled)
 
@@ -319,6 +339,8 @@ def handler_of(desk: Desk) -> Callable[[RawEvent, Delivery], Awaitable[None]]:
     async def handle(event: RawEvent, delivery: Delivery) -> None:
         if delivery.event_id == "poison":
             raise Poison("no")
+        if delivery.event_id == "later":
+            raise Retry("not now", after=timedelta(hours=1))
         desk.handled.append(delivery.event_id)
 
     return handle
@@ -383,22 +405,39 @@ async def sweeper(desk: Desk) -> None:
 
 
 async def operator(desk: Desk) -> None:
-    """Letters are seen, redriven to one and to all, and discarded; history is read."""
-    for event_id in ("one", "all", "gone"):
+    """Letters are seen, redriven to one, to all and at a time, which is cancelled, discarded and
+    brought back; history is read, a durable is paused and set back."""
+    for event_id in ("one", "all", "gone", "later"):
         await desk.letter(event_id)
     await desk.letter("apart", by_reference=True)
     async with desk.app as app:
         letters = app.dead_letters
-        assert len(await letters.list(payloads=False)) == 4
+        assert len(await letters.list(payloads=False)) == 5
         assert await letters.payload(await letters.get("apart")) == b'{"id":"apart"}'
         await letters.redrive(await letters.get("one"))
         await letters.redrive(await letters.get("apart"))
         await letters.redrive(await letters.get("all"), to="all")
         assert await letters.discard(await letters.get("gone"))
+        at = datetime.now(UTC) + timedelta(hours=1)
+        await letters.redrive(await letters.get("later"), at=at)
+        [waiting] = await letters.scheduled()
+        cancelled = await letters.cancel(waiting)
+        assert await letters.discard(await letters.get(cancelled.letter))
         assert await letters.list() == []
+        assert len(await letters.restore("gone")) == 1
+        assert await letters.discard(await letters.get("gone"), for_good=True)
         found = [one.event_id async for one in app.broker.admin.read(E)]
-        assert found == ["one", "all", "gone", "apart", "all"]
+        assert found == ["one", "all", "gone", "later", "apart", "all"]
         assert await desk.messages(R) == 2
+        until = datetime.now(UTC) + timedelta(hours=1)
+        planned = await forecast_pause(app.broker.admin, desk.settings, E, C, until)
+        await pause(app.broker.admin, None, planned, by="ann")
+        assert await resume(app.broker.admin, None, E, C, by="ann")
+        assert await app.broker.admin.reset_consumer(E, C)
+        store = await compared(desk, OPERATOR)
+        lacking = Finding(kind="no_effect", stream=E, consumer=C, event_id="gone", stream_seq=3)
+        [mended] = [one async for one in Mender(app.broker, store).mend([lacking])]
+        assert mended.done
 
 
 async def watcher(desk: Desk) -> None:
@@ -429,6 +468,34 @@ async def watcher(desk: Desk) -> None:
         assert sample.snapshot.server_error is None
         assert [*sample.snapshot.missing_streams, *sample.snapshot.missing_consumers] == []
         assert len(sample.snapshot.consumers) == 5
+        redrive = Message(f"sea.redrive.{C}.{CASE}", b"{}", {"Nats-Msg-Id": "r"})
+        await desk.publish(R, redrive)
+        await compared(desk, WATCHER)
+
+
+async def compared(desk: Desk, reader: str) -> Store:
+    """As ``seaway audit`` does, and ``seaway serve --audit``: with an event that was sent and is
+    not there."""
+    app = desk.app
+    store = await app.open_store()
+    async with store.transaction() as tx:
+        await app.outbox.add(tx.handle, RawEvent(CASE, b"{}"))
+    async with store.lease() as lease:
+        assert lease is not None
+        [entry] = await lease.claim(1)
+        await lease.settle([Sent(entry, E, 50)])
+
+    async def connected() -> Broker:
+        return app.broker
+
+    async def opened() -> Database:
+        return Database(store)
+
+    stations = Station("nats", connected), Station("database", opened)
+    report = await Audit(*stations, desk.settings, reader=reader).look()
+    assert not report.away
+    assert report.of("missing", E) == 1
+    return store
 
 
 async def arrange(desk: Desk) -> None:
@@ -478,10 +545,12 @@ async def test_each_role_needs_its_list_and_no_more(
     try:
         if cell.role != "topology":
             await desk.set_up()
-        if cell.role in ("relay", "consumer", "sweeper"):
             await prepare_database(desk)
         try:
             await WORK[cell.role](desk)
+            async with desk.app as app:
+                granted = await app.broker.admin.granted()
+                assert lacking_rights(cell.rights(), granted) == []
         except (NotPermitted, AssertionError) as error:
             if cell.missing is None or not desk.is_named():
                 raise
@@ -503,3 +572,58 @@ async def prepare_database(desk: Desk) -> None:
     store = await open_configured(desk.settings)
     await store.schema.upgrade()
     await store.close()
+
+
+def test_looking_commands_work_with_the_rights_of_their_roles(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    shell = Shell(tmp_path, server.url)
+    stream = {"name": E, "replicas": 1, "storage": "memory", "max_bytes": "1MB"}
+    content = {
+        "nats": {"url": server.url},
+        "database": "sqlite:///sea.db",
+        "streams": [stream],
+        "consumers": [{"stream": E, "durable": C}],
+    }
+    (tmp_path / "seaway.yaml").write_text(json.dumps(content))
+    event_id = new_event_id()
+    line = {"subject": CASE, "payload": {}, "id": event_id}
+    (tmp_path / "events.jsonl").write_text(json.dumps(line))
+
+    def by(role: str) -> list[str]:
+        login = ["--user", role, "--password", "pass", "--inbox-prefix", f"_INBOX_{role}"]
+        return [*SEAWAY, *login]
+
+    shell.seaway("db", "upgrade")
+    shell.run(*by("topology"), "topology", "apply")
+    shell.seaway("outbox", "add", "events.jsonl")
+    shell.run(*by("relay"), "relay", "--drain")
+    commands: list[list[str]] = [
+        [*by("operator"), "audit"],
+        [*by("operator"), "trace", event_id],
+        *([*by(role), "doctor", "--role", role, "--json"] for role in ("relay", "watcher")),
+    ]
+    for command in commands:
+        code = None if "doctor" in command else 0
+        ended = shell.ended(*command, code=code)
+        if code is None:
+            found = json.loads(ended.stdout)
+            codes = {one["code"] for one in (*found["findings"], *found["not_examined"])}
+            assert "SW-802" not in codes, found
+            if "watcher" in command:
+                assert "no permission" not in ended.stdout
+        else:
+            assert "permission" not in ended.stdout + ended.stderr
+    with shell.running(*by("watcher"), "serve", "--audit", "--port", "0"):
+        found = re.compile(r"http://127\.0\.0\.1:\d+")
+        shell.until(lambda: found.search(shell.said()) is not None, "an address")
+        address = found.search(shell.said())
+        assert address is not None
+
+        def metrics() -> str:
+            with urllib.request.urlopen(f"{address[0]}/metrics", timeout=10) as answer:
+                return str(answer.read().decode())
+
+        shell.until(lambda: "seaway_audit_up_bool 1.0" in metrics(), "an audit")
+        assert f'seaway_audit_missing_events{{stream="{E}"}} 0.0' in metrics()
+        assert "permission" not in shell.said()

@@ -25,7 +25,8 @@ from seaway.stores import open_store
 from seaway.stores.postgres import PostgresStore
 from seaway.telemetry import Telemetry
 from seaway.testing.conformance.inbox import ids
-from seaway.testing.conformance.store import Reopen, StoreConformance, add, claim_all
+from seaway.testing.conformance.outbox import add, claim_all
+from seaway.testing.conformance.store import Reopen, StoreConformance
 
 pytestmark = pytest.mark.pgbouncer
 

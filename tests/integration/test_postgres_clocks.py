@@ -26,7 +26,7 @@ from seaway.stores.sqlite import SqliteStore
 from seaway.stores.sqlite import store as sqlite_store
 from seaway.telemetry import Telemetry
 from seaway.testing.conformance.inbox import SUBJECT
-from seaway.testing.conformance.store import add, send
+from seaway.testing.conformance.outbox import add, send
 from seaway.testing.databases import Database, Databases
 from seaway.upkeep import Forgetting
 

@@ -23,7 +23,7 @@ from seaway.stores import schema_script
 from seaway.stores.postgres import PostgresStore
 from seaway.telemetry import RelayPaused, Telemetry
 from seaway.testing.conformance.inbox import add_in, ids
-from seaway.testing.conformance.store import add, claim_all, fail, send
+from seaway.testing.conformance.outbox import add, claim_all, fail, send
 from seaway.testing.databases import Database, Databases
 from shell import SEAWAY, Shell
 

@@ -20,7 +20,7 @@ from seaway.stores.postgres import lease as lease_module
 from seaway.stores.postgres.begins import LEASE
 from seaway.stores.postgres.lease import uuids
 from seaway.testing.conformance.inbox import add_in, ids
-from seaway.testing.conformance.store import add, claim_all, fail
+from seaway.testing.conformance.outbox import add, claim_all, fail
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 

@@ -13,7 +13,7 @@ from seaway.embedded.postgres import PostgresServer
 from seaway.events import new_event_id
 from seaway.stores.postgres import PostgresStore
 from seaway.stores.schema import migrations, record
-from seaway.testing.conformance.store import add, fail, send
+from seaway.testing.conformance.outbox import add, fail, send
 from seaway.testing.databases import Database, Databases
 
 DAY = timedelta(days=1)

@@ -22,7 +22,7 @@ from seaway.headers import TEXT_BYTES
 from seaway.outbox import Outbox
 from seaway.stores.postgres import PostgresStore
 from seaway.testing.conformance.inbox import add_in, ids
-from seaway.testing.conformance.store import add, claim_all, send
+from seaway.testing.conformance.outbox import add, claim_all, send
 from seaway.testing.databases import Database, Databases
 
 SUBJECT = "sea.event.case_moved.v1"

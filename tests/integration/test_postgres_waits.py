@@ -23,7 +23,7 @@ from seaway.stores.postgres import schema as schema_module
 from seaway.stores.schema import Migration, migrations
 from seaway.telemetry import Telemetry
 from seaway.testing.conformance.inbox import add_in, ids
-from seaway.testing.conformance.store import add, claim_all
+from seaway.testing.conformance.outbox import add, claim_all
 from shell import busy
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"

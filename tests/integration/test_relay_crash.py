@@ -25,7 +25,7 @@ from seaway.events import RawEvent
 from seaway.relay import Relay
 from seaway.stores import open_store
 from seaway.telemetry import Relayed, Telemetry
-from seaway.testing.conformance.store import add
+from seaway.testing.conformance.outbox import add
 from seaway.testing.drills.relay import Plan, run
 
 pytestmark = pytest.mark.server

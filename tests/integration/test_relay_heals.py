@@ -18,14 +18,15 @@ from seaway.config import NatsSettings
 from seaway.contracts import LogEntry, Message, Store
 from seaway.embedded.nats_server import NatsServer
 from seaway.events import RawEvent
-from seaway.relay import Relay, healing, loop
+from seaway.process import this_process
+from seaway.relay import Relay, loop, returning
 from seaway.relay.healing import Healing
 from seaway.relay.memory import StreamMemory
 from seaway.stores import open_store
 from seaway.stores.postgres import PostgresStore
 from seaway.stores.postgres.lease import PostgresLease
 from seaway.telemetry import Healed, NotHealed, Parked, RelayPaused, Signal, Telemetry
-from seaway.testing.conformance.store import add
+from seaway.testing.conformance.outbox import add
 from shell import busy
 
 pytestmark = pytest.mark.server
@@ -72,7 +73,6 @@ class Harbour:
                 batch=50,
                 heal=heal,
                 retention=retention,
-                by="harbour",
             )
             async with asyncio.timeout(60 * busy()):
                 await relay.drain()
@@ -166,7 +166,7 @@ async def test_what_a_stream_put_back_has_lost_is_there_again(harbour: Harbour) 
         (301, 600)
     }
     [entry] = await harbour.log()
-    assert (entry.about, entry.by, entry.seen_at) == (STREAM, "harbour", None)
+    assert (entry.about, entry.by, entry.seen_at) == (STREAM, this_process(), None)
     assert [moved for moved, *_ in entry.detail["moved"]] == ids[300:600]
     told = len(harbour.told)
     ids += await harbour.write(1)
@@ -311,7 +311,7 @@ async def test_what_was_deleted_or_expired_before_stays_away_when_the_tail_is_lo
 async def test_a_stopped_healing_is_gone_on_with_by_the_next(
     harbour: Harbour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(healing, "_CHUNK", 20)
+    monkeypatch.setattr(returning, "_CHUNK", 20)
     ids = await harbour.write(50)
     await harbour.relay()
     await harbour.copy()

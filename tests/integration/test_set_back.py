@@ -318,7 +318,7 @@ async def test_what_waits_behind_a_lost_letter_goes_on_waiting_in_its_order(benc
     queue = DeadLetters(bench.broker)
     await queue.redrive(before["e31"])
     async with await SqliteStore.open(bench.folder / "app.db") as store:
-        await note_discarded(store, DURABLE, before["e32"])
+        await note_discarded(store, DURABLE, [before["e32"]])
         await queue.discard(before["e32"])
     await bench.put_back("all")
     await bench.publish(ALL + 2, *range(KEPT, KEPT + 6), again=True)

@@ -1,3 +1,20 @@
+CREATE TABLE seaway_discarded (
+    letter       TEXT    NOT NULL,
+    stored_at    INTEGER NOT NULL,
+    queue        TEXT    NOT NULL,
+    subject      TEXT    NOT NULL,
+    headers      TEXT    NOT NULL CHECK (json_valid(headers)),
+    payload      BLOB    NOT NULL,
+    event_id     TEXT    NOT NULL,
+    consumer     TEXT    NOT NULL,
+    holds        INTEGER NOT NULL,
+    behind       INTEGER NOT NULL,
+    discarded_by TEXT    NOT NULL,
+    why          TEXT    NOT NULL,
+    discarded_at INTEGER NOT NULL,
+    kept_until   INTEGER NOT NULL,
+    PRIMARY KEY (letter, stored_at)
+) STRICT;
 CREATE TABLE seaway_inbox (
     consumer     TEXT    NOT NULL,
     event_id     TEXT    NOT NULL,
@@ -43,6 +60,28 @@ CREATE TABLE seaway_processes (
     seen_at  INTEGER NOT NULL,
     PRIMARY KEY (process, part, about)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE seaway_run_items (
+    run        TEXT    NOT NULL,
+    item       TEXT    NOT NULL,
+    event_id   TEXT    NOT NULL,
+    consumer   TEXT    NOT NULL,
+    state      TEXT    NOT NULL,
+    detail     TEXT    NOT NULL,
+    changed_at INTEGER NOT NULL,
+    PRIMARY KEY (run, item)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE seaway_runs (
+    run        TEXT    NOT NULL PRIMARY KEY,
+    kind       TEXT    NOT NULL,
+    about      TEXT    NOT NULL,
+    begun_by   TEXT    NOT NULL,
+    plan       TEXT    NOT NULL CHECK (json_valid(plan)),
+    state      TEXT    NOT NULL CHECK (state IN ('running', 'stopped', 'failed', 'done')),
+    progress   TEXT    NOT NULL CHECK (json_valid(progress)),
+    begun_at   INTEGER NOT NULL,
+    changed_at INTEGER NOT NULL,
+    ended_at   INTEGER
+) STRICT, WITHOUT ROWID;
 CREATE TABLE seaway_schema (
     version    INTEGER PRIMARY KEY,
     name       TEXT    NOT NULL,
@@ -75,6 +114,7 @@ CREATE TABLE seaway_unhandled (
     PRIMARY KEY (consumer, event_id),
     CHECK (state <> 'waiting' OR ordering_key || place || failed IS NOT NULL)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX seaway_discarded_kept_until ON seaway_discarded (kept_until);
 CREATE INDEX seaway_inbox_processed_at ON seaway_inbox (processed_at);
 CREATE INDEX seaway_outbox_parked ON seaway_outbox (position) WHERE parked_at IS NOT NULL;
 CREATE INDEX seaway_sent_correlation_id ON seaway_sent (correlation_id);

@@ -13,6 +13,7 @@ from seaway.databases.queries import Statements
 from seaway.stores.schema import migrations
 
 OPTIONAL = {
+    "check_deferred",
     "claim_many",
     "keep_given_up",
     "lock_upgrade",

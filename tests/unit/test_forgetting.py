@@ -59,7 +59,7 @@ async def test_it_does_so_again_and_outages_are_said_once(
         await run(inbox)
     assert len(inbox.asked) >= 7
     said = [record.getMessage() for record in caplog.records]
-    assert said == [f"old inbox rows stay for now: {error}" for error in (away, refused)]
+    assert said == [f"old rows stay for now: {error}" for error in (away, refused)]
 
 
 async def test_a_stop_does_not_wait_for_what_is_under_way() -> None:

@@ -355,6 +355,7 @@ def test_a_redrive_goes_to_the_failed_consumer_under_a_fresh_stable_id() -> None
         "X-Event-Id": "e-1",
         "Nats-Msg-Id": "redrive:SEA_DLQ:5:2026-11-24T08:00:00.000000Z",
         "X-Redrive-Count": "1",
+        "X-Event-Place": "SEA_EVENTS:17",
     }
     assert redriven(of) == (stream, message)
 
@@ -474,7 +475,9 @@ def test_what_somebody_put_among_the_event_s_headers_is_not_sent_again() -> None
     read = form.read(stored(replace(message, headers={**message.headers, **smuggled})))
     for to_all in (False, True):
         _, sent = redriven(read, to_all=to_all)
-        assert set(sent.headers) == {h.MSG_ID, h.EVENT_ID, h.CORRELATION_ID, h.REDRIVE_COUNT}
+        assert set(sent.headers) == {
+            *(h.MSG_ID, h.EVENT_ID, h.CORRELATION_ID, h.REDRIVE_COUNT, h.EVENT_PLACE)
+        }
 
 
 @pytest.mark.parametrize(

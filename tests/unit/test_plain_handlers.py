@@ -26,7 +26,8 @@ from seaway.naming import Durable
 from seaway.retry import Backoff
 from seaway.stores.sqlite.store import SqliteStore
 from seaway.telemetry import LoopBlocked, ThreadsLost
-from seaway.testing.memory_store import MemoryStore, MemoryTransaction
+from seaway.testing.memory_store import MemoryStore
+from seaway.testing.memory_transaction import MemoryTransaction
 from seaway.testing.rehearsal import rehearsal
 
 SHORT = timedelta(milliseconds=300)

@@ -29,7 +29,7 @@ def settings(**consumer: Any) -> Settings:
 
 def test_nobody_but_topology_touches_a_durable() -> None:
     for role in ROLES:
-        publish = rights(settings(), role, parking=True).publish
+        publish = rights(settings(), role, parking=True, audit=True).publish
         changes = [one for one in publish if "CONSUMER.CREATE" in one or "CONSUMER.DELETE" in one]
         durables = [one for one in changes if ".seaway-reader-" not in one]
         assert bool(durables) == (role == "topology"), role

@@ -53,8 +53,11 @@ def test_it_is_set_up_without_what_it_lacks_and_shows_that_after_its_upgrade(
     assert not asked & {name for name, since in SINCE.items() if since > release}
     assert topology.plan(wanted(), having(plan, release)).empty
     assert any("alerts:" in note for note in plan.notes) == (release == (2, 9))
-    change, *durables = topology.plan(wanted(), having(plan, (2, 12))).changes
+    change, redrives, *durables = topology.plan(wanted(), having(plan, (2, 12))).changes
     assert list(map(str, change.differences)) == ["allow_atomic: none -> true"]
+    said = sorted(map(str, redrives.differences))
+    assert said == ["allow_msg_schedules: none -> true", "discard: new -> old"]
+    assert redrives.kind == "in_place"
     assert {one.kind for one in durables} == ({"in_place"} if release == (2, 9) else set())
     assert all("metadata." in str(one) for durable in durables for one in durable.differences)
 

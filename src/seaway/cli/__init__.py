@@ -43,8 +43,8 @@ _COMMANDS = {
         "Run an application until SIGINT or SIGTERM, then drain; a second signal ends it at once.",
     ),
     "replay": (
-        "streams:replay",
-        "Print the history of a stream as JSON lines, oldest first; it touches no consumer.",
+        "replay:replay",
+        "Print a stream's history as lines for outbox add, or run a handler over it again.",
     ),
     "check": (
         "check:check",
@@ -82,7 +82,7 @@ _COMMANDS = {
         "What was done that somebody must know of: healed, set back, made again.",
     ),
     "stream": ("streams:app", "Look at streams."),
-    "consumer": ("streams:consumers", "Look at consumers."),
+    "consumer": ("steering:app", "Consumers: look at them, set one back, pause it."),
     "dlq": ("dlq:app", "Dead letters: list, show, redrive, discard."),
 }
 """Where each is (its module here, and what in it), and its line in the list of commands."""

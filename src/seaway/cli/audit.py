@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -23,6 +21,7 @@ from seaway.history.findings import SAID, Finding, Report
 from seaway.history.following import Follower
 from seaway.history.mending import MENDED, Mended, Mender
 from seaway.parts import stop_on_signals
+from seaway.process import operator
 from seaway.waiting import done_before, set_within
 from seaway.words import counted
 
@@ -231,7 +230,7 @@ def _plan(one: Finding) -> str:
 
 
 def _entries(done: Sequence[Mended]) -> Sequence[LogEntry]:
-    by = f"{getpass.getuser()}@{socket.gethostname()}"
+    by = operator()
     abouts: dict[str, list[Mended]] = {}
     for one in done:
         abouts.setdefault(one.finding.consumer or one.finding.stream, []).append(one)

@@ -109,7 +109,7 @@ async def prune(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove sent events and inbox rows that are older than their retention.
+    """Remove sent events, inbox rows and discarded letters whose time has passed.
 
     Relays and applications do so by themselves; this is for whoever leaves it to cron, or to a
     user with more rights. Prints what it has removed, and what was left for the next time because
@@ -153,6 +153,7 @@ async def _remove(store: Store, sent: datetime, processed: datetime | None) -> N
     await store.prune(sent)
     if processed is not None:
         await store.forget(processed)
+    await store.forget_discarded()
 
 
 async def _shown(

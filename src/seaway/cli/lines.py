@@ -7,26 +7,35 @@ with a bad line nothing is written, and the line is named.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import stat
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from seaway import naming
 from seaway.config import StreamSettings
 from seaway.contracts import Store
 from seaway.errors import ConfigError, InvalidName
 from seaway.events import RawEvent
+from seaway.headers import parse_time
+from seaway.history.replay.lines import compact
 from seaway.outbox import Outbox
 from seaway.words import nearest
 
-_TEXT_FIELDS = ("subject", "key", "id", "correlation_id", "causation_id")
+_TEXT_FIELDS = (
+    *("subject", "key", "id", "correlation_id", "causation_id", "content_type"),
+    *("occurred_at", "payload_base64"),
+)
 _LONGEST_LINE = 64 * 1024 * 1024
 _FIELDS = frozenset((*_TEXT_FIELDS, "payload", "headers"))
+_REPLAYED = frozenset(("stream", "stream_seq", "stored_at", "foreign_id"))
+"""Where ``seaway replay`` found it, which says nothing of the event."""
 
 
 def parse_line(line: bytes) -> RawEvent:
@@ -44,11 +53,12 @@ def parse_line(line: bytes) -> RawEvent:
         raise ValueError("not JSON that can be read: nested too deeply") from error
     if not isinstance(said, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - the file's fault, not the call's
-    if unknown := sorted(said.keys() - _FIELDS):
+    if unknown := sorted(said.keys() - _FIELDS - _REPLAYED):
         raise ValueError(f"unknown field {unknown[0]!r} (known: {', '.join(sorted(_FIELDS))})")
-    for name in ("subject", "payload"):
-        if name not in said:
-            raise ValueError(f"{name!r} is missing")
+    if "subject" not in said:
+        raise ValueError("'subject' is missing")
+    if "payload" not in said and "payload_base64" not in said:
+        raise ValueError("'payload' is missing")
     for name in _TEXT_FIELDS:
         if name in said and not isinstance(said[name], str):
             raise ValueError(f"{name!r} must be text")
@@ -57,19 +67,35 @@ def parse_line(line: bytes) -> RawEvent:
         raise ValueError("'headers' must be an object of texts")
     return RawEvent(
         subject=said["subject"],
-        payload=_compact(said["payload"]),
+        payload=_payload(said),
         key=said.get("key"),
         event_id=said.get("id"),
         correlation_id=said.get("correlation_id"),
         causation_id=said.get("causation_id"),
+        occurred_at=_moment(said.get("occurred_at")),
+        content_type=said.get("content_type", "application/json"),
         headers=headers,
     )
 
 
-def _compact(payload: object) -> bytes:
+def _moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
     try:
-        text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        return text.encode("utf-8")
+        return parse_time(text)
+    except ValueError as error:
+        raise ValueError(f"'occurred_at' {text[:40]!r} is no RFC 3339 time") from error
+
+
+def _payload(said: dict[str, Any]) -> bytes:
+    """Its bytes. Those in base64 are exact, so what stands beside them is for whoever reads."""
+    if (text := said.get("payload_base64")) is not None:
+        try:
+            return base64.b64decode(text, validate=True)
+        except ValueError as error:
+            raise ValueError(f"'payload_base64' is no base64: {error}") from error
+    try:
+        return compact(said["payload"])
     except UnicodeEncodeError as error:
         raise ValueError("'payload' holds half of a surrogate pair") from error
     except ValueError as error:

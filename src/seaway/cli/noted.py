@@ -50,7 +50,7 @@ async def list_entries(
     async with session.open_database(ctx) as store:
         found = await store.log(action=action, unseen=unseen, limit=limit)
     if as_json:
-        print_json([_as_json(one) for one in found])
+        print_json([entry_json(one) for one in found])
     else:
         print_list(_COLUMNS, found)
 
@@ -69,7 +69,7 @@ async def show(
         raise NotFound(f"the log has no entry {entry}: seaway log list")
     [one] = found
     if as_json:
-        print_json(_as_json(one))
+        print_json(entry_json(one))
         return
     seen = f"{one.seen_at:%Y-%m-%d %H:%M:%S}" if one.seen_at else "not yet"
     say(f"entry   {one.entry}")
@@ -120,7 +120,8 @@ def _line(one: LogEntry) -> str:
     return "; ".join(name if value is True else f"{name}: {value}" for name, value in said.items())
 
 
-def _as_json(one: LogEntry) -> dict[str, Any]:
+def entry_json(one: LogEntry) -> dict[str, Any]:
+    """An entry for machines."""
     return {
         "entry": one.entry,
         "noted_at": format_time(one.noted_at) if one.noted_at else None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from seaway import process
 from seaway.cli import printing, session
 from seaway.cli.lines import add_chunk, chunks, opened
 from seaway.cli.printing import Column, Json, print_json, print_list, printable, progress, say
@@ -220,7 +219,7 @@ async def discard(
         if chosen:
             if not yes:
                 session.confirm(f"Give up {counted(len(chosen), 'event')} for good?")
-            reason = f"given up by {by or _user()}: {' '.join(why.split())}"
+            reason = f"given up by {by or process.user()}: {' '.join(why.split())}"
             gone = set(await store.discard([entry.event_id for entry in chosen], reason))
     given_up = [entry for entry in chosen if entry.event_id in gone]
     with session.verdict(0 if given_up else 1):
@@ -241,10 +240,3 @@ async def _say_why_not_parked(store: Store, event_id: str, known: OutboxSettings
             "(max_attempts), or where its stream stays missing after "
             f"{format_duration(known.stream_grace)} (stream_grace)"
         )
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # A container's user without a name.
-        return f"uid {os.getuid()}"

@@ -100,6 +100,48 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     yield advance
 
 
+@contextmanager
+def pace(what: str, doing: Callable[[], str]) -> Iterator[Callable[[int, int], None]]:
+    """The same with a rate and the time that is left, and what is waited for (``doing``).
+
+    The block is given a call that says how many are done by now, and of how many.
+    """
+    begun = time.monotonic()
+    if sys.stderr.isatty():
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.text import Text
+
+        class Doing(TextColumn):
+            def render(self, task: Any) -> Text:
+                return Text(printable(_paced(task.completed, task.total, begun, doing())))
+
+        columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), Doing(""))
+        with Progress(*columns, console=err(), transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    said_at = begun
+
+    def show(done: int, total: int) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= 2:
+            said_at = time.monotonic()
+            note(f"{what}: {done} of {total}, {_paced(done, total, begun, doing())}")
+
+    yield show
+
+
+def _paced(done: float, total: float | None, begun: float, doing: str) -> str:
+    """How fast it went since ``begun``, and how long that will last."""
+    if doing:
+        return doing
+    rate = done / max(time.monotonic() - begun, 0.001)
+    if not done or total is None:
+        return ""
+    left = round((total - done) / rate)
+    return f"{rate:.0f}/s, {left // 60}:{left % 60:02d} left"
+
+
 def print_json(value: Any) -> None:
     """``value`` as indented JSON on stdout; times as RFC 3339."""
     typer.echo(json_text(value, indent=2))

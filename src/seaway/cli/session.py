@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
+from seaway import process
 from seaway.cli import printing
 from seaway.config import (
     DEVELOPMENT_FILE,
@@ -123,6 +124,11 @@ def moment(text: str | None, option: str) -> datetime | None:
             f"{option} {text!r} is neither a time nor an age",
             hint="like 2026-11-24T08:00:00Z, or 2h",
         ) from None
+
+
+def operator(by: str | None = None) -> str:
+    """Who is noted to have done something: what ``--by`` says, else ``USER@HOST``."""
+    return " ".join((by or "").split()) or process.operator()
 
 
 # ------------------------------------------------------------------------------- what is opened

@@ -1,17 +1,12 @@
-"""``seaway stream``, ``seaway consumer`` and ``seaway replay``: what is on the server.
-
-A stream and a durable are shown as the nats CLI shows them, and a stream's history as JSON lines.
-"""
+"""``seaway stream`` and ``seaway consumer``: what is on the server, as the nats CLI shows it."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,20 +14,20 @@ from seaway.cli import session
 from seaway.cli.printing import (
     Column,
     Json,
-    json_value,
     print_fields,
     print_json,
     print_list,
     say,
 )
-from seaway.contracts import BrokerAdmin, ConsumerInfo, StoredMessage, StreamInfo
-from seaway.errors import ConfigError, NotFound
+from seaway.contracts import BrokerAdmin, ConsumerInfo, StreamInfo
+from seaway.errors import NotFound
 from seaway.headers import format_time
-from seaway.naming import check_filter, events_stream
 from seaway.words import human_bytes, nearest
 
 app = typer.Typer(help="Look at streams.", no_args_is_help=True)
-consumers = typer.Typer(help="Look at consumers.", no_args_is_help=True)
+consumers = typer.Typer(
+    help="Consumers: look at them, set one back, pause it.", no_args_is_help=True
+)
 
 Stream = Annotated[str, typer.Argument(metavar="STREAM", help="Like SEA_EVENTS.")]
 
@@ -77,7 +72,7 @@ async def stream_info(
 ) -> None:
     """Show one stream; the JSON is that of `nats stream info NAME --json`."""
     async with _admin(ctx) as admin:
-        found = await _stream(admin, name)
+        found = await stream_of(admin, name)
     if as_json:
         print_json(found.document)
         return
@@ -109,7 +104,7 @@ def _at(moment: datetime | None) -> str:
 async def list_consumers(ctx: typer.Context, stream: Stream, as_json: Json = False) -> None:
     """List a stream's durables."""
     async with _admin(ctx) as admin:
-        await _stream(admin, stream)
+        await stream_of(admin, stream)
         listed = sorted(one.key for one in await admin.consumers(stream) if not one.ephemeral)
         # Lists may come from a follower, whose figures are stale: ask for each.
         asked = await asyncio.gather(*(admin.consumer(*key) for key in listed))
@@ -132,11 +127,11 @@ async def consumer_info(
 ) -> None:
     """Show one durable; the JSON is that of `nats consumer info STREAM DURABLE --json`."""
     async with _admin(ctx) as admin:
-        found = await admin.consumer(_checked(stream, "stream"), _checked(durable, "consumer"))
+        found = await admin.consumer(checked(stream, "stream"), checked(durable, "consumer"))
         if found is None:
-            await _stream(admin, stream)
+            await stream_of(admin, stream)
             names = [info.durable for info in await admin.consumers(stream)]
-            raise _not_found("consumer", durable, names, f"on {stream}")
+            raise not_found("consumer", durable, names, f"on {stream}")
     if as_json:
         print_json(found.document)
         return
@@ -178,15 +173,15 @@ async def _admin(ctx: typer.Context) -> AsyncIterator[BrokerAdmin]:
         yield broker.admin
 
 
-async def _stream(admin: BrokerAdmin, name: str) -> StreamInfo:
+async def stream_of(admin: BrokerAdmin, name: str) -> StreamInfo:
     """The stream; ``NotFound`` names those that there are."""
-    found = await admin.stream(_checked(name, "stream"))
+    found = await admin.stream(checked(name, "stream"))
     if found is None:
-        raise _not_found("stream", name, [info.name for info in await admin.streams()])
+        raise not_found("stream", name, [info.name for info in await admin.streams()])
     return found
 
 
-def _not_found(
+def not_found(
     kind: str, name: str, known: Iterable[str], where: str = "on this server"
 ) -> NotFound:
     """``there is no stream X``, and what there is instead, the likely one first."""
@@ -199,80 +194,8 @@ def _not_found(
     return NotFound(f"there is no {kind} {name} ({hint}{where}: {', '.join(names)})")
 
 
-def _checked(name: str, kind: str) -> str:
+def checked(name: str, kind: str) -> str:
     """``name``, unless it could not be any stream's or consumer's: it becomes part of a subject."""
     if not name or any(char in " .*>/\\\t\r\n" or not char.isprintable() for char in name):
         raise NotFound(f"{name!r} cannot be the name of a {kind}")
     return name
-
-
-# ------------------------------------------------------------------------------- replay
-
-
-@session.runs
-async def replay(
-    ctx: typer.Context,
-    stream: Annotated[str | None, typer.Option(help="Which stream.")] = None,
-    context: Annotated[str | None, typer.Option(help="Or whose event stream, like sea.")] = None,
-    subject: Annotated[str | None, typer.Option(help="Only these, wildcards allowed.")] = None,
-    since: Annotated[
-        str | None, typer.Option("--from", help="From a time, or an age like 2h.")
-    ] = None,
-    until: Annotated[str | None, typer.Option(help="Before a time, or an age.")] = None,
-    from_seq: Annotated[int | None, typer.Option(help="From this sequence.", min=1)] = None,
-    to_seq: Annotated[int | None, typer.Option(help="To this sequence, included.", min=1)] = None,
-    limit: Annotated[int, typer.Option(help="At most so many; 0: all.", min=0)] = 0,
-) -> None:
-    """Print the history of a stream as JSON lines, oldest first; it touches no consumer."""
-    settings = session.settings(ctx)
-    if since is not None and from_seq is not None:
-        raise ConfigError("give either --from or --from-seq")
-    name = stream or (events_stream(context) if context else None)
-    if name is None:
-        if len(settings.streams) != 1:
-            raise ConfigError("which stream?", hint="--stream SEA_EVENTS, or --context sea")
-        name = settings.streams[0].name
-    ends = session.moment(until, "--until")
-    count = 0
-    async with session.open_server(settings) as broker:
-        history = broker.admin.read(
-            name,
-            filter_subjects=[check_filter(subject)] if subject else [],
-            from_seq=from_seq,
-            from_time=session.moment(since, "--from"),
-        )
-        # A reader left early must remove its consumer while it is still connected.
-        async with aclosing(history):
-            async for stored in history:
-                if to_seq is not None and stored.stream_seq > to_seq:
-                    break
-                if ends is not None and stored.stored_at >= ends:
-                    break
-                typer.echo(_line_of(stored))
-                count += 1
-                if count == limit:
-                    break
-
-
-def _line_of(stored: StoredMessage) -> str:
-    """One message as a line of JSON; ``payload`` where it is JSON, else ``payload_base64``.
-
-    A payload stands there as it was written, so that no number loses a digit on its way.
-    """
-    line: dict[str, Any] = {
-        "stream": stored.stream,
-        "stream_seq": stored.stream_seq,
-        "stored_at": format_time(stored.stored_at),
-        "subject": stored.message.subject,
-        "event_id": stored.event_id,
-        "headers": dict(stored.message.headers),
-    }
-    payload = stored.message.payload
-    try:
-        json_value(payload)
-    except ValueError:
-        line["payload_base64"] = base64.b64encode(payload).decode()
-        return json.dumps(line, ensure_ascii=False)
-    # Outside of its strings JSON takes a line break for a blank; inside there can be none.
-    text = payload.decode().replace("\r", " ").replace("\n", " ").strip()
-    return f'{json.dumps(line, ensure_ascii=False)[:-1]}, "payload": {text}}}'

@@ -181,12 +181,15 @@ async def permissions(
         str | None, typer.Option(help="Only this service's durables.", metavar="SERVICE")
     ] = None,
     parking: Annotated[
-        bool, typer.Option("--parking", help='Its consumers have on_failure="park".')
+        bool, typer.Option("--parking", help="Its consumers park, or put retries off.")
+    ] = False,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Its watcher runs seaway serve --audit.")
     ] = False,
     shape: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.SERVER,
 ) -> None:
     """Print the least rights of a role on NATS, for the streams and durables of seaway.yaml."""
-    found = rights(session.settings(ctx), role, service=service, parking=parking)
+    found = rights(session.settings(ctx), role, service=service, parking=parking, audit=audit)
     user = role if service is None else f"{service}_{role}"
     match shape:
         case Format.JSON:

@@ -50,7 +50,7 @@ async def trace(
         raise ConfigError(f"{wanted[:80]!r} can be no id", hint="an event's or a correlation's id")
     from seaway.history.trace import Tracer
     from seaway.history.trace.svg import drawn
-    from seaway.history.trace.text import lines
+    from seaway.history.trace.text import lines, reached
 
     settings = session.settings(ctx)
     others = [(str(path), database_station(load_settings(path))) for path in also or ()]
@@ -66,10 +66,8 @@ async def trace(
         why = "; ".join(f"{name}: {said}" for name, said in found.away.items())
         raise TransientError(f"no station can be reached: {why}")
     if not found.members:
-        for said in found.notes:
+        for said in (*found.notes, *reached(found)):
             note(said)
-        for name, said in found.away.items():
-            note(f"not asked: {name}: {said}")
         raise NotFound(f"{wanted} is not known to {', '.join(found.searched)}")
     if svg is not None:
         try:

@@ -15,6 +15,7 @@ from seaway.config.loading import (
 from seaway.config.models import (
     OWN_API,
     REDRIVE_WINDOW,
+    RESTORE_FOR,
     AlertSettings,
     ConsumerSettings,
     NatsSettings,
@@ -43,6 +44,7 @@ __all__ = [
     "DEVELOPMENT_FILE",
     "OWN_API",
     "REDRIVE_WINDOW",
+    "RESTORE_FOR",
     "UNLIMITED",
     "WEB_SCHEMES",
     "AlertSettings",

@@ -115,6 +115,9 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
+RESTORE_FOR = timedelta(days=7)
+"""How long a discarded letter can be brought back, unless somebody says otherwise."""
+
 REDRIVE_WINDOW = timedelta(days=7)
 """How long after its stream has forgotten it an event that was handled may come again by a redrive.
 
@@ -317,6 +320,12 @@ class InboxSettings(Section):
     retention: Duration | None = None
 
 
+class DeadLetterSettings(Section):
+    """``restore_for``: how long a discarded letter can be brought back; 0: not at all."""
+
+    restore_for: Duration = RESTORE_FOR
+
+
 def shortest_inbox(streams: Iterable[StreamSettings]) -> timedelta | None:
     """How long an event of one of ``streams`` can come again, by its stream or a redrive; ``None``:
     for ever, or there is no stream."""
@@ -342,6 +351,7 @@ class Settings(Section):
     alerts: AlertSettings = AlertSettings()
     outbox: OutboxSettings = OutboxSettings()
     inbox: InboxSettings = InboxSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
     source: str | None = None
     implied: tuple[str, ...] = ()
 

@@ -11,7 +11,8 @@ One delivery's life, and the module that has it meanwhile::
                └── what comes again meets the inbox, and what that knows of it (``standing``)
 
 ``options`` and ``handlers`` say what is declared; ``wiring`` finds out what a handler asks for,
-``dependencies`` makes that once a delivery, ``middleware`` stands around. ``outcomes`` decides what
+``dependencies`` makes that once a delivery, ``middleware`` stands around. ``trials`` runs an event
+through all that without a delivery. ``outcomes`` decides what
 follows where a handler fails, ``state`` is what the others share.
 
 Authoritative: the durable on the server for what is pending, the inbox for what has taken effect.
@@ -27,9 +28,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, TypeVar, Unpack, cast
 
 from seaway.consumer.blocking import LostThreads, lookout
@@ -43,6 +45,7 @@ from seaway.consumer.options import ConsumerOptions, whole
 from seaway.consumer.pulling import Puller, described
 from seaway.consumer.settling import Settler
 from seaway.consumer.state import HORIZON, Pace, Setup, State
+from seaway.consumer.trials import Trials
 from seaway.consumer.wiring import Overrides
 from seaway.consumer.working import Workers
 from seaway.contracts import Broker, DeadLetterSink, InboxStore, Notes, OutboxWriter, Store
@@ -52,11 +55,14 @@ from seaway.naming import Durable, redrive_stream, stream_context
 from seaway.retry import RetryPolicy
 from seaway.telemetry import Telemetry
 from seaway.waiting import set_within
+from seaway.waiting_events import WaitingKeys
 
 __all__ = ["Consumer", "ConsumerOptions", "Delivery", "Depends"]
 
 E = TypeVar("E")
 
+_TRIAL = timedelta(minutes=1)
+"""How long a handler may run that is only tried, where nobody says."""
 _LEAVING_SECONDS = 1.0
 """How long a subscription has to be left, also where the grace is over by then."""
 
@@ -80,6 +86,7 @@ class Consumer:
         given = whole(str(durable), options)
         self.durable = durable
         self.parks = given["on_failure"] == "park"
+        self.keys = WaitingKeys(always=self.parks)
         self.stream = stream
         self.tx = given["tx"]
         self._options = given
@@ -150,6 +157,12 @@ class Consumer:
         """Whether this subject is handled, or refused with a dead letter; others are ignored."""
         return self._handlers.handles(subject)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether it keeps the order of a key and has a database, where it can be noted that events
+        of that wait (``Releaser``)."""
+        return self._options["ordering"] == "key" and self.tx is not None
+
     def figures(self) -> Mapping[str, float]:
         """How it works, and how fast it has been since it runs here: ``workers``, ``batch``, the
         ``slowest`` transaction (handlers and commit), and by now ``seconds`` for a delivery."""
@@ -184,30 +197,10 @@ class Consumer:
         the durable does not exist at the start; one that is deleted later is waited for. Heals
         outages of server and database itself. Raises the first thing that no retry can mend.
         """
-        if not len(self._handlers):
-            raise ConfigError(f"consumer {self.durable} has no handlers")
         if self.parks and store is None:
             raise ConfigError(f"consumer {self.durable}: on_failure='park' needs a store")
         given = self._options
-        retry = given["retry"]
-        setup = Setup(
-            durable=str(self.durable),
-            handlers=self._handlers,
-            batch=given["batch"],
-            workers=given["workers"],
-            ordered=given["ordering"] == "key",
-            deadline=given["deadline"],
-            grace=given["grace"],
-            retry=retry if isinstance(retry, RetryPolicy) else RetryPolicy(backoff=retry),
-            parks=self.parks,
-            broker=broker,
-            store=None if self.tx is None else store,
-            notes=notes,
-            threads=None,
-            outbox=outbox,
-            dead_letters=dead_letters,
-            telemetry=telemetry,
-        )
+        setup = self._setup(broker, store, outbox, dead_letters, telemetry, notes)
         streams = [self.stream, redrive_stream(stream_context(self.stream))]
         try:
             async with AsyncExitStack() as stack:
@@ -224,6 +217,79 @@ class Consumer:
                 await _run(self._state, streams)
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
+
+    def _setup(
+        self,
+        broker: Broker,
+        store: InboxStore | None,
+        outbox: OutboxWriter | None,
+        dead_letters: DeadLetterSink,
+        telemetry: Telemetry,
+        notes: Notes | None,
+    ) -> Setup:
+        if not len(self._handlers):
+            raise ConfigError(f"consumer {self.durable} has no handlers")
+        given = self._options
+        retry = given["retry"]
+        return Setup(
+            durable=str(self.durable),
+            handlers=self._handlers,
+            batch=given["batch"],
+            workers=given["workers"],
+            ordered=given["ordering"] == "key",
+            deadline=given["deadline"],
+            grace=given["grace"],
+            retry=retry if isinstance(retry, RetryPolicy) else RetryPolicy(backoff=retry),
+            parks=self.parks,
+            keys=self.keys,
+            broker=broker,
+            store=None if self.tx is None else store,
+            notes=notes,
+            threads=None,
+            outbox=outbox,
+            dead_letters=dead_letters,
+            telemetry=telemetry,
+        )
+
+    @asynccontextmanager
+    async def trials(
+        self,
+        broker: Broker,
+        *,
+        store: InboxStore,
+        outbox: OutboxWriter | None,
+        dead_letters: DeadLetterSink,
+        telemetry: Telemetry,
+        threads: Threads | None = None,
+        within: timedelta | None = None,
+        run: str | None = None,
+    ) -> AsyncIterator[Trials]:
+        """Events through this consumer's call path, without its durable (``trials``).
+
+        Rolled back each; with the name of a ``run`` committed instead, once in that run, in place
+        of what the inbox had of them. ``within``: how long a handler may run; default: its
+        deadline, else a minute. The rest as for ``run``. ``ConfigError`` for a consumer without a
+        database: nothing could be rolled back there.
+        """
+        if self.tx is None:
+            raise ConfigError(
+                f"consumer {self.durable} has no database (tx=None), so nothing it does can be "
+                "rolled back"
+            )
+        setup = self._setup(broker, store, outbox, dead_letters, telemetry, None)
+        within = within or self._options["deadline"] or _TRIAL
+        if threads is not None:
+            threads.patience = min(PATIENCE, within)
+        made = Trials(replace(setup, threads=threads, deadline=within), run=run)
+        watching = asyncio.create_task(made.caller.deadlines.watch(lambda: made.deadline))
+        try:
+            async with AsyncExitStack() as stack:
+                stack.push_async_callback(made.close)
+                if not self.plain:
+                    stack.enter_context(lookout(self._handlers, setup.durable, telemetry))
+                yield made
+        finally:
+            watching.cancel()
 
 
 async def _run(state: State, streams: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -170,8 +170,12 @@ def _calls(call: Call, items: tuple[InHand, ...]) -> list[Call]:
 class Caller:
     """Calls the handlers of one consumer."""
 
-    def __init__(self, outbox: OutboxWriter | None) -> None:
+    def __init__(
+        self, outbox: OutboxWriter | None, made: Callable[..., Delivery] = Delivery
+    ) -> None:
+        """``made``: makes what handlers are given beside the events, as ``Delivery`` does."""
         self._outbox = outbox
+        self._made = made
         self._now = asyncio.get_running_loop().time
         self.deadlines = Deadlines()
 
@@ -210,7 +214,7 @@ class Caller:
                     events.append(call.registration.read(item))
                 attempt.item = None
                 until = attempt.began + seconds
-                deliveries = deliveries_of(call, handle, self._outbox)
+                deliveries = deliveries_of(call, handle, self._outbox, self._made)
                 with _OUTSIDE if tx is None else Inside(handle):
                     if task is not None:
                         deadline = Deadline(self.deadlines, task, until)
@@ -228,13 +232,18 @@ class Caller:
             done += [(item, outcome, took) for item in call.items]
 
 
-def deliveries_of(call: Call, handle: Any, outbox: OutboxWriter | None) -> list[Delivery]:
+def deliveries_of(
+    call: Call,
+    handle: Any,
+    outbox: OutboxWriter | None,
+    made: Callable[..., Delivery] = Delivery,
+) -> list[Delivery]:
     """What its handler is given beside the events."""
     if not call.registration.takes_lists:
         (item,) = call.items
-        return [Delivery(item.counted(), item.metadata, handle, outbox)]
+        return [made(item.counted(), item.metadata, handle, outbox)]
     return [
-        Delivery(item.counted(), item.metadata, handle, outbox, _chain(item)) for item in call.items
+        made(item.counted(), item.metadata, handle, outbox, _chain(item)) for item in call.items
     ]
 
 

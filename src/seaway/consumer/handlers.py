@@ -145,6 +145,13 @@ class Delivery:
         return self._incoming.redriven
 
     @property
+    def tried(self) -> bool:
+        """Whether its transaction is rolled back afterwards, since somebody only wants to know what
+        would come of it (``seaway replay --shadow``). What a handler does elsewhere, an e-mail or
+        a request, is done all the same: it looks here before that."""
+        return False
+
+    @property
     def tx(self) -> Any:
         """The transaction that also holds the inbox row; never commit or roll it back yourself.
 

@@ -21,7 +21,7 @@ from itertools import islice, takewhile
 from typing import TypeAlias
 
 from seaway.contracts import Incoming, Subscription
-from seaway.headers import Metadata, ordering_key
+from seaway.headers import Metadata, attempts, ordering_key
 from seaway.waiting_events import Place
 
 Lane: TypeAlias = str | Place
@@ -40,7 +40,8 @@ class InHand:
     doubted: bool = False
     """Others may have been given it before, though the server says that it is the first time."""
     tries: int = 0
-    """How often it was tried by now, this time included, as far as that is noted."""
+    """How often it was tried by now, this time included, as far as that is noted: since it was put
+    off the last time, where it was."""
     noted: bool = False
     """Whether this time is."""
     decided: bool = False
@@ -58,6 +59,9 @@ class InHand:
     """Its event's, also where that is redriven."""
     key: str = field(init=False)
     event_id: str = field(init=False)
+    before: int = field(init=False)
+    """How often it was tried before it was put off. Only a redrive says so: an event's headers are
+    its writer's."""
     metadata: Metadata = field(init=False)
     """Set by ``read_headers``."""
 
@@ -68,6 +72,7 @@ class InHand:
         self.subject = incoming.event_subject
         self.key = ordering_key(self.subject, headers)
         self.event_id = incoming.event_id
+        self.before = 0 if self.subject == incoming.message.subject else attempts(headers)
 
     def read_headers(self) -> None:
         """``DecodeError`` where they cannot be read."""
@@ -79,11 +84,11 @@ class InHand:
         """How often it was delivered by now, as far as is known: the server may count from 1
         again. Only the first try is not noted."""
         delivered = self.incoming.deliveries
-        return max(delivered, self.tries + 1) if self.tries else delivered
+        return self.before + (max(delivered, self.tries + 1) if self.tries else delivered)
 
     def counted(self) -> Incoming:
         """The delivery with that number."""
-        if not self.tries or self.deliveries == self.incoming.deliveries:
+        if self.deliveries == self.incoming.deliveries:
             return self.incoming
         return replace(self.incoming, deliveries=self.deliveries)
 

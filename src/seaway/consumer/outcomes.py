@@ -5,6 +5,7 @@
 | returned, or ``AlreadyProcessed``             | commit, ack (no decision needed)         |
 | ``Poison``; payload or headers unreadable     | roll back, dead letter, ack              |
 | ``Retry(after)``, anything else, the deadline | roll back, nak with a delay              |
+| ``Retry(after)`` of a minute or more          | roll back, sent again later, ack         |
 | the same on the last delivery that it has     | roll back, dead letter ``exhausted``, ack |
 | the database or a downstream is away          | not the event's doing: keep it, pause    |
 
@@ -30,7 +31,7 @@ from seaway.consumer.state import Limits
 from seaway.contracts import DeadLetterReason, Incoming
 from seaway.errors import DecodeError, HandlerSignal, Poison, Retry, Unavailable
 from seaway.logs import innermost
-from seaway.retry import Backoff, RetryPolicy
+from seaway.retry import LATER, Backoff, RetryPolicy
 from seaway.words import counted
 
 logger = logs.logger("seaway.consumer")
@@ -81,6 +82,11 @@ def decide(error: BaseException, *, deliveries: int, limits: Limits, policy: Ret
     return TryAgain((attempts.backoff or Backoff(cap=limits.ack_wait)).delay(deliveries))
 
 
+def is_put_off(error: BaseException) -> bool:
+    """Whether a handler asks for so long a delay that nobody should keep a place for it."""
+    return isinstance(error, Retry) and error.after is not None and error.after >= LATER
+
+
 def is_downstream(error: BaseException, policy: RetryPolicy) -> bool:
     """Whether a handler says that something is away that it needs."""
     return isinstance(error, Unavailable) or policy.is_outage(error)
@@ -112,6 +118,7 @@ class Heard:
         self._handlers = handlers
         self._now = now
         self._ignored: set[str] = set()
+        self._not_put_off: set[str] = set()
         self._kinds: dict[_Kind, _Repeats] = {}
 
     def ignored(self, item: InHand) -> None:
@@ -164,6 +171,16 @@ class Heard:
             exc_info=error,
             extra=_known_of(item.incoming),
         )
+
+    def not_put_off(self, why: str) -> None:
+        """A retry keeps its place at the server while it waits: said once a reason."""
+        if why not in self._not_put_off and len(self._not_put_off) < _KINDS:
+            self._not_put_off.add(why)
+            logger.warning(
+                "%s: a long Retry(after=...) waits as a pending message, and takes a place of "
+                "max_ack_pending: %s",
+                *(self._durable, why),
+            )
 
     def remind(self, *, rest: bool = False) -> None:
         """Say what has come together and is due; ``rest``: and all else."""

@@ -139,6 +139,7 @@ class Puller:
         messages before newer ones, if it can. Returns the number of gaps dealt with, -1 if the
         consumer stops."""
         state, attempt = self._state, 0
+        state.setup.keys.doubt()  # Others may have put something off meanwhile.
         while not state.stop.is_set():
             gaps = source.gaps
             try:

@@ -2,6 +2,7 @@
 
     committed ──> ack
     failed ──────> nak, its lane awaits it
+      └─ put off for long ──> stored where the server sends it later ──> ack
     to be buried ──> the inbox decides ──store──> letter ──> the inbox knows ──> ack
                       └─ not taken: kept in hand and alive, its lane waits, others go on;
                          tried again
@@ -29,12 +30,12 @@ from datetime import timedelta
 from seaway import logs
 from seaway.consumer.calling import Done, Failure
 from seaway.consumer.lanes import InHand, by_source
-from seaway.consumer.outcomes import Bury, Heard, Lapsed, TryAgain, decide
+from seaway.consumer.outcomes import Bury, Heard, Lapsed, TryAgain, decide, is_put_off
 from seaway.consumer.standing import Ended, await_return, note
 from seaway.consumer.state import OUTAGE, Spawn, State
 from seaway.contracts import DeadLetterReason, Incoming, Subscription
-from seaway.errors import ConfigError, SeawayError
-from seaway.inbox.letters import note_stored, to_letter
+from seaway.errors import ConfigError, SeawayError, StoreRefused, StoreUnavailable
+from seaway.inbox.letters import note_put_off, note_stored, to_letter
 from seaway.inbox.places import note_stored_now
 from seaway.logs import without_ours
 from seaway.naming import dlq_stream, stream_context
@@ -145,13 +146,36 @@ class Settler:
             case Bury(reason):
                 await self.burials.bury(Burial(item, reason, error, failure.took))
             case TryAgain(delay):
-                if not item.noted:
-                    await note(state, item)
-                # Awaited first: without a delay it may be back before the nak returns.
-                await_return(state, item, delay)
-                if not item.void:
-                    await item.source.nak(item.incoming, delay=delay)
+                if not (is_put_off(error) and await self._put_off(item, delay, error)):
+                    if not item.noted:
+                        await note(state, item)
+                    # Awaited first: without a delay it may be back before the nak returns.
+                    await_return(state, item, delay)
+                    if not item.void:
+                        await item.source.nak(item.incoming, delay=delay)
                 self._tell(item, "retried", failure.took, error)
+
+    async def _put_off(self, item: InHand, delay: timedelta, error: BaseException) -> bool:
+        """Have the server send it later, and acknowledge; whether that was done. It takes no place
+        of ``max_ack_pending`` then, and the later ones of its key wait for it as they do behind a
+        letter: not in anybody's hand (ADR 0030)."""
+        state, setup, incoming = self._state, self._state.setup, item.incoming
+        if item.void or (setup.ordered and not (setup.keys.kept and setup.store)):
+            return False
+        why = await setup.dead_letters.put_off(item.counted(), after=delay, error=error)
+        if not why and setup.store is not None:
+            try:
+                await note_put_off(setup.store, incoming, waits=setup.ordered)
+            except (StoreUnavailable, StoreRefused) as failure:
+                why = str(failure)  # It comes twice then, and takes effect once.
+        if why:
+            self.heard.not_put_off(why)
+            return False
+        setup.keys.doubt()
+        if not item.void and await state.sure(item.source) and not item.void:
+            await item.source.ack(incoming)
+        state.lanes.done(item)
+        return True
 
     # ------------------------------------------------------------------ giving back
 
@@ -205,6 +229,11 @@ class Burial:
     due: float = 0.0
     why: str = ""
     """Why it could not be stored the last time."""
+    parks: bool = False
+    """Whether the inbox has a row of it, behind which others may wait."""
+
+    def __post_init__(self) -> None:
+        self.parks = self.parks or self.reason == "parked"
 
 
 Tell = Callable[[InHand, HandledAs, float, BaseException | None], None]
@@ -304,7 +333,8 @@ class Burials:
                 # About this message, not about the application.
                 raise SeawayError(str(error)) from error
         if burial.letter is not None and setup.store is not None:
-            await note_stored(setup.store, item.incoming, burial.letter, parks=setup.parks)
+            parks = setup.parks or burial.parks
+            await note_stored(setup.store, item.incoming, burial.letter, parks=parks)
         if burial.letter is not None and setup.notes is not None:
             with contextlib.suppress(SeawayError):  # The sweeper notes it some seconds later.
                 queue = dlq_stream(stream_context(item.incoming.stream))
@@ -314,7 +344,8 @@ class Burials:
         setup = self._state.setup
         if setup.store is not None:
             incoming = burial.item.incoming
-            reason = await to_letter(setup.store, incoming, burial.reason, parks=setup.parks)
+            parks = setup.parks or burial.parks
+            reason = await to_letter(setup.store, incoming, burial.reason, parks=parks)
             burial.needed, burial.reason = reason is not None, reason or burial.reason
         burial.decided = True
 

@@ -86,7 +86,7 @@ def must_be_alone(state: State, item: InHand) -> bool:
 async def given_up(state: State, item: InHand) -> Ended | None:
     """``Ended`` where it must not be tried again, since ``max_deliver`` earlier tries are noted;
     else ``None``. There may have been one more delivery, in which it was only in hand."""
-    if not 0 < state.limits.max_deliver < item.tries:
+    if not 0 < state.limits.max_deliver < item.before + item.tries:
         return None
     if item.place in await settled(state, [item.incoming]):
         return None
@@ -214,7 +214,7 @@ async def set_aside(
 ) -> dict[Place, HandledAs]:
     """How those end that are not to be handled in ``tx``, the transaction of the effects."""
     aside: dict[Place, HandledAs] = {}
-    if state.setup.parks:
+    if state.setup.keys.may_wait:
         keys = await tx.parked_keys(state.setup.durable, {item.key for item in items})
         for item in items:
             if item.lettered is not None:

@@ -29,7 +29,7 @@ from seaway.inbox.threads import Threads
 from seaway.retry import Backoff, RetryPolicy
 from seaway.telemetry import ConsumerPaused, ConsumerResumed, Telemetry
 from seaway.waiting import set_within
-from seaway.waiting_events import Place
+from seaway.waiting_events import Place, WaitingKeys
 
 HORIZON = timedelta(milliseconds=250)
 """What waits in hand should be started within this: several round trips to a distant server, and
@@ -65,6 +65,8 @@ class Setup:
     retry: RetryPolicy
     parks: bool
     """Later events wait behind a failed one of their key."""
+    keys: WaitingKeys
+    """Whether any may wait, behind a failed one or one that was put off."""
     broker: Broker
     store: InboxStore | None
     notes: Notes | None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from seaway.contracts.audit import Committed
 from seaway.contracts.broker import (
+    PAUSES_SINCE,
     REWINDS_SINCE,
     Broker,
     BrokerAdmin,
@@ -41,6 +42,13 @@ from seaway.contracts.inbox import (
     ThreadTransaction,
 )
 from seaway.contracts.log import KnownPlace, LogEntry, LogStore, Notes, PlaceStore, Unseen
+from seaway.contracts.mending import (
+    DiscardedLetter,
+    DiscardStore,
+    Run,
+    RunItem,
+    RunState,
+)
 from seaway.contracts.messages import Incoming, Message, StoredMessage
 from seaway.contracts.outbox import (
     GIVEN_UP,
@@ -72,6 +80,7 @@ __all__ = [
     "GIVEN_UP",
     "JSON",
     "LOST",
+    "PAUSES_SINCE",
     "REWINDS_SINCE",
     "SILENT",
     "Acknowledged",
@@ -83,6 +92,8 @@ __all__ = [
     "ConsumerInfo",
     "DeadLetterReason",
     "DeadLetterSink",
+    "DiscardStore",
+    "DiscardedLetter",
     "Failed",
     "Granted",
     "Held",
@@ -109,6 +120,9 @@ __all__ = [
     "PublishOutcome",
     "Refused",
     "RelayStore",
+    "Run",
+    "RunItem",
+    "RunState",
     "SchemaChange",
     "Sent",
     "SentPlace",

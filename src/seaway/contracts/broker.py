@@ -74,6 +74,8 @@ class Held:
 
 REWINDS_SINCE = (2, 14)
 """The release of nats-server that can give out again what is on its way."""
+PAUSES_SINCE = (2, 11)
+"""The release of nats-server that can pause a durable."""
 
 PublishOutcome: TypeAlias = Stored | Refused | Unconfirmed | Held
 
@@ -207,6 +209,18 @@ class BrokerAdmin(Protocol):
 
     async def update_consumer(self, stream: str, config: JSON) -> ConsumerInfo: ...
     async def delete_consumer(self, stream: str, durable: str) -> bool: ...
+    async def reset_consumer(self, stream: str, durable: str, to: int | None = None) -> bool:
+        """Have a durable give out again, whoever pulls it: all from the sequence ``to`` on, or what
+        was given out and not acknowledged; deliveries are counted from 1 again. False: there is no
+        such durable. ``CannotRewind`` from a server before 2.14, and for a ``to`` before the
+        message that the durable began with."""
+        ...
+
+    async def pause_consumer(self, stream: str, durable: str, until: datetime | None) -> bool:
+        """Have a durable give nothing out until then; ``None``, or a time that has passed: have it
+        go on now. What was given out can be settled. False: there is no such durable. For a
+        server of ``PAUSES_SINCE``; an older one does not answer."""
+        ...
 
     async def get(self, stream: str, stream_seq: int) -> StoredMessage | None: ...
     async def delete_message(self, stream: str, stream_seq: int) -> bool: ...
@@ -277,6 +291,20 @@ class Broker(Protocol):
         ``Held``); messages may be made ready meanwhile. It must be a future, since it is awaited
         more than once. ``epoch``: nothing is sent in another one. Never raises for what happens to
         a message.
+        """
+        ...
+
+    async def schedule(
+        self, stream: str, message: Message, *, at: datetime, subject: str, timeout: timedelta
+    ) -> PublishOutcome:
+        """Store ``message`` under ``subject`` now; at ``at``, by its own clock, the server sends it
+        to the message's own subject, which must be one of ``stream``, too, and takes it away from
+        ``subject``. At once where that is past.
+
+        Its id (``Nats-Msg-Id``) stays behind; the other headers go along. What lies under
+        ``subject`` already is replaced; what is deleted there is not sent. Only where the stream
+        ``schedules`` (``StreamInfo``): an older server would store it, and send nothing. Never
+        raises for what happens to the message.
         """
         ...
 

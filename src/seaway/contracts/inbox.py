@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeAlias
 
 from seaway.contracts.messages import Incoming
@@ -59,6 +60,17 @@ class InboxTransaction(Protocol):
 
     async def release(self, consumer: str, event_ids: Sequence[str]) -> None:
         """They wait no more, and how often they were tried counts no more. Idempotent."""
+        ...
+
+    async def unclaim(self, consumer: str, event_ids: Sequence[str]) -> int:
+        """Remove their inbox rows, so that they can be claimed anew; how many there were. Waits for
+        another transaction that has one of them in hand. Idempotent."""
+        ...
+
+    async def check(self) -> None:
+        """Raise what a commit would be refused for, as far as that can be told before: what a
+        session has not written yet is written, and on PostgreSQL deferred constraints are looked
+        at."""
         ...
 
 
@@ -159,6 +171,18 @@ class DeadLetterSink(Protocol):
         """Return only when the DLQ stream has acknowledged the letter: its sequence there.
         Idempotent (the letter's id is made of durable, stream, sequence and event id).
         ``TransientError`` otherwise: the caller must not settle the message."""
+        ...
+
+    async def put_off(
+        self, incoming: Incoming, *, after: timedelta, error: BaseException | None
+    ) -> str:
+        """Have the server send ``incoming`` to its consumer again ``after`` that time, as a
+        redrive; return once that is stored: the caller may settle the message then.
+
+        Empty once it is; else why it cannot be, in a few words, and then the caller has the
+        message come again as it always does. Idempotent: one at a time of an event and a
+        consumer. Raises nothing for what happens to the message.
+        """
         ...
 
 

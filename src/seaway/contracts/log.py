@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
@@ -44,20 +44,23 @@ class Unseen(NamedTuple):
 class LogStore(Protocol):
     """A short table of what was done, kept for 400 days."""
 
-    async def note(self, *entries: LogEntry) -> None:
+    async def note(self, *entries: LogEntry, seen: bool = False) -> None:
         """Add them, in this order. Of each ``action``, ``about``, ``detail`` and ``by`` are
-        taken."""
+        taken. ``seen``: whoever did it knows of it, and nobody else must be told."""
         ...
 
     async def log(
         self,
         *,
         action: str | None = None,
+        actions: Collection[str] | None = None,
         unseen: bool = False,
         entry: int | None = None,
+        naming: str | None = None,
         limit: int = 100,
     ) -> Sequence[LogEntry]:
-        """Entries, the newest first: of one action, those that nobody has seen, one of them."""
+        """Entries, the newest first: of one action or several, those that nobody has seen, one of
+        them, those in whose detail there is this text, such as an id, as one whole value."""
         ...
 
     async def unseen(self) -> Sequence[Unseen]:

@@ -12,6 +12,7 @@ from seaway.contracts.audit import AuditStore
 from seaway.contracts.history import HistoryStore
 from seaway.contracts.inbox import ParkingStore, ThreadInbox
 from seaway.contracts.log import LogStore, Notes
+from seaway.contracts.mending import MendingStore
 from seaway.contracts.outbox import OutboxStore
 from seaway.contracts.vitals import VitalStore
 
@@ -119,6 +120,7 @@ class Store(
     VitalStore,
     HistoryStore,
     AuditStore,
+    MendingStore,
     Protocol,
 ):
     """One database that has both sides, its schema, who works on it and what they note."""
@@ -148,8 +150,8 @@ class Store(
         ...
 
     async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
-        """How many rows ``prune(sent)`` and ``forget(processed)`` would remove now, by table or
-        partition; empty: none."""
+        """How many rows ``prune(sent)``, ``forget(processed)`` and ``forget_discarded()`` would
+        remove now, by table or partition; empty: none."""
         ...
 
 

@@ -70,6 +70,12 @@ class StreamInfo(_Described):
     subject_messages: Mapping[str, int] = field(default_factory=dict)
     """Messages by subject, of the subjects that were asked for."""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    schedules: bool = False
+    """Whether it sends what is stored for later (nats-server 2.12, ``allow_msg_schedules``)."""
+    max_age: timedelta | None = None
+    """``None``: it keeps a message however old that is."""
+    asked_at: datetime | None = None
+    """By the server's clock; ``None``: it does not say (before 2.10)."""
 
     @property
     def fill(self) -> float | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, get_args
@@ -42,7 +42,7 @@ _CONTROL = re.compile(r"nats-", re.IGNORECASE)
 """Headers of JetStream's own: an id, an expectation, a batch, a TTL or a schedule belongs to the
 publication that it came with, and would act on the letter."""
 
-_NOT_THE_EVENTS = (h.DLQ_PREFIX.lower(), h.HEALED.lower())
+_NOT_THE_EVENTS = (h.DLQ_PREFIX.lower(), h.HEALED.lower(), h.ATTEMPTS.lower())
 
 _KNOWN_VERSION = "1"
 """Of a letter's form. What none is written on is of the first."""
@@ -121,6 +121,23 @@ class Letter:
     def key(self) -> str:
         """The event's ordering key."""
         return h.ordering_key(self.subject, self.stored.message.headers)
+
+    @property
+    def event_place(self) -> tuple[str, int] | None:
+        """Where its event lies as it was written, also where this is the letter of a redrive;
+        ``None`` where nobody says. Never outside its context."""
+        events = events_stream(stream_context(self.stored.stream))
+        said = self.stored.message.headers.get(h.EVENT_PLACE, "")
+        stream, _, stream_seq = said.rpartition(":")
+        if stream == events and _NUMBER.fullmatch(stream_seq) and int(stream_seq):
+            return stream, int(stream_seq)
+        return self.place if self.stream == events and self.stream_seq > 0 else None
+
+    @property
+    def mended_from(self) -> str:
+        """Of a payload that was changed by a redrive: ``sha256:`` and the hash of the event's own;
+        empty where none was."""
+        return self.stored.message.headers.get(h.MENDED_FROM, "")[:_TOLD]
 
     @property
     def redrives(self) -> int:
@@ -260,6 +277,8 @@ def redriven(
         h.EVENT_ID: letter.event_id,
         h.REDRIVE_COUNT: str(letter.redrives + 1),
     }
+    if letter.event_place is not None:
+        headers[h.EVENT_PLACE] = "{}:{}".format(*letter.event_place)
     context = stream_context(letter.stored.stream)
     if to_all:
         stream, subject = events_stream(context), letter.subject
@@ -280,11 +299,24 @@ def redrive_id(letter: Letter, *, to_all: bool = False) -> str:
 def carried(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers that go on with the event: none of JetStream's, none of an earlier letter. Its
     key is the same afterwards, also where it was not usable."""
-    kept: dict[str, str] = {}
     if key := headers.get(h.ORDERING_KEY):
         headers = {**headers, h.ORDERING_KEY: h.usable_key(key)}
+    return _sendable(headers, without=_NOT_THE_EVENTS)
+
+
+def again(letter: StoredMessage, message_id: str) -> Message:
+    """What puts a letter that was taken out into its queue again, as it was: under another message
+    id, and without orders to the server, which have been carried out."""
+    headers = _sendable(letter.message.headers)
+    if h.MSG_ID in letter.message.headers:
+        headers.setdefault(h.EVENT_ID, letter.event_id)  # It has no other.
+    return replace(letter.message, headers={**headers, h.MSG_ID: message_id})
+
+
+def _sendable(headers: Mapping[str, str], *, without: tuple[str, ...] = ()) -> dict[str, str]:
+    kept: dict[str, str] = {}
     for name, value in headers.items():
-        if _CONTROL.match(name) or name.lower().startswith(_NOT_THE_EVENTS):
+        if _CONTROL.match(name) or name.lower().startswith(without):
             continue
         try:
             h.check_header(name, value)

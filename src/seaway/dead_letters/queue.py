@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
+from datetime import datetime, timedelta
 from typing import Self
 
 from seaway.config import Settings
@@ -24,6 +25,7 @@ from seaway.contracts import (
     StreamInfo,
 )
 from seaway.dead_letters import letter as form
+from seaway.dead_letters.later import Later
 from seaway.dead_letters.letter import Letter
 from seaway.dead_letters.reading import Reading, letter_places, queues_from, unread
 from seaway.dead_letters.redriving import Pace, Redriving, Target
@@ -42,6 +44,7 @@ from seaway.naming import (
     dlq_stream,
     is_subject,
     kind_of,
+    later_filter,
     redrive_filter,
     redrive_stream,
     stream_context,
@@ -99,6 +102,12 @@ class DeadLetters:
         places = [one.stored.stream_seq for one in letters if one.event_id == incoming.event_id]
         return max(places, default=None)
 
+    async def put_off(
+        self, incoming: Incoming, *, after: timedelta, error: BaseException | None
+    ) -> str:
+        """See ``contracts.DeadLetterSink``."""
+        return await Later(self._broker).put_off(incoming, after=after, error=error)
+
     async def has_letter(self, incoming: Incoming) -> bool:
         """Whether its consumer has a letter of this message. Reads headers only, of the letters of
         events of its type."""
@@ -122,14 +131,18 @@ class DeadLetters:
             return [letter async for letter in letters]
 
     async def redrives(self, context: str, consumer: str) -> Sequence[StoredMessage]:
-        """What is on its way to ``consumer`` as redrives; without payloads."""
-        stored = self._broker.admin.read(
-            redrive_stream(context),
-            filter_subjects=[redrive_filter(context, consumer)],
-            headers_only=True,
-            reader=self.reader,
-        )
-        return [one async for one in stored]
+        """What is on its way to ``consumer`` as redrives, now or later; without payloads."""
+        found: list[StoredMessage] = []
+        # In this order: what is sent in between was seen while it waited, or is seen afterwards.
+        for subjects in (later_filter(context, consumer), redrive_filter(context, consumer)):
+            stored = self._broker.admin.read(
+                redrive_stream(context),
+                filter_subjects=[subjects],
+                headers_only=True,
+                reader=self.reader,
+            )
+            found += [one async for one in stored]
+        return found
 
     async def redriven(self, context: str, consumer: str) -> set[str]:
         """The ids of their events."""
@@ -265,17 +278,34 @@ class DeadLetters:
         """
         return await self._redriving.event(letter)
 
+    async def to_send(self, letter: Letter) -> Message:
+        """What ``redrive`` would send. Raises as that does."""
+        return await self._redriving.to_send(letter)
+
+    async def as_written(self, letter: Letter) -> Message | None:
+        """The event as its writer wrote it, however often it was redriven and mended since;
+        ``None`` where its stream does not have it any more."""
+        found = await self._redriving.as_written(letter)
+        return None if found is None else found.message
+
     async def redrive(
-        self, letter: Letter, *, payload: bytes | None = None, to: Target = "consumer"
+        self,
+        letter: Letter,
+        *,
+        payload: bytes | None = None,
+        to: Target = "consumer",
+        at: datetime | None = None,
     ) -> None:
         """Bring one letter's event back, then take the letter out of the queue.
 
-        To the consumer that failed alone, or to all. ``payload`` replaces the event's own. Raises
+        To the consumer that failed alone, or to all. ``payload`` replaces the event's own. ``at``:
+        the server sends it then, by its own clock; until then it is among what is ``scheduled``.
+        Only to the consumer, and only where its redrive stream can (ADR 0030). Raises
         ``NotFound`` where its consumer or its payload is not there, ``ConfigError`` where it cannot
         be sent as it is or the letter is not what it says, ``BrokerUnavailable`` where it could not
         be stored; the letter stays in all cases.
         """
-        [outcome] = await self._redriving.redrive([letter], payload=payload, to=to)
+        [outcome] = await self._redriving.redrive([letter], payload=payload, to=to, at=at)
         if isinstance(outcome, SeawayError):
             raise outcome
 
@@ -286,6 +316,7 @@ class DeadLetters:
         payload: bytes | None = None,
         to: Target = "consumer",
         rate: float | None = None,
+        at: datetime | None = None,
     ) -> AsyncIterator[tuple[Letter, SeawayError | None]]:
         """``redrive`` each, at most ``rate`` a second; yields each, with the reason where it stays.
 
@@ -296,7 +327,7 @@ class DeadLetters:
         for first in range(0, len(letters), pace.batch):
             some = letters[first : first + pace.batch]
             await pace.turn(len(some))
-            outcomes = await self._redriving.redrive(some, payload=payload, to=to)
+            outcomes = await self._redriving.redrive(some, payload=payload, to=to, at=at)
             away: TransientError | None = None
             for letter, outcome in zip(some, outcomes, strict=True):
                 if isinstance(outcome, TransientError):

@@ -16,8 +16,10 @@ there.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Literal, NamedTuple, TypeAlias
 
 from seaway import headers as h
@@ -31,6 +33,7 @@ from seaway.contracts import (
     StoredMessage,
 )
 from seaway.dead_letters import letter as form
+from seaway.dead_letters.later import Later
 from seaway.dead_letters.letter import Letter
 from seaway.dead_letters.sending import Sender
 from seaway.dead_letters.writing import size_as_letter, size_of
@@ -52,7 +55,7 @@ BATCH = 500
 
 
 class Place(NamedTuple):
-    """Where a redrive was stored."""
+    """Where a redrive was stored; sequence 0: that is not known."""
 
     stream: str
     stream_seq: int
@@ -91,6 +94,7 @@ class Redriving:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._sender = Sender(broker)
+        self._later = Later(broker)
 
     async def redrive(
         self,
@@ -98,10 +102,12 @@ class Redriving:
         *,
         payload: bytes | None = None,
         to: Target = "consumer",
+        at: datetime | None = None,
     ) -> list[Place | SeawayError]:
-        """Bring their events back and remove them: where each lies then, or why it stays."""
+        """Bring their events back and remove them: where each lies then, or why it stays. ``at``:
+        as in ``send``."""
         found = await self.ready(letters, payload=payload, to=to)
-        sent = iter(await self.send([one for one in found if isinstance(one, Ready)]))
+        sent = iter(await self.send([one for one in found if isinstance(one, Ready)], at=at))
         return [next(sent) if isinstance(one, Ready) else one for one in found]
 
     async def ready(
@@ -127,11 +133,16 @@ class Redriving:
 
         return await asyncio.gather(*map(one, letters))
 
-    async def send(self, ready: Sequence[Ready]) -> list[Place | SeawayError]:
+    async def send(
+        self, ready: Sequence[Ready], *, at: datetime | None = None
+    ) -> list[Place | SeawayError]:
         """Publish each, then remove its letter: where it lies then, or why it was not stored.
 
-        Where its letter could not be removed, that is its outcome: it may be sent again.
+        Where its letter could not be removed, that is its outcome: it may be sent again. ``at``:
+        the server is to send it then, to its consumer alone; where it lies then is not known.
         """
+        if at is not None:
+            return await asyncio.gather(*(self._sent_later(one, at) for one in ready))
         by_stream: dict[str, list[int]] = {}
         for place, one in enumerate(ready):
             by_stream.setdefault(one.stream, []).append(place)
@@ -142,6 +153,17 @@ class Redriving:
             settled = await asyncio.gather(*map(self._settled, some, sent))
             outcomes.update(zip(places, settled, strict=True))
         return [outcomes[place] for place in range(len(ready))]
+
+    async def _sent_later(self, ready: Ready, at: datetime) -> Place | SeawayError:
+        letter = ready.letter
+        if ready.stream != _twin(letter)[0]:
+            return ConfigError(f"{letter.id}: at a time it can be redriven to its consumer only")
+        try:
+            await self._later.send(letter, ready.message, at=at)
+            await self.remove(letter)
+        except SeawayError as error:
+            return error
+        return Place(ready.stream, 0)
 
     async def _settled(self, ready: Ready, outcome: PublishOutcome) -> Place | SeawayError:
         letter, stream = ready.letter, ready.stream
@@ -188,12 +210,16 @@ class Redriving:
         if not letter.goes(to_all=to == "all"):
             raise only_shown(letter)
         letter = await self.whole(letter)
-        event = before = await self._to_send(letter, payload)
+        before = await self._to_send(letter, payload)
+        event = was = before.event
         if change is not None:
             event = replace(await change(letter, event), subject=event.subject)
-        edition = event.payload if payload is not None or event.payload != before.payload else None
-        if event.headers != before.headers:
+        edition = event.payload if payload is not None or event.payload != was.payload else None
+        if event.headers != was.headers:
             edition = b"\0".join((event.payload, *(f"{pair}".encode() for pair in _sorted(event))))
+        if event.payload != before.payload or event.headers != was.headers:
+            # What it was at first: it may be mended more than once.
+            event = replace(event, headers={h.MENDED_FROM: _hash(before.payload), **event.headers})
         try:
             stream, message = form.redriven(letter, event, edition=edition, to_all=to == "all")
         except InvalidName as error:
@@ -201,19 +227,42 @@ class Redriving:
         await self._check_receivable(letter, message, to, twins)
         return Ready(letter, stream, message, edition is not None)
 
-    async def _to_send(self, letter: Letter, payload: bytes | None) -> Message:
-        """What is to be redriven: the event, with ``payload`` where that is given."""
+    async def to_send(self, letter: Letter) -> Message:
+        """What a redrive of it would send, unless that is changed. ``NotFound`` where something of
+        it has gone, ``ConfigError`` where nothing is sent of it as it is."""
+        if letter.problem:
+            raise only_shown(letter)
+        return (await self._to_send(await self.whole(letter), None)).event
+
+    async def as_written(self, letter: Letter) -> StoredMessage | None:
+        """The event where it lies as its writer wrote it, however often it was redriven and mended
+        since; ``None`` where it does not any more, or nobody says where."""
+        if letter.event_place is None:
+            return None
+        found = await self._broker.admin.get(*letter.event_place)
+        if found is None or (found.event_id, found.event_subject) != (
+            letter.event_id,
+            letter.subject,
+        ):
+            return None
+        return found
+
+    async def _to_send(self, letter: Letter, payload: bytes | None) -> _Before:
         original = await self._original(letter)
         if payload is not None:
-            return replace(_event(letter, original), payload=payload)
+            event = _event(letter, original)
+            gone = letter.by_reference and original is None
+            return _Before(replace(event, payload=payload), None if gone else event.payload)
         if original is None:
-            return _of_whole(letter, None)
+            event = _of_whole(letter, None)
+            return _Before(event, event.payload)
         if not letter.by_reference and letter.payload != original.message.payload:
             raise ConfigError(
                 f"{letter.id}: its payload is not that of {letter.stream}:{letter.stream_seq}, so "
                 "no consumer of Seaway wrote it: discard it, or say what to send with --payload"
             )
-        return _event(letter, original)
+        event = _event(letter, original)
+        return _Before(event, event.payload)
 
     async def _original(self, letter: Letter) -> StoredMessage | None:
         """The event where its letter says that it lies; ``None`` where it does not any more.
@@ -284,6 +333,18 @@ class Redriving:
                 f"{letter.id}: its {block} bytes of headers are more than the "
                 f"{h.HEADER_BLOCK_BYTES} that the server takes; discard it"
             )
+
+
+class _Before(NamedTuple):
+    """What is to be redriven before anybody changes it, and the payload that its letter has;
+    ``None`` where that has gone."""
+
+    event: Message
+    payload: bytes | None
+
+
+def _hash(payload: bytes | None) -> str:
+    return f"sha256:{'unknown' if payload is None else hashlib.sha256(payload).hexdigest()}"
 
 
 def _twin(letter: Letter) -> tuple[str, str]:

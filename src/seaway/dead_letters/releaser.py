@@ -2,7 +2,9 @@
 
 Of each key of a parking consumer, the first row of its store says what it waits for (ADR 0010):
 
-    failed, its letter in the queue ... a person; everything behind it waits
+    failed, its letter in the queue ... a person; everything behind it waits, or (``parks`` is not
+                                        set) goes on, and the row goes
+    put off, and not sent yet ......... the server; everything behind it waits
     waiting, its letter in the queue .. it is its turn: redriven here, one of a key at a time
     its letter on the way as a redrive  the consumer; the row goes with the effects
     its letter nowhere ................ nobody: discarded, or removed by hand; the row goes
@@ -15,6 +17,7 @@ consumer was settled in this process, and every ``every`` for what was done else
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -25,11 +28,17 @@ from seaway.dead_letters.queue import DeadLetters
 from seaway.dead_letters.selection import Selection
 from seaway.errors import ApiError, NotFound, SeawayError, TransientError
 from seaway.inbox.places import is_whole
-from seaway.naming import dlq_stream, redrive_stream, stream_context
+from seaway.naming import (
+    dlq_stream,
+    later_filter,
+    later_subject,
+    redrive_stream,
+    stream_context,
+)
 from seaway.retry import Backoff
 from seaway.telemetry import Delivered, Signal, Telemetry
 from seaway.waiting import done_before, set_within
-from seaway.waiting_events import WaitingEvent
+from seaway.waiting_events import PUT_OFF, WaitingEvent, WaitingKeys
 
 logger = logs.logger("seaway.releaser")
 
@@ -54,6 +63,8 @@ class Releaser:
         stream: str,
         telemetry: Telemetry,
         every: timedelta = timedelta(seconds=5),
+        keys: WaitingKeys | None = None,
+        parks: bool = True,
     ) -> None:
         self._broker = broker
         self._store = store
@@ -64,15 +75,19 @@ class Releaser:
         self._letters = DeadLetters(broker, reader=consumer)
         self._telemetry = telemetry
         self._every = every
+        self._keys = keys or WaitingKeys(always=True)
+        self._keys.keep()
+        self._parks = parks
+        self._forget: Callable[[], object] | None = None
         self._nudge = asyncio.Event()
         self._seen: set[tuple[str, int | None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop``. Heals outages by itself."""
-        forget = self._telemetry.subscribe(self._on_signal)
         attempt, thorough = 0, True
         try:
             while not stop.is_set():
+                self._listen(self._keys.may_wait)
                 self._nudge.clear()
                 try:
                     # Thousands may have their turn: a stop waits for none of them.
@@ -81,12 +96,21 @@ class Releaser:
                     attempt, pause = 0, self._every
                 except (TransientError, NotFound, ApiError) as error:
                     attempt += 1
-                    log = logger.warning if attempt == 1 else logger.debug
+                    said = attempt == 1 and self._keys.may_wait
+                    log = logger.warning if said else logger.debug
                     log("%s: nothing is released: %s", self._consumer, error)
                     pause = _BACKOFF.delay(attempt)
                 thorough = not await set_within(pause, self._nudge, stop)
         finally:
-            forget()
+            self._listen(False)
+
+    def _listen(self, wanted: bool) -> None:
+        """To deliveries, each of which costs something: only where something waits."""
+        if wanted and self._forget is None:
+            self._forget = self._telemetry.subscribe(self._on_signal)
+        elif not wanted and self._forget is not None:
+            self._forget()
+            self._forget = None
 
     def _on_signal(self, signal: Signal) -> None:
         if (
@@ -104,8 +128,11 @@ class Releaser:
         released = 0
         if thorough:
             self._seen.clear()
+        waiting: Collection[str] | None = None
         while True:
+            look = self._keys.look()
             heads = await self._store.parked_heads(self._consumer)
+            self._keys.found(bool(heads), look)
             gone: list[WaitingEvent] = []
             dropped = 0
             for head in heads:
@@ -115,9 +142,19 @@ class Releaser:
                 mark = head.event_id, head.letter
                 if mark in self._seen or (head.failed and not thorough) or _under_way(head):
                     continue
+                if head.letter == PUT_OFF:
+                    if waiting is None:
+                        waiting = await self._put_off()
+                    if later_subject(self._context, self._consumer, head.event_id) not in waiting:
+                        gone.append(head)
+                    continue
                 letter = await self._letter_of(head)
                 if letter is None:
                     gone.append(head)
+                    continue
+                if head.failed and not self._parks:
+                    # It was put off, and that was cancelled: its key goes on without it.
+                    dropped += await self._store.drop_parked(head)
                     continue
                 self._seen.add(mark)
                 if not head.failed:
@@ -134,6 +171,12 @@ class Releaser:
             if (letter.consumer, letter.event_id) == (self._consumer, head.event_id):
                 return letter
         return None
+
+    async def _put_off(self) -> Collection[str]:
+        """The subjects under which something waits to be sent to this consumer."""
+        wanted = later_filter(self._context, self._consumer)
+        info = await self._broker.admin.stream(self._redrives, subjects=wanted)
+        return () if info is None else info.subject_messages
 
     async def _redrive(self, letter: Letter) -> bool:
         try:

@@ -191,7 +191,8 @@ class Relettering:
                 letter = await self._letters.store_again(
                     incoming, reason=reason, error=LostLetter()
                 )
-                await note_again(self._store, incoming, letter, reason, parks=swept.parks)
+                parks = swept.parks or reason == "parked"
+                await note_again(self._store, incoming, letter, reason, parks=parks)
                 made.append(event_id)
         finally:
             if made:

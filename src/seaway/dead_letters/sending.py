@@ -6,7 +6,7 @@ deletes or acknowledges what it came from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -81,6 +81,21 @@ class Sender:
         [outcome] = await self.send_all(stream, [message], lost=lost)
         return outcome
 
+    async def schedule(
+        self, stream: str, message: Message, *, at: datetime, under: str
+    ) -> PublishOutcome:
+        """What became of one message that lies ``under`` that subject until ``at``."""
+
+        async def put(message: Message) -> PublishOutcome:
+            return await self._broker.schedule(
+                stream, message, at=at, subject=under, timeout=_TIMEOUT
+            )
+
+        outcome = await put(message)
+        if not isinstance(outcome, Stored) or not outcome.duplicate:
+            return outcome
+        return await self._own(stream, message, outcome, lost=False, put=put, under=under)
+
     async def send_all(
         self, stream: str, messages: Sequence[Message], *, lost: bool = False
     ) -> list[PublishOutcome]:
@@ -111,9 +126,17 @@ class Sender:
         return outcomes
 
     async def _own(
-        self, stream: str, message: Message, outcome: PublishOutcome, lost: bool
+        self,
+        stream: str,
+        message: Message,
+        outcome: PublishOutcome,
+        lost: bool,
+        *,
+        put: Callable[[Message], Awaitable[PublishOutcome]] | None = None,
+        under: str = "",
     ) -> PublishOutcome:
-        """What became of a message of whose id the stream says that it is a duplicate."""
+        """What became of a message of whose id the stream says that it is a duplicate. ``put``:
+        how it is stored, ``under`` which subject, where it is not published."""
         first = message.headers.get(h.MSG_ID)  # Without one, nothing is a duplicate.
         for number in range(2, _IDS + 2):
             if not isinstance(outcome, Stored) or not outcome.duplicate:
@@ -122,13 +145,17 @@ class Sender:
                 found = await self._broker.admin.get(stream, outcome.stream_seq)
             except SeawayError:
                 return outcome
-            if _is_same(found.message, message) if found else not lost:
+            lies = replace(message, subject=under) if under else message
+            if _is_same(found.message, lies) if found else not lost:
                 return outcome
             if number > _IDS:
                 break
             headers = {**message.headers, h.MSG_ID: f"{first}:{number}"}
             another = replace(message, headers=headers)
-            [outcome] = await self._broker.publish(stream, [another], timeout=_TIMEOUT)
+            if put is not None:
+                outcome = await put(another)
+            else:
+                [outcome] = await self._broker.publish(stream, [another], timeout=_TIMEOUT)
         return Unconfirmed(f"others have stored messages under {_IDS} of its ids")
 
     async def refusal(

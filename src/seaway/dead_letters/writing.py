@@ -52,6 +52,8 @@ _METADATA = (
     h.REDRIVE_COUNT,
     h.TRACEPARENT,
     h.TRACESTATE,
+    h.EVENT_PLACE,
+    h.MENDED_FROM,
 )
 _LINE_BYTES = len(": \r\n")
 _BLOCK_BYTES = len(b"NATS/1.0\r\n\r\n")
@@ -64,11 +66,16 @@ _CUT = "~"
 def queue_of(incoming: Incoming) -> tuple[str, str]:
     """``(stream, subject)`` of the letter for a message.
 
-    The context is the stream's: it is the event's own too, but for a foreign subject. Of a subject
-    that cannot be sent with the prefix (too long, or blanks), the first tokens.
+    The context is the stream's: it is the event's own too, but for a foreign subject.
     """
     context = stream_context(incoming.stream)
-    subject = f"{context}.dlq.{incoming.event_subject}"
+    return dlq_stream(context), letter_subject(context, incoming.event_subject)
+
+
+def letter_subject(context: str, event_subject: str) -> str:
+    """Under which a letter of such an event lies. Of a subject that cannot be sent with the prefix
+    (too long, or blanks), the first tokens."""
+    subject = f"{context}.dlq.{event_subject}"
     tokens = subject.split(".")
     if len(subject.encode("utf-8", "replace")) > MAX_WIRE_SUBJECT_BYTES or not all(
         map(_TOKEN.fullmatch, tokens)
@@ -80,7 +87,7 @@ def queue_of(incoming: Incoming) -> tuple[str, str]:
                 break
             subject = longer
         subject = f"{subject}.{_CUT}"
-    return dlq_stream(context), subject
+    return subject
 
 
 def write(

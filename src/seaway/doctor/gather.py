@@ -178,14 +178,15 @@ class _Asked:
             self.away["database"] = str(error)
 
     async def of_the_server(self, rights: bool) -> None:
-        """Its clock, this user's rights, and what durables gave up on."""
+        """This user's rights, its clock, and what durables gave up on."""
+        if rights:
+            # A role's own user may not look at much else.
+            await self._try("SW-802", self._rights)
         if self.seen.server_error is not None:
             return
         if self.seen.streams:
             name = self.seen.streams[0].name
             await self._try("SW-104", lambda admin: self._clock(admin, name))
-        if rights:
-            await self._try("SW-802", self._rights)
         await self._given_up()
 
     async def _clock(self, admin: BrokerAdmin, stream: str) -> None:

@@ -548,7 +548,7 @@ ENTRIES: Sequence[Entry] = (
         "SW-802",
         "A role lacks rights",
         _WARNING,
-        ("server", "role"),
+        ("role",),
         "as {role}, this user lacks: {lacks}",
         "Each of them is needed for some of the role's work, and is missed when it comes to that.",
         "seaway permissions {role}, and grant what it prints",

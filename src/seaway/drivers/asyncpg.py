@@ -131,8 +131,9 @@ def _rows(handle: Handle, query: Query) -> Coroutine[Any, Any, Sequence[Row]]:
 
 
 def touched(tag: str) -> int:
-    """The rows of a command tag: ``DELETE 5``, ``INSERT 0 5``."""
-    return int(tag.rpartition(" ")[2])
+    """The rows of a command tag: ``DELETE 5``, ``INSERT 0 5``; 0 where it tells of none."""
+    count = tag.rpartition(" ")[2]
+    return int(count) if count.isdecimal() else 0
 
 
 # ------------------------------------------------------------------- sessions

@@ -270,6 +270,10 @@ class AlchemySession:
         await self.handle.execute(compiled(RELEASE))
         await self.handle.commit()
 
+    async def flush(self) -> None:
+        """Write what is pending."""
+        await self.handle.flush()
+
     async def roll_back(self) -> None:
         await to_its_end(self._roll_back())
 

@@ -61,6 +61,10 @@ class AlchemyThreadSession:
         self.handle.execute(compiled(RELEASE))
         self.handle.commit()
 
+    async def flush(self) -> None:
+        """Write what is pending."""
+        self.handle.flush()
+
     async def roll_back(self) -> None:
         try:
             self.handle.execute(compiled(UNDO))

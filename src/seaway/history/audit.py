@@ -297,7 +297,7 @@ class _Looking:
                 _merge(sent, await store.tally_sent(name, first, last, seen.read.window))
                 advance(last - first + 1)
         figures.committed = sum(one.events for one in sent.values())
-        await comparing.copies(store, seen, self._report)
+        await comparing.copies(broker, store, seen, self._report)
         await comparing.outbox(
             broker, store, seen, sent, self._report, self._audit.reader, self._progress
         )

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from seaway.contracts import Broker, Store, StoredMessage
-from seaway.contracts.audit import place_of
+from seaway.contracts.audit import Committed, place_of
 from seaway.databases.tallies import MINUTE_MS, OTHERS, Tally, millisecond
 from seaway.dead_letters import Letter
 from seaway.history.findings import MOST, Finding, Kind, Report, moment_of
@@ -106,7 +106,7 @@ async def outbox(
     await _unexpected(broker, store, seen, apart, report)
 
 
-async def copies(store: Store, seen: Seen, report: Report) -> None:
+async def copies(broker: Broker, store: Store, seen: Seen, report: Report) -> None:
     """Of what was sent again on purpose, what was never committed."""
     there = {
         event_id: one
@@ -115,12 +115,12 @@ async def copies(store: Store, seen: Seen, report: Report) -> None:
     }
     for ids in _some(there):
         known = await store.committed(ids)
+        unknown = []
         for event_id in ids:
             at = millisecond(event_id)
             if event_id not in known and (at is None or at >= seen.since_sent):
-                one = there[event_id]
-                note = "this database's outbox never had it"
-                report.add(_of(one, "foreign", _written(event_id, one), note))
+                unknown.append(there[event_id])
+        await _foreign(broker, store, seen, unknown, report)
 
 
 async def _missing(broker: Broker, store: Store, seen: Seen, apart: _Apart, report: Report) -> None:
@@ -171,25 +171,51 @@ async def _missing(broker: Broker, store: Store, seen: Seen, apart: _Apart, repo
 async def _unexpected(
     broker: Broker, store: Store, seen: Seen, apart: _Apart, report: Report
 ) -> None:
-    name = seen.info.name
     for ids in _some(apart.stored):
         known = await store.committed(ids)
-        for event_id in ids:
-            stored = apart.stored[event_id]
-            row = known.get(event_id)
-            at = _written(event_id, stored[0])
-            if row is None:
-                for each in stored:
-                    report.add(_of(each, "foreign", at, "this database's outbox never had it"))
-                continue
-            places = {each.stream_seq for each in stored}
-            if row.stream == name and row.stream_seq > 0 and row.stream_seq not in places:
-                there = await broker.admin.get(name, row.stream_seq)
-                if there is not None and there.event_id == event_id:
-                    places.add(row.stream_seq)
-            if len(places) > 1:
-                text = ", ".join(map(str, sorted(places)))
-                report.add(_of(stored[-1], "twice", at, f"in the places {text}"))
+        unknown = [each for one in ids if one not in known for each in apart.stored[one]]
+        await _foreign(broker, store, seen, unknown, report)
+        both = [one for one in known if len(_places(seen, apart.stored[one], known[one])) > 1]
+        again = await store.committed(both) if both else {}
+        for event_id, row in again.items():
+            await _twice(broker, seen, apart.stored[event_id], row, report)
+
+
+async def _foreign(
+    broker: Broker, store: Store, seen: Seen, found: Sequence[StoredMessage], report: Report
+) -> None:
+    """What no outbox had when it was asked, and has not now, and that is still there."""
+    if not found:
+        return
+    known = await store.committed(list({one.event_id for one in found}))
+    for each in found:
+        if each.event_id in known:
+            continue
+        many = report.counts["foreign", seen.info.name, ""] >= MOST
+        if many or await _there(broker, each):
+            at = _written(each.event_id, each)
+            report.add(_of(each, "foreign", at, "this database's outbox never had it"))
+
+
+async def _twice(
+    broker: Broker, seen: Seen, stored: Sequence[StoredMessage], row: Committed, report: Report
+) -> None:
+    """What was seen in more places than one, and is: a stream that went back in between, and was
+    given again what it lost, has had it in both at no time."""
+    name, event_id = seen.info.name, stored[0].event_id
+    places = _places(seen, stored, row)
+    if report.counts["twice", name, ""] < MOST:
+        places = {one for one in places if await _holds(broker, name, one, event_id)}
+    if len(places) > 1:
+        text = ", ".join(map(str, sorted(places)))
+        at = _written(event_id, stored[0])
+        report.add(_of(stored[-1], "twice", at, f"in the places {text}"))
+
+
+def _places(seen: Seen, stored: Sequence[StoredMessage], row: Committed) -> set[int]:
+    """Where it was seen, and where the outbox has it."""
+    own = row.stream == seen.info.name and row.stream_seq > 0
+    return {one.stream_seq for one in stored} | ({row.stream_seq} if own else set())
 
 
 def _of(stored: StoredMessage, kind: Kind, at: datetime | None, note: str) -> Finding:
@@ -388,18 +414,24 @@ async def letters(broker: Broker, store: Store, seen: Seen, report: Report) -> N
             continue
         if await store.committed([one.event_id]):
             continue  # Its stream has lost it, which is told there.
-        if one.stream == name and one.has_place:
-            there = await broker.admin.get(name, one.stream_seq)
-            if there is not None and there.event_id == one.event_id:
-                continue
+        if (
+            one.stream == name
+            and one.has_place
+            and await _holds(broker, name, one.stream_seq, one.event_id)
+        ):
+            continue
         if await _there(broker, one.stored):
             note = one.problem or f"{one.stream}:{one.stream_seq} does not hold it"
             report.add(_letter(one, "letter_without_event", name, note))
 
 
 async def _there(broker: Broker, stored: StoredMessage) -> bool:
-    found = await broker.admin.get(stored.stream, stored.stream_seq)
-    return found is not None and found.event_id == stored.event_id
+    return await _holds(broker, *stored.place, stored.event_id)
+
+
+async def _holds(broker: Broker, stream: str, stream_seq: int, event_id: str) -> bool:
+    found = await broker.admin.get(stream, stream_seq)
+    return found is not None and found.event_id == event_id
 
 
 def _letter(one: Letter, kind: Kind, stream: str, note: str) -> Finding:

@@ -17,14 +17,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from typing import Protocol, get_args
 
 from seaway import logs
-from seaway.contracts import DeadLetterReason, InboxRows, InboxStore, Incoming, StoredMessage
+from seaway.contracts import (
+    DeadLetterReason,
+    DiscardStore,
+    InboxRows,
+    InboxStore,
+    Incoming,
+    StoredMessage,
+)
 from seaway.errors import StoreRefused, StoreUnavailable, TransactionConflict
-from seaway.waiting_events import Place
+from seaway.waiting_events import PUT_OFF, Place
 
 logger = logs.logger("seaway.consumer")
 
@@ -181,6 +188,22 @@ async def _has_effect(store: InboxStore, consumer: str, event_id: str) -> bool:
     return not new
 
 
+async def reasons_of(
+    store: InboxStore, consumer: str, rows: Collection[str]
+) -> dict[str, DeadLetterReason]:
+    """Of these rows, those that are about a message that was decided to become a letter, and why;
+    one row of an older Seaway says no reason, and counts as ``exhausted``."""
+    name, _ = letter_row(consumer, ("", 0), "")
+    left = await store.claimed(name, rows) if rows else set()
+    found: dict[str, DeadLetterReason] = {}
+    for reason in _REASONS:
+        if left:
+            some = await store.claimed(_noted(consumer, reason), left)
+            found |= dict.fromkeys(some, reason)
+            left -= some
+    return found | dict.fromkeys(left, "exhausted")
+
+
 async def note_stored(store: InboxStore, incoming: Incoming, letter: int, *, parks: bool) -> None:
     """The letter is stored, as number ``letter`` of its queue. Not before this may the message be
     acknowledged. Idempotent."""
@@ -193,6 +216,34 @@ async def note_stored(store: InboxStore, incoming: Incoming, letter: int, *, par
                 await tx.set_letter(consumer, event_id, letter)
     except StoreRefused as refusal:
         _say(incoming, refusal)
+
+
+async def note_put_off(store: InboxStore, incoming: Incoming, *, waits: bool) -> None:
+    """It is stored where the server sends it again later: this message has ended, as one does whose
+    letter is stored. Not before this may it be acknowledged. Idempotent.
+
+    ``waits``: later events of its key wait behind it from now on. ``StoreUnavailable`` also where a
+    handler that has it in hand does not end; ``StoreRefused`` where no row can hold it.
+    """
+    try:
+        async with asyncio.timeout(_WAIT_SECONDS):
+            while True:
+                with contextlib.suppress(TransactionConflict):
+                    return await _put_off(store, incoming, waits=waits)
+    except TimeoutError as error:
+        raise StoreUnavailable(f"{incoming.consumer} is at work on {incoming.place}") from error
+
+
+async def _put_off(store: InboxStore, incoming: Incoming, *, waits: bool) -> None:
+    consumer, event_id = incoming.consumer, incoming.event_id
+    name, row = _row_of(incoming, consumer)
+    place = 0 if incoming.redriven else incoming.stream_seq
+    async with store.transaction() as tx:
+        for noted in (name, _noted(consumer, "stored")):
+            await tx.claim(noted, row)
+        if waits:
+            await tx.park(consumer, event_id, incoming.key, place=place, failed=True)
+            await tx.set_letter(consumer, event_id, PUT_OFF)
 
 
 async def note_moved(store: InboxStore, incoming: Incoming) -> None:
@@ -217,12 +268,28 @@ async def note_again(
             await tx.set_letter(consumer, event_id, letter)
 
 
-async def note_discarded(store: InboxStore, consumer: str, message: Placed) -> None:
-    """Somebody gave it up for good: it is not made again, should its queue lose that. Idempotent.
-    ``message``: what the letter is of."""
-    _, row = letter_row(consumer, message.place, message.event_id)
+async def note_discarded(store: InboxStore, consumer: str, messages: Iterable[Placed]) -> None:
+    """Somebody gave them up: they are not made again, should their queue lose them. Idempotent.
+    ``messages``: what the letters are of."""
+    rows = [letter_row(consumer, one.place, one.event_id)[1] for one in messages]
+    try:
+        await _claim_all(store, _noted(consumer, "discarded"), rows)
+    except StoreRefused:  # One of them: no row of its letter can be there, either.
+        for row in rows:
+            with contextlib.suppress(StoreRefused):
+                await _claim_all(store, _noted(consumer, "discarded"), [row])
+
+
+async def _claim_all(store: InboxStore, consumer: str, rows: Sequence[str]) -> None:
     async with store.transaction() as tx:
-        await tx.claim(_noted(consumer, "discarded"), row)
+        for row in rows:
+            await tx.claim(consumer, row)
+
+
+async def take_back_discarded(store: DiscardStore, consumer: str, message: Placed) -> None:
+    """It is in its queue again. Idempotent."""
+    _, row = letter_row(consumer, message.place, message.event_id)
+    await store.unclaim(_noted(consumer, "discarded"), [row])
 
 
 async def lost_letters(

@@ -10,8 +10,6 @@ given a second time. What lies at or below a place that is intact is intact, too
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +22,7 @@ from seaway.contracts import (
     StoredMessage,
     StreamInfo,
 )
+from seaway.process import this_process
 
 LETTERS = "letters"
 """As which part the last places of queues of dead letters and of redrives are noted."""
@@ -55,7 +54,7 @@ def is_at(found: StoredMessage, known: KnownPlace) -> bool:
 
 def entry(action: str, about: str, detail: Mapping[str, Any]) -> LogEntry:
     """What is noted of it, as done by this process."""
-    return LogEntry(action, about, detail, f"{socket.gethostname()}:{os.getpid()}")
+    return LogEntry(action, about, detail, this_process())
 
 
 async def is_there(admin: BrokerAdmin, known: KnownPlace) -> bool | None:

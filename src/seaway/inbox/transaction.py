@@ -185,6 +185,23 @@ class Transaction(Generic[H]):
         """Remove their rows. Idempotent."""
         await self._touched("release", consumer=consumer, event_ids=list(event_ids))
 
+    async def unclaim(self, consumer: str, event_ids: Sequence[str]) -> int:
+        """Remove their inbox rows; how many there were. Idempotent."""
+        return await self._touched("unclaim", consumer=consumer, event_ids=list(event_ids))
+
+    async def check(self) -> None:
+        """Raise what a commit would be refused for, as far as that can be told before."""
+        if (flush := getattr(self._session, "flush", None)) is not None:  # It keeps things back.
+            await flush()
+        if "check_deferred" in self._sql:
+            try:
+                await self._session.touched(self._sql.of("check_deferred", {}))
+            except Exception as refused:
+                own = self._errors.refusal(refused) is Refusal.OTHER
+                if own and not isinstance(self._translated(refused), StoreUnavailable):
+                    raise  # As at the commit.
+                raise self._explained(refused) from refused
+
     async def _touched(self, name: str, **given: Any) -> int:
         try:
             return await self._session.touched(self._sql.of(name, given))

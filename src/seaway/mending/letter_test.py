@@ -38,6 +38,8 @@ _DEEP = 40
 """How deep a payload may be nested that stands there as values: Python's parser has bounds."""
 _OURS = frozenset({"asyncio", "base64", "zlib", "rehearsal", "CONSUMER", "PACKED"})
 """Names that the file has a meaning for."""
+_KEPT = frozenset({h.CONTENT_TYPE, h.EVENT_VERSION, h.OCCURRED_AT})
+"""Headers of a form of their own: what is hidden is none of theirs."""
 _PACKING = ("import base64", "import zlib")
 _LINE = WIDTH - 12
 
@@ -183,7 +185,7 @@ def _told(
         paragraphs.append(f"{what}: an earlier event of its key failed.")
     elif letter.error_type or letter.error:
         error = ": ".join(part for part in (letter.error_type, letter.error) if part)
-        paragraphs += [f"{what}:", [one for one in (error, place) if one]]
+        paragraphs += [f"{what}:", [hide(given, error), *([place] if place else [])]]
     else:
         paragraphs.append(f"{what}; its letter has no error.")
     if state:
@@ -196,16 +198,15 @@ def _told(
     if runs != "django":
         end += f" The application's own tables are for a fixture {runs} in conftest.py to make."
     paragraphs.append(end)
-    for one in given:
-        if one.redacted is not None:
-            paragraphs = [_hidden(one.redacted, paragraph) for paragraph in paragraphs]
     return paragraphs
 
 
-def _hidden(redacted: Redacted, paragraph: Sequence[str] | str) -> Sequence[str] | str:
-    if isinstance(paragraph, str):
-        return redacted.hide(paragraph)
-    return [redacted.hide(line) for line in paragraph]
+def hide(given: Sequence[Given], text: str) -> str:
+    """``text``, of one of these letters, without what is hidden in any of them."""
+    for one in given:
+        if one.redacted is not None:
+            text = one.redacted.hide(text)
+    return text
 
 
 def _fields(given: Sequence[Given]) -> list[str]:
@@ -223,7 +224,9 @@ def _shown(path: Path) -> str:
 def _delivered(one: Given, packed: str, call: Sequence[str]) -> list[str]:
     """A delivery, in a block that begins with 8 blanks."""
     hidden = one.redacted or Redacted(None)
-    headers = {name: hidden.hide(text) for name, text in one.headers.items()}
+    headers = {
+        name: text if name in _KEPT else hidden.hide(text) for name, text in one.headers.items()
+    }
     changed: dict[Path, str] = {
         (name,): "redacted" for name in headers if headers[name] != one.headers[name]
     }

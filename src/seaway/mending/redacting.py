@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -41,6 +41,7 @@ _FORMS = (
     "192.0.2.1",
     "1",
 )
+_TIME = re.compile(r"[0-9-]+[T ][0-9:.]+(Z|[+-][0-9:]+)?")
 _NUMBERS = (0, 1, 2, 5, 10, 100)
 _TELLING = 4
 """A text of at least so many characters is looked for elsewhere too; shorter ones are anywhere."""
@@ -55,16 +56,20 @@ class Redacted:
     places: Sequence[Path] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
     """What stood there, and what stands for it now."""
+    numbers: Collection[str] = ()
+    """Those of ``texts`` that are numbers: within a longer one they mean something else."""
     missing: Sequence[str] = ()
     """The fields that are not in it."""
 
     def hide(self, text: str) -> str:
-        """``text`` without the values that were hidden, where it repeats them."""
+        """``text``, somebody else's, without the values that were hidden, where it repeats them."""
         if text in self.texts:
             return self.texts[text]
         for old in sorted(self.texts, key=len, reverse=True):
             if len(old) >= _TELLING:
-                text = text.replace(old, self.texts[old])
+                whole = rf"(?<![\w.-])(?<!\d:){re.escape(old)}(?![\w-]|[.:]\d)"
+                found = whole if old in self.numbers else re.escape(old)
+                text = re.sub(found, lambda _, old=old: self.texts[old], text)  # type: ignore[misc]
         return text
 
 
@@ -79,11 +84,13 @@ def redact(
     """
     wrong, made = check(compact(value)), copy.deepcopy(value)
     texts: dict[str, str] = {}
+    numbers: set[str] = set()
     places: dict[Path, None] = {}
     missing: list[str] = []
     for name in fields:
-        found = [leaf for path in _matching(value, _parts(name)) for leaf in _leaves(value, path)]
-        missing += [] if found else [name]
+        paths = list(_matching(value, _parts(name)))
+        missing += [] if paths else [name]
+        found = [leaf for path in paths for leaf in _leaves(value, path)]
         new = [path for path in found if path not in places]
         places.update(dict.fromkeys(found))
         for path in new:
@@ -94,8 +101,10 @@ def redact(
             for path in new:
                 _replace(made, path, name, _instead(_at(value, path), among), check, wrong)
         for path in new:
-            texts |= _texts(_at(value, path), _at(made, path))
-    return Redacted(made, tuple(places), texts, tuple(missing))
+            told = _texts(_at(value, path), _at(made, path))
+            texts |= told
+            numbers.update(told if not isinstance(_at(value, path), str) else ())
+    return Redacted(made, tuple(places), texts, numbers, tuple(missing))
 
 
 def _replace(
@@ -116,7 +125,7 @@ def _replace(
 
 def _parts(name: str) -> list[str]:
     dotted = re.sub(r"\[(\*|\d*)\]", lambda found: f".{found[1] or '*'}", name)
-    return [part.replace("\\.", ".") for part in re.split(r"(?<!\\)\.", dotted)]
+    return [part.replace("\\.", ".") for part in re.split(r"(?<!\\)\.", dotted.lstrip("."))]
 
 
 def _matching(value: Any, parts: Sequence[str], path: Path = ()) -> Iterator[Path]:
@@ -186,6 +195,8 @@ def _instead(old: Any, among: Sequence[Any]) -> Iterator[Any]:
 
 
 def _masked(text: str) -> str:
+    if _TIME.fullmatch(text):
+        return re.sub(r"\d", "1", text)
     return "".join(
         "1" if char.isdigit() else ("A" if char.isupper() else "a") if char.isalpha() else char
         for char in text

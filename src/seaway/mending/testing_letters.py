@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import TypeAdapter
 
-from seaway.config import Settings
 from seaway.consumer import Consumer
 from seaway.contracts import Message
 from seaway.contracts.history import HistoryStore
@@ -24,7 +23,8 @@ from seaway.dead_letters import DeadLetters, Letter
 from seaway.errors import ConfigError, DecodeError, NotFound, SeawayError
 from seaway.events import EventType
 from seaway.headers import format_time
-from seaway.mending.letter_test import Given, LetterTest, Runs, json_of, written
+from seaway.mending.application import Application
+from seaway.mending.letter_test import Given, LetterTest, Runs, hide, json_of, written
 from seaway.mending.redacting import Check, Redacted, named, redact
 from seaway.naming import stream_context
 from seaway.words import counted
@@ -37,15 +37,6 @@ _NAMED = 5
 """How many letters a sentence names."""
 
 
-class Application(Protocol):
-    """What is asked of a ``Seaway``."""
-
-    @property
-    def settings(self) -> Settings: ...
-    @property
-    def consumers(self) -> Mapping[str, Consumer]: ...
-
-
 @dataclass
 class Gathering:
     """One letter's test, in the making."""
@@ -54,7 +45,8 @@ class Gathering:
     application: Application
     app: str
     fields: Sequence[str]
-    history: HistoryStore | None
+    database: Callable[[], Awaitable[HistoryStore]]
+    """Asked for what the inbox knows; a ``SeawayError`` says why it is not at hand."""
     state: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -67,9 +59,16 @@ class Gathering:
             )
         consumer = self._consumer(letter)
         letter = await self.letters.get(letter.id)
-        given = [] if not letter.waits else await self._before(consumer, letter)
+        first = await self._before(letter) if letter.waits else None
+        given: list[Given] = []
+        if first is not None:
+            given.append(await self._given(consumer, first, f"{first.id}, which failed."))
         given.append(await self._given(consumer, letter, "It waits behind that." if given else ""))
         self._refuse_missing(given)
+        if first is not None:
+            error = ": ".join(part for part in (first.error_type, first.error) if part)
+            error = f": {hide(given, error)}" if error else ""
+            self.state.append(f"It waits behind {first.id}{error}.")
         await self._tell(letter, consumer)
         source = written(
             *(letter, given),
@@ -98,7 +97,7 @@ class Gathering:
 
     # ------------------------------------------------------------------ what is delivered
 
-    async def _before(self, consumer: Consumer, letter: Letter) -> list[Given]:
+    async def _before(self, letter: Letter) -> Letter | None:
         """Of what ``letter`` waits behind, that which failed."""
         context = stream_context(letter.stored.stream)
         own = await self.letters.of_consumer(context, letter.consumer)
@@ -109,11 +108,8 @@ class Gathering:
                 f"{letter.id} waits behind an event that has no letter any more: its test makes no "
                 "other delivery than its own, and may pass."
             )
-            return []
-        first = await self.letters.get(min(failed, key=lambda one: one.stream_seq).id)
-        error = f": {first.error_type}: {first.error}" if first.error_type else ""
-        self.state.append(f"It waits behind {first.id}{error}.")
-        return [await self._given(consumer, first, f"{first.id}, which failed.")]
+            return None
+        return await self.letters.get(min(failed, key=lambda one: one.stream_seq).id)
 
     async def _given(self, consumer: Consumer, letter: Letter, said: str) -> Given:
         event = await self._event(letter)
@@ -181,11 +177,10 @@ class Gathering:
             self.state.append(
                 f"Behind it {verb} {counted(len(behind), 'event')} of its key: {named}{more}."
             )
-        if self.history is not None:
-            try:
-                self.state += await _known(self.history, letter)
-            except SeawayError as error:
-                self.notes.append(f"The database was not asked: {error}")
+        try:
+            self.state += await _known(await self.database(), letter)
+        except SeawayError as error:
+            self.notes.append(f"The database was not asked: {error}")
         if letter.lacks_headers:
             self.state.append("Some of its headers are nowhere any more.")
         if (runs := self._runs(consumer)) != "django" and consumer.tx not in ("store", None):

@@ -73,7 +73,9 @@ def _server(snapshot: Snapshot) -> Iterator[Finding]:
             "nats",
             State.UNKNOWN,
             snapshot.server_error,
-            next_move="start the server, or correct nats.url",
+            next_move="grant a watcher its rights: seaway permissions watcher"
+            if snapshot.server_denied
+            else "start the server, or correct nats.url",
         )
     elif snapshot.server is not None:
         server, said, move = snapshot.server, "", ""

@@ -30,7 +30,13 @@ from seaway.contracts import (
     StreamInfo,
     Unseen,
 )
-from seaway.errors import ConfigError, SchemaMismatch, SeawayError, TransientError
+from seaway.errors import (
+    ConfigError,
+    NotPermitted,
+    SchemaMismatch,
+    SeawayError,
+    TransientError,
+)
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -95,6 +101,8 @@ class Snapshot:
     taken_at: datetime
     server: ServerInfo | None = None
     server_error: str | None = None
+    server_denied: bool = False
+    """It is there, and does not let us look."""
     streams: tuple[StreamInfo, ...] = ()
     consumers: tuple[ConsumerInfo, ...] = ()
     missing_streams: tuple[str, ...] = ()
@@ -140,7 +148,7 @@ async def take_snapshot(
     """Look once. Never raises for a server or database that is away, refuses or hangs: what did
     not answer ``within`` that time is written down as that."""
     seen: dict[str, Any] = {}
-    outbox_error, (looked, server_error) = await asyncio.gather(
+    outbox_error, (looked, error) = await asyncio.gather(
         _ask_database(database, seen, within),
         _attempt(server.ask(lambda broker: _look(broker.admin, watch), within=within)),
     )
@@ -150,7 +158,8 @@ async def take_snapshot(
     return Snapshot(
         taken_at=datetime.now(UTC),
         server=found,
-        server_error=server_error,
+        server_error=None if error is None else str(error),
+        server_denied=isinstance(error, NotPermitted),
         streams=streams,
         consumers=consumers,
         missing_streams=tuple(name for name in watch.streams if looked and name not in there),
@@ -169,11 +178,11 @@ async def take_snapshot(
     )
 
 
-async def _attempt(work: Awaitable[T]) -> tuple[T | None, str | None]:
+async def _attempt(work: Awaitable[T]) -> tuple[T | None, SeawayError | None]:
     try:
         return await work, None
     except SeawayError as error:
-        return None, str(error)
+        return None, error
 
 
 async def _ask_database(

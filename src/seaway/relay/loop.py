@@ -69,7 +69,6 @@ class Relay:
         backoff: Backoff = DEFAULT_BACKOFF,
         way_to: Callable[[str], str] = decisions.WAY_TO,
         heal: bool = True,
-        by: str = "",
     ) -> None:
         self._store = store
         self._telemetry = telemetry
@@ -90,7 +89,7 @@ class Relay:
             timeout=publish_timeout,
             backoff=backoff,
             way_to=way_to,
-            healing=Healing(broker, store, telemetry, publish_timeout, keeps=bool(retention), by=by)
+            healing=Healing(broker, store, telemetry, publish_timeout, keeps=bool(retention))
             if heal
             else None,
         )

@@ -3,8 +3,9 @@
     PostgresStore, SqliteStore ──> RelationalStore ──> stores/{engine}/statements.sql
 
 Owns: outbox rows as values, the operator's side of the outbox, the inbox, what processes say of
-themselves and what they note. Must not know a driver: an engine's own store runs the queries, and
-brings what engines differ in (leases, partitions, how one hears of new events).
+themselves and what they note; what mending leaves has a module of its own. Must not know a driver:
+an engine's own store runs the queries, and brings what engines differ in (leases, partitions, how
+one hears of new events).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -43,10 +44,10 @@ from seaway.databases.tallies import Tally, Window, first_id, tallied
 from seaway.drivers.protocols import Sessions, ThreadSessions
 from seaway.headers import StoredHeaders
 from seaway.inbox.transaction import Inbox, ThreadInbox, Transaction, parked
+from seaway.stores.mending import RelationalMending
 from seaway.waiting import set_within
 from seaway.waiting_events import WaitingEvent
 
-T = TypeVar("T")
 H = TypeVar("H")
 """The type of the handle that ``transaction`` gives."""
 _PAGE = 20_000
@@ -89,7 +90,7 @@ def _moment(value: Any) -> datetime | None:
     return None if value is None else times.moment(value)
 
 
-class RelationalStore(ABC, Generic[H]):
+class RelationalStore(RelationalMending, Generic[H]):
     """The part of ``contracts.Store`` that is the same on every engine."""
 
     engine: ClassVar[Engine]
@@ -116,15 +117,6 @@ class RelationalStore(ABC, Generic[H]):
     @abstractmethod
     async def close(self) -> None:
         """Close every connection, after what is under way. Idempotent; in a fork, nothing."""
-
-    @abstractmethod
-    async def _read(self, name: str, **given: Any) -> Sequence[Row]:
-        """What the statement ``name`` gives, in a transaction that only reads."""
-
-    @abstractmethod
-    async def _write(self, steps: Steps[T]) -> T:
-        """``steps`` in a transaction of their own. A query that gives no rows is answered with one
-        row: how many it touched."""
 
     @abstractmethod
     async def now(self) -> datetime:
@@ -341,9 +333,10 @@ class RelationalStore(ABC, Generic[H]):
 
     # ------------------------------------------------------------------- what is noted
 
-    async def note(self, *entries: LogEntry) -> None:
+    async def note(self, *entries: LogEntry, seen: bool = False) -> None:
         """Add entries to the log."""
         columns = {
+            "seen": seen,
             "by": [one.by for one in entries],
             "actions": [one.action for one in entries],
             "abouts": [one.about for one in entries],
@@ -361,12 +354,22 @@ class RelationalStore(ABC, Generic[H]):
         self,
         *,
         action: str | None = None,
+        actions: Collection[str] | None = None,
         unseen: bool = False,
         entry: int | None = None,
+        naming: str | None = None,
         limit: int = 100,
     ) -> Sequence[LogEntry]:
         """Entries of the log, the newest first."""
-        given = {"action": action, "unseen": unseen, "entry": entry, "limit": limit}
+        if action is not None:
+            actions = [action]
+        given = {
+            "actions": None if actions is None else list(actions),
+            "unseen": unseen,
+            "entry": entry,
+            "naming": None if naming is None else json.dumps(naming),
+            "limit": limit,
+        }
         return [
             LogEntry(
                 *(what, about, json.loads(detail), by, number, times.moment(noted_at)),
@@ -498,15 +501,6 @@ class RelationalStore(ABC, Generic[H]):
                         known[minute] = known.get(minute, Tally()).plus(tally)
             if len(page) < _PAGE:
                 return {name: known for name, known in found.items() if known}
-
-    async def _touch(self, name: str, **given: Any) -> int:
-        """Run the statement ``name`` in a transaction of its own; how many rows it touched."""
-
-        def work() -> Steps[int]:
-            ((count,),) = yield self._sql.of(name, given, gives=False)
-            return int(count)
-
-        return await self._write(work())
 
 
 def _json(detail: Mapping[str, Any]) -> str:

@@ -15,10 +15,11 @@ import asyncio
 import contextlib
 import json
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from seaway import headers as h
 from seaway.brokers.jetstream import api
@@ -50,6 +51,7 @@ from seaway.testing.memory_streams import (
     utc_now,
 )
 
+_PAUSE_LOOK_SECONDS = 0.01
 _ADVISORY = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 
 
@@ -93,6 +95,14 @@ class MemoryBroker:
         self._tell()
         return outcomes
 
+    async def schedule(
+        self, stream: str, message: Message, *, at: datetime, subject: str, timeout: timedelta
+    ) -> PublishOutcome:
+        """See ``contracts.Broker.schedule``; answers at once."""
+        outcome = self._store(message, partial(self._schedule, stream, message, at, subject))
+        self._tell()
+        return outcome
+
     @asynccontextmanager
     async def subscribe(self, stream: str, durable: str) -> AsyncIterator[Subscription]:
         """See ``contracts.Broker.subscribe``."""
@@ -128,7 +138,23 @@ class MemoryBroker:
 
     # ------------------------------------------------------------------ within this module
 
-    def _store(self, message: Message) -> Stored | Refused:
+    def _schedule(
+        self, stream: str, message: Message, at: datetime, subject: str
+    ) -> Stored | Refused:
+        found = self._streams.get(stream)
+        if found is None or not found.takes(subject):
+            return api.unheard("no stream takes this subject")
+        return found.schedule(message, at, subject)
+
+    def _publish(self, message: Message) -> Stored | Refused:
+        for stream in self._streams.values():
+            if stream.takes(message.subject):
+                return stream.store(message)
+        return api.unheard("no stream takes this subject")
+
+    def _store(
+        self, message: Message, store: Callable[[], Stored | Refused] | None = None
+    ) -> Stored | Refused:
         if self._closed:
             return api.unheard("the connection is closed")
         if size_of(message) > self._max_payload:
@@ -139,10 +165,7 @@ class MemoryBroker:
                 h.check_control(name)
         except InvalidName as error:
             return api.refused(str(error), code=400, err_code=0)
-        for stream in self._streams.values():
-            if stream.takes(message.subject):
-                return stream.store(message)
-        return api.unheard("no stream takes this subject")
+        return self._publish(message) if store is None else store()
 
     def _find(self, stream: str, durable: str) -> tuple[MemoryStream, MemoryConsumer]:
         try:
@@ -215,6 +238,11 @@ class _MemoryPull:
             if taken or self.gaps != gaps or loop.time() >= deadline:
                 return taken
             due = min((sent.due for sent in consumer.out.values()), default=deadline)
+            if consumer.paused:
+                due = loop.time() + _PAUSE_LOOK_SECONDS
+            if stream.later:
+                left = (min(stream.later.values()) - utc_now()).total_seconds()
+                due = min(due, loop.time() + max(left, 0.001))
             consumer.waiting += 1
             try:
                 with contextlib.suppress(TimeoutError):
@@ -227,9 +255,10 @@ class _MemoryPull:
         self, stream: MemoryStream, consumer: MemoryConsumer, limit: int, now: float
     ) -> Sequence[Incoming]:
         """What can be delivered now: what comes again first, then the new."""
-        if consumer.exclusive and consumer.pinned not in (None, self):
+        if consumer.paused or (consumer.exclusive and consumer.pinned not in (None, self)):
             return []
         stream.expire(utc_now())
+        stream.send(utc_now())
         if consumer.exclusive and consumer.pinned is None:
             if consumer.out or stream.pending(consumer):
                 consumer.pinned, consumer.pinned_at = self, utc_now()
@@ -359,6 +388,7 @@ class MemoryAdmin:
         if found is None:
             return None
         found.expire(utc_now())
+        found.send(utc_now())
         return found.info(subjects)
 
     async def create_stream(self, config: JSON) -> StreamInfo:
@@ -372,6 +402,7 @@ class MemoryAdmin:
                 )
             return found.info()
         self._refuse_overlap(wanted)
+        _refuse_policy(wanted)
         self._streams[name] = MemoryStream(wanted, utc_now())
         return self._streams[name].info()
 
@@ -379,6 +410,7 @@ class MemoryAdmin:
         found = self._existing(config["name"])
         wanted = stream_config(config)
         self._refuse_overlap(wanted)
+        _refuse_policy(wanted, found.config)
         found.config = wanted
         return found.info()
 
@@ -444,15 +476,42 @@ class MemoryAdmin:
         self._broker._tell()
         return gone
 
+    async def reset_consumer(self, stream: str, durable: str, to: int | None = None) -> bool:
+        with contextlib.suppress(NotFound):
+            found, consumer = self._broker._find(stream, durable)
+            if to is None:
+                found.rewind(consumer)
+            else:
+                found.set_back(consumer, to)
+            self._broker._tell()
+            return True
+        return False
+
+    async def pause_consumer(self, stream: str, durable: str, until: datetime | None) -> bool:
+        with contextlib.suppress(NotFound):
+            _, consumer = self._broker._find(stream, durable)
+            consumer.config.pop("pause_until", None)
+            if until is not None and until > utc_now():
+                consumer.config["pause_until"] = h.format_time(until)
+            self._broker._tell()
+            return True
+        return False
+
     # ------------------------------------------------------------------ messages
 
     async def get(self, stream: str, stream_seq: int) -> StoredMessage | None:
         found = self._streams.get(stream)
-        return None if found is None else found.messages.get(stream_seq)
+        if found is None:
+            return None
+        found.send(utc_now())
+        return found.messages.get(stream_seq)
 
     async def delete_message(self, stream: str, stream_seq: int) -> bool:
         found = self._streams.get(stream)
-        return found is not None and found.remove(stream_seq)
+        if found is None:
+            return False
+        found.send(utc_now())
+        return found.remove(stream_seq)
 
     async def read(
         self,
@@ -467,6 +526,7 @@ class MemoryAdmin:
         found = self._streams.get(stream)
         if found is None:
             raise NotFound(f"there is no stream {stream}")
+        found.send(utc_now())
         for seq, stored in tuple(found.messages.items()):
             subject = stored.message.subject
             if from_seq is not None and seq < from_seq:
@@ -490,3 +550,15 @@ class MemoryAdmin:
     ) -> int:
         found = self.read(stream, filter_subjects=filter_subjects, from_seq=from_seq)
         return len([stored async for stored in found])
+
+
+def _refuse_policy(wanted: JSON, known: JSON | None = None) -> None:
+    """What a stream that sends later may not be."""
+    later = bool(wanted.get("allow_msg_schedules"))
+    why = ""
+    if later and wanted["discard"] == "new":
+        why = "message scheduling cannot use discard new"
+    if known is not None and known.get("allow_msg_schedules") and not later:
+        why = "message schedules can not be disabled"
+    if why:
+        raise api.api_error(why, code=500, err_code=api.STREAM_INVALID)

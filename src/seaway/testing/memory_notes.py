@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -16,27 +17,34 @@ class MemoryNotes:
         self._log: list[LogEntry] = []
         self._places: dict[tuple[str, str], KnownPlace] = {}
 
-    async def note(self, *entries: LogEntry) -> None:
+    async def note(self, *entries: LogEntry, seen: bool = False) -> None:
         """Add entries to the log."""
         now = datetime.now(UTC)
+        seen_at = now if seen else None
         for one in entries:
-            self._log.append(replace(one, entry=len(self._log) + 1, noted_at=now, seen_at=None))
+            entry = len(self._log) + 1
+            self._log.append(replace(one, entry=entry, noted_at=now, seen_at=seen_at))
 
     async def log(
         self,
         *,
         action: str | None = None,
+        actions: Collection[str] | None = None,
         unseen: bool = False,
         entry: int | None = None,
+        naming: str | None = None,
         limit: int = 100,
     ) -> Sequence[LogEntry]:
         """Entries of the log, the newest first."""
+        named = "" if naming is None else json.dumps(naming)
         return [
             one
             for one in reversed(self._log)
             if action in (None, one.action)
+            and (actions is None or one.action in actions)
             and entry in (None, one.entry)
             and not (unseen and one.seen_at)
+            and named in json.dumps(dict(one.detail))
         ][:limit]
 
     async def unseen(self) -> Sequence[Unseen]:

@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 
 from seaway import headers as h
 from seaway.brokers.jetstream.api import (
+    BAD_TARGET,
+    SCHEDULES_DISABLED,
     STREAM_FULL,
     TOO_LARGE,
     consumer_info,
@@ -100,6 +102,12 @@ class MemoryConsumer:
         """Whether one subscription at a time is given messages."""
         return bool(self.config.get("priority_policy") == "pinned_client")
 
+    @property
+    def paused(self) -> bool:
+        """Whether it gives nothing out now."""
+        until = self.config.get("pause_until")
+        return until is not None and h.parse_time(until) > utc_now()
+
     def takes(self, subject: str) -> bool:
         """Whether its filters let this subject through."""
         one = self.config.get("filter_subject")
@@ -126,6 +134,8 @@ class MemoryStream:
     messages: dict[int, StoredMessage] = field(default_factory=dict)
     ids: dict[str, tuple[int, datetime]] = field(default_factory=dict)
     consumers: dict[str, MemoryConsumer] = field(default_factory=dict)
+    later: dict[int, datetime] = field(default_factory=dict)
+    """What is to be sent, by sequence, and when."""
 
     @property
     def name(self) -> str:
@@ -173,6 +183,37 @@ class MemoryStream:
             self.remove(self.first_seq)
         return Stored(seq)
 
+    def schedule(self, message: Message, at: datetime, subject: str) -> Stored | Refused:
+        """Take the message in, to be sent at that time, in place of what lies under ``subject``."""
+        if not self.config.get("allow_msg_schedules"):
+            return refused("message schedules is disabled", code=400, err_code=SCHEDULES_DISABLED)
+        if not self.takes(message.subject):
+            return refused("message schedules target is invalid", code=400, err_code=BAD_TARGET)
+        own = {h.SCHEDULE: h.format_schedule(at), h.SCHEDULE_TARGET: message.subject}
+        stored = self.store(Message(subject, message.payload, {**message.headers, **own}))
+        if isinstance(stored, Stored) and not stored.duplicate:
+            for seq in [seq for seq in self.later if self._lies_under(seq, subject)]:
+                self.remove(seq)
+            self.later[stored.stream_seq] = at
+        return stored
+
+    def _lies_under(self, seq: int, subject: str) -> bool:
+        return self.messages[seq].message.subject == subject
+
+    def send(self, now: datetime) -> None:
+        """Send what is due, as far as there is room."""
+        for seq in sorted(seq for seq, at in self.later.items() if at <= now):
+            waiting = self.messages[seq].message
+            headers = {
+                name: value
+                for name, value in waiting.headers.items()
+                if name not in (h.MSG_ID, h.SCHEDULE, h.SCHEDULE_TARGET)
+            }
+            own = {"Nats-Scheduler": waiting.subject, "Nats-Schedule-Next": "purge"}
+            target = waiting.headers[h.SCHEDULE_TARGET]
+            if isinstance(self.store(Message(target, waiting.payload, {**headers, **own})), Stored):
+                self.remove(seq)
+
     def _of(self, subject: str) -> list[int]:
         """The sequences of a subject's messages, where their number is bounded."""
         if self.config["max_msgs_per_subject"] <= 0:
@@ -205,6 +246,7 @@ class MemoryStream:
         """Take a message out of the stream and of what its durables have out."""
         for consumer in self.consumers.values():
             consumer.out.pop(seq, None)
+        self.later.pop(seq, None)
         return self.messages.pop(seq, None) is not None
 
     def settle(self, consumer: MemoryConsumer, seq: int) -> None:
@@ -236,6 +278,7 @@ class MemoryStream:
         """As after a power failure: what came after that one was never stored."""
         self.messages = {seq: one for seq, one in self.messages.items() if seq <= last_seq}
         self.ids = {name: (seq, at) for name, (seq, at) in self.ids.items() if seq <= last_seq}
+        self.later = {seq: at for seq, at in self.later.items() if seq <= last_seq}
         self.last_seq = last_seq
 
     def pending(self, consumer: MemoryConsumer) -> list[int]:
@@ -271,6 +314,7 @@ class MemoryStream:
         answer = {
             "config": copy.deepcopy(self.config),
             "created": h.format_time(self.created),
+            "ts": h.format_time(utc_now()),
             "state": {
                 "messages": len(self.messages),
                 "bytes": self.size,
@@ -317,6 +361,7 @@ class MemoryStream:
             "num_redelivered": again,
             "num_waiting": consumer.waiting,
             "num_pending": len(self.pending(consumer)),
+            "paused": consumer.paused,
             "ts": h.format_time(utc_now()),
             **groups,
         }

@@ -73,7 +73,7 @@ class Rehearsal:
         headers: Mapping[str, str] | None = None,
         deliveries: int = 1,
         redriven: bool = False,
-        within: timedelta = timedelta(seconds=10),
+        within: timedelta = timedelta(seconds=30),
     ) -> None:
         """Give ``consumer``, by its durable's name, one message as its stream held it; return when
         it has been handled, its transaction committed.

@@ -63,6 +63,7 @@ STREAM: Sequence[Field] = (
     Field("deny_purge", cost="no_way_back", optional=True, left_out=False),
     Field("allow_rollup_hdrs", optional=True, left_out=False),
     Field("allow_atomic", since=(2, 12), exported=False),
+    Field("allow_msg_schedules", cost="no_way_back", since=(2, 12), exported=False),
 )
 CONSUMER: Sequence[Field] = (
     Field("name", cost="identity", exported=False),

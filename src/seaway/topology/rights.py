@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from seaway import naming
-from seaway.config import ConsumerSettings, Settings
+from seaway.config import ConsumerSettings, Settings, StreamSettings
 from seaway.contracts import Granted
 from seaway.errors import ConfigError
 from seaway.topology.shape import desired
@@ -40,17 +40,24 @@ class Rights:
 
 
 def rights(
-    settings: Settings, role: str, *, service: str | None = None, parking: bool = False
+    settings: Settings,
+    role: str,
+    *,
+    service: str | None = None,
+    parking: bool = False,
+    audit: bool = False,
 ) -> Rights:
     """The rights of ``role``; of its consumers, those of ``service`` alone where it is given.
 
-    ``parking``: its consumers are declared with ``on_failure="park"``, which the file does not say.
+    ``parking``: its consumers are declared with ``on_failure="park"``, or their handlers put events
+    off (``Retry(after=...)`` of a minute or more), which the file does not say.
+    ``audit``: its watcher compares what streams hold, as ``seaway serve --audit`` does.
     ``ConfigError`` for an unknown role, and for a service without a durable.
     """
     known = next((one for one in ROLES if one == role), None)
     if known is None:
         raise ConfigError(f"there is no role {role!r}", hint=f"one of {', '.join(ROLES)}")
-    needs = _Needs(settings, service, parking)
+    needs = _Needs(settings, service, parking, audit)
     publish = tuple(dict.fromkeys(needs.of(known)))
     if not publish:
         return Rights(known)
@@ -74,10 +81,11 @@ def lacking_rights(wanted: Rights, granted: Granted) -> list[str]:
 class _Needs:
     """What each role publishes, in the order of its work; some of it more than once."""
 
-    def __init__(self, settings: Settings, service: str | None, parking: bool) -> None:
+    def __init__(self, settings: Settings, service: str | None, parking: bool, audit: bool) -> None:
         self._settings = settings
         self._api = f"{settings.nats.api}."
         self._parking = parking
+        self._audit = audit
         self._streams = {stream.name: stream for stream in settings.streams}
         self._consumers = [
             one
@@ -101,7 +109,8 @@ class _Needs:
             "topology": self._topology,
         }
         parts = ("relay", "consumer", "sweeper") if role == "application" else (role,)
-        return [right for part in parts if part in work for right in work[part]()]
+        needed = [right for part in parts if part in work for right in work[part]()]
+        return [*needed, naming.OWN_RIGHTS] if needed else []
 
     def _read(self, stream: str, reader: str) -> Iterable[str]:
         yield f"{self._api}STREAM.INFO.{stream}"
@@ -154,6 +163,7 @@ class _Needs:
         if self._parking:
             yield from self._read(queue, durable)
             yield naming.redrive_filter(context, durable)
+            yield naming.later_filter(context, durable)
             yield f"{self._api}STREAM.MSG.DELETE.{queue}"
 
     def _sweeper(self) -> Iterable[str]:
@@ -185,15 +195,34 @@ class _Needs:
             yield from self._read(queue, naming.OPERATOR)
             yield f"{self._api}STREAM.MSG.GET.{queue}"
             yield f"{self._api}STREAM.MSG.DELETE.{queue}"
+            # What was discarded is brought back, and what has neither effect nor letter gets one.
+            yield naming.dlq_filter(stream.context)
             # A letter by reference; a replay; a redrive to all.
             yield f"{self._api}STREAM.MSG.GET.{stream.name}"
             yield from self._read(stream.name, naming.OPERATOR)
             yield naming.events_filter(stream.context)
+            # What became of events, and whether all are there.
+            yield from self._compare(stream, naming.OPERATOR)
+            # What waits for its time: listed, and cancelled, which makes it a letter.
+            redrives = naming.redrive_stream(stream.context)
+            yield from self._read(redrives, naming.OPERATOR)
+            yield f"{self._api}STREAM.MSG.DELETE.{redrives}"
+            yield naming.dlq_filter(stream.context)
         for consumer in self._consumers:
             context = naming.stream_context(consumer.stream)
             redrives = naming.redrive_stream(context)
             yield f"{self._api}CONSUMER.INFO.{redrives}.{consumer.durable}"
             yield naming.redrive_filter(context, consumer.durable)
+            yield f"{self._api}CONSUMER.RESET.{consumer.stream}.{consumer.durable}"
+            yield f"{self._api}CONSUMER.PAUSE.{consumer.stream}.{consumer.durable}"
+            yield f"{self._api}CONSUMER.PAUSE.{redrives}.{consumer.durable}"
+            yield naming.later_filter(context, consumer.durable)
+
+    def _compare(self, stream: StreamSettings, reader: str) -> Iterable[str]:
+        yield f"{self._api}CONSUMER.LIST.{stream.name}"
+        yield f"{self._api}CONSUMER.INFO.{stream.name}.*"
+        yield f"{self._api}STREAM.MSG.GET.{stream.name}"
+        yield from self._read(naming.redrive_stream(stream.context), reader)
 
     def _watcher(self) -> Iterable[str]:
         for stream in desired(self._settings).streams:
@@ -204,6 +233,8 @@ class _Needs:
                 yield from self._read(stream, naming.WATCHER)
         for found in self._settings.streams:
             yield f"{self._api}STREAM.MSG.GET.{naming.dlq_stream(found.context)}"
+            if self._audit:
+                yield from self._compare(found, naming.WATCHER)
 
     def _topology(self) -> Iterable[str]:
         wanted = desired(self._settings)

@@ -46,7 +46,7 @@ _EXCLUSIVE: JSON = {
 }
 _SHARED: JSON = {"priority_policy": "none", "priority_groups": [], "priority_timeout": 0}
 
-_NICE_TO_HAVE = frozenset({"allow_atomic", "metadata"})
+_NICE_TO_HAVE = frozenset({"allow_atomic", "allow_msg_schedules", "metadata"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,11 @@ def _redrives(stream: StreamSettings) -> JSON:
         "subjects": [naming.redrive_filter(stream.context)],
         "retention": "workqueue",
         **_unlimited(stream),
+        "allow_msg_schedules": True,
+        # A server that sends later takes no other. It drops nothing while there is no limit.
+        "discard": "old",
+        "max_msgs": UNLIMITED,
+        "max_msgs_per_subject": UNLIMITED,
     }
 
 
@@ -226,6 +231,8 @@ def _known(release: tuple[int, ...], config: JSON, title: str) -> JSON:
     for name, one in FIELDS.items():
         if not release or release >= one.since or name not in known:
             continue
+        if name == "allow_msg_schedules":
+            known["discard"] = "new"
         if name not in _NICE_TO_HAVE and not absent(known[name]):
             asked = "exclusive: true" if one.setting == "exclusive" else name
             raise ConfigError(

@@ -30,7 +30,8 @@ class JetStreamBroker:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.admin = JetStreamAdmin(connection)
-        self.publish = Publisher(connection).publish
+        publisher = Publisher(connection)
+        self.publish, self.schedule = publisher.publish, publisher.schedule
 
     @property
     def epoch(self) -> int:

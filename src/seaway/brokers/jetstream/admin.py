@@ -16,6 +16,7 @@ from seaway.brokers.jetstream.reading import Reader
 from seaway.brokers.jetstream.wire import headers, subject_text
 from seaway.contracts import (
     JSON,
+    REWINDS_SINCE,
     ConsumerInfo,
     Granted,
     Message,
@@ -23,11 +24,8 @@ from seaway.contracts import (
     StoredMessage,
     StreamInfo,
 )
-from seaway.errors import BrokerUnavailable, NotFound
-from seaway.naming import OPERATOR, covers
-
-_WHO_AM_I = "$SYS.REQ.USER.INFO"
-"""Answered since nats-server 2.10; no role's list has it, since no work needs it."""
+from seaway.errors import ApiError, BrokerUnavailable, CannotRewind, NotFound
+from seaway.naming import OPERATOR, OWN_RIGHTS, covers
 
 
 class JetStreamAdmin:
@@ -41,7 +39,7 @@ class JetStreamAdmin:
         return self._connection.server_info()
 
     async def granted(self) -> Granted:
-        answer = await self._connection.request(_WHO_AM_I)
+        answer = await self._connection.request(OWN_RIGHTS)
         try:
             if answer.status == "503":
                 raise ValueError("nobody answers")
@@ -53,7 +51,7 @@ class JetStreamAdmin:
                 for how in ("allow", "deny")
             }
         except (ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-            raise BrokerUnavailable(f"{_WHO_AM_I}: the server does not say it: {error}") from error
+            raise BrokerUnavailable(f"{OWN_RIGHTS}: the server does not say it: {error}") from error
         return Granted(
             publish=lists["publish", "allow"] or None,
             subscribe=lists["subscribe", "allow"] or None,
@@ -98,6 +96,26 @@ class JetStreamAdmin:
 
     async def delete_consumer(self, stream: str, durable: str) -> bool:
         return await self._api.find("CONSUMER.DELETE", stream, durable) is not None
+
+    async def reset_consumer(self, stream: str, durable: str, to: int | None = None) -> bool:
+        server = self._connection.server_info()
+        if () < server.release < REWINDS_SINCE and not server.elsewhere:
+            raise CannotRewind(
+                f"nats-server {server.version} cannot do it: upgrade to 2.14 or newer"
+            )
+        # Of a durable that it does not know a server says nothing.
+        if await self.consumer(stream, durable) is None:
+            return False
+        body: JSON | None = None if to is None else {"seq": to}
+        try:
+            await self._api.call(f"CONSUMER.RESET.{stream}.{durable}", body)
+        except ApiError as error:
+            raise CannotRewind(str(error)) from error
+        return True
+
+    async def pause_consumer(self, stream: str, durable: str, until: datetime | None) -> bool:
+        body = {} if until is None else {"pause_until": h.format_time(until)}
+        return await self._api.find("CONSUMER.PAUSE", stream, durable, body=body) is not None
 
     async def _write_consumer(self, stream: str, config: JSON, action: str) -> ConsumerInfo:
         name = config.get("durable_name") or config["name"]
@@ -146,8 +164,9 @@ class JetStreamAdmin:
         if info.retention == "workqueue":
             # A work queue admits no second reader (err_code 10084): look at each message instead.
             next_seq = from_seq or 1
+            wanted = filter_subjects[0] if len(filter_subjects) == 1 else ">"
             while next_seq <= last_seq:
-                found = await self._get(stream, {"seq": next_seq, "next_by_subj": ">"})
+                found = await self._get(stream, {"seq": next_seq, "next_by_subj": wanted})
                 if found is None or found.stream_seq > last_seq:
                     return
                 next_seq, subject = found.stream_seq + 1, found.message.subject

@@ -39,12 +39,15 @@ CONSUMER_CREATE_FAILED = 10012
 CONSUMER_NAME_IN_USE = 10013
 CONSUMER_EXISTS = 10148
 CONSUMER_DOES_NOT_EXIST = 10149
+STREAM_INVALID = 10052
 STREAM_EXISTS = 10058
 STREAM_NOT_FOUND = 10059
 SUBJECTS_OVERLAP = 10065
 STREAM_FULL = 10077
 TOO_LARGE = 10054
 ATOMIC_DISABLED = 10174
+SCHEDULES_DISABLED = 10188
+BAD_TARGET = 10190
 
 _NOT_THERE = frozenset({STREAM_NOT_FOUND, 10014, 10037, 10057, 10043})
 """The stream, the consumer, the message; the last two when it is to be deleted."""
@@ -261,6 +264,9 @@ def stream_info(answer: JSON) -> StreamInfo:
         domain=info.text("domain", "") or None,
         subject_messages=state.mapping("subjects", int),
         metadata=config.mapping("metadata", str),
+        schedules=config.flag("allow_msg_schedules"),
+        max_age=config.span("max_age", timedelta()) or None,
+        asked_at=info.time("ts"),
         document={name: value for name, value in answer.items() if name not in _PAGING},
     )
 

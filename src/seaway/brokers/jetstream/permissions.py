@@ -53,6 +53,8 @@ def right_to(subject: str, *, inbox: str, api: str = OWN_API) -> str:
     if subject.startswith("$") or len(tokens) == 1:
         return subject
     kept = {"event": 2, "dlq": 2, "redrive": 3}.get(tokens[1], 1)
+    if tokens[1:3] == ["redrive", "later"]:
+        kept = 4
     return ".".join((*tokens[: min(kept, len(tokens) - 1)], ">"))
 
 

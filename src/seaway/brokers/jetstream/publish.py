@@ -36,7 +36,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from seaway.brokers.jetstream import wire
@@ -115,6 +115,31 @@ class Publisher:
                 if isinstance(outcome, Stored):
                     denials.answered(message.subject)
         return cut.outcomes
+
+    async def schedule(
+        self, stream: str, message: Message, *, at: datetime, subject: str, timeout: timedelta
+    ) -> PublishOutcome:
+        """See ``contracts.Broker.schedule``."""
+        connection = self._connection
+        try:
+            prepared = wire.later(message, at=at, subject=subject)
+        except ConfigError as error:
+            return refused(str(error), code=400, err_code=0)
+        limit = connection.server_info().max_payload_bytes
+        if prepared.size > limit:
+            words = f"more than the server's max_payload of {limit} bytes: {prepared.size}"
+            return refused(words, code=400, err_code=TOO_LARGE)
+        with connection.ask(1, lambda denial: denial.subject == subject) as asked:
+            frame = wire.single(prepared, asked.replies[0].encode())
+            if not await connection.send([frame], timeout=timeout):
+                return unheard(str(connection.away()))
+            [answer] = await asked.answers(timeout=timeout, asked=1)
+        if asked.denied is not None:
+            return denied(subject)
+        outcome = classify(answer, connection.settings.jetstream_domain)
+        if isinstance(outcome, Stored):
+            connection.denials.answered(subject)
+        return outcome
 
     async def _one_by_one(
         self, stream: str, cut: Cut, piece: Piece, timeout: timedelta, epoch: int | None

@@ -74,6 +74,15 @@ def prepare(message: Message) -> Prepared:
     return Prepared(_subject(message.subject), lines, payload, block + len(payload))
 
 
+def later(message: Message, *, at: datetime, subject: str) -> Prepared:
+    """``message``, to lie under ``subject`` until the server sends it at ``at``."""
+    sent = prepare(message)
+    own = f"{h.SCHEDULE}: {h.format_schedule(at)}\r\n{h.SCHEDULE_TARGET}: ".encode()
+    lines = b"%b%b%b\r\n" % (sent.lines, own, sent.subject)
+    size = len(lines) + _BLOCK_BYTES + len(sent.payload)
+    return Prepared(_subject(subject), lines, sent.payload, size)
+
+
 def single(message: Prepared, reply: bytes = b"") -> bytes:
     """One frame. ``reply``: where the acknowledgement goes, of at most 200 bytes."""
     subject, lines, payload, _ = message

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from seaway.cli import printing
 from seaway.cli.dlq.reporting import event_name
 from seaway.cli.printing import Column, print_json, print_list
+from seaway.dead_letters.cause import Cause
 from seaway.mending import Group
 from seaway.words import counted
 
@@ -18,7 +19,7 @@ COLUMNS: Sequence[Column[Group]] = (
     Column("LAST", lambda one: f"{one.last:%Y-%m-%d %H:%M:%S}", rank=3),
     Column("CONSUMERS", lambda one: "\n".join(_consumers(one)), rank=4),
     Column("FIRST", lambda one: f"{one.first:%Y-%m-%d %H:%M:%S}", rank=5),
-    Column("ERROR", lambda one: _what(one), words=True),
+    Column("ERROR", lambda one: what(one.cause), words=True),
 )
 
 
@@ -37,11 +38,11 @@ def show(groups: Sequence[Group], *, limit: int, wide: bool, as_json: bool) -> N
     printing.note(f"{counted(letters, 'letter')}, {counted(len(groups), 'cause')}{more}.")
 
 
-def _what(group: Group) -> str:
-    error = group.cause.error
-    if group.cause.place:
-        return f"{error.rpartition('.')[2]}\n{group.cause.where}"
-    return error
+def what(cause: Cause) -> str:
+    """The error of a cause, and where it was."""
+    if not cause.place:
+        return cause.error
+    return f"{cause.error.rpartition('.')[2]}\n{cause.where}"
 
 
 def _consumers(group: Group) -> Sequence[str]:

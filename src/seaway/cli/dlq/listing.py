@@ -12,7 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from seaway.cli import printing, session
-from seaway.cli.dlq import causes, options
+from seaway.cli.dlq import causes, later, options
+from seaway.cli.dlq.discarding import list_discarded
+from seaway.cli.dlq.mending import print_differences
 from seaway.cli.dlq.reporting import event_name
 from seaway.cli.printing import (
     Column,
@@ -25,7 +27,7 @@ from seaway.cli.printing import (
 )
 from seaway.contracts import Message
 from seaway.dead_letters import Letter, Selection
-from seaway.errors import ConfigError, NotFound
+from seaway.errors import ConfigError, NotFound, SeawayError
 from seaway.mending import Page
 from seaway.words import counted
 
@@ -50,6 +52,10 @@ async def list_letters(
     wide: Annotated[
         bool, typer.Option("--wide", help="All columns, however wide; counts who waits behind.")
     ] = False,
+    scheduled: Annotated[
+        bool, typer.Option("--scheduled", help="What is sent later, the next one first.")
+    ] = False,
+    discarded: options.Discarded = False,
     as_json: Json = False,
 ) -> None:
     """List dead letters page by page, or by their cause."""
@@ -57,7 +63,13 @@ async def list_letters(
         raise ConfigError(f"--sort {sort!r} is neither {OLDEST} nor {NEWEST}")
     if group and after is not None:
         raise ConfigError("--after is for a list of letters", hint="leave out --group")
+    if discarded:
+        await list_discarded(ctx, selected, limit=limit, as_json=as_json)
+        return
     async with options.opened(ctx) as queue:
+        if scheduled:
+            await later.print_scheduled(queue, selected, limit, as_json)
+            return
         if group:
             with progress("grouping", await queue.held()) as advance:
                 groups = await queue.causes(selected, advance=advance)
@@ -124,8 +136,12 @@ async def show(
             event = await queue.event(letter)
         except (NotFound, ConfigError) as error:
             gone = str(error)
+        written = None
+        if letter.mended_from:
+            with contextlib.suppress(SeawayError):  # Not everybody may read events.
+                written = await queue.as_written(letter)
     if as_json:
-        print_json(_details(letter, event, gone))
+        print_json(_details(letter, event, gone) | _mended_json(letter, written))
         return
     for name, value in letter.summary().items():
         typer.echo(printable(f"{name + ':':<12} {value}"))
@@ -142,6 +158,38 @@ async def show(
         typer.echo("\nstack:\n" + re.sub("^", "  ", printable(letter.stack), flags=re.M))
     body, why = event.payload, gone if letter.by_reference else ""
     typer.echo(f"\npayload ({counted(len(body), 'byte')}):\n" + printable(why or _shown(body)))
+    if letter.mended_from:
+        _show_mended(letter, event, written)
+
+
+def _show_mended(letter: Letter, event: Message, written: Message | None) -> None:
+    """What a redrive had changed, for as long as the event is there as it was written."""
+    from seaway.mending.differences import differences
+
+    typer.echo(printable(f"\nmended: the event lies in {_place(letter)} as it was written"))
+    typer.echo(printable(f"  its payload was {letter.mended_from}"))
+    if written is None:
+        typer.echo("  it cannot be had: it is not there any more, or you may not read it")
+        return
+    was = Message(event.subject, written.payload, event.headers)
+    print_differences(differences(was, event), indent="  ")
+
+
+def _mended_json(letter: Letter, written: Message | None) -> dict[str, Any]:
+    if not letter.mended_from:
+        return {}
+    was = {} if written is None else {"payload_base64": _base64(written.payload)}
+    return {"mended": {"from": letter.mended_from, "event_place": _place(letter), **was}}
+
+
+def _place(letter: Letter) -> str:
+    return (
+        "nobody knows where" if letter.event_place is None else "{}:{}".format(*letter.event_place)
+    )
+
+
+def _base64(payload: bytes) -> str:
+    return base64.b64encode(payload).decode()
 
 
 def _shown(payload: bytes) -> str:
@@ -159,7 +207,7 @@ def _details(letter: Letter, event: Message, gone: str) -> dict[str, Any]:
     details = letter.summary() | {
         "headers": {**event.headers, **letter.stored.message.headers},
         "stack": letter.stack,
-        "payload_base64": base64.b64encode(event.payload).decode(),
+        "payload_base64": _base64(event.payload),
     }
     if gone:
         details["gone"] = gone

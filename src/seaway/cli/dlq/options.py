@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
 from seaway.cli import session
-from seaway.contracts import DeadLetterReason
+from seaway.contracts import DeadLetterReason, Store
 from seaway.dead_letters import DeadLetters, Letter, Selection
 from seaway.dead_letters.letter import FOREIGN
 from seaway.errors import ConfigError, NotFound
@@ -49,6 +49,13 @@ Where = Annotated[
 Since = Annotated[str | None, typer.Option(help="Failed since: a time, or an age like 2h.")]
 Until = Annotated[str | None, typer.Option(help="Failed before: a time, or an age.")]
 All = Annotated[bool, typer.Option("--all", help="Every letter.")]
+Discarded = Annotated[
+    bool, typer.Option("--discarded", help="Those that `restore` brings back, newest first.")
+]
+By = Annotated[
+    str | None, typer.Option(help="Who is noted to have done it. Default: you, as USER@HOST.")
+]
+Why = Annotated[str, typer.Option(help="Why it is done, for whoever reads that later.")]
 
 
 def selection(
@@ -108,10 +115,18 @@ def selecting(
 
 @asynccontextmanager
 async def opened(ctx: typer.Context) -> AsyncIterator[Mending]:
-    """The queues of these settings."""
+    """The queues of these settings; their database is opened when something asks for it."""
     configured = session.settings(ctx)
-    async with session.open_server(configured) as broker:
-        yield Mending.configured(broker, configured)
+    async with AsyncExitStack() as stack:
+        broker = await stack.enter_async_context(session.open_server(configured))
+        stores: list[Store] = []
+
+        async def open_once() -> Store:
+            if not stores:
+                stores.append(await stack.enter_async_context(session.open_database(ctx)))
+            return stores[0]
+
+        yield Mending.configured(broker, configured, open_once)
 
 
 async def chosen(letters: DeadLetters, wanted: Selection, everything: bool) -> Sequence[Letter]:

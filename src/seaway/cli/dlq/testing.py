@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from seaway.cli import printing, session
 from seaway.cli.dlq import options
-from seaway.errors import ConfigError, SeawayError
+from seaway.errors import ConfigError
 
 
 @session.runs
@@ -48,16 +47,10 @@ async def as_test(
             "whose handler failed is not said", hint="name the application: --app module:app"
         )
     app = load_application(application, flags, required=False)
-    async with AsyncExitStack() as stack:
-        letters = await stack.enter_async_context(options.opened(ctx))
-        letter = await letters.get(letter_id, consumer=consumer)
-        history = None
-        try:
-            history = await stack.enter_async_context(session.open_database(ctx))
-        except SeawayError as error:
-            printing.note(f"The database was not asked: {error}")
+    async with options.opened(ctx) as letters:
         letters.application = app
-        made = await letters.as_test(letter, redact=redact or (), app=application, history=history)
+        letter = await letters.get(letter_id, consumer=consumer)
+        made = await letters.as_test(letter, redact=redact or (), app=application)
     for note in made.notes:
         printing.note(note)
     if output is None:

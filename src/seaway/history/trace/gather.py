@@ -12,12 +12,13 @@ from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
+from seaway import headers as h
 from seaway import naming
 from seaway.config import Settings
 from seaway.contracts import Broker, Kept, StoredMessage
 from seaway.errors import SeawayError
-from seaway.headers import format_time
-from seaway.history.trace.values import Member, Trace, time_of
+from seaway.headers import SCHEDULE_TARGET
+from seaway.history.trace.values import Member, Search, Trace, time_of
 from seaway.history.trace.weave import Known, woven
 from seaway.monitor import Database, Station
 
@@ -30,6 +31,7 @@ READ = 500_000
 """Headers of one stream."""
 _PAGE, _BATCH, _SINGLE = 5000, 1000, 300
 _BEFORE = timedelta(seconds=5)
+_NO_TIME = "of when is not known: the id says no time, and nothing else knows it"
 
 
 class Tracer:
@@ -89,6 +91,8 @@ class Tracer:
         if (stored := await self._asked(found, self._server, get)) is not None:
             found.wanted = stored.event_id
             self._take(found, stored)
+        elif self._server.what not in found.away:
+            found.notes.append(f"{stream} holds nothing in its place {number}")
 
     async def _rows(self, found: Trace, event_ids: Sequence[str]) -> None:
         for name, station in self._databases:
@@ -139,17 +143,23 @@ class Tracer:
                 await self._asked(found, station, ask, name)
                 if name in found.away:
                     break
-        if not found.members and found.wanted in self._known.rows:
+        known = self._known.rows.keys() | self._known.decided.keys()
+        if not found.members and found.wanted in known:
             found.members[found.wanted] = Member(found.wanted, correlation_id=found.wanted)
 
     # ------------------------------------------------------------------- the server
 
     async def _streams(self, found: Trace) -> None:
+        found.unsearched.clear()
         for settings in self._settings.streams:
-            await self._events(found, settings.name)
             context = settings.context
-            for queue in (naming.dlq_stream(context), naming.redrive_stream(context)):
+            queues = naming.dlq_stream(context), naming.redrive_stream(context)
+            await self._events(found, settings.name)
+            for queue in queues:
                 await self._read(found, queue, None, None)
+            for stream in (settings.name, *queues):
+                if stream not in found.streams:
+                    found.unsearched.setdefault(stream, f"{self._server.what} was not reached")
 
     async def _events(self, found: Trace, stream: str) -> None:
         """Around each known time, as far as that was not read yet; then the places that are known
@@ -159,6 +169,8 @@ class Tracer:
             times = sorted(_times(found, self._known))
             window = next((t for t in times if begun is None or t > begun), None)
             if window is None:
+                if begun is None:
+                    found.unsearched[stream] = _NO_TIME
                 break
             begun = await self._read(found, stream, window - _BEFORE, window + self._window)
             if self._server.what in found.away or begun is None:
@@ -188,6 +200,7 @@ class Tracer:
 
             async def page(broker: Broker, from_seq: int | None = from_seq) -> list[StoredMessage]:
                 if await broker.admin.stream(stream) is None:
+                    found.unsearched[stream] = "there is no such stream"
                     return []
                 begin = since if from_seq is None else None
                 got = []
@@ -205,12 +218,16 @@ class Tracer:
             for stored in got or ():
                 if until is None or stored.stored_at <= until:
                     self._take(found, stored)
-            self._advance(len(got or ()))
-            read = self._known.read[stream] = self._known.read.get(stream, 0) + len(got or ())
+            if got is None or stream in found.unsearched:
+                return None
+            self._advance(len(got))
+            search = found.streams.setdefault(stream, Search(since=since))
+            search.headers, search.until = search.headers + len(got), until
             if not got or len(got) < _PAGE or (until and got[-1].stored_at > until):
                 return until
-            if read >= READ:
-                last = format_time(got[-1].stored_at)
+            search.until = got[-1].stored_at
+            if search.headers >= READ:
+                last = h.format_time(search.until)
                 found.notes.append(f"{stream} was read up to {last} and no further: {READ} headers")
                 return None
             from_seq = got[-1].stream_seq + 1
@@ -226,6 +243,8 @@ class Tracer:
         if kind == "dlq":
             context = naming.stream_context(stored.stream)
             made.subject = stored.message.subject.removeprefix(f"{context}.dlq.")
+        elif target := stored.message.headers.get(SCHEDULE_TARGET):
+            made.subject = naming.original_subject(target)
         if (member := self._member(found, event_id, made)) is None:
             return
         if kind == "dlq":
@@ -235,6 +254,9 @@ class Tracer:
         else:
             member.places.setdefault(stored.stream, stored.stream_seq)
             self._known.stored[stored.place] = stored.stored_at, event_id
+            was = stored.message.headers.get(h.HEALED, "")
+            if was.isdecimal() and len(was) < 20:
+                self._known.healed_from[stored.place] = int(was)
             self._known.copies.setdefault(event_id, set()).add(stored.place)
 
     def _member(self, found: Trace, event_id: str, made: Member) -> Member | None:

@@ -7,17 +7,18 @@ width, places down are pixels, so that letters keep their size.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from xml.sax.saxutils import escape
 
-from seaway.history.trace.text import clock, span
+from seaway.history.trace.text import clock, span, unreached
 from seaway.history.trace.tree import Row, rows
-from seaway.history.trace.values import BAD, OPEN, Trace
+from seaway.history.trace.values import BAD, OPEN, PUBLISHED, WAS_LETTER, Trace
 from seaway.words import counted
 
 LANES = 6
 _OTHERS = "others"
-_TOLD = 46
+_TOLD = 54
 _TOP, _ROW = 104, 24
 
 _STYLE = """
@@ -35,7 +36,9 @@ font:13px ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 .event{stroke:var(--event);stroke-width:1.8}.wait{stroke:var(--event);stroke-width:6;
 stroke-linecap:round;opacity:.35}.cause{stroke:var(--dim);stroke-width:1.2;stroke-dasharray:3 4}
 .f-event{fill:var(--event)}.f-good{fill:var(--good)}.f-bad{fill:var(--bad)}.f-open{fill:var(--open)}
+.f-past{fill:var(--bg);stroke:var(--bad);stroke-width:2}.s-past{stroke:var(--bad)}
 .s-good{stroke:var(--good)}.s-bad{stroke:var(--bad)}.s-open{stroke:var(--open)}
+.stay{stroke-width:1.8;stroke-dasharray:2 3}.told{font-size:12px}
 .many{stroke-width:5}@media (max-width:600px){.wide{display:none}}
 """
 
@@ -59,8 +62,7 @@ class _Drawing:
         for row in self._rows:
             self._block(row)
         bottom = self._y + 6
-        foot = [*self._trace.notes, *(f"not asked: {n}: {w}" for n, w in self._trace.away.items())]
-        for line in foot:
+        for line in (*self._trace.notes, *unreached(self._trace)):
             self._y += 20
             self._say("12", self._y, _cut(line, 110), "f-open")
         height = self._y + 44
@@ -130,23 +132,29 @@ class _Drawing:
         self._say("12", self._y, _cut(one.event_id, 36), "dim mono halo")
         if one.flaw:
             self._y += 17
-            self._say("12", self._y, _cut(one.flaw, _TOLD + 8), "f-open halo")
+            self._say("12", self._y, _cut(one.flaw, _TOLD), "f-open halo")
         start: int | None = None
         there: int | None = None
+        before: dict[str, int] = {}
         for step in one.steps:
             self._y += _ROW
             kind = _kind(step.what)
             title = f"{step.what} {step.where} {clock(step.at)} {span(step.took)} {step.detail}"
             if "__" in step.where:
                 to = self._lane(step.where.partition("__")[0])
-                self._arrow(lane, there or start or self._y, to, self._y, kind, title)
+                if (above := before.get(step.where)) is not None:
+                    self._line(f"stay s-{kind}", to, above, to, self._y)
+                    self._dot(to, self._y, kind, title)
+                else:
+                    self._arrow(lane, there or start or self._y, to, self._y, kind, title)
+                before[step.where] = self._y
             else:
                 if start is None and one.parent in self._published:
                     self._cause(one.parent or "", lane)
                 if start is not None:
                     self._line("wait", lane, start, lane, self._y)
                 self._dot(lane, self._y, kind if kind != "good" else "event", title)
-                if "publ" in step.what or step.what == "healed":
+                if step.what in PUBLISHED:
                     there = self._y
                     self._published[one.event_id] = lane, self._y
                 start = self._y
@@ -155,14 +163,13 @@ class _Drawing:
                 "100%",
                 self._y + 4,
                 told,
-                f"end halo {'dim' if kind == 'good' else 'f-' + kind}",
+                f"end halo {'dim' if kind in ('good', 'past') else 'f-' + kind}",
                 dx=-12,
             )
-            if step.detail and kind != "good":
-                self._y += 17
-                self._say(
-                    "12", self._y + 2, _cut(step.detail, _TOLD + 8), f"f-{kind} halo", step.detail
-                )
+            if step.detail and kind in ("bad", "open"):
+                for line in textwrap.wrap(step.detail, _TOLD, max_lines=2, placeholder=" …"):
+                    self._y += 17
+                    self._say("12", self._y + 2, line, f"f-{kind} told halo", step.detail)
 
     def _fold(self, row: Row, lane: str) -> None:
         self._y += _ROW
@@ -177,7 +184,7 @@ class _Drawing:
             self._say("100%", self._y + 4, f"{count} {state}", f"end halo f-{_kind(state)}", dx=-12)
         for subject, count in row.below.most_common(5):
             self._y += 18
-            self._say("12", self._y, _cut(f"led to {count} × {subject}", _TOLD + 8), "dim halo")
+            self._say("12", self._y, _cut(f"led to {count} × {subject}", _TOLD), "dim halo")
 
     # ------------------------------------------------------------------- shapes
 
@@ -239,6 +246,8 @@ def _durables(found: list[Row]) -> set[str]:
 def _kind(what: str) -> str:
     if what in BAD:
         return "bad"
+    if what == WAS_LETTER:
+        return "past"
     return "open" if what in OPEN else "good"
 
 

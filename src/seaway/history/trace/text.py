@@ -51,11 +51,36 @@ def lines(trace: Trace, *, everything: bool = False) -> Iterator[str]:
     if late:
         yield ""
         yield "! earlier than the step before it: the clocks of two stations differ"
-    if trace.notes or trace.away:
+    missing = list(unreached(trace))
+    if trace.notes or missing:
         yield ""
     yield from trace.notes
+    yield from missing
+
+
+def reached(trace: Trace) -> Iterator[str]:
+    """What was searched, how far, and what was not."""
+    for name, search in trace.streams.items():
+        told = counted(search.headers, "header")
+        if search.since is not None and search.until is not None:
+            told += (
+                f" of {search.since:%Y-%m-%d} {clock(search.since)} to {clock(search.until)} UTC"
+            )
+        yield f"searched: {name}, {told}"
+    if not trace.streams and not trace.unsearched:
+        yield "no stream was searched: the configuration names none"
+    yield from unreached(trace)
+
+
+def unreached(trace: Trace) -> Iterator[str]:
+    """Stations and streams of which nothing is known."""
     for name, why in trace.away.items():
         yield f"not asked: {name}: {why}"
+    reasons: dict[str, list[str]] = {}
+    for name, why in trace.unsearched.items():
+        reasons.setdefault(why, []).append(name)
+    for why, names in reasons.items():
+        yield f"not searched: {', '.join(names)}: {why}"
 
 
 def _row(row: Row, wanted: str) -> Iterator[str]:

@@ -12,8 +12,12 @@ from seaway import headers as h
 
 BAD = frozenset({"dead letter", "parked", "given up", "discarded", "lost"})
 """Steps that somebody has to look at."""
-OPEN = frozenset({"waits", "tried", "on its way", "redriven", "in the outbox"})
+OPEN = frozenset({"waits", "tried", "on its way", "redriven", "scheduled", "in the outbox"})
 """Steps after which something is still to come."""
+WAS_LETTER = "was a letter"
+"""And is none any more: redriven, discarded or made again, as the steps after it say."""
+PUBLISHED = frozenset({"published", "published again", "healed"})
+"""Steps by which an event came onto a stream."""
 
 
 @dataclass(slots=True)
@@ -88,10 +92,11 @@ class Member:
     def state(self) -> str:
         """In a word: what it came to."""
         whats = [one.what for one in self.steps]
-        for what in whats:
-            if what in BAD:
-                return what
-        return next((what for what in whats if what in OPEN), whats[-1] if whats else "unknown")
+        for some in (BAD, OPEN):
+            if found := [what for what in whats if what in some]:
+                return found[0]
+        consumed = [one.what for one in self.steps if "__" in one.where]
+        return (consumed or whats or ["unknown"])[-1]
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""
@@ -109,6 +114,24 @@ class Member:
 
 
 @dataclass(slots=True)
+class Search:
+    """How far a stream was searched: so many headers, of what was stored ``since`` and ``until``
+    then; ``None``: from its beginning, to its end."""
+
+    headers: int = 0
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "headers": self.headers,
+            "since": h.format_time(self.since) if self.since else None,
+            "until": h.format_time(self.until) if self.until else None,
+        }
+
+
+@dataclass(slots=True)
 class Trace:
     """What was found of ``wanted``, what was asked, and what could not be."""
 
@@ -116,8 +139,13 @@ class Trace:
     correlation_id: str = ""
     members: dict[str, Member] = field(default_factory=dict)
     searched: list[str] = field(default_factory=list)
+    """Stations that answered."""
     away: dict[str, str] = field(default_factory=dict)
     """Stations that could not be asked, and why."""
+    streams: dict[str, Search] = field(default_factory=dict)
+    """How far each was searched."""
+    unsearched: dict[str, str] = field(default_factory=dict)
+    """Streams that were not, and why."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -133,6 +161,8 @@ class Trace:
             "correlation_id": self.correlation_id,
             "searched": self.searched,
             "away": self.away,
+            "streams": {name: one.as_json() for name, one in self.streams.items()},
+            "unsearched": self.unsearched,
             "notes": self.notes,
         }
 

@@ -8,13 +8,32 @@ from datetime import datetime
 
 from seaway.contracts import ConsumerInfo, InboxRow, Kept, StoredMessage, Unhandled
 from seaway.contracts.outbox import GIVEN_UP
-from seaway.dead_letters.letter import read
-from seaway.history.trace.values import Member, Step, Trace, time_of
+from seaway.dead_letters.letter import Letter, read
+from seaway.headers import SCHEDULE, SCHEDULE_TARGET
+from seaway.history.trace.values import PUBLISHED, WAS_LETTER, Member, Step, Trace, time_of
 from seaway.naming import covers
 from seaway.waiting_events import Place
 
-_OF_LETTER = re.compile(r"(.*):[^:]+:\d+", re.DOTALL)
+_OF_LETTER = re.compile(r"(.*):([^:]+:\d+)", re.DOTALL)
 _DATABASE, _SERVER = "database", "server"
+_LOST = "its stream has lost that place"
+
+
+@dataclass(slots=True)
+class Decided:
+    """A message that was to become a letter: when, why, and when that was discarded."""
+
+    at: datetime | None = None
+    reason: str = ""
+    discarded: datetime | None = None
+
+    def take(self, what: str, at: datetime) -> None:
+        """What a row says: nothing, a reason, ``stored``, ``discarded``."""
+        if what == "discarded":
+            self.discarded = at
+        elif what != "stored":
+            self.at = at
+            self.reason = what or self.reason
 
 
 @dataclass(slots=True)
@@ -25,25 +44,35 @@ class Known:
     rows: dict[str, dict[str, datetime]] = field(default_factory=dict)
     unhandled: dict[str, list[Unhandled]] = field(default_factory=dict)
     stored: dict[Place, tuple[datetime, str]] = field(default_factory=dict)
+    healed_from: dict[Place, int] = field(default_factory=dict)
+    """Of what was published again: the place that it had on the same stream, and that was lost."""
     copies: dict[str, set[Place]] = field(default_factory=dict)
     gone: set[Place] = field(default_factory=set)
     letters: dict[str, dict[Place, StoredMessage]] = field(default_factory=dict)
     redrives: dict[str, dict[Place, StoredMessage]] = field(default_factory=dict)
     consumers: list[ConsumerInfo] = field(default_factory=list)
-    read: dict[str, int] = field(default_factory=dict)
+
+    decided: dict[str, dict[tuple[str, str], Decided]] = field(default_factory=dict)
+    """By event, and by durable and place: which of its messages were to become letters."""
 
     def row(self, row: InboxRow) -> None:
         """Take a row of an inbox."""
-        event_id = row.event_id
-        if " letters" in row.consumer and (found := _OF_LETTER.fullmatch(event_id)):
-            event_id = found[1]
-        self.rows.setdefault(event_id, {})[row.consumer] = row.at
+        durable, of_letter, what = row.consumer.partition(" letters")
+        if not of_letter:
+            self.rows.setdefault(row.event_id, {})[durable] = row.at
+        elif found := _OF_LETTER.fullmatch(row.event_id):
+            mine = self.decided.setdefault(found[1], {})
+            mine.setdefault((durable, found[2]), Decided()).take(what.strip(), row.at)
 
 
 def woven(found: Trace, known: Known) -> None:
     """Give each member its steps, its parent and how long each step took."""
     for member in found.members.values():
-        member.steps = [*_writing(member, known), *_consuming(member, known)]
+        steps = _writing(member, known)
+        # What a consumer did may lie before it was published again.
+        first = next((n for n, one in enumerate(steps) if one.what in PUBLISHED), len(steps)) + 1
+        later = sorted([*steps[first:], *_consuming(member, known)], key=_in_time)
+        member.steps = [*steps[:first], *later]
         cause = member.causation_id
         if cause == member.event_id:
             member.flaw = "it says that it caused itself"
@@ -87,7 +116,9 @@ def _writing(member: Member, known: Known) -> list[Step]:
             steps.append(Step("given up", row.sent_at, _DATABASE, detail=row.stream))
         elif row.stream_seq < GIVEN_UP:
             lost = f"{row.stream}:{-2 - row.stream_seq}"
-            steps.append(Step("lost", None, where=lost, detail="to be published again"))
+            steps.append(Step("published", row.sent_at, _DATABASE, lost))
+            detail = "its stream has lost it: the relay is to publish it again"
+            steps.append(Step("lost", None, where=lost, detail=detail))
     elif (made := time_of(member.event_id)) is not None:
         steps.append(Step("made", made, "its id"))
     for stream, seq in sorted(known.copies.get(member.event_id, ()), key=lambda p: known.stored[p]):
@@ -95,11 +126,17 @@ def _writing(member: Member, known: Known) -> list[Step]:
         again = "published again" if any(s.what == "published" for s in steps) else "published"
         if row is not None and row.healed_at and (row.stream, row.stream_seq) == (stream, seq):
             again = "healed"
+            if was := known.healed_from.get((stream, seq)):
+                before = f"{stream}:{was}"
+                if all(one.where != before for one in steps):
+                    steps.append(Step("published", row.sent_at, _DATABASE, before, _LOST))
         steps.append(Step(again, stored_at, _SERVER, f"{stream}:{seq}"))
     if row is not None and row.stream and row.stream_seq > 0:
         place = row.stream, row.stream_seq
         if place not in known.copies.get(member.event_id, ()):
             gone = "the stream holds it no more" if place in known.gone else "by the outbox's word"
+            if row.healed_at:
+                steps.append(Step("published", row.sent_at, _DATABASE, row.stream, _LOST))
             what = "healed" if row.healed_at else "published"
             at = row.healed_at or row.sent_at
             steps.append(Step(what, at, _DATABASE, f"{place[0]}:{place[1]}", gone))
@@ -108,47 +145,44 @@ def _writing(member: Member, known: Known) -> list[Step]:
 
 def _consuming(member: Member, known: Known) -> list[Step]:
     event_id, steps = member.event_id, list[Step]()
-    rows = known.rows.get(event_id, {})
-    lettered: set[str] = set()
+    effects = known.rows.get(event_id, {})
+    unhandled = known.unhandled.get(event_id, ())
+    behind = {one.consumer: one.behind for one in unhandled if one.waiting and one.behind}
+    told: set[tuple[str, str]] = set()
+    """Of which messages the letters are still there, by durable and place."""
+    going_on = set(effects)
+    """The durables of which more is known than that it became a letter."""
     for place, stored in known.letters.get(event_id, {}).items():
         letter = read(stored, bare=True)
-        lettered.add(letter.consumer)
-        kind = letter.error_type.rpartition(".")[2]
-        why = letter.problem or ": ".join(one for one in (kind, letter.error) if one)
-        tries = f"{letter.deliveries} deliveries" if letter.deliveries > 1 else ""
-        told = "; ".join(one for one in (f"{letter.reason}", tries, why) if one)
-        what = "waits" if letter.waits else "dead letter"
-        steps.append(
-            Step(
-                what, letter.failed_at, "consumer", letter.consumer, f"{place[0]}:{place[1]} {told}"
-            )
-        )
+        told.add((letter.consumer, f"{letter.stream}:{letter.stream_seq}"))
+        going_on.add(letter.consumer)
+        steps.append(_letter(letter, f"{place[0]}:{place[1]}", behind.get(letter.consumer)))
     for place, stored in known.redrives.get(event_id, {}).items():
-        durable = stored.message.subject.partition(".redrive.")[2].partition(".")[0]
-        lettered.add(durable)
-        steps.append(Step("redriven", stored.stored_at, _SERVER, durable, f"{place[0]}:{place[1]}"))
-    for consumer, at in rows.items():
-        durable, noted, what = consumer.partition(" letters")
-        if not noted:
-            again = f"{durable} letters" in rows
-            steps.append(
-                Step("handled", at, _DATABASE, durable, "after it was a letter" if again else "")
-            )
-        elif what == " discarded":
-            steps.append(Step("discarded", at, _DATABASE, durable))
-        elif (
-            not what
-            and durable not in lettered
-            and not rows.keys()
-            & {
-                durable,
-                f"{consumer} discarded",
-            }
-        ):
+        headers, where = stored.message.headers, f"{place[0]}:{place[1]}"
+        subject = headers.get(SCHEDULE_TARGET) or stored.message.subject
+        durable = subject.partition(".redrive.")[2].partition(".")[0]
+        going_on.add(durable)
+        what = "redriven"
+        if SCHEDULE in headers:
+            what, where = "scheduled", f"{where} {headers[SCHEDULE].removeprefix('@')}"
+        steps.append(Step(what, stored.stored_at, _SERVER, durable, where))
+    for (durable, of), decided in known.decided.get(event_id, {}).items():
+        if decided.discarded:
+            steps.append(Step("discarded", decided.discarded, _DATABASE, durable))
+        if (durable, of) in told or decided.at is None:
+            continue
+        if not decided.reason and durable in going_on:
+            continue  # It lies there as well: that it moved is all that this says.
+        if decided.discarded or durable in going_on:
+            step = Step(WAS_LETTER, decided.at, _DATABASE, durable, decided.reason)
+        else:
             detail = "its letter was not found: on its way, discarded, or its queue is away"
-            steps.append(Step("dead letter", at, _DATABASE, durable, detail))
-    for one in known.unhandled.get(event_id, ()):
-        if one.waiting and one.behind is not None:
+            step = Step("dead letter", decided.at, _DATABASE, durable, detail)
+        steps.append(step)
+    steps += [Step("handled", at, _DATABASE, durable) for durable, at in effects.items()]
+    there = {step.where for step in steps}
+    for one in unhandled:
+        if one.waiting and one.behind is not None and one.consumer not in there:
             detail = f"behind {one.behind}"
             steps.append(Step("waits", one.at, _DATABASE, one.consumer, detail))
         elif not one.waiting:
@@ -168,27 +202,39 @@ def _consuming(member: Member, known: Known) -> list[Step]:
         else:
             detail = "no row of it in the databases asked"
             steps.append(Step("settled", None, _SERVER, info.durable, detail))
-    return sorted(steps, key=lambda one: (one.at is None, one.at.timestamp() if one.at else 0.0))
+    return steps
+
+
+def _letter(letter: Letter, place: str, behind: str | None) -> Step:
+    kind = letter.error_type.rpartition(".")[2]
+    why = letter.problem or ": ".join(one for one in (kind, letter.error) if one)
+    tries = f"{letter.deliveries} deliveries" if letter.deliveries > 1 else ""
+    said = "; ".join(one for one in (letter.reason, tries, why) if one)
+    what = "waits" if letter.waits else "dead letter"
+    detail = f"{place} {f'behind {behind}' if letter.waits and behind else said}"
+    return Step(what, letter.failed_at, "consumer", letter.consumer, detail)
+
+
+def _in_time(step: Step) -> tuple[bool, float]:
+    return step.at is None, step.at.timestamp() if step.at else 0.0
 
 
 def _measure(member: Member, parent: Member | None) -> None:
     """Each step since the one that led to it: of consumers since it was published, or since the
     same consumer's step before."""
     before: dict[str, datetime] = {}
-    base = _base_of(parent) if parent is not None else None
+    cause = _base_of(parent) if parent is not None else None
+    bases = [] if cause is None else [cause]
     for step in member.steps:
-        since = before.get(step.where) or base
-        if step.at is not None:
-            if since is not None:
-                step.took = step.at - since
-            if (
-                (step.clock == _DATABASE and step.what == "written")
-                or "published" in step.what
-                or step.what in ("made", "healed")
-            ):
-                base = step.at
-            else:
-                before[step.where] = step.at
+        if step.at is None:
+            continue
+        since = before.get(step.where) or (bases[-1] if bases else None)
+        if since is not None:
+            step.took = step.at - since
+        if step.what in PUBLISHED or step.what in ("written", "made"):
+            bases.append(step.at)
+        else:
+            before[step.where] = step.at
 
 
 def _base_of(parent: Member) -> datetime | None:

@@ -155,6 +155,12 @@ ON CONFLICT (consumer, event_id) DO UPDATE SET tries = u.tries + 1,
     noted_at = CASE WHEN u.state = 'trying' THEN excluded.noted_at ELSE u.noted_at END
 RETURNING event_id, tries
 
+-- name: unclaim
+DELETE FROM seaway_inbox WHERE consumer = :consumer AND event_id = ANY (CAST(:event_ids AS text[]))
+
+-- name: check_deferred
+SET CONSTRAINTS ALL IMMEDIATE
+
 -- name: claimed
 SELECT event_id FROM seaway_inbox WHERE consumer = :consumer AND event_id = ANY (CAST(:event_ids AS text[]))
 
@@ -322,8 +328,8 @@ FROM seaway_processes ORDER BY process, part, since_at LIMIT 1000
 DELETE FROM seaway_log WHERE noted_at < clock_timestamp() - interval '400 days'
 
 -- name: note
-INSERT INTO seaway_log (noted_by, action, about, detail)
-SELECT n.noted_by, n.action, n.about, n.detail::json
+INSERT INTO seaway_log (noted_by, action, about, detail, seen_at)
+SELECT n.noted_by, n.action, n.about, n.detail::json, CASE WHEN :seen::boolean THEN clock_timestamp() END
 FROM unnest(:by::text[], :actions::text[], :abouts::text[], :details::text[])
     WITH ORDINALITY n (noted_by, action, about, detail, place)
 ORDER BY n.place
@@ -331,8 +337,10 @@ ORDER BY n.place
 -- name: log
 SELECT action, about, detail::text, noted_by, entry, noted_at, seen_at
 FROM seaway_log
-WHERE (:action::text IS NULL OR action = :action) AND (:entry::bigint IS NULL OR entry = :entry)
+WHERE (:actions::text[] IS NULL OR action = ANY (:actions))
+  AND (:entry::bigint IS NULL OR entry = :entry)
   AND (NOT :unseen::boolean OR seen_at IS NULL)
+  AND (:naming::text IS NULL OR strpos(detail::text, :naming) > 0)
 ORDER BY entry DESC LIMIT :limit
 
 -- name: unseen
@@ -356,6 +364,87 @@ INSERT INTO seaway_places (part, stream, stream_seq, event_id, stored_at)
 VALUES (:part, :stream, :stream_seq, :event_id, :stored_at)
 ON CONFLICT (part, stream) DO UPDATE SET stream_seq = excluded.stream_seq,
     event_id = excluded.event_id, stored_at = excluded.stored_at, noted_at = excluded.noted_at
+
+-- ------------------------------------------------------------ what mending leaves
+
+-- name: forget_run_items
+DELETE FROM seaway_run_items WHERE run IN (
+    SELECT run FROM seaway_runs WHERE changed_at < clock_timestamp() - interval '400 days'
+)
+
+-- name: forget_runs
+DELETE FROM seaway_runs WHERE changed_at < clock_timestamp() - interval '400 days'
+
+-- name: begin_run
+INSERT INTO seaway_runs (run, kind, about, begun_by, plan, state, progress, begun_at, changed_at, ended_at)
+SELECT :run::text, :kind::text, :about::text, :by::text, :plan::json, :state::text, :progress::json,
+       n.at, n.at, CASE WHEN :state::text <> 'running' THEN n.at END
+FROM (SELECT clock_timestamp() AS at) n
+ON CONFLICT (run) DO NOTHING
+
+-- name: change_run
+-- Time passes between two changes, whatever the clock says: whoever has looked before knows it.
+UPDATE seaway_runs SET
+    state = coalesce(:state::text, state),
+    progress = coalesce(:progress::json, progress),
+    changed_at = greatest(clock_timestamp(), changed_at + interval '1 microsecond'),
+    ended_at = CASE WHEN :state::text = 'running' THEN NULL
+                    WHEN :state::text IS NULL THEN ended_at ELSE clock_timestamp() END
+WHERE run = :run AND (:since::timestamptz IS NULL OR changed_at <= :since::timestamptz)
+
+-- name: runs
+SELECT run, kind, about, begun_by, plan::text, state, progress::text, begun_at, changed_at, ended_at
+FROM seaway_runs
+WHERE (:kind::text IS NULL OR kind = :kind) AND (:run::text IS NULL OR run = :run)
+ORDER BY begun_at DESC, run DESC LIMIT :limit
+
+-- name: note_items
+INSERT INTO seaway_run_items (run, item, state, event_id, consumer, detail, changed_at)
+SELECT :run, n.item, n.state, n.event_id, n.consumer, n.detail, clock_timestamp()
+FROM unnest(:items::text[], :states::text[], :event_ids::text[], :consumers::text[], :details::text[])
+    n (item, state, event_id, consumer, detail)
+ON CONFLICT (run, item) DO UPDATE SET state = excluded.state, event_id = excluded.event_id,
+    consumer = excluded.consumer, detail = excluded.detail, changed_at = excluded.changed_at
+
+-- name: run_items
+SELECT item, state, event_id, consumer, detail, changed_at FROM seaway_run_items
+WHERE run = :run AND item > :after AND (:state::text IS NULL OR state = :state)
+ORDER BY item LIMIT :limit
+
+-- name: count_items
+SELECT state, count(*) FROM seaway_run_items WHERE run = :run GROUP BY state ORDER BY state
+
+-- name: keep_discarded
+INSERT INTO seaway_discarded (
+    letter, stored_at, queue, subject, headers, payload, event_id, consumer, holds, behind,
+    discarded_by, why, discarded_at, kept_until
+)
+SELECT :letter::text, :stored_at::timestamptz, :queue::text, :subject::text, :headers::json,
+       :payload::bytea, :event_id::text, :consumer::text, :holds::boolean, :behind::integer,
+       :by::text, :why::text, n.at, n.at + make_interval(secs => :seconds)
+FROM (SELECT clock_timestamp() AS at) n
+ON CONFLICT (letter, stored_at) DO UPDATE SET discarded_by = excluded.discarded_by,
+    why = excluded.why, discarded_at = excluded.discarded_at, kept_until = excluded.kept_until
+
+-- name: discarded_letters
+SELECT letter, stored_at, queue, subject, headers::text, CASE WHEN :payloads::boolean THEN payload END,
+       event_id, consumer, holds, behind, discarded_by, why, discarded_at, kept_until
+FROM seaway_discarded
+WHERE kept_until > clock_timestamp()
+  AND (:names::text[] IS NULL OR letter = ANY (:names) OR event_id = ANY (:names))
+  AND (:consumer::text IS NULL OR consumer = :consumer)
+ORDER BY discarded_at DESC, letter, stored_at LIMIT :limit
+
+-- name: take_discarded
+DELETE FROM seaway_discarded WHERE letter = :letter AND stored_at = :stored_at
+
+-- name: forget_discarded
+DELETE FROM seaway_discarded WHERE (letter, stored_at) IN (
+    SELECT letter, stored_at FROM seaway_discarded WHERE kept_until <= clock_timestamp() LIMIT :limit
+)
+
+-- name: overdue_discarded
+SELECT count(*) FROM seaway_discarded WHERE kept_until <= clock_timestamp()
 
 -- ------------------------------------------------------------ what is compared
 

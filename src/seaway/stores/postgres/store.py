@@ -211,10 +211,13 @@ class PostgresStore(RelationalStore[Handle]):
         await self._touch("forget_tried", before=before)
 
     async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
-        """How many rows ``prune`` and ``forget`` would remove, by partition."""
+        """How many rows ``prune``, ``forget`` and ``forget_discarded`` would remove, by
+        partition."""
         found = {**await self._sent.overdue(sent), **await self._inbox.overdue(processed)}
         ((tried,),) = await self._read("overdue_tried", before=processed)
-        return {**found, "seaway_unhandled": tried} if tried else found
+        ((discarded,),) = await self._read("overdue_discarded")
+        others = {"seaway_unhandled": tried, "seaway_discarded": discarded}
+        return found | {table: count for table, count in others.items() if count}
 
     async def vitals(self, streams: Mapping[str, datetime] | None = None) -> Vitals:
         """What the server says of its sessions, which days have a partition, where events went."""

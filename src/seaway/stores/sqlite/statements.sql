@@ -235,6 +235,10 @@ ON CONFLICT (consumer, event_id) DO UPDATE SET tries = tries + 1,
     noted_at = CASE WHEN state = 'trying' THEN excluded.noted_at ELSE noted_at END
 RETURNING event_id, tries
 
+-- name: unclaim
+DELETE FROM seaway_inbox
+WHERE consumer = :consumer AND event_id IN (SELECT value FROM json_each(:event_ids))
+
 -- name: claimed
 SELECT event_id FROM seaway_inbox
 WHERE consumer = :consumer AND event_id IN (SELECT value FROM json_each(:event_ids))
@@ -412,8 +416,8 @@ FROM seaway_processes ORDER BY process, part, since_at LIMIT 1000
 DELETE FROM seaway_log WHERE noted_at < :now - 400 * 86400000000
 
 -- name: note
-INSERT INTO seaway_log (noted_at, noted_by, action, about, detail)
-SELECT :now, b.value, a.value, o.value, d.value
+INSERT INTO seaway_log (noted_at, noted_by, action, about, detail, seen_at)
+SELECT :now, b.value, a.value, o.value, d.value, CASE WHEN :seen THEN :now END
 FROM json_each(:by) b JOIN json_each(:actions) a ON a.key = b.key
 JOIN json_each(:abouts) o ON o.key = b.key JOIN json_each(:details) d ON d.key = b.key
 ORDER BY b.key
@@ -421,8 +425,10 @@ ORDER BY b.key
 -- name: log
 SELECT action, about, detail, noted_by, entry, noted_at, seen_at
 FROM seaway_log
-WHERE (:action IS NULL OR action = :action) AND (:entry IS NULL OR entry = :entry)
+WHERE (:actions IS NULL OR action IN (SELECT value FROM json_each(:actions)))
+  AND (:entry IS NULL OR entry = :entry)
   AND (NOT :unseen OR seen_at IS NULL)
+  AND (:naming IS NULL OR instr(detail, :naming) > 0)
 ORDER BY entry DESC LIMIT :limit
 
 -- name: unseen
@@ -447,6 +453,85 @@ INSERT INTO seaway_places (part, stream, stream_seq, event_id, stored_at, noted_
 VALUES (:part, :stream, :stream_seq, :event_id, :stored_at, :now)
 ON CONFLICT (part, stream) DO UPDATE SET stream_seq = excluded.stream_seq,
     event_id = excluded.event_id, stored_at = excluded.stored_at, noted_at = excluded.noted_at
+
+-- ------------------------------------------------------------ what mending leaves
+
+-- name: forget_run_items
+DELETE FROM seaway_run_items WHERE run IN (
+    SELECT run FROM seaway_runs WHERE changed_at < :now - 400 * 86400000000
+)
+
+-- name: forget_runs
+DELETE FROM seaway_runs WHERE changed_at < :now - 400 * 86400000000
+
+-- name: begin_run
+INSERT INTO seaway_runs (run, kind, about, begun_by, plan, state, progress, begun_at, changed_at, ended_at)
+VALUES (:run, :kind, :about, :by, :plan, :state, :progress, :now, :now,
+        CASE WHEN :state <> 'running' THEN :now END)
+ON CONFLICT (run) DO NOTHING
+
+-- name: change_run
+-- Time passes between two changes, whatever the clock says: whoever has looked before knows it.
+UPDATE seaway_runs SET
+    state = coalesce(:state, state),
+    progress = coalesce(:progress, progress),
+    changed_at = max(:now, changed_at + 1),
+    ended_at = CASE WHEN :state = 'running' THEN NULL WHEN :state IS NULL THEN ended_at ELSE :now END
+WHERE run = :run AND (:since IS NULL OR changed_at <= :since)
+
+-- name: runs
+SELECT run, kind, about, begun_by, plan, state, progress, begun_at, changed_at, ended_at
+FROM seaway_runs
+WHERE (:kind IS NULL OR kind = :kind) AND (:run IS NULL OR run = :run)
+ORDER BY begun_at DESC, run DESC LIMIT :limit
+
+-- name: note_items
+INSERT INTO seaway_run_items (run, item, state, event_id, consumer, detail, changed_at)
+SELECT :run, json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+       json_extract(value, '$[3]'), json_extract(value, '$[4]'), :now
+FROM json_each(:rows) WHERE true
+ON CONFLICT (run, item) DO UPDATE SET state = excluded.state, event_id = excluded.event_id,
+    consumer = excluded.consumer, detail = excluded.detail, changed_at = excluded.changed_at
+
+-- name: run_items
+SELECT item, state, event_id, consumer, detail, changed_at FROM seaway_run_items
+WHERE run = :run AND item > :after AND (:state IS NULL OR state = :state)
+ORDER BY item LIMIT :limit
+
+-- name: count_items
+SELECT state, count(*) FROM seaway_run_items WHERE run = :run GROUP BY state ORDER BY state
+
+-- name: keep_discarded
+INSERT INTO seaway_discarded (
+    letter, stored_at, queue, subject, headers, payload, event_id, consumer, holds, behind,
+    discarded_by, why, discarded_at, kept_until
+) VALUES (
+    :letter, :stored_at, :queue, :subject, :headers, :payload, :event_id, :consumer, :holds, :behind,
+    :by, :why, :now, :now + CAST(round(:seconds * 1000000) AS INTEGER)
+)
+ON CONFLICT (letter, stored_at) DO UPDATE SET discarded_by = excluded.discarded_by,
+    why = excluded.why, discarded_at = excluded.discarded_at, kept_until = excluded.kept_until
+
+-- name: discarded_letters
+SELECT letter, stored_at, queue, subject, headers, CASE WHEN :payloads THEN payload END,
+       event_id, consumer, holds, behind, discarded_by, why, discarded_at, kept_until
+FROM seaway_discarded
+WHERE kept_until > :now
+  AND (:names IS NULL OR letter IN (SELECT value FROM json_each(:names))
+       OR event_id IN (SELECT value FROM json_each(:names)))
+  AND (:consumer IS NULL OR consumer = :consumer)
+ORDER BY discarded_at DESC, letter, stored_at LIMIT :limit
+
+-- name: take_discarded
+DELETE FROM seaway_discarded WHERE letter = :letter AND stored_at = :stored_at
+
+-- name: forget_discarded
+DELETE FROM seaway_discarded WHERE (letter, stored_at) IN (
+    SELECT letter, stored_at FROM seaway_discarded WHERE kept_until <= :now LIMIT :limit
+)
+
+-- name: overdue_discarded
+SELECT count(*) FROM seaway_discarded WHERE kept_until <= :now
 
 -- ------------------------------------------------------------ what is compared
 

@@ -205,12 +205,13 @@ class SqliteStore(RelationalStore[Connection]):
         await self._delete("forget_tried", before)
 
     async def overdue(self, sent: datetime, processed: datetime) -> Mapping[str, int]:
-        """How many rows ``prune`` and ``forget`` would remove."""
+        """How many rows ``prune``, ``forget`` and ``forget_discarded`` would remove."""
         found = {}
         for table, statement, before in (
             ("seaway_sent", "overdue_sent", sent),
             ("seaway_inbox", "overdue_processed", processed),
             ("seaway_unhandled", "overdue_tried", processed),
+            ("seaway_discarded", "overdue_discarded", None),
         ):
             ((count,),) = await self._read(statement, before=before)
             if count:

@@ -39,10 +39,11 @@ from seaway.testing.conformance.broker_words import (
     receive,
     refusal,
 )
+from seaway.testing.conformance.later import LaterConformance
 from seaway.testing.conformance.subscription import SubscriptionConformance
 
 
-class BrokerConformance(SubscriptionConformance):
+class BrokerConformance(SubscriptionConformance, LaterConformance):
     """Fixtures to give: ``broker`` and ``context``."""
 
     # ----------------------------------------------------------------- publishing

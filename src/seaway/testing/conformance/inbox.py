@@ -172,6 +172,25 @@ class InboxConformance:
             assert await inbox.claimed(consumer, ["e1"]) == {"e1"}
         assert await inbox.claimed(CONSUMER, ["e4"]) == set()
 
+    async def test_what_is_unclaimed_can_be_claimed_anew(self, inbox: InboxStore) -> None:
+        async with inbox.transaction() as tx:
+            await tx.claim_many(CONSUMER, ["e1", "e2"])
+            await tx.claim("another__from_sea", "e1")
+        with undone():
+            async with inbox.transaction() as tx:
+                assert await tx.unclaim(CONSUMER, ["e1", "e3", "e2"]) == 2
+                assert await tx.claim_many(CONSUMER, ["e1"]) == {"e1"}
+                await tx.check()
+                raise Undo
+        assert await inbox.claimed(CONSUMER, ["e1", "e2"]) == {"e1", "e2"}
+        async with inbox.transaction() as tx:
+            assert await tx.unclaim(CONSUMER, []) == 0
+            assert await tx.unclaim(CONSUMER, ["e1", "e2"]) == 2
+            assert await tx.claim(CONSUMER, "e1")
+            await tx.check()
+        assert await inbox.claimed(CONSUMER, ["e1", "e2"]) == {"e1"}
+        assert await inbox.claimed("another__from_sea", ["e1"]) == {"e1"}
+
     async def test_what_is_tried_again_is_counted(self, inbox: InboxStore) -> None:
         odd = 'it\'s \\ "e1" $1 $2; --'
         async with inbox.transaction() as tx:

@@ -58,6 +58,25 @@ class NotingConformance:
         assert list(await store.log(unseen=True)) == [] == list(await store.unseen())
         assert all(one.seen_at is not None for one in await store.log())
 
+    async def test_what_an_operator_did_is_noted_as_seen_and_found_by_what_it_names(
+        self, store: Store
+    ) -> None:
+        ids = {"ids": [["SEA_DLQ:17", ODD.about], ["SEA_DLQ:170", "b"]], "why": "SEA_DLQ:1"}
+        await store.note(replace(ODD, action="discarded", detail=ids), HEALED, seen=True)
+        await store.note(replace(ODD, action="restored", detail={"ids": ["SEA_DLQ:17"]}))
+        assert [one.action for one in await store.unseen()] == ["restored"]
+        assert [one.action for one in await store.log(unseen=True)] == ["restored"]
+        both = await store.log(actions=["restored", "discarded", "none"])
+        assert [one.action for one in both] == ["restored", "discarded"]
+        assert list(await store.log(actions=[])) == []
+        for name, found in (
+            ("SEA_DLQ:17", ["restored", "discarded"]),
+            (ODD.about, ["discarded"]),
+            ("SEA_DLQ:1", ["discarded"]),
+            ("SEA_DLQ", []),
+        ):
+            assert [one.action for one in await store.log(naming=name)] == found
+
     async def test_a_part_knows_one_place_of_each_stream(self, store: Store) -> None:
         assert list(await store.places("case_mgmt__from_sea")) == []
         place = KnownPlace("case_mgmt__from_sea", "SEA_EVENTS", 9, "an id", STORED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -38,6 +38,7 @@ EXCLUSIVE = {
     "priority_timeout": nanoseconds(TURN),
 }
 REWINDS = pytest.mark.seaway_since("2.14", "giving out again what was on its way")
+PAUSES = pytest.mark.seaway_since("2.11", "paused durables")
 
 
 class SubscriptionConformance:
@@ -381,6 +382,43 @@ class SubscriptionConformance:
             assert payloads(await receive(pull, 1)) == [b"4"]
         info = await consumer(broker, stream)
         assert (info.ack_floor, info.num_ack_pending) == (4, 1)
+
+    @REWINDS
+    async def test_an_operator_has_a_durable_give_out_again(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={})
+        await publish(broker, *events(context, 4))
+        assert not await broker.admin.reset_consumer(stream, "nobody", 1)
+        async with broker.subscribe(stream, DURABLE) as pull:
+            first, *_ = await receive(pull, 3)
+            assert list(await pull.ack(first)) == [True]
+            assert await broker.admin.reset_consumer(stream, DURABLE)
+            again = await receive(pull, 3)
+            assert payloads(again) == [b"1", b"2", b"3"]
+            assert list(await pull.ack(*again)) == [True] * 3
+            assert await broker.admin.reset_consumer(stream, DURABLE, 1)
+            assert payloads(await receive(pull, 4)) == [b"0", b"1", b"2", b"3"]
+
+    @PAUSES
+    async def test_a_paused_durable_gives_nothing_out(
+        self, broker: Broker, context: str, stream: str
+    ) -> None:
+        await make(broker, context, durable={})
+        await publish(broker, *events(context, 2))
+        until = datetime.now(UTC) + timedelta(hours=1)
+        assert not await broker.admin.pause_consumer(stream, "nobody", until)
+        async with broker.subscribe(stream, DURABLE) as pull:
+            held = await receive(pull, 1)
+            assert await broker.admin.pause_consumer(stream, DURABLE, until)
+            info = await consumer(broker, stream)
+            assert info.paused_until is not None
+            assert abs(info.paused_until - until) < timedelta(seconds=1)
+            assert list(await pull.ack(*held)) == [True]
+            assert await pull.next(1, timeout=timedelta(milliseconds=300)) == []
+            assert await broker.admin.pause_consumer(stream, DURABLE, None)
+            assert payloads(await receive(pull, 1)) == [b"1"]
+        assert (await consumer(broker, stream)).paused_until is None
 
     @REWINDS
     async def test_where_nothing_is_on_its_way_there_is_nothing_to_rewind(
