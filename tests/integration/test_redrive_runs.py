@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from seaway import Delivery, RawEvent, Seaway, topology
-from seaway.brokers.jetstream import JetStreamBroker
-from seaway.config import settings_from_mapping
+from seaway.brokers.jetstream import JetStreamBroker, connect
+from seaway.config import NatsSettings, settings_from_mapping
 from seaway.contracts import Message, RunItem, Store, Stored
 from seaway.dead_letters import Letter, Selection
 from seaway.embedded.nats_server import NatsServer
@@ -38,7 +38,14 @@ COUNT = 40
 class Mill:
     """A service with two consumers, both of which fail until they are mended."""
 
-    def __init__(self, broker: JetStreamBroker, context: str, url: str, folder: Path) -> None:
+    def __init__(
+        self,
+        broker: JetStreamBroker,
+        context: str,
+        url: str,
+        folder: Path,
+        storage: str = "memory",
+    ) -> None:
         self.broker = broker
         self.context = context
         self.folder = folder
@@ -51,16 +58,24 @@ class Mill:
         given = {
             "nats": {"url": url},
             "database": f"sqlite:///{folder / 'mill.db'}",
-            "streams": [{"name": self.stream, "replicas": 1, "storage": "memory"}],
+            "streams": [{"name": self.stream, "replicas": 1, "storage": storage}],
             "consumers": [{"stream": self.stream, "durable": name} for name in self.durables],
         }
         (folder / "seaway.yaml").write_text(json.dumps(given))
         self.settings = settings_from_mapping(given, environ={})
         self.store: Store
 
-    async def open(self) -> None:
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Mill]:
+        """With its streams and its database."""
         wanted, admin = topology.desired(self.settings), self.broker.admin
         await topology.apply(topology.plan(wanted, await topology.actual(admin, wanted)), admin)
+        self.store = await SqliteStore.open(self.folder / "mill.db")
+        try:
+            await self.store.schema.upgrade()
+            yield self
+        finally:
+            await self.store.close()
 
     async def forget_ids(self) -> None:
         """As if the duplicate window of the redrives had passed at every step."""
@@ -151,14 +166,8 @@ async def done(run: RedriveRun) -> list[Outcome]:
 async def mill(
     broker: JetStreamBroker, nats_server: NatsServer, context_name: str, tmp_path: Path
 ) -> AsyncIterator[Mill]:
-    made = Mill(broker, context_name, nats_server.url, tmp_path)
-    await made.open()
-    made.store = await SqliteStore.open(tmp_path / "mill.db")
-    await made.store.schema.upgrade()
-    try:
+    async with Mill(broker, context_name, nats_server.url, tmp_path).opened() as made:
         yield made
-    finally:
-        await made.store.close()
 
 
 async def test_a_canary_that_comes_back_ends_the_run_and_the_mended_rest_goes(mill: Mill) -> None:
@@ -249,13 +258,14 @@ class Dying:
         return dying
 
 
-@pytest.mark.parametrize("handled", ["not", "well", "badly"])
 @pytest.mark.parametrize(
-    ("where", "method", "at", "after"),
+    ("where", "method", "at", "after", "handled"),
     [
-        ("store", "note_items", 1, True),  # Meant, and not sent.
-        ("admin", "delete_message", 5, False),  # Sent, and the letters not removed.
-        ("store", "note_items", 2, False),  # Sent and removed, and not noted.
+        ("store", "note_items", 1, True, "not"),  # Meant, and not sent.
+        ("admin", "delete_message", 5, False, "not"),  # Sent, and the letters not removed.
+        ("admin", "delete_message", 5, False, "well"),
+        ("admin", "delete_message", 5, False, "badly"),
+        ("store", "note_items", 2, False, "well"),  # Sent and removed, and not noted.
     ],
 )
 async def test_killed_between_any_two_steps_it_goes_on_and_sends_nothing_twice(
@@ -343,6 +353,30 @@ async def test_what_is_stopped_goes_on_and_what_is_at_work_is_left_alone(mill: M
     assert (again.id, again.state, again.total) == (run.id, "done", COUNT * 2)
     assert would == ["ready"] * (COUNT * 2 - run.counts["sent"])
     assert await mill.redriven() == COUNT * 2
+
+
+async def test_a_server_that_is_killed_meanwhile_holds_it_up_and_nothing_more(
+    nats_server_own: NatsServer, tmp_path: Path
+) -> None:
+    broker = await connect(NatsSettings(url=nats_server_own.url))
+    try:
+        async with Mill(broker, "sea", nats_server_own.url, tmp_path, "file").opened() as mill:
+            await mill.letters(20)
+            run = await mill.run(rate=60)
+            killed = False
+            async with aclosing(run.outcomes()) as outcomes:
+                async for _ in outcomes:
+                    if not killed:
+                        await nats_server_own.kill()
+                        await nats_server_own.start()
+                        killed = True
+            assert (run.state, run.counts) == ("done", {"sent": 40})
+            assert (await mill.redriven(), await mill.held(mill.queue)) == (40, 0)
+            async with mill.at_work():
+                await mill.until_held(mill.redrives, 0)
+            mill.assert_each_once(20)
+    finally:
+        await broker.close()
 
 
 class Mending7:
