@@ -21,6 +21,7 @@ import pytest
 from seaway import Delivery, RawEvent, Seaway, topology
 from seaway.brokers.jetstream import JetStreamBroker, connect
 from seaway.config import NatsSettings, settings_from_mapping
+from seaway.consumer import ConsumerOptions
 from seaway.contracts import Message, RunItem, Store, Stored
 from seaway.dead_letters import Letter, Selection
 from seaway.embedded.nats_server import NatsServer
@@ -55,6 +56,7 @@ class Mill:
         self.durables = [f"billing__from_{context}", f"shipping__from_{context}"]
         self.broken: dict[str, set[int]] = {}
         self.effects: Counter[tuple[str, str]] = Counter()
+        self.has_inbox = True
         given = {
             "nats": {"url": url},
             "database": f"sqlite:///{folder / 'mill.db'}",
@@ -117,7 +119,8 @@ class Mill:
 
         for name in self.durables:
             service = name.partition("__")[0]
-            declared = app.consumer(service, from_context=self.context)
+            options: ConsumerOptions = {} if self.has_inbox else {"tx": None}
+            declared = app.consumer(service, from_context=self.context, **options)
             declared.handler(RawEvent)(handler(name))
         work = asyncio.create_task(app.run(stop, relay=False, sweeper=False))
         try:
@@ -225,6 +228,16 @@ async def test_a_redrive_says_how_often_its_event_was_redriven(mill: Mill) -> No
             [letter] = await mill.desk.list(selection)
             assert (run.state, letter.redrives) == ("failed", count)
             assert letter.summary()["redrives"] == count
+
+
+async def test_what_a_consumer_without_an_inbox_acknowledges_is_settled(mill: Mill) -> None:
+    mill.has_inbox = False
+    await mill.letters(4)
+    async with mill.at_work():
+        run = await mill.run(canary=1)
+        await done(run)
+    assert (run.state, run.counts) == ("done", {"sent": 8, "settled": 8})
+    mill.assert_each_once(4)
 
 
 class Killed(BaseException):
@@ -474,14 +487,19 @@ async def test_a_command_that_was_killed_goes_on_where_it_was(mill: Mill) -> Non
     await mill.forget_ids()
     await mill.letters()
     seaway = Terminal(mill)
-    words = ("dlq", "redrive", "--reason", "poison", "--rate", "100", "--by", "anna")
-    code, out, err = await seaway(*words, "--dry-run")
+    words = ("dlq", "redrive", "--reason", "poison", "--by", "anna")
+    (mill.folder / "bare.yaml").write_text(json.dumps({"contexts": [mill.context]}))
+    bare = ("--config", "bare.yaml", "--server", mill.settings.nats.url)
+    (code, out, err), (refused, _, why) = await asyncio.gather(
+        seaway(*words, "--dry-run"), seaway(*bare, *words, "--canary", "5")
+    )
     assert (code, f"{COUNT * 2} would be redriven" in err) == (0, True)
     for name in mill.durables:
         assert [line.split()[:2] for line in out.splitlines() if name in line] == [["40", name]]
+    assert (refused, "seaway db upgrade" in why) == (2, True), why
 
     for kill in (signal.SIGKILL, signal.SIGINT):
-        process = await seaway.start(*words)
+        process = await seaway.start(*words, "--rate", "8")
         before = await mill.redriven()
         async with asyncio.timeout(60):
             while await mill.redriven() == before:
@@ -496,21 +514,18 @@ async def test_a_command_that_was_killed_goes_on_where_it_was(mill: Mill) -> Non
     async with mill.at_work():
         await mill.until_held(mill.redrives, 0)
     mill.assert_each_once()
-    code, out, err = await seaway("dlq", "runs", "--json")
-    [told] = json.loads(out)
+    [noted] = await mill.store.runs()
+    shown, one, listed, text, nobody = await asyncio.gather(
+        seaway("dlq", "runs", "--json"),
+        seaway("dlq", "runs", noted.run, "--json"),
+        seaway("dlq", "runs"),
+        seaway("dlq", "runs", noted.run),
+        seaway("dlq", "runs", "nobody"),
+    )
+    [told] = json.loads(shown[1])
     assert (told["state"], told["by"], told["progress"]["sent"]) == ("done", "anna", COUNT * 2)
-    assert told["plan"]["what"] == "--reason poison"
-    code, out, err = await seaway("dlq", "runs", told["run"], "--json")
-    consumers: dict[str, Any] = json.loads(out)["consumers"]
-    assert consumers == {name: {"effect": COUNT} for name in mill.durables}
-    for more in ((), (told["run"],)):
-        code, out, err = await seaway("dlq", "runs", *more)
-        assert (code, told["run"] in out) == (0, True)
-    code, out, err = await seaway("dlq", "runs", "nobody")
-    assert (code, "there is no run nobody" in err) == (1, True)
-    (mill.folder / "bare.yaml").write_text(json.dumps({"contexts": [mill.context]}))
-    bare = ("--config", "bare.yaml", "--server", mill.settings.nats.url)
-    code, out, err = await seaway(*bare, "dlq", "redrive", "--all", "--canary", "5")
-    assert (code, "seaway db upgrade" in err) == (2, True), err
-    code, out, err = await seaway(*bare, "dlq", "redrive", "--all")
-    assert (code, "0 redriven" in err) == (0, True), err
+    assert (told["run"], told["plan"]["what"]) == (noted.run, "--reason poison")
+    assert json.loads(one[1])["consumers"] == {name: {"effect": COUNT} for name in mill.durables}
+    for code, out, _ in (listed, text):
+        assert (code, noted.run in out) == (0, True)
+    assert (nobody[0], "there is no run nobody" in nobody[2]) == (1, True)
