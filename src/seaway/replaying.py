@@ -219,7 +219,7 @@ class Replaying:
         )
         if differs:
             state = f"{then} -> {now_of(now)}" if then else now_of(now)
-            item = f"{message.stream}:{message.stream_seq}"
+            item = f"{message.stream}:{message.stream_seq:012d}"  # In order of its bytes.
             self.journal.note(RunItem(item, state, message.event_id, self.consumer, now.said))
 
     async def _events(
@@ -247,7 +247,8 @@ class Replaying:
         }
         if action == "reprocessed":
             detail |= {"events": summary.events, "failed": summary.differing}
-        await self._store.note(LogEntry(action, self.consumer, detail, self.journal.by))
+        # Whoever did it knows of it: ``seaway check`` tells nobody.
+        await self._store.note(LogEntry(action, self.consumer, detail, self.journal.by), seen=True)
 
 
 def _filters_of(app: Seaway, consumer: str, info: ConsumerInfo | None) -> tuple[str, ...]:

@@ -196,7 +196,10 @@ async def shop(
     context_name: str,
     tmp_path: Path,
     request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Shop]:
+    for name in [one for one in os.environ if one.startswith(("NATS_", "SEAWAY_"))]:
+        monkeypatch.delenv(name)
     url = f"sqlite:///{tmp_path}/app.db"
     if getattr(request, "param", "sqlite") == "postgresql":
         url = request.getfixturevalue("postgres_url")
@@ -262,7 +265,7 @@ async def test_what_is_reprocessed_is_handled_again_once_though_it_is_killed(sho
     one_key = await shop.replay("--reprocess", "--key", "customer-0", "--yes", "--by", "ann")
     assert (one_key.code, one_key.out.splitlines()[0]) == (
         0,
-        "8 events: 8 handled again, 0 failed, and kept what they had.",
+        "8 events: 8 handled again, 0 failed.",
     )
     bills = await shop.bills()
     assert [bills[amount] for amount in range(6)] == [3, 2, 2, 2, 2, 2]

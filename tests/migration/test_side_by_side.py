@@ -172,7 +172,7 @@ async def test_between_the_phases_both_versions_are_content(
     before: Before, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     applied = await before.store.schema.upgrade("pre")
-    assert [change.name for change in applied] == ["unhandled", "lost"]
+    assert [change.name for change in applied] == ["unhandled", "lost", "mending"]
     await before.store.schema.verify()
     with monkeypatch.context() as patched:
         before.install(patched)

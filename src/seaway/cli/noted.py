@@ -24,7 +24,7 @@ _MOST = 2**63 - 1
 
 _COLUMNS: Sequence[Column[LogEntry]] = (
     Column("ENTRY", lambda one: str(one.entry), right=True),
-    Column("NOTED AT", lambda one: f"{one.noted_at:%Y-%m-%d %H:%M:%S}"),
+    Column("NOTED AT", lambda one: _noted(one)),
     Column("ACTION", lambda one: one.action),
     Column("ABOUT", lambda one: one.about),
     Column("BY", lambda one: one.by, rank=2),
@@ -43,16 +43,23 @@ async def list_entries(
     unseen: Annotated[
         bool, typer.Option("--unseen", help="Only what nobody has said to know.")
     ] = False,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=_MOST)] = 100,
+    after: Annotated[
+        int | None,
+        typer.Option(help="Go on behind this entry: with older ones.", metavar="ENTRY", max=_MOST),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=_MOST - 1)] = 100,
     as_json: Json = False,
 ) -> None:
     """What was done, the newest first; kept for 400 days."""
     async with session.open_database(ctx) as store:
-        found = await store.log(action=action, unseen=unseen, limit=limit)
+        more = await store.log(action=action, unseen=unseen, after=after, limit=limit + 1)
+    found = more[:limit]
     if as_json:
         print_json([entry_json(one) for one in found])
     else:
         print_list(_COLUMNS, found)
+    if len(more) > limit:
+        printing.note(f"There are more: --after {found[-1].entry}")
 
 
 @app.command()
@@ -110,14 +117,33 @@ async def seen(
         printing.note(f"{counted(count, 'entry', 'entries')} seen.")
 
 
+def _noted(one: LogEntry) -> str:
+    """To the minute where there is little room: the order says of which year."""
+    short = printing.out().is_terminal
+    return f"{one.noted_at:%m-%d %H:%M}" if short else f"{one.noted_at:%Y-%m-%d %H:%M:%S}"
+
+
 def _line(one: LogEntry) -> str:
-    """What its detail says in short: its figures and words, without its lists."""
-    said = {
-        name.replace("_", " "): value
-        for name, value in one.detail.items()
-        if not isinstance(value, list) and value not in (False, None)
-    }
-    return "; ".join(name if value is True else f"{name}: {value}" for name, value in said.items())
+    """What its detail says in short, without its lists: how many, of what, why."""
+    detail, said = one.detail, list[str]()
+    if (to := detail.get("to_seq")) is not None:
+        said.append(f"to {detail.get('stream', '?')}:{to}")
+    if events := detail.get("events"):
+        said.append(counted(events, "event") if isinstance(events, int) else "")
+    if isinstance(letters := detail.get("letters"), int):
+        consumer = detail.get("consumer")
+        said.append(f"{letters} of {consumer}" if consumer else counted(letters, "letter"))
+    told = _TOLD if to is None else {*_TOLD, "stream"}
+    for name, value in detail.items():
+        if name not in told and not isinstance(value, list | dict) and value not in (False, None):
+            shown = name.replace("_", " ")
+            said.append(shown if value is True else f"{shown}: {value}")
+    if to is None:
+        said += [str(detail[name]) for name in ("why", "reason") if detail.get(name)]
+    return ", ".join(filter(None, said))
+
+
+_TOLD = frozenset(("to_seq", "events", "letters", "consumer", "first", "last", "why", "reason"))
 
 
 def entry_json(one: LogEntry) -> dict[str, Any]:

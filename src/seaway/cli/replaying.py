@@ -11,7 +11,7 @@ import typer
 
 from seaway.app import Seaway
 from seaway.cli import printing, session
-from seaway.cli.printing import Column, print_json, print_list, progress, say
+from seaway.cli.printing import Column, pace, print_json, print_list, progress, say
 from seaway.cli.replay import Asked
 from seaway.cli.run import load_application
 from seaway.cli.streams import stream_of
@@ -25,6 +25,13 @@ _SHOWN = 20
 """Events that are told one by one; ``--json`` has more."""
 _IN_JSON = 10_000
 
+
+def _place(one: RunItem) -> str:
+    """``SEA_EVENTS:17``."""
+    stream, _, stream_seq = one.item.rpartition(":")
+    return f"{stream}:{int(stream_seq)}"
+
+
 _GROUPS: Sequence[Column[Group]] = (
     Column("EVENTS", lambda one: str(one.events), right=True),
     Column("THEN", lambda one: one.then or "–", rank=1),
@@ -36,7 +43,7 @@ _GROUPS: Sequence[Column[Group]] = (
 )
 _AGAIN = tuple(one for one in _GROUPS if one.title != "THEN")
 _EVENTS: Sequence[Column[RunItem]] = (
-    Column("MESSAGE", lambda one: one.item),
+    Column("MESSAGE", _place),
     Column("EVENT", lambda one: one.event_id, rank=2),
     Column("ENDS", lambda one: one.state),
     Column("ERROR", lambda one: one.detail or "–", words=True),
@@ -82,10 +89,10 @@ async def run(
             printing.note(f"note: {window.lacking}")
         where = f"{asked.stream}:{max(window.first, planned.after + 1)}-{window.last}"
         if planned.journal.goes_on:
-            done = counted(planned.journal.summary.events, "event")
+            before = counted(planned.journal.summary.events, "event")
             printing.note(
                 f"Run {planned.journal.run} goes on behind {asked.stream}:{planned.after}, "
-                f"{done} done (--anew begins anew)."
+                f"{before} done (--anew begins anew)."
             )
         total = await planned.total()
         if mode == "reprocess" and not await _agreed(planned, where, total, dry_run, yes):
@@ -95,7 +102,14 @@ async def run(
                 f"{consumer} tries {where}; each is rolled back. What handlers do outside of their "
                 "transaction is done (delivery.tried)."
             )
-        with progress("tried" if mode == "shadow" else "handled again", total) as advance:
+        done = 0
+        with pace("tried" if mode == "shadow" else "handled again", str) as show:
+
+            def advance(count: int) -> None:
+                nonlocal done
+                done += count
+                show(done, total)
+
             try:
                 summary = await planned.run(workers=workers, within=within, advance=advance)
             except BaseException:
@@ -164,7 +178,8 @@ def _say(planned: Replaying, summary: Summary, items: Sequence[RunItem]) -> None
         ends = "ends as it did" if same == 1 else "end as they did"
         rest = "differs" if summary.differing == 1 else "differ"
     else:
-        ends, rest = "handled again", "failed, and kept what they had"
+        ends = "handled again"
+        rest = "failed, and keep what they had" if summary.differing else "failed"
     say(f"{counted(summary.events, 'event')}: {same} {ends}, {summary.differing} {rest}.")
     if summary.repeated:
         say(f"{summary.repeated} had been handled again before this run was ended, and stayed so.")
@@ -192,7 +207,7 @@ def _as_json(planned: Replaying, summary: Summary, items: Sequence[RunItem]) -> 
         **summary.as_json(),
         "differ": [
             {
-                "message": one.item,
+                "message": _place(one),
                 "event_id": one.event_id,
                 "ends": one.state,
                 "error": one.detail or None,

@@ -57,10 +57,12 @@ class LogStore(Protocol):
         unseen: bool = False,
         entry: int | None = None,
         naming: str | None = None,
+        after: int | None = None,
         limit: int = 100,
     ) -> Sequence[LogEntry]:
         """Entries, the newest first: of one action or several, those that nobody has seen, one of
-        them, those in whose detail there is this text, such as an id, as one whole value."""
+        them, those in whose detail there is this text, such as an id, as one whole value, those
+        that come behind the entry ``after``, which are older."""
         ...
 
     async def unseen(self) -> Sequence[Unseen]:

@@ -314,4 +314,4 @@ async def _note(
     log: LogStore | None, action: str, about: str, detail: dict[str, Any], by: str
 ) -> None:
     if log is not None:
-        await log.note(LogEntry(action, about, detail, by))
+        await log.note(LogEntry(action, about, detail, by), seen=True)

@@ -15,11 +15,9 @@ from seaway.dead_letters.later import Scheduled, now_of
 from seaway.dead_letters.reading import unread
 from seaway.errors import ConfigError, NotFound
 from seaway.mending import causes, changes, discarding, later, pages
-from seaway.mending.application import Application
 from seaway.mending.causes import Group
 from seaway.mending.discarding import Discarded, Keeping, Restored
 from seaway.mending.later import Cancelled
-from seaway.mending.letter_test import LetterTest
 from seaway.mending.pages import Page
 from seaway.mending.past import PastRun, past_run
 from seaway.mending.redriving import RedriveRun

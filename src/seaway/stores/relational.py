@@ -358,6 +358,7 @@ class RelationalStore(RelationalMending, Generic[H]):
         unseen: bool = False,
         entry: int | None = None,
         naming: str | None = None,
+        after: int | None = None,
         limit: int = 100,
     ) -> Sequence[LogEntry]:
         """Entries of the log, the newest first."""
@@ -368,6 +369,7 @@ class RelationalStore(RelationalMending, Generic[H]):
             "unseen": unseen,
             "entry": entry,
             "naming": None if naming is None else json.dumps(naming),
+            "after": after,
             "limit": limit,
         }
         return [

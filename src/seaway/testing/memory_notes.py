@@ -33,6 +33,7 @@ class MemoryNotes:
         unseen: bool = False,
         entry: int | None = None,
         naming: str | None = None,
+        after: int | None = None,
         limit: int = 100,
     ) -> Sequence[LogEntry]:
         """Entries of the log, the newest first."""
@@ -43,6 +44,7 @@ class MemoryNotes:
             if action in (None, one.action)
             and (actions is None or one.action in actions)
             and entry in (None, one.entry)
+            and (after is None or one.entry < after)
             and not (unseen and one.seen_at)
             and named in json.dumps(dict(one.detail))
         ][:limit]

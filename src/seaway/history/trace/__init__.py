@@ -9,6 +9,6 @@ Guarantees: nothing is changed; what is away, or holds nothing of that time any 
 """
 
 from seaway.history.trace.gather import Tracer
-from seaway.history.trace.values import Member, Search, Step, Trace
+from seaway.history.trace.values import Member, Step, Trace
 
-__all__ = ["Member", "Search", "Step", "Trace", "Tracer"]
+__all__ = ["Member", "Step", "Trace", "Tracer"]

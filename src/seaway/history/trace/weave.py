@@ -179,7 +179,7 @@ def _consuming(member: Member, known: Known) -> list[Step]:
             detail = "its letter was not found: on its way, discarded, or its queue is away"
             step = Step("dead letter", decided.at, _DATABASE, durable, detail)
         steps.append(step)
-    steps += [Step("handled", at, _DATABASE, durable) for durable, at in effects.items()]
+    steps += [_handled(consumer, at) for consumer, at in effects.items()]
     there = {step.where for step in steps}
     for one in unhandled:
         if one.waiting and one.behind is not None and one.consumer not in there:
@@ -203,6 +203,12 @@ def _consuming(member: Member, known: Known) -> list[Step]:
             detail = "no row of it in the databases asked"
             steps.append(Step("settled", None, _SERVER, info.durable, detail))
     return steps
+
+
+def _handled(consumer: str, at: datetime) -> Step:
+    """``consumer``: a durable or, of a run that handled it again, that and the run."""
+    durable, again, run = consumer.partition(" again ")
+    return Step("handled again" if again else "handled", at, _DATABASE, durable, run)
 
 
 def _letter(letter: Letter, place: str, behind: str | None) -> Step:

@@ -341,6 +341,7 @@ WHERE (:actions::text[] IS NULL OR action = ANY (:actions))
   AND (:entry::bigint IS NULL OR entry = :entry)
   AND (NOT :unseen::boolean OR seen_at IS NULL)
   AND (:naming::text IS NULL OR strpos(detail::text, :naming) > 0)
+  AND (:after::bigint IS NULL OR entry < :after)
 ORDER BY entry DESC LIMIT :limit
 
 -- name: unseen

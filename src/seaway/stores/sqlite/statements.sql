@@ -429,6 +429,7 @@ WHERE (:actions IS NULL OR action IN (SELECT value FROM json_each(:actions)))
   AND (:entry IS NULL OR entry = :entry)
   AND (NOT :unseen OR seen_at IS NULL)
   AND (:naming IS NULL OR instr(detail, :naming) > 0)
+  AND (:after IS NULL OR entry < :after)
 ORDER BY entry DESC LIMIT :limit
 
 -- name: unseen

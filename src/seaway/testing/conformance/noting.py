@@ -33,6 +33,9 @@ class NotingConformance:
             *("ORDER_EVENTS", "SEA_EVENTS")
         ]
         assert await store.log(limit=1) == [third]
+        assert await store.log(after=third.entry, limit=1) == [second]
+        assert await store.log(action="healed", after=third.entry) == [first]
+        assert list(await store.log(after=first.entry)) == []
         assert await store.log(entry=second.entry) == [second]
         assert list(await store.log(entry=third.entry + 100)) == []
 
