@@ -106,40 +106,47 @@ def pace(what: str, doing: Callable[[], str]) -> Iterator[Callable[[int, int], N
 
     The block is given a call that says how many are done by now, and of how many.
     """
-    begun = time.monotonic()
+    begun, first = time.monotonic(), 0
+
+    def said(done: float, total: float | None) -> str:
+        """How fast it went, and how long that will last."""
+        if waits := doing():
+            return waits
+        if not first or total is None:
+            return ""
+        rate = (done - first + 1) / max(time.monotonic() - begun, 0.001)
+        left = round((total - done) / rate)
+        return f"{rate:.0f}/s, {left // 60}:{left % 60:02d} left"
+
     if sys.stderr.isatty():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         from rich.text import Text
 
-        class Doing(TextColumn):
+        class Said(TextColumn):
             def render(self, task: Any) -> Text:
-                return Text(printable(_paced(task.completed, task.total, begun, doing())))
+                return Text(printable(said(task.completed, task.total)))
 
-        columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), Doing(""))
+        columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), Said(""))
         with Progress(*columns, console=err(), transient=True) as bar:
             task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+            def draw(done: int, total: int) -> None:
+                nonlocal first
+                first = first or done  # Others may have been done before this began.
+                bar.update(task, completed=done, total=total)
+
+            yield draw
         return
     said_at = begun
 
     def show(done: int, total: int) -> None:
-        nonlocal said_at
+        nonlocal first, said_at
+        first = first or done
         if time.monotonic() - said_at >= 2:
             said_at = time.monotonic()
-            note(f"{what}: {done} of {total}, {_paced(done, total, begun, doing())}")
+            note(f"{what}: {done} of {total}, {said(done, total)}")
 
     yield show
-
-
-def _paced(done: float, total: float | None, begun: float, doing: str) -> str:
-    """How fast it went since ``begun``, and how long that will last."""
-    if doing:
-        return doing
-    rate = done / max(time.monotonic() - begun, 0.001)
-    if not done or total is None:
-        return ""
-    left = round((total - done) / rate)
-    return f"{rate:.0f}/s, {left // 60}:{left % 60:02d} left"
 
 
 def print_json(value: Any) -> None:

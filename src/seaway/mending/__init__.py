@@ -14,7 +14,7 @@ from seaway.mending.discarding import Discarded, Restored
 from seaway.mending.pages import Page
 from seaway.mending.past import PastRun, past_run
 from seaway.mending.redriving import RedriveRun
-from seaway.mending.runs import Outcome, Plan, Refusal, Transform
+from seaway.mending.runs import Outcome, Plan, Refusal
 
 __all__ = [
     "Discarded",
@@ -27,6 +27,5 @@ __all__ = [
     "RedriveRun",
     "Refusal",
     "Restored",
-    "Transform",
     "past_run",
 ]

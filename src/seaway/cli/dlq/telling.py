@@ -100,7 +100,10 @@ class Redriven:
         how = "redriven" if run.at is None else _then(run.at)
         printing.note(f"{sent} {how}{': ' if said else ''}{', '.join(said)}.")
         if run.id:
-            again = "; the same command goes on" if run.state == "stopped" else ""
+            again = {
+                "stopped": "; the same command goes on",
+                "failed": "; once that is mended, the same command begins anew",
+            }.get(run.state, "")
             why = f": {run.why}" if run.why else ""
             printing.note(f"run {run.id} {run.state}{why}{again}")
 
