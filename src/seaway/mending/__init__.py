@@ -8,13 +8,16 @@ terminal. Consumers and the sweeper, who only write letters, know nothing of it.
                 └ past: what runs did
 """
 
+from seaway.dead_letters.later import Scheduled
 from seaway.mending.desk import Mending
 from seaway.mending.discarding import Discarded, Restored
+from seaway.mending.later import Cancelled
 from seaway.mending.past import PastRun, past_run
 from seaway.mending.redriving import RedriveRun
 from seaway.mending.runs import Outcome, Plan, Refusal, Transform
 
 __all__ = [
+    "Cancelled",
     "Discarded",
     "Mending",
     "Outcome",
@@ -23,6 +26,7 @@ __all__ = [
     "RedriveRun",
     "Refusal",
     "Restored",
+    "Scheduled",
     "Transform",
     "past_run",
 ]
