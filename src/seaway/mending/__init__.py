@@ -9,24 +9,27 @@ terminal. Consumers and the sweeper, who only write letters, know nothing of it.
 """
 
 from seaway.dead_letters.later import Scheduled
+from seaway.mending.causes import Group
 from seaway.mending.desk import Mending
 from seaway.mending.discarding import Discarded, Restored
 from seaway.mending.later import Cancelled
+from seaway.mending.pages import Page
 from seaway.mending.past import PastRun, past_run
 from seaway.mending.redriving import RedriveRun
-from seaway.mending.runs import Outcome, Plan, Refusal, Transform
+from seaway.mending.runs import Outcome, Plan, Refusal
 
 __all__ = [
     "Cancelled",
     "Discarded",
+    "Group",
     "Mending",
     "Outcome",
+    "Page",
     "PastRun",
     "Plan",
     "RedriveRun",
     "Refusal",
     "Restored",
     "Scheduled",
-    "Transform",
     "past_run",
 ]
