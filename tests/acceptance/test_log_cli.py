@@ -17,9 +17,7 @@ SEAWAY = [sys.executable, "-m", "seaway"]
 DURABLE = "case_mgmt__from_sea"
 ENTRIES = (
     LogEntry("healed", "SEA_EVENTS", {"events": 60, "first": 5, "last": 64, "made_anew": True}),
-    LogEntry(
-        "set back", DURABLE, {"stream": "SEA_EVENTS", "to_seq": 31, "reason": "it ended"}
-    ),
+    LogEntry("set back", DURABLE, {"stream": "SEA_EVENTS", "to_seq": 31, "reason": "it ended"}),
     LogEntry("letters lost", "SEA_DLQ", {"consumer": DURABLE, "letters": 2, "ids": ["a", "b"]}),
     LogEntry("relettered", "SEA_DLQ", {"consumer": DURABLE, "letters": 17, "ids": ["c"]}),
     LogEntry("discarded", "SEA_DLQ", {"consumer": DURABLE, "letters": 1, "why": "a test"}),
