@@ -28,9 +28,12 @@ from seaway.waiting import done_before
 from seaway.words import counted
 
 
-def load_application(target: str, flags: session.Flags, *, required: bool = True) -> Seaway:
+def load_application(
+    target: str, flags: session.Flags, *, required: bool = True, heeds: bool = True
+) -> Seaway:
     """Import ``module:attribute``, its settings under ``flags``; ``ConfigError`` says which half is
-    wrong, or that the flags do not reach it. Not ``required``: it needs no file."""
+    wrong, or, unless it need not heed them, that the flags do not reach it. Not ``required``: it
+    needs no file."""
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
         raise ConfigError(
@@ -48,7 +51,7 @@ def load_application(target: str, flags: session.Flags, *, required: bool = True
         ) from error
     if not isinstance(found, Seaway):
         raise ConfigError(f"{target!r} is {type(found).__name__}, not a Seaway application")
-    if (flags.config or flags.overrides) and not found.heeds_root_options:
+    if heeds and (flags.config or flags.overrides) and not found.heeds_root_options:
         if flags.project is not None and target == flags.project.application:
             raise ConfigError(
                 "the application was made before the command's root options were read",

@@ -92,7 +92,8 @@ class Mending(DeadLetters):
         this process' user) did so, as the log says, and ``why``. Raises what ``database`` does;
         ``for_good``: without the database, so that nothing is kept and nothing noted, and a server
         that loses the end of a queue may bring them back. Cancelled, or ended by an error, it has
-        discarded the letters that it has yielded, and perhaps one more, which is kept. Idempotent.
+        discarded the letters that it has yielded, and perhaps fifty more, which are kept as well.
+        Idempotent.
         """
         keeping = None
         if not for_good:

@@ -19,7 +19,13 @@ from seaway.dead_letters import DeadLetters
 from seaway.dead_letters.letter import Letter, redrive_id
 from seaway.dead_letters.redriving import Place, Target
 from seaway.mending.runs import Became
-from seaway.naming import dlq_stream, redrive_filter, stream_context
+from seaway.naming import (
+    dlq_stream,
+    later_filter,
+    later_subject,
+    redrive_filter,
+    stream_context,
+)
 
 _SINGLY = 100
 """So few that wait are asked for one by one."""
@@ -87,6 +93,7 @@ class Watch:
         past = await self._past()
         await self._read_queues()
         effects = await effects_of(self._store, self.open.values())
+        past -= await self._put_off(past)
         fates = []
         for name, sent in list(self.open.items()):
             again = self._again.pop(name, None)
@@ -131,6 +138,22 @@ class Watch:
             if await self._admin.get(*one.place) is None:
                 past.add(one.id)
         return past
+
+    async def _put_off(self, past: Iterable[str]) -> set[str]:
+        """Those of them that their handlers have put off: they come again, in another place."""
+        twins: dict[tuple[str, str], list[Sent]] = defaultdict(list)
+        for name in past:
+            twins[self.open[name].twin].append(self.open[name])
+        again: set[str] = set()
+        for (stream, consumer), some in twins.items():
+            context = stream_context(stream)
+            info = await self._admin.stream(stream, subjects=later_filter(context, consumer))
+            waiting = info.subject_messages if info is not None else ()
+            for sent in some:
+                if waiting and later_subject(context, consumer, sent.event_id) in waiting:
+                    self.open[sent.id] = sent._replace(place=Place(stream, 0))
+                    again.add(sent.id)
+        return again
 
     async def _read_queues(self) -> None:
         by_place = {one.place: one for one in self.open.values()}

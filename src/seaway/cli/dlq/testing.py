@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +48,8 @@ async def as_test(
         raise ConfigError(
             "whose handler failed is not said", hint="name the application: --app module:app"
         )
-    app = load_application(application, flags, required=False)
+    with redirect_stdout(sys.stderr):  # What it prints is no part of the test.
+        app = load_application(application, flags, required=False, heeds=False)
     async with options.opened(ctx) as letters:
         letters.application = app
         letter = await letters.get(letter_id, consumer=consumer)
