@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from seaway import Delivery, RawEvent, Seaway, topology
-from seaway.brokers.jetstream import JetStreamBroker
-from seaway.config import settings_from_mapping
+from seaway.brokers.jetstream import JetStreamBroker, connect
+from seaway.config import NatsSettings, settings_from_mapping
+from seaway.consumer import ConsumerOptions
 from seaway.contracts import Message, RunItem, Store, Stored
 from seaway.dead_letters import Letter, Selection
 from seaway.embedded.nats_server import NatsServer
@@ -38,7 +39,14 @@ COUNT = 40
 class Mill:
     """A service with two consumers, both of which fail until they are mended."""
 
-    def __init__(self, broker: JetStreamBroker, context: str, url: str, folder: Path) -> None:
+    def __init__(
+        self,
+        broker: JetStreamBroker,
+        context: str,
+        url: str,
+        folder: Path,
+        storage: str = "memory",
+    ) -> None:
         self.broker = broker
         self.context = context
         self.folder = folder
@@ -48,19 +56,28 @@ class Mill:
         self.durables = [f"billing__from_{context}", f"shipping__from_{context}"]
         self.broken: dict[str, set[int]] = {}
         self.effects: Counter[tuple[str, str]] = Counter()
+        self.has_inbox = True
         given = {
             "nats": {"url": url},
             "database": f"sqlite:///{folder / 'mill.db'}",
-            "streams": [{"name": self.stream, "replicas": 1, "storage": "memory"}],
+            "streams": [{"name": self.stream, "replicas": 1, "storage": storage}],
             "consumers": [{"stream": self.stream, "durable": name} for name in self.durables],
         }
         (folder / "seaway.yaml").write_text(json.dumps(given))
         self.settings = settings_from_mapping(given, environ={})
         self.store: Store
 
-    async def open(self) -> None:
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Mill]:
+        """With its streams and its database."""
         wanted, admin = topology.desired(self.settings), self.broker.admin
         await topology.apply(topology.plan(wanted, await topology.actual(admin, wanted)), admin)
+        self.store = await SqliteStore.open(self.folder / "mill.db")
+        try:
+            await self.store.schema.upgrade()
+            yield self
+        finally:
+            await self.store.close()
 
     async def forget_ids(self) -> None:
         """As if the duplicate window of the redrives had passed at every step."""
@@ -102,7 +119,8 @@ class Mill:
 
         for name in self.durables:
             service = name.partition("__")[0]
-            declared = app.consumer(service, from_context=self.context)
+            options: ConsumerOptions = {} if self.has_inbox else {"tx": None}
+            declared = app.consumer(service, from_context=self.context, **options)
             declared.handler(RawEvent)(handler(name))
         work = asyncio.create_task(app.run(stop, relay=False, sweeper=False))
         try:
@@ -151,14 +169,8 @@ async def done(run: RedriveRun) -> list[Outcome]:
 async def mill(
     broker: JetStreamBroker, nats_server: NatsServer, context_name: str, tmp_path: Path
 ) -> AsyncIterator[Mill]:
-    made = Mill(broker, context_name, nats_server.url, tmp_path)
-    await made.open()
-    made.store = await SqliteStore.open(tmp_path / "mill.db")
-    await made.store.schema.upgrade()
-    try:
+    async with Mill(broker, context_name, nats_server.url, tmp_path).opened() as made:
         yield made
-    finally:
-        await made.store.close()
 
 
 async def test_a_canary_that_comes_back_ends_the_run_and_the_mended_rest_goes(mill: Mill) -> None:
@@ -218,6 +230,16 @@ async def test_a_redrive_says_how_often_its_event_was_redriven(mill: Mill) -> No
             assert letter.summary()["redrives"] == count
 
 
+async def test_what_a_consumer_without_an_inbox_acknowledges_is_settled(mill: Mill) -> None:
+    mill.has_inbox = False
+    await mill.letters(4)
+    async with mill.at_work():
+        run = await mill.run(canary=1)
+        await done(run)
+    assert (run.state, run.counts) == ("done", {"sent": 8, "settled": 8})
+    mill.assert_each_once(4)
+
+
 class Killed(BaseException):
     """The process is no more."""
 
@@ -249,13 +271,14 @@ class Dying:
         return dying
 
 
-@pytest.mark.parametrize("handled", ["not", "well", "badly"])
 @pytest.mark.parametrize(
-    ("where", "method", "at", "after"),
+    ("where", "method", "at", "after", "handled"),
     [
-        ("store", "note_items", 1, True),  # Meant, and not sent.
-        ("admin", "delete_message", 5, False),  # Sent, and the letters not removed.
-        ("store", "note_items", 2, False),  # Sent and removed, and not noted.
+        ("store", "note_items", 1, True, "not"),  # Meant, and not sent.
+        ("admin", "delete_message", 5, False, "not"),  # Sent, and the letters not removed.
+        ("admin", "delete_message", 5, False, "well"),
+        ("admin", "delete_message", 5, False, "badly"),
+        ("store", "note_items", 2, False, "well"),  # Sent and removed, and not noted.
     ],
 )
 async def test_killed_between_any_two_steps_it_goes_on_and_sends_nothing_twice(
@@ -343,6 +366,30 @@ async def test_what_is_stopped_goes_on_and_what_is_at_work_is_left_alone(mill: M
     assert (again.id, again.state, again.total) == (run.id, "done", COUNT * 2)
     assert would == ["ready"] * (COUNT * 2 - run.counts["sent"])
     assert await mill.redriven() == COUNT * 2
+
+
+async def test_a_server_that_is_killed_meanwhile_holds_it_up_and_nothing_more(
+    nats_server_own: NatsServer, tmp_path: Path
+) -> None:
+    broker = await connect(NatsSettings(url=nats_server_own.url))
+    try:
+        async with Mill(broker, "sea", nats_server_own.url, tmp_path, "file").opened() as mill:
+            await mill.letters(20)
+            run = await mill.run(rate=60)
+            killed = False
+            async with aclosing(run.outcomes()) as outcomes:
+                async for _ in outcomes:
+                    if not killed:
+                        await nats_server_own.kill()
+                        await nats_server_own.start()
+                        killed = True
+            assert (run.state, run.counts) == ("done", {"sent": 40})
+            assert (await mill.redriven(), await mill.held(mill.queue)) == (40, 0)
+            async with mill.at_work():
+                await mill.until_held(mill.redrives, 0)
+            mill.assert_each_once(20)
+    finally:
+        await broker.close()
 
 
 class Mending7:
@@ -440,14 +487,19 @@ async def test_a_command_that_was_killed_goes_on_where_it_was(mill: Mill) -> Non
     await mill.forget_ids()
     await mill.letters()
     seaway = Terminal(mill)
-    words = ("dlq", "redrive", "--reason", "poison", "--rate", "100", "--by", "anna")
-    code, out, err = await seaway(*words, "--dry-run")
+    words = ("dlq", "redrive", "--reason", "poison", "--by", "anna")
+    (mill.folder / "bare.yaml").write_text(json.dumps({"contexts": [mill.context]}))
+    bare = ("--config", "bare.yaml", "--server", mill.settings.nats.url)
+    (code, out, err), (refused, _, why) = await asyncio.gather(
+        seaway(*words, "--dry-run"), seaway(*bare, *words, "--canary", "5")
+    )
     assert (code, f"{COUNT * 2} would be redriven" in err) == (0, True)
     for name in mill.durables:
         assert [line.split()[:2] for line in out.splitlines() if name in line] == [["40", name]]
+    assert (refused, "seaway db upgrade" in why) == (2, True), why
 
     for kill in (signal.SIGKILL, signal.SIGINT):
-        process = await seaway.start(*words)
+        process = await seaway.start(*words, "--rate", "8")
         before = await mill.redriven()
         async with asyncio.timeout(60):
             while await mill.redriven() == before:
@@ -462,21 +514,18 @@ async def test_a_command_that_was_killed_goes_on_where_it_was(mill: Mill) -> Non
     async with mill.at_work():
         await mill.until_held(mill.redrives, 0)
     mill.assert_each_once()
-    code, out, err = await seaway("dlq", "runs", "--json")
-    [told] = json.loads(out)
+    [noted] = await mill.store.runs()
+    shown, one, listed, text, nobody = await asyncio.gather(
+        seaway("dlq", "runs", "--json"),
+        seaway("dlq", "runs", noted.run, "--json"),
+        seaway("dlq", "runs"),
+        seaway("dlq", "runs", noted.run),
+        seaway("dlq", "runs", "nobody"),
+    )
+    [told] = json.loads(shown[1])
     assert (told["state"], told["by"], told["progress"]["sent"]) == ("done", "anna", COUNT * 2)
-    assert told["plan"]["what"] == "--reason poison"
-    code, out, err = await seaway("dlq", "runs", told["run"], "--json")
-    consumers: dict[str, Any] = json.loads(out)["consumers"]
-    assert consumers == {name: {"effect": COUNT} for name in mill.durables}
-    for more in ((), (told["run"],)):
-        code, out, err = await seaway("dlq", "runs", *more)
-        assert (code, told["run"] in out) == (0, True)
-    code, out, err = await seaway("dlq", "runs", "nobody")
-    assert (code, "there is no run nobody" in err) == (1, True)
-    (mill.folder / "bare.yaml").write_text(json.dumps({"contexts": [mill.context]}))
-    bare = ("--config", "bare.yaml", "--server", mill.settings.nats.url)
-    code, out, err = await seaway(*bare, "dlq", "redrive", "--all", "--canary", "5")
-    assert (code, "seaway db upgrade" in err) == (2, True), err
-    code, out, err = await seaway(*bare, "dlq", "redrive", "--all")
-    assert (code, "0 redriven" in err) == (0, True), err
+    assert (told["run"], told["plan"]["what"]) == (noted.run, "--reason poison")
+    assert json.loads(one[1])["consumers"] == {name: {"effect": COUNT} for name in mill.durables}
+    for code, out, _ in (listed, text):
+        assert (code, noted.run in out) == (0, True)
+    assert (nobody[0], "there is no run nobody" in nobody[2]) == (1, True)

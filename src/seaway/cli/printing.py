@@ -106,40 +106,47 @@ def pace(what: str, doing: Callable[[], str]) -> Iterator[Callable[[int, int], N
 
     The block is given a call that says how many are done by now, and of how many.
     """
-    begun = time.monotonic()
+    begun, first = time.monotonic(), 0
+
+    def said(done: float, total: float | None) -> str:
+        """How fast it went, and how long that will last."""
+        if waits := doing():
+            return waits
+        if not first or total is None:
+            return ""
+        rate = (done - first + 1) / max(time.monotonic() - begun, 0.001)
+        left = round((total - done) / rate)
+        return f"{rate:.0f}/s, {left // 60}:{left % 60:02d} left"
+
     if sys.stderr.isatty():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         from rich.text import Text
 
-        class Doing(TextColumn):
+        class Said(TextColumn):
             def render(self, task: Any) -> Text:
-                return Text(printable(_paced(task.completed, task.total, begun, doing())))
+                return Text(printable(said(task.completed, task.total)))
 
-        columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), Doing(""))
+        columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), Said(""))
         with Progress(*columns, console=err(), transient=True) as bar:
             task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+            def draw(done: int, total: int) -> None:
+                nonlocal first
+                first = first or done  # Others may have been done before this began.
+                bar.update(task, completed=done, total=total)
+
+            yield draw
         return
     said_at = begun
 
     def show(done: int, total: int) -> None:
-        nonlocal said_at
+        nonlocal first, said_at
+        first = first or done
         if time.monotonic() - said_at >= 2:
             said_at = time.monotonic()
-            note(f"{what}: {done} of {total}, {_paced(done, total, begun, doing())}")
+            note(f"{what}: {done} of {total}, {said(done, total)}")
 
     yield show
-
-
-def _paced(done: float, total: float | None, begun: float, doing: str) -> str:
-    """How fast it went since ``begun``, and how long that will last."""
-    if doing:
-        return doing
-    rate = done / max(time.monotonic() - begun, 0.001)
-    if not done or total is None:
-        return ""
-    left = round((total - done) / rate)
-    return f"{rate:.0f}/s, {left // 60}:{left % 60:02d} left"
 
 
 def print_json(value: Any) -> None:
@@ -205,21 +212,25 @@ def print_fields(title: str, fields: Iterable[tuple[str, str]]) -> None:
 @dataclass(frozen=True, slots=True)
 class Column(Generic[T]):
     """What a list shows of each item. ``rank``: 0 always stays, the highest goes first. ``words``:
-    text that may be folded at its blanks; the last column that is left, at best."""
+    text that may be folded at its blanks, where ``lines`` is not 0 to at most so many lines; the
+    last column that is left, at best."""
 
     title: str
     cell: Callable[[T], str]
     rank: int = 0
     right: bool = False
     words: bool = False
+    lines: int = 0
 
 
 def print_list(
     columns: Sequence[Column[T]],
     items: Sequence[T],
     style: Callable[[T], str] = lambda _: "",
+    wide: bool | None = None,
 ) -> None:
-    """Print a line for each of ``items``, under the titles of ``columns``."""
+    """Print a line for each of ``items``, under the titles of ``columns``. ``wide``: all columns,
+    whatever the terminal has room for; ``None``: the command has no ``--wide``."""
     from rich.cells import cell_len
     from rich.text import Text
 
@@ -228,8 +239,9 @@ def print_list(
     shown, room = list(range(len(columns))), None
     if terminal:
         widths = _widths(columns, cells)
+    if terminal and not wide:
         shown, room = _fitting(columns, widths, out().width)
-    else:
+    elif not terminal:
         cells = [["; ".join(cell.split("\n")) for cell in row] for row in cells]
         widths = _widths(columns, cells)
 
@@ -243,13 +255,14 @@ def print_list(
 
     line([columns[place].title for place in shown], "bold")
     for item, row in zip(items, cells, strict=True):
-        folded = [_folded(row[place], room if columns[place].words else None) for place in shown]
+        folded = [_folded(row[place], columns[place], room) for place in shown]
         for index in range(max(map(len, folded))):
             texts = [lines[index] if index < len(lines) else "" for lines in folded]
             line(texts, style(item) if terminal else "")
     if left := [one.title for place, one in enumerate(columns) if place not in shown]:
+        option = "" if wide is None else "--wide, "
         err().print(
-            f"No room for {', '.join(left)}: a wider terminal, a pipe or --json has all.",
+            f"No room for {', '.join(left)}: {option}a wider terminal, a pipe or --json has all.",
             style="dim",
             markup=False,
         )
@@ -287,13 +300,18 @@ def _fitting(
         shown.remove(least)
 
 
-def _folded(text: str, room: int | None) -> list[str]:
+def _folded(text: str, column: Column[T], room: int | None) -> list[str]:
     lines = text.split("\n")
-    if room is None:
+    if room is None or not column.words:
         return lines
     # A word that is longer than the room may be an id: it stands whole, and sticks out.
-    return [
+    folded = [
         part
         for one in lines
         for part in textwrap.wrap(one, room, break_long_words=False, break_on_hyphens=False) or [""]
     ]
+    if not column.lines or len(folded) <= column.lines:
+        return folded
+    *kept, last = folded[: column.lines]
+    whole = last if len(last) < room else last.rpartition(" ")[0]
+    return [*kept, f"{whole or last}…"]

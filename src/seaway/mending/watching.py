@@ -7,6 +7,7 @@ order misses none. All of it is looking only.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -39,6 +40,11 @@ class Sent(NamedTuple):
     event_id: str
     consumer: str
     place: Place
+
+    @property
+    def effect(self) -> tuple[str, str]:
+        """Of whom its effect is, and of what."""
+        return self.consumer, self.event_id
 
     @property
     def twin(self) -> tuple[str, str]:
@@ -90,17 +96,19 @@ class Watch:
         """Those of which it is known by now what became of them; they are not ``open`` any more."""
         if not self.open:
             return ()
-        past = await self._past()
-        await self._read_queues()
         effects = await effects_of(self._store, self.open.values())
+        past = await self._past([one for one in self.open.values() if one.effect not in effects])
+        await self._read_queues()
         past -= await self._put_off(past)
+        # What is past had its effect before, if it has one.
+        effects |= await effects_of(self._store, [self.open[name] for name in past])
         fates = []
         for name, sent in list(self.open.items()):
             again = self._again.pop(name, None)
             if again is not None:
                 became: Became = "waits" if again.waits else "failed"
                 fates.append(Fate(sent, became, told(again)))
-            elif (sent.consumer, sent.event_id) in effects:
+            elif sent.effect in effects:
                 fates.append(Fate(sent, "effect"))
             elif name in past:
                 fates.append(Fate(sent, "settled"))
@@ -118,12 +126,13 @@ class Watch:
                 idle.append(consumer)
         return idle
 
-    async def _past(self) -> set[str]:
-        """Those that their stream does not hold any more, as far as that is told quickly."""
+    async def _past(self, open_: Sequence[Sent]) -> set[str]:
+        """Those that their stream does not hold any more, as far as that is told quickly. What its
+        consumer has been given for the last time is there until the sweeper has made its letter."""
         past: set[str] = set()
-        singly: list[Sent] = []
+        asked: list[Sent] = []
         twins: dict[tuple[str, str], list[Sent]] = defaultdict(list)
-        for sent in self.open.values():
+        for sent in open_:
             twins[sent.twin].append(sent)
         for (stream, consumer), some in twins.items():
             info = await self._admin.consumer(stream, consumer)
@@ -132,11 +141,13 @@ class Watch:
             if lost:
                 there = await self._letters.redriven(stream_context(stream), consumer)
                 past |= {one.id for one in lost if one.event_id not in there}
-            past |= {one.id for one in some if 0 < one.place.stream_seq <= floor}
-            singly += [one for one in some if one.place.stream_seq > floor]
-        for one in singly if len(singly) <= _SINGLY else ():
-            if await self._admin.get(*one.place) is None:
-                past.add(one.id)
+            placed = [one for one in some if one.place.stream_seq]
+            few = len(placed) <= _SINGLY
+            asked += [one for one in placed if few or one.place.stream_seq <= floor]
+        for first in range(0, len(asked), _CHUNK):
+            some = asked[first : first + _CHUNK]
+            found = await asyncio.gather(*(self._admin.get(*one.place) for one in some))
+            past |= {one.id for one, there in zip(some, found, strict=True) if there is None}
         return past
 
     async def _put_off(self, past: Iterable[str]) -> set[str]:

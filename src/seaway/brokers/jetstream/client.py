@@ -275,7 +275,7 @@ class Transport:
         and the other, sent alone, would cost us what it said."""
         if payload.startswith(b"CONNECT "):
             self._held = payload
-        elif self._writer is not None:
+        elif self._writer is not None and not self._writer.is_closing():  # Lost: uvloop raises.
             self._writer.write(self._held + payload if self._held else payload)
             self._held = b""
 

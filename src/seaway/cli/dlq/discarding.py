@@ -31,15 +31,10 @@ _MOST = 10_000_000
 
 
 @session.runs
+@options.selecting
 async def discard(
     ctx: typer.Context,
-    ids: options.Ids = None,
-    consumer: options.Consumer = None,
-    subject: options.Subject = None,
-    reason: options.Reason = None,
-    error_type: options.ErrorType = None,
-    since: options.Since = None,
-    until: options.Until = None,
+    selected: Selection,
     everything: options.All = False,
     with_waiting: Annotated[
         bool, typer.Option("--with-waiting", help="Also those that wait behind them.")
@@ -54,11 +49,9 @@ async def discard(
     What waits behind them is handled, unless told otherwise. Exits 3, with what it has removed,
     where server or database go away meanwhile: the same command goes on.
     """
-
-    selection = options.selection(ids, consumer, subject, reason, error_type, since, until)
     done: list[Discarded] = []
     async with options.opened(ctx) as queue:
-        chosen = list(await options.chosen(queue, selection, everything))
+        chosen = list(await options.chosen(queue, selected, everything))
         waiting = await queue.waiting(chosen)
         if with_waiting:
             known = {letter.id for letter in chosen}
