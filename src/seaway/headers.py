@@ -62,6 +62,8 @@ DLQ_ERROR_TYPE = "X-Dlq-Error-Type"
 DLQ_ERROR = "X-Dlq-Error"
 DLQ_ERROR_STACK = "X-Dlq-Error-Stack"
 DLQ_FAILED_AT = "X-Dlq-Failed-At"
+DLQ_VERSION = "X-Dlq-Version"
+"""Of the letter's form; not written on those of the first."""
 
 RESERVED = frozenset(
     name.lower()

@@ -155,6 +155,7 @@ def context_of(subject: str) -> str:
     return check_part(check_subject(subject).partition(".")[0], "context")
 
 
+@lru_cache(maxsize=1024)
 def is_event_of(context: str, subject: str) -> bool:
     """Whether ``subject``, of any length, can be that of a context's event, a foreign one too. Not
     with U+FFFD: that stands for bytes that are no text, and sent it would be another subject."""
@@ -285,6 +286,7 @@ class Durable:
         return cls(service, purpose)
 
 
+@lru_cache(maxsize=1024)  # Each letter of a long queue asks.
 def is_durable(name: str) -> bool:
     """Whether a durable of a consumer could have this name."""
     try:

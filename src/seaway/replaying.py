@@ -29,7 +29,7 @@ from seaway.contracts import (
 from seaway.errors import ConfigError
 from seaway.history.replay.journal import Journal, journal_of, new_journal
 from seaway.history.replay.ordering import in_order
-from seaway.history.replay.shadow import compared
+from seaway.history.replay.shadow import Then, Try, compared
 from seaway.history.replay.summary import Summary, now_of
 from seaway.history.replay.window import Bound, Window, events, window_of
 from seaway.naming import covers
@@ -46,6 +46,24 @@ class Extent:
 
     events: int
     effects: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of an event ``now`` and, in a shadow, ``then``. ``differs``: it ends in another way
+    or, handled again, it failed."""
+
+    message: StoredMessage
+    now: Tried
+    then: Then | None
+    differs: bool
+
+    @property
+    def was(self) -> str:
+        """``then`` in a word or two; empty where it was not asked."""
+        if self.then is None:
+            return ""
+        return f"{self.then.known} ({self.then.reason})" if self.then.reason else self.then.known
 
 
 def _silent(count: int) -> None:
@@ -158,66 +176,75 @@ class Replaying:
         within: timedelta | None = None,
         advance: Advance = _silent,
     ) -> Summary:
-        """Work on all of it; events of one key one after the other, ``workers`` keys at a time.
-
-        Ended early, by a signal, an error or kill -9, the same plan goes on behind what was noted.
-        ``StoreUnavailable`` and ``BrokerUnavailable`` where something is away: run it again.
-        """
-        await self.journal.begin()
-        work = self._shadow if self.mode == "shadow" else self._reprocess
-        if self.mode == "reprocess" and not self.journal.goes_on:
-            await self._log("reprocess begun")  # Also of one that is killed somebody must know.
-        async with self.journal.kept():
-            await work(workers, within, advance)
-        if self.mode == "reprocess":
-            await self._log("reprocessed")
+        """Work on all of it; what ``outcomes`` gives, in groups."""
+        async with aclosing(
+            self.outcomes(workers=workers, within=within, advance=advance)
+        ) as found:
+            async for _ in found:
+                pass
         return self.journal.summary
 
-    async def _shadow(self, workers: int, within: timedelta | None, advance: Advance) -> None:
-        floor = 0 if self._info is None else self._info.ack_floor
-        retention = self._app.settings.inbox.retention or None
+    async def outcomes(
+        self,
+        *,
+        workers: int = 1,
+        within: timedelta | None = None,
+        advance: Advance = _silent,
+    ) -> AsyncGenerator[Outcome]:
+        """Work on all of it, and give what comes of each event, in the order of the stream; events
+        of one key one after the other, ``workers`` keys at a time.
+
+        ``within``: how long a handler may run. Ended early, by leaving it, a signal, an error or
+        kill -9, the same plan goes on behind what was noted. ``StoreUnavailable`` and
+        ``BrokerUnavailable`` where something is away: run it again. Leave it by ``aclosing``.
+        """
+        await self.journal.begin()
+        reprocess = self.mode == "reprocess"
+        if reprocess and not self.journal.goes_on:
+            await self._log("reprocess begun")  # Also of one that is killed somebody must know.
+        run = self.journal.run if reprocess else None
         async with (
-            self._app.trials(self.consumer, within=within) as tried,
+            self.journal.kept(),
+            self._app.trials(self.consumer, within=within, run=run) as tried,
             aclosing(self._events(advance)) as source,
-            aclosing(
-                compared(
-                    *(source, tried, self._store, self.consumer),
-                    floor=floor,
-                    retention=retention,
-                    workers=workers,
-                )
-            ) as found,
+            aclosing(self._worked(source, tried, workers)) as found,
         ):
             async for one in found:
-                self._add(one.message, one.now, one.then.known, one.then.reason, one.differs)
+                self._add(one)
+                yield one
+        if reprocess:
+            await self._log("reprocessed")
 
-    async def _reprocess(self, workers: int, within: timedelta | None, advance: Advance) -> None:
-        run = self.journal.run
-        async with (
-            self._app.trials(self.consumer, within=within, run=run) as again,
-            aclosing(self._events(advance)) as source,
-        ):
+    async def _worked(
+        self, source: AsyncGenerator[StoredMessage], tried: Try, workers: int
+    ) -> AsyncGenerator[Outcome]:
+        if self.mode == "shadow":
+            floor = 0 if self._info is None else self._info.ack_floor
+            retention = self._app.settings.inbox.retention or None
+            comparing = compared(
+                *(source, tried, self._store, self.consumer),
+                floor=floor,
+                retention=retention,
+                workers=workers,
+            )
+            async with aclosing(comparing) as found:
+                async for one in found:
+                    yield Outcome(one.message, one.now, one.then, one.differs)
+            return
 
-            async def one(message: StoredMessage) -> Tried:
-                return await again(Incoming.read(message, self.consumer, deliveries=1))
+        async def again(message: StoredMessage) -> Tried:
+            return await tried(Incoming.read(message, self.consumer, deliveries=1))
 
-            async with aclosing(in_order(source, one, workers=workers)) as found:
-                async for message, now in found:
-                    self._add(message, now, "", None, now.verdict in ("letter", "failed"))
+        async with aclosing(in_order(source, again, workers=workers)) as handled:
+            async for message, now in handled:
+                yield Outcome(message, now, None, now.verdict in ("letter", "failed"))
 
-    def _add(
-        self,
-        message: StoredMessage,
-        now: Tried,
-        known: str,
-        reason: str | None,
-        differs: bool,
-    ) -> None:
-        then = f"{known} ({reason})" if reason else known
+    def _add(self, one: Outcome) -> None:
+        message, now, then = one.message, one.now, one.was
         self.journal.summary.add(
-            message.place, message.event_subject, now, then=then, differs=differs
+            message.place, message.event_subject, now, then=then, differs=one.differs
         )
-        if differs:
+        if one.differs:
             state = f"{then} -> {now_of(now)}" if then else now_of(now)
             item = f"{message.stream}:{message.stream_seq:012d}"  # In order of its bytes.
             self.journal.note(RunItem(item, state, message.event_id, self.consumer, now.said))

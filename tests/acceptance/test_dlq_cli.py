@@ -53,6 +53,7 @@ class Desk:
         self.context = context
         self.stream = f"{context.upper()}_EVENTS"
         self.redrives = f"{context.upper()}_REDRIVE"
+        self.queue = f"{context.upper()}_DLQ"
         self.durable = f"case_mgmt__from_{context}"
         self.url = url
         self.folder = folder
@@ -249,7 +250,7 @@ async def test_redriving_at_a_time_and_cancelling_that(desk: Desk) -> None:
         ("soon",): (2, "is no time"),
         ("2020-01-01T00:00:00Z",): (2, "is past: by the server's clock it is"),
         ("500d",): (1, "is more than a year from now"),
-        ("6h", "--to", "all"): (2, "leave --to all out"),
+        ("6h", "--to", "all"): (2, "cannot be sent to all consumers"),
     }
     redriven = (desk.run("dlq", "redrive", first.id, "--at", *said) for said in refusals)
     ended = await asyncio.gather(*redriven, desk.run("dlq", "cancel"))
@@ -359,6 +360,9 @@ async def test_what_is_not_there_or_not_clear_changes_nothing(desk: Desk) -> Non
         ("none of poison", ("ls", "--reason", "bad")),
         ("neither a time nor an age", ("ls", "--since", "yesterday")),
         ("invalid token", ("ls", "--subject", "sea..x")),
+        ("'amount>1' is no condition", ("redrive", "--where", "amount>1")),
+        ("neither oldest nor newest", ("ls", "--sort", "size")),
+        ("--after is for a list of letters", ("ls", "--group", "--after", "SEA_DLQ:1")),
     ],
 )
 def test_usage(said: str, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,6 +370,51 @@ def test_usage(said: str, arguments: tuple[str, ...], monkeypatch: pytest.Monkey
     ended = CliRunner().invoke(app, ["dlq", *arguments])
     assert (ended.exit_code, ended.stdout) == (2, "")
     assert said in ended.stderr
+
+
+async def test_causes_and_the_letters_of_one(desk: Desk) -> None:
+    await desk.bury(*(b'{"amount": %d}' % number for number in range(3)))
+    await desk.publish(b'{"amount": 3}')
+    incoming = await desk.take(desk.stream)
+    await desk.letters.store(incoming, reason="exhausted", error=KeyError("owner"))
+    async with foreign_client(desk.url) as stranger:
+        subject = f"{desk.context}.dlq.{desk.context}.event.case_created.v1"
+        assert await stranger.put(subject.encode(), b'{"amount": 4}')
+    grouped, causes = await asyncio.gather(
+        desk.run("dlq", "ls", "--group"), desk.json("dlq", "ls", "--group", "--json")
+    )
+    assert [(one["error_type"], one["count"], one["consumers"]) for one in causes] == [
+        ("ValueError", 3, {desk.durable: 3}),
+        ("KeyError", 1, {desk.durable: 1}),
+        ("it has no X-Dlq-Stream", 1, {}),
+    ]
+    assert (grouped.code, "5 letters, 3 causes" in grouped.err) == (0, True)
+    for one, line in zip(causes, grouped.out.splitlines()[1:], strict=True):
+        for text in (one["cause"], one["sample"], one["error_type"], "case_created.v1"):
+            assert text in line
+    cause = causes[0]["cause"]
+    first, rest, newest, dry, foreign = await asyncio.gather(
+        desk.run("dlq", "ls", "--cause", cause, "--limit", "2"),
+        desk.json("dlq", "ls", "--cause", cause, "--after", f"{desk.queue}:2", "--json"),
+        desk.json("dlq", "ls", "--sort", "newest", "--limit", "1", "--json"),
+        desk.run("dlq", "redrive", "--cause", cause, "--where", "payload.amount>0", "--dry-run"),
+        desk.run("dlq", "redrive", "--reason", "foreign", "--dry-run", "--to", "all"),
+    )
+    assert len(first.out.splitlines()) == 3
+    assert f"More: --after {desk.queue}:2 (5 letters in all)" in first.err
+    assert [one["id"] for one in rest] == [f"{desk.queue}:3"]
+    assert [(one["id"], one["foreign"]) for one in newest] == [(f"{desk.queue}:5", True)]
+    assert "2 would be redriven" in dry.err
+    assert "1 would be redriven" in foreign.err
+    shown = await desk.run("dlq", "show", f"{desk.queue}:5")
+    assert "It can be shown, discarded and redriven --to all." in shown.out
+    sent = await desk.run("dlq", "redrive", "--reason", "foreign", "--to", "all")
+    assert (sent.code, "1 redriven" in sent.err) == (0, True), sent
+    elsewhere = await desk.run("dlq", "ls", "--after", "OTHER_DLQ:1")
+    assert (elsewhere.code, f"no letter of these queues: {desk.queue}" in elsewhere.err) == (
+        2,
+        True,
+    )
 
 
 async def test_discarding_asks_first_and_says_where_it_is_for_good(desk: Desk) -> None:
@@ -497,7 +546,7 @@ async def test_what_was_discarded_is_listed_brought_back_and_told_who_did_it(des
 
     back = await desk.run("dlq", "restore", second.event_id, "SEA_DLQ:999")
     assert (back.code, f"was {second.id}" in back.out) == (1, True)
-    assert "SEA_DLQ:999 stays away: there is no discarded letter SEA_DLQ:999" in back.err
+    assert "there is no discarded letter SEA_DLQ:999" in back.err
     [letter] = await desk.here()
     assert (letter.payload, letter.event_id) == (b"\xff\x00", second.event_id)
     twice = await desk.run("dlq", "restore", second.id)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from seaway.brokers.jetstream import connect
-from seaway.config import NatsSettings
-from seaway.contracts import Broker, Message, Stored
-from seaway.dead_letters import DeadLetters, Letter
 from shell import Shell
 
 if TYPE_CHECKING:
@@ -78,80 +72,96 @@ def seaway_database(tmp_path):
         db.execute("CREATE TABLE tasks (case_id TEXT, what TEXT)")
     return f"sqlite:///{tmp_path}/cases.db"
 """
-MADE = """
+BROUGHT_ABOUT = """
 import asyncio
+import json
 import sys
+from datetime import timedelta
 
 from cases_app import app
+from seaway import topology
+from seaway.contracts import Message
+from seaway.stores import open_store
+
+SUBJECT = "sea.event.case_opened.v1"
 
 
-async def main():
+async def main(wanted):
+    store = await open_store(app.settings.database)
+    await store.schema.upgrade()
+    await store.close()
     async with app:
-        for number, name in enumerate(sys.argv[1:], 3):
-            made = await app.dead_letters.as_test(await app.dead_letters.get(name))
+        admin, stop = app.broker.admin, asyncio.Event()
+        desired = topology.desired(app.settings)
+        await topology.apply(topology.plan(desired, await topology.actual(admin, desired)), admin)
+        running = asyncio.create_task(app.run(stop))
+        messages = [Message(SUBJECT, body.encode(), headers) for body, headers in wanted]
+        await app.broker.publish("SEA_EVENTS", messages, timeout=timedelta(seconds=30))
+        while len(found := await app.dead_letters.list()) < 4:
+            await asyncio.sleep(0.05)
+        [slow] = [one for one in found if one.key == "case-2"]
+        await app.dead_letters.redrive(slow)
+        while all(one.stream != "SEA_REDRIVE" for one in await app.dead_letters.list()):
+            await asyncio.sleep(0.05)
+        stop.set()
+        await running
+        for one in await app.dead_letters.list():
+            made = await app.dead_letters.as_test(one)
             assert not made.notes
-            with open(f"test_letter_{number}.py", "w") as file:
+            with open(f"test_{one.key[-1]}_{one.reason}.py", "w") as file:
                 file.write(made.source)
+            print(one.key, one.reason, one.id)
 
 
-asyncio.run(main())
+asyncio.run(main(json.load(sys.stdin)))
 """
+EVENTS = (
+    ("case-1", '{"case_id":"case-1","title":"","owner":{"name":"Jane Doe","born":"1999-12-31"}}'),
+    ("case-2", '{"case_id":"case-2","title":"slow"}'),
+    ("case-3", '{"case_id": "case-3", "title": 7}'),
+    ("case-1", '{"case_id":"case-1","title":"later"}'),
+)
+COMMAND = (sys.executable, "-m", "seaway", "dlq", "test", "--app", "cases_app:app")
 BESIDE = "async def test_before() -> None: ...\n"
-EVENTS = {
-    "case-1": b'{"case_id":"case-1","title":"","owner":{"name":"Jane Doe","born":"1999-12-31"}}',
-    "case-2": b'{"case_id":"case-2","title":"slow"}',
-    "case-3": b'{"case_id": "case-3", "title": 7}',
+FILES = {
+    "cases_app.py": APP,
+    "seaway.yaml": SETTINGS,
+    "conftest.py": CONFTEST,
+    "test_0_beside.py": BESIDE,
+    "test_9_beside.py": BESIDE,
 }
-BEHIND = b'{"case_id":"case-1","title":"later"}'
 
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory, nats_server: NatsServer) -> Shell:
-    """Four letters, one of which was redriven."""
+    """A folder with an application, its four letters, one of which was redriven, and their tests as
+    Python makes them."""
     made = Shell(tmp_path_factory.mktemp("letters"), nats_server.url)
-    for name, text in {"cases_app.py": APP, "seaway.yaml": SETTINGS}.items():
+    for name, text in FILES.items():
         (made.folder / name).write_text(text)
-    made.seaway("topology", "apply")
-    made.seaway("db", "upgrade")
-    with made.running(sys.executable, "-m", "seaway", "run", "cases_app:app"):
-        asyncio.run(brought_about(made))
     return made
 
 
-async def brought_about(shell: Shell) -> None:
-    async with letters_of(shell) as (broker, queue):
-        subject = "sea.event.case_opened.v1"
-        wanted = [*EVENTS.items(), ("case-1", BEHIND)]
-        messages = [
-            Message(
-                *(subject, payload),
-                {"Nats-Msg-Id": f"id-{at}", "X-Ordering-Key": key, "X-Tenant": HOSTILE},
-            )
-            for at, (key, payload) in enumerate(wanted)
-        ]
-        done = await broker.publish("SEA_EVENTS", messages, timeout=timedelta(seconds=30))
-        assert all(isinstance(one, Stored) for one in done)
-        async with asyncio.timeout(60):
-            while len(found := await queue.list()) < 4:
-                await asyncio.sleep(0.05)
-            [slow] = [one for one in found if one.key == "case-2"]
-            await queue.redrive(slow)
-            while all(one.stream != "SEA_REDRIVE" for one in await queue.list()):
-                await asyncio.sleep(0.05)
-
-
-@asynccontextmanager
-async def letters_of(shell: Shell) -> AsyncIterator[tuple[Broker, DeadLetters]]:
-    broker = await connect(NatsSettings(url=shell.environment["NATS_URL"]))
-    try:
-        yield broker, DeadLetters(broker)
-    finally:
-        await broker.close()
-
-
-async def letters(shell: Shell) -> Sequence[Letter]:
-    async with letters_of(shell) as (_, queue):
-        return await queue.list()
+@pytest.fixture(scope="module")
+def letters(shell: Shell) -> dict[tuple[str, str], str]:
+    """The ids of these letters, by key and reason."""
+    wanted = [
+        (body, {"Nats-Msg-Id": f"id-{at}", "X-Ordering-Key": key, "X-Tenant": HOSTILE})
+        for at, (key, body) in enumerate(EVENTS)
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", BROUGHT_ABOUT],
+        cwd=shell.folder,
+        env=shell.environment,
+        input=json.dumps(wanted),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    return {(key, reason): name for key, reason, name in rows}
 
 
 def pytest_of(shell: Shell, *arguments: str, mended: bool, code: int) -> str:
@@ -165,53 +175,57 @@ def pytest_of(shell: Shell, *arguments: str, mended: bool, code: int) -> str:
         shell.environment = environment
 
 
-def test_letters_fail_as_they_did_and_pass_once_mended(shell: Shell) -> None:
+def test_letters_fail_as_they_did_and_pass_once_mended(
+    shell: Shell, letters: dict[tuple[str, str], str]
+) -> None:
     expected = {
         ("case-1", "poison"): "Poison: no title for Aaaa Aaa",
         ("case-2", "exhausted"): "RuntimeError: try 3, redriven True",
         ("case-3", "undecodable"): "DecodeError: sea.event.case_opened.v1: title: Input should be",
         ("case-1", "parked"): "Poison: no title for Jane Doe",
     }
-    found = {(one.key, one.reason): one.id for one in asyncio.run(letters(shell))}
-    assert found.keys() == expected.keys()
-    poison, parked = found.pop(("case-1", "poison")), found.pop(("case-1", "parked"))
-    command = (sys.executable, "-m", "seaway", "dlq", "test", "--app", "cases_app:app")
-    hidden = ("--redact", "owner.name", "--redact", "owner.born", "--output", "test_letter_1.py")
-    assert "test_letter_1.py" in shell.ended(*command, poison, *hidden).stderr
-    (shell.folder / "test_letter_2.py").write_text(shell.run(*command, parked))
-    (shell.folder / "made.py").write_text(MADE)
-    shell.run(sys.executable, "made.py", *found.values())
-    files = [f"test_letter_{number}.py" for number in (1, 2, 3, 4)]
-    first, second, *others = [" ".join((shell.folder / one).read_text().split()) for one in files]
-    assert "Jane" not in first
-    assert f"Behind it waits 1 event of its key: {parked}. The inbox has no effects" in first
-    assert f"It waits behind {poison}: seaway.errors.Poison: no title for Jane Doe" in second
-    assert all("The inbox has no effects of it." in one for one in others)
-    (shell.folder / "conftest.py").write_text(CONFTEST)
-    (shell.folder / "test_beside.py").write_text(BESIDE)
-    (shell.folder / "test_letter_beside.py").write_text(BESIDE)
+    assert letters.keys() == expected.keys()
+    poison, parked = letters["case-1", "poison"], letters["case-1", "parked"]
+    files = {known: f"test_{known[0][-1]}_{known[1]}.py" for known in letters}
+    shell.folder.joinpath(files["case-1", "poison"]).unlink()
+    hidden = ("--redact", "owner.name", "--redact", "owner.born")
+    wanted = (poison, *hidden, "--output", files["case-1", "poison"])
+    assert "Run it: pytest test_1_poison.py" in shell.ended(*COMMAND, *wanted).stderr
+    texts = {known: (shell.folder / one).read_text() for known, one in files.items()}
+    assert shell.run(*COMMAND, parked) == texts["case-1", "parked"]
+    for known, text in texts.items():
+        said = " ".join(text.split())
+        assert "The inbox has no effects of it." in said
+        assert ("Jane" in said) == (known == ("case-1", "parked"))
+        assert (f"Behind it waits 1 event of its key: {parked}." in said) == ("poison" in known)
+        behind = f"It waits behind {poison}: seaway.errors.Poison: no title for Jane Doe."
+        assert (behind in said) == ("parked" in known)
+
     mode = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
-    said = pytest_of(shell, *mode, mended=False, code=1)
+    said = pytest_of(shell, *mode, mended=False, code=1)  # With async tests beside them.
     for error in expected.values():
         assert error in said
     assert "4 failed, 2 passed" in said
-    assert "4 passed" in pytest_of(shell, "-p", "no:asyncio", *files, mended=True, code=0)
-    assert "6 passed" in pytest_of(shell, *mode, mended=True, code=0)
+    said = pytest_of(shell, "-p", "no:asyncio", *files.values(), mended=True, code=0)
+    assert "4 passed" in said
     assert not (shell.folder / "owned").exists()
     ruff = (str(Path(sys.executable).with_name("ruff")), "check", "--isolated", "--select")
-    shell.run(*ruff, "E,F,W,I,UP,B,C4,SIM,RUF,PT,ANN,S,Q,N", *files)
-    shell.run(ruff[0], "format", "--isolated", "--check", *files)
+    shell.run(*ruff, "E,F,W,I,UP,B,C4,SIM,RUF,PT,ANN,S,Q,N", *files.values())
+    shell.run(ruff[0], "format", "--isolated", "--check", *files.values())
 
 
-def test_what_cannot_become_a_test_is_said(shell: Shell) -> None:
-    known = asyncio.run(letters(shell))[0].id
-    (shell.folder / "there.py").write_text("")
-    for arguments, code, said in (
-        ((known,), 2, "name the application: --app module:app"),
-        (("SEA_DLQ:99", "--app", "cases_app:app"), 1, "there is no dead letter SEA_DLQ:99"),
-        ((known, "--app", "cases_app:app", "--output", "there.py"), 2, "is there already"),
+def test_what_cannot_become_a_test_is_said(
+    shell: Shell, letters: dict[tuple[str, str], str]
+) -> None:
+    known = letters["case-3", "undecodable"]
+    there = shell.folder / "there.py"
+    there.write_text("")
+    nobody = [*COMMAND[:-2], known]
+    for command, said in (
+        (nobody, "name the application: --app module:app"),
+        ([*COMMAND, known, "--output", there.name], "is there already"),
     ):
-        done = shell.ended(sys.executable, "-m", "seaway", "dlq", "test", *arguments, code=code)
+        done = shell.ended(*command, code=2)
         assert said in done.stderr, done.stderr
         assert not done.stdout
-    assert not (shell.folder / "there.py").read_text()
+    assert not there.read_text()

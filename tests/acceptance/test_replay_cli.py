@@ -318,8 +318,6 @@ async def test_lines_are_the_same_events_again(shop: Shop, tmp_path: Path) -> No
         there_too = {k: v for k, v in message.headers.items() if not k.startswith("Nats-Batch")}
         assert dict(entry.message.headers) == there_too
         assert entry.key == message.key
-    wrong = await shop.run("replay", "NO_EVENTS", "--output", str(tmp_path / "rules.json"))
-    assert (wrong.code, "NO_EVENTS" in wrong.err) == (1, True)
     mixed = await shop.run("replay", shop.stream, "--output", str(tmp_path / "rules.json"))
     assert (mixed.code, "is no file of a replay" in mixed.err) == (2, True)
 

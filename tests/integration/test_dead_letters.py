@@ -6,6 +6,7 @@ import dataclasses
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,9 @@ from seaway import topology
 from seaway.brokers.jetstream import JetStreamBroker
 from seaway.config import settings_from_mapping
 from seaway.contracts import Incoming, Message, Stored
-from seaway.dead_letters import DeadLetters, Letter, Selection
+from seaway.dead_letters import DeadLetters, Letter, Selection, reading
 from seaway.errors import BrokerUnavailable, ConfigError, DecodeError, NotFound, TransientError
+from seaway.mending import Mending
 
 pytestmark = pytest.mark.server
 TIMEOUT = timedelta(seconds=5)
@@ -325,3 +327,124 @@ async def test_reading_the_queue_leaves_no_consumer_behind(shop: Shop) -> None:
     await shop.bury(count=3)
     await shop.letters.list(limit=1)
     assert await shop.broker.admin.consumers(shop.queue) == []
+
+
+# ------------------------------------------------------------------------------- many letters
+
+
+def shelf(shop: Shop) -> Mending:
+    """This context's queue alone: other tests share the server."""
+    return Mending(shop.broker, queues=[shop.queue])
+
+
+async def test_a_queue_is_read_page_by_page_from_either_end(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever holes it has, and however it grows meanwhile."""
+    monkeypatch.setattr(reading, "_WINDOW", 4)
+    await shop.bury(count=40)
+    for seq in (*range(3, 7), *range(12, 29), 40):
+        await shop.broker.admin.delete_message(shop.queue, seq)
+    [moved, *_] = [one for one in await shop.bury(name="case_moved") if "moved" in one.subject]
+    desk = shelf(shop)
+    left = [f"{shop.queue}:{seq}" for seq in (1, 2, *range(7, 12), *range(29, 40), 41)]
+    for newest in (False, True):
+        expected, seen, after = left[::-1] if newest else left, [], None
+        while True:
+            page = await desk.page(limit=5, after=after, newest=newest)
+            assert (page.held, set((page.behind or {}).values())) == (len(left), {0})
+            seen += [one.id for one in page.letters]
+            if not page.more:
+                break
+            after = seen[-1]
+        assert seen == expected
+        first = await desk.page(Selection(subject="*.event.case_moved.v1"), newest=newest)
+        assert [one.id for one in first.letters] == [moved.id]
+        gone = await desk.page(after=f"{shop.queue}:12", limit=1, newest=newest)
+        assert [one.id for one in gone.letters] == [f"{shop.queue}:{11 if newest else 29}"]
+        recent = Selection(since=datetime.now(UTC) - timedelta(minutes=1))
+        assert [one.id for one in (await desk.page(recent, newest=newest)).letters] == expected
+        later = Selection(since=datetime.now(UTC) + timedelta(days=1))
+        assert (await desk.page(later, newest=newest)).letters == []
+    with pytest.raises(ConfigError, match=f"no letter of these queues: {shop.queue}"):
+        await desk.page(after="OTHER_DLQ:1")
+    for grouped in (await desk.causes(), await desk.causes(Selection(reason="poison"))):
+        assert sorted(one.count for one in grouped) == [1, len(left) - 1]
+        assert {tuple(one.consumers) for one in grouped} == {(shop.failing,)}
+    [same] = await desk.causes(Selection(cause=grouped[1].cause.id))
+    assert (same.count, same.sample, same.error) == (1, moved.id, "no")
+
+
+async def test_letters_are_found_by_what_their_events_hold(shop: Shop) -> None:
+    limit = (await shop.broker.admin.server_info()).max_payload_bytes
+    big = b'{"n": 7, "note": "%s"}' % (b"x" * (limit - 200))
+    subject = f"{shop.context}.event.case_created.v1"
+    bodies = (b'{"n": 1}', big, b'{"n": 12}', b"\xff", b'{"m": 12}')
+    for number, body in enumerate(bodies):
+        headers = {"Nats-Msg-Id": uuid.uuid4().hex, "X-Ordering-Key": f"case-{number}"}
+        message = Message(subject, body, {**headers, "X-Tenant": f"t-{number % 2}"})
+        await shop.broker.publish(shop.stream, [message], timeout=TIMEOUT)
+    for incoming in await shop.take(shop.failing, len(bodies)):
+        error = ValueError(f"No owner of {incoming.key}")
+        await shop.letters.store(incoming, reason="poison", error=error)
+    ids = [one.id for one in await shop.here()]
+    desk = shelf(shop)
+
+    async def found(**more: Any) -> list[int]:
+        bare = await desk.list(Selection(**more), payloads=False)
+        assert [one.id for one in await desk.list(Selection(**more))] == [one.id for one in bare]
+        assert all(one.bare and not one.stored.message.payload for one in bare)
+        return [ids.index(one.id) for one in bare]
+
+    assert await found(where=("payload.n>=7",)) == [1, 2], "also where it was left in its stream"
+    assert await found(where=("payload.n>=7", "headers.x-tenant=t-0")) == [2]
+    assert await found(where=("headers.x-tenant=t-0",)) == [0, 2, 4]
+    assert await found(where=("payload.n!=1",)) == [1, 2], "what has none is not found"
+    assert await found(error="no OWNER of case-1") == [1]
+    assert await found(error="valueerror") == [0, 1, 2, 3, 4]
+    assert await found(key="case-3") == [3]
+    assert await found(key="case-9") == []
+    await shop.broker.admin.delete_message(shop.stream, 2)
+    assert await found(where=("payload.n>=7",)) == [2]
+    [one] = await desk.list(Selection(ids=tuple(ids), where=("payload.m=12",)))
+    assert one.id == ids[4]
+
+
+async def test_what_another_program_put_into_a_queue_goes_to_all(shop: Shop) -> None:
+    """Nobody knows who failed: to one consumer it cannot go. Nor does it leave its context."""
+    subject = f"{shop.context}.event.case_created.v1"
+    named = {"Nats-Msg-Id": "theirs", "X-Ordering-Key": "case-1", "X-Note": "kept"}
+    written: list[tuple[str, dict[str, str]]] = [
+        (subject, {}),
+        (subject, named),
+        ("bank.event.paid.v1", {}),
+        (subject, {"X-Dlq-Version": "2", "X-Dlq-Reason": "quarantined"}),
+        (subject, {"X-Dlq-Stream": "BANK_EVENTS"}),
+    ]
+    messages = [Message(f"{shop.context}.dlq.{to}", b"{}", headers) for to, headers in written]
+    await shop.broker.publish(shop.queue, messages, timeout=TIMEOUT)
+    desk = shelf(shop)
+    letters = await desk.list(payloads=False)
+    assert [one.foreign for one in letters] == [True, True, False, False, False]
+    assert all(one.problem for one in letters)
+    assert "X-Dlq-Version '2': a newer Seaway" in letters[3].problem
+    assert [one.id for one in await desk.list(Selection(reason="foreign"))] == [
+        one.id for one in letters[:2]
+    ]
+    outcomes = [error async for _, error in desk.redrive_all(letters)]
+    assert all(isinstance(one, ConfigError) for one in outcomes)
+    assert ["--to all" in str(one) for one in outcomes] == [one.foreign for one in letters]
+    outcomes = [error async for _, error in desk.redrive_all(letters, to="all")]
+    assert [error is None for error in outcomes] == [one.foreign for one in letters]
+    first, second = await shop.take(shop.other, 2)
+    assert (first.event_id, second.event_id) == (f"{shop.queue}:1", "theirs")
+    assert (second.key, second.message.headers["X-Note"]) == ("case-1", "kept")
+    assert [one.id for one in await desk.list()] == [one.id for one in letters[2:]]
+    edited = Message(f"{shop.context}.dlq.{subject}", b"{", {})
+    await shop.broker.publish(shop.queue, [edited], timeout=TIMEOUT)
+    *_, last = await desk.list()
+    await desk.redrive(last, payload=b'{"n": 1}', to="all")
+    [incoming] = await shop.take(shop.other)
+    assert incoming.message.payload == b'{"n": 1}'
+    for letter in letters[2:]:
+        assert await desk.discard(letter, for_good=True)

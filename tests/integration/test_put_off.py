@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from seaway.dead_letters import DeadLetters, Selection
 from seaway.dead_letters.later import Scheduled
 from seaway.embedded.nats_server import NatsServer
 from seaway.errors import NotFound
-from seaway.mending import Mending
+from seaway.mending import Mending, Plan
 from seaway.naming import later_subject
 from seaway.stores import open_store
 from seaway.telemetry import Delivered, Signal
@@ -285,6 +285,26 @@ async def test_cancelled_it_is_a_letter_and_its_key_goes_on(shop: Shop) -> None:
         await shop.desk.redrive(letter)
         await until(shop.settled)
     assert shop.effects == ["a2", "a1"]
+
+
+async def test_a_run_that_waits_for_outcomes_knows_what_is_put_off(shop: Shop) -> None:
+    shop.bad = {"a1"}
+    async with shop.running() as app:
+        await shop.publish("a1")
+        await until(lambda: _holds(shop.letters, "a1"))
+        shop.bad, shop.later = set(), {"a1"}
+        plan = Plan(selection=shop.mine, canary=1, patience=timedelta(seconds=1))
+        run = await app.dead_letters.run(plan)
+        async with aclosing(run.outcomes()) as outcomes:
+            assert [one.became async for one in outcomes] == ["sent"]
+        assert (run.state, "what became of 1 letter" in run.why) == ("stopped", True)
+        shop.later = set()
+        await shop.now("a1")
+        again = await app.dead_letters.run(replace(plan, patience=timedelta(minutes=1)))
+        async with aclosing(again.outcomes()) as outcomes:
+            assert [one.became async for one in outcomes] == ["effect"]
+        await until(shop.settled)
+    assert shop.effects == ["a1"]
 
 
 class Dying(DeadLetters):

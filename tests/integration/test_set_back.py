@@ -15,7 +15,7 @@ from typing import Literal
 
 import pytest
 
-from seaway import Delivery, RawEvent, Seaway, topology
+from seaway import Delivery, RawEvent, Retry, Seaway, topology
 from seaway.brokers.jetstream import JetStreamBroker, connect
 from seaway.brokers.jetstream.api import Api
 from seaway.config import NatsSettings, settings_from_mapping
@@ -24,7 +24,7 @@ from seaway.dead_letters import DeadLetters, Letter
 from seaway.embedded.nats_server import NatsServer
 from seaway.errors import BrokerUnavailable, Poison, SeawayError
 from seaway.inbox.letters import note_discarded
-from seaway.inbox.places import last_place, note_stored_now
+from seaway.inbox.places import LETTERS, last_place, note_stored_now
 from seaway.naming import dlq_stream, redrive_stream
 from seaway.stores.sqlite import SqliteStore
 from seaway.telemetry import SetBack
@@ -52,6 +52,7 @@ class Bench:
         self.handled: list[str] = []
         self.on_failure: Literal["continue", "park"] = "continue"
         self.poison: set[str] = set()
+        self.later: set[str] = set()
         self.told: list[SetBack] = []
         self.settings = settings_from_mapping(
             {
@@ -92,6 +93,8 @@ class Bench:
             self.handled.append(delivery.event_id)
             if delivery.event_id in self.poison:
                 raise Poison("no")
+            if delivery.event_id in self.later:
+                raise Retry("not ripe", after=timedelta(hours=1))
 
         declared = app.consumer("case_mgmt", from_context="sea", on_failure=self.on_failure)
         declared.handler(RawEvent)(handle)
@@ -120,10 +123,11 @@ class Bench:
         shutil.copytree(self._store, self.folder / "old")
         await self.server.start()
 
-    async def put_back(self, what: Literal["all", "messages", "letters"]) -> None:
+    async def put_back(self, what: Literal["all", "messages", "letters", "redrives"]) -> None:
         """As it was at the copy; ``messages``: but the durables know what they did since;
-        ``letters``: the queue alone."""
+        ``letters``: the queue alone, ``redrives``: their stream."""
         parts = {"messages": f"**/{STREAM}/msgs", "letters": f"**/{dlq_stream('sea')}"}
+        parts["redrives"] = f"**/{redrive_stream('sea')}"
         await self.server.kill()
         old = self.folder / "old"
         [then] = [old] if what == "all" else old.glob(parts[what])
@@ -302,6 +306,28 @@ async def test_a_letter_that_its_queue_lost_is_made_again(bench: Bench, first: s
     async with await SqliteStore.open(bench.folder / "app.db") as store:
         [noted] = await store.log(action="relettered")
     assert noted.detail["ids"] == [f"e{KEPT + 1}"]
+
+
+async def test_what_was_put_off_is_a_letter_where_its_stream_has_lost_it(bench: Bench) -> None:
+    """And its key, which had waited for it, goes on."""
+    await bench.copy()
+    bench.later = {"e1"}
+    async with bench.at_work(), await SqliteStore.open(bench.folder / "app.db") as store:
+        await bench.publish(*range(5))  # e4 has the key of e1.
+        await until_letters(bench, "e4")
+
+        async def noted() -> bool:
+            places = await store.places(LETTERS)
+            return any(one.stream == redrive_stream("sea") and one.stream_seq for one in places)
+
+        await until(noted)
+    assert sorted(bench.handled) == ["e0", "e1", "e2", "e3"]
+    await bench.put_back("redrives")
+    async with bench.at_work():
+        found = await until_letters(bench, "e1")
+        await bench.until_handled(5)
+    assert (found["e1"].stream, found["e1"].stream_seq) == (STREAM, 2)
+    assert Counter(bench.handled) == Counter(f"e{n}" for n in range(5))
 
 
 async def test_what_waits_behind_a_lost_letter_goes_on_waiting_in_its_order(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from operator import itemgetter
 
 import pytest
@@ -26,12 +27,16 @@ ROWS = [
     ("SEA_DLQ:1", "2026-11-28 10:00:00", "sea.event.case_created.v1", EVENT, "1", ERROR),
     ("SEA_DLQ:22", "2026-11-28 10:00:01", "sea.event.x.v1", "kürzer", "20", "two\nlines"),
 ]
-Print = Callable[[int | None], tuple[list[str], str]]
+Print = Callable[..., tuple[list[str], str]]
 
 
 @pytest.fixture
 def printed(monkeypatch: pytest.MonkeyPatch) -> Print:
-    def run(width: int | None) -> tuple[list[str], str]:
+    def run(
+        width: int | None,
+        columns: Sequence[Column[Sequence[str]]] = COLUMNS,
+        wide: bool | None = None,
+    ) -> tuple[list[str], str]:
         out, err = io.StringIO(), io.StringIO()
         terminal = width is not None
         for name, file in (("out", out), ("err", err)):
@@ -39,7 +44,7 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> Print:
                 file=file, force_terminal=terminal, width=width or 1_000_000, no_color=True
             )
             monkeypatch.setattr(printing, name, lambda console=console: console)
-        printing.print_list(COLUMNS, ROWS)
+        printing.print_list(columns, ROWS, wide=wide)
         plain = out.getvalue().replace("\x1b[1m", "").replace("\x1b[0m", "")
         return plain.splitlines(), err.getvalue()
 
@@ -68,6 +73,22 @@ def test_ids_are_whole_at_any_width(printed: Print, width: int) -> None:
         assert (title in lines[0]) != (title in said)
     if "KEY" in lines[0]:
         assert EVENT in text
+
+
+def test_all_columns_of_a_list_can_be_had(printed: Print) -> None:
+    _, said = printed(60, wide=False)
+    assert "--wide" in said
+    lines, said = printed(60, wide=True)
+    assert said == ""
+    for row in ROWS[:1]:
+        assert all(cell in lines[1] for cell in row)
+
+
+def test_words_may_be_cut_to_some_lines(printed: Print) -> None:
+    few = [*COLUMNS[:-1], replace(COLUMNS[-1], lines=2)]
+    lines, _ = printed(60, few)
+    assert [line.endswith("…") for line in lines] == [False, False, True, False, False]
+    assert printed(300, few) == printed(300)
 
 
 def test_what_matters_least_goes_first(printed: Print) -> None:

@@ -212,21 +212,25 @@ def print_fields(title: str, fields: Iterable[tuple[str, str]]) -> None:
 @dataclass(frozen=True, slots=True)
 class Column(Generic[T]):
     """What a list shows of each item. ``rank``: 0 always stays, the highest goes first. ``words``:
-    text that may be folded at its blanks; the last column that is left, at best."""
+    text that may be folded at its blanks, where ``lines`` is not 0 to at most so many lines; the
+    last column that is left, at best."""
 
     title: str
     cell: Callable[[T], str]
     rank: int = 0
     right: bool = False
     words: bool = False
+    lines: int = 0
 
 
 def print_list(
     columns: Sequence[Column[T]],
     items: Sequence[T],
     style: Callable[[T], str] = lambda _: "",
+    wide: bool | None = None,
 ) -> None:
-    """Print a line for each of ``items``, under the titles of ``columns``."""
+    """Print a line for each of ``items``, under the titles of ``columns``. ``wide``: all columns,
+    whatever the terminal has room for; ``None``: the command has no ``--wide``."""
     from rich.cells import cell_len
     from rich.text import Text
 
@@ -235,8 +239,9 @@ def print_list(
     shown, room = list(range(len(columns))), None
     if terminal:
         widths = _widths(columns, cells)
+    if terminal and not wide:
         shown, room = _fitting(columns, widths, out().width)
-    else:
+    elif not terminal:
         cells = [["; ".join(cell.split("\n")) for cell in row] for row in cells]
         widths = _widths(columns, cells)
 
@@ -250,13 +255,14 @@ def print_list(
 
     line([columns[place].title for place in shown], "bold")
     for item, row in zip(items, cells, strict=True):
-        folded = [_folded(row[place], room if columns[place].words else None) for place in shown]
+        folded = [_folded(row[place], columns[place], room) for place in shown]
         for index in range(max(map(len, folded))):
             texts = [lines[index] if index < len(lines) else "" for lines in folded]
             line(texts, style(item) if terminal else "")
     if left := [one.title for place, one in enumerate(columns) if place not in shown]:
+        option = "" if wide is None else "--wide, "
         err().print(
-            f"No room for {', '.join(left)}: a wider terminal, a pipe or --json has all.",
+            f"No room for {', '.join(left)}: {option}a wider terminal, a pipe or --json has all.",
             style="dim",
             markup=False,
         )
@@ -294,13 +300,18 @@ def _fitting(
         shown.remove(least)
 
 
-def _folded(text: str, room: int | None) -> list[str]:
+def _folded(text: str, column: Column[T], room: int | None) -> list[str]:
     lines = text.split("\n")
-    if room is None:
+    if room is None or not column.words:
         return lines
     # A word that is longer than the room may be an id: it stands whole, and sticks out.
-    return [
+    folded = [
         part
         for one in lines
         for part in textwrap.wrap(one, room, break_long_words=False, break_on_hyphens=False) or [""]
     ]
+    if not column.lines or len(folded) <= column.lines:
+        return folded
+    *kept, last = folded[: column.lines]
+    whole = last if len(last) < room else last.rpartition(" ")[0]
+    return [*kept, f"{whole or last}…"]

@@ -67,6 +67,7 @@ async def run(
     """``seaway replay --handler``."""
     app, consumer = _application(ctx, handler)
     since, until = asked.bounds
+    app.log_signals()  # A handler that blocks the event loop is told of.
     async with app:
         await stream_of(app.broker.admin, asked.stream)
         planned = await Replaying.plan(

@@ -142,8 +142,8 @@ class DiscardStore(Protocol):
         """
         ...
 
-    async def take_discarded(self, letter: DiscardedLetter) -> bool:
-        """Keep it no more; whether it was there."""
+    async def take_discarded(self, letters: Sequence[DiscardedLetter]) -> int:
+        """Keep them no more, all or none; how many there were."""
         ...
 
     async def forget_discarded(self) -> int:

@@ -12,9 +12,10 @@ Each way in writes the same letter, under the same id (``writing``); each way ou
 comes twice, or dies half way, changes nothing.
 """
 
-from seaway.dead_letters.letter import Letter, Selection
+from seaway.dead_letters.letter import Letter
 from seaway.dead_letters.queue import DeadLetters
 from seaway.dead_letters.releaser import Releaser
+from seaway.dead_letters.selection import Selection
 from seaway.dead_letters.sweeper import Sweeper
 
 __all__ = ["DeadLetters", "Letter", "Releaser", "Selection", "Sweeper"]

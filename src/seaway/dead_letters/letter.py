@@ -3,7 +3,8 @@
 Guarantees: reading back what was written (``writing``) gives the same; whatever somebody put into a
 queue can be read. Who may do that may not reach out of the queue's context: a letter that names
 anything but an event's subject, a stream and a durable's name of that context has a ``problem``,
-and nothing is done with it but to show and to discard it.
+and nothing is done with it but to show and to discard it. A ``foreign`` one names nothing: it lies
+among the context's events, nobody says for whom, and can go to all of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, get_args
 
 from seaway import headers as h
@@ -20,8 +22,6 @@ from seaway.contracts import DeadLetterReason, Message, StoredMessage
 from seaway.errors import InvalidName
 from seaway.naming import (
     MAX_WIRE_SUBJECT_BYTES,
-    check_filter,
-    covers,
     events_stream,
     is_durable,
     is_event_of,
@@ -35,6 +35,8 @@ SUBJECT = f"{h.DLQ_PREFIX}Subject"
 """The event's own subject, where the letter's could not hold it."""
 BY_REFERENCE = "by-reference"
 LEFT_OUT = "left-out"
+FOREIGN = "foreign"
+"""The reason of a letter that none of Seaway's headers gives one."""
 
 _CONTROL = re.compile(r"nats-", re.IGNORECASE)
 """Headers of JetStream's own: an id, an expectation, a batch, a TTL or a schedule belongs to the
@@ -42,13 +44,15 @@ publication that it came with, and would act on the letter."""
 
 _NOT_THE_EVENTS = (h.DLQ_PREFIX.lower(), h.HEALED.lower(), h.ATTEMPTS.lower())
 
+_KNOWN_VERSION = "1"
+"""Of a letter's form. What none is written on is of the first."""
+
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _COUNT = re.compile(r"[0-9]{1,9}")
 _REASONS = get_args(DeadLetterReason)
 _TOLD = 80
 """How many characters of a foreign text a problem repeats."""
 ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
-_ESCAPED = {"\\": "\\", "n": "\n", "r": "\r"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,10 @@ class Letter:
     failed_at: datetime
     problem: str = ""
     """Why nothing may be done with it but to show and to discard it: it cannot be read as a letter
-    of Seaway's, or names what lies outside its context."""
+    of Seaway's, or names what lies outside its context. A ``foreign`` one can be sent to all."""
+    foreign: bool = False
+    """Whether it has none of Seaway's headers, and an event's subject: another program put it
+    here, and who failed is not known."""
     bare: bool = False
     """Listed without its payload."""
 
@@ -97,8 +104,7 @@ class Letter:
     @property
     def has_place(self) -> bool:
         """Whether ``stream`` and ``stream_seq`` are a place among the events of its context."""
-        context = stream_context(self.stored.stream)
-        own = (events_stream(context), redrive_stream(context))
+        _, own = _queue(self.stored.stream)
         return self.stream in own and self.stream_seq > 0
 
     @property
@@ -145,6 +151,17 @@ class Letter:
         return self.reason == "parked"
 
     @property
+    def remedy(self) -> str:
+        """What can be done with one that has a ``problem``."""
+        if self.foreign:
+            return "it can be shown, discarded and redriven --to all"
+        return "it can be shown and discarded, and nothing else"
+
+    def goes(self, *, to_all: bool) -> bool:
+        """Whether it may be redriven: to the consumer that failed, or to all."""
+        return not self.problem or (self.foreign and to_all)
+
+    @property
     def payload(self) -> bytes:
         """The event's payload; empty in a letter by reference. ``ValueError`` in a ``bare`` one."""
         if self.bare:
@@ -168,45 +185,8 @@ class Letter:
             "error": self.error,
             "failed_at": h.format_time(self.failed_at),
             **({"problem": self.problem} if self.problem else {}),
+            **({"foreign": True} if self.foreign else {}),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which letters. Empty: all of them. ``ids`` are letter ids (``SEA_DLQ:17``) or event ids."""
-
-    ids: tuple[str, ...] = ()
-    consumer: str | None = None
-    subject: str | None = None
-    """The event's subject; may hold wildcards."""
-    reason: str | None = None
-    error_type: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-
-    def __post_init__(self) -> None:
-        if self.subject is not None:
-            check_filter(self.subject)
-
-    def may_take(self, stored: StoredMessage) -> bool:
-        """What two headers say, before the others are looked at: queues can be long."""
-        headers = stored.message.headers
-        return self.reason in (None, headers.get(h.DLQ_REASON, "")) and self.consumer in (
-            None,
-            headers.get(h.DLQ_CONSUMER, ""),
-        )
-
-    def takes(self, letter: Letter) -> bool:
-        """Whether ``letter`` is one of them."""
-        return (
-            (not self.ids or letter.id in self.ids or letter.event_id in self.ids)
-            and self.consumer in (None, letter.consumer)
-            and (self.subject is None or covers(self.subject, letter.subject))
-            and self.reason in (None, letter.reason)
-            and self.error_type in (None, letter.error_type, letter.error_type.rpartition(".")[2])
-            and (self.since is None or letter.failed_at >= self.since)
-            and (self.until is None or letter.failed_at < self.until)
-        )
 
 
 def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
@@ -215,8 +195,12 @@ def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
     What somebody else put into the queue, or a header that is not as it should be, gives a letter
     with a ``problem``.
     """
-    headers, context = stored.message.headers, stream_context(stored.stream)
-    problems = [
+    headers, event_id = stored.message.headers, stored.event_id
+    context, own_streams = _queue(stored.stream)
+    problems: list[str] = []
+    if (version := headers.get(h.DLQ_VERSION, _KNOWN_VERSION)) != _KNOWN_VERSION:
+        problems.append(f"{h.DLQ_VERSION} {version[:_TOLD]!r}: a newer Seaway may know it")
+    problems += [
         f"it has no {name}"
         for name in (h.DLQ_STREAM, h.DLQ_CONSUMER, h.DLQ_REASON, h.EVENT_ID)
         if not headers.get(name)
@@ -239,30 +223,37 @@ def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
     subject = headers.get(SUBJECT) or own
     stream, consumer = headers.get(h.DLQ_STREAM, ""), headers.get(h.DLQ_CONSUMER, "")
     reason = headers.get(h.DLQ_REASON, "")
-    if stream not in (events_stream(context), redrive_stream(context)):
+    if stream not in own_streams:
         problems.append(f"{h.DLQ_STREAM} {stream[:_TOLD]!r} is no stream of {context}'s events")
     if not is_durable(consumer):
         problems.append(f"{h.DLQ_CONSUMER} {consumer[:_TOLD]!r} is no durable's name")
     if reason not in _REASONS:
         problems.append(f"{h.DLQ_REASON} {reason[:_TOLD]!r} is none of {', '.join(_REASONS)}")
-    if not is_event_of(context, subject):
+    if not (is_event := is_event_of(context, subject)):
         problems.append(f"{subject[:_TOLD]!r} is not the subject of an event of {context}")
-    if stored.event_id != headers.get(h.EVENT_ID):
+    if event_id != headers.get(h.EVENT_ID):
         problems.append(f"its {h.EVENT_ID} cannot be an event's")
+    foreign = (
+        bool(problems)
+        and is_event
+        and headers.get(h.EVENT_ID) in (None, event_id)
+        and not any(name.lower().startswith(h.DLQ_PREFIX.lower()) for name in headers)
+    )
     return Letter(
         stored=stored,
-        event_id=stored.event_id,
+        event_id=event_id,
         subject=subject,
         stream=stream,
         stream_seq=stream_seq,
         consumer=consumer,
         deliveries=deliveries,
-        reason=reason,
+        reason=FOREIGN if foreign else reason,
         error_type=headers.get(h.DLQ_ERROR_TYPE, ""),
         error=headers.get(h.DLQ_ERROR, ""),
         stack=_unescape(headers.get(h.DLQ_ERROR_STACK, "")),
         failed_at=failed_at,
         problem=problems[0] if problems else "",
+        foreign=foreign,
         bare=bare,
     )
 
@@ -277,7 +268,7 @@ def redriven(
     payload, so that a repeated redrive is one. The event's identity stays. ``edition``: what tells
     it apart, where it is not the event as it was. ``InvalidName`` where no subject can hold it.
 
-    Only for a letter without a ``problem``.
+    Only for a letter without a ``problem``, or, to all, a ``foreign`` one.
     """
     mark = "" if edition is None else f":{hashlib.sha256(edition).hexdigest()[:16]}"
     headers = {
@@ -336,4 +327,12 @@ def _sendable(headers: Mapping[str, str], *, without: tuple[str, ...] = ()) -> d
 
 
 def _unescape(text: str) -> str:
-    return re.sub(r"\\([nr\\])", lambda match: _ESCAPED[match[1]], text)
+    parts = text.split("\\\\")
+    return "\\".join(part.replace("\\n", "\n").replace("\\r", "\r") for part in parts)
+
+
+@lru_cache(maxsize=256)
+def _queue(stream: str) -> tuple[str, tuple[str, str]]:
+    """The context of a queue, and the streams that its letters' events can lie in."""
+    context = stream_context(stream)
+    return context, (events_stream(context), redrive_stream(context))

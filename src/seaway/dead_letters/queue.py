@@ -10,8 +10,7 @@ What a letter's event is, and how it goes back, is ``redriving``'s.
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
 from typing import Self
@@ -23,11 +22,14 @@ from seaway.contracts import (
     Incoming,
     Message,
     StoredMessage,
+    StreamInfo,
 )
 from seaway.dead_letters import letter as form
 from seaway.dead_letters.later import Later
-from seaway.dead_letters.letter import Letter, Selection
+from seaway.dead_letters.letter import Letter
+from seaway.dead_letters.reading import Reading, letter_places, queues_from, unread
 from seaway.dead_letters.redriving import Pace, Redriving, Target
+from seaway.dead_letters.selection import Selection
 from seaway.dead_letters.sending import Sender
 from seaway.dead_letters.writing import queue_of
 from seaway.errors import (
@@ -47,8 +49,6 @@ from seaway.naming import (
     redrive_stream,
     stream_context,
 )
-
-_LETTER_ID = re.compile(r"([A-Z][A-Z0-9_]*_DLQ):([0-9]{1,19})")
 
 
 class DeadLetters:
@@ -127,7 +127,7 @@ class DeadLetters:
         queue, wanted = dlq_stream(context), Selection(consumer=consumer)
         if await self._broker.admin.stream(queue) is None:
             return ()
-        async with aclosing(self._selected(queue, subjects, wanted, payloads=False)) as letters:
+        async with aclosing(self._reading(wanted, payloads=False).of(queue, subjects)) as letters:
             return [letter async for letter in letters]
 
     async def redrives(self, context: str, consumer: str) -> Sequence[StoredMessage]:
@@ -161,52 +161,65 @@ class DeadLetters:
 
     async def ends(self) -> dict[str, int]:
         """The last place of each queue; none where nothing ever lay there."""
-        if self._queues is None:
-            every = await self._broker.admin.streams()
-            found = [one for one in every if kind_of(one.name) == "dlq"]
-        else:
-            asked = [await self._broker.admin.stream(queue) for queue in self._queues]
-            found = [one for one in asked if one is not None]
-        return {one.name: one.last_seq for one in found}
+        return {one.name: one.last_seq for one in await self.queues()}
+
+    async def queues(self) -> Sequence[StreamInfo]:
+        """The queues that there are, in the order in which they are read."""
+        admin = self._broker.admin
+        if self._queues is not None:
+            asked = [await admin.stream(queue) for queue in self._queues]
+            return [one for one in asked if one is not None]
+        found = [one for one in await admin.streams() if kind_of(one.name) == "dlq"]
+        return sorted(found, key=lambda one: one.name)
 
     async def letters(
-        self, selection: Selection | None = None, *, payloads: bool = True
+        self,
+        selection: Selection | None = None,
+        *,
+        payloads: bool = True,
+        after: str | None = None,
+        newest: bool = False,
+        advance: Callable[[int], None] = unread,
     ) -> AsyncGenerator[Letter]:
-        """The selected letters, oldest first in each queue. Close it where you leave it early.
+        """The selected letters: queue by queue, in each the oldest first, or the ``newest``; those
+        of letter ids in the order of these. Close it where you leave it early.
 
-        Without ``payloads``, ``bare`` ones, and the server sends headers only.
+        Without ``payloads``, ``bare`` ones, and the server sends headers only, unless the selection
+        asks for what payloads hold. ``after``: only what comes behind the letter of this id in that
+        order, whether that is there still or not. ``advance`` is told how many more were looked at.
         """
         wanted = selection or Selection()
-        if wanted.ids and all(map(_LETTER_ID.fullmatch, wanted.ids)):
-            for place in dict.fromkeys(wanted.ids):
-                stream, _, stream_seq = place.partition(":")
-                stored = await self._broker.admin.get(stream, int(stream_seq))
-                if stored is not None and wanted.takes(letter := form.read(stored)):
+        places = letter_places(wanted.ids)
+        reading = self._reading(wanted, payloads=payloads or bool(places), advance=advance)
+        if places:
+            for place in places:
+                stored = await self._broker.admin.get(*place)
+                if stored is not None and (letter := await reading.take(stored)) is not None:
                     yield letter
             return
-        for queue in sorted(await self.count()) if self._queues is None else self._queues:
-            if self._queues is not None and await self._broker.admin.stream(queue) is None:
-                continue
+        beyond: int | None = None
+        queues: Sequence[str] = [info.name for info in await self.queues()]
+        if after is not None:
+            queues, beyond = queues_from(queues, after)
+        for queue in queues:
             subjects = [f"{stream_context(queue)}.dlq.{wanted.subject}"] if wanted.subject else []
-            selected = self._selected(queue, subjects, wanted, payloads=payloads)
-            async with aclosing(selected) as letters:
+            read = reading.backwards if newest else reading.of
+            async with aclosing(read(queue, subjects, beyond)) as letters:
                 async for letter in letters:
                     yield letter
+            beyond = None
 
-    async def _selected(
-        self, queue: str, subjects: Sequence[str], wanted: Selection, *, payloads: bool
-    ) -> AsyncGenerator[Letter]:
-        """One queue's letters with these subjects (none: all), as far as they are ``wanted``."""
-        stream = self._broker.admin.read(
-            queue, filter_subjects=subjects, headers_only=not payloads, reader=self.reader
+    def _reading(
+        self, wanted: Selection, *, payloads: bool, advance: Callable[[int], None] = unread
+    ) -> Reading:
+        return Reading(
+            self._broker.admin,
+            self.reader,
+            wanted,
+            payloads=payloads,
+            payload_of=self.payload,
+            advance=advance,
         )
-        # Left to the garbage collector, a reader abandoned early outlives its connection.
-        async with aclosing(stream):
-            async for stored in stream:
-                if not wanted.may_take(stored):
-                    continue
-                if wanted.takes(letter := form.read(stored, bare=not payloads)):
-                    yield letter
 
     async def list(
         self, selection: Selection | None = None, *, limit: int = 0, payloads: bool = True

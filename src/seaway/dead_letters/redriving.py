@@ -207,7 +207,7 @@ class Redriving:
         change: Change | None,
         twins: Mapping[tuple[str, str], bool | SeawayError],
     ) -> Ready:
-        if letter.problem:
+        if not letter.goes(to_all=to == "all"):
             raise only_shown(letter)
         letter = await self.whole(letter)
         before = await self._to_send(letter, payload)
@@ -270,6 +270,8 @@ class Redriving:
         ``ConfigError`` where another one lies there, or it is no place of the letter's context: it
         would show or send what belongs to somebody else.
         """
+        if letter.foreign:
+            return None
         if not letter.has_place:
             raise only_shown(letter)
         if letter.stream == redrive_stream(stream_context(letter.stored.stream)):
@@ -306,7 +308,7 @@ class Redriving:
         twins: Mapping[tuple[str, str], bool | SeawayError],
     ) -> None:
         redrives, consumer = twin = _twin(letter)
-        there = twins[twin]
+        there = letter.foreign or twins[twin]  # Who failed on a foreign one is not known.
         if isinstance(there, SeawayError):
             raise there
         if not there:
@@ -355,9 +357,7 @@ def _sorted(event: Message) -> list[tuple[str, str]]:
 
 def only_shown(letter: Letter) -> ConfigError:
     """Of a letter with a problem."""
-    return ConfigError(
-        f"{letter.id}: {letter.problem}; it can be shown and discarded, and nothing else"
-    )
+    return ConfigError(f"{letter.id}: {letter.problem}; {letter.remedy}")
 
 
 def _event(letter: Letter, original: StoredMessage | None) -> Message:

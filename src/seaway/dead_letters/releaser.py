@@ -23,8 +23,9 @@ from typing import Protocol
 
 from seaway import logs
 from seaway.contracts import Broker, ParkingStore, PlaceStore
-from seaway.dead_letters.letter import Letter, Selection
+from seaway.dead_letters.letter import Letter
 from seaway.dead_letters.queue import DeadLetters
+from seaway.dead_letters.selection import Selection
 from seaway.errors import ApiError, NotFound, SeawayError, TransientError
 from seaway.inbox.places import is_whole
 from seaway.naming import (

@@ -151,9 +151,10 @@ class Relettering:
         return False
 
     async def _end(self, stream: str) -> KnownPlace | None:
-        """Its last place; ``None`` where it is not there, or has never held any."""
+        """Its last place, 0 where it has lost all, or never held any; ``None`` where it is not
+        there."""
         held = await self._admin.stream(stream)
-        if held is None or not held.last_seq:
+        if held is None:
             return None
         return await last_place(self._admin, stream, held.last_seq)
 
@@ -162,7 +163,8 @@ class Relettering:
         noted = {one.stream: one for one in await self._notes.places(LETTERS)}
         for end in ends:
             known = noted.get(end.stream) if end else None
-            if end is None or (known and known.stream_seq > end.stream_seq and not lower):
+            before = known.stream_seq if known else 1
+            if end is None or (before > end.stream_seq and not lower):
                 continue
             same = known and (known.stream_seq, known.event_id) == (end.stream_seq, end.event_id)
             if not same or (known and end.event_id and known.stored_at != end.stored_at):

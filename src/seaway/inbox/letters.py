@@ -286,10 +286,12 @@ async def _claim_all(store: InboxStore, consumer: str, rows: Sequence[str]) -> N
             await tx.claim(consumer, row)
 
 
-async def take_back_discarded(store: DiscardStore, consumer: str, message: Placed) -> None:
-    """It is in its queue again. Idempotent."""
-    _, row = letter_row(consumer, message.place, message.event_id)
-    await store.unclaim(_noted(consumer, "discarded"), [row])
+async def take_back_discarded(
+    store: DiscardStore, consumer: str, messages: Iterable[Placed]
+) -> None:
+    """They are in their queue again. Idempotent."""
+    rows = [letter_row(consumer, one.place, one.event_id)[1] for one in messages]
+    await store.unclaim(_noted(consumer, "discarded"), rows)
 
 
 async def lost_letters(

@@ -8,16 +8,20 @@ terminal. Consumers and the sweeper, who only write letters, know nothing of it.
                 └ past: what runs did
 """
 
+from seaway.mending.causes import Group
 from seaway.mending.desk import Mending
 from seaway.mending.discarding import Discarded, Restored
+from seaway.mending.pages import Page
 from seaway.mending.past import PastRun, past_run
 from seaway.mending.redriving import RedriveRun
 from seaway.mending.runs import Outcome, Plan, Refusal
 
 __all__ = [
     "Discarded",
+    "Group",
     "Mending",
     "Outcome",
+    "Page",
     "PastRun",
     "Plan",
     "RedriveRun",

@@ -12,10 +12,13 @@ from seaway.config import RESTORE_FOR, Settings
 from seaway.contracts import Broker, DiscardedLetter, LogEntry, Run, Store
 from seaway.dead_letters import DeadLetters, Letter, Selection
 from seaway.dead_letters.later import Scheduled, now_of
+from seaway.dead_letters.reading import unread
 from seaway.errors import ConfigError, NotFound
-from seaway.mending import changes, discarding, later
+from seaway.mending import causes, changes, discarding, later, pages
+from seaway.mending.causes import Group
 from seaway.mending.discarding import Discarded, Keeping, Restored
 from seaway.mending.later import Cancelled
+from seaway.mending.pages import Page
 from seaway.mending.past import PastRun, past_run
 from seaway.mending.redriving import RedriveRun
 from seaway.mending.runs import KIND, Plan, Transform
@@ -72,6 +75,58 @@ class Mending(DeadLetters):
             raise ConfigError("these dead letters have no database at hand")
         return await self._opening()
 
+    # ------------------------------------------------------------------ looking
+
+    async def causes(
+        self, selection: Selection | None = None, *, advance: Callable[[int], None] = unread
+    ) -> Sequence[Group]:
+        """The selected letters by their cause, the most first; empty where there are none.
+
+        Reads the headers of each once, in bounded memory. ``advance`` is told how many more were
+        looked at. ``Selection(cause=...)`` takes the letters of one.
+        """
+        selected = self.letters(selection, payloads=False, advance=advance)
+        async with aclosing(selected) as letters:
+            return await causes.group(letters)
+
+    async def page(
+        self,
+        selection: Selection | None = None,
+        *,
+        limit: int = 100,
+        after: str | None = None,
+        newest: bool = False,
+        count_behind: bool = False,
+        advance: Callable[[int], None] = unread,
+    ) -> Page:
+        """At most ``limit`` (0: all) selected letters, ``bare``, in the order of ``letters``.
+
+        Give the id of the last one as ``after`` for the next page. How many wait behind each is
+        counted in queues of up to ``pages.COUNTED`` letters, or where ``count_behind`` says so:
+        that reads all of them.
+        """
+        found: list[Letter] = []
+        selected = self.letters(
+            selection, payloads=False, after=after, newest=newest, advance=advance
+        )
+        async with aclosing(selected) as letters:
+            async for letter in letters:
+                found.append(letter)
+                if limit and len(found) > limit:
+                    break
+        shown = found[:limit] if limit else found
+        held = await self.held()
+        behind = None
+        if shown and (count_behind or held <= pages.COUNTED):
+            parked = self.letters(Selection(reason="parked"), payloads=False, advance=advance)
+            async with aclosing(parked) as waiting:
+                behind = await pages.behind(shown, waiting)
+        return Page(shown, len(found) > len(shown), held, behind)
+
+    async def held(self) -> int:
+        """How many letters these queues hold."""
+        return sum(info.messages for info in await self.queues())
+
     # ------------------------------------------------------------------ discarding
 
     async def discard(
@@ -92,7 +147,8 @@ class Mending(DeadLetters):
         this process' user) did so, as the log says, and ``why``. Raises what ``database`` does;
         ``for_good``: without the database, so that nothing is kept and nothing noted, and a server
         that loses the end of a queue may bring them back. Cancelled, or ended by an error, it has
-        discarded the letters that it has yielded, and perhaps one more, which is kept. Idempotent.
+        discarded the letters that it has yielded, and perhaps fifty more, which are kept as well.
+        Idempotent.
         """
         keeping = None
         if not for_good:

@@ -28,13 +28,22 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeAlias, TypeVar
 
 from seaway import headers as h
-from seaway.contracts import Broker, BrokerAdmin, DiscardedLetter, Refused, Store, Stored
+from seaway.contracts import (
+    Broker,
+    BrokerAdmin,
+    DiscardedLetter,
+    Held,
+    Refused,
+    Store,
+    Stored,
+    StoredMessage,
+)
 from seaway.dead_letters import Letter
 from seaway.dead_letters.letter import again, read
 from seaway.dead_letters.sending import Sender
 from seaway.errors import BrokerUnavailable, ConfigError, NotFound, SeawayError, TransientError
 from seaway.inbox.letters import note_discarded, take_back_discarded
-from seaway.mending.changes import Moved, changes, note_changes
+from seaway.mending.changes import MOST_IDS, Moved, changes, note_changes
 from seaway.naming import OPERATOR, kind_of
 
 T = TypeVar("T")
@@ -95,31 +104,43 @@ async def discard(
     behind = Behind(())
     looked = False
     going = {letter.id for letter in letters}
-    for page in _pages(letters):
-        holding: Holding = set()
-        until = None
+    removed: list[Letter] = []
+    until: datetime | None = None
+
+    async def note() -> None:
         if keeping is not None:
-            holding = await _holding(keeping.store, page)
-            if holding and not looked:
-                looked = True
-                behind = Behind(one for one in await waiting() if one.id not in going)
-            until = await _keep(admin, page, holding, behind, keeping)
-        removed: list[Letter] = []
-        try:
+            said = keeping.store, "discarded", tuple(removed)
+            removed.clear()
+            await note_changes(*said, by=keeping.by, why=keeping.why, for_good=until is None)
+
+    async def take_out(letter: Letter) -> None:
+        if await admin.delete_message(*letter.stored.place):
+            removed.append(letter)
+
+    try:
+        for page in _pages(letters):
+            holding: Holding = set()
+            if keeping is not None:
+                holding = await _holding(keeping.store, page)
+                if holding and not looked:
+                    looked = True
+                    behind = Behind(one for one in await waiting() if one.id not in going)
+                until = await _keep(admin, page, holding, behind, keeping)
+            if keeping is None or holding:  # In this order: what waits is free to go then.
+                for letter in page:
+                    await take_out(letter)
+            else:
+                await asyncio.gather(*map(take_out, page))
+            gone = {letter.id for letter in removed}
             for letter in page:
-                if await admin.delete_message(*letter.stored.place):
-                    removed.append(letter)
+                if letter.id in gone:
                     yield Discarded(letter, True, until, behind(letter))
                 else:
                     yield Discarded(letter, False)
-        finally:
-            if keeping is not None:
-                await note_changes(
-                    *(keeping.store, "discarded", removed),
-                    by=keeping.by,
-                    why=keeping.why,
-                    for_good=until is None,
-                )
+            if len(removed) >= MOST_IDS:
+                await note()
+    finally:
+        await note()
 
 
 class Behind:
@@ -181,26 +202,33 @@ async def restore(
 ) -> AsyncGenerator[Restored]:
     """See ``Mending.restore_all``. ``waiting``: all letters that wait behind others."""
     behind, bringing = Behind(waiting), _Bringing(broker, store)
+    letters = sorted(letters, key=lambda one: (one.stored.stored_at, one.stored.place))
     there = await bringing.there(letters)
-    for page in _pages(letters):
-        done: list[Moved] = []
-        whole = {_place(one): one for one in await _whole(store, page)}
-        try:
+    done: list[Moved] = []
+    try:
+        for page in _pages(letters):
+            back, ends = await bringing.back(await _whole(store, page), there)
             for letter in page:
                 late = max(0, letter.behind - behind(read(letter.stored, bare=True)))
-                try:
-                    if (kept := whole.get(_place(letter))) is None:
-                        raise NotFound(await why_not(store, letter.id))
-                    now = await bringing.back(kept, there)
-                except TransientError:
-                    raise
-                except SeawayError as error:
-                    yield Restored(letter, error=error)
-                else:
+                now = back.get(_place(letter))
+                if isinstance(now, str):
                     done.append(Moved(now, letter.event_id, letter.consumer, letter.id))
                     yield Restored(letter, now, late)
-        finally:
-            await note_changes(store, "restored", done, by=by)
+                elif now is not None:
+                    yield Restored(letter, error=now)
+                elif ends is None:
+                    yield Restored(letter, error=NotFound(await why_not(store, letter.id)))
+            if ends is not None:
+                raise ends
+            if len(done) >= MOST_IDS:
+                await note_changes(store, "restored", done, by=by)
+                done = []
+    finally:
+        await note_changes(store, "restored", done, by=by)
+
+
+Back: TypeAlias = dict[tuple[str, datetime], str | SeawayError]
+"""Of each letter, what it is called now, or why it stays away."""
 
 
 class _Bringing:
@@ -214,7 +242,7 @@ class _Bringing:
     async def there(self, letters: Sequence[DiscardedLetter]) -> dict[str, int]:
         """Which of them lie in their queues already, brought back by somebody who died half way:
         their new ids, and where."""
-        wanted, found = {_new_id(one) for one in letters}, dict[str, int]()
+        wanted, found = {_new_id(one): one for one in letters}, dict[str, int]()
         since: dict[str, datetime] = {}
         for one in letters:
             queue, at = one.stored.stream, one.discarded_at or datetime.now(UTC)
@@ -227,39 +255,85 @@ class _Bringing:
             )
             async with aclosing(reading):
                 async for stored in reading:
-                    if (name := stored.message.headers.get(h.MSG_ID, "")) in wanted:
-                        found[name] = stored.stream_seq
+                    its = stored.message.headers.get(h.MSG_ID, "")
+                    # Where somebody else had foreseen it, it has a number more.
+                    for name in (its, its.rpartition(":")[0]):
+                        if name in wanted and _is_again(stored, wanted[name]):
+                            found[name] = stored.stream_seq
         return found
 
-    async def back(self, kept: DiscardedLetter, there: Mapping[str, int]) -> str:
-        """Bring one back, unless it is ``there``; its id."""
-        store, letter, queue = self._store, read(kept.stored), kept.stored.stream
+    async def back(
+        self, page: Sequence[DiscardedLetter], there: Mapping[str, int]
+    ) -> tuple[Back, TransientError | None]:
+        """Bring these back, but for those that are ``there``; what became of them, and what has
+        ended it before all were."""
+        await asyncio.gather(*map(self._take_out, page))
+        rows = [(one, letter) for one in page if one.holds for letter in [read(one.stored)]]
+        if rows:  # Nobody redrives or discards what has no row yet.
+            async with self._store.transaction() as tx:
+                for _, letter in rows:
+                    place = 0 if kind_of(letter.stream) == "redrive" else letter.stream_seq
+                    row = letter.consumer, letter.event_id, letter.key
+                    await tx.park(*row, place=place, failed=not letter.waits)
+        places, back, ends = await self._stored(page, there)
+        if rows:
+            async with self._store.transaction() as tx:
+                for one, letter in rows:
+                    if stream_seq := places.get(_place(one)):
+                        await tx.set_letter(letter.consumer, letter.event_id, stream_seq)
+        there_now = [one for one in page if _place(one) in places]
+        of: dict[str, list[Letter]] = {}
+        for letter in (read(one.stored) for one in there_now):
+            if not letter.problem:
+                of.setdefault(letter.consumer, []).append(letter)
+        for consumer, some in of.items():
+            await take_back_discarded(self._store, consumer, some)
+        await self._store.take_discarded(there_now)
+        for one in there_now:
+            back[_place(one)] = f"{one.stored.stream}:{places[_place(one)]}"
+        return back, ends
+
+    async def _take_out(self, kept: DiscardedLetter) -> None:
+        """Whoever discarded it has died before that, or is about to do so."""
         before = await self._admin.get(*kept.stored.place)
         if before is not None and before.stored_at == kept.stored.stored_at:
-            # Who discarded it has died, or is about to take it out.
             await self._admin.delete_message(*kept.stored.place)
-        if kept.holds:  # Nobody redrives or discards what has no row yet.
-            place = 0 if kind_of(letter.stream) == "redrive" else letter.stream_seq
-            row = letter.consumer, letter.event_id, letter.key
-            async with store.transaction() as tx:
-                await tx.park(*row, place=place, failed=not letter.waits)
-        stream_seq = there.get(_new_id(kept)) or await self._store_again(kept)
-        if kept.holds:
-            async with store.transaction() as tx:
-                await tx.set_letter(letter.consumer, letter.event_id, stream_seq)
-        if not letter.problem:
-            await take_back_discarded(store, letter.consumer, letter)
-        await store.take_discarded(kept)
-        return f"{queue}:{stream_seq}"
 
-    async def _store_again(self, kept: DiscardedLetter) -> int:
-        queue, message = kept.stored.stream, again(kept.stored, _new_id(kept))
-        outcome = await self._sender.send(queue, message)
-        if isinstance(outcome, Stored):
-            return outcome.stream_seq
-        if isinstance(outcome, Refused) and not outcome.heals:
-            raise ConfigError(f"{kept.id}: {queue} refused it: {outcome.description}")
-        raise await self._sender.refusal(queue, message, outcome)
+    async def _stored(
+        self, page: Sequence[DiscardedLetter], there: Mapping[str, int]
+    ) -> tuple[dict[tuple[str, datetime], int], Back, TransientError | None]:
+        """Their new places; why others have none; what has ended it."""
+        places = {_place(one): there[_new_id(one)] for one in page if _new_id(one) in there}
+        back: Back = {}
+        ends: TransientError | None = None
+        of: dict[str, list[DiscardedLetter]] = {}
+        for one in page:
+            if _place(one) not in places:
+                of.setdefault(one.stored.stream, []).append(one)
+        for queue, some in of.items():
+            messages = [again(one.stored, _new_id(one)) for one in some]
+            outcomes = await self._sender.send_all(queue, messages)
+            for one, message, outcome in zip(some, messages, outcomes, strict=True):
+                if isinstance(outcome, Stored):
+                    places[_place(one)] = outcome.stream_seq
+                elif isinstance(outcome, Refused) and not outcome.heals:
+                    said = f"{one.id}: {queue} refused it: {outcome.description}"
+                    back[_place(one)] = ConfigError(said)
+                elif ends is None and not isinstance(outcome, Held):
+                    ends = await self._sender.refusal(queue, message, outcome)
+        return places, back, ends
+
+
+def _is_again(stored: StoredMessage, one: DiscardedLetter) -> bool:
+    """Whether what lies there is this letter, and not what somebody else gave its id."""
+    return (
+        stored.message.subject,
+        stored.event_id,
+        stored.message.headers.get(h.DLQ_CONSUMER),
+    ) == (
+        *(one.stored.message.subject, one.event_id),
+        one.stored.message.headers.get(h.DLQ_CONSUMER),
+    )
 
 
 async def why_not(store: Store, name: str) -> str:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from seaway import headers as h
 from seaway.contracts import Broker, Message, Refused, Stored
 from seaway.dead_letters.later import Scheduled, read
-from seaway.dead_letters.letter import BY_REFERENCE, PAYLOAD, Selection
+from seaway.dead_letters.letter import BY_REFERENCE, PAYLOAD
+from seaway.dead_letters.selection import Selection
 from seaway.dead_letters.sending import Sender
 from seaway.dead_letters.writing import letter_subject
 from seaway.errors import ConfigError, NotFound

@@ -20,7 +20,13 @@ from seaway.dead_letters import DeadLetters
 from seaway.dead_letters.letter import Letter, redrive_id
 from seaway.dead_letters.redriving import Place, Target
 from seaway.mending.runs import Became
-from seaway.naming import dlq_stream, redrive_filter, stream_context
+from seaway.naming import (
+    dlq_stream,
+    later_filter,
+    later_subject,
+    redrive_filter,
+    stream_context,
+)
 
 _SINGLY = 100
 """So few that wait are asked for one by one."""
@@ -92,6 +98,7 @@ class Watch:
             return ()
         effects = await effects_of(self._store, self.open.values())
         past = await self._past([one for one in self.open.values() if one.effect not in effects])
+        past -= await self._put_off(past)
         await self._read_queues()
         # What is past had its effect before, if it has one.
         effects |= await effects_of(self._store, [self.open[name] for name in past])
@@ -142,6 +149,22 @@ class Watch:
             found = await asyncio.gather(*(self._admin.get(*one.place) for one in some))
             past |= {one.id for one, there in zip(some, found, strict=True) if there is None}
         return past
+
+    async def _put_off(self, past: Iterable[str]) -> set[str]:
+        """Those of them that their handlers have put off: they come again, in another place."""
+        twins: dict[tuple[str, str], list[Sent]] = defaultdict(list)
+        for name in past:
+            twins[self.open[name].twin].append(self.open[name])
+        again: set[str] = set()
+        for (stream, consumer), some in twins.items():
+            context = stream_context(stream)
+            info = await self._admin.stream(stream, subjects=later_filter(context, consumer))
+            waiting = info.subject_messages if info is not None else ()
+            for sent in some:
+                if waiting and later_subject(context, consumer, sent.event_id) in waiting:
+                    self.open[sent.id] = sent._replace(place=Place(stream, 0))
+                    again.add(sent.id)
+        return again
 
     async def _read_queues(self) -> None:
         by_place = {one.place: one for one in self.open.values()}

@@ -160,10 +160,18 @@ class RelationalMending(ABC):
         }
         return [_letter(row) for row in await self._read("discarded_letters", **given)]
 
-    async def take_discarded(self, letter: DiscardedLetter) -> bool:
-        """Keep it no more; whether it was there."""
-        given = {"letter": letter.id, "stored_at": letter.stored.stored_at}
-        return bool(await self._touch("take_discarded", **given))
+    async def take_discarded(self, letters: Sequence[DiscardedLetter]) -> int:
+        """Keep them no more; how many there were."""
+
+        def work() -> Steps[int]:
+            taken = 0
+            for one in letters:
+                given = {"letter": one.id, "stored_at": one.stored.stored_at}
+                ((count,),) = yield self._sql.of("take_discarded", given, gives=False)
+                taken += int(count)
+            return taken
+
+        return await self._write(work()) if letters else 0
 
     async def forget_discarded(self) -> int:
         """Drop those whose time has passed; how many."""

@@ -122,9 +122,9 @@ class MemoryMending:
         found.sort(key=lambda one: one.discarded_at or _EPOCH, reverse=True)
         return found[:limit]
 
-    async def take_discarded(self, letter: DiscardedLetter) -> bool:
-        """Keep it no more; whether it was there."""
-        return self._discarded.pop(_place(letter), None) is not None
+    async def take_discarded(self, letters: Sequence[DiscardedLetter]) -> int:
+        """Keep them no more; how many there were."""
+        return sum(self._discarded.pop(_place(one), None) is not None for one in letters)
 
     async def forget_discarded(self) -> int:
         """Drop those whose time has passed; how many."""

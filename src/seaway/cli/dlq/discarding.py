@@ -31,15 +31,10 @@ _MOST = 10_000_000
 
 
 @session.runs
+@options.selecting
 async def discard(
     ctx: typer.Context,
-    ids: options.Ids = None,
-    consumer: options.Consumer = None,
-    subject: options.Subject = None,
-    reason: options.Reason = None,
-    error_type: options.ErrorType = None,
-    since: options.Since = None,
-    until: options.Until = None,
+    selected: Selection,
     everything: options.All = False,
     with_waiting: Annotated[
         bool, typer.Option("--with-waiting", help="Also those that wait behind them.")
@@ -54,11 +49,9 @@ async def discard(
     What waits behind them is handled, unless told otherwise. Exits 3, with what it has removed,
     where server or database go away meanwhile: the same command goes on.
     """
-
-    selection = options.selection(ids, consumer, subject, reason, error_type, since, until)
     done: list[Discarded] = []
     async with options.opened(ctx) as queue:
-        chosen = list(await options.chosen(queue, selection, everything))
+        chosen = list(await options.chosen(queue, selected, everything))
         waiting = await queue.waiting(chosen)
         if with_waiting:
             known = {letter.id for letter in chosen}
@@ -153,7 +146,7 @@ async def restore(
         known = {name for letter in chosen for name in (letter.id, letter.event_id)}
         missing = [one for one in dict.fromkeys(ids or ()) if one not in known]
         for name in missing:
-            printing.note(f"{name} stays away: {await why_not(await queue.database(), name)}")
+            printing.note(await why_not(await queue.database(), name))
         outcomes = queue.restore_all(chosen, by=session.operator(by))
         try:
             with progress("restoring", len(chosen)) as advance:
@@ -175,7 +168,7 @@ def _report_restored(outcomes: Sequence[Restored], as_json: bool) -> None:
         return
     for one in outcomes:
         if one.error is not None:
-            printing.note(f"{one.letter.id} stays away: {one.error}")
+            printing.note(str(one.error))
             continue
         late = f"  too late for {counted(one.late, 'letter')} behind it" if one.late else ""
         letter = one.letter
@@ -266,10 +259,18 @@ _CHANGES: Sequence[Column[LogEntry]] = (
     Column("BY", lambda one: one.by),
     Column("ACTION", lambda one: one.action),
     Column("ABOUT", lambda one: one.about, rank=3),
-    Column("LETTERS", lambda one: str(one.detail.get("letters", "")), right=True),
+    Column("LETTERS", lambda one: _which(one)),
     Column("CONSUMER", lambda one: str(one.detail.get("consumer", "")), rank=1),
     Column("WHY", lambda one: str(one.detail.get("why", "")), words=True),
 )
+
+
+def _which(one: LogEntry) -> str:
+    """The letter, where it is one; else how many."""
+    ids = one.detail.get("ids")
+    if isinstance(ids, list) and len(ids) == 1 and isinstance(ids[0], list):
+        return str(ids[0][0])
+    return str(one.detail.get("letters", ""))
 
 
 def _time(at: datetime | None) -> str | None:

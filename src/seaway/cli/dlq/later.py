@@ -13,8 +13,8 @@ from seaway.cli import printing, session
 from seaway.cli.dlq import options
 from seaway.cli.printing import Column, Json, print_json, print_list, printable
 from seaway.config import parse_duration
+from seaway.dead_letters import Selection
 from seaway.dead_letters.later import Scheduled
-from seaway.dead_letters.letter import Selection
 from seaway.errors import ConfigError, NotFound, SeawayError, TransientError
 from seaway.headers import format_time, parse_time
 from seaway.mending import Mending
@@ -129,7 +129,7 @@ async def cancel(
     as_json: Json = False,
 ) -> None:
     """Have what waits for its time not be sent: its event becomes a letter in the queue."""
-    wanted = options.selection(ids, consumer, subject, None, None, None, None)
+    wanted = options.selection(ids=ids, consumer=consumer, subject=subject)
     if wanted == Selection() and not everything:
         raise ConfigError("nothing is selected", hint="give ids, a filter, or --all")
     done: list[dict[str, object]] = []

@@ -12,70 +12,113 @@ from typing import Annotated, Any
 import typer
 
 from seaway.cli import printing, session
-from seaway.cli.dlq import later, options
+from seaway.cli.dlq import causes, later, options
 from seaway.cli.dlq.discarding import list_discarded
 from seaway.cli.dlq.mending import print_differences
-from seaway.cli.dlq.reporting import Behind, print_summaries, with_behind
-from seaway.cli.printing import Column, Json, json_value, print_json, print_list, printable
+from seaway.cli.dlq.reporting import event_name
+from seaway.cli.printing import (
+    Column,
+    Json,
+    json_value,
+    print_json,
+    print_list,
+    printable,
+    progress,
+)
 from seaway.contracts import Message
-from seaway.dead_letters import Letter
+from seaway.dead_letters import Letter, Selection
 from seaway.errors import ConfigError, NotFound, SeawayError
+from seaway.mending import Page
 from seaway.words import counted
+
+OLDEST, NEWEST = "oldest", "newest"
+_SHOWN = 120
+"""How much of an error a list shows."""
 
 
 @session.runs
+@options.selecting
 async def list_letters(
     ctx: typer.Context,
-    consumer: options.Consumer = None,
-    subject: options.Subject = None,
-    reason: options.Reason = None,
-    error_type: options.ErrorType = None,
-    since: options.Since = None,
-    until: options.Until = None,
+    selected: Selection,
+    group: Annotated[
+        bool, typer.Option("--group", help="Their causes: error, place in your code, event.")
+    ] = False,
+    sort: Annotated[str, typer.Option(help="oldest or newest first.")] = OLDEST,
+    after: Annotated[
+        str | None, typer.Option(help="The next page: what comes after this letter.", metavar="ID")
+    ] = None,
     limit: Annotated[int, typer.Option(help="At most so many; 0: all.", min=0)] = 100,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="All columns, however wide; counts who waits behind.")
+    ] = False,
     scheduled: Annotated[
         bool, typer.Option("--scheduled", help="What is sent later, the next one first.")
     ] = False,
     discarded: options.Discarded = False,
     as_json: Json = False,
 ) -> None:
-    """List dead letters, oldest first."""
-    selection = options.selection(None, consumer, subject, reason, error_type, since, until)
+    """List dead letters page by page, or by their cause."""
+    if sort not in (OLDEST, NEWEST):
+        raise ConfigError(f"--sort {sort!r} is neither {OLDEST} nor {NEWEST}")
+    if group and after is not None:
+        raise ConfigError("--after is for a list of letters", hint="leave out --group")
     if discarded:
-        await list_discarded(ctx, selection, limit=limit, as_json=as_json)
+        await list_discarded(ctx, selected, limit=limit, as_json=as_json)
         return
     async with options.opened(ctx) as queue:
         if scheduled:
-            await later.print_scheduled(queue, selection, limit, as_json)
+            await later.print_scheduled(queue, selected, limit, as_json)
             return
-        letters = await queue.list(selection, limit=limit, payloads=False)
-        found = with_behind(letters, await queue.waiting(letters))
-    if as_json:
-        print_summaries(found)
-    elif found:
-        print_list(_COLUMNS, found)
+        if group:
+            with progress("grouping", await queue.held()) as advance:
+                groups = await queue.causes(selected, advance=advance)
+        else:
+            with progress("reading", None) as advance:
+                page = await queue.page(
+                    selected,
+                    limit=limit,
+                    after=after,
+                    newest=sort == NEWEST,
+                    count_behind=wide,
+                    advance=advance,
+                )
+    if group:
+        causes.show(groups, limit=limit, wide=wide, as_json=as_json)
+    elif as_json:
+        behind = page.behind or {}
+        print_json([one.summary() | {"waiting": behind.get(one.id)} for one in page.letters])
+    elif page.letters:
+        print_list(_columns(page, wide), page.letters, wide=wide)
     else:
         printing.note("No dead letters.")
+    if not group and page.more:
+        printing.note(f"More: --after {page.letters[-1].id} ({page.held:,} letters in all).")
 
 
-def _error(letter: Letter) -> str:
-    error = letter.problem
-    if letter.error_type and not error:
+def _columns(page: Page, wide: bool) -> Sequence[Column[Letter]]:
+    """What matters most first. Who waits is left out where nobody has counted them."""
+    waiting: list[Column[Letter]] = []
+    if (behind := page.behind) is not None:
+        waiting = [Column("BEHIND", lambda one: str(behind[one.id] or ""), rank=4, right=True)]
+    return (
+        Column("ID", lambda one: one.id),
+        Column("CONSUMER", lambda one: one.consumer, rank=1),
+        Column("EVENT", lambda one: event_name(one.subject), rank=2),
+        Column("FAILED AT", lambda one: f"{one.failed_at:%Y-%m-%d %H:%M:%S}", rank=3),
+        *waiting,
+        Column("REASON", lambda one: one.reason, rank=5),
+        Column("KEY", lambda one: one.key, rank=6),
+        Column("TRIES", lambda one: str(one.deliveries or ""), rank=7, right=True),
+        Column("ERROR", lambda one: _error(one, None if wide else _SHOWN), words=True, lines=2),
+    )
+
+
+def _error(letter: Letter, most: int | None) -> str:
+    error = letter.problem or letter.reason
+    if letter.error_type and not letter.problem:
         error = f"{letter.error_type.rpartition('.')[2]}: {letter.error}"
-    return error[:120]
-
-
-_COLUMNS: Sequence[Column[Behind]] = (
-    Column("ID", lambda one: one[0].id),
-    Column("FAILED AT", lambda one: f"{one[0].failed_at:%Y-%m-%d %H:%M:%S}", rank=3),
-    Column("CONSUMER", lambda one: one[0].consumer, rank=1),
-    Column("SUBJECT", lambda one: one[0].subject, rank=2),
-    Column("KEY", lambda one: one[0].key, rank=4),
-    Column("REASON", lambda one: one[0].reason),
-    Column("TRIES", lambda one: str(one[0].deliveries), rank=6, right=True),
-    Column("BEHIND", lambda one: str(one[1] or ""), rank=5, right=True),
-    Column("ERROR", lambda one: _error(one[0]), words=True),
-)
+    return error[:most]
 
 
 @session.runs
@@ -103,7 +146,7 @@ async def show(
     for name, value in letter.summary().items():
         typer.echo(printable(f"{name + ':':<12} {value}"))
     if letter.problem:
-        typer.echo("It can be shown and discarded, and nothing else.")
+        typer.echo(f"{letter.remedy[0].upper()}{letter.remedy[1:]}.")
     typer.echo("\nheaders:")
     for name, value in event.headers.items():
         typer.echo(printable(f"  {name}: {value}"))

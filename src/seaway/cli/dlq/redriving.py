@@ -31,15 +31,10 @@ _HOW = frozenset(
 
 
 @session.runs
+@options.selecting
 async def redrive(
     ctx: typer.Context,
-    ids: options.Ids = None,
-    consumer: options.Consumer = None,
-    subject: options.Subject = None,
-    reason: options.Reason = None,
-    error_type: options.ErrorType = None,
-    since: options.Since = None,
-    until: options.Until = None,
+    selected: Selection,
     everything: options.All = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done, by cause.")
@@ -92,7 +87,7 @@ async def redrive(
     if at is not None:
         later.check(at)
     plan = Plan(
-        selection=options.selection(ids, consumer, subject, reason, error_type, since, until),
+        selection=selected,
         to=cast(Target, to),
         payload=_payload(payload),
         rate=rate,

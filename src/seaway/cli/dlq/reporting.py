@@ -27,6 +27,12 @@ def print_summaries(found: Sequence[Behind]) -> None:
     print_json([letter.summary() | {"waiting": behind} for letter, behind in found])
 
 
+def event_name(subject: str) -> str:
+    """An event's subject without its context: ``case_created.v1``; any other as it is."""
+    context, separator, name = subject.partition(".event.")
+    return name if separator and name and "." not in context else subject
+
+
 def report(found: Sequence[Behind], what: str, as_json: bool) -> None:
     """Say which letters ``what`` was done to."""
     if as_json:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any
 
 import typer
 
 from seaway.cli import printing
+from seaway.cli.dlq.causes import what
+from seaway.cli.dlq.reporting import event_name
 from seaway.cli.printing import Column, print_fields, print_json, print_list, printable
 from seaway.contracts import Run
-from seaway.dead_letters import Letter
+from seaway.dead_letters.cause import Cause, cause_of
 from seaway.mending import Outcome, PastRun, RedriveRun
 from seaway.mending.past import known_count, sent_count
 from seaway.mending.runs import FATES
@@ -26,8 +28,6 @@ _SAID = {
     "waits": "wait behind an earlier event of their key",
     "failed": "came back",
 }
-Cause: TypeAlias = tuple[str, str, str]
-"""Consumer, subject, error."""
 
 
 class Redriven:
@@ -40,12 +40,13 @@ class Redriven:
         self.lines: list[str] = []
         self.summaries: dict[str, dict[str, Any]] = {}
         self.causes: dict[Cause, Counter[str]] = {}
+        """What would become of the letters of each."""
         self._told = 0
 
     def take(self, one: Outcome) -> None:
         """Say at once what stays, and remember the others."""
         if one.letter is not None and one.became in ("ready", "stays"):
-            self.causes.setdefault(_cause(one.letter), Counter())[one.became] += 1
+            self.causes.setdefault(cause_of(one.letter), Counter())[one.became] += 1
         if one.became in ("stays", "gone", "failed"):
             self._told += 1
             if self._told <= _SHOWN or not printing.out().is_terminal:
@@ -128,16 +129,12 @@ def _then(at: datetime) -> str:
     return f"to be redriven at {at.astimezone():%Y-%m-%d %H:%M:%S %z}"
 
 
-def _cause(letter: Letter) -> Cause:
-    return letter.consumer, letter.subject, letter.problem or letter.error_type or letter.reason
-
-
 _CAUSES: Sequence[Column[tuple[Cause, Counter[str]]]] = (
     Column("WOULD GO", lambda one: str(one[1]["ready"]), right=True),
     Column("STAY", lambda one: str(one[1]["stays"] or ""), right=True),
-    Column("CONSUMER", lambda one: one[0][0], rank=1),
-    Column("EVENT", lambda one: one[0][1], rank=2),
-    Column("ERROR", lambda one: one[0][2], words=True),
+    Column("CAUSE", lambda one: one[0].id),
+    Column("EVENT", lambda one: event_name(one[0].subject), rank=1),
+    Column("ERROR", lambda one: what(one[0]), words=True),
 )
 
 _RUNS: Sequence[Column[Run]] = (

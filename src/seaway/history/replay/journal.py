@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from seaway.contracts import Run, RunItem, RunState
 from seaway.contracts.mending import RunStore
-from seaway.errors import ConfigError
+from seaway.errors import ConfigError, TransientError
 from seaway.history.replay.summary import Summary
 
 KIND = "replay"
@@ -54,6 +54,7 @@ class Journal:
         """Whether another process has worked on it before."""
         self._items: list[RunItem] = []
         self._noted = self.summary.differing
+        self._writing = asyncio.Lock()
 
     async def begin(self) -> None:
         """Write that it is at work. ``ConfigError`` where another process has taken it over."""
@@ -82,7 +83,7 @@ class Journal:
         state: RunState = "done"
         try:
             yield
-        except (asyncio.CancelledError, KeyboardInterrupt):
+        except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
             state = "stopped"
             raise
         except BaseException:
@@ -97,15 +98,17 @@ class Journal:
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(_EVERY_SECONDS)
-            await asyncio.shield(self._write(None))
+            with contextlib.suppress(TransientError):  # The next time, or at the end.
+                await asyncio.shield(self._write(None))
 
     async def _write(self, state: RunState | None) -> None:
         # The items first: what is counted as done must be found there.
-        progress = self._progress()
-        items, self._items = self._items, []
-        if items:
-            await self._store.note_items(self.run, items)
-        await self._store.change_run(self.run, state=state, progress=progress)
+        async with self._writing:
+            progress, items = self._progress(), self._items.copy()
+            if items:
+                await self._store.note_items(self.run, items)
+                del self._items[: len(items)]
+            await self._store.change_run(self.run, state=state, progress=progress)
 
     def _progress(self) -> Mapping[str, Any]:
         return {**self.summary.as_json(), "process": f"{socket.gethostname()}:{os.getpid()}"}

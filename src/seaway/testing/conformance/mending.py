@@ -122,8 +122,8 @@ class MendingConformance:
         newest, before = await store.discarded_letters(["SEA_DLQ:17"])
         assert (newest.by, newest.why, newest.behind) == ("bob", "again", 3)
         assert before.stored.stored_at == STORED + WEEK
-        assert await store.take_discarded(newest)
-        assert not await store.take_discarded(LETTER)
+        assert await store.take_discarded([newest, another(999), other]) == 2
+        assert await store.take_discarded([LETTER]) == await store.take_discarded([]) == 0
         assert await store.discarded_letters(["SEA_DLQ:17"]) == [before]
 
     async def test_a_discarded_letter_is_forgotten_when_its_time_has_passed(
