@@ -39,12 +39,16 @@ class Shell:
         """Run ``command`` to its end; stdout."""
         return self.ended(*command, code=code).stdout
 
-    def ended(self, *command: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-        """Run ``command`` to its end; with both consoles. ``code`` ``None``: whatever it is."""
+    def ended(
+        self, *command: str, code: int | None = 0, say: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``command`` to its end; with both consoles. ``code`` ``None``: whatever it is.
+        ``say``: what it is told."""
         done = subprocess.run(
             command,
             cwd=self.folder,
             env=self.environment,
+            input=say,
             capture_output=True,
             text=True,
             timeout=DEADLINE_SECONDS,

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shlex
-import subprocess
 import sys
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -24,9 +22,9 @@ from seaway.dead_letters import DeadLetters, Letter
 from seaway.embedded.nats_server import NatsServer
 from seaway.errors import Poison
 from seaway.stores import open_configured
+from shell import SEAWAY, Shell
 
 pytestmark = pytest.mark.server
-SEAWAY = Path(sys.executable).with_name("seaway")
 TIMEOUT = timedelta(seconds=5)
 
 SHOP = """
@@ -65,20 +63,11 @@ file.write_text(file.read_text().replace({old!r}, {new!r}))
 """
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
 class Desk:
     """A folder with an application whose letters cannot be read, and ``seaway`` in it."""
 
     def __init__(self, broker: JetStreamBroker, context: str, url: str, folder: Path) -> None:
-        self.broker, self.context, self.folder = broker, context, folder
+        self.broker, self.context, self.url, self.folder = broker, context, url, folder
         self.queue, self.durable = f"{context.upper()}_DLQ", f"books__from_{context}"
         self.letters = DeadLetters(broker)
         self.mapping = {
@@ -90,8 +79,6 @@ class Desk:
         (folder / "seaway.yaml").write_text(json.dumps(self.mapping))
         (folder / "shop.py").write_text(SHOP.format(context=context))
         (folder / "mends.py").write_text(MENDS)
-        hidden = ("NATS_", "SEAWAY_", "VISUAL")
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
 
     async def open(self) -> None:
         settings = settings_from_mapping(self.mapping, environ={})
@@ -128,30 +115,20 @@ class Desk:
         found = await self.letters.list()
         return {one.event_id: one for one in found if one.stored.stream == self.queue}
 
-    async def run(self, *arguments: str, edits: tuple[str, str] = ("", ""), say: str = "") -> Ended:
+    async def run(
+        self, *arguments: str, edits: tuple[str, str] = ("", ""), say: str = ""
+    ) -> CompletedProcess[str]:
         script = self.folder / f"editor{edits[1]!r}.py"
         script.write_text(EDITOR.format(old=edits[0], new=edits[1]))
-        process = await asyncio.create_subprocess_exec(
-            *(str(SEAWAY), "dlq", *arguments),
-            cwd=self.folder,
-            env=self.env | {"EDITOR": shlex.join([sys.executable, str(script)])},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        try:
-            async with asyncio.timeout(60):  # A dozen of them start at a time.
-                out, err = await process.communicate(say.encode())
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            raise
-        assert process.returncode is not None
-        assert b"Traceback" not in err, err.decode()
-        return Ended(process.returncode, out.decode(), err.decode())
+        shell = Shell(self.folder, self.url)
+        shell.environment |= {"EDITOR": shlex.join([sys.executable, str(script)]), "VISUAL": ""}
+        command = (*SEAWAY, "dlq", *arguments)
+        ended = await asyncio.to_thread(shell.ended, *command, code=None, say=say)
+        assert "Traceback" not in ended.stderr, ended.stderr
+        return ended
 
     async def json(self, *arguments: str) -> Any:
-        return json.loads((await self.run(*arguments, "--json")).out)
+        return json.loads((await self.run(*arguments, "--json")).stdout)
 
 
 @pytest.fixture
@@ -172,7 +149,7 @@ async def test_letters_are_mended_by_a_function(desk: Desk) -> None:
     preview, tried, told = await asyncio.gather(
         desk.run(*MEND, "--preview"), desk.run(*MEND, "--try"), desk.json(*MEND, "--dry-run")
     )
-    assert preview.out.splitlines() == [
+    assert preview.stdout.splitlines() == [
         f"2 letters of {subject} would be sent, changed",
         "  changed amount: string -> number",
         f"  {queue}:1, and 1 more",
@@ -183,9 +160,9 @@ async def test_letters_are_mended_by_a_function(desk: Desk) -> None:
         "  nobody [2J knows it",
         f"  {queue}:2",
     ]
-    assert preview.err == "2 letters would be sent, 1 would stay. Nothing was sent.\n"
-    assert (preview.code, [one["becomes"] for one in told]) == (1, ["changed", "refused"])
-    assert tried.out.splitlines() == [
+    assert preview.stderr == "2 letters would be sent, 1 would stay. Nothing was sent.\n"
+    assert (preview.returncode, [one["becomes"] for one in told]) == (1, ["changed", "refused"])
+    assert tried.stdout.splitlines() == [
         f"1 letter of {subject} would succeed in {durable}",
         f"  {queue}:1",
         f"1 letter of {subject} would not be sent in {durable}",
@@ -195,23 +172,25 @@ async def test_letters_are_mended_by_a_function(desk: Desk) -> None:
         f"  LookupError: no account ({desk.folder}/shop.py:18)",
         f"  {queue}:3",
     ]
-    assert tried.err.startswith("Trying: every transaction is rolled back. What handlers do outsid")
-    assert tried.err.endswith(
+    assert tried.stderr.startswith(
+        "Trying: every transaction is rolled back. What handlers do outsid"
+    )
+    assert tried.stderr.endswith(
         "1 of 3 letters would succeed. Nothing was sent, acknowledged or kept.\n"
     )
-    assert tried.code == 1
+    assert tried.returncode == 1
     assert len(await desk.here()) == 3
     done = await desk.run(*MEND)
-    assert (done.code, list(await desk.here())) == (1, ["e-two"])
-    assert "stays: " in done.err
-    assert "mends:to_numbers: nobody" in done.err
+    assert (done.returncode, list(await desk.here())) == (1, ["e-two"])
+    assert "stays: " in done.stderr
+    assert "mends:to_numbers: nobody" in done.stderr
     # It fails again: what it was is shown.
     await desk.fail(f"{desk.context.upper()}_REDRIVE", 2)
     shown, details = await asyncio.gather(
         desk.run("show", "e-one"), desk.json("show", f"{queue}:5")
     )
-    assert f"mended: the event lies in {desk.context.upper()}_EVENTS:1 as it was" in shown.out
-    assert shown.out.endswith('  - amount: "1,50"\n  + amount: 1.5\n')
+    assert f"mended: the event lies in {desk.context.upper()}_EVENTS:1 as it was" in shown.stdout
+    assert shown.stdout.endswith('  - amount: "1,50"\n  + amount: 1.5\n')
     assert details["mended"]["event_place"].startswith(f"{desk.context.upper()}_EVENTS:")
     log = await desk.json("log")
     [entry] = log
@@ -225,19 +204,19 @@ async def test_one_letter_is_mended_in_an_editor(desk: Desk) -> None:
     same, bad = await asyncio.gather(
         desk.run(*edit), desk.run("edit", "e-one", edits=("1,50", "2,50"))
     )
-    assert same.code == 1
-    assert f"nothing was changed: {desk.queue}:1 stays" in same.err
-    assert (bad.code, "nobody answers here" in bad.err) == (1, True)
-    assert "Not checked: nothing here knows" in bad.err
-    kept = Path(bad.err.partition("What you wrote is in ")[2].split("\n")[0].rstrip("."))
+    assert same.returncode == 1
+    assert f"nothing was changed: {desk.queue}:1 stays" in same.stderr
+    assert (bad.returncode, "nobody answers here" in bad.stderr) == (1, True)
+    assert "Not checked: nothing here knows" in bad.stderr
+    kept = Path(bad.stderr.partition("What you wrote is in ")[2].split("\n")[0].rstrip("."))
     assert '"amount": "2,50"' in kept.read_text()
     invalid = await desk.run(*edit, edits=("1,50", "2,50"), say="n\n")
-    assert invalid.code == 1
-    assert "amount: Input should be a valid number" in invalid.err
+    assert invalid.returncode == 1
+    assert "amount: Input should be a valid number" in invalid.stderr
     assert list(await desk.here()) == ["e-one"]
     done = await desk.run(*edit, "--by", "ann", edits=('"1,50"', "2.50"), say="y\n")
-    assert (done.code, done.out.rstrip()) == (0, '- amount: "1,50"\n+ amount: 2.5'), done
-    assert f"Redrive {desk.queue}:1 to {desk.durable} with this payload?" in done.err
+    assert (done.returncode, done.stdout.rstrip()) == (0, '- amount: "1,50"\n+ amount: 2.5'), done
+    assert f"Redrive {desk.queue}:1 to {desk.durable} with this payload?" in done.stderr
     assert await desk.here() == {}
     async with desk.broker.subscribe(f"{desk.context.upper()}_REDRIVE", desk.durable) as source:
         [incoming] = await source.next(1, timeout=TIMEOUT)
@@ -256,5 +235,5 @@ async def test_what_cannot_be_done_is_said(desk: Desk) -> None:
     }
     ended = await asyncio.gather(*(desk.run("redrive", "--all", *one) for one in cases))
     for case, one in zip(cases, ended, strict=True):
-        assert (one.code, cases[case] in one.err) == (2, True), (case, one)
+        assert (one.returncode, cases[case] in one.stderr) == (2, True), (case, one)
     assert len(await desk.here()) == 1

@@ -147,8 +147,8 @@ class Delivery:
     @property
     def tried(self) -> bool:
         """Whether its transaction is rolled back afterwards, since somebody only wants to know what
-        would come of it (``seaway replay --shadow``). What a handler does elsewhere, an e-mail or
-        a request, is done all the same: it looks here before that."""
+        would come of it (``seaway dlq redrive --try``, ``seaway replay --shadow``). What a handler
+        does elsewhere, an e-mail or a request, is done all the same: it looks here before that."""
         return False
 
     @property

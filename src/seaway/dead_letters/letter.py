@@ -279,6 +279,9 @@ def redriven(
     }
     if letter.event_place is not None:
         headers[h.EVENT_PLACE] = "{}:{}".format(*letter.event_place)
+    for name in (h.EVENT_PLACE, h.MENDED_FROM):
+        if h.header_bytes(headers) > h.EVENT_HEADER_BYTES:  # The event's own come first.
+            headers.pop(name, None)
     context = stream_context(letter.stored.stream)
     if to_all:
         stream, subject = events_stream(context), letter.subject

@@ -98,8 +98,8 @@ class Watch:
             return ()
         effects = await effects_of(self._store, self.open.values())
         past = await self._past([one for one in self.open.values() if one.effect not in effects])
-        past -= await self._put_off(past)
         await self._read_queues()
+        past -= await self._put_off(past)
         # What is past had its effect before, if it has one.
         effects |= await effects_of(self._store, [self.open[name] for name in past])
         fates = []
