@@ -45,7 +45,7 @@ def this_process() -> str:
 
 
 def has_ended(process: str) -> bool:
-    """Whether a ``this_process`` was on this machine, and is no more. False of another machine's."""
+    """Whether a ``this_process`` was on this machine, and is no more."""
     host, _, pid = process.rpartition(":")
     if host != socket.gethostname() or not pid.isdecimal():
         return False
