@@ -458,7 +458,7 @@ async def test_a_letter_that_comes_before_anybody_looked_hides_no_loss(bench: Be
     incoming = Incoming.read(found, DURABLE, deliveries=1)
     place = await queue.store(incoming, reason="poison", error=None)
     async with await SqliteStore.open(bench.folder / "app.db") as store:
-        await note_stored_now(admin, store, dlq_stream("sea"), place)
+        await note_stored_now(admin, store, dlq_stream("sea"), place, found.event_id)
     bench.poison.add(found.event_id)
     assert set(await letters(bench)) == {"e2", found.event_id}
     async with bench.at_work():

@@ -46,6 +46,7 @@ logger = logs.logger("seaway.consumer")
 
 _DECIDED = "a process decided that it becomes a letter, and may have ended before that was stored"
 _AT_A_TIME = 10
+_NOTED_EVERY = timedelta(milliseconds=500)
 """Among how many that wait the pauses are as long as for one."""
 
 
@@ -249,6 +250,9 @@ class Burials:
         self._tell = tell
         self._unstored: list[Burial] = []
         self._trying: asyncio.Task[None] | None = None
+        self._noting: asyncio.Task[None] | None = None
+        self._last: tuple[int, InHand] | None = None
+        """The last letter that is not noted yet, and of what."""
         self._news = asyncio.Event()
 
     async def bury(self, burial: Burial) -> None:
@@ -266,11 +270,12 @@ class Burials:
     async def end(self, until: float) -> None:
         """The consumer stops: what waits is as if it had not been started. An attempt that is under
         way may last ``until``."""
-        if self._trying is not None:
-            self._news.set()
-            await asyncio.wait([self._trying], timeout=max(0.0, until - self._state.now()))
-            self._trying.cancel()
-            await asyncio.gather(self._trying, return_exceptions=True)
+        self._news.set()
+        if tasks := [one for one in (self._trying, self._noting) if one is not None]:
+            await asyncio.wait(tasks, timeout=max(0.0, until - self._state.now()))
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         self._state.lanes.put_back(burial.item for burial in self._unstored)
         self._unstored.clear()
         self._say()
@@ -336,9 +341,19 @@ class Burials:
             parks = setup.parks or burial.parks
             await note_stored(setup.store, item.incoming, burial.letter, parks=parks)
         if burial.letter is not None and setup.notes is not None:
+            self._last = burial.letter, item
+            if self._noting is None or self._noting.done():
+                self._noting = self._spawn(self._note_soon())
+
+    async def _note_soon(self) -> None:
+        """Note the last letter, of many in a row twice a second: the queue may lose its end."""
+        setup = self._state.setup
+        while self._last is not None and setup.notes is not None:
+            await set_within(_NOTED_EVERY, self._state.stop)
+            (letter, item), self._last = self._last, None
+            queue = dlq_stream(stream_context(item.incoming.stream))
             with contextlib.suppress(SeawayError):  # The sweeper notes it some seconds later.
-                queue = dlq_stream(stream_context(item.incoming.stream))
-                await note_stored_now(setup.broker.admin, setup.notes, queue, burial.letter)
+                await note_stored_now(setup.broker.admin, setup.notes, queue, letter, item.event_id)
 
     async def _decide(self, burial: Burial) -> None:
         setup = self._state.setup

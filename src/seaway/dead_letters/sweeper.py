@@ -300,7 +300,9 @@ class Sweeper:
                 await note_stored(store, incoming, letter, parks=swept.parks)
                 queue = dlq_stream(stream_context(incoming.stream))
                 with contextlib.suppress(StoreRefused):  # It may have an id that no row can hold.
-                    await note_stored_now(self._broker.admin, store, queue, letter)
+                    await note_stored_now(
+                        *(self._broker.admin, store, queue, letter, incoming.event_id)
+                    )
             self._telemetry.emit(
                 DeadLettered(
                     *(incoming.stream, incoming.consumer, incoming.event_id, decided, ""),

@@ -87,10 +87,11 @@ async def last_place(admin: BrokerAdmin, stream: str, stream_seq: int) -> KnownP
 
 
 async def note_stored_now(
-    admin: BrokerAdmin, notes: PlaceStore, stream: str, stream_seq: int
+    admin: BrokerAdmin, notes: PlaceStore, stream: str, stream_seq: int, event_id: str
 ) -> None:
-    """Note as the last place what was stored just now, while the stream still holds what it is
-    known to have held before: else that note is all that tells of a loss that nobody has looked at
-    yet."""
+    """Note as the last place what was stored just now, also where it is lost already; but not while
+    the stream lacks what it is known to have held before: then that note is all that tells of a
+    loss that nobody has looked at yet."""
     if await is_whole(admin, notes, stream):
-        await notes.know(await last_place(admin, stream, stream_seq))
+        place = await last_place(admin, stream, stream_seq)
+        await notes.know(place._replace(event_id=event_id))
