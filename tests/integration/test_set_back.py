@@ -7,7 +7,7 @@ import contextlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -21,13 +21,14 @@ from seaway.brokers.jetstream.api import Api
 from seaway.config import NatsSettings, settings_from_mapping
 from seaway.contracts import Incoming, Message, Stored
 from seaway.dead_letters import DeadLetters, Letter
-from seaway.embedded.nats_server import NatsServer
+from seaway.embedded.nats_server import NatsCluster, NatsServer
 from seaway.errors import BrokerUnavailable, Poison, SeawayError
 from seaway.inbox.letters import note_discarded
 from seaway.inbox.places import LETTERS, last_place, note_stored_now
 from seaway.naming import dlq_stream, redrive_stream
 from seaway.stores.sqlite import SqliteStore
 from seaway.telemetry import SetBack
+from servers import OLDER, binary
 
 pytestmark = [pytest.mark.server, pytest.mark.seaway_since("2.14", "setting a durable back")]
 
@@ -44,10 +45,10 @@ def event(number: int, *, again: bool = False) -> Message:
 
 
 class Bench:
-    """An application, what its handler was called with, and a server that loses what it had."""
+    """An application, what its handler was called with, and servers that lose what they had."""
 
-    def __init__(self, server: NatsServer, folder: Path) -> None:
-        self.server = server
+    def __init__(self, servers: Sequence[NatsServer], folder: Path, **consumer: object) -> None:
+        self.servers = servers
         self.folder = folder
         self.handled: list[str] = []
         self.on_failure: Literal["continue", "park"] = "continue"
@@ -56,14 +57,22 @@ class Bench:
         self.told: list[SetBack] = []
         self.settings = settings_from_mapping(
             {
-                "nats": {"url": server.url},
+                "nats": {"url": self.url},
                 "database": f"sqlite:///{folder / 'app.db'}",
-                "streams": [{"name": STREAM, "subjects": ["sea.event.>"], "replicas": 1}],
-                "consumers": [{"stream": STREAM, "durable": DURABLE, "ack_wait": "60s"}],
+                "streams": [
+                    {"name": STREAM, "subjects": ["sea.event.>"], "replicas": len(servers)}
+                ],
+                "consumers": [
+                    {"stream": STREAM, "durable": DURABLE, "ack_wait": "60s", **consumer}
+                ],
             },
             environ={},
         )
         self.broker: JetStreamBroker
+
+    @property
+    def url(self) -> str:
+        return ",".join(one.url for one in self.servers)
 
     async def make(self) -> None:
         wanted = topology.desired(self.settings)
@@ -71,7 +80,7 @@ class Bench:
         await topology.apply(topology.plan(wanted, actual), self.broker.admin)
 
     async def publish(self, *numbers: int, again: bool = False) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             for number in numbers:
                 while True:
                     [one] = await self.broker.publish(
@@ -119,26 +128,24 @@ class Bench:
         await until(settled)
 
     async def copy(self) -> None:
-        await self.server.stop()
-        shutil.copytree(self._store, self.folder / "old")
-        await self.server.start()
+        await asyncio.gather(*(one.stop() for one in self.servers))
+        for place, server in enumerate(self.servers):
+            shutil.copytree(server.directory / "jetstream", self.folder / f"old{place}")
+        await asyncio.gather(*(one.start() for one in self.servers))
 
     async def put_back(self, what: Literal["all", "messages", "letters", "redrives"]) -> None:
         """As it was at the copy; ``messages``: but the durables know what they did since;
         ``letters``: the queue alone, ``redrives``: their stream."""
         parts = {"messages": f"**/{STREAM}/msgs", "letters": f"**/{dlq_stream('sea')}"}
         parts["redrives"] = f"**/{redrive_stream('sea')}"
-        await self.server.kill()
-        old = self.folder / "old"
-        [then] = [old] if what == "all" else old.glob(parts[what])
-        now = self._store / then.relative_to(old)
-        shutil.rmtree(now)
-        shutil.copytree(then, now)
-        await self.server.start()
-
-    @property
-    def _store(self) -> Path:
-        return self.server.directory / "jetstream"
+        await asyncio.gather(*(one.kill() for one in self.servers))
+        for place, server in enumerate(self.servers):
+            old = self.folder / f"old{place}"
+            [then] = [old] if what == "all" else old.glob(parts[what])
+            now = server.directory / "jetstream" / then.relative_to(old)
+            shutil.rmtree(now)
+            shutil.copytree(then, now)
+        await asyncio.gather(*(one.start() for one in self.servers))
 
     async def move(self, seq: int) -> None:
         """The durable's state is as if it had been given everything before ``seq``."""
@@ -161,11 +168,17 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
 
 @pytest.fixture
 async def bench(nats_server_own: NatsServer, tmp_path: Path) -> AsyncIterator[Bench]:
-    made = Bench(nats_server_own, tmp_path)
-    made.broker = await connect(NatsSettings(url=nats_server_own.url))
+    async with opened(Bench([nats_server_own], tmp_path)) as made:
+        yield made
+
+
+@asynccontextmanager
+async def opened(made: Bench) -> AsyncIterator[Bench]:
+    """With tables, streams and a durable."""
+    made.broker = await connect(NatsSettings(url=made.url))
     try:
         await made.make()
-        async with await SqliteStore.open(tmp_path / "app.db") as store:
+        async with await SqliteStore.open(made.folder / "app.db") as store:
             await store.schema.upgrade()
         yield made
     finally:
@@ -177,8 +190,55 @@ async def bench(nats_server_own: NatsServer, tmp_path: Path) -> AsyncIterator[Be
 async def test_what_is_published_again_has_its_effects_once(
     bench: Bench, what: Literal["all", "messages"], first: str
 ) -> None:
-    """And what had none is not passed over, whichever comes first. Others of the lost places than
-    before: what the relay of another service had been quicker with."""
+    """And what had none is not passed over, whichever comes first."""
+    await go_through_a_loss(bench, what, first, ahead=what == "messages")
+
+
+async def test_an_exclusive_durable_is_set_back_too(
+    nats_server_own: NatsServer, tmp_path: Path
+) -> None:
+    async with opened(Bench([nats_server_own], tmp_path, exclusive=True)) as bench:
+        await go_through_a_loss(bench, "messages", "published", ahead=True)
+        order = [int(one[1:]) for one in bench.handled]
+        for key in range(3):
+            mine = [one for one in order if one % 3 == key and one not in (ALL, ALL + 1)]
+            assert mine == sorted(mine)
+
+
+async def test_a_durable_of_a_cluster_is_set_back(tmp_path: Path) -> None:
+    """Where stream and durable are kept three times, each by a group of its own."""
+    async with NatsCluster(3) as cluster, opened(Bench(cluster.servers, tmp_path)) as bench:
+        await go_through_a_loss(bench, "all", "published", ahead=True)
+
+
+async def test_an_older_server_passes_over_and_the_way_out_that_is_said_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SEAWAY_NATS_SERVER", str(binary(OLDER)))
+    async with NatsServer() as server, opened(Bench([server], tmp_path)) as bench:
+        await bench.publish(*await lose(bench, "messages"))
+
+        async def said() -> bool:
+            return any(
+                f"passes over what lies there now, from {KEPT + 1} on" in one
+                and "delete the durable and run `seaway topology apply`" in one
+                for one in caplog.messages
+            )
+
+        async with bench.at_work():
+            await until(said)
+            assert len(bench.handled) == ALL
+            await bench.broker.admin.delete_consumer(STREAM, DURABLE)
+            await bench.make()
+            await bench.until_handled(ALL + 2)
+            await bench.until_settled()
+        assert Counter(bench.handled) == Counter(f"e{n}" for n in range(ALL + 2))
+        assert bench.told == []
+
+
+async def lose(bench: Bench, what: Literal["all", "messages"]) -> list[int]:
+    """What is published next: others take some of the lost places than before, what the relay of
+    another service had been quicker with."""
     async with bench.at_work():
         await bench.publish(*range(KEPT))
         await bench.until_handled(KEPT)
@@ -188,12 +248,18 @@ async def test_what_is_published_again_has_its_effects_once(
         await bench.until_handled(ALL)
         await bench.until_settled()
     await bench.put_back(what)
-    lost = [ALL, ALL + 1, *range(KEPT, ALL)]
+    return [ALL, ALL + 1, *range(KEPT, ALL)]
+
+
+async def go_through_a_loss(
+    bench: Bench, what: Literal["all", "messages"], first: str, *, ahead: bool
+) -> None:
+    """``ahead``: the durable is beyond the stream's end, as a cluster's may be, whose state is
+    replicated apart."""
+    lost = await lose(bench, what)
     if first == "published":
         await bench.publish(*lost)
-        if what == "messages":
-            await bench.move(ALL + 1)  # As on a cluster, whose durables are not its streams.
-    elif what == "messages":
+    if ahead:
         await bench.move(ALL + 1)
     async with bench.at_work():
         if first == "looked":
@@ -201,7 +267,7 @@ async def test_what_is_published_again_has_its_effects_once(
         await bench.until_handled(ALL + 2)
         await bench.until_settled()
     assert Counter(bench.handled) == Counter(f"e{n}" for n in range(ALL + 2))
-    if what == "messages":
+    if ahead:
         assert {one.to_seq for one in bench.told} == {KEPT + 1}
         async with await SqliteStore.open(bench.folder / "app.db") as store:
             [noted, *_] = await store.log(action="set back")
