@@ -6,7 +6,7 @@
 The letters are of three consumers and four causes, as those write them, of events that lie in their
 stream; one in twenty only waits behind an earlier one of its key, and a hundred are foreign. They
 are published in batches, and no handler is run. Each command is a process of its own: its time from
-start to end, the interpreter's included, and its peak memory.
+start to end, the interpreter's included, what of that it computed itself, and its peak memory.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ def configuration() -> dict[str, object]:
     }
 
 
-def measured(*command: str, folder: Path) -> tuple[float, int, str]:
-    """Seconds, MiB at the peak, what it printed last on stderr."""
+def measured(*command: str, folder: Path) -> tuple[float, float, int, str]:
+    """Seconds, those of its processor, MiB at the peak, what it printed last on stderr."""
     began = time.monotonic()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=said)
@@ -156,7 +156,8 @@ def measured(*command: str, folder: Path) -> tuple[float, int, str]:
         said.seek(0)
         lines = said.read().decode().splitlines()
     assert process.returncode == 0, lines
-    return time.monotonic() - began, usage.ru_maxrss // 1024, lines[-1] if lines else ""
+    own = usage.ru_utime + usage.ru_stime
+    return time.monotonic() - began, own, usage.ru_maxrss // 1024, lines[-1] if lines else ""
 
 
 def main() -> None:
@@ -182,8 +183,10 @@ async def work(folder: Path, count: int, *, keep: bool) -> None:
         print(f"{count:,} letters made in {time.monotonic() - began:.1f} s: {server.url}")
         for arguments in COMMANDS:
             command = (sys.executable, "-m", "seaway", "-s", server.url, "dlq", *arguments)
-            seconds, peak, said = await asyncio.to_thread(measured, *command, folder=folder)
-            print(f"{seconds:7.2f} s {peak:5} MiB  dlq {' '.join(arguments):60} {said}")
+            figures = await asyncio.to_thread(measured, *command, folder=folder)
+            seconds, own, peak, said = figures
+            shown = f"dlq {' '.join(arguments)}"
+            print(f"{seconds:7.2f} s  {own:6.2f} s  {peak:5} MiB  {shown:60} {said}", flush=True)
         if keep:
             await asyncio.Event().wait()
 

@@ -44,6 +44,20 @@ def this_process() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def has_ended(process: str) -> bool:
+    """Whether a ``this_process`` was on this machine, and is no more."""
+    host, _, pid = process.rpartition(":")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # Another user's.
+    return False
+
+
 class Gap:
     """How long it is since somebody looked last; ``check_and_restart`` is a look."""
 

@@ -322,6 +322,7 @@ async def test_lines_are_the_same_events_again(shop: Shop, tmp_path: Path) -> No
     assert (mixed.code, "is no file of a replay" in mixed.err) == (2, True)
 
 
+@pytest.mark.seaway_since("2.14", "setting a durable back")
 async def test_a_durable_is_set_back_paused_and_let_go_on(shop: Shop) -> None:
     await shop.publish()
     await shop.handled()

@@ -18,7 +18,7 @@ import pytest
 
 from seaway import Delivery, Depends, Poison, RawEvent, Refuse, Seaway, event, topology
 from seaway import headers as h
-from seaway.contracts import Store
+from seaway.contracts import Message, Store
 from seaway.dead_letters import Letter, Selection
 from seaway.embedded.nats_server import NatsServer
 from seaway.events import Registry
@@ -283,6 +283,12 @@ async def test_what_cannot_be_mended_or_tried_holds_up_no_other(till: Till) -> N
         aclosing(queue.tried([found[1]], app, transform=unchecked)) as tried,
     ):
         [untried] = [one async for one in tried]
+    foreign = Message(good.stored.message.subject, b'{"order": "x", "amount": "1,5", "card": "y"}')
+    await app.broker.publish(name, [foreign], timeout=timedelta(seconds=5))
+    newest = list(await queue.list())[-1:]
+    async with Transforming(to_numbers, check=None) as unchecked:
+        assert (await queue.preview(newest, unchecked)).stay == 1
+        assert (await queue.preview(newest, unchecked, to="all")).sent == 1
     assert untried.comes_to == "untried"
     assert f"declares no consumer else__from_{till.context}" in untried.reason
 

@@ -494,8 +494,8 @@ async def test_a_command_that_was_killed_goes_on_where_it_was(mill: Mill) -> Non
         seaway(*words, "--dry-run"), seaway(*bare, *words, "--canary", "5")
     )
     assert (code, f"{COUNT * 2} would be redriven" in err) == (0, True)
-    for name in mill.durables:
-        assert [line.split()[:2] for line in out.splitlines() if name in line] == [["40", name]]
+    causes = [line.split() for line in out.splitlines()[1:]]
+    assert sum(int(would) for would, *_ in causes) == COUNT * 2, out
     assert (refused, "seaway db upgrade" in why) == (2, True), why
 
     for kill in (signal.SIGKILL, signal.SIGINT):

@@ -59,7 +59,7 @@ WELL = Snapshot(
 
 
 def letter(payload: bytes = b"{}", error: str = EVIL) -> Letter:
-    headers = {"X-Dlq-Error": error, EVIL: EVIL}
+    headers = {"X-Dlq-Error": error, "X-Dlq-Error-Stack": f"Traceback {EVIL}", EVIL: EVIL}
     message = Message("sea.dlq.sea.event.x.v1", payload, headers)
     return Letter(
         stored=StoredMessage(message, "SEA_DLQ", 17, NOW),
@@ -72,7 +72,6 @@ def letter(payload: bytes = b"{}", error: str = EVIL) -> Letter:
         reason="poison",
         error_type="ValueError",
         error=error,
-        stack=f"Traceback {EVIL}",
         failed_at=NOW,
     )
 

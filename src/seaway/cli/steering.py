@@ -146,7 +146,8 @@ async def resume_consumer(
 
 def _reset_said(one: ResetForecast) -> Sequence[str]:
     again = counted(one.again, "message is", "messages are")
-    lines = [f"From {one.stream}:{one.to} on {again} given out again to {one.durable}:"]
+    end = ":" if one.again else "."
+    lines = [f"From {one.stream}:{one.to} on {again} given out again to {one.durable}{end}"]
     if one.again:
         lines.append(f"  {one.skipped} the inbox skips: their effect is there, or their letter")
         lines.append(f"  {one.handled} the handlers are called with")

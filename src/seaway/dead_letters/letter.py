@@ -70,7 +70,6 @@ class Letter:
     reason: str
     error_type: str
     error: str
-    stack: str
     failed_at: datetime
     problem: str = ""
     """Why nothing may be done with it but to show and to discard it: it cannot be read as a letter
@@ -80,6 +79,11 @@ class Letter:
     here, and who failed is not known."""
     bare: bool = False
     """Listed without its payload."""
+
+    @property
+    def stack(self) -> str:
+        """The error's traceback, or its end; read when it is asked for: queues can be long."""
+        return _unescape(self.stored.message.headers.get(h.DLQ_ERROR_STACK, ""))
 
     @property
     def by_reference(self) -> bool:
@@ -250,7 +254,6 @@ def read(stored: StoredMessage, *, bare: bool = False) -> Letter:
         reason=FOREIGN if foreign else reason,
         error_type=headers.get(h.DLQ_ERROR_TYPE, ""),
         error=headers.get(h.DLQ_ERROR, ""),
-        stack=_unescape(headers.get(h.DLQ_ERROR_STACK, "")),
         failed_at=failed_at,
         problem=problems[0] if problems else "",
         foreign=foreign,

@@ -278,9 +278,9 @@ class DeadLetters:
         """
         return await self._redriving.event(letter)
 
-    async def to_send(self, letter: Letter) -> Message:
+    async def to_send(self, letter: Letter, *, to: Target = "consumer") -> Message:
         """What ``redrive`` would send. Raises as that does."""
-        return await self._redriving.to_send(letter)
+        return await self._redriving.to_send(letter, to)
 
     async def as_written(self, letter: Letter) -> Message | None:
         """The event as its writer wrote it, however often it was redriven and mended since;

@@ -227,10 +227,10 @@ class Redriving:
         await self._check_receivable(letter, message, to, twins)
         return Ready(letter, stream, message, edition is not None)
 
-    async def to_send(self, letter: Letter) -> Message:
+    async def to_send(self, letter: Letter, to: Target) -> Message:
         """What a redrive of it would send, unless that is changed. ``NotFound`` where something of
         it has gone, ``ConfigError`` where nothing is sent of it as it is."""
-        if letter.problem:
+        if not letter.goes(to_all=to == "all"):
             raise only_shown(letter)
         return (await self._to_send(await self.whole(letter), None)).event
 

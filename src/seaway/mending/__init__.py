@@ -8,15 +8,18 @@ terminal. Consumers and the sweeper, who only write letters, know nothing of it.
                 └ past: what runs did
 """
 
+from seaway.dead_letters.later import Scheduled
 from seaway.mending.causes import Group
 from seaway.mending.desk import Mending
 from seaway.mending.discarding import Discarded, Restored
+from seaway.mending.later import Cancelled
 from seaway.mending.pages import Page
 from seaway.mending.past import PastRun, past_run
 from seaway.mending.redriving import RedriveRun
 from seaway.mending.runs import Outcome, Plan, Refusal
 
 __all__ = [
+    "Cancelled",
     "Discarded",
     "Group",
     "Mending",
@@ -27,5 +30,6 @@ __all__ = [
     "RedriveRun",
     "Refusal",
     "Restored",
+    "Scheduled",
     "past_run",
 ]

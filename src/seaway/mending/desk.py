@@ -13,6 +13,7 @@ from seaway.contracts import Broker, DiscardedLetter, LogEntry, Run, Store
 from seaway.dead_letters import DeadLetters, Letter, Selection
 from seaway.dead_letters.later import Scheduled, now_of
 from seaway.dead_letters.reading import unread
+from seaway.dead_letters.redriving import Target
 from seaway.errors import ConfigError, NotFound
 from seaway.mending import causes, changes, discarding, later, pages
 from seaway.mending.causes import Group
@@ -289,7 +290,11 @@ class Mending(DeadLetters):
     # ------------------------------------------------------------------ changed by code
 
     def mended(
-        self, letters: Sequence[Letter], transform: Transform | None
+        self,
+        letters: Sequence[Letter],
+        transform: Transform | None,
+        *,
+        to: Target = "consumer",
     ) -> AsyncGenerator[Mended]:
         """What ``transform`` makes of each letter's event, in this order; nothing is sent.
 
@@ -298,14 +303,16 @@ class Mending(DeadLetters):
         """
         from seaway.mending.previewing import mended_all
 
-        return mended_all(self, letters, transform)
+        return mended_all(self, letters, transform, to=to)
 
-    async def preview(self, letters: Sequence[Letter], transform: Transform) -> Preview:
+    async def preview(
+        self, letters: Sequence[Letter], transform: Transform, *, to: Target = "consumer"
+    ) -> Preview:
         """The same grouped: by what changes, or why letters stay, with one sample of each."""
         from seaway.mending.previewing import Preview
 
         found = Preview()
-        async with aclosing(self.mended(letters, transform)) as each:
+        async with aclosing(self.mended(letters, transform, to=to)) as each:
             async for one in each:
                 found.take(one)
         return found

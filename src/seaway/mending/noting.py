@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -25,7 +23,7 @@ from seaway.errors import SeawayError, TransientError
 from seaway.mending.changes import MOST_IDS, Changed, note_changes
 from seaway.mending.runs import KIND, Plan, Telling
 from seaway.mending.watching import place_in
-from seaway.process import operator
+from seaway.process import has_ended, operator, this_process
 
 logger = logs.logger("seaway.mending")
 
@@ -78,7 +76,7 @@ class RunNotes:
                 Run(self.id, KIND, about, self.by, plan, progress=self._said())
             )
             return None
-        if known.state == "running" and not _has_died(known):
+        if known.state == "running" and not has_ended(str(known.progress.get("process", ""))):
             await self._until_silent(self.store, known)
         taken = await self.store.change_run(
             self.id, state="running", unless_changed_since=known.changed_at
@@ -155,7 +153,7 @@ class RunNotes:
             logger.warning("run %s: its end is not noted: %s", self.id, error)
 
     def _said(self) -> dict[str, Any]:
-        return {**self._progress(), "process": _process()}
+        return {**self._progress(), "process": this_process()}
 
     async def note(self, items: Sequence[RunItem]) -> None:
         """Write these items, or replace what was noted of them."""
@@ -181,24 +179,6 @@ class RunNotes:
             if run.run != self.id and run.state in ("running", "stopped")
             for item in await self.items("sending", run=run.run)
         }
-
-
-def _process() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def _has_died(run: Run) -> bool:
-    """Whether its process was on this machine, and is no more."""
-    host, _, pid = str(run.progress.get("process", "")).rpartition(":")
-    if host != socket.gethostname() or not pid.isdecimal():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _at_work(run: Run) -> AtWork:

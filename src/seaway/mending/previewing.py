@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from seaway.contracts import Message
 from seaway.dead_letters import DeadLetters, Letter
+from seaway.dead_letters.redriving import Target
 from seaway.errors import SeawayError, TransientError
 from seaway.mending.differences import ABSENT, differences, form_of
 from seaway.mending.runs import Refusal, Transform
@@ -131,13 +132,17 @@ def told_of(mended: Mended) -> dict[str, Any]:
 
 
 async def mended_all(
-    queue: DeadLetters, letters: Sequence[Letter], transform: Transform | None
+    queue: DeadLetters,
+    letters: Sequence[Letter],
+    transform: Transform | None,
+    *,
+    to: Target = "consumer",
 ) -> AsyncGenerator[Mended]:
     """What becomes of each of ``letters``, in this order; ``transform`` ``None``: as they are.
 
     One that cannot be fetched stays and holds up no other; ``TransientError`` ends it.
     """
-    async with aclosing(_events(queue, letters)) as events:
+    async with aclosing(_events(queue, letters, to)) as events:
         async for letter, event in events:
             if isinstance(event, Refusal):
                 yield Mended(letter, None, None, (), event)
@@ -154,7 +159,7 @@ async def mended_all(
 
 
 async def _events(
-    queue: DeadLetters, letters: Sequence[Letter]
+    queue: DeadLetters, letters: Sequence[Letter], to: Target
 ) -> AsyncGenerator[tuple[Letter, Message | Refusal]]:
     """Each letter's event, some fetched ahead."""
     ahead: deque[tuple[Letter, asyncio.Task[Message | Refusal]]] = deque()
@@ -162,7 +167,7 @@ async def _events(
     try:
         while True:
             while len(ahead) < _AHEAD and (letter := next(left, None)) is not None:
-                ahead.append((letter, asyncio.create_task(_event(queue, letter))))
+                ahead.append((letter, asyncio.create_task(_event(queue, letter, to))))
             if not ahead:
                 return
             letter, fetching = ahead[0]
@@ -175,11 +180,11 @@ async def _events(
         await asyncio.gather(*(fetching for _, fetching in ahead), return_exceptions=True)
 
 
-async def _event(queue: DeadLetters, letter: Letter) -> Message | Refusal:
-    if letter.problem:
+async def _event(queue: DeadLetters, letter: Letter, to: Target) -> Message | Refusal:
+    if not letter.goes(to_all=to == "all"):
         return Refusal(letter.problem)
     try:
-        return await queue.to_send(letter)
+        return await queue.to_send(letter, to=to)
     except TransientError:
         raise
     except SeawayError as error:

@@ -7,12 +7,15 @@ compared, and everything found there is looked for in the ledger.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seaway.contracts import BrokerAdmin, StoredMessage
+from seaway.errors import NotFound
 from seaway.headers import MSG_ID
 from seaway.proof.stage import Stage
 
@@ -28,6 +31,8 @@ CREATE TABLE effects (
 CREATE TABLE letters (consumer TEXT NOT NULL, event_id TEXT NOT NULL, reason TEXT NOT NULL);
 CREATE TEMP TABLE found (seq INTEGER NOT NULL, event_id TEXT NOT NULL, excused INTEGER NOT NULL);
 """
+
+_AT_ONCE = 200
 
 STREAM = "SELECT seq, message_id, 0 FROM streamed"
 """What is on the stream: to be compared."""
@@ -95,9 +100,11 @@ class Evidence:
         for row in rows:
             self.do(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", *row)  # noqa: S608
 
-    async def read(self, stage: Stage) -> None:
+    async def read(self, stage: Stage, *, of_leader: bool = False) -> None:
         """What the server holds: the ids of the stream's messages, and the letters."""
-        async for stored in stage.app.broker.admin.read(stage.stream, headers_only=True):
+        admin = stage.app.broker.admin
+        reading = leaders(admin, stage.stream) if of_leader else None
+        async for stored in reading or admin.read(stage.stream, headers_only=True):
             message_id = stored.message.headers.get(MSG_ID, "")
             self.add("streamed", [(stored.stream_seq, message_id, stored.event_id)])
         letters = await stage.app.dead_letters.list(payloads=False)
@@ -129,12 +136,27 @@ class Evidence:
         )
 
 
-async def gather(stage: Stage) -> Evidence:
-    """All that a stage with one database has, once everything is at rest."""
+async def leaders(admin: BrokerAdmin, stream: str) -> AsyncGenerator[StoredMessage]:
+    """What the stream's leader holds, asked for one by one. A reader is given what one replica has,
+    and those of a cluster whose stores were put back may differ for a time."""
+    held = await admin.stream(stream)
+    if held is None:
+        raise NotFound(f"there is no stream {stream}")
+    places = range(held.first_seq, held.last_seq + 1)
+    for first in range(0, len(places), _AT_ONCE):
+        some = places[first : first + _AT_ONCE]
+        for found in await asyncio.gather(*(admin.get(stream, place) for place in some)):
+            if found is not None:
+                yield found
+
+
+async def gather(stage: Stage, *, of_leader: bool = False) -> Evidence:
+    """All that a stage with one database has, once everything is at rest. ``of_leader``: of the
+    stream, what its leader has."""
     evidence = Evidence()
     ledger = "SELECT seq, event_id, key, number, subject, tx FROM ledger"
     evidence.add("ledger", await stage.rows(ledger))
     effects = "SELECT seq, consumer, event_id, number, redriven, handled_at FROM effects"
     evidence.add("effects", await stage.rows(effects))
-    await evidence.read(stage)
+    await evidence.read(stage, of_leader=of_leader)
     return evidence

@@ -110,6 +110,7 @@ def _columns(page: Page, wide: bool) -> Sequence[Column[Letter]]:
         Column("REASON", lambda one: one.reason, rank=5),
         Column("KEY", lambda one: one.key, rank=6),
         Column("TRIES", lambda one: str(one.deliveries or ""), rank=7, right=True),
+        Column("REDRIVES", lambda one: str(one.redrives or ""), rank=8, right=True),
         Column("ERROR", lambda one: _error(one, None if wide else _SHOWN), words=True, lines=2),
     )
 

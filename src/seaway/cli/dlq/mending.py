@@ -12,6 +12,7 @@ import typer
 from seaway.cli import printing, session
 from seaway.cli.printing import print_json, printable, progress, say
 from seaway.dead_letters import Letter
+from seaway.dead_letters.redriving import Target
 from seaway.errors import ConfigError
 from seaway.mending import Mending
 from seaway.words import counted
@@ -140,14 +141,19 @@ async def transforming(
 
 
 async def preview(
-    queue: Mending, letters: Sequence[Letter], transform: Transforming | None, *, as_json: bool
+    queue: Mending,
+    letters: Sequence[Letter],
+    transform: Transforming | None,
+    *,
+    to: Target,
+    as_json: bool,
 ) -> bool:
     """Print how ``letters`` would change; whether all would be sent."""
     from seaway.mending.previewing import Preview, mended_all
 
     found = Preview()
     with progress("previewing", len(letters)) as advance:
-        async with aclosing(mended_all(queue, letters, transform)) as each:
+        async with aclosing(mended_all(queue, letters, transform, to=to)) as each:
             async for one in each:
                 found.take(one)
                 advance(1)

@@ -115,7 +115,7 @@ async def redrive(
                     queue, letters, app, changing, within=within, as_json=as_json
                 )
             else:
-                well = await mending.preview(queue, letters, changing, as_json=as_json)
+                well = await mending.preview(queue, letters, changing, to=plan.to, as_json=as_json)
             raise typer.Exit(0 if well else 1)
         if plan.payload is not None:
             count = len(await queue.list(plan.selection, payloads=False))

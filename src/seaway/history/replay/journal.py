@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -25,6 +23,7 @@ from seaway.contracts import Run, RunItem, RunState
 from seaway.contracts.mending import RunStore
 from seaway.errors import ConfigError, TransientError
 from seaway.history.replay.summary import Summary
+from seaway.process import has_ended, this_process
 
 KIND = "replay"
 STALE = timedelta(seconds=30)
@@ -111,7 +110,7 @@ class Journal:
             await self._store.change_run(self.run, state=state, progress=progress)
 
     def _progress(self) -> Mapping[str, Any]:
-        return {**self.summary.as_json(), "process": f"{socket.gethostname()}:{os.getpid()}"}
+        return {**self.summary.as_json(), "process": this_process()}
 
 
 async def journal_of(
@@ -149,13 +148,4 @@ def _is_left(run: Run, now: datetime) -> bool:
     """Whether its process has gone: nothing was heard of it, or it ran here, and is not there."""
     if run.changed_at is None or now - run.changed_at > STALE:
         return True
-    host, _, pid = str(run.progress.get("process", "")).rpartition(":")
-    if host != socket.gethostname() or not pid.isdecimal():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False  # Another user's.
-    return False
+    return has_ended(str(run.progress.get("process", "")))

@@ -50,19 +50,21 @@ class LaterConformance:
                 timeout=TIMEOUT,
             )
 
-        at = now + timedelta(seconds=1)
         # Put off, and put off anew; known by its id; taken out; and one that is to come.
         assert await later("one", b"replaced", now + FAR) == Stored(1)
-        assert await later("one", b"moved", at, **{h.MSG_ID: "later:e1:2"}) == Stored(2)
-        assert await later("one", b"moved", at, **{h.MSG_ID: "later:e1:2"}) == Stored(2, True)
-        assert await later("two", b"cancelled", at, **{h.MSG_ID: "b"}) == Stored(3)
+        assert await later("one", b"known", now + FAR, **{h.MSG_ID: "later:e1:2"}) == Stored(2)
+        again = await later("one", b"again", now + FAR, **{h.MSG_ID: "later:e1:2"})
+        assert again == Stored(2, duplicate=True)
+        assert await later("two", b"cancelled", now + FAR, **{h.MSG_ID: "b"}) == Stored(3)
         assert await broker.admin.delete_message(stream, 3)
         assert not await broker.admin.delete_message(stream, 3)
         assert await later("three", b"to come", now + FAR, **{h.MSG_ID: "c"}) == Stored(4)
-        waiting = [one async for one in broker.admin.read(stream)]
-        assert [one.message.payload for one in waiting] == [b"moved", b"to come"]
+        waiting = await everything(broker, context)
+        assert [one.message.payload for one in waiting] == [b"known", b"to come"]
         assert waiting[0].message.headers[h.SCHEDULE_TARGET] == subject
-        assert h.parse_schedule(waiting[0].message.headers[h.SCHEDULE]) == at
+        assert h.parse_schedule(waiting[0].message.headers[h.SCHEDULE]) == now + FAR
+        at = now + timedelta(seconds=1)
+        assert await later("one", b"moved", at, **{h.MSG_ID: "later:e1:3"}) == Stored(5)
         async with broker.subscribe(stream, DURABLE) as pull:
             [sent] = await receive(pull, 1)
             assert sent.stored_at >= at - timedelta(milliseconds=50)

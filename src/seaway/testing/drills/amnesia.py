@@ -230,7 +230,7 @@ async def _judged(plan: Plan, stage: Stage, forgotten: Sequence[Forgotten]) -> R
     by_kind = Counter[str]()
     for one in forgotten:
         by_kind[one.kind] += len(one.events)
-    with closing(await gather(stage)) as gathered:
+    with closing(await gather(stage, of_leader=plan.nodes > 1)) as gathered:
         return Report(
             findings=judge(gathered, plan.temper, service.calls(stage)),
             in_order=plan.exclusive or plan.processes == 1,

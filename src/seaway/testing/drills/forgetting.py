@@ -27,6 +27,7 @@ from typing import Literal, TypeAlias
 from seaway.embedded.nats_server import NatsServer
 from seaway.errors import NotFound, TransientError
 from seaway.naming import dlq_stream, redrive_stream
+from seaway.proof.reconciliation import leaders
 from seaway.proof.stage import Stage
 
 Kind: TypeAlias = Literal["all", "apart", "messages", "letters"]
@@ -155,13 +156,17 @@ class Memory:
         return {event_id for one in both for event_id in one}
 
     async def _read(self, stream: str) -> Sequence[str]:
-        """The ids of the events on a stream; waits for its server."""
+        """The ids of the events on a stream, as its leader has them; waits for its server."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.patience.total_seconds()
         admin = self.stage.app.broker.admin
         while True:
             try:
-                return [one.event_id async for one in admin.read(stream, headers_only=True)]
+                several = len(self.nodes) > 1
+                reading = (
+                    leaders(admin, stream) if several else admin.read(stream, headers_only=True)
+                )
+                return [one.event_id async for one in reading]
             except (TransientError, NotFound):
                 if loop.time() > deadline:
                     raise
