@@ -265,14 +265,16 @@ async def _holds_reason(shop: Shop, event_id: str, wanted: tuple[str, int]) -> b
 
 async def test_cancelled_it_is_a_letter_and_its_key_goes_on(shop: Shop) -> None:
     shop.later = {"a1"}
-    async with shop.running():
+    async with shop.running() as app:
         await shop.publish("a1", "a2")
         waiting = await shop.waits("a1")
         await until(lambda: _holds(shop.letters, "a2"))
-        cancelled = await shop.desk.cancel(waiting)
+        cancelled = await app.dead_letters.cancel(waiting, by="ann@desk", why="paid")
         assert not cancelled.late
         with pytest.raises(NotFound, match="waits no more"):
-            await shop.desk.cancel(waiting)
+            await app.dead_letters.cancel(waiting)
+        [noted] = await app.dead_letters.changes("a1")
+        assert (noted.action, noted.by, noted.detail["why"]) == ("cancelled", "ann@desk", "paid")
         letter = await shop.desk.get(cancelled.letter)
         assert (letter.event_id, letter.reason, letter.place) == (
             *("a1", "exhausted"),

@@ -318,9 +318,9 @@ class Redriving:
             )
         info = await self._broker.admin.server_info()
         size, most = size_of(message), info.max_payload_bytes
-        if to == "consumer":
+        if to == "consumer" and size + h.HEADER_BLOCK_BYTES > most:
             # The redrive stream keeps a message only until it is acknowledged: what could not be
-            # buried again with its payload must not go there.
+            # buried again with its payload must not go there. Few are that large.
             size = size_as_letter(message, stream=redrives, consumer=consumer)
         if size > most:
             raise ConfigError(

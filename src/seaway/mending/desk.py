@@ -233,10 +233,23 @@ class Mending(DeadLetters):
         queues = sorted(await self.count()) if self._queues is None else self._queues
         return [stream_context(queue) for queue in queues]
 
-    async def cancel(self, waiting: Scheduled) -> Cancelled:
+    async def cancel(
+        self, waiting: Scheduled, *, by: str = "", why: str = "", noted: bool = True
+    ) -> Cancelled:
         """Have one of ``scheduled`` not be sent: its event becomes a letter, which can be redriven
-        or discarded. ``NotFound`` where it waits no more; the others as ``later.cancel``."""
-        return await later.cancel(self._broker, waiting)
+        or discarded.
+
+        ``by`` (default: this process' user) did so, as the log says, and ``why``; raises what
+        ``database`` does before anything is done. ``noted``: else without the database.
+        ``NotFound`` where it waits no more; the others as ``later.cancel``.
+        """
+        store = await self.database() if noted else None
+        done = await later.cancel(self._broker, waiting)
+        if store is not None:
+            letter = waiting.letter
+            moved = changes.Moved(done.letter, letter.event_id, letter.consumer, waiting.id)
+            await changes.note_changes(store, "cancelled", [moved], by=by or operator(), why=why)
+        return done
 
     # ------------------------------------------------------------------ as a test
 

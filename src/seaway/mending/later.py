@@ -42,12 +42,16 @@ async def scheduled(
         stream = redrive_stream(context)
         if await broker.admin.stream(stream) is None:
             continue
+        whole = wanted.reads_payloads
         reading = broker.admin.read(
-            stream, filter_subjects=[later_filter(context)], headers_only=True, reader=reader
+            stream, filter_subjects=[later_filter(context)], headers_only=not whole, reader=reader
         )
         async with aclosing(reading):
             async for stored in reading:
-                if wanted.takes((found := read(stored, bare=True)).letter):
+                found = read(stored, bare=not whole)
+                if wanted.takes(found.letter) and (
+                    not whole or wanted.takes_payload(stored.message.payload)
+                ):
                     yield found
 
 

@@ -107,40 +107,45 @@ def _as_json(one: Scheduled) -> dict[str, object]:
     return one.letter.summary() | {"at": None if one.at is None else format_time(one.at)}
 
 
-async def print_scheduled(queue: Mending, wanted: Selection, limit: int, as_json: bool) -> None:
+async def print_scheduled(
+    queue: Mending, wanted: Selection, limit: int, *, wide: bool, as_json: bool
+) -> None:
     """What waits, the next one first."""
     found = await queue.scheduled(wanted)
     found = found[:limit] if limit else found
     if as_json:
         print_json([_as_json(one) for one in found])
     elif found:
-        print_list(_COLUMNS, found)
+        print_list(_COLUMNS, found, wide=wide)
     else:
         printing.note("Nothing is scheduled.")
 
 
 @session.runs
+@options.selecting
 async def cancel(
     ctx: typer.Context,
-    ids: options.Ids = None,
-    consumer: options.Consumer = None,
-    subject: options.Subject = None,
+    selected: Selection,
     everything: options.All = False,
+    why: options.Why = "",
+    by: options.By = None,
     as_json: Json = False,
 ) -> None:
     """Have what waits for its time not be sent: its event becomes a letter in the queue."""
-    wanted = options.selection(ids=ids, consumer=consumer, subject=subject)
-    if wanted == Selection() and not everything:
+    if selected == Selection() and not everything:
         raise ConfigError("nothing is selected", hint="give ids, a filter, or --all")
     done: list[dict[str, object]] = []
     async with options.opened(ctx) as queue:
-        found = await queue.scheduled(wanted)
+        found = await queue.scheduled(selected)
         known = {name for one in found for name in (one.id, one.letter.event_id)}
-        missing = [one for one in wanted.ids if one not in known]
+        missing = [one for one in selected.ids if one not in known]
+        noted = bool(found) and await _can_note(queue)
         try:
             for one in found:
                 try:
-                    cancelled = await queue.cancel(one)
+                    cancelled = await queue.cancel(
+                        one, by=session.operator(by), why=why, noted=noted
+                    )
                 except TransientError:
                     raise
                 except SeawayError as error:
@@ -163,6 +168,16 @@ async def cancel(
         )
     if len(done) < len(found):
         raise typer.Exit(1)
+
+
+async def _can_note(queue: Mending) -> bool:
+    """Whether the database is at hand, to note there who did it."""
+    try:
+        await queue.database()
+    except SeawayError as error:
+        printing.note(f"Not noted in the database: {printable(str(error))}")
+        return False
+    return True
 
 
 def _report(done: Sequence[dict[str, object]], as_json: bool) -> None:

@@ -68,7 +68,7 @@ async def list_letters(
         return
     async with options.opened(ctx) as queue:
         if scheduled:
-            await later.print_scheduled(queue, selected, limit, as_json)
+            await later.print_scheduled(queue, selected, limit, wide=wide, as_json=as_json)
             return
         if group:
             with progress("grouping", await queue.held()) as advance:
