@@ -6,11 +6,9 @@ the test, and is told in its ``notes``.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -20,6 +18,7 @@ from seaway.contracts import Message
 from seaway.contracts.history import HistoryStore
 from seaway.databases.engines import SQLITE, of_scheme
 from seaway.dead_letters import DeadLetters, Letter
+from seaway.dead_letters.cause import cause_of
 from seaway.errors import ConfigError, DecodeError, NotFound, SeawayError
 from seaway.events import EventType
 from seaway.headers import format_time
@@ -32,7 +31,6 @@ from seaway.words import counted
 DJANGO = "seaway.django.project:discovered"
 """The application of a Django project, whose tests are Django's."""
 
-_FRAME = re.compile(r'^[ |]*File "([^"\n]+)", line (\d+), in (.+)$', re.MULTILINE)
 _NAMED = 5
 """How many letters a sentence names."""
 
@@ -74,7 +72,7 @@ class Gathering:
             *(letter, given),
             app=self.app,
             runs=self._runs(consumer),
-            place=place_of(letter.stack),
+            place=cause_of(letter).where,
             state=self.state,
         )
         return LetterTest(source=source, notes=tuple(self.notes))
@@ -208,15 +206,6 @@ async def _known(history: HistoryStore, letter: Letter) -> list[str]:
         if one.consumer == of and one.waiting and one.behind is not None:
             said.append(f"What comes before it is event {one.behind}.")
     return said
-
-
-def place_of(stack: str) -> str:
-    """Where the error came from, by the innermost frame of its stack; empty where there is none."""
-    frames = _FRAME.findall(stack)
-    if not frames:
-        return ""
-    file, line, function = frames[-1]
-    return f"{'/'.join(PurePosixPath(file).parts[-2:])}:{line} in {function}"
 
 
 def name_of(application: object) -> str:
