@@ -51,6 +51,7 @@ def plain(screen: str) -> list[str]:
         (r"[0-9a-f]{8}-[0-9a-f-]{27}", "ID"),
         (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME"),
         (r"127\.0\.0\.1:\d+", "SERVER"),
+        (r"run \d{8}-\d{6}-[0-9a-f]{4}", "run ID"),
         (r"oldest for [^;]+;", "oldest for AGE;"),
     ):
         screen = re.sub(what, word, screen)

@@ -442,7 +442,9 @@ async def test_an_old_server(
             found = await patient.look()
             [one] = found.ailments
             assert one.entry.code == "SW-102"
-            assert "lacks: giving out again what was on its way; atomic batches; " in one.seen
+            assert (
+                "lacks: giving out again what was on its way; atomic batches, retries" in one.seen
+            )
             assert one.mend == "upgrade nats-server to 2.14 or newer"
 
 

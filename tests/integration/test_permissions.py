@@ -13,7 +13,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from seaway.history.audit import Audit
 from seaway.history.findings import Finding
 from seaway.history.mending import Mender
 from seaway.history.steering import forecast_pause, pause, resume
+from seaway.inbox.places import LETTERS
 from seaway.monitor import Database, Sampler, Station, Watch
 from seaway.naming import ADVISORY_STREAM, MAX_DELIVERIES_PREFIX, OPERATOR, WATCHER, covers
 from seaway.topology import Rights, lacking_rights, rights
@@ -369,7 +370,8 @@ async def releasing(desk: Desk) -> AsyncIterator[None]:
 
 
 async def sweeper(desk: Desk) -> None:
-    """An event and a redrive whose last deliveries died with their processes."""
+    """An event and a redrive whose last deliveries died with their processes; a letter that came
+    back with its queue, though its event has taken effect."""
     desk.app.consumer("case_mgmt", from_context="sea").handler(RawEvent)(handler_of(desk))
     await desk.publish(E, event("lost"))
     await desk.publish(
@@ -383,6 +385,13 @@ async def sweeper(desk: Desk) -> None:
     letter = write(lost, reason="exhausted", error=None, failed_at=NOW)
     other = {**letter.headers, "X-Dlq-Consumer": "other__from_sea"}
     await desk.publish(D, Message(letter.subject, b"", other))
+    done = Incoming.read(replace(found, message=event("done"), stream_seq=99), C, deliveries=1)
+    await desk.publish(D, write(done, reason="poison", error=None, failed_at=NOW))
+    async with desk.app as app:
+        store = await app.open_store()
+        async with store.transaction() as tx:
+            await tx.claim(C, "done")
+        await store.know(KnownPlace(LETTERS, D, 99, "lost", NOW))
     for stream in (E, R):
         for _ in range(2):
             await desk.take(stream)
@@ -399,7 +408,8 @@ async def sweeper(desk: Desk) -> None:
             info = await desk.broker.admin.consumer(ADVISORY_STREAM, "seaway__sweeper")
             assert info is not None
             settled = info.num_pending == info.num_ack_pending == 0
-            return settled and await desk.messages(R) == 0 and await desk.messages(D) == 4
+            gone = await desk.broker.admin.get(D, 3) is None
+            return settled and gone and (await desk.messages(R), await desk.messages(D)) == (0, 4)
 
         await desk.until(swept)
 

@@ -375,6 +375,11 @@ async def test_a_letter_that_its_queue_lost_is_made_again(bench: Bench, first: s
     assert (made.reason, before[made.event_id].reason) == ("poison", "poison")
     assert "the queue had lost this letter" in made.error.lower()
     async with await SqliteStore.open(bench.folder / "app.db") as store:
+
+        async def told() -> bool:
+            return bool(await store.log(action="relettered"))
+
+        await until(told)  # After the letters, of all of them.
         [noted] = await store.log(action="relettered")
     assert noted.detail["ids"] == [f"e{KEPT + 1}"]
 

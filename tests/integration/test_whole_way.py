@@ -23,6 +23,7 @@ from seaway.config import NatsSettings, settings_from_mapping
 from seaway.dead_letters import Letter
 from seaway.embedded.nats_server import NatsServer
 from seaway.errors import ConfigError, SeawayError
+from seaway.naming import redrive_stream, stream_context
 from seaway.outbox import Outbox
 from seaway.stores import open_configured
 from servers import OLDER, binary
@@ -208,9 +209,13 @@ async def test_after_the_servers_upgrade_the_plan_shows_what_can_be_switched_on(
         await server.stop()
         await server.start()  # The environment's own.
         broker = await connect(NatsSettings(url=server.url))
-        [change] = (await apply(broker, given)).changes
-        assert (change.kind, change.title) == ("in_place", f"stream {STREAM}")
-        assert list(map(str, change.differences)) == ["allow_atomic: none -> true"]
+        changes = (await apply(broker, given)).changes
+        assert {one.kind for one in changes} == {"in_place"}
+        found = {one.title: list(map(str, one.differences)) for one in changes}
+        assert found.pop(f"stream {STREAM}") == ["allow_atomic: none -> true"]
+        [(redrives, schedules)] = found.items()
+        assert redrives == f"stream {redrive_stream(stream_context(STREAM))}"
+        assert "allow_msg_schedules: none -> true" in schedules
         assert (await apply(broker, given)).empty
         await broker.close()
     finally:

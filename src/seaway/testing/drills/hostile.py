@@ -299,7 +299,7 @@ async def _other_context(broker: Broker) -> Mapping[str, Any]:
     for stream in _OTHER_STREAMS:
         info = await broker.admin.stream(stream)
         assert info is not None
-        found[stream] = (info, info.config)
+        found[stream] = (replace(info, asked_at=None), info.config)
         found[f"{stream} messages"] = [
             (one.message, one.place, one.stored_at) async for one in broker.admin.read(stream)
         ]
