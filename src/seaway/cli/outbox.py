@@ -196,9 +196,7 @@ async def discard(
     ctx: typer.Context,
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of parked events.")],
     why: Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, to be kept.")],
-    by: Annotated[
-        str | None, typer.Option("--by", metavar="WHO", help="Who does so. Default: this user.")
-    ] = None,
+    by: session.By = None,
     yes: session.Yes = False,
     as_json: Json = False,
 ) -> None:

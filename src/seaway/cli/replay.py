@@ -114,9 +114,7 @@ async def replay(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what --reprocess would do.")
     ] = False,
-    by: Annotated[
-        str | None, typer.Option("--by", metavar="WHO", help="Who does so. Default: this user.")
-    ] = None,
+    by: session.By = None,
     yes: session.Yes = False,
     as_json: Json = False,
     named: Annotated[str | None, typer.Option("--stream", hidden=True)] = None,

@@ -108,6 +108,9 @@ Metrics = Annotated[
         help="Serve /metrics of this process there; without HOST on loopback, 0 takes a free port.",
     ),
 ]
+By = Annotated[
+    str | None, typer.Option("--by", metavar="WHO", help="Who does so. Default: this user.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 

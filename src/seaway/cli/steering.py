@@ -39,9 +39,6 @@ Names = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would cause.")]
-By = Annotated[
-    str | None, typer.Option("--by", metavar="WHO", help="Who does so. Default: this user.")
-]
 
 
 @app.command("reset")
@@ -59,7 +56,7 @@ async def reset_consumer(
         ),
     ] = None,
     dry_run: DryRun = False,
-    by: By = None,
+    by: session.By = None,
     yes: session.Yes = False,
     as_json: Json = False,
 ) -> None:
@@ -75,12 +72,8 @@ async def reset_consumer(
             forecast = await forecast_reset(
                 admin, settings, store, stream, durable, place, advance=advance
             )
-        if not as_json:
-            for line in _reset_said(forecast):
-                printing.note(line)
-        if not dry_run:
-            if not yes:
-                session.confirm(f"Reset {durable}?")
+        said = () if as_json else _reset_said(forecast)
+        if _agreed(said, f"Reset {durable}?", dry_run=dry_run, yes=yes):
             await reset(admin, store, forecast, by=session.operator(by))
     _done(forecast.as_json(), as_json, dry_run, f"{durable} was set back to {forecast.to}.")
 
@@ -98,7 +91,7 @@ async def pause_consumer(
         str | None, typer.Option(metavar="TIME", help="Or until then, like 2026-11-24T08:00:00Z.")
     ] = None,
     dry_run: DryRun = False,
-    by: By = None,
+    by: session.By = None,
     yes: session.Yes = False,
     as_json: Json = False,
 ) -> None:
@@ -113,12 +106,8 @@ async def pause_consumer(
     ends = datetime.now(UTC) + length if length is not None else _time(str(until))
     async with _desk(settings, stream, durable) as (admin, store):
         forecast = await forecast_pause(admin, settings, stream, durable, ends)
-        if not as_json:
-            for line in _pause_said(forecast):
-                printing.note(line)
-        if not dry_run:
-            if not yes:
-                session.confirm(f"Pause {durable}?")
+        said = () if as_json else _pause_said(forecast)
+        if _agreed(said, f"Pause {durable}?", dry_run=dry_run, yes=yes):
             await pause(admin, store, forecast, by=session.operator(by))
     _done(forecast.as_json(), as_json, dry_run, f"{durable} is paused until {_minute(ends)}.")
 
@@ -126,7 +115,7 @@ async def pause_consumer(
 @app.command("resume")
 @session.runs
 async def resume_consumer(
-    ctx: typer.Context, names: Names, by: By = None, as_json: Json = False
+    ctx: typer.Context, names: Names, by: session.By = None, as_json: Json = False
 ) -> None:
     """Have a paused durable and its redrives go on now."""
     settings = session.settings(ctx, required=False)
@@ -142,6 +131,15 @@ async def resume_consumer(
 
 
 # ------------------------------------------------------------------------------- what is said
+
+
+def _agreed(said: Sequence[str], question: str, *, dry_run: bool, yes: bool) -> bool:
+    """Say what it will cause; whether it is to be done. A no ends the command."""
+    for line in said:
+        printing.note(line)
+    if not (dry_run or yes):
+        session.confirm(question)
+    return not dry_run
 
 
 def _reset_said(one: ResetForecast) -> Sequence[str]:

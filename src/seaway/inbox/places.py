@@ -10,7 +10,7 @@ given a second time. What lies at or below a place that is intact is intact, too
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,11 +30,7 @@ LETTERS = "letters"
 
 async def holds(admin: BrokerAdmin, stream: str, stream_seq: int, event_id: str) -> bool | None:
     """Whether that event lies in that place; ``None``: nothing does, and that tells nothing."""
-    found = await admin.get(stream, stream_seq)
-    if found is not None:
-        return found.event_id == event_id
-    held = await admin.stream(stream)
-    return False if held is not None and held.last_seq < stream_seq else None
+    return await _lies(admin, stream, stream_seq, lambda found: found.event_id == event_id)
 
 
 async def what_became_of(admin: BrokerAdmin, known: KnownPlace, held: StreamInfo) -> str:
@@ -60,11 +56,17 @@ def entry(action: str, about: str, detail: Mapping[str, Any]) -> LogEntry:
 async def is_there(admin: BrokerAdmin, known: KnownPlace) -> bool | None:
     """Whether that message still lies there; ``None``: nothing does, and that tells nothing. Not
     the same event alone: its letter may be in that place again, and those before it not yet."""
-    found = await admin.get(known.stream, known.stream_seq)
+    return await _lies(admin, known.stream, known.stream_seq, lambda found: is_at(found, known))
+
+
+async def _lies(
+    admin: BrokerAdmin, stream: str, stream_seq: int, is_it: Callable[[StoredMessage], bool]
+) -> bool | None:
+    found = await admin.get(stream, stream_seq)
     if found is not None:
-        return is_at(found, known)
-    held = await admin.stream(known.stream)
-    return False if held is not None and held.last_seq < known.stream_seq else None
+        return is_it(found)
+    held = await admin.stream(stream)
+    return False if held is not None and held.last_seq < stream_seq else None
 
 
 async def is_whole(admin: BrokerAdmin, notes: PlaceStore, *streams: str) -> bool:

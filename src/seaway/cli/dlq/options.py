@@ -52,9 +52,7 @@ All = Annotated[bool, typer.Option("--all", help="Every letter.")]
 Discarded = Annotated[
     bool, typer.Option("--discarded", help="Those that `restore` brings back, newest first.")
 ]
-By = Annotated[
-    str | None, typer.Option(help="Who is noted to have done it. Default: you, as USER@HOST.")
-]
+By = session.By
 Why = Annotated[str, typer.Option(help="Why it is done, for whoever reads that later.")]
 
 
